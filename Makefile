@@ -1,0 +1,42 @@
+# Every target sets up what it needs: a virtual environment, then the package with pinned versions.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+export PYTHONUTF8 = 1
+export HF_HUB_DISABLE_TELEMETRY = 1
+
+.PHONY: demo test check bench test-slow test-gpu clean
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --disable-pip-version-check --quiet -c constraints.txt torch==2.13.0
+	$(BIN)/pip install --disable-pip-version-check --quiet -c constraints.txt -e '.[dev]'
+	@touch $@
+
+$(VENV)/.bench: $(VENV)/.ready
+	$(BIN)/pip install --disable-pip-version-check --quiet -c constraints.txt -e '.[dev,bench]'
+	@touch $@
+
+demo: $(VENV)/.ready
+	$(BIN)/preftree demo --out demo
+
+test: $(VENV)/.ready
+	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+test-slow: $(VENV)/.bench
+	$(BIN)/python -m pytest -m slow
+
+test-gpu: $(VENV)/.ready
+	$(BIN)/python -m pytest -m gpu
+
+check: $(VENV)/.ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+bench: $(VENV)/.bench
+	$(BIN)/python benchmarks/hh.py --out runs/hh
+
+clean:
+	rm -rf $(VENV) build dist

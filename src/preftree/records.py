@@ -1,0 +1,78 @@
+"""What a data file says, before any tokenizer has seen it.
+
+A text is a plain string, or a conversation: a tuple of messages that the tokenizer's chat template renders. A record's
+texts are all of one kind. The last message of a prompt is not the assistant's; a response is what the assistant says next:
+one assistant message as a rule, more than one where a dialogue goes on.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation; `train` says whether its tokens are scored (None: assistant turns of a response are)."""
+
+    role: str
+    content: str
+    train: bool | None = None
+
+
+Text: TypeAlias = str | tuple[Message, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """Where a record stood: the file as the user named it, and its line (or row) counted from 1."""
+
+    file: str
+    line: int
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}"
+
+
+@dataclass(frozen=True, slots=True)
+class Demonstration:
+    """A prompt and the response to imitate; plain text is a demonstration with an empty prompt."""
+
+    prompt: Text
+    response: Text
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Preference:
+    """Two responses to one prompt; `tie` says that neither was preferred, `margin` by how much the chosen one was."""
+
+    prompt: Text
+    chosen: Text
+    rejected: Text
+    weight: float = 1.0
+    margin: float | None = None
+    tie: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """K responses to one prompt, best first; `scores` fall with the rank, where they are known."""
+
+    prompt: Text
+    responses: tuple[Text, ...]
+    scores: tuple[float, ...] | None = None
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """One response and whether it was liked: unpaired feedback."""
+
+    prompt: Text
+    response: Text
+    desirable: bool
+    weight: float = 1.0
+
+
+Record: TypeAlias = Demonstration | Preference | Ranking | Label

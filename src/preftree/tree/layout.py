@@ -1,0 +1,223 @@
+"""Sequences that share a beginning, laid out so that the shared part is computed once.
+
+Shape suffixes: T packed input tokens, S scored predictions, I incidences of a prediction and a response, R responses.
+
+A *sequence* is a prompt followed by one response. A *tree* is the trie of a few sequences; a *branch* of it is a run of
+tokens that belong to the same set of sequences. Tokens lie in depth-first order, so that everything below token k is
+the span `k <= q < end[k]`: exactly the tokens that may look back at k.
+
+    sequences  P P P a b c        tree      P P P -+- a -+- b c
+               P P P a d                           |     +- d
+               P P P e                             +- e
+
+    token      P P P a b d e      (the last token of a sequence predicts nothing, so it is no input:
+    position   0 1 2 3 4            c, d, e are targets only, and here T = 5)
+    end        5 5 5 5 5
+
+The last prompt token predicts the first token of every response, so targets cannot be a shifted copy of the inputs:
+each prediction names its source (a token's place in T) and its target (a token id). Two responses that begin alike own the same
+prediction; incidences say which response adds up which predictions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class TokenSequence:
+    """A prompt and one response as token ids.
+
+    Attributes:
+      ids: Token ids, int32, [L].
+      scored: Whether each token's log-prob counts towards the response, [L]; never the first token, which nothing predicts.
+    """
+
+    ids: Int[np.ndarray, " L"]
+    scored: Bool[np.ndarray, " L"]
+
+    def trimmed(self) -> TokenSequence:
+        """The sequence up to its last scored token: what follows can influence no score."""
+        last = int(np.flatnonzero(self.scored)[-1]) + 1 if self.scored.any() else 0
+        return TokenSequence(self.ids[:last], self.scored[:last])
+
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """A run of tokens that share all their ancestors and all their descendants.
+
+    Attributes:
+      start: Place of its first token in T.
+      stop: Place after its last token.
+      depth: Position of its first token in the sequences it belongs to.
+      parent: Index of the branch it grows from, or -1 at a root.
+    """
+
+    start: int
+    stop: int
+    depth: int
+    parent: int
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Tree:
+    """The trie of a few sequences; arrays as in TreeBatch, places counted from the tree's own first token."""
+
+    input_T: Int[np.ndarray, " T"]
+    position_T: Int[np.ndarray, " T"]
+    end_T: Int[np.ndarray, " T"]
+    source_S: Int[np.ndarray, " S"]
+    target_S: Int[np.ndarray, " S"]
+    prediction_I: Int[np.ndarray, " I"]
+    count_R: Int[np.ndarray, " R"]
+    branches: tuple[Branch, ...]
+
+    def __len__(self) -> int:
+        return len(self.input_T)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class TreeBatch:
+    """Trees end to end: what a model scores in one forward.
+
+    Attributes:
+      input_T: Token ids, int64, [T].
+      position_T: Depth of each token in its tree, [T]: the position that the model sees.
+      end_T: First place after each token's subtree, [T]; k is visible to q iff k <= q < end[k].
+      source_S: Place in T whose hidden state makes each prediction, [S].
+      target_S: Token id that each prediction is scored on, [S].
+      prediction_I: Predictions, response after response and in token order within one, [I].
+      count_R: Scored tokens of each response, [R]; they sum to I.
+      branches: The runs of tokens, depth-first, for attention that works branch by branch.
+    """
+
+    input_T: Int[Tensor, " T"]
+    position_T: Int[Tensor, " T"]
+    end_T: Int[Tensor, " T"]
+    source_S: Int[Tensor, " S"]
+    target_S: Int[Tensor, " S"]
+    prediction_I: Int[Tensor, " I"]
+    count_R: Int[Tensor, " R"]
+    branches: tuple[Branch, ...]
+
+    def to(self, device: torch.device | str) -> TreeBatch:
+        """The same batch with its tensors on `device`; branches stay where Python reads them."""
+        tensors = {
+            name: getattr(self, name).to(device, non_blocking=True)
+            for name in ("input_T", "position_T", "end_T", "source_S", "target_S", "prediction_I", "count_R")
+        }
+        return replace(self, **tensors)
+
+
+def grow_tree(sequences: Sequence[TokenSequence]) -> Tree:
+    """Lay out the trie of `sequences`; responses keep the order of `sequences`.
+
+    Siblings stand in the order in which the sequences first need them. Sequences that share no beginning give one tree with
+    several roots, which is as good as several trees.
+
+    Raises:
+      ValueError: a sequence scores nothing, or scores its first token, which nothing predicts.
+    """
+    trimmed = [sequence.trimmed() for sequence in sequences]
+    for index, sequence in enumerate(trimmed):
+        if not len(sequence.ids):
+            raise ValueError(f"sequence {index} has no scored token")
+        if sequence.scored[0]:
+            raise ValueError(f"sequence {index} scores its first token, which nothing predicts; begin with a BOS or a prompt")
+
+    inputs = [sequence.ids[:-1] for sequence in trimmed]
+    branches: list[Branch] = []
+    ends: list[int] = []
+    owned: list[list[int]] = [[] for _ in inputs]  # the branches of each sequence, root first
+    total = 0
+
+    def grow(members: list[int], depth: int, parent: int) -> None:
+        nonlocal total
+        by_next_token: dict[int, list[int]] = {}
+        for index in members:
+            if len(inputs[index]) > depth:
+                by_next_token.setdefault(int(inputs[index][depth]), []).append(index)
+        for group in by_next_token.values():
+            length = _common_length([inputs[index][depth:] for index in group])
+            branch = len(branches)
+            branches.append(Branch(total, total + length, depth, parent))
+            ends.append(0)
+            for index in group:
+                owned[index].append(branch)
+            total += length
+            grow(group, depth + length, branch)
+            ends[branch] = total
+
+    grow(list(range(len(inputs))), 0, -1)
+
+    input_T = np.empty(total, np.int64)
+    position_T = np.empty(total, np.int64)
+    end_T = np.empty(total, np.int64)
+    for branch, end in zip(branches, ends, strict=True):
+        position_T[branch.start : branch.stop] = np.arange(branch.depth, branch.depth + branch.stop - branch.start)
+        end_T[branch.start : branch.stop] = end
+    keys = []
+    for sequence, own in zip(trimmed, owned, strict=True):
+        place = np.concatenate([np.arange(branches[b].start, branches[b].stop) for b in own])
+        input_T[place] = sequence.ids[:-1]
+        scored = np.flatnonzero(sequence.scored)
+        keys.append(place[scored - 1] << 32 | sequence.ids[scored].astype(np.int64))
+    key_S, prediction_I = np.unique(np.concatenate(keys), return_inverse=True)
+    return Tree(
+        input_T=input_T,
+        position_T=position_T,
+        end_T=end_T,
+        source_S=key_S >> 32,
+        target_S=key_S & 0xFFFFFFFF,
+        prediction_I=prediction_I.astype(np.int64),
+        count_R=np.array([len(key) for key in keys], np.int64),
+        branches=tuple(branches),
+    )
+
+
+def batch_trees(trees: Sequence[Tree]) -> TreeBatch:
+    """Trees end to end; responses in the order of the trees."""
+    tokens = np.cumsum([0, *(len(tree) for tree in trees)])
+    predictions = np.cumsum([0, *(len(tree.source_S) for tree in trees)])
+    branches: list[Branch] = []
+    for tree, start in zip(trees, tokens.tolist(), strict=False):
+        first = len(branches)
+        branches.extend(
+            Branch(b.start + start, b.stop + start, b.depth, b.parent + first if b.parent >= 0 else -1)
+            for b in tree.branches
+        )
+
+    def join(name: str, offsets: np.ndarray | None = None) -> Tensor:
+        parts = [getattr(tree, name) for tree in trees]
+        if offsets is not None:
+            parts = [part + offset for part, offset in zip(parts, offsets, strict=False)]
+        return torch.from_numpy(np.concatenate(parts) if parts else np.empty(0, np.int64))
+
+    return TreeBatch(
+        input_T=join("input_T"),
+        position_T=join("position_T"),
+        end_T=join("end_T", tokens),
+        source_S=join("source_S", tokens),
+        target_S=join("target_S"),
+        prediction_I=join("prediction_I", predictions),
+        count_R=join("count_R"),
+        branches=tuple(branches),
+    )
+
+
+def _common_length(arrays: Sequence[np.ndarray]) -> int:
+    """Length of the beginning that all arrays share."""
+    first, *others = arrays
+    length = len(first)
+    for other in others:
+        length = min(length, len(other))
+        differs = np.flatnonzero(first[:length] != other[:length])
+        if len(differs):
+            length = int(differs[0])
+    return length
