@@ -1,0 +1,1 @@
+"""Model plus packed trees: log-probs of the scored tokens."""

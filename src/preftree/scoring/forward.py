@@ -1,0 +1,167 @@
+"""A causal language model as a scorer: packed trees in, token log-probs out.
+
+Shape suffixes as in tree/layout.py; D is the model's width.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Literal, cast
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from preftree.errors import ModelError
+from preftree.scoring.attention import IMPLEMENTATION, AttentionPath, TreeMask
+from preftree.scoring.head import head_form, head_logps, head_parameters
+from preftree.tree.layout import TokenSequence, TreeBatch, batch_trees, grow_tree
+
+Precision = Literal["fp32", "bf16"]
+
+_log = logging.getLogger(__name__)
+
+
+class Scorer(nn.Module):
+    """Answers one question of a causal LM: the log-probs of a batch's scored tokens.
+
+    The head runs on scored tokens alone, and no method returns logits. A model whose attention cannot be a tree takes the
+    same batch type with one branch a tree, padded into rows; `shares_prefixes` says which it is.
+
+    Attributes:
+      model: The language model; its parameters are the scorer's only ones.
+      precision: `fp32` computes in the weights' own dtype, `bf16` under autocast with the weights left as they are.
+      shares_prefixes: Whether a shared beginning is computed once.
+      attention: The tree attention in use, or `rows` where the model takes padded rows.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        *,
+        precision: Precision = "fp32",
+        attention: Literal["auto", "sdpa", "flex"] = "auto",
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.precision = precision
+        self.head = head_form(model)
+        head_parameters(model)
+        reason = why_not_tree(model)
+        self.shares_prefixes = reason is None
+        path: AttentionPath = attention if attention != "auto" else "flex" if self.device.type == "cuda" else "sdpa"
+        self.attention: Literal["sdpa", "flex", "rows"] = path if reason is None else "rows"
+        if reason is None:
+            model.set_attn_implementation(IMPLEMENTATION)
+        else:
+            _log.warning("%s: %s; prompts are computed once per response.", type(model).__name__, reason)
+        self._limit = _position_limit(model)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.model.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Dtype of the log-probs: float64 for a float64 model, else fp32."""
+        return torch.float64 if self.model.dtype == torch.float64 else torch.float32
+
+    @property
+    def numeric_mode(self) -> str:
+        """Everything about this scorer, weights aside, that can move a log-prob."""
+        return f"{self.device.type}/{str(self.model.dtype).removeprefix('torch.')}/{self.precision}/{self.attention}"
+
+    def lay_out(self, groups: Sequence[Sequence[TokenSequence]]) -> TreeBatch:
+        """One tree a group (one a sequence where beginnings cannot be shared), on the scorer's device."""
+        if not self.shares_prefixes:
+            groups = [[sequence] for group in groups for sequence in group]
+        return batch_trees([grow_tree(group) for group in groups]).to(self.device)
+
+    def forward(self, batch: TreeBatch) -> Float[Tensor, " I"]:
+        """Log-probs of the scored tokens, response after response and in token order.
+
+        Returns:
+          Nats, fp32 (float64 for a float64 model), [I], in the order of `batch.prediction_I`.
+        Raises:
+          ModelError: a sequence is longer than the model has positions for.
+        """
+        self._check_depth(batch)
+        weight, bias = head_parameters(self.model)
+        if len(batch.source_S) == 0:
+            # Still part of the graph, so that every rank's backward visits every parameter.
+            return weight.sum(dtype=self.dtype) * torch.zeros(0, dtype=self.dtype, device=self.device)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            hidden_TD = self._rows(batch) if self.attention == "rows" else self._tree(batch)
+        product = torch.bfloat16 if self.precision == "bf16" else self.model.dtype
+        # index_select, not h[...]: the backward of indexing is not deterministic where several targets share a source.
+        hidden_SD = hidden_TD.index_select(0, batch.source_S)
+        logps_S = head_logps(hidden_SD, weight, bias, batch.target_S, self.head, product)
+        return logps_S.index_select(0, batch.prediction_I)
+
+    def _backbone(self, **inputs: object) -> Float[Tensor, "B L D"]:
+        backbone = cast(nn.Module, self.model.base_model)
+        return backbone(use_cache=False, **inputs).last_hidden_state
+
+    def _tree(self, batch: TreeBatch) -> Float[Tensor, "T D"]:
+        assert self.model.config._attn_implementation == IMPLEMENTATION
+        mask = TreeMask(batch, cast(AttentionPath, self.attention))
+        inputs = {"input_ids": batch.input_T[None], "position_ids": batch.position_T[None], "tree": mask}
+        return self._backbone(**inputs)[0]
+
+    def _rows(self, batch: TreeBatch) -> Float[Tensor, "T D"]:
+        """Every tree is one branch: pad them to a rectangle, on the right, where causal models cannot see it."""
+        assert all(branch.parent < 0 for branch in batch.branches), "one branch a tree: use lay_out"
+        lengths = torch.tensor([branch.stop - branch.start for branch in batch.branches], device=self.device)
+        place = torch.arange(int(lengths.max()), device=self.device)
+        real = place[None, :] < lengths[:, None]
+        tokens = torch.zeros(real.shape, dtype=torch.int64, device=self.device)
+        tokens[real] = batch.input_T
+        hidden = self._backbone(input_ids=tokens, attention_mask=real.long())
+        return hidden.flatten(0, 1).index_select(0, real.flatten().nonzero()[:, 0])
+
+    def _check_depth(self, batch: TreeBatch) -> None:
+        longest = max((branch.depth + branch.stop - branch.start for branch in batch.branches), default=0)
+        if self._limit is not None and longest > self._limit:
+            raise ModelError(
+                f"a sequence of {longest + 1} tokens is longer than the {self._limit} positions of this model; "
+                f"set max_length to at most {self._limit}"
+            )
+
+
+def why_not_tree(model: PreTrainedModel) -> str | None:
+    """Why this model's attention cannot be a tree, in words; None where it can.
+
+    The attention interface is not enough: recurrent and convolutional layers carry state from one branch into the next,
+    and some chunk their attention in the mask alone.
+    """
+    config = model.config.get_text_config()
+    if not getattr(model, "_supports_attention_backend", False):
+        return "its attention has no interface to plug a tree into"
+    if getattr(model, "_is_stateful", False):
+        return "it carries a recurrent state along the row"
+    if not getattr(config, "is_causal", True):
+        return "its attention is not causal"
+    kinds = set(getattr(config, "layer_types", None) or [])
+    if other := kinds - {"full_attention", "sliding_attention"}:
+        return f"it has layers of kind {', '.join(sorted(other))}"
+    return None
+
+
+def _position_limit(model: PreTrainedModel) -> int | None:
+    """Positions after which the model breaks, or changes with the longest row of a batch; None where it does neither."""
+    config = model.config.get_text_config()
+    most = getattr(config, "max_position_embeddings", None)
+    rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+    kinds = [rope] if "rope_type" in rope else [value for value in rope.values() if isinstance(value, dict)]
+    limits = [
+        value.get("original_max_position_embeddings") or most
+        for value in kinds
+        if value.get("rope_type") in ("dynamic", "longrope")
+    ]
+    learned = not kinds and getattr(config, "rope_theta", None) is None
+    if learned and most is not None:
+        limits.append(most)
+    return min((int(limit) for limit in limits if limit is not None), default=None)

@@ -1,0 +1,179 @@
+"""The LM head on scored tokens alone: hidden states in, log-probs out, never logits over a sequence.
+
+Shape suffixes: S scored predictions, D model width, V vocabulary.
+
+Logits exist one chunk of rows at a time, forward and backward. Precision: sums over the vocabulary run in fp32 (float64
+for float64 models); with bf16 products the target's own logit is recomputed as an fp32 dot product, since rounding it to
+bf16 would cost up to 4e-3 nats a token, while the normaliser averages its rounding away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from preftree.errors import ModelError
+
+CHUNK_ELEMENTS = 1 << 24
+"""Most logits alive at once: 64 MiB in fp32."""
+
+
+@dataclass(frozen=True, slots=True)
+class HeadForm:
+    """What an architecture does between the product with the LM head's weight and the softmax.
+
+    Attributes:
+      scale: Factor on the logits.
+      softcap: Logits become softcap * tanh(logits / softcap); None for no capping.
+    """
+
+    scale: float = 1.0
+    softcap: float | None = None
+
+
+def head_form(model: PreTrainedModel) -> HeadForm:
+    """Read the head's form off the configuration: Gemma caps, Cohere multiplies, Granite divides."""
+    config = model.config.get_text_config()
+    scale = float(getattr(config, "logit_scale", None) or 1.0) / float(getattr(config, "logits_scaling", None) or 1.0)
+    softcap = getattr(config, "final_logit_softcapping", None)
+    return HeadForm(scale, float(softcap) if softcap else None)
+
+
+def head_parameters(model: PreTrainedModel) -> tuple[Tensor, Tensor | None]:
+    """Weight [V, D] and bias [V] of the model's output layer.
+
+    Raises:
+      ModelError: the model has no linear output layer.
+    """
+    head = model.get_output_embeddings()
+    if head is None or not isinstance(getattr(head, "weight", None), Tensor):
+        raise ModelError(f"{type(model).__name__} has no linear LM head to score with; use a causal language model")
+    return head.weight, getattr(head, "bias", None)  # pyright: ignore[reportReturnType]  # Module attributes are untyped
+
+
+def head_logps(
+    hidden_SD: Float[Tensor, "S D"],
+    weight_VD: Float[Tensor, "V D"],
+    bias_V: Float[Tensor, " V"] | None,
+    target_S: Int[Tensor, " S"],
+    form: HeadForm,
+    product_dtype: torch.dtype,
+) -> Float[Tensor, " S"]:
+    """Log-prob of each target under softmax(form(hidden @ weight.T + bias)).
+
+    Args:
+      hidden_SD: Final hidden states of the predicting tokens.
+      weight_VD: The LM head's weight.
+      bias_V: Its bias, where it has one.
+      target_S: Token id scored at each row.
+      form: Scaling and capping of the logits.
+      product_dtype: In which the three matrix products run: bfloat16, float32 or float64.
+    Returns:
+      Nats, fp32 (float64 for float64 products), [S].
+    """
+    return _HeadLogps.apply(hidden_SD, weight_VD, bias_V, target_S, form, product_dtype)  # pyright: ignore[reportReturnType]  # apply is untyped
+
+
+class _HeadLogps(torch.autograd.Function):
+    """Logits are recomputed in the backward, chunk by chunk; only one number a row is kept (the normaliser)."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        target: Tensor,
+        form: HeadForm,
+        dtype: torch.dtype,
+    ) -> Tensor:
+        wide = torch.float64 if dtype == torch.float64 else torch.float32
+        logps = torch.empty(len(target), dtype=wide, device=hidden.device)
+        normaliser = torch.empty_like(logps)
+        low = weight.to(dtype)
+        for rows in _chunks(len(target), len(weight)):
+            logits = _logits(hidden[rows].to(dtype), low, bias, form, wide)
+            normaliser[rows] = logits.logsumexp(1)
+            if dtype == wide:
+                chosen = logits.gather(1, target[rows, None])[:, 0]
+            else:
+                chosen = (hidden[rows].to(wide) * weight.index_select(0, target[rows]).to(wide)).sum(1)
+                chosen = _shape(chosen if bias is None else chosen + bias[target[rows]], form)
+            logps[rows] = chosen - normaliser[rows]
+        ctx.save_for_backward(hidden, weight, bias, target, normaliser)
+        ctx.form, ctx.dtype, ctx.wide = form, dtype, wide
+        return logps
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
+        hidden, weight, bias, target, normaliser = ctx.saved_tensors
+        (grad,) = grads
+        form, dtype, wide = ctx.form, ctx.dtype, ctx.wide
+        needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
+        grad_hidden = torch.empty_like(hidden) if needs_hidden else None
+        grad_weight = torch.zeros(weight.shape, dtype=wide, device=weight.device) if needs_weight else None
+        grad_bias = torch.zeros(bias.shape, dtype=wide, device=bias.device) if needs_bias else None
+        low = weight.to(dtype)
+        for rows in _chunks(len(target), len(weight)):
+            h, g = hidden[rows].to(dtype), grad[rows].to(wide)
+            logits = _logits(h, low, bias, form, wide)
+            slope = 1 - (logits / form.softcap).square() if form.softcap is not None else None
+            d = logits.sub_(normaliser[rows, None]).exp_().mul_(-g[:, None])
+            d.scatter_add_(1, target[rows, None], g[:, None])
+            if slope is not None:
+                d *= slope
+            if form.scale != 1.0:
+                d *= form.scale
+            if grad_bias is not None:
+                grad_bias += d.sum(0)
+            d = d.to(dtype)
+            if grad_hidden is not None:
+                grad_hidden[rows] = (d @ low).to(hidden.dtype)
+            if grad_weight is not None:
+                grad_weight += d.T @ h
+        return (
+            grad_hidden,
+            None if grad_weight is None else grad_weight.to(weight.dtype),
+            None if grad_bias is None else grad_bias.to(bias.dtype),
+            None,
+            None,
+            None,
+        )
+
+
+def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, form: HeadForm, wide: torch.dtype) -> Tensor:
+    logits = _product(hidden, weight, wide)
+    if bias is not None:
+        logits = logits + bias
+    return _shape(logits, form)
+
+
+def _product(hidden: Tensor, weight: Tensor, wide: torch.dtype) -> Tensor:
+    """hidden @ weight.T in `wide`: accumulated and returned so on CUDA; elsewhere a bf16 product is widened after it."""
+    if hidden.is_cuda and hidden.dtype != wide:
+        return torch.mm(hidden, weight.T, out_dtype=wide)
+    return (hidden @ weight.T).to(wide)
+
+
+def _shape(logits: Tensor, form: HeadForm) -> Tensor:
+    if form.scale != 1.0:
+        logits = logits * form.scale
+    if form.softcap is not None:
+        logits = form.softcap * torch.tanh(logits / form.softcap)
+    return logits
+
+
+def _chunks(num_rows: int, vocabulary: int) -> Iterator[slice]:
+    """Equal chunks: a remainder of a few rows would take another matrix kernel, and with it other last bits."""
+    if num_rows == 0:
+        return
+    most = max(CHUNK_ELEMENTS // vocabulary, 16)
+    number = -(-num_rows // most)
+    for index in range(number):
+        yield slice(num_rows * index // number, num_rows * (index + 1) // number)
