@@ -2,14 +2,12 @@
 
 import os
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-
+import torch
 from jaxtyping import install_import_hook
 
+# Read at import time of libraries that only the tests' modules import.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
 install_import_hook("preftree", "beartype.beartype")
-
-import torch
-
 torch.set_num_threads(1)

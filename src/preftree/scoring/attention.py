@@ -2,8 +2,8 @@
 
 Suffixes: B = 1 packed row, H heads, T tokens, D head width.
 
-The tree travels as a keyword argument of the model's forward, never as state: recomputation under gradient checkpointing
-happens after the next batch has been prepared. Our name is not among transformers' mask functions, so the models build
+The tree travels as a keyword argument of the model's forward, never as state: recomputation under gradient
+checkpointing happens after the next batch has been prepared. Our name is not among transformers' mask functions, so the models build
 no [T, T] mask of their own.
 
 Two ways compute the same mask (tree/mask.py):
@@ -83,13 +83,15 @@ def tree_attention(
     """
     if tree is None:
         raise ModelError(
-            "the model is set up to score packed trees and was called without one; wrap the call in plain_attention(model)"
+            "the model is set up to score packed trees and was called without one; call it inside plain_attention(model)"
         )
     if dropout:
-        raise ModelError(f"attention dropout must be 0 while scoring trees, got {dropout}; load the model with load_model")
-    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+        raise ModelError(
+            f"attention dropout must be 0 while scoring trees, got {dropout}; load the model with load_model"
+        )
+    factor = query.shape[-1] ** -0.5 if scaling is None else scaling
     attend = _by_branch if tree.path == "sdpa" else _by_blocks
-    out = attend(query, key, value, tree, scaling, sliding_window, softcap, s_aux)
+    out = attend(query, key, value, tree, factor, sliding_window, softcap, s_aux)
     return out.transpose(1, 2), None
 
 
@@ -150,15 +152,17 @@ def _by_branch(
 def _lower_right(tree: TreeMask, query: Tensor, window: int | None) -> Any:
     """Additive masks of branches, all of them views of one template.
 
-    Token j of a branch sees what stands at most j places after the branch's start; with c = key place - branch start the
-    mask depends on (j, c) alone, so a branch at depth d cuts rows 0..l and columns -d..l out of the same template.
+    Token j of a branch sees what stands at most j places after the branch's start; with c = key place - branch start
+    the mask depends on (j, c) alone, so a branch at depth d cuts rows 0..l and columns -d..l out of the same template.
     """
     cache_key = ("additive", window, query.dtype)
     if cache_key not in tree.cache:
         branches = tree.batch.branches
         rows = max(branch.stop - branch.start for branch in branches)
         before = max(branch.depth for branch in branches)
-        offset = torch.arange(-before, rows, device=query.device)[None, :] - torch.arange(rows, device=query.device)[:, None]
+        offset = (
+            torch.arange(-before, rows, device=query.device)[None, :] - torch.arange(rows, device=query.device)[:, None]
+        )
         hidden = offset > 0
         if window is not None:
             hidden |= offset <= -window

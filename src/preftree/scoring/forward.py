@@ -27,8 +27,8 @@ _log = logging.getLogger(__name__)
 class Scorer(nn.Module):
     """Answers one question of a causal LM: the log-probs of a batch's scored tokens.
 
-    The head runs on scored tokens alone, and no method returns logits. A model whose attention cannot be a tree takes the
-    same batch type with one branch a tree, padded into rows; `shares_prefixes` says which it is.
+    The head runs on scored tokens alone, and no method returns logits. A model whose attention cannot be a tree takes
+    the same batch type with one branch a tree, padded into rows; `shares_prefixes` says which it is.
 
     Attributes:
       model: The language model; its parameters are the scorer's only ones.
@@ -151,7 +151,7 @@ def why_not_tree(model: PreTrainedModel) -> str | None:
 
 
 def _position_limit(model: PreTrainedModel) -> int | None:
-    """Positions after which the model breaks, or changes with the longest row of a batch; None where it does neither."""
+    """Positions after which the model breaks, or changes with the longest row of a batch; None if it does neither."""
     config = model.config.get_text_config()
     most = getattr(config, "max_position_embeddings", None)
     rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}

@@ -2,9 +2,9 @@
 
 Shape suffixes: S scored predictions, D model width, V vocabulary.
 
-Logits exist one chunk of rows at a time, forward and backward. Precision: sums over the vocabulary run in fp32 (float64
-for float64 models); with bf16 products the target's own logit is recomputed as an fp32 dot product, since rounding it to
-bf16 would cost up to 4e-3 nats a token, while the normaliser averages its rounding away.
+Logits exist one chunk of rows at a time, forward and backward. Precision: sums over the vocabulary run in fp32
+(float64 for float64 models); with bf16 products the target's own logit is recomputed as an fp32 dot product: rounding it
+to bf16 would cost up to 4e-3 nats a token, while the normaliser averages its rounding away.
 """
 
 from __future__ import annotations
@@ -155,7 +155,7 @@ def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, form: HeadForm,
 
 
 def _product(hidden: Tensor, weight: Tensor, wide: torch.dtype) -> Tensor:
-    """hidden @ weight.T in `wide`: accumulated and returned so on CUDA; elsewhere a bf16 product is widened after it."""
+    """hidden @ weight.T in `wide`: accumulated and returned so on CUDA; elsewhere a bf16 product, widened after."""
     if hidden.is_cuda and hidden.dtype != wide:
         return torch.mm(hidden, weight.T, out_dtype=wide)
     return (hidden @ weight.T).to(wide)

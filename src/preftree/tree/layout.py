@@ -10,13 +10,13 @@ the span `k <= q < end[k]`: exactly the tokens that may look back at k.
                P P P a d                           |     +- d
                P P P e                             +- e
 
-    token      P P P a b d e      (the last token of a sequence predicts nothing, so it is no input:
-    position   0 1 2 3 4            c, d, e are targets only, and here T = 5)
+    token      P P P a b      The last token of a sequence predicts nothing, so it is no input:
+    position   0 1 2 3 4      c, d and e are targets only, and T = 5.
     end        5 5 5 5 5
 
 The last prompt token predicts the first token of every response, so targets cannot be a shifted copy of the inputs:
-each prediction names its source (a token's place in T) and its target (a token id). Two responses that begin alike own the same
-prediction; incidences say which response adds up which predictions.
+each prediction names its source (a token's place in T) and its target (a token id). Two responses that begin alike
+own the same prediction; incidences say which response adds up which predictions.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class TokenSequence:
 
     Attributes:
       ids: Token ids, int32, [L].
-      scored: Whether each token's log-prob counts towards the response, [L]; never the first token, which nothing predicts.
+      scored: Whether each token's log-prob counts towards the response, [L]; never the first, which nothing predicts.
     """
 
     ids: Int[np.ndarray, " L"]
@@ -118,8 +118,8 @@ class TreeBatch:
 def grow_tree(sequences: Sequence[TokenSequence]) -> Tree:
     """Lay out the trie of `sequences`; responses keep the order of `sequences`.
 
-    Siblings stand in the order in which the sequences first need them. Sequences that share no beginning give one tree with
-    several roots, which is as good as several trees.
+    Siblings stand in the order in which the sequences first need them. Sequences that share no beginning give one tree
+    with several roots, which is as good as several trees.
 
     Raises:
       ValueError: a sequence scores nothing, or scores its first token, which nothing predicts.
@@ -129,7 +129,9 @@ def grow_tree(sequences: Sequence[TokenSequence]) -> Tree:
         if not len(sequence.ids):
             raise ValueError(f"sequence {index} has no scored token")
         if sequence.scored[0]:
-            raise ValueError(f"sequence {index} scores its first token, which nothing predicts; begin with a BOS or a prompt")
+            raise ValueError(
+                f"sequence {index} scores its first token, which nothing predicts; begin with a BOS or a prompt"
+            )
 
     inputs = [sequence.ids[:-1] for sequence in trimmed]
     branches: list[Branch] = []

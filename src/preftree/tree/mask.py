@@ -7,9 +7,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 
-def visible(
-    end_T: Int[Tensor, " T"], position_T: Int[Tensor, " T"], window: int | None = None
-) -> Bool[Tensor, "T T"]:
+def visible(end_T: Int[Tensor, " T"], position_T: Int[Tensor, " T"], window: int | None = None) -> Bool[Tensor, "T T"]:
     """Whether query q (row) may attend to key k (column).
 
     k is q itself or an ancestor of it: `k <= q < end[k]`. A sliding window counts positions along the branch, not

@@ -1,0 +1,97 @@
+"""Load a causal language model and its tokenizer from a folder or the hub."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from preftree.errors import ModelError
+
+
+def load_model(
+    name: str | Path,
+    *,
+    dtype: torch.dtype = torch.float32,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+) -> PreTrainedModel:
+    """A causal language model, in evaluation mode and without dropout.
+
+    Args:
+      name: A folder, or a hub id.
+      dtype: Of the weights; fp32 for training, since updates of 1e-6 vanish in bf16 weights.
+      revision: Branch, tag or commit of a hub id.
+      trust_remote_code: Whether code that comes with the model may run. It runs with your rights.
+    Raises:
+      ModelError: nothing loadable is there, weights are missing, or the model is not a causal LM.
+    """
+    options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+    _check_name(name)
+    try:
+        config = AutoConfig.from_pretrained(name, **options)
+        if getattr(config, "auto_map", None) and not trust_remote_code:
+            raise ModelError(f"model '{name}' brings its own code; set trust_remote_code only if you trust its author")
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            name, config=config, dtype=dtype, output_loading_info=True, **options
+        )
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise ModelError(f"model '{name}' cannot be loaded as a causal language model: {_first_line(error)}") from error
+    model, loading = loaded
+    if missing := sorted(loading["missing_keys"]):
+        raise ModelError(
+            f"model '{name}' lacks weights for {', '.join(missing[:3])}{' ...' if len(missing) > 3 else ''}; "
+            "they would be random, so training from it makes no sense"
+        )
+    remove_dropout(model)
+    return model.eval()
+
+
+def load_tokenizer(
+    name: str | Path, *, revision: str | None = None, trust_remote_code: bool = False
+) -> PreTrainedTokenizerBase:
+    """The tokenizer that belongs to a model.
+
+    Raises:
+      ModelError: no tokenizer is there, or it has no end-of-sequence token.
+    """
+    _check_name(name)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise ModelError(f"no tokenizer can be loaded from '{name}': {_first_line(error)}") from error
+    if tokenizer.eos_token_id is None:
+        raise ModelError(
+            f"the tokenizer of '{name}' has no end-of-sequence token, so responses could never end; set eos_token"
+        )
+    return tokenizer
+
+
+def remove_dropout(model: nn.Module) -> None:
+    """Set every dropout probability of the modules to 0; the configuration saved with the model keeps its values.
+
+    Policy and reference must be the same function of their weights, and responses to one prompt share its activations.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        for name, value in vars(module).items():
+            if isinstance(value, float) and ("dropout" in name or name.endswith(("_drop", "pdrop"))):
+                setattr(module, name, 0.0)
+
+
+def _check_name(name: str | Path) -> None:
+    """A path that does not exist must not be taken for a hub id and looked up on the network."""
+    path = Path(name).expanduser()
+    looks_local = isinstance(name, Path) or str(name).startswith((".", "/", "~")) or str(name).count("/") > 1
+    if path.is_dir() and not (path / "config.json").exists() and not (path / "tokenizer_config.json").exists():
+        raise ModelError(f"folder '{name}' holds no config.json; give the folder that the model was saved to")
+    if looks_local and not path.is_dir():
+        raise ModelError(f"model folder '{name}' does not exist")
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
