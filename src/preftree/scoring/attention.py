@@ -3,8 +3,8 @@
 Suffixes: B = 1 packed row, H heads, T tokens, D head width.
 
 The tree travels as a keyword argument of the model's forward, never as state: recomputation under gradient
-checkpointing happens after the next batch has been prepared. Our name is not among transformers' mask functions, so the models build
-no [T, T] mask of their own.
+checkpointing happens after the next batch has been prepared. Our name is not among transformers' mask functions, so
+the models build no [T, T] mask of their own.
 
 Two ways compute the same mask (tree/mask.py):
 - `sdpa`, on any device: branch by branch, each with its ancestors' keys before its own. A branch's result does not
@@ -18,7 +18,7 @@ import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -83,7 +83,7 @@ def tree_attention(
     """
     if tree is None:
         raise ModelError(
-            "the model is set up to score packed trees and was called without one; call it inside plain_attention(model)"
+            "the model is set up to score packed trees and was called without one; call it in plain_attention(model)"
         )
     if dropout:
         raise ModelError(
@@ -99,11 +99,12 @@ AttentionInterface.register(IMPLEMENTATION, tree_attention)
 
 
 @contextmanager
-def plain_attention(model: PreTrainedModel, implementation: str = "sdpa") -> Iterator[None]:
+def plain_attention(model: PreTrainedModel) -> Iterator[None]:
     """Let `model` attend as transformers wrote it (for generation, and for checks) while the context lasts."""
     before = model.config._attn_implementation
     if before == IMPLEMENTATION:
-        model.set_attn_implementation(implementation)
+        # Capped scores and sinks have no fused form in transformers.
+        model.set_attn_implementation("sdpa" if getattr(model, "_supports_sdpa", False) else "eager")
     try:
         yield
     finally:
@@ -204,14 +205,13 @@ def _by_blocks(
     softcap: float | None,
     sinks: Tensor | None,
 ) -> Tensor:
-    def cap(score: Tensor, b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
-        return cast(float, softcap) * torch.tanh(score / cast(float, softcap))
-
+    # lambdas: the kernel counts the arguments of what it is given, which a decorated function would hide from it.
+    cap = None if softcap is None else (lambda score, b, h, q, k: softcap * torch.tanh(score / softcap))
     out, aux = _flex(query.is_cuda)(
         query,
         key,
         value,
-        score_mod=cap if softcap is not None else None,
+        score_mod=cap,
         block_mask=_block_mask(tree, query.device, window),
         scale=scaling,
         enable_gqa=query.shape[1] != key.shape[1],
@@ -227,11 +227,11 @@ def _block_mask(tree: TreeMask, device: torch.device, window: int | None) -> Blo
     cache_key = ("blocks", window)
     if cache_key not in tree.cache:
         end, position = tree.batch.end_T, tree.batch.position_T
-
-        def sees(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
-            seen = (k <= q) & (q < end[k])
-            return seen if window is None else seen & (position[q] - position[k] < window)
-
+        sees = (  # as in tree/mask.py
+            (lambda b, h, q, k: (k <= q) & (q < end[k]))
+            if window is None
+            else (lambda b, h, q, k: (k <= q) & (q < end[k]) & (position[q] - position[k] < window))
+        )
         tree.cache[cache_key] = create_block_mask(sees, None, None, len(end), len(end), device=str(device))
     return tree.cache[cache_key]
 

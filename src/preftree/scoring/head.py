@@ -3,8 +3,8 @@
 Shape suffixes: S scored predictions, D model width, V vocabulary.
 
 Logits exist one chunk of rows at a time, forward and backward. Precision: sums over the vocabulary run in fp32
-(float64 for float64 models); with bf16 products the target's own logit is recomputed as an fp32 dot product: rounding it
-to bf16 would cost up to 4e-3 nats a token, while the normaliser averages its rounding away.
+(float64 for float64 models); with bf16 products the target's own logit is recomputed as an fp32 dot product:
+rounding it to bf16 would cost up to 4e-3 nats a token, while the normaliser averages its rounding away.
 """
 
 from __future__ import annotations
