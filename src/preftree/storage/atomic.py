@@ -1,0 +1,186 @@
+"""Files and folders that are there completely or not at all.
+
+What is written stands beside its target under a hidden name until every byte has reached the disk; a rename then puts
+it in place. Three hidden names exist, each with eight random hex digits in the middle:
+
+    .NAME.xxxxxxxx.staging    being written
+    .NAME.xxxxxxxx.replaced   the old NAME, while a new one takes its place
+    .NAME.xxxxxxxx.deleted    being deleted
+
+A process holds a lock on what it stages or replaces. Whatever is not locked was left by a process that died, and
+`clear_leftovers` may take it away, whoever else is at work.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from preftree.storage.lock import release_lock, take_lock
+
+_OCCUPIED = (errno.ENOTEMPTY, errno.EEXIST)  # what the rename of a folder onto another answers
+_HIDDEN = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{8}\.(?P<kind>staging|replaced|deleted)", re.DOTALL)
+
+
+def write_atomic(path: Path, content: bytes | str) -> None:
+    """Write a whole file, or leave the old one as it was.
+
+    Raises:
+      OSError: it could not be written.
+    """
+    staging, lock = _new_staging(path, folder=False)
+    try:
+        with open(staging, "wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(staging, path)
+        fsync_folder(path.parent)
+    except BaseException:
+        staging.unlink(missing_ok=True)
+        raise
+    finally:
+        release_lock(lock)
+
+
+@contextmanager
+def staged_dir(final: Path) -> Iterator[Path]:
+    """An empty folder to fill; it becomes `final` when the block ends, and vanishes when the block raises.
+
+    An older folder `final` is replaced, a file is not. Parents are made as needed.
+
+    Raises:
+      OSError: it could not be written or moved into place; `final` is as it was before.
+    """
+    make_folder(final.parent)
+    clear_leftovers(final.parent, final.name)
+    staging, lock = _new_staging(final, folder=True)
+    try:
+        yield staging
+        for folder, _, names in os.walk(staging, topdown=False):
+            for name in names:
+                _fsync(Path(folder, name))
+            fsync_folder(Path(folder))
+        _move_into_place(staging, final)
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise
+    finally:
+        release_lock(lock)
+
+
+def remove_dir(path: Path) -> None:
+    """Delete a folder so that no moment shows half of it under its name."""
+    hidden = _hidden(path, "deleted")
+    os.rename(path, hidden)
+    fsync_folder(path.parent)
+    _delete(hidden)
+
+
+def clear_leftovers(parent: Path, name: str | None = None) -> None:
+    """Take away what dead processes left in `parent` under hidden names (of `name` alone, where given).
+
+    A folder that was moved aside by a process that died before the new one took its place is moved back.
+    """
+    for path in parent.iterdir():
+        match = _HIDDEN.fullmatch(path.name)
+        if match is None or (name is not None and match["name"] != name):
+            continue
+        try:
+            lock = take_lock(path, wait=False)
+        except FileNotFoundError:  # another process was here first
+            continue
+        if lock is None:
+            continue
+        try:
+            final = parent / match["name"]
+            if match["kind"] == "replaced" and not os.path.lexists(final):
+                os.rename(path, final)
+                fsync_folder(parent)
+            else:
+                _delete(path)
+        finally:
+            release_lock(lock)
+
+
+def make_folder(path: Path) -> None:
+    """Create a folder and its parents; their names have reached the disk on return."""
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    for folder in missing:
+        fsync_folder(folder.parent)
+
+
+def fsync_folder(path: Path) -> None:
+    """Wait until the names in a folder have reached the disk."""
+    _fsync(path)
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _hidden(path: Path, kind: str) -> Path:
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.{kind}")
+
+
+def _new_staging(final: Path, *, folder: bool) -> tuple[Path, int]:
+    while True:
+        staging = _hidden(final, "staging")
+        if folder:
+            staging.mkdir()
+        try:
+            lock = take_lock(staging, wait=True, create=not folder)
+        except FileNotFoundError:  # before it was locked, another process took it for a leftover
+            continue
+        assert lock is not None
+        return staging, lock
+
+
+def _move_into_place(staging: Path, final: Path) -> None:
+    while True:
+        try:
+            os.rename(staging, final)
+            break
+        except OSError as error:
+            if error.errno not in _OCCUPIED:
+                raise
+        try:
+            lock = take_lock(final, wait=True)
+        except FileNotFoundError:  # whoever else replaces it is between its two renames
+            continue
+        assert lock is not None
+        old = _hidden(final, "replaced")
+        try:
+            os.rename(final, old)
+            try:
+                os.rename(staging, final)
+            except OSError as error:
+                if error.errno in _OCCUPIED:  # another's new one came in between, and is newer than the old one
+                    continue
+                os.rename(old, final)
+                raise
+            fsync_folder(final.parent)  # the new name is on disk before the old files go
+            return
+        finally:
+            if os.path.lexists(final):
+                _delete(old)
+            release_lock(lock)
+    fsync_folder(final.parent)
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,155 @@
+"""Checkpoints: `checkpoints/step-NNNNNN/` with safetensors and JSON, complete or not there.
+
+step-000010/model.safetensors       one file for each name in CheckpointState.tensors
+step-000010/optimizer.safetensors
+step-000010/meta.json               the step and CheckpointState.meta
+step-000010/MANIFEST.json           size and SHA-256 of the others
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from safetensors import SafetensorError
+from torch import Tensor
+
+from preftree.errors import CheckpointError
+from preftree.storage.atomic import clear_leftovers, make_folder, remove_dir, staged_dir
+from preftree.storage.manifest import verify_manifest, write_manifest
+from preftree.storage.tensors import read_tensors, write_tensors
+
+_STEP = re.compile(r"step-(\d{6,})")
+_FORMAT = 1
+
+
+@dataclass(frozen=True, eq=False)
+class CheckpointState:
+    """All that a run needs to go on as if it had never stopped.
+
+    Attributes:
+      tensors: Named tensors by file name without ending: {"model": {...}, "optimizer": {...}, "rng": {...}}.
+      meta: Plain JSON: schedule, data position, counters.
+    """
+
+    tensors: Mapping[str, Mapping[str, Tensor]]
+    meta: Mapping[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedCheckpoint:
+    """A checkpoint read back; `skipped` has a sentence for each newer one that was damaged and passed over."""
+
+    path: Path
+    step: int
+    state: CheckpointState
+    skipped: tuple[str, ...]
+
+
+def save_checkpoint(root: Path, step: int, state: CheckpointState, *, keep: int) -> Path:
+    """Write `root/step-NNNNNN`, then delete all but the newest `keep` checkpoints up to this step.
+
+    Later steps, left by a run that went further, stay until this run reaches them.
+
+    Returns:
+      The checkpoint's folder.
+
+    Raises:
+      ValueError: keep < 1, a name that is no file name, or meta that JSON would not give back as it is.
+      CheckpointError: it could not be written (the disk is full, say); the earlier ones are as they were.
+    """
+    if keep < 1:
+        raise ValueError(f"keep must be >= 1, got {keep}")
+    meta = json.dumps({"format": _FORMAT, "step": step, "meta": state.meta}, indent=1, allow_nan=False)
+    if json.loads(meta)["meta"] != state.meta:
+        raise ValueError("meta must be plain JSON: string keys, lists for tuples")
+    for name in state.tensors:
+        if not re.fullmatch(r"\w[\w.-]*", name):
+            raise ValueError(f"'{name}' is no name for a file of tensors")
+    path = root / f"step-{step:06d}"
+    try:
+        make_folder(root)
+        clear_leftovers(root)
+        with staged_dir(path) as folder:
+            for name, tensors in state.tensors.items():
+                write_tensors(folder / f"{name}.safetensors", tensors)
+            (folder / "meta.json").write_text(meta + "\n")
+            write_manifest(folder)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(
+            f"checkpoint {path} could not be written ({error}); earlier checkpoints are untouched: "
+            f"mend that and start again with resume=auto"
+        ) from error
+    older = [other for other in list_checkpoints(root) if step_of(other) < step]
+    for other in older[: max(0, len(older) - (keep - 1))]:
+        try:
+            remove_dir(other)
+        except OSError as error:
+            raise CheckpointError(f"{path} is saved, but old {other} cannot be deleted ({error}); mend that") from error
+    return path
+
+
+def load_checkpoint(root: Path, which: Path | Literal["latest"] = "latest") -> LoadedCheckpoint | None:
+    """Read the newest good checkpoint of `root`, or the one folder that `which` names.
+
+    Returns:
+      The checkpoint, with what was passed over; None where `root` has none at all.
+
+    Raises:
+      CheckpointError: the named one is missing or damaged, or every one is.
+    """
+    if which != "latest":
+        return _load(which, ())
+    if root.is_dir():
+        clear_leftovers(root)
+    skipped: list[str] = []
+    for path in reversed(list_checkpoints(root)):
+        try:
+            return _load(path, tuple(skipped))
+        except CheckpointError as error:
+            skipped.append(str(error))
+    if skipped:
+        raise CheckpointError(
+            f"no checkpoint in {root} can be used ({'; '.join(skipped)}); to start over, pass resume=never"
+        )
+    return None
+
+
+def list_checkpoints(root: Path) -> list[Path]:
+    """Folders of checkpoints, oldest step first; whether they are intact is for `load_checkpoint` to find out."""
+    if not root.is_dir():
+        return []
+    return sorted((path for path in root.iterdir() if _STEP.fullmatch(path.name) and path.is_dir()), key=step_of)
+
+
+def step_of(path: Path) -> int:
+    """The step in the name of a checkpoint's folder."""
+    match = _STEP.fullmatch(path.name)
+    if match is None:
+        raise CheckpointError(f"a checkpoint's folder is named step-NNNNNN, got {path}")
+    return int(match[1])
+
+
+def _load(path: Path, skipped: tuple[str, ...]) -> LoadedCheckpoint:
+    if not path.is_dir():
+        raise CheckpointError(f"checkpoint {path} does not exist")
+    step = step_of(path)
+    files = verify_manifest(path)
+    if "meta.json" not in files:
+        raise CheckpointError(f"{path} is not a checkpoint: its MANIFEST.json lists no meta.json")
+    content = json.loads((path / "meta.json").read_bytes())
+    if content.get("format") != _FORMAT:
+        raise CheckpointError(f"{path} has format {content.get('format')}, this version reads format {_FORMAT}")
+    if content["step"] != step:
+        raise CheckpointError(f"{path} holds step {content['step']}: the folder was renamed; give it its name back")
+    try:
+        tensors = {
+            name.removesuffix(".safetensors"): read_tensors(path / name) for name in files if name != "meta.json"
+        }
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path} cannot be read ({error})") from error
+    return LoadedCheckpoint(path, step, CheckpointState(tensors, content["meta"]), skipped)

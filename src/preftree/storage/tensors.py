@@ -1,0 +1,53 @@
+"""Named tensors in a safetensors file, ties included."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+_TIES = "ties"  # header entry: JSON object, name -> name of the tensor it is tied to
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write tensors of any dtype, shape and device.
+
+    Names that stand for one and the same tensor are stored once and are one tensor again when read. Tensors that merely
+    overlap in memory are stored one by one.
+
+    Raises:
+      OSError: the file could not be written.
+    """
+    stored: dict[str, Tensor] = {}
+    ties: dict[str, str] = {}
+    first: dict[tuple[object, ...], str] = {}
+    storages: set[tuple[torch.device, int]] = set()
+    for name, tensor in tensors.items():
+        tensor = tensor.detach()
+        if tensor.numel():
+            identity = (tensor.device, tensor.data_ptr(), tensor.dtype, tuple(tensor.shape), tensor.stride())
+            if identity in first:
+                ties[name] = first[identity]
+                continue
+            first[identity] = name
+        memory = (tensor.device, tensor.untyped_storage().data_ptr())
+        # The format knows neither strides nor shared memory.
+        stored[name] = (
+            tensor.clone(memory_format=torch.contiguous_format) if memory in storages else tensor.contiguous()
+        )
+        storages.add(memory)
+    save_file(stored, path, metadata={_TIES: json.dumps(ties)})
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file that `write_tensors` wrote, in memory of their own, on the CPU."""
+    with safe_open(path, framework="pt") as file:
+        # A tensor as the library hands it out may lie in the mapped file: it would die with a file that is cut short.
+        tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 (not a dict)
+        ties: dict[str, str] = json.loads(file.metadata()[_TIES])
+    return tensors | {name: tensors[other] for name, other in ties.items()}

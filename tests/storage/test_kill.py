@@ -1,0 +1,25 @@
+"""SIGKILL at random moments of saving: whatever was acknowledged must be there afterwards."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HARNESS = Path(__file__).parents[1] / "support" / "kill_saves.py"
+
+
+@pytest.mark.parametrize("kills", [12, pytest.param(200, marks=pytest.mark.slow)])
+def test_every_kill_leaves_a_good_checkpoint(kills):
+    # A process of its own: it forks, and a fork of this one would share its threads and its output.
+    command = [sys.executable, str(HARNESS), "--kills", str(kills), "--seed", str(kills)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    print(result)
+    assert result["failures"] == []
+    assert result["resumed"] == kills
+    assert result["mid_save"] >= kills // 4, "too few kills fell into a save to prove anything"
