@@ -1,0 +1,78 @@
+"""What other programs call our options, and what is not there yet: both are answered, neither is guessed."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+
+# TRL's and the Hugging Face Trainer's names (checked against TRL 1.16), and those of the original DPO code.
+OTHER_NAMES: dict[str, str] = {
+    "model_name_or_path": "model",
+    "model_name": "model",
+    "dataset": "data",
+    "datasets": "data",
+    "dataset_name": "data",
+    "train_dataset": "data",
+    "eval_dataset": "eval_data",
+    "output_dir": "out",
+    "run_dir": "out",
+    "learning_rate": "lr",
+    "optim": "optimizer",
+    "loss_type": "loss",
+    "label_smoothing": "loss.label_smoothing",
+    "lr_scheduler_type": "schedule",
+    "lr_scheduler": "schedule",
+    "warmup_ratio": "warmup_steps (a share of the run below 1, such as 0.1)",
+    "gradient_accumulation_steps": "batch_size (examples per optimiser step) and micro_batch_tokens (how it is cut)",
+    "per_device_train_batch_size": "batch_size (examples per optimiser step, over all devices)",
+    "train_batch_size": "batch_size",
+    "per_device_eval_batch_size": "micro_batch_tokens (evaluation uses the same token budget)",
+    "eval_batch_size": "micro_batch_tokens (evaluation uses the same token budget)",
+    "num_train_epochs": "epochs",
+    "n_epochs": "epochs",
+    "num_epochs": "epochs",
+    "max_completion_length": "max_response_length",
+    "truncation_mode": "truncation",
+    "save_steps": "save_every",
+    "eval_steps": "eval_every",
+    "save_total_limit": "keep_checkpoints",
+    "resume_from_checkpoint": "resume",
+    "bf16": "precision=bf16",
+    "fp16": "precision (fp32 or bf16)",
+    "torch_dtype": "precision (the weights stay fp32)",
+    "dtype": "precision (the weights stay fp32)",
+    "ref_model": "reference",
+    "reference_model": "reference",
+    "activation_checkpointing": "gradient_checkpointing",
+    "reference_free": "loss (a loss that needs no reference)",
+    "data_seed": "seed",
+}
+
+# Names that the recipes will take one day; a run must not start as if they had been understood.
+NOT_YET: dict[str, str] = {
+    "lora": "adapters are not in this version; train all weights",
+    "quantize": "quantised bases are not in this version; leave it out",
+    "use_peft": "adapters are not in this version; train all weights",
+    "load_in_4bit": "quantised bases are not in this version; leave it out",
+    "load_in_8bit": "quantised bases are not in this version; leave it out",
+    "logging_steps": "every optimiser step is written to metrics.jsonl; leave it out",
+    "report_to": "every run writes metrics.jsonl and TensorBoard; leave it out",
+    "precompute_ref_log_probs": "the reference is always a table, computed once and reused; leave it out",
+    "padding_free": "batches are always packed; leave it out",
+    "packing": "batches are always packed; leave it out",
+    "remove_unused_columns": "data columns are recognised by their format; leave it out",
+}
+
+
+def unknown_option(name: str, known: list[str]) -> str:
+    """What to say about an option nobody here knows; `known` are the names that would have been right."""
+    first = name.split(".")[0]
+    for asked in (name, first):
+        if asked in known:
+            break
+        if asked in OTHER_NAMES:
+            return f"unknown option {name!r}; here it is called {OTHER_NAMES[asked]}"
+        if asked in NOT_YET:
+            return f"option {name!r}: {NOT_YET[asked]}"
+    close = get_close_matches(name, known, n=1)
+    hint = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(sorted(known))}"
+    return f"unknown option {name!r}; {hint}"

@@ -1,0 +1,234 @@
+"""The options of a run: one strict model per concern, joined flat into one model per recipe.
+
+A function asks for the concern it needs (`Optimisation`, `Lengths`, ...), so its signature says which options can
+move it. Inheritance here only joins fields; there is nothing to override.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator, model_validator
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False, protected_namespaces=())
+
+
+class DataSource(_Strict):
+    """A data file and how its rows are taken; written `data: FILE` where the rest stays as it is.
+
+    Attributes:
+      path: A file, a folder of files, or a data set id of the Hugging Face hub.
+      order: `prompt` shuffles whole prompts, so that the branches of one meet in a step; `example` shuffles rows.
+      max_rejected: Share of faulty rows above which the run stops.
+    """
+
+    path: str = Field(min_length=1)
+    order: Literal["prompt", "example"] = "prompt"
+    max_rejected: float = Field(default=0.05, ge=0, le=1)
+
+
+class LossChoice(BaseModel):
+    """The name of a loss and its raw options; losses/table.py binds them to the function's signature."""
+
+    model_config = ConfigDict(extra="allow", strict=True, frozen=True, allow_inf_nan=False)
+    # Pydantic's documented way to say what an extra may be.
+    __pydantic_extra__: dict[str, float] = Field(init=False)  # pyright: ignore[reportIncompatibleVariableOverride]
+
+    name: str = Field(min_length=1)
+
+    @property
+    def options(self) -> dict[str, float]:
+        """Everything beside the name."""
+        return dict(self.model_extra or {})
+
+
+class Start(_Strict):
+    """What is trained, from what, into which folder.
+
+    Attributes:
+      model: A model folder, or a model id of the Hugging Face hub.
+      data: The training rows.
+      eval_data: Held-out rows: a file, or a share of the training prompts below 1; none by default.
+      out: Folder of the run.
+    """
+
+    model: str = Field(min_length=1)
+    data: DataSource
+    eval_data: str | float | None = None
+    out: str = Field(min_length=1)
+
+    @field_validator("data", mode="before")
+    @classmethod
+    def _path_alone(cls, value: object) -> object:
+        return {"path": value} if isinstance(value, str) else value
+
+    @field_validator("eval_data", mode="before")
+    @classmethod
+    def _path_or_share(cls, value: object) -> object:
+        if value is None or (isinstance(value, str) and value) or (isinstance(value, float) and 0 < value < 1):
+            return value
+        raise ValueError(f"must be a file or a share of the prompts between 0 and 1, got {value!r}")
+
+
+class Lengths(_Strict):
+    """Token budgets of a row, and what happens to a row that is over one.
+
+    Attributes:
+      max_length: Most tokens of prompt and response together.
+      max_prompt_length: Most tokens of the prompt.
+      max_response_length: Most tokens of a response.
+      truncation: `drop` the row, `trim_prompt` from its beginning, or `trim_response` at its end; counted and shown.
+    """
+
+    max_length: PositiveInt | None = 1024
+    max_prompt_length: PositiveInt | None = None
+    max_response_length: PositiveInt | None = None
+    truncation: Literal["drop", "trim_prompt", "trim_response"] = "drop"
+
+
+class Optimisation(_Strict):
+    """How a gradient becomes an update.
+
+    Attributes:
+      lr: Peak learning rate.
+      optimizer: `adamw`, or the paper's `rmsprop`; both with PyTorch's own constants.
+      weight_decay: Decay of matrices (biases and norms keep theirs); decoupled in AdamW, an L2 term in RMSprop.
+      max_grad_norm: Global norm that gradients are clipped to; null never clips.
+      schedule: Course of the learning rate after the warm-up; linear and cosine end at 0.
+      warmup_steps: Steps of linear warm-up, (s+1)/(W+1); below 1 a share of the run's steps.
+    """
+
+    lr: float = Field(gt=0)
+    optimizer: Literal["adamw", "rmsprop"]
+    weight_decay: float = Field(default=0.0, ge=0)
+    max_grad_norm: float | None = Field(gt=0)
+    schedule: Literal["constant", "linear", "cosine"]
+    warmup_steps: int | float = 0.1
+
+    @field_validator("warmup_steps", mode="before")
+    @classmethod
+    def _count_or_share(cls, value: object) -> object:
+        if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+            return value
+        if isinstance(value, float) and 0 <= value < 1:
+            return value
+        raise ValueError(f"must be a number of steps, or a share of the run below 1, got {value!r}")
+
+
+class Pace(_Strict):
+    """How much of the data makes a step, and how many steps make a run.
+
+    Attributes:
+      batch_size: Examples per optimiser step, over all processes.
+      micro_batch_tokens: Most tokens computed at once; changes memory and time, never the trajectory.
+      epochs: Passes over the data; 1 where max_steps does not say otherwise.
+      max_steps: Optimiser steps; with epochs as well, the run ends at whichever comes first.
+    """
+
+    batch_size: PositiveInt = 64
+    micro_batch_tokens: PositiveInt = 8192
+    epochs: PositiveInt | None = None
+    max_steps: PositiveInt | None = None
+
+
+class Machine(_Strict):
+    """Arithmetic and memory.
+
+    Attributes:
+      seed: Of the data order and of every random number.
+      precision: `fp32`, or `bf16` for bfloat16 autocast; the weights and the optimiser stay fp32 either way.
+      gradient_checkpointing: Recompute activations in the backward pass: less memory, about a third more time.
+      threads: CPU threads; null takes what PyTorch chose and pins that for the run and its resumptions.
+      cache: Folder of tokenised data and reference tables; null is $PREFTREE_CACHE, or ~/.cache/preftree.
+    """
+
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    precision: Literal["fp32", "bf16"] = "fp32"
+    gradient_checkpointing: bool = False
+    threads: PositiveInt | None = None
+    cache: str | None = None
+
+
+class Keeping(_Strict):
+    """What is written on the way.
+
+    Attributes:
+      resume: `auto` goes on from the newest good checkpoint in `out`, `never` wants a fresh folder; or a checkpoint.
+      save_every: Steps between checkpoints; null saves at the end and when stopped.
+      eval_every: Steps between evaluations; null evaluates at the end.
+      keep_checkpoints: How many checkpoints stay on disk.
+    """
+
+    resume: str = Field(default="auto", min_length=1)
+    save_every: PositiveInt | None = 500
+    eval_every: PositiveInt | None = None
+    keep_checkpoints: PositiveInt = 2
+
+
+class Objective(_Strict):
+    """What a preference run minimises, and against which reference.
+
+    Attributes:
+      loss: Name of a loss (see `preftree losses`) with its options.
+      beta: Strength of the KL constraint, for the losses that take it.
+      reference: `start` is the model the run starts from; a path or hub id is another model.
+    """
+
+    loss: LossChoice = LossChoice(name="dpo")
+    beta: float | None = Field(default=None, gt=0)
+    reference: str = Field(default="start", min_length=1)
+
+    @field_validator("loss", mode="before")
+    @classmethod
+    def _name_alone(cls, value: object) -> object:
+        if isinstance(value, list):
+            raise ValueError("a mixture of losses is not in this version; name one loss")
+        return {"name": value} if isinstance(value, str) else value
+
+    @field_validator("reference")
+    @classmethod
+    def _served(cls, value: str) -> str:
+        if value == "base":
+            raise ValueError(
+                "'base' is the model under an adapter, and adapters are not in this version; use 'start' or a path"
+            )
+        if value == "none":
+            raise ValueError(
+                "'none' needs a loss without a reference, and this version has none among pairs; use 'start' or a path"
+            )
+        return value
+
+    @model_validator(mode="after")
+    def _one_beta(self) -> Objective:
+        inner = self.loss.options.get("beta")
+        if self.beta is not None and inner is not None and inner != self.beta:
+            raise ValueError(f"beta is {self.beta:g} and loss.beta is {inner}; set one of them")
+        return self
+
+
+class SftConfig(Keeping, Machine, Pace, Optimisation, Lengths, Start):
+    """Options of `preftree sft`.
+
+    Attributes:
+      side: Which side of a preference file to imitate; null wants a file of demonstrations.
+    """
+
+    side: Literal["chosen"] | None = None
+    lr: float = Field(default=2e-5, gt=0)
+    optimizer: Literal["adamw", "rmsprop"] = "adamw"
+    max_grad_norm: float | None = Field(default=1.0, gt=0)
+    schedule: Literal["constant", "linear", "cosine"] = "linear"
+
+
+class DpoConfig(Keeping, Machine, Pace, Optimisation, Lengths, Objective, Start):
+    """Options of `preftree dpo`; the defaults are the paper's, but for a warm-up that a small data set can finish."""
+
+    lr: float = Field(default=1e-6, gt=0)
+    optimizer: Literal["adamw", "rmsprop"] = "rmsprop"
+    max_grad_norm: float | None = Field(default=10.0, gt=0)
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+
+
+RunConfig: TypeAlias = SftConfig | DpoConfig

@@ -1,0 +1,75 @@
+"""The processes of a run, as torchrun starts them; one process is a world as well."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+
+from preftree.errors import ConfigError
+
+# A dead peer ends the run after this long; the slowest thing ranks wait for is rank 0 tokenising a large file.
+TIMEOUT = timedelta(hours=1)
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """Which of how many processes this one is, and the device it computes on."""
+
+    rank: int
+    size: int
+    device: torch.device
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process is the one that writes and prints."""
+        return self.rank == 0
+
+    def barrier(self) -> None:
+        """Wait until every process is here."""
+        if self.size > 1:
+            dist.barrier()
+
+
+@contextmanager
+def open_world() -> Iterator[World]:
+    """Join the processes that torchrun announced in RANK, WORLD_SIZE and LOCAL_RANK; alone without them.
+
+    Raises:
+      ConfigError: the announcement is incomplete, or there are more local processes than CUDA devices.
+    """
+    size = _number("WORLD_SIZE", 1)
+    rank = _number("RANK", 0)
+    local = _number("LOCAL_RANK", rank)
+    cuda = torch.cuda.is_available()
+    if cuda and local >= torch.cuda.device_count():
+        raise ConfigError(
+            f"LOCAL_RANK must be below the {torch.cuda.device_count()} CUDA devices of this machine, got {local}; "
+            "start fewer processes"
+        )
+    device = torch.device("cuda", local) if cuda else torch.device("cpu")
+    if cuda:
+        torch.cuda.set_device(device)
+    if size == 1:
+        yield World(0, 1, device)
+        return
+    missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    if missing:
+        raise ConfigError(f"WORLD_SIZE is {size} but {', '.join(missing)} is not set; start processes with torchrun")
+    dist.init_process_group("nccl" if cuda else "gloo", rank=rank, world_size=size, timeout=TIMEOUT)
+    try:
+        yield World(rank, size, device)
+    finally:
+        dist.destroy_process_group()
+
+
+def _number(name: str, default: int) -> int:
+    text = os.environ.get(name, str(default))
+    if not text.isdecimal():
+        raise ConfigError(f"environment variable {name} must be a whole number, got {text!r}")
+    return int(text)

@@ -1,0 +1,165 @@
+"""From words and files to a configuration, and the sentence for everything that is wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from preftree.config.load import changed_options, dump_config, load_config
+from preftree.config.names import OTHER_NAMES
+from preftree.config.schema import DpoConfig, SftConfig
+from preftree.errors import ConfigError
+
+NEEDED = ["model=m", "data=d.jsonl", "out=o"]
+RECIPES = Path(__file__).parents[2] / "recipes"
+
+
+def dpo(*words: str) -> DpoConfig:
+    return load_config(DpoConfig, [*NEEDED, *words])
+
+
+def test_no_file_is_needed() -> None:
+    config = dpo()
+    assert (config.model, config.data.path, config.out) == ("m", "d.jsonl", "o")
+    assert (config.loss.name, config.lr, config.optimizer, config.batch_size) == ("dpo", 1e-6, "rmsprop", 64)
+
+
+def test_the_command_line_overrides_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(
+        "model: other\nloss: {name: cdpo, label_smoothing: .1}\ndata: {path: a.jsonl, order: example}\nlr: 1e-5\n"
+    )
+    config = load_config(DpoConfig, ["lr=2e-5", str(path), "loss.label_smoothing=.2", "data=b.jsonl", "out=o"])
+    assert config.model == "other"
+    assert config.lr == 2e-5
+    assert config.loss.options == {"label_smoothing": 0.2}
+    assert (config.data.path, config.data.order) == ("b.jsonl", "example")
+
+
+def test_another_loss_leaves_the_options_of_the_old_one_behind(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text("loss: {name: cdpo, label_smoothing: .1}\n")
+    config = load_config(DpoConfig, [str(path), *NEEDED, "loss=ipo"])
+    assert (config.loss.name, config.loss.options) == ("ipo", {})
+
+
+@pytest.mark.parametrize("words", [("loss=cdpo", "loss.label_smoothing=.1"), ("loss.label_smoothing=.1", "loss=cdpo")])
+def test_shorthands_in_either_order(words: tuple[str, str]) -> None:
+    config = dpo(*words)
+    assert (config.loss.name, config.loss.options) == ("cdpo", {"label_smoothing": 0.1})
+
+
+def test_what_is_saved_reads_back_as_the_same(tmp_path: Path) -> None:
+    config = dpo(
+        "loss=cdpo", "loss.label_smoothing=.1", "lr=3e-7", "eval_data=.1", "warmup_steps=150", "cache='übung: 1'"
+    )
+    (tmp_path / "config.yaml").write_text(dump_config(config), encoding="utf-8")
+    assert load_config(DpoConfig, [str(tmp_path / "config.yaml")]) == config
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("beta=-0.1",), "beta must be > 0, got -0.1"),
+        (("beta=0",), "beta must be > 0, got 0"),
+        (("beta=nan",), "beta must be a finite number, got 'nan'"),
+        (("lr=.inf",), "lr must be a finite number, got inf"),
+        (("lr=true",), "lr must be a finite number, got True"),
+        (("batch_size=0",), "batch_size must be > 0, got 0"),
+        (("batch_size=8.0",), "batch_size must be a whole number, got 8.0"),
+        (("batch_size='8'",), "batch_size must be a whole number, got '8'"),
+        (("epochs=1.5",), "epochs must be a whole number, got 1.5"),
+        (("precision=fp16",), "precision must be 'fp32' or 'bf16', got 'fp16'"),
+        (("gradient_checkpointing=yes",), "gradient_checkpointing must be true or false, got 'yes'"),
+        (("warmup_steps=1.0",), "warmup_steps must be a number of steps, or a share of the run below 1, got 1.0"),
+        (("eval_data=2",), "eval_data must be a file or a share of the prompts between 0 and 1, got 2"),
+        (("loss.label_smoothing=[1]",), "loss.label_smoothing must be a finite number, got [1]"),
+        (("loss=[dpo, sft]",), "loss: a mixture of losses is not in this version; name one loss"),
+        (("beta=.1", "loss.beta=.2"), "beta is 0.1 and loss.beta is 0.2; set one of them"),
+        (("bta=.1",), "unknown option 'bta'; did you mean 'beta'?"),
+        (("data.ordr=prompt",), "unknown option 'data.ordr'; did you mean 'data.order'?"),
+        (("lora.r=8",), "option 'lora': adapters are not in this version; train all weights"),
+        (("quantize=nf4",), "option 'quantize': quantised bases are not in this version; leave it out"),
+        (("reference=base",), "reference: 'base' is the model under an adapter, and adapters are not in this version"),
+        (
+            ("reference=none",),
+            "reference: 'none' needs a loss without a reference, and this version has none among pairs",
+        ),
+        (("side=chosen",), "option 'side' belongs to `preftree sft`"),
+        (("lr=1e-6", "lr=1e-5"), "option 'lr' is given twice; keep one"),
+        (("lr=1: 2: 3",), "option 'lr':1: is not valid YAML"),
+        (("lr.x=1",), "option 'lr.x': 'lr' has no inner options"),
+        (("=1",), "'=1': must be key=value with a dotted key"),
+        (("--lr=1e-6",), "'--lr=1e-6': must be key=value with a dotted key"),
+        (("a.yaml", "b.yaml"), "one configuration file at most, got 'a.yaml' and 'b.yaml'"),
+    ],
+)
+def test_a_wrong_option_is_one_sentence(words: tuple[str, ...], sentence: str) -> None:
+    options = [word for word in NEEDED if not any(word.split("=")[0] == other.split("=")[0] for other in words)]
+    if "lr.x=1" in words:
+        options.append("lr=1e-6")
+    with pytest.raises(ConfigError) as caught:
+        load_config(DpoConfig, [*options, *words])
+    assert str(caught.value).startswith(sentence)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("name", "ours"), sorted(OTHER_NAMES.items()))
+def test_names_of_other_programs_are_answered_with_ours(name: str, ours: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        dpo(f"{name}=x")
+    assert str(caught.value) == f"unknown option {name!r}; here it is called {ours}"
+    first = ours.split()[0].split("=")[0].split(".")[0]
+    assert first in DpoConfig.model_fields
+
+
+def test_faults_in_a_file_name_their_line(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text("model: m\ndata: d\nout: o\n\nlearning_rate: 1e-6\n")
+    with pytest.raises(ConfigError, match=rf"here it is called lr \({path}:5\)$"):
+        load_config(DpoConfig, [str(path)])
+    path.write_text("model: m\ndata: d\nout: o\nloss:\n  name: cdpo\n  label_smoothing: a\n")
+    with pytest.raises(ConfigError, match=rf"must be a finite number, got 'a' \({path}:6\)$"):
+        load_config(DpoConfig, [str(path)])
+
+
+def test_an_unknown_option_is_named_before_a_missing_one() -> None:
+    with pytest.raises(ConfigError, match="unknown option 'model_name_or_path'; here it is called model"):
+        load_config(SftConfig, ["model_name_or_path=m", "data=d", "out=o"])
+    with pytest.raises(ConfigError, match="model is not set; give it as model=VALUE"):
+        load_config(SftConfig, ["data=d", "out=o"])
+
+
+def test_options_of_the_other_recipe() -> None:
+    with pytest.raises(ConfigError, match=r"option 'beta' belongs to `preftree dpo`"):
+        load_config(SftConfig, [*NEEDED, "beta=.1"])
+
+
+def test_a_path_may_hold_an_equals_sign(tmp_path: Path) -> None:
+    path = tmp_path / "beta=.1" / "config.yaml"
+    path.parent.mkdir()
+    path.write_text("lr: 1e-5\n")
+    assert load_config(DpoConfig, [str(path), *NEEDED]).lr == 1e-5
+
+
+def test_changed_options_have_dotted_names() -> None:
+    old, new = dpo("beta=.1"), dpo("beta=.2", "loss=cdpo", "loss.label_smoothing=.1")
+    assert changed_options(old.model_dump(), new.model_dump()) == {
+        "beta": (0.1, 0.2),
+        "loss.name": ("dpo", "cdpo"),
+        "loss.label_smoothing": (None, 0.1),
+    }
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_recipes_are_valid(path: Path) -> None:
+    load_config(DpoConfig, [str(path), *NEEDED])
+
+
+def test_the_papers_recipe() -> None:
+    config = load_config(DpoConfig, [str(RECIPES / "paper-dpo.yaml"), *NEEDED])
+    assert (config.beta, config.batch_size, config.optimizer, config.lr) == (0.1, 64, "rmsprop", 1e-6)
+    assert (config.warmup_steps, config.schedule, config.loss.name) == (150, "constant", "dpo")
+    summarize = load_config(DpoConfig, [str(RECIPES / "paper-summarize.yaml"), *NEEDED])
+    assert changed_options(config.model_dump(), summarize.model_dump()) == {"beta": (0.1, 0.5)}
