@@ -26,7 +26,7 @@ class Mean(NamedTuple):
     num_values: int
 
 
-def wilson(successes: float, trials: int, *, confidence: float = 0.95) -> Estimate:
+def wilson(successes: int | float, trials: int, *, confidence: float = 0.95) -> Estimate:
     """Wilson score interval of a proportion: a win rate, an accuracy.
 
     A tie is half a success: pass wins + ties / 2. The interval is then a little wider than it need be: it takes each

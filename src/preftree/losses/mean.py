@@ -14,7 +14,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 
-def mean_part(values: Float[Tensor, " P"], weights: Float[Tensor, " P"], total: float) -> Float[Tensor, ""]:
+def mean_part(values: Float[Tensor, " P"], weights: Float[Tensor, " P"], total: int | float) -> Float[Tensor, ""]:
     """What these examples contribute to the global mean: sum(weights * values) / total, differentiable.
 
     Args:
@@ -51,7 +51,7 @@ class WeightedSums:
             raise ValueError(f"parts must hold the same names, got {self.names} and {other.names}")
         return WeightedSums(self.names, self.sums + other.sums)
 
-    def mean(self, total: float) -> dict[str, float]:
+    def mean(self, total: int | float) -> dict[str, float]:
         """The one division.
 
         Args:
@@ -83,6 +83,6 @@ def _check_counts(values: Tensor, weights: Tensor) -> None:
         raise ValueError(f"values and weights must hold one entry per example, got {len(values)} and {len(weights)}")
 
 
-def _check_total(total: float) -> None:
+def _check_total(total: int | float) -> None:
     if not 0 < total < math.inf:
         raise ValueError(f"total must be a finite number > 0, got {total!r}")

@@ -52,9 +52,10 @@ def pair_metrics(loss: BoundLoss, policy: PairLogps, ref: PairLogps) -> dict[str
     chosen_rewards = reward(policy.chosen, ref.chosen, beta=beta)
     rejected_rewards = reward(policy.rejected, ref.rejected, beta=beta)
     margin = chosen_rewards - rejected_rewards
+    won = (1 + margin.sign()) / 2
     return {
         "loss": values.detach(),
-        "accuracy": (1 + margin.sign()) / 2,
+        "accuracy": torch.where(margin.isnan(), margin, won),  # the sign of nan is 0: it would pass for a tie
         "margin": margin,
         "chosen_rewards": chosen_rewards,
         "rejected_rewards": rejected_rewards,

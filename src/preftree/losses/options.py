@@ -41,8 +41,8 @@ class Range:
         return float(value)
 
 
-POSITIVE = Range(0)
-BELOW_HALF = Range(0, 0.5, closed=True)
+POSITIVE = Range(0.0)
+BELOW_HALF = Range(0.0, 0.5, closed=True)
 
 Beta: TypeAlias = Annotated[float, POSITIVE]
 LabelSmoothing: TypeAlias = Annotated[float, BELOW_HALF]

@@ -54,12 +54,13 @@ def _ln_2(**_: float) -> float:
 
 
 def _ipo_at_reference(*, beta: float) -> float:
-    return 1 / (4 * beta * beta)
+    target = 1 / (2 * beta)
+    return target * target
 
 
 LOSSES: dict[str, LossSpec] = {
     "dpo": LossSpec(dpo, "example", _ln_2, implicit_reward, "Rafailov et al. 2023, arXiv:2305.18290, Eq. 7"),
-    "cdpo": LossSpec(cdpo, "example", _ln_2, implicit_reward, "Mitchell 2023, ericmitchell.ai/cdpo.pdf, Eq. 3"),
+    "cdpo": LossSpec(cdpo, "example", _ln_2, implicit_reward, "Mitchell 2023, Eq. 3, ericmitchell.ai/cdpo.pdf"),
     "ipo": LossSpec(
         ipo, "example", _ipo_at_reference, implicit_reward, "Azar et al. 2023, arXiv:2310.12036, Eq. 17, per token"
     ),

@@ -1,0 +1,122 @@
+"""Every law on every row of the table, for several settings of its options."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from preftree.losses import LOSSES, bind, mean_part
+from preftree.losses.table import INPUTS, inputs_of, options_of
+from support.loss_laws import FACTS, LAWS, Case, draw, each, leaves, with_leaves
+
+CASES = [
+    pytest.param(
+        Case(name, spec.function, inputs_of(spec), options),
+        id="-".join([name, *(f"{key}={value}" for key, value in options.items())]),
+    )
+    for name, spec in LOSSES.items()
+    for options in FACTS[name].options
+]
+
+
+def test_every_row_has_its_facts():
+    assert list(LOSSES) == list(FACTS)
+
+
+@pytest.mark.parametrize("law", LAWS.values(), ids=LAWS)
+@pytest.mark.parametrize("case", CASES)
+def test_law(law, case):
+    law(case)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_table_tells_the_value_at_reference(case):
+    known = case.facts.at_reference
+    told = bind(case.name, case.options).value_at_reference
+    if known is None:
+        assert told is None
+    else:
+        assert told == pytest.approx(known(**case.options), rel=1e-15)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_weight_two_is_the_same_example_twice(case):
+    given = draw(case)
+    weights = torch.tensor([2.0, 1, 1, 1, 1, 1, 1], dtype=torch.float64)
+    twice = each(given, lambda x: torch.cat([x[:1], x]))
+    weighted = [leaf.clone().requires_grad_() for leaf in leaves(given)]
+    repeated = [leaf.clone().requires_grad_() for leaf in leaves(given)]
+    one = mean_part(case(with_leaves(given, weighted)), weights, 8)
+    two = mean_part(case(with_leaves(twice, [torch.cat([x[:1], x]) for x in repeated])), torch.ones(8).double(), 8)
+    torch.testing.assert_close(one, two, rtol=1e-13, atol=0)
+    for a, b in zip(torch.autograd.grad(one, weighted), torch.autograd.grad(two, repeated), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-13, atol=0)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_the_signature_is_the_schema(name):
+    spec = LOSSES[name]
+    assert set(inputs_of(spec)) <= set(INPUTS)
+    for options in FACTS[name].options:
+        assert set(options) == set(options_of(spec))
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_the_docstring_says_what_the_table_says(name):
+    spec = LOSSES[name]
+    doc = spec.function.__doc__ or ""
+    for part in ("loss = ", "Args:", "Returns:", "Source: ", "At policy == reference: ", *inputs_of(spec)):
+        assert part in doc
+    if options_of(spec):
+        assert "Raises:" in doc and "ValueError" in doc
+    value = bind(name, FACTS[name].options[0]).value_at_reference
+    assert ("At policy == reference: ln 2." in doc) == (value == math.log(2))
+
+
+def test_without_smoothing_cdpo_is_dpo():
+    case = Case("dpo", LOSSES["dpo"].function, ("policy", "ref"), {"beta": 0.3})
+    given = draw(case)
+    assert torch.equal(case(given), bind("cdpo", {"beta": 0.3, "label_smoothing": 0})(**given))
+
+
+def test_on_single_tokens_both_ipo_agree():
+    case = Case("ipo", LOSSES["ipo"].function, ("policy", "ref"), {"beta": 0.3})
+    given = {
+        name: pairs._replace(chosen_tokens=torch.ones(7).long(), rejected_tokens=torch.ones(7).long())
+        for name, pairs in draw(case).items()
+    }
+    torch.testing.assert_close(case(given), bind("ipo_sum", {"beta": 0.3})(**given), rtol=1e-14, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "gap"),
+    [
+        ("cdpo", {"beta": 0.5, "label_smoothing": 0.1}, math.log(0.9 / 0.1) / 0.5),  # sigmoid(beta delta) = 0.9
+        ("ipo_sum", {"beta": 0.5}, 1.0),  # 1 / (2 beta)
+        ("ipo", {"beta": 0.5}, 4.0),  # per token: a chosen response of 4 tokens, 1 nat more each
+    ],
+)
+def test_where_the_minimum_is(name, options, gap):
+    case = Case(name, LOSSES[name].function, ("policy", "ref"), options)
+    given = draw(case, num=1)
+    given["ref"] = given["ref"]._replace(chosen_tokens=torch.tensor([4]), rejected_tokens=torch.tensor([4]))
+    given["policy"] = given["ref"]
+
+    def at(delta):
+        chosen = (given["ref"].chosen + delta).requires_grad_()
+        value = case({**given, "policy": given["ref"]._replace(chosen=chosen)})
+        return float(value.detach()), float(torch.autograd.grad(value, chosen)[0])
+
+    assert at(gap)[1] == pytest.approx(0, abs=1e-12)
+    assert at(gap)[0] < min(at(gap - 0.1)[0], at(gap + 0.1)[0])
+
+
+def test_small_beta_forgets_the_weight():
+    """As beta falls to 0, the gradient goes to -beta / 2 for every pair: the unweighted objective."""
+    case = Case("dpo", LOSSES["dpo"].function, ("policy", "ref"), {"beta": 1e-9})
+    given = draw(case)
+    chosen = given["policy"].chosen.clone().requires_grad_()
+    values = case({**given, "policy": given["policy"]._replace(chosen=chosen)})
+    (slope,) = torch.autograd.grad(values.sum(), chosen)
+    np.testing.assert_allclose(slope.numpy(), np.full(7, -0.5e-9), rtol=1e-6)

@@ -1,0 +1,92 @@
+import math
+import re
+
+import pytest
+
+from preftree.losses import LOSSES, bind, dpo
+from preftree.losses.options import Range
+from preftree.losses.table import INPUTS, find, inputs_of, options_of
+from support.loss_laws import pairs
+
+POLICY, REF = pairs([-10.0], [-12.0], [4], [2]), pairs([-11.0], [-11.0], [4], [2])
+
+
+def test_a_bound_loss_is_the_function_with_its_options():
+    loss = bind("dpo", {"beta": 0.5})
+    assert loss(POLICY, REF).tolist() == dpo(POLICY, REF, beta=0.5).tolist()
+    assert loss(ref=REF, policy=POLICY).tolist() == loss(POLICY, REF).tolist()
+    assert (loss.name, loss.inputs, loss.options) == ("dpo", ("policy", "ref"), {"beta": 0.5})
+    assert bind("sft", {}).inputs == ("logps",)
+
+
+def test_whole_numbers_become_floats():
+    assert [type(value) for value in bind("cdpo", {"beta": 1, "label_smoothing": 0}).options.values()] == [float, float]
+
+
+def test_an_input_that_the_loss_does_not_take_is_refused():
+    with pytest.raises(TypeError, match="logps"):
+        bind("dpo", {"beta": 0.5})(policy=POLICY, ref=REF, logps=POLICY.chosen)
+
+
+def test_options_are_read_from_the_signature():
+    assert options_of(LOSSES["cdpo"]) == {"beta": Range(0.0), "label_smoothing": Range(0.0, 0.5, closed=True)}
+    assert options_of(LOSSES["sft"]) == {}
+    assert {name for spec in LOSSES.values() for name in inputs_of(spec)} == set(INPUTS)
+
+
+def test_value_at_reference():
+    assert bind("dpo", {"beta": 3}).value_at_reference == math.log(2)
+    assert bind("ipo", {"beta": 0.1}).value_at_reference == pytest.approx(25)
+    assert bind("sft", {}).value_at_reference is None
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("dop", {"beta": 0.1}, "loss must be one of dpo, cdpo, ipo, ipo_sum, sft, got 'dop'; did you mean 'dpo'?"),
+        (
+            "sigmoid",
+            {"beta": 0.1},
+            "loss must be one of dpo, cdpo, ipo, ipo_sum, sft, got 'sigmoid'; did you mean 'dpo'?",
+        ),
+        ("xyz", {}, "loss must be one of dpo, cdpo, ipo, ipo_sum, sft, got 'xyz'"),
+        (
+            "dpo",
+            {"beta": 0.1, "label_smoothing": 0.3},
+            "loss 'dpo' does not take 'label_smoothing', its options are: beta (> 0); losses that take it: cdpo",
+        ),
+        ("ipo", {"tau": 0.1}, "loss 'ipo' does not take 'tau', its options are: beta (> 0)"),
+        (
+            "sft",
+            {"beta": 0.1},
+            "loss 'sft' does not take 'beta', its options are: none; losses that take it: dpo, cdpo, ipo, ipo_sum",
+        ),
+        ("dpo", {}, "loss 'dpo' needs beta (> 0), got none"),
+        ("cdpo", {"beta": 0.1}, "loss 'cdpo' needs label_smoothing (in [0, 0.5)), got none"),
+        ("dpo", {"beta": 0}, "beta must be > 0, got 0"),
+        ("dpo", {"beta": -0.1}, "beta must be > 0, got -0.1"),
+        ("dpo", {"beta": math.nan}, "beta must be a finite number > 0, got nan"),
+        ("dpo", {"beta": math.inf}, "beta must be a finite number > 0, got inf"),
+        ("dpo", {"beta": True}, "beta must be a number > 0, got True"),
+        ("dpo", {"beta": "0.1"}, "beta must be a number > 0, got '0.1'"),
+        ("dpo", {"beta": None}, "beta must be a number > 0, got None"),
+        ("dpo", {"beta": [0.1]}, "beta must be a number > 0, got [0.1]"),
+        ("cdpo", {"beta": 0.1, "label_smoothing": 0.5}, "label_smoothing must be in [0, 0.5), got 0.5"),
+        ("cdpo", {"beta": 0.1, "label_smoothing": -1e-9}, "label_smoothing must be in [0, 0.5), got -1e-09"),
+        ("cdpo", {"beta": 0.1, "label_smoothing": False}, "label_smoothing must be a number in [0, 0.5), got False"),
+    ],
+)
+def test_what_is_wrong_is_said(name, options, message):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        bind(name, options)
+
+
+def test_a_number_too_large_for_a_float_is_not_finite():
+    with pytest.raises(ValueError, match="finite"):
+        bind("dpo", {"beta": 10**400})
+
+
+def test_find():
+    assert find("dpo") is LOSSES["dpo"]
+    with pytest.raises(ValueError, match="did you mean 'ipo_sum'"):
+        find("ipo-sum")
