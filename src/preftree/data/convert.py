@@ -1,0 +1,60 @@
+"""Any format that is understood into the project's own JSONL."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from pathlib import Path
+
+from preftree.data.faults import Tally
+from preftree.data.formats import Kind
+from preftree.data.kinds import as_kind, check_kind, to_row
+from preftree.data.source import find_format, find_source, read_records
+from preftree.errors import DataError
+from preftree.storage.atomic import fsync_folder
+
+
+def convert_file(
+    path: str,
+    out: Path,
+    *,
+    format_name: str | None = None,
+    kind: Kind | None = None,
+    chosen_side: bool = False,
+    max_rejected_share: float = 0.05,
+) -> tuple[Tally, int]:
+    """Write the accepted records of a source as JSON lines; `out` appears when all of it is written.
+
+    Returns:
+      The tally of the rows read, and the number of rows written.
+    Raises:
+      DataError: the source cannot be read or holds too many faults, or `out` would overwrite it.
+    """
+    source = find_source(path)
+    if out.suffix != ".jsonl":
+        raise DataError(f"the output must end in .jsonl, got {out}")
+    if not out.parent.is_dir():
+        raise DataError(f"the folder of {out} does not exist; create it first")
+    if out.resolve() in (Path(file).resolve() for file in source.files):
+        raise DataError(f"{out} is the input; give another name")
+    form = find_format(source, format_name)
+    if kind is not None:
+        check_kind(path, form, kind, chosen_side=chosen_side)
+    tally, written = Tally(), 0
+    partial = out.with_name(f".{out.name}.{secrets.token_hex(4)}.partial")
+    try:
+        with open(partial, "x", encoding="utf-8", newline="\n") as file:
+            for _, record in read_records(source, form, tally):
+                for item in [record] if kind is None else as_kind(record, kind, chosen_side=chosen_side):
+                    file.write(json.dumps(to_row(item), ensure_ascii=False, allow_nan=False) + "\n")
+                    written += 1
+            tally.check(path, max_rejected_share)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, out)
+        fsync_folder(out.parent)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    return tally, written

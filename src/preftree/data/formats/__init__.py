@@ -1,0 +1,66 @@
+"""Every data set format that is understood: one file each, named in one table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from preftree.data.fields import Row
+from preftree.data.formats import (
+    conversational,
+    explicit,
+    hh,
+    messages,
+    plain,
+    prompt_completion,
+    ranking,
+    shp,
+    tldr,
+    ultrafeedback,
+    unpaired,
+)
+from preftree.records import Record
+
+Kind: TypeAlias = Literal["preference", "ranking", "label", "demonstration"]
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """How one kind of file is recognised and read.
+
+    Attributes:
+      name: The name that is shown, and that `--format` takes.
+      kind: What a row says.
+      title: The format in a few words.
+      detect: Whether a row looks like it; a glance at field names.
+      read: The row as a record; raises RowFault.
+    """
+
+    name: str
+    kind: Kind
+    title: str
+    detect: Callable[[Row], bool]
+    read: Callable[[Row], Record]
+
+
+_ALL = (  # where two fit equally many rows, the first is taken
+    Format(
+        "conversational", "preference", "message lists chosen and rejected", conversational.detect, conversational.read
+    ),
+    Format("explicit", "preference", "prompt, chosen and rejected as text", explicit.detect, explicit.read),
+    Format("hh", "preference", "HH transcripts, cut at the last assistant turn", hh.detect, hh.read),
+    Format("shp", "preference", "Stanford Human Preferences", shp.detect, shp.read),
+    Format("tldr", "preference", "TL;DR comparisons of summaries", tldr.detect, tldr.read),
+    Format(
+        "ultrafeedback", "ranking", "scored completions of an instruction", ultrafeedback.detect, ultrafeedback.read
+    ),
+    Format("ranking", "ranking", "responses to a prompt, ranked or scored", ranking.detect, ranking.read),
+    Format("unpaired", "label", "single responses, liked or not", unpaired.detect, unpaired.read),
+    Format(
+        "prompt_completion", "demonstration", "prompt and completion", prompt_completion.detect, prompt_completion.read
+    ),
+    Format("messages", "demonstration", "conversations", messages.detect, messages.read),
+    Format("text", "demonstration", "plain text", plain.detect, plain.read),
+)
+FORMATS: dict[str, Format] = {form.name: form for form in _ALL}

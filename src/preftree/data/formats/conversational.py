@@ -1,0 +1,64 @@
+"""{"prompt": [...], "chosen": [...], "rejected": [...]}: message lists, with the prompt named or implied.
+
+Where `prompt` is absent, or is text beside whole conversations (as in the binarised UltraFeedback), both sides are
+whole conversations: what they share up to the assistant turn where they part is the prompt.
+"""
+
+from __future__ import annotations
+
+from preftree.data.faults import RowFault
+from preftree.data.fields import Row, messages, preference, prompt_messages, response_messages, take, text
+from preftree.records import Message, Preference
+
+
+def detect(row: Row) -> bool:
+    """Whether a side is a list."""
+    sides = row.get("chosen"), row.get("rejected")
+    return None not in sides and any(isinstance(side, list) for side in sides)
+
+
+def read(row: Row) -> Preference:
+    """One pair of conversations."""
+    chosen = take(row, messages, "chosen")
+    rejected = take(row, messages, "rejected")
+    given = row.get("prompt")
+    if isinstance(given, list):
+        prompt = prompt_messages(messages(given, "prompt"), "prompt")
+        chosen = _after(prompt, chosen, "chosen")
+        rejected = _after(prompt, rejected, "rejected")
+    else:
+        said = None if given is None else text(given, "prompt")
+        if said is not None and all(side[:1] and side[0].role == "assistant" for side in (chosen, rejected)):
+            prompt = (Message("user", said),)
+        else:
+            place = _parting(chosen, rejected)
+            prompt, chosen, rejected = prompt_messages(chosen[:place], "chosen"), chosen[place:], rejected[place:]
+            if said is not None and said.strip() not in (m.content.strip() for m in prompt if m.role == "user"):
+                raise RowFault("prompts_differ", "prompt", "'prompt' is not a user turn of 'chosen' and 'rejected'")
+    chosen = response_messages(chosen, "chosen")
+    rejected = response_messages(rejected, "rejected")
+    return preference(row, prompt, ("chosen", chosen), ("rejected", rejected))
+
+
+def _after(prompt: tuple[Message, ...], side: tuple[Message, ...], where: str) -> tuple[Message, ...]:
+    """The response, also where its field repeats the prompt before it."""
+    if not side or side[0].role == "assistant":
+        return side
+    if side[: len(prompt)] != prompt:
+        raise RowFault("prompts_differ", where, f"'{where}' begins with another conversation than 'prompt'")
+    return side[len(prompt) :]
+
+
+def _parting(chosen: tuple[Message, ...], rejected: tuple[Message, ...]) -> int:
+    """Where the responses begin: the first assistant turn that differs, or the last shared one where a side ends."""
+    shared = 0
+    for left, right in zip(chosen, rejected, strict=False):
+        if left != right:
+            break
+        shared += 1
+    if shared < min(len(chosen), len(rejected)):
+        if chosen[shared].role != "assistant" or rejected[shared].role != "assistant":
+            message = f"'chosen' and 'rejected' part at message {shared}, which is not the assistant's in both"
+            raise RowFault("prompts_differ", "rejected", message)
+        return shared
+    return max((place for place in range(shared) if chosen[place].role == "assistant"), default=0)

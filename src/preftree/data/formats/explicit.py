@@ -1,0 +1,19 @@
+"""{"prompt": "...", "chosen": "...", "rejected": "..."}: plain text, the prompt in a field of its own."""
+
+from __future__ import annotations
+
+from preftree.data.fields import Row, preference, response_text, take, text
+from preftree.records import Preference
+
+
+def detect(row: Row) -> bool:
+    """Whether the fields are there; what they hold is read row by row."""
+    return {"prompt", "chosen", "rejected"} <= row.keys()
+
+
+def read(row: Row) -> Preference:
+    """One pair; the responses follow the prompt as they stand, with nothing in between."""
+    prompt = take(row, text, "prompt")
+    chosen = take(row, response_text, "chosen")
+    rejected = take(row, response_text, "rejected")
+    return preference(row, prompt, ("chosen", chosen), ("rejected", rejected))

@@ -1,0 +1,17 @@
+"""{"messages": [...]}: a conversation; its last assistant turn is imitated, and earlier ones whose `train` is true."""
+
+from __future__ import annotations
+
+from preftree.data.fields import Row, messages, split_dialogue, take, weight
+from preftree.records import Demonstration
+
+
+def detect(row: Row) -> bool:
+    """Whether there is a conversation, and no preference beside it."""
+    return isinstance(row.get("messages"), list) and not {"chosen", "rejected", "label"} & row.keys()
+
+
+def read(row: Row) -> Demonstration:
+    """One demonstration, cut before the last assistant turn."""
+    prompt, response = split_dialogue(take(row, messages, "messages"), "messages")
+    return Demonstration(prompt, response, weight(row))

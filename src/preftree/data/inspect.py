@@ -1,0 +1,104 @@
+"""A look at a data file without a tokenizer: format, counts, faults, lengths, one record."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+from preftree.data.faults import Tally
+from preftree.data.formats import Format, Kind
+from preftree.data.kinds import as_kind, check_kind
+from preftree.data.source import Source, find_format, find_source, read_records
+from preftree.records import Demonstration, Label, Preference, Provenance, Ranking, Record, Text
+
+KEPT_PLACES = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """What a file holds.
+
+    Attributes:
+      source: Where the rows stood.
+      format: The format they were read in.
+      tally: Rows and faults; the first 10 000 places.
+      lengths: Characters of each part, as length -> how often.
+      num_records: Records after the change to the wanted kind: a ranking makes several pairs.
+      first: The first accepted record, and where it stood.
+    """
+
+    source: Source
+    format: Format
+    tally: Tally
+    lengths: dict[str, Counter[int]]
+    num_records: int
+    first: tuple[Provenance, Record] | None
+
+    def as_json(self) -> dict[str, Any]:
+        """The machine-readable form; `rejected` names the file as well where there are several."""
+        several = len(self.source.files) > 1
+        rejected = [
+            ({"file": row.file} if several else {})
+            | {"line": row.line, "field": row.field, "fault": row.fault, "message": row.message}
+            for row in self.tally.rejected
+        ]
+        return {
+            "format": self.format.name,
+            "rows": self.tally.rows,
+            "accepted": self.tally.accepted,
+            "rejected": rejected,
+            "faults": dict(self.tally.faults),
+            "lengths": {"unit": "characters"} | {part: spread(counts) for part, counts in self.lengths.items()},
+        }
+
+
+def inspect_file(
+    path: str, *, format_name: str | None = None, kind: Kind | None = None, chosen_side: bool = False
+) -> Inspection:
+    """Read all of a source and count; faults do not stop it.
+
+    Raises:
+      DataError: the source cannot be read, its format is not known, or does not make the wanted kind.
+    """
+    source = find_source(path)
+    form = find_format(source, format_name)
+    if kind is not None:
+        check_kind(path, form, kind, chosen_side=chosen_side)
+    tally, lengths, num_records = Tally(keep=KEPT_PLACES), {}, 0
+    first = None
+    for where, record in read_records(source, form, tally):
+        for item in [record] if kind is None else as_kind(record, kind, chosen_side=chosen_side):
+            num_records += 1
+            first = first or (where, item)
+            for part, text in parts(item):
+                lengths.setdefault(part, Counter())[length(text)] += 1
+    return Inspection(source, form, tally, lengths, num_records, first)
+
+
+def parts(record: Record) -> list[tuple[str, Text]]:
+    """The texts of a record under their names."""
+    if isinstance(record, Preference):
+        return [("prompt", record.prompt), ("chosen", record.chosen), ("rejected", record.rejected)]
+    if isinstance(record, Ranking):
+        return [("prompt", record.prompt), *(("response", response) for response in record.responses)]
+    assert isinstance(record, Label | Demonstration)
+    return [("prompt", record.prompt), ("response", record.response)]
+
+
+def length(text: Text) -> int:
+    """Characters of a text, or of all turns of a conversation."""
+    return len(text) if isinstance(text, str) else sum(len(message.content) for message in text)
+
+
+def spread(counts: Counter[int]) -> dict[str, float]:
+    """Smallest, median, mean and largest of counted lengths."""
+    total = counts.total()
+    reached, median = 0, 0
+    for value in sorted(counts):
+        reached += counts[value]
+        if 2 * reached >= total:
+            median = value
+            break
+    mean = sum(value * count for value, count in counts.items()) / total
+    return {"min": min(counts), "median": median, "mean": round(mean, 1), "max": max(counts)}

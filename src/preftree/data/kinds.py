@@ -1,0 +1,76 @@
+"""From what a file says to what a recipe needs, and back to rows of a file."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from preftree.data.duplicates import ordered_pairs
+from preftree.data.fields import Row
+from preftree.data.formats import Format, Kind
+from preftree.errors import DataError
+from preftree.records import Demonstration, Label, Message, Preference, Ranking, Record, Text
+
+
+def check_kind(path: str, form: Format, kind: Kind, *, chosen_side: bool) -> None:
+    """Whether records of a format can become records of a kind.
+
+    Raises:
+      DataError: they cannot; or they are preferences to imitate, and nobody asked for their chosen side.
+    """
+    if chosen_side and kind != "demonstration":
+        raise DataError(f"the chosen side of {path} makes demonstrations, wanted the kind {kind!r}; leave 'side' out")
+    if chosen_side and form.kind not in ("preference", "ranking"):
+        raise DataError(f"{path} holds {form.title} ({form.name}), which has no chosen side; leave 'side' out")
+    if form.kind == kind or chosen_side or (form.kind, kind) == ("ranking", "preference"):
+        return
+    hint = "; ask for its chosen side with side=chosen" if form.kind in ("preference", "ranking") else ""
+    raise DataError(f"{path} holds {form.title} ({form.name}), wanted the kind {kind!r}{hint}")
+
+
+def as_kind(record: Record, kind: Kind, *, chosen_side: bool) -> list[Record]:
+    """The records of a kind that a record stands for: a ranking becomes all its pairs, or its best response."""
+    if chosen_side and isinstance(record, Preference):
+        return [Demonstration(record.prompt, record.chosen, record.weight)]
+    if chosen_side and isinstance(record, Ranking):
+        return [Demonstration(record.prompt, record.responses[0], record.weight)]
+    if kind == "preference" and isinstance(record, Ranking):
+        return [
+            Preference(
+                record.prompt, record.responses[i], record.responses[j], record.weight, pair_margin(record, i, j)
+            )
+            for i, j in ordered_pairs(record)
+        ]
+    return [record]
+
+
+def pair_margin(ranking: Ranking, better: int, worse: int) -> float | None:
+    """By how much one response of a ranking scores more than another."""
+    return None if ranking.scores is None else ranking.scores[better] - ranking.scores[worse]
+
+
+def to_row(record: Record) -> Row:
+    """A record as a row that reads back as the same record."""
+    row: dict[str, Any] = {"prompt": _plain(record.prompt)}
+    if isinstance(record, Preference):
+        row |= {"chosen": _plain(record.chosen), "rejected": _plain(record.rejected)}
+        row |= {} if record.margin is None else {"margin": record.margin}
+        row |= {"tie": True} if record.tie else {}
+    elif isinstance(record, Ranking):
+        row["responses"] = [_plain(response) for response in record.responses]
+        row |= {} if record.scores is None else {"scores": list(record.scores)}
+    elif isinstance(record, Label):
+        row |= {"completion": _plain(record.response), "label": record.desirable}
+    elif record.prompt == "":
+        row = {"text": record.response}
+    else:
+        row["completion"] = _plain(record.response)
+    return row if record.weight == 1 else row | {"weight": record.weight}
+
+
+def _plain(text: Text) -> str | list[Row]:
+    return text if isinstance(text, str) else [_message(message) for message in text]
+
+
+def _message(message: Message) -> Row:
+    row: Row = {"role": message.role, "content": message.content}
+    return row if message.train is None else row | {"train": message.train}
