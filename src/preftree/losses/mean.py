@@ -75,7 +75,7 @@ def weigh(values: Mapping[str, Shaped[Tensor, " P"]], weights: Float[Tensor, " P
     for column in values.values():
         _check_counts(column, weights)
     columns = torch.stack([column.detach().double() for column in values.values()])
-    return WeightedSums(tuple(values), (columns * weights.double()).sum(dim=1))
+    return WeightedSums(tuple(values), (columns * weights).sum(dim=1))
 
 
 def _check_counts(values: Tensor, weights: Tensor) -> None:
