@@ -20,11 +20,13 @@ class DataSource(_Strict):
 
     Attributes:
       path: A file, a folder of files, or a data set id of the Hugging Face hub.
+      format: Name of the format (see `preftree data inspect`); recognised where it is null.
       order: `prompt` shuffles whole prompts, so that the branches of one meet in a step; `example` shuffles rows.
       max_rejected: Share of faulty rows above which the run stops.
     """
 
     path: str = Field(min_length=1)
+    format: str | None = None
     order: Literal["prompt", "example"] = "prompt"
     max_rejected: float = Field(default=0.05, ge=0, le=1)
 

@@ -13,8 +13,8 @@ import torch.distributed as dist
 
 from preftree.errors import ConfigError
 
-# A dead peer ends the run after this long; the slowest thing ranks wait for is rank 0 tokenising a large file.
-TIMEOUT = timedelta(hours=1)
+# Ranks wait while rank 0 tokenises and scores the reference. A peer that dies is noticed at once; this is for one that hangs.
+TIMEOUT = timedelta(hours=24)
 
 
 @dataclass(frozen=True, slots=True)

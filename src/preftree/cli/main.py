@@ -1,0 +1,74 @@
+"""`preftree`: the verbs, the log on stderr, and what an exit code means.
+
+0 done · 2 the user can mend it (one sentence on stderr) · 130 Ctrl-C · 143 SIGTERM · 1 a fault of ours (a traceback)
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+from typing import Annotated, NoReturn
+
+import typer
+
+from preftree import __version__
+from preftree.cli import data, demo, losses, ref, train
+from preftree.errors import UserError
+
+app = typer.Typer(
+    name="preftree",
+    help="Turn preferences into an aligned language model.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("demo")(demo.demo)
+app.add_typer(data.app, name="data", help="Look at data files and convert them.")
+app.command("sft", context_settings=train.OPEN)(train.sft)
+app.command("dpo", context_settings=train.OPEN)(train.dpo)
+app.add_typer(ref.app, name="ref", help="Reference log-probs, computed once.")
+app.command("losses")(losses.losses)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"preftree {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Turn preferences into an aligned language model."""
+
+
+class _Stderr(logging.Handler):
+    """Prints to whatever stderr is at the moment: a progress bar puts itself in its place."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = self.format(record)
+        print(f"warning: {text}" if record.levelno >= logging.WARNING else text, file=sys.stderr)
+
+
+def main() -> NoReturn:
+    """Run the command line and exit."""
+    log = logging.getLogger("preftree")
+    log.handlers = [_Stderr()]
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        app()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    raise AssertionError("typer always exits")
+
+
+def _terminate(signum: int, _frame: object) -> NoReturn:
+    sys.exit(128 + signum)

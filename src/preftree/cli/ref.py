@@ -1,0 +1,26 @@
+"""`preftree ref build`: fill the reference table of a run without training."""
+
+from __future__ import annotations
+
+import typer
+
+from preftree.cli.train import OPEN, Words
+
+app = typer.Typer(no_args_is_help=True)
+
+
+@app.callback()
+def _root() -> None:
+    """Reference log-probs, computed once."""
+
+
+@app.command("build", context_settings=OPEN)
+def build(words: Words = None) -> None:
+    """Compute the reference log-probs that `preftree dpo` with the same options would need."""
+    from preftree.config.load import load_config
+    from preftree.config.schema import DpoConfig
+
+    config = load_config(DpoConfig, words or [])
+    from preftree.train.dpo import build_reference_table
+
+    build_reference_table(config)

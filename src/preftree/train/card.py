@@ -1,0 +1,77 @@
+"""The model card: what was trained from what, on which rows, and what came of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import yaml
+
+from preftree import __version__
+from preftree.config.load import dump_config
+from preftree.config.schema import DpoConfig, RunConfig
+
+
+def model_card(config: RunConfig, summary: Mapping[str, object]) -> str:
+    """README.md of a trained model, with the metadata that the Hugging Face hub reads.
+
+    Args:
+      config: The run's resolved options.
+      summary: What RUN/summary.json says: counts, digests, figures.
+    """
+    recipe = "dpo" if isinstance(config, DpoConfig) else "sft"
+    about = {"library_name": "transformers", "tags": ["preftree", recipe], "pipeline_tag": "text-generation"}
+    if not Path(config.model).exists():
+        about["base_model"] = config.model
+    rows = "\n".join(f"| {name} | {_show(value)} |" for name, value in _flat(summary).items())
+    name = Path(config.out).name
+    what = (
+        f"optimised on preference pairs with the loss `{config.loss.name}`"
+        if isinstance(config, DpoConfig)
+        else "fine-tuned on demonstrations"
+    )
+    return f"""---
+{yaml.safe_dump(about, sort_keys=False).strip()}
+---
+
+# {name}
+
+`{config.model}`, {what} by Preftree {__version__}. The weights are fp32 in safetensors format.
+
+```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model = AutoModelForCausalLM.from_pretrained("{name}/model")
+tokenizer = AutoTokenizer.from_pretrained("{name}/model")
+```
+
+## The run
+
+| | |
+|---|---|
+{rows}
+
+Means are over examples, weighted by the data's weights; intervals are 95 % Wilson intervals. Log-probs are in nats.
+
+## Options
+
+The same options and data on the same kind of machine give the same model again.
+
+```yaml
+{dump_config(config).strip()}
+```
+"""
+
+
+def _flat(summary: Mapping[str, object], prefix: str = "") -> dict[str, object]:
+    flat: dict[str, object] = {}
+    for name, value in summary.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{name} ")
+        else:
+            flat[f"{prefix}{name}".replace("_", " ")] = value
+    return flat
+
+
+def _show(value: object) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value).replace("|", "\\|").replace("\n", " ")

@@ -1,0 +1,180 @@
+"""The loop: steps, evaluations and checkpoints in an order that a stop at any moment cannot change.
+
+A checkpoint is written right after its step, before an evaluation that is due there. A resumed run therefore meets the
+evaluation again, and writes the row that the straight run would have written.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int
+from torch.optim import Optimizer
+
+from preftree.config.schema import RunConfig
+from preftree.distributed.reduce import max_over_ranks
+from preftree.distributed.world import World
+from preftree.errors import TrainingError
+from preftree.scoring.forward import Scorer
+from preftree.storage.checkpoint import LoadedCheckpoint, save_checkpoint
+from preftree.train.optim import learning_rate, set_learning_rate
+from preftree.train.signals import stop_on_signals
+from preftree.train.state import Progress, capture, restore
+from preftree.train.step import Task, measure, take_step
+from preftree.train.track import Tracker, open_tracker
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Plan:
+    """What to train on, when.
+
+    Attributes:
+      task: The training examples and their loss.
+      rows: Which examples make step s (from 0), a pure function of s.
+      num_steps: Steps of the whole run.
+      steps_per_epoch: Steps of one pass over the data.
+      held_out: Another task and its rows to evaluate on, or None.
+      about: Plain JSON that each checkpoint carries: what run it is of.
+    """
+
+    task: Task
+    rows: Callable[[int], Int[np.ndarray, " B"]]
+    num_steps: int
+    steps_per_epoch: int
+    held_out: tuple[Task, Int[np.ndarray, " N"]] | None
+    about: Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a run ended.
+
+    Attributes:
+      progress: Where it ended.
+      figures: Of the last evaluation; empty where there was none.
+      signum: The signal that stopped it early; 0 where it ran to its end.
+    """
+
+    progress: Progress
+    figures: Mapping[str, float]
+    signum: int
+
+
+def train(
+    plan: Plan, scorer: Scorer, optimizer: Optimizer, config: RunConfig, world: World, *, start: LoadedCheckpoint | None
+) -> Outcome:
+    """Run the loop from the start, or from a checkpoint, to its end or a signal; it always leaves a checkpoint.
+
+    Raises:
+      TrainingError: a loss or a gradient is not finite; the checkpoint before it is the newest.
+      CheckpointError: a checkpoint could not be read or written.
+    """
+    progress = restore(scorer.model, optimizer, start) if start else Progress()
+    saved, evaluated = progress.step if start else -1, -1
+    figures: dict[str, float] = {}
+    out = Path(config.out)
+    with ExitStack() as stack:
+        request = stack.enter_context(stop_on_signals())
+        tracker = stack.enter_context(
+            open_tracker(
+                out,
+                leads=world.leads,
+                num_steps=plan.num_steps,
+                first_step=progress.step,
+                keep_rows=progress.rows if start else None,
+            )
+        )
+
+        def asked_to_stop() -> int:
+            return max_over_ranks(request.signum, world)
+
+        def save() -> None:
+            nonlocal progress, saved
+            progress = replace(progress, rows=tracker.num_rows)
+            if world.leads:
+                state = capture(scorer.model, optimizer, progress, plan.about)
+                save_checkpoint(out / "checkpoints", progress.step, state, keep=config.keep_checkpoints)
+            world.barrier()
+            saved = progress.step
+
+        while True:
+            step = progress.step
+            last = step >= plan.num_steps
+            stop = asked_to_stop()
+            if (last or stop) and saved != step:
+                save()
+            if stop:
+                break
+            due = last or (config.eval_every is not None and step > 0 and step % config.eval_every == 0)
+            if plan.held_out and due and evaluated != step:
+                task, rows = plan.held_out
+                found = measure(task, rows, scorer, budget=config.micro_batch_tokens, world=world, stop=asked_to_stop)
+                if found is None:
+                    continue
+                figures, evaluated = found, step
+                tracker.write({"split": "eval", "step": step, "epoch": step / plan.steps_per_epoch, **figures})
+            if last:
+                break
+            try:
+                progress = _advance(plan, scorer, optimizer, config, world, progress, tracker)
+            except TrainingError:
+                if saved != step:
+                    save()
+                raise
+            if config.save_every is not None and progress.step % config.save_every == 0:
+                save()
+    return Outcome(progress, figures, stop)
+
+
+def _advance(
+    plan: Plan,
+    scorer: Scorer,
+    optimizer: Optimizer,
+    config: RunConfig,
+    world: World,
+    progress: Progress,
+    tracker: Tracker,
+) -> Progress:
+    """Make one update and write its row."""
+    began = time.perf_counter()
+    rows = plan.rows(progress.step)
+    lr = learning_rate(progress.step, config, plan.num_steps)
+    set_learning_rate(optimizer, lr)
+    result = take_step(
+        plan.task,
+        rows,
+        scorer,
+        optimizer,
+        budget=config.micro_batch_tokens,
+        max_grad_norm=config.max_grad_norm,
+        world=world,
+        name=f"step {progress.step + 1}",
+    )
+    seconds = time.perf_counter() - began
+    progress = replace(
+        progress,
+        step=progress.step + 1,
+        examples=progress.examples + len(rows),
+        tokens=progress.tokens + result.num_tokens,
+        seconds=progress.seconds + seconds,
+    )
+    unit = plan.task.unit
+    tracker.write(
+        {
+            "step": progress.step,
+            "epoch": progress.step / plan.steps_per_epoch,
+            **plan.task.figures(result.columns, rows),
+            "grad_norm": result.grad_norm,
+            "lr": lr,
+            unit: progress.examples,
+            "tokens": progress.tokens,
+            f"{unit}_per_second": len(rows) / seconds,
+            "seconds": progress.seconds,
+        }
+    )
+    return progress

@@ -1,0 +1,71 @@
+"""What a run is at one moment, as tensors and plain JSON, and the way back from there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from preftree.errors import CheckpointError
+from preftree.storage.checkpoint import CheckpointState, LoadedCheckpoint
+from preftree.train.optim import optimizer_tensors, restore_optimizer
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a run is: the step is its position in the data and in the schedule.
+
+    Attributes:
+      step: Updates made.
+      examples: Examples trained on.
+      tokens: Tokens computed in training.
+      seconds: Time spent in training steps, over all sittings.
+      rows: Rows of metrics.jsonl.
+    """
+
+    step: int = 0
+    examples: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    rows: int = 0
+
+
+def capture(model: nn.Module, optimizer: Optimizer, progress: Progress, about: Mapping[str, object]) -> CheckpointState:
+    """Everything a run needs to go on; `about` is plain JSON on what run this is."""
+    rng = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        rng |= {f"cuda-{index}": state for index, state in enumerate(torch.cuda.get_rng_state_all())}
+    tensors: dict[str, Mapping[str, Tensor]] = {
+        "model": dict(model.named_parameters()),
+        "optimizer": optimizer_tensors(model, optimizer),
+        "rng": rng,
+    }
+    return CheckpointState(tensors, {"progress": asdict(progress), **about})
+
+
+def restore(model: nn.Module, optimizer: Optimizer, checkpoint: LoadedCheckpoint) -> Progress:
+    """Put model, optimiser and random numbers back to where a checkpoint was taken.
+
+    Raises:
+      CheckpointError: the checkpoint is of another model.
+    """
+    stored = checkpoint.state.tensors["model"]
+    parameters = dict(model.named_parameters())
+    if stored.keys() != parameters.keys():
+        odd = sorted(stored.keys() ^ parameters.keys())
+        raise CheckpointError(f"{checkpoint.path} is of another model: {odd[0]!r} is in one of them only")
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            if stored[name].shape != parameter.shape or stored[name].dtype != parameter.dtype:
+                raise CheckpointError(f"{checkpoint.path} is of another model: {name!r} has another shape or dtype")
+            parameter.copy_(stored[name])
+    restore_optimizer(model, optimizer, dict(checkpoint.state.tensors["optimizer"]))
+    for name, state in checkpoint.state.tensors["rng"].items():
+        if name == "cpu":
+            torch.set_rng_state(state)
+        elif torch.cuda.is_available() and int(name.removeprefix("cuda-")) < torch.cuda.device_count():
+            torch.cuda.set_rng_state(state, int(name.removeprefix("cuda-")))
+    return Progress(**checkpoint.state.meta["progress"])

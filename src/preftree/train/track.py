@@ -1,0 +1,177 @@
+"""What a run says about itself: metrics.jsonl (the source of truth), TensorBoard, and a bar or a line now and then."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO, TypeAlias
+
+from preftree.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+log = logging.getLogger("preftree")
+
+Row: TypeAlias = Mapping[str, float | int | str]
+Display: TypeAlias = Callable[[Row, str], None]
+
+# Fields that measure the clock; two equal runs may differ in these alone.
+TIME_FIELDS = frozenset({"seconds", "pairs_per_second", "examples_per_second"})
+
+SECONDS_BETWEEN_LINES = 20.0
+
+
+@dataclass(eq=False)
+class Tracker:
+    """Writes rows. `num_rows` counts those in metrics.jsonl, those of earlier sittings included."""
+
+    file: TextIO | None = None
+    board: SummaryWriter | None = None
+    display: Display | None = None
+    num_rows: int = 0
+
+    def write(self, row: Row) -> None:
+        """Append a row: one JSON object and one line, on its way to the disk when this returns."""
+        self.num_rows += 1
+        if self.file is not None:
+            self.file.write(json.dumps(row, allow_nan=False) + "\n")
+            self.file.flush()
+        if self.board is not None:
+            part = row.get("split", "train")
+            for name, value in row.items():
+                if isinstance(value, int | float) and name != "step":
+                    self.board.add_scalar(f"{part}/{name}", value, int(row["step"]))
+        if "split" in row:
+            log.info("step %d, held out: %s", row["step"], describe(row))
+        elif self.display is not None:
+            self.display(row, describe(row))
+
+
+@contextmanager
+def open_tracker(
+    folder: Path, *, leads: bool, num_steps: int, first_step: int, keep_rows: int | None
+) -> Iterator[Tracker]:
+    """Open the run's records; rows past the first `keep_rows` of an earlier sitting are cut off.
+
+    Args:
+      folder: The run's folder.
+      leads: Whether this process writes; others get a tracker that only counts.
+      num_steps: Steps of the whole run.
+      first_step: Steps done before.
+      keep_rows: Rows that the checkpoint knows of; None starts a new file.
+    """
+    with ExitStack() as stack:
+        if not leads:
+            yield Tracker(num_rows=keep_rows or 0)
+            return
+        from torch.utils.tensorboard import SummaryWriter
+
+        kept = cut_rows(folder / "metrics.jsonl", keep_rows or 0)
+        file = stack.enter_context((folder / "metrics.jsonl").open("a", encoding="utf-8"))
+        board = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step + 1 if first_step else None)
+        stack.callback(board.close)
+        stack.callback(lambda: os.fsync(file.fileno()))
+        display = (
+            stack.enter_context(_open_bar(num_steps, first_step)) if sys.stderr.isatty() else _Lines(num_steps).show
+        )
+        yield Tracker(file, board, display, kept)
+
+
+def cut_rows(path: Path, keep: int) -> int:
+    """Shorten a metrics file to its first `keep` rows; a missing file counts as empty.
+
+    Returns:
+      The rows that are left.
+    Raises:
+      CheckpointError: the file has fewer whole rows than that.
+    """
+    if not path.exists():
+        return 0
+    rows = size = 0
+    with path.open("rb") as file:
+        for line in file:
+            if rows == keep or not line.endswith(b"\n"):
+                break
+            rows += 1
+            size += len(line)
+    if rows < keep:
+        raise CheckpointError(
+            f"{path} has {rows} rows where the checkpoint counted {keep}; put the file back, "
+            "or move it away to go on without it"
+        )
+    os.truncate(path, size)
+    return rows
+
+
+def describe(row: Row) -> str:
+    """The figures of a row that a reader wants to see go by."""
+    words = []
+    for name, form in (("loss", ".4f"), ("accuracy", ".3f"), ("margin", "+.3f")):
+        if name in row:
+            words.append(f"{name} {row[name]:{form}}")
+            if name == "accuracy" and "accuracy_low" in row:
+                words[-1] += f" [{row['accuracy_low']:.3f}, {row['accuracy_high']:.3f}]"
+    for name in ("pairs_per_second", "examples_per_second"):
+        if name in row:
+            words.append(f"{row[name]:.1f} {name.removesuffix('_per_second')}/s")
+    return "  ".join(words)
+
+
+@dataclass(eq=False)
+class _Lines:
+    """A line at the first and the last step, and now and then between: for logs."""
+
+    num_steps: int
+    _began: float = field(default_factory=time.monotonic)
+    _shown: float = -1e9
+    _first: int | None = None
+
+    def show(self, row: Row, text: str) -> None:
+        step, now = int(row["step"]), time.monotonic()
+        self._first = step if self._first is None else self._first
+        if now - self._shown < SECONDS_BETWEEN_LINES and step != self.num_steps:
+            return
+        self._shown = now
+        done = step - self._first
+        left = f"  {_clock((now - self._began) / done * (self.num_steps - step))} left" if done else ""
+        log.info("step %d/%d  %s%s", step, self.num_steps, text, left)
+
+
+@contextmanager
+def _open_bar(num_steps: int, first_step: int) -> Iterator[Display]:
+    """A progress bar on the terminal."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[text]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task("training", total=num_steps, completed=first_step, text="")
+
+        yield lambda row, text: bar.update(task, completed=int(row["step"]), text=text)
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}"

@@ -1,0 +1,59 @@
+"""Sums over ranks, with real processes; and the words for a world that cannot be."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from preftree.distributed.reduce import max_over_ranks, sum_gradients, sum_over_ranks
+from preftree.distributed.world import World, open_world
+from preftree.errors import ConfigError
+from support.ranks import run_ranks
+
+ALONE = World(0, 1, torch.device("cpu"))
+
+
+def _sum(world: World, folder: Path) -> None:
+    shapes = [(3, 4), (5,), (2, 2), (7,)]
+    parameters = [nn.Parameter(torch.zeros(shape, dtype=torch.float64)) for shape in shapes]
+    frozen = nn.Parameter(torch.zeros(2), requires_grad=False)
+    for index, parameter in enumerate(parameters):
+        # The third has a gradient on rank 1 only, the last on no rank.
+        if index < 2 or (index == 2 and world.rank == 1):
+            parameter.grad = torch.full_like(parameter, float(10 ** (index + world.rank)))
+    sum_gradients([*parameters, frozen], world)
+    table = sum_over_ranks(torch.tensor([1.0 + world.rank, 0.5]), world)
+    most = max_over_ranks(15 * world.rank, world)
+    world.barrier()
+    found = [None if p.grad is None else p.grad.unique().tolist() for p in parameters]
+    (folder / f"{world.rank}").write_text(repr((found, frozen.grad, table.tolist(), most)))
+
+
+def test_two_ranks_end_with_the_same_sums(tmp_path: Path) -> None:
+    run_ranks(2, _sum, tmp_path)
+    expected = ([[11.0], [110.0], [1000.0], None], None, [3.0, 1.0], 15)
+    assert [(tmp_path / rank).read_text() for rank in "01"] == [repr(expected)] * 2
+
+
+def test_one_process_is_a_world() -> None:
+    parameter = nn.Parameter(torch.zeros(2))
+    parameter.grad = torch.ones(2)
+    sum_gradients([parameter], ALONE)
+    assert parameter.grad.tolist() == [1.0, 1.0]
+    assert sum_over_ranks(torch.tensor([2.0]), ALONE).tolist() == [2.0]
+    assert max_over_ranks(3, ALONE) == 3
+    ALONE.barrier()
+    with open_world() as world:
+        assert (world.rank, world.size, world.leads) == (0, 1, True)
+
+
+def test_a_half_announced_world_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match="RANK, MASTER_ADDR, MASTER_PORT is not set; start"), open_world():
+        pass
+    monkeypatch.setenv("WORLD_SIZE", "two")
+    with pytest.raises(ConfigError, match="WORLD_SIZE must be a whole number, got 'two'"), open_world():
+        pass
