@@ -1,0 +1,249 @@
+"""Fill a reference table: score what it lacks, once."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from preftree.errors import ConfigError, TrainingError
+from preftree.reference.key import layout_digests, sequence_digest
+from preftree.reference.store import ReferenceTable
+from preftree.scoring.forward import Scorer
+from preftree.storage.lock import release_lock, take_lock
+from preftree.tree.layout import TokenSequence, grow_tree
+from preftree.tree.pack import pack
+
+_CHUNK_TOKENS = 2**18
+"""Tokens that are held in memory and packed together, at the least."""
+
+_SECONDS_AT_RISK = 60.0
+"""Longest time whose forwards a kill can lose; an interrupt loses none."""
+
+
+@dataclass(frozen=True, slots=True)
+class BuildReport:
+    """What a build did, or has done so far.
+
+    Attributes:
+      num_forwards: Micro-batches that the reference model scored.
+      num_scored: Responses that were scored.
+      num_cached: Responses that were there already, repetitions within the data included.
+      seconds: Time since the start.
+    """
+
+    num_forwards: int = 0
+    num_scored: int = 0
+    num_cached: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class _Group:
+    """Sequences to lay out as one tree, and the number of the group of the data that they are from."""
+
+    index: int
+    sequences: tuple[TokenSequence, ...]
+    digests: tuple[bytes, ...]
+
+    def part(self, places: Sequence[int]) -> _Group:
+        return _Group(self.index, tuple(self.sequences[i] for i in places), tuple(self.digests[i] for i in places))
+
+
+def build_reference(
+    table: ReferenceTable,
+    scorer: Scorer,
+    groups: Iterable[Sequence[TokenSequence]],
+    *,
+    budget: int,
+    name: Callable[[int], str] = "example {}".format,
+    progress: Callable[[BuildReport], None] | None = None,
+    say: Callable[[str], None] = lambda sentence: None,
+) -> BuildReport:
+    """Score every response that the table lacks, and store its token log-probs.
+
+    Groups are read in chunks, so data of any size takes bounded memory, and each chunk is stored when it is done: after
+    an interrupt the next build goes on from there. Two processes that build one table take turns, chunk by chunk, and
+    score nothing twice. Dropout is off, whatever mode the scorer is in.
+
+    Args:
+      table: Where the log-probs go; open it with the key of this very scorer.
+      scorer: The reference model.
+      groups: The responses to one prompt, group by group: what is laid out as one tree.
+      budget: Most tokens of one forward.
+      name: What to call group i in an error: where its example stands in the data.
+      progress: Called after each forward with the state so far.
+      say: Called with a sentence when another process is waited for.
+
+    Raises:
+      TrainingError: a log-prob is not finite; the rows are named.
+      ConfigError: one response alone is larger than the budget.
+      CacheError: the table cannot be written.
+    """
+    start = time.monotonic()
+    forwards = scored = cached = 0
+
+    def report() -> BuildReport:
+        return BuildReport(forwards, scored, cached, time.monotonic() - start)
+
+    def count(responses: int) -> None:
+        nonlocal forwards, scored
+        forwards, scored = forwards + 1, scored + responses
+        if progress is not None:
+            progress(report())
+
+    with torch.no_grad(), evaluating(scorer):
+        for chunk in _chunks(groups, max(_CHUNK_TOKENS, 32 * budget)):
+            lacking = _lacking(table, chunk)
+            if lacking:
+                with _turn(table, say):
+                    table.refresh()
+                    lacking = _lacking(table, chunk)
+                    _score(table, scorer, lacking, budget, name, count)
+            cached += sum(len(group.digests) for group in chunk) - sum(len(group.digests) for group in lacking)
+    return report()
+
+
+def _chunks(groups: Iterable[Sequence[TokenSequence]], tokens: int) -> Iterator[list[_Group]]:
+    chunk: list[_Group] = []
+    held = 0
+    for index, group in enumerate(groups):
+        chunk.append(_Group(index, tuple(group), tuple(sequence_digest(sequence) for sequence in group)))
+        held += sum(len(sequence.ids) for sequence in group)
+        if held >= tokens:
+            yield chunk
+            chunk, held = [], 0
+    if chunk:
+        yield chunk
+
+
+def _lacking(table: ReferenceTable, chunk: Sequence[_Group]) -> list[_Group]:
+    """The groups without what the table holds, each sequence once."""
+    digests = [digest for group in chunk for digest in group.digests]
+    absent = {digest for digest, is_absent in zip(digests, table.missing_digests(digests), strict=True) if is_absent}
+    lacking: list[_Group] = []
+    for group in chunk:
+        places = []
+        for place, digest in enumerate(group.digests):
+            if digest in absent:
+                absent.remove(digest)
+                places.append(place)
+        if places:
+            lacking.append(group.part(places))
+    return lacking
+
+
+def _score(
+    table: ReferenceTable,
+    scorer: Scorer,
+    groups: Sequence[_Group],
+    budget: int,
+    name: Callable[[int], str],
+    count: Callable[[int], None],
+) -> None:
+    """Score and store the groups; `count` hears after each forward how many responses it scored."""
+    digests: list[bytes] = []
+    values: list[np.ndarray] = []
+    layouts: list[np.ndarray] = []
+
+    def store() -> None:
+        if digests:
+            table.add(digests, values, np.concatenate(layouts))
+
+    stored = time.monotonic()
+    try:
+        for chosen in _bins(groups, budget, scorer.shares_prefixes, name):
+            batch = scorer.lay_out([group.sequences for group in chosen])
+            logps = scorer(batch).cpu().numpy()
+            new = np.split(logps, np.cumsum(batch.count_R.cpu().numpy())[:-1])
+            _check_finite(chosen, new, name)
+            digests.extend(digest for group in chosen for digest in group.digests)
+            values.extend(new)
+            layouts.extend(layout_digests(group.sequences, share=scorer.shares_prefixes) for group in chosen)
+            count(len(new))
+            if time.monotonic() - stored > _SECONDS_AT_RISK:
+                store()
+                digests, values, layouts, stored = [], [], [], time.monotonic()
+    finally:  # also when a forward failed or the user pressed Ctrl-C
+        store()
+
+
+def _bins(groups: Sequence[_Group], budget: int, share: bool, name: Callable[[int], str]) -> Iterator[list[_Group]]:
+    """Groups that are scored together, the longest first, so that a budget too large for memory fails at once."""
+    if share:
+        trees = [part for group in groups for part in _fitting(group, budget, name)]
+        for chosen in pack([len(grow_tree(tree.sequences)) for tree in trees], budget):
+            yield [trees[index] for index in chosen]
+        return
+    # Rows are padded to the longest of their batch: neighbours in length stand together.
+    rows = [group.part([place]) for group in groups for place in range(len(group.sequences))]
+    rows.sort(key=lambda row: -len(row.sequences[0].trimmed().ids))
+    while rows:
+        longest = len(grow_tree(rows[0].sequences))
+        if longest > budget:
+            raise _too_long(rows[0], longest, budget, name)
+        number = budget // longest
+        yield rows[:number]
+        del rows[:number]
+
+
+def _fitting(group: _Group, budget: int, name: Callable[[int], str]) -> Iterator[_Group]:
+    """The group as one tree where that fits the budget, else as several that repeat the prompt."""
+    places: list[int] = []
+    for place in range(len(group.sequences)):
+        if len(grow_tree(group.part([*places, place]).sequences)) > budget:
+            if (alone := len(grow_tree(group.part([place]).sequences))) > budget:
+                raise _too_long(group, alone, budget, name)
+            yield group.part(places)
+            places = []
+        places.append(place)
+    yield group.part(places)
+
+
+def _too_long(group: _Group, size: int, budget: int, name: Callable[[int], str]) -> ConfigError:
+    return ConfigError(
+        f"{name(group.index)} has a response that takes {size} tokens with its prompt, but micro_batch_tokens is "
+        f"{budget}; raise that, or lower max_length"
+    )
+
+
+def _check_finite(groups: Sequence[_Group], values: Sequence[np.ndarray], name: Callable[[int], str]) -> None:
+    owners = [group.index for group in groups for _ in group.digests]
+    rows = sorted({index for index, logps in zip(owners, values, strict=True) if not np.isfinite(logps).all()})
+    if rows:
+        named = ", ".join(name(index) for index in rows[:3]) + (f" and {len(rows) - 3} more" if len(rows) > 3 else "")
+        raise TrainingError(
+            f"the reference model gives log-probs that are not finite for {named}; its weights or the precision are "
+            "not usable as they are"
+        )
+
+
+@contextmanager
+def evaluating(scorer: Scorer) -> Iterator[None]:
+    """Dropout off; each module gets back the mode it was in."""
+    before = [(module, module.training) for module in scorer.modules()]
+    scorer.eval()
+    try:
+        yield
+    finally:
+        for module, training in before:
+            module.training = training
+
+
+@contextmanager
+def _turn(table: ReferenceTable, say: Callable[[str], None]) -> Iterator[None]:
+    """One builder at a time; a second one waits and then finds the work done."""
+    path = table.folder / ".lock"
+    lock = take_lock(path, wait=False, create=True)
+    if lock is None:
+        say(f"another process is filling reference cache {table.folder}; waiting for it")
+        lock = take_lock(path, wait=True, create=True)
+    assert lock is not None
+    try:
+        yield
+    finally:
+        release_lock(lock)

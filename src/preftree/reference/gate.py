@@ -1,0 +1,90 @@
+"""The gate at the first step: a policy that has not moved must agree with its reference."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from preftree.errors import TrainingError
+from preftree.reference.build import evaluating
+from preftree.reference.key import layout_digests
+from preftree.reference.store import ReferenceTable
+from preftree.scoring.forward import Scorer
+from preftree.tree.layout import TokenSequence
+from preftree.tree.segment import sum_responses
+
+TIMES_NOISE = 4.0
+
+
+@dataclass(frozen=True, slots=True)
+class GateReport:
+    """What the gate saw, in nats per response; the figures are those of the response that comes closest to failing.
+
+    Attributes:
+      num_responses: Responses compared.
+      noise: Largest difference between two packings of the same responses, in the run's precision.
+      largest_logratio: |policy - reference|.
+      tolerance: What is allowed: 4 x noise, but at least the rounding of the log-probs themselves.
+    """
+
+    num_responses: int
+    noise: float
+    largest_logratio: float
+    tolerance: float
+
+
+def verify_start(scorer: Scorer, table: ReferenceTable, groups: Sequence[Sequence[TokenSequence]]) -> GateReport:
+    """Compare the policy with its reference before the first step of a fresh run whose reference is its own start.
+
+    Rounding depends on what is computed together. How much is measured here, on the same responses: each group alone
+    against all together, and, for responses that the table holds from a tree that was cut elsewhere, each response
+    alone as well. The policy may differ from the table by 4 times that. Where the packings agree to the last bit, the
+    rounding of the log-probs themselves is allowed, `4 * eps * sqrt(sum(logp ** 2))` over a response's tokens: about
+    1e-5 nats in fp32. Zero is not demanded, since the batch that the table was computed in is larger than these.
+
+    Args:
+      scorer: The policy, in the mode it is trained in: dropout that is on is one of the things to be found.
+      table: The reference log-probs; holds every response of `groups`.
+      groups: A few prompts with their responses, as they were given to `build_reference`.
+
+    Raises:
+      TrainingError: they differ by more; both figures are in the message.
+      CacheError: the table lacks a response.
+    """
+    sequences = [sequence for group in groups for sequence in group]
+    with torch.no_grad():
+        policy = _sums(scorer, groups)
+        with evaluating(scorer):
+            together = _sums(scorer, groups)
+            one_group = torch.cat([_sums(scorer, [group]) for group in groups])
+            one_response = torch.cat([_sums(scorer, [[sequence]]) for sequence in sequences])
+    tokens = torch.from_numpy(table.gather(sequences))
+    counts = torch.tensor([int(sequence.scored.sum()) for sequence in sequences])
+    reference = sum_responses(tokens, counts).logps
+    size = sum_responses(tokens.double().square(), counts).logps.sqrt()
+
+    packing = float((together - one_group).abs().max())
+    cutting = max(packing, float((together - one_response).abs().max()))
+    cuts = np.concatenate([layout_digests(group, share=scorer.shares_prefixes) for group in groups])
+    noise = torch.where(torch.from_numpy(cuts == table.layouts(sequences)), packing, cutting)
+    allowed = TIMES_NOISE * torch.maximum(noise, torch.finfo(tokens.dtype).eps * size)
+    logratio = (policy - reference).abs().nan_to_num(torch.inf, torch.inf)
+    worst = int((logratio / allowed).argmax())
+    report = GateReport(len(sequences), float(noise[worst]), float(logratio[worst]), float(allowed[worst]))
+    if report.largest_logratio > report.tolerance:
+        raise TrainingError(
+            f"before the first step the policy differs from its reference by {report.largest_logratio:.3g} nats in a "
+            f"response, while packing noise is {report.noise:.3g} (allowed: {report.tolerance:.3g}); the reference is "
+            f"of other weights or another adapter, or dropout is on: check both models, or delete {table.folder}"
+        )
+    return report
+
+
+def _sums(scorer: Scorer, groups: Sequence[Sequence[TokenSequence]]) -> Float[Tensor, " R"]:
+    batch = scorer.lay_out(groups)
+    return sum_responses(scorer(batch), batch.count_R).logps.cpu()

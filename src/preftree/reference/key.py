@@ -1,0 +1,204 @@
+"""What a reference log-prob depends on, and nothing else: the names under which the cache keeps it.
+
+A table belongs to weights and to a way of computing; an entry of it belongs to token ids. Neither knows of beta,
+learning rate, loss, seed or epochs, so changing those finds every entry again, and changing one weight finds none.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import transformers
+from jaxtyping import UInt64
+from torch import nn
+
+import preftree.scoring
+import preftree.tree
+from preftree.errors import ModelError
+from preftree.storage.atomic import make_folder, write_atomic
+from preftree.storage.manifest import hash_file
+from preftree.tree.layout import TokenSequence
+
+DIGEST_BYTES = 16
+
+_FRESH_NS = 2 * 10**9
+"""A file changed again within the clock's tick would keep its time: only files at rest for 2 s are remembered."""
+
+
+@dataclass(frozen=True, slots=True)
+class TableKey:
+    """Everything that can move a reference log-prob, token ids aside.
+
+    Attributes:
+      weights: Digest of the reference model's weights.
+      numeric_mode: Device type, dtypes and attention path, as the scorer states them.
+      scorer: Digest of the source code that lays out and scores.
+      torch, transformers: Versions.
+      machine: CPU capability and number of threads, or the name of the GPU.
+    """
+
+    weights: str
+    numeric_mode: str
+    scorer: str
+    torch: str
+    transformers: str
+    machine: str
+
+    @property
+    def digest(self) -> str:
+        """32 hex digits: the table's name on disk."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:32]
+
+
+def table_key(weights: str, numeric_mode: str) -> TableKey:
+    """The key of the table for these weights, computed in this mode, by this version, on this machine.
+
+    Args:
+      weights: From `weights_digest` or `weights_digest_of_model`.
+      numeric_mode: `Scorer.numeric_mode`; begins with the device type.
+    """
+    if numeric_mode.startswith("cuda"):
+        machine = torch.cuda.get_device_name()
+    else:
+        machine = f"{torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads"
+    return TableKey(weights, numeric_mode, scorer_version(), torch.__version__, transformers.__version__, machine)
+
+
+@functools.cache
+def scorer_version() -> str:
+    """Digest of the source files of tree/ and scoring/."""
+    total = hashlib.sha256()
+    for package in (preftree.tree, preftree.scoring):
+        folder = Path(package.__path__[0])
+        for path in sorted(folder.rglob("*.py")):
+            total.update(f"{package.__name__}/{path.relative_to(folder).as_posix()}\0".encode())
+            total.update(hashlib.sha256(path.read_bytes()).digest())
+    return total.hexdigest()
+
+
+def sequence_digest(sequence: TokenSequence) -> bytes:
+    """16 bytes that stand for the token ids up to the last scored one, and for which of them are scored."""
+    trimmed = sequence.trimmed()
+    total = hashlib.blake2b(digest_size=DIGEST_BYTES, person=b"preftree-seq-1")
+    total.update(len(trimmed.ids).to_bytes(8, "little"))
+    total.update(np.ascontiguousarray(trimmed.ids, "<i4").tobytes())
+    total.update(np.packbits(trimmed.scored).tobytes())
+    return total.digest()
+
+
+def layout_digests(group: Sequence[TokenSequence], *, share: bool) -> UInt64[np.ndarray, " R"]:
+    """For each sequence of a tree, a number that stands for where its branches begin; 0 for an undivided one.
+
+    Rounding follows the branches: the same tokens cut at other places can differ in the last bits. With equal numbers
+    any difference that is left is one of packing.
+
+    Args:
+      group: The sequences of one tree.
+      share: Whether they do share a tree, or are rows of their own.
+    """
+    inputs = [sequence.trimmed().ids[:-1] for sequence in group]
+    digests = np.zeros(len(inputs), np.uint64)
+    for index, own in enumerate(inputs if share else ()):
+        cuts = {_common_length(own, other) for other in inputs} - {0, len(own)}
+        if cuts:
+            content = np.array(sorted(cuts), "<i8").tobytes()
+            digests[index] = int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")
+    return digests
+
+
+def _common_length(left: np.ndarray, right: np.ndarray) -> int:
+    length = min(len(left), len(right))
+    differs = np.flatnonzero(left[:length] != right[:length])
+    return int(differs[0]) if len(differs) else length
+
+
+def weights_digest(*folders: Path, memo: Path) -> str:
+    """Digest of the weights in model folders: the model's own, and then its adapters', where there are any.
+
+    Covers *.safetensors, config.json, adapter_config.json and the code that comes with a model. A file is read once:
+    its digest is remembered together with its path, size, times and inode.
+
+    Args:
+      folders: Folders as `save_pretrained` writes them.
+      memo: Where digests are remembered: the cache's folder.
+
+    Raises:
+      ModelError: a folder has no safetensors file.
+    """
+    total = hashlib.sha256()
+    for folder in folders:
+        if not any(folder.glob("*.safetensors")):
+            raise ModelError(f"{folder} has no weights in safetensors format; save the model with save_pretrained")
+        for path in sorted(folder.iterdir()):
+            if path.suffix in (".safetensors", ".py") or path.name in ("config.json", "adapter_config.json"):
+                total.update(f"{path.name}\0{_remembered_digest(path, memo)}\0".encode())
+        total.update(b"folder\0")
+    return total.hexdigest()
+
+
+def weights_digest_of_model(model: nn.Module) -> str:
+    """Digest of a model in memory: its class, configuration, parameters and buffers by name, dtype, shape and bytes.
+
+    For a reference that is no plain folder. A PEFT model is taken apart by the caller: digest the model before adapters
+    are added, or the folders of model and adapter.
+
+    Raises:
+      ValueError: the model is wrapped by PEFT.
+    """
+    if hasattr(model, "peft_config"):
+        raise ValueError("a PEFT model has no digest of its own: digest the model before adapters are added")
+    total = hashlib.sha256(type(model).__name__.encode())
+    config = getattr(model, "config", None)
+    if isinstance(config, transformers.PretrainedConfig):
+        # Where it was loaded from and by whom does not matter; the dtype is the tensors' own.
+        options = {
+            k: v for k, v in config.to_dict().items() if k not in ("_name_or_path", "transformers_version", "dtype")
+        }
+        total.update(json.dumps(options, sort_keys=True, default=str).encode())
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        total.update(f"\0{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
+        total.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
+    return total.hexdigest()
+
+
+def cache_root() -> Path:
+    """Where reference log-probs are kept unless a caller says otherwise: $PREFTREE_CACHE, or ~/.cache/preftree."""
+    chosen = os.environ.get("PREFTREE_CACHE")
+    return Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "preftree"
+
+
+def _remembered_digest(path: Path, memo: Path) -> str:
+    path = path.resolve()
+    note = memo / "weights" / f"{hashlib.sha256(str(path).encode()).hexdigest()[:32]}.json"
+    state = _file_state(path)
+    if (remembered := _read_note(note, path, state)) is not None:
+        return remembered
+    digest = hash_file(path)
+    at_rest = time.time_ns() - max(path.stat().st_mtime_ns, path.stat().st_ctime_ns) > _FRESH_NS
+    if at_rest and _file_state(path) == state:
+        make_folder(note.parent)
+        write_atomic(note, json.dumps({"path": str(path), "state": state, "sha256": digest}))
+    return digest
+
+
+def _file_state(path: Path) -> list[int]:
+    status = path.stat()
+    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
+
+
+def _read_note(note: Path, path: Path, state: list[int]) -> str | None:
+    """The digest in a note, if it is about this very state of the file; a note that cannot be read is none."""
+    try:
+        content = json.loads(note.read_bytes())
+        return content["sha256"] if [content["path"], content["state"]] == [str(path), state] else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
