@@ -66,12 +66,16 @@ def find_start(config: RunConfig, world: World) -> LoadedCheckpoint | None:
     root = out / "checkpoints"
     held = [path for path in (root, out / "metrics.jsonl", out / "model") if path.exists()]
     if config.resume == "never" and held:
-        raise ConfigError(f"out={out} holds a run ({held[0].name}); choose another folder, or resume=auto to go on with it")
+        raise ConfigError(
+            f"out={out} holds a run ({held[0].name}); choose another folder, or resume=auto to go on with it"
+        )
     if config.resume not in ("auto", "never"):
         path = Path(config.resume)
         later = [other for other in list_checkpoints(root) if step_of(other) > step_of(path)]
         if later:
-            raise CheckpointError(f"{out} holds checkpoints after {path.name}, up to {later[-1].name}; to go back, choose another out=")
+            raise CheckpointError(
+                f"{out} holds checkpoints after {path.name}, up to {later[-1].name}; to go back, choose another out="
+            )
         return load_checkpoint(root, path)
     if world.leads:
         start = load_checkpoint(root) if config.resume == "auto" else None
@@ -133,7 +137,9 @@ def check_trajectory(start: LoadedCheckpoint | None, trajectory: Mapping[str, ob
         return
     before = start.state.meta["trajectory"]
     names = [name for name in (*before, *trajectory) if before.get(name) != trajectory.get(name)]
-    changed = [f"{name} was {_short(before.get(name))}, is {_short(trajectory.get(name))}" for name in dict.fromkeys(names)]
+    changed = [
+        f"{name} was {_short(before.get(name))}, is {_short(trajectory.get(name))}" for name in dict.fromkeys(names)
+    ]
     if changed:
         raise CheckpointError(
             f"{start.path} belongs to another run ({'; '.join(changed)}); put that back to go on, or choose another out="

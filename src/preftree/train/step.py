@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ from preftree.tree.pack import MicroBatch, plan_step
 from preftree.tree.segment import ResponseLogps, sum_responses
 
 
+@runtime_checkable
 class Examples(Protocol):
     """Tokenised examples, as data/store.py keeps them."""
 

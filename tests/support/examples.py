@@ -1,0 +1,73 @@
+"""Tokenised examples in memory, as training wants them, and a reference table filled by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from preftree.data.store import TokenExample
+from preftree.records import Provenance
+from support.models import random_sequences
+
+
+@dataclass(frozen=True, eq=False)
+class ListStore:
+    """What data/store.py gives, from a list."""
+
+    items: Sequence[TokenExample]
+    num_scored: np.ndarray
+    weights: np.ndarray
+    prompts: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> TokenExample:
+        return self.items[index]
+
+
+def make_store(items: Sequence[TokenExample], prompts: Sequence[int]) -> ListStore:
+    """A store of these examples; `prompts` numbers their prompts."""
+    scored = [sum(int(sequence.scored.sum()) for sequence in item.sequences) for item in items]
+    weights = np.array([item.weight for item in items], np.float64)
+    return ListStore(items, np.array(scored, np.int64), weights, np.array(prompts, np.int64))
+
+
+def random_pairs(number: int, *, seed: int = 0, weighted: bool = False) -> ListStore:
+    """Pairs with prompts of 1 to 12 tokens, some prompts shared, responses that often begin alike."""
+    rng = np.random.default_rng(seed)
+    items: list[TokenExample] = []
+    while len(items) < number:
+        responses = int(rng.choice([2, 2, 4]))
+        group = random_sequences(rng, responses=responses, prompt=int(rng.integers(1, 13)), most=10, alphabet=7)
+        for chosen, rejected in zip(group[::2], group[1::2], strict=True):
+            weight = float(rng.choice([0.5, 1.0, 2.0])) if weighted else 1.0
+            items.append(
+                TokenExample((chosen, rejected), weight, None, False, Provenance("pairs.jsonl", len(items) + 1))
+            )
+    return make_store(items[:number], _by_prompt(items[:number]))
+
+
+def random_demonstrations(number: int, *, seed: int = 0) -> ListStore:
+    """One sequence an example."""
+    rng = np.random.default_rng(seed)
+    items = []
+    for index in range(number):
+        (sequence,) = random_sequences(rng, responses=1, prompt=int(rng.integers(1, 13)), most=10)
+        items.append(
+            TokenExample((sequence,), float(rng.choice([1.0, 2.0])), None, False, Provenance("d.jsonl", index + 1))
+        )
+    return make_store(items, list(range(number)))
+
+
+def _by_prompt(items: Sequence[TokenExample]) -> list[int]:
+    """Numbers that are equal where the prompts are."""
+    seen: dict[bytes, int] = {}
+    prompts = []
+    for item in items:
+        sequence = item.sequences[0]
+        first = int(np.flatnonzero(sequence.scored)[0])
+        prompts.append(seen.setdefault(sequence.ids[:first].tobytes(), len(seen)))
+    return prompts

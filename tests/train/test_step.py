@@ -1,0 +1,238 @@
+"""A step equals the plain thing: padded rows, transformers' own forward, autograd, a mean, torch's optimiser."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+from transformers import PreTrainedModel
+
+from preftree.config.schema import Optimisation
+from preftree.distributed.world import World
+from preftree.errors import ConfigError, TrainingError
+from preftree.losses.table import bind
+from preftree.scoring.forward import Scorer
+from preftree.train.dpo import pair_task
+from preftree.train.optim import build_optimizer
+from preftree.train.sft import demonstration_task
+from preftree.train.step import Task, measure, take_step
+from preftree.tree.layout import TokenSequence
+from support.examples import ListStore, make_store, random_demonstrations, random_pairs
+from support.models import tiny, tiny_llama
+from support.reference import reference_table
+
+# Llama's norms compute in fp32 even in a float64 model; GPT-2's do not.
+EXACT = "gpt2"
+ALONE = World(0, 1, torch.device("cpu"))
+ADAM = Optimisation(lr=1e-3, optimizer="adamw", max_grad_norm=0.5, schedule="constant")
+
+
+def padded_logps(model: PreTrainedModel, sequences: Sequence[TokenSequence]) -> Tensor:
+    """Summed log-probs of the scored tokens of right-padded rows, all in one forward."""
+    width = max(len(sequence.ids) for sequence in sequences)
+    ids = torch.zeros(len(sequences), width, dtype=torch.int64)
+    real = torch.zeros(len(sequences), width, dtype=torch.int64)
+    scored = torch.zeros(len(sequences), width, dtype=torch.bool)
+    for row, sequence in enumerate(sequences):
+        ids[row, : len(sequence.ids)] = torch.from_numpy(sequence.ids.astype(np.int64))
+        real[row, : len(sequence.ids)] = 1
+        scored[row, : len(sequence.ids)] = torch.from_numpy(sequence.scored)
+    logits = model(input_ids=ids, attention_mask=real, use_cache=False).logits[:, :-1]
+    logps = logits.log_softmax(-1).gather(2, ids[:, 1:, None])[..., 0]
+    return (logps * scored[:, 1:]).sum(1)
+
+
+def plain_dpo(
+    model: PreTrainedModel, reference: PreTrainedModel, store: ListStore, rows: Sequence[int], beta: float
+) -> Tensor:
+    """The weighted mean of DPO's loss, written out."""
+    chosen = [store[row].sequences[0] for row in rows]
+    rejected = [store[row].sequences[1] for row in rows]
+    with torch.no_grad():
+        ref = padded_logps(reference, chosen) - padded_logps(reference, rejected)
+    policy = padded_logps(model, chosen) - padded_logps(model, rejected)
+    weights = torch.tensor([store[row].weight for row in rows], dtype=torch.float64)
+    return (weights * -logsigmoid(beta * (policy - ref))).sum() / weights.sum()
+
+
+def plain_sft(model: PreTrainedModel, store: ListStore, rows: Sequence[int]) -> Tensor:
+    """The mean negative log-likelihood per token, a token of weight 2 counted twice."""
+    sequences = [store[row].sequences[0] for row in rows]
+    weights = torch.tensor([store[row].weight for row in rows], dtype=torch.float64)
+    tokens = torch.tensor([int(sequence.scored.sum()) for sequence in sequences])
+    return -(weights * padded_logps(model, sequences)).sum() / (weights * tokens).sum()
+
+
+def plain_update(model: PreTrainedModel, optimizer: torch.optim.Optimizer, loss: Tensor, clip: float) -> float:
+    loss.backward()
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
+    optimizer.step()
+    optimizer.zero_grad()
+    return float(norm)
+
+
+def three_steps(number: int, size: int) -> list[np.ndarray]:
+    order = np.random.default_rng(1).permutation(number)
+    return [order[start : start + size] for start in range(0, 3 * size, size)]
+
+
+def assert_same_weights(ours: PreTrainedModel, plain: PreTrainedModel, tolerance: float) -> None:
+    for (name, a), b in zip(ours.named_parameters(), plain.parameters(), strict=True):
+        assert (a - b).abs().max() <= tolerance, name
+
+
+@pytest.mark.parametrize("budget", [64, 300, 4096])
+def test_dpo_steps_equal_the_plain_loop(tmp_path: Path, budget: int) -> None:
+    store = random_pairs(24, weighted=True)
+    reference = tiny(EXACT, dtype=torch.float64, scale=2.0)
+    plain, ours = copy.deepcopy(reference), copy.deepcopy(reference)
+    scorer = Scorer(ours)
+    task = pair_task(store, bind("dpo", {"beta": 0.3}), reference_table(tmp_path, scorer, store))
+    mine = build_optimizer(ours, ADAM)
+    theirs = torch.optim.AdamW(plain.parameters(), lr=1e-3, weight_decay=0.0)
+    for rows in three_steps(24, 8):
+        expected = plain_dpo(plain, reference, store, rows.tolist(), 0.3)
+        norm = plain_update(plain, theirs, expected, 0.5)
+        result = take_step(task, rows, scorer, mine, budget=budget, max_grad_norm=0.5, world=ALONE)
+        figures = task.figures(result.columns, rows)
+        assert figures["loss"] == pytest.approx(expected.item(), abs=1e-10)
+        assert result.grad_norm == pytest.approx(norm, rel=1e-9)
+        assert result.grad_norm > 0.5  # the clipping was at work
+        assert_same_weights(ours, plain, 1e-9)
+    assert figures["loss"] != pytest.approx(math.log(2), abs=1e-4)
+
+
+@pytest.mark.parametrize("budget", [64, 4096])
+def test_sft_steps_equal_the_plain_loop(budget: int) -> None:
+    store = random_demonstrations(24)
+    plain, ours = (tiny(EXACT, dtype=torch.float64, scale=2.0) for _ in range(2))
+    task, scorer = demonstration_task(store), Scorer(ours)
+    mine = build_optimizer(ours, ADAM)
+    theirs = torch.optim.AdamW(plain.parameters(), lr=1e-3, weight_decay=0.0)
+    for rows in three_steps(24, 8):
+        expected = plain_sft(plain, store, rows.tolist())
+        plain_update(plain, theirs, expected, 0.5)
+        result = take_step(task, rows, scorer, mine, budget=budget, max_grad_norm=0.5, world=ALONE)
+        assert task.figures(result.columns, rows)["loss"] == pytest.approx(expected.item(), abs=1e-10)
+        assert_same_weights(ours, plain, 1e-9)
+
+
+def test_weight_two_is_the_row_twice(tmp_path: Path) -> None:
+    items = list(random_pairs(6).items)
+    doubled = make_store([*items, items[2]], [*range(6), 2])
+    object.__setattr__(items[2], "weight", 2.0)
+    weighted = make_store(items, list(range(6)))
+    results = []
+    for store in (doubled, weighted):
+        model = tiny_llama(dtype=torch.float64)
+        scorer = Scorer(model)
+        task = pair_task(store, bind("dpo", {"beta": 0.1}), reference_table(tmp_path, scorer, store))
+        # After one step from another start, so that the loss is not ln 2 for every row.
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(0.01 * torch.ones_like(parameter).cumsum(0).sin())
+        rows = np.arange(len(store))
+        result = take_step(
+            task, rows, scorer, build_optimizer(model, ADAM), budget=512, max_grad_norm=None, world=ALONE
+        )
+        results.append((task.figures(result.columns, rows), result.grad_norm))
+    assert results[0][0] == pytest.approx(results[1][0], rel=1e-12)
+    assert results[0][1] == pytest.approx(results[1][1], rel=1e-12)
+
+
+def test_measure_is_by_example_whatever_the_blocks(tmp_path: Path) -> None:
+    store = random_pairs(9, weighted=True)
+    reference, policy = (tiny(EXACT, seed=seed, dtype=torch.float64) for seed in (0, 3))
+    rows = np.arange(9)
+    expected = plain_dpo(policy, reference, store, rows.tolist(), 0.3).item()
+    table = reference_table(tmp_path, Scorer(reference), store)
+    task = pair_task(store, bind("dpo", {"beta": 0.3}), table)
+    scorer = Scorer(policy)
+    found = [measure(task, rows, scorer, budget=256, world=ALONE, block=block) for block in (1, 4, 9)]
+    for figures in found:
+        assert figures is not None
+        assert figures["loss"] == pytest.approx(expected, abs=1e-10)
+        assert figures == pytest.approx(found[0], rel=1e-12)
+    assert policy.lm_head.weight.grad is None
+    assert measure(task, rows, scorer, budget=256, world=ALONE, stop=lambda: 1) is None
+
+
+def test_training_never_generates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("generate was called")
+
+    store = random_pairs(4)
+    model = tiny_llama()
+    monkeypatch.setattr(type(model), "generate", refuse)
+    scorer = Scorer(model)
+    task = pair_task(store, bind("dpo", {"beta": 0.1}), reference_table(tmp_path, scorer, store))
+    take_step(task, np.arange(4), scorer, build_optimizer(model, ADAM), budget=512, max_grad_norm=1.0, world=ALONE)
+
+
+def bad_step(tmp_path: Path, task_of: object = None, **poison: object) -> tuple[str, bool]:
+    """Take a poisoned step; the error's sentence, and whether every weight stayed as it was."""
+    store = random_pairs(6)
+    model = tiny_llama()
+    scorer = Scorer(model)
+    task = pair_task(store, bind("dpo", {"beta": 0.1}), reference_table(tmp_path, scorer, store))
+    if "column" in poison:
+        whole = task.value
+
+        def value(policy: object, some: object) -> object:
+            found = whole(policy, some)  # pyright: ignore[reportArgumentType]
+            places = [str(example.provenance) for example in some]  # pyright: ignore[reportGeneralTypeIssues]
+            if "pairs.jsonl:3" in places:
+                found.columns[poison["column"]][places.index("pairs.jsonl:3")] = poison["value"]  # pyright: ignore
+            return found
+
+        task = Task(task.unit, store, task.columns, value, task.divisor, task.figures)  # pyright: ignore
+    optimizer = build_optimizer(model, ADAM)
+    if "gradient" in poison:
+        model.model.embed_tokens.weight.register_hook(lambda gradient: gradient * poison["gradient"])
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    with pytest.raises(TrainingError) as caught:
+        take_step(task, np.arange(6), scorer, optimizer, budget=64, max_grad_norm=1.0, world=ALONE, name="step 4")
+    kept = all(torch.equal(p, before[name]) for name, p in model.named_parameters())
+    return str(caught.value), kept and not optimizer.state
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("column", ["loss", "margin", "chosen_logps", "rejected_logratio"])
+def test_a_value_that_is_not_finite_stops_before_the_update(tmp_path: Path, column: str, value: float) -> None:
+    sentence, untouched = bad_step(tmp_path, column=column, value=value)
+    assert sentence.startswith(f"step 4: {column} is {value} for pairs.jsonl:3; nothing was updated")
+    assert untouched
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_gradient_that_is_not_finite_stops_before_the_update(tmp_path: Path, value: float) -> None:
+    sentence, untouched = bad_step(tmp_path, gradient=value)
+    assert sentence.startswith("step 4: the gradient's norm is")
+    assert "pairs.jsonl:1, pairs.jsonl:2" in sentence
+    assert untouched
+
+
+def test_weights_that_are_not_finite_name_every_row(tmp_path: Path) -> None:
+    store = random_pairs(12)
+    model = tiny_llama()
+    scorer = Scorer(model)
+    task = pair_task(store, bind("dpo", {"beta": 0.1}), reference_table(tmp_path, scorer, store))
+    with torch.no_grad():
+        model.lm_head.weight[5] = math.nan
+    with pytest.raises(TrainingError, match=r"step: loss is nan for pairs\.jsonl:1, .* and 4 more"):
+        take_step(task, np.arange(12), scorer, build_optimizer(model, ADAM), budget=64, max_grad_norm=1.0, world=ALONE)
+
+
+def test_an_example_over_the_budget_is_a_sentence(tmp_path: Path) -> None:
+    store = random_pairs(6)
+    scorer = Scorer(tiny_llama())
+    task = pair_task(store, bind("dpo", {"beta": 0.1}), reference_table(tmp_path, scorer, store))
+    with pytest.raises(ConfigError, match="micro_batch_tokens is too small"):
+        measure(task, np.arange(6), scorer, budget=3, world=ALONE)
