@@ -7,7 +7,7 @@ import os
 import secrets
 from pathlib import Path
 
-from preftree.data.faults import Tally
+from preftree.data.faults import Tally, check_share
 from preftree.data.formats import Kind
 from preftree.data.kinds import as_kind, check_kind, to_row
 from preftree.data.source import find_format, find_source, read_records
@@ -49,7 +49,7 @@ def convert_file(
                 for item in [record] if kind is None else as_kind(record, kind, chosen_side=chosen_side):
                     file.write(json.dumps(to_row(item), ensure_ascii=False, allow_nan=False) + "\n")
                     written += 1
-            tally.check(path, max_rejected_share)
+            check_share(path, tally.rows, tally.faults, tally.rejected, max_rejected_share)
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, out)

@@ -6,6 +6,7 @@ A faulty row is rejected whole: its first fault is counted, and shown with file,
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from preftree.errors import DataError
@@ -31,6 +32,16 @@ FAULTS: dict[str, str] = {
     "too_long": "over a token budget, and the truncation policy does not mend it",
     "special_token": "a special token written out in the text",
     "template_alters_prompt": "the chat template renders the prompt otherwise once the response follows",
+    "template_alters_response": "the chat template leaves out or rewrites a part of the response",
+}
+
+
+ACTIONS: dict[str, str] = {
+    "trimmed_prompt": "prompts cut at the beginning",
+    "trimmed_response": "responses cut at the end, without EOS",
+    "dropped_pair": "pairs of a ranking left out, since a response is too long or both are equal as tokens",
+    "repeated_response": "chosen responses left out, since an earlier pair has the same",
+    "unknown_token": "rows with text that the tokenizer has no token for",
 }
 
 
@@ -61,12 +72,23 @@ class Rejected:
 
 @dataclass(slots=True)
 class Tally:
-    """Rows seen and rejected so far; keeps the first `keep` places, and counts them all."""
+    """Rows seen and rejected so far, and what was done to accepted ones; keeps the first places, and counts them all.
+
+    Attributes:
+      keep: How many rejected rows are kept.
+      rows: Rows seen.
+      faults: Rejected rows by their first fault.
+      rejected: The first of them.
+      actions: How often something was cut or left out of an accepted row, by name (see ACTIONS).
+      places: The first rows that each action touched.
+    """
 
     keep: int = 20
     rows: int = 0
     faults: Counter[str] = field(default_factory=Counter)
     rejected: list[Rejected] = field(default_factory=list)
+    actions: Counter[str] = field(default_factory=Counter)
+    places: dict[str, list[str]] = field(default_factory=dict)
 
     @property
     def num_rejected(self) -> int:
@@ -84,19 +106,28 @@ class Tally:
         if len(self.rejected) < self.keep:
             self.rejected.append(Rejected(where.file, where.line, fault.field, fault.fault, fault.message))
 
-    def check(self, path: str, max_share: float) -> None:
-        """Stop where too much was rejected.
+    def note(self, action: str, where: Provenance) -> None:
+        """Count what was done to an accepted row."""
+        assert action in ACTIONS, action
+        self.actions[action] += 1
+        places = self.places.setdefault(action, [])
+        if len(places) < 5:
+            places.append(str(where))
 
-        Raises:
-          DataError: no row is left, or more than `max_share` of the rows were rejected.
-        """
-        if not self.rows:
-            raise DataError(f"{path} holds no rows")
-        if self.accepted and self.num_rejected <= max_share * self.rows:
-            return
-        counts = ", ".join(f"{fault} {count}" for fault, count in self.faults.most_common())
-        raise DataError(
-            f"{path}: {self.num_rejected} of {self.rows} rows rejected, wanted at most {max_share:.1%} "
-            f"({counts}; first: {self.rejected[0]}); mend the file, look at it with 'preftree data inspect', "
-            "or allow more with data.max_rejected"
-        )
+
+def check_share(path: str, rows: int, faults: Mapping[str, int], first: Sequence[Rejected], max_share: float) -> None:
+    """Stop where too much was rejected.
+
+    Raises:
+      DataError: there is no row, none is left, or more than `max_share` of the rows were rejected.
+    """
+    num_rejected = sum(faults.values())
+    if not rows:
+        raise DataError(f"{path} holds no rows")
+    if num_rejected < rows and num_rejected <= max_share * rows:
+        return
+    counts = ", ".join(f"{fault} {count}" for fault, count in sorted(faults.items(), key=lambda item: -item[1]))
+    raise DataError(
+        f"{path}: {num_rejected} of {rows} rows rejected, wanted at most {max_share:.1%} ({counts}; first: {first[0]});"
+        " mend the file, look at it with 'preftree data inspect', or allow more with data.max_rejected"
+    )

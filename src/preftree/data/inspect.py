@@ -9,8 +9,9 @@ from typing import Any
 from preftree.data.faults import Tally
 from preftree.data.formats import Format, Kind
 from preftree.data.kinds import as_kind, check_kind
+from preftree.data.measure import length, parts, spread
 from preftree.data.source import Source, find_format, find_source, read_records
-from preftree.records import Demonstration, Label, Preference, Provenance, Ranking, Record, Text
+from preftree.records import Provenance, Record
 
 KEPT_PLACES = 10_000
 
@@ -74,31 +75,3 @@ def inspect_file(
             for part, text in parts(item):
                 lengths.setdefault(part, Counter())[length(text)] += 1
     return Inspection(source, form, tally, lengths, num_records, first)
-
-
-def parts(record: Record) -> list[tuple[str, Text]]:
-    """The texts of a record under their names."""
-    if isinstance(record, Preference):
-        return [("prompt", record.prompt), ("chosen", record.chosen), ("rejected", record.rejected)]
-    if isinstance(record, Ranking):
-        return [("prompt", record.prompt), *(("response", response) for response in record.responses)]
-    assert isinstance(record, Label | Demonstration)
-    return [("prompt", record.prompt), ("response", record.response)]
-
-
-def length(text: Text) -> int:
-    """Characters of a text, or of all turns of a conversation."""
-    return len(text) if isinstance(text, str) else sum(len(message.content) for message in text)
-
-
-def spread(counts: Counter[int]) -> dict[str, float]:
-    """Smallest, median, mean and largest of counted lengths."""
-    total = counts.total()
-    reached, median = 0, 0
-    for value in sorted(counts):
-        reached += counts[value]
-        if 2 * reached >= total:
-            median = value
-            break
-    mean = sum(value * count for value, count in counts.items()) / total
-    return {"min": min(counts), "median": median, "mean": round(mean, 1), "max": max(counts)}

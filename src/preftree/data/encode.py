@@ -1,0 +1,146 @@
+"""Text to token ids, so that a response has the same ids whatever stands before it.
+
+A tokenizer of the SentencePiece kind puts a space in front of every text it is given. At the beginning of a sequence
+that is how the model was trained, and stays; in front of a response it would be a space that nobody wrote, so responses
+are encoded by a copy of the tokenizer without it. Special tokens are never added by the tokenizer here: they are put in
+place once, by id.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import tokenizers
+import transformers
+from transformers import PreTrainedTokenizerBase, TokenizersBackend
+
+from preftree.errors import ModelError
+
+Ids: TypeAlias = np.ndarray  # int32, one dimension
+Encode: TypeAlias = Callable[[Sequence[str]], list[Ids]]
+
+
+@dataclass(frozen=True, slots=True)
+class Encoder:
+    """How one tokenizer turns texts into ids.
+
+    Attributes:
+      first: Encodes texts that begin a sequence.
+      later: Encodes texts that follow another: no dummy space.
+      start: Special tokens that the tokenizer itself puts before plain text; a BOS, or nothing.
+      empty: What an empty prompt becomes, since nothing predicts the first token: the BOS, or the EOS where none is.
+      eos: End of sequence.
+      unknown: What stands for text that the vocabulary lacks, where that is a token of its own.
+      special: Finds special tokens that are written out in a text.
+      digest: Identity of all this.
+    """
+
+    first: Encode
+    later: Encode
+    start: tuple[int, ...]
+    empty: tuple[int, ...]
+    eos: int
+    unknown: int | None
+    special: re.Pattern[str]
+    digest: str
+
+
+def make_encoder(tokenizer: PreTrainedTokenizerBase) -> Encoder:
+    """Take a tokenizer apart into what tokenisation needs.
+
+    Raises:
+      ModelError: it has no EOS, or it is a Python tokenizer that puts a space before every text.
+    """
+    if not isinstance(tokenizer.eos_token_id, int):
+        raise ModelError(f"{_name(tokenizer)} has no EOS token, which ends every response; set eos_token in its folder")
+    special = {str(token) for token in tokenizer.all_special_tokens}
+    special |= {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+    if isinstance(tokenizer, TokenizersBackend):
+        whole = json.loads(tokenizer.backend_tokenizer.to_str())
+        first = _fast(tokenizer.backend_tokenizer.to_str())
+        bare = _without_dummy_space(whole)
+        later = _fast(json.dumps(bare)) if bare != whole else first
+        identity = json.dumps(whole, sort_keys=True)
+    else:
+        first = later = _slow(tokenizer)
+        if tokenizer.convert_ids_to_tokens(first(["a"])[0].tolist())[0][:1] in ("\u2581", "\u0120"):
+            raise ModelError(
+                f"{_name(tokenizer)} puts a space before every text; give its fast version, with a tokenizer.json"
+            )
+        identity = json.dumps(tokenizer.get_vocab(), sort_keys=True) + type(tokenizer).__qualname__
+    start = _start(tokenizer, first(["a"])[0])
+    bos = tokenizer.bos_token_id if isinstance(tokenizer.bos_token_id, int) else tokenizer.eos_token_id
+    unknown = tokenizer.unk_token_id
+    versions = (tokenizers.__version__, transformers.__version__)
+    parts = [identity, sorted(special), start, bos, tokenizer.eos_token_id, tokenizer.chat_template, versions]
+    return Encoder(
+        first=first,
+        later=later,
+        start=start,
+        empty=start or (bos,),
+        eos=tokenizer.eos_token_id,
+        unknown=unknown if isinstance(unknown, int) and unknown not in (bos, tokenizer.eos_token_id) else None,
+        special=re.compile("|".join(re.escape(token) for token in sorted(special, key=len, reverse=True) if token)),
+        digest=hashlib.sha256(json.dumps(parts).encode()).hexdigest(),
+    )
+
+
+def _fast(serialised: str) -> Encode:
+    """A copy: the tokenizer's own padding and truncation settings, and later changes to it, do not reach here."""
+    copy = tokenizers.Tokenizer.from_str(serialised)
+    copy.no_truncation()
+    copy.no_padding()
+
+    def encode(texts: Sequence[str]) -> list[Ids]:
+        return [np.array(e.ids, np.int32) for e in copy.encode_batch_fast(list(texts), add_special_tokens=False)]
+
+    return encode
+
+
+def _slow(tokenizer: PreTrainedTokenizerBase) -> Encode:
+    def encode(texts: Sequence[str]) -> list[Ids]:
+        if not texts:
+            return []
+        ids = tokenizer(list(texts), add_special_tokens=False, padding=False, truncation=False)["input_ids"]
+        return [np.array(row, np.int32) for row in ids]
+
+    return encode
+
+
+def _without_dummy_space(whole: dict[str, Any]) -> dict[str, Any]:
+    """The description of a tokenizer, with whatever puts a space before a text turned off."""
+    steps = {name: whole.get(name) for name in ("normalizer", "pre_tokenizer")}
+    return whole | {name: _quiet(step) for name, step in steps.items() if step is not None}
+
+
+def _quiet(step: dict[str, Any]) -> dict[str, Any] | None:
+    kind = step.get("type")
+    if kind == "Prepend":
+        return None
+    if kind == "Metaspace":
+        return step | {"prepend_scheme": "never"}
+    if kind == "ByteLevel":
+        return step | {"add_prefix_space": False}
+    if kind == "Sequence":
+        inner = "normalizers" if "normalizers" in step else "pretokenizers"
+        return step | {inner: [quiet for item in step[inner] if (quiet := _quiet(item)) is not None]}
+    return step
+
+
+def _start(tokenizer: PreTrainedTokenizerBase, bare: Ids) -> tuple[int, ...]:
+    """What the tokenizer puts before a text when it may add special tokens."""
+    full, wanted = tokenizer("a")["input_ids"], bare.tolist()
+    for place in range(len(full) - len(wanted) + 1):
+        if full[place : place + len(wanted)] == wanted:
+            return tuple(full[:place])
+    return ()
+
+
+def _name(tokenizer: PreTrainedTokenizerBase) -> str:
+    return f"tokenizer {tokenizer.name_or_path or type(tokenizer).__name__}"

@@ -1,0 +1,202 @@
+"""One row, from its texts to examples of token ids that fit the budgets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from hashlib import blake2b
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from preftree.data.budgets import Budgets, Fit, Truncation, fit, too_long
+from preftree.data.duplicates import ordered_pairs
+from preftree.data.encode import Encoder, Ids
+from preftree.data.faults import RowFault, Tally
+from preftree.data.kinds import pair_margin
+from preftree.data.measure import parts
+from preftree.data.template import Part, Rendered, check_special, render
+from preftree.data.writer import NewExample
+from preftree.records import Preference, Provenance, Ranking, Record
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """One example to be: places among the responses of its job."""
+
+    places: tuple[int, ...]
+    weight: float
+    margin: float | None = None
+    tie: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One row on its way: what is encoded, and which examples it makes."""
+
+    where: Provenance
+    rendered: Rendered
+    templated: bool
+    fields: tuple[str, ...]
+    units: tuple[Unit, ...]
+    ranked: bool
+
+
+def make_job(where: Provenance, record: Record, tokenizer: PreTrainedTokenizerBase, encoder: Encoder) -> Job:
+    """A record as texts to encode: plain text as it stands, a conversation through the chat template.
+
+    Raises:
+      RowFault: a special token is written out in it, or the template does not take it as it is.
+    """
+    (_, prompt), *named = parts(record)
+    if isinstance(record, Ranking):
+        named = [(f"response {place + 1}", text) for place, (_, text) in enumerate(named)]
+        units = tuple(Unit((i, j), record.weight, pair_margin(record, i, j)) for i, j in ordered_pairs(record))
+    elif isinstance(record, Preference):
+        units = (Unit((0, 1), record.weight, record.margin, record.tie),)
+    else:
+        units = (Unit((0,), record.weight),)
+    if isinstance(prompt, str):
+        for field, text in (("prompt", prompt), *named):
+            assert isinstance(text, str)
+            check_special(encoder.special, text, field)
+        rendered = Rendered(prompt, tuple((Part(str(text), True, False),) for _, text in named))
+    else:
+        turns = [(field, text) for field, text in named if not isinstance(text, str)]
+        rendered = render(tokenizer, encoder.special, prompt, turns)
+    fields = tuple(field for field, _ in named)
+    return Job(where, rendered, not isinstance(prompt, str), fields, units, isinstance(record, Ranking))
+
+
+def make_examples(
+    batch: list[Job],
+    encoder: Encoder,
+    budgets: Budgets,
+    truncation: Truncation,
+    tally: Tally,
+) -> Iterator[NewExample]:
+    """Encode some rows at once, then fit each into the budgets."""
+    prompts = encoder.first([job.rendered.prompt for job in batch])
+    pieces = iter(encoder.later([part.text for job in batch for parts in job.rendered.responses for part in parts]))
+    for job, ids in zip(batch, prompts, strict=True):
+        encoded = [[next(pieces) for _ in parts] for parts in job.rendered.responses]
+        try:
+            prompt = _prompt(job, ids, encoder)
+            responses = [_response(job, place, ids, encoder) for place, ids in enumerate(encoded)]
+            yield from _fitted(job, prompt, responses, encoder, budgets, truncation, tally)
+        except RowFault as fault:
+            tally.reject(job.where, fault)
+        else:
+            texts = [prompt, *responses]
+            if encoder.unknown is not None and any(encoder.unknown in text.ids for text in texts):
+                tally.note("unknown_token", job.where)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class _Encoded:
+    """Ids and the places [start, stop) that are scored."""
+
+    ids: Ids
+    spans: tuple[tuple[int, int], ...]
+
+
+def _prompt(job: Job, ids: Ids, encoder: Encoder) -> _Encoded:
+    if job.templated:
+        encoded = _Encoded(ids, ()) if job.rendered.trained is None else _Encoded(*job.rendered.trained)
+        if not len(encoded.ids):
+            raise RowFault("bad_messages", "prompt", "the chat template renders nothing for 'prompt'")
+        return encoded
+    head = encoder.start if len(ids) else encoder.empty
+    return _Encoded(np.concatenate([np.array(head, np.int32), ids]), ())
+
+
+def _response(job: Job, place: int, pieces: list[Ids], encoder: Encoder) -> _Encoded:
+    """The pieces of a response joined; one EOS where the last does not close its turn."""
+    texts = job.rendered.responses[place]
+    if not any(len(ids) for ids in pieces):
+        field = job.fields[place]
+        raise RowFault("empty_response", field, f"'{field}' has no tokens; drop the row")
+    if not texts[-1].closed:
+        pieces = [*pieces[:-1], np.append(pieces[-1], np.int32(encoder.eos))]
+    ends = np.cumsum([len(ids) for ids in pieces]).tolist()
+    spans = [(end - len(ids), end) for end, ids, text in zip(ends, pieces, texts, strict=True) if text.scored]
+    return _Encoded(np.concatenate(pieces), tuple(spans))
+
+
+def _fitted(
+    job: Job,
+    prompt: _Encoded,
+    responses: list[_Encoded],
+    encoder: Encoder,
+    budgets: Budgets,
+    truncation: Truncation,
+    tally: Tally,
+) -> list[NewExample]:
+    """The examples of one row.
+
+    Raises:
+      RowFault: nothing of it fits, or the two responses of a pair are equal as tokens.
+    """
+    size = len(encoder.empty)
+    start = size if tuple(prompt.ids[:size].tolist()) == encoder.empty else 0
+    kept = fit(len(prompt.ids), [len(r.ids) for r in responses], start=start, budgets=budgets, truncation=truncation)
+    cut = [_cut(response, size) for response, size in zip(responses, kept.kept, strict=True)]
+    whole, digest = prompt, blake2b(prompt.ids.tobytes(), digest_size=8).digest()
+    prompt = _cut_prompt(prompt, start, kept)
+    examples, used, fault = [], set(), None
+    for unit in job.units:
+        bad = [place for place in unit.places if cut[place] is None]
+        chosen = [response for place in unit.places if (response := cut[place]) is not None]
+        if bad:
+            place = bad[0]
+            fault = too_long(job.fields[place], len(whole.ids), len(responses[place].ids), budgets)
+        elif not unit.tie and len(chosen) == 2 and np.array_equal(chosen[0].ids, chosen[1].ids):
+            names = " and ".join(f"'{job.fields[place]}'" for place in unit.places)
+            fault = RowFault("same_responses", job.fields[unit.places[1]], f"{names} are equal as tokens after cutting")
+        else:
+            used.update(unit.places)
+            examples.append(
+                NewExample(
+                    prompt=prompt.ids,
+                    responses=tuple(response.ids for response in chosen),
+                    scored=tuple(_spans(prompt, response) for response in chosen),
+                    prompt_digest=int.from_bytes(digest, "big", signed=True),
+                    weight=unit.weight,
+                    margin=unit.margin,
+                    tie=unit.tie,
+                    provenance=job.where,
+                )
+            )
+            continue
+        if not job.ranked:
+            raise fault
+        tally.note("dropped_pair", job.where)
+    if not examples:
+        assert fault is not None
+        raise fault
+    if kept.cut_prompt:
+        tally.note("trimmed_prompt", job.where)
+    for place in used:
+        if kept.kept[place] < len(responses[place].ids):
+            tally.note("trimmed_response", job.where)
+    return examples
+
+
+def _cut(response: _Encoded, size: int) -> _Encoded | None:
+    """The first `size` tokens, without unscored ones at the end; None where nothing scored is left."""
+    spans = tuple((start, min(stop, size)) for start, stop in response.spans if start < size)
+    return _Encoded(response.ids[: spans[-1][1]], spans) if spans else None
+
+
+def _cut_prompt(prompt: _Encoded, start: int, kept: Fit) -> _Encoded:
+    if not kept.cut_prompt:
+        return prompt
+    ids = np.concatenate([prompt.ids[:start], prompt.ids[start + kept.cut_prompt :]])
+    first = max(start, 1)  # nothing predicts the first token
+    moved = [(max(a - kept.cut_prompt, first), b - kept.cut_prompt) for a, b in prompt.spans]
+    return _Encoded(ids, tuple((a, b) for a, b in moved if a < b))
+
+
+def _spans(prompt: _Encoded, response: _Encoded) -> tuple[tuple[int, int], ...]:
+    offset = len(prompt.ids)
+    return (*prompt.spans, *((start + offset, stop + offset) for start, stop in response.spans))

@@ -1,0 +1,212 @@
+"""Token sequences on disk: memory-mapped Arrow IPC, written in bounded memory, checked as it is read.
+
+A store is a folder: `examples.arrow` holds record batches of some hundred examples, `meta.json` what is known about
+them. Each batch has two CRC-32 sums in `meta.json`: one over the small columns (weights, counts, places), which are
+read when the store is opened, and one over the tokens, which is checked when a batch is first touched.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from jaxtyping import Bool, Float, Int
+
+from preftree.errors import CacheError
+from preftree.records import Provenance
+from preftree.tree.layout import TokenSequence
+
+_IDS = pa.list_(pa.int32())
+SCHEMA = pa.schema(
+    [
+        ("prompt", _IDS),
+        ("responses", pa.list_(_IDS)),
+        ("scored", pa.list_(_IDS)),  # of each sequence: where scored runs start and stop, in turn
+        ("prompt_digest", pa.int64()),
+        ("num_tokens", pa.int64()),
+        ("num_scored", pa.int64()),
+        ("weight", pa.float64()),
+        ("margin", pa.float64()),  # NaN where there is none
+        ("tie", pa.bool_()),
+        ("file", pa.int32()),
+        ("line", pa.int64()),
+    ]
+)
+HEAVY = ("prompt", "responses", "scored")
+LIGHT = tuple(name for name in SCHEMA.names if name not in HEAVY)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class TokenExample:
+    """One example as token ids.
+
+    Attributes:
+      sequences: Chosen and rejected of a preference; the one sequence of a demonstration.
+      weight: Its weight in every mean.
+      margin: By how much the chosen response is better, where the data says so.
+      tie: Neither response is preferred.
+      provenance: The row it came from.
+    """
+
+    sequences: tuple[TokenSequence, ...]
+    weight: float
+    margin: float | None
+    tie: bool
+    provenance: Provenance
+
+
+class TokenStore:
+    """Examples of a tokenised source, read from a memory-mapped file.
+
+    Attributes:
+      folder: Where it lies.
+      num_tokens: Unique input tokens of each example's own tree, [N].
+      num_scored: Scored tokens over all sequences of each example, [N].
+      weights: [N].
+      prompts: 64-bit digests of the prompts as they were before any trimming, [N]; equal where the prompts are.
+      digest: Hash of the content of all examples: ids, scored places, weights, margins, ties.
+      report: What the writer said about the source.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Open a store.
+
+        Raises:
+          CacheError: something is missing or damaged.
+        """
+        self.folder = folder
+        try:
+            meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+            if (folder / "examples.arrow").stat().st_size != meta["bytes"]:
+                raise CacheError(f"{folder} is damaged: examples.arrow has another size than it was written with")
+            self._reader = pa.ipc.open_file(pa.memory_map(str(folder / "examples.arrow")))
+            batches = [self._reader.get_batch(i) for i in range(self._reader.num_record_batches)]
+            self.digest: str = meta["digest"]
+            self.report: dict[str, Any] = meta["report"]
+            self._files: list[str] = meta["files"]
+            self._sums: list[list[int]] = meta["sums"]
+            if sum(batch.num_rows for batch in batches) != meta["examples"] or len(self._sums) != len(batches):
+                raise CacheError(f"{folder} is damaged: it does not hold the examples that meta.json counts")
+        except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
+            raise CacheError(f"{folder} cannot be read: {error}") from error
+        for number, batch in enumerate(batches):
+            self._verify(batch, number, LIGHT, 0)
+        self._starts = np.cumsum([0, *(batch.num_rows for batch in batches)])
+        self._views: list[dict[str, np.ndarray] | None] = [None] * len(batches)
+
+        def column(name: str, dtype: type) -> np.ndarray:
+            parts = [batch.column(name).to_numpy(zero_copy_only=False) for batch in batches]
+            return np.concatenate(parts).astype(dtype) if parts else np.empty(0, dtype)
+
+        self.num_tokens: Int[np.ndarray, " N"] = column("num_tokens", np.int64)
+        self.num_scored: Int[np.ndarray, " N"] = column("num_scored", np.int64)
+        self.weights: Float[np.ndarray, " N"] = column("weight", np.float64)
+        self.prompts: Int[np.ndarray, " N"] = column("prompt_digest", np.int64)
+        self._margins: Float[np.ndarray, " N"] = column("margin", np.float64)
+        self._ties: Bool[np.ndarray, " N"] = column("tie", np.bool_)
+        self._file: Int[np.ndarray, " N"] = column("file", np.int32)
+        self._line: Int[np.ndarray, " N"] = column("line", np.int64)
+
+    def __len__(self) -> int:
+        return len(self.num_tokens)
+
+    def __getitem__(self, index: int) -> TokenExample:
+        """One example; its arrays are copies.
+
+        Raises:
+          IndexError: no such example.
+          CacheError: the tokens on disk are not those that were written.
+        """
+        if not 0 <= index < len(self):
+            raise IndexError(f"example {index} of {len(self)}")
+        number = int(np.searchsorted(self._starts, index, side="right")) - 1
+        view, row = self._view(number), int(index - self._starts[number])
+        first, last = view["groups"][row : row + 2]
+        prompt = view["prompt"][slice(*view["prompt_at"][row : row + 2])]
+        sequences = []
+        for place in range(first, last):
+            response = view["responses"][slice(*view["responses_at"][place : place + 2])]
+            spans = view["scored"][slice(*view["scored_at"][place : place + 2])]
+            sequences.append(join(prompt, response, spans.reshape(-1, 2)))
+        margin = float(self._margins[index])
+        return TokenExample(
+            sequences=tuple(sequences),
+            weight=float(self.weights[index]),
+            margin=None if np.isnan(margin) else margin,
+            tie=bool(self._ties[index]),
+            provenance=self.provenance(index),
+        )
+
+    def provenance(self, index: int) -> Provenance:
+        """The row that an example came from."""
+        return Provenance(self._files[self._file[index]], int(self._line[index]))
+
+    def _view(self, number: int) -> dict[str, np.ndarray]:
+        view = self._views[number]
+        if view is None:
+            batch = self._reader.get_batch(number)
+            self._verify(batch, number, HEAVY, 1)
+            prompt, responses, scored = (batch.column(name) for name in HEAVY)
+            view = self._views[number] = {
+                "prompt": _numpy(prompt.values),
+                "prompt_at": _numpy(prompt.offsets),
+                "groups": _numpy(responses.offsets),
+                "responses": _numpy(responses.values.values),
+                "responses_at": _numpy(responses.values.offsets),
+                "scored": _numpy(scored.values.values),
+                "scored_at": _numpy(scored.values.offsets),
+            }
+        return view
+
+    def _verify(self, batch: pa.RecordBatch, number: int, names: tuple[str, ...], part: int) -> None:
+        try:
+            batch.validate()
+            sound = checksum(batch, names) == self._sums[number][part]
+        except (pa.ArrowException, IndexError, TypeError) as error:
+            raise CacheError(f"{self.folder} is damaged: batch {number} cannot be read ({error})") from error
+        if not sound:
+            raise CacheError(f"{self.folder} is damaged: batch {number} has another checksum; delete it and run again")
+
+
+def count_tokens(sequences: Sequence[TokenSequence]) -> tuple[int, int]:
+    """Unique input tokens of the tree of one or two sequences (as `len(grow_tree(...))`), and their scored tokens."""
+    inputs = [sequence.trimmed().ids[:-1] for sequence in sequences]
+    tokens = sum(map(len, inputs))
+    if len(inputs) == 2:
+        size = min(map(len, inputs))
+        differs = np.flatnonzero(inputs[0][:size] != inputs[1][:size])
+        tokens -= int(differs[0]) if len(differs) else size
+    return tokens, sum(int(np.count_nonzero(sequence.scored)) for sequence in sequences)
+
+
+def join(prompt: np.ndarray, response: np.ndarray, spans: Sequence[Sequence[int]] | np.ndarray) -> TokenSequence:
+    """A prompt and a response as one sequence; `spans` are the places [start, stop) that are scored."""
+    ids = np.concatenate([prompt, response])
+    scored = np.zeros(len(ids), np.bool_)
+    for start, stop in spans:
+        scored[start:stop] = True
+    return TokenSequence(ids, scored)
+
+
+def _numpy(array: pa.Array) -> np.ndarray:
+    return array.to_numpy(zero_copy_only=True)
+
+
+def checksum(batch: pa.RecordBatch, names: Sequence[str]) -> int:
+    """CRC-32 over the values of some columns; the padding of Arrow's buffers does not count."""
+    total = 0
+    for name in names:
+        column = batch.column(name)
+        if name == "tie":
+            column = column.cast(pa.int8())
+        while isinstance(column, pa.ListArray):
+            total = zlib.crc32(_numpy(column.offsets).data, total)
+            column = column.values
+        total = zlib.crc32(_numpy(column).data, total)
+    return total
