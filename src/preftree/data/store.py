@@ -69,6 +69,7 @@ class TokenStore:
       num_tokens: Unique input tokens of each example's own tree, [N].
       num_scored: Scored tokens over all sequences of each example, [N].
       weights: [N].
+      ties: Whether neither response of an example is preferred, [N].
       prompts: 64-bit digests of the prompts as they were before any trimming, [N]; equal where the prompts are.
       digest: Hash of the content of all examples: ids, scored places, weights, margins, ties.
       report: What the writer said about the source.
@@ -109,7 +110,7 @@ class TokenStore:
         self.weights: Float[np.ndarray, " N"] = column("weight", np.float64)
         self.prompts: Int[np.ndarray, " N"] = column("prompt_digest", np.int64)
         self._margins: Float[np.ndarray, " N"] = column("margin", np.float64)
-        self._ties: Bool[np.ndarray, " N"] = column("tie", np.bool_)
+        self.ties: Bool[np.ndarray, " N"] = column("tie", np.bool_)
         self._file: Int[np.ndarray, " N"] = column("file", np.int32)
         self._line: Int[np.ndarray, " N"] = column("line", np.int64)
 
@@ -139,7 +140,7 @@ class TokenStore:
             sequences=tuple(sequences),
             weight=float(self.weights[index]),
             margin=None if np.isnan(margin) else margin,
-            tie=bool(self._ties[index]),
+            tie=bool(self.ties[index]),
             provenance=self.provenance(index),
         )
 
