@@ -8,7 +8,8 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from preftree.data.inspect import Inspection, parts, spread
+from preftree.data.inspect import Inspection
+from preftree.data.measure import parts, spread
 from preftree.records import Label, Preference, Provenance, Record
 from preftree.records import Text as Said
 
@@ -21,7 +22,8 @@ def show(found: Inspection) -> None:
     """Print the summary on stdout."""
     console = Console(highlight=False)
     tally, form = found.tally, found.format
-    console.print(Text.assemble((safe(found.source.path), "bold"), f"  {form.name}: {form.title}"))
+    console.print(Text(safe(found.source.path), "bold", overflow="fold"))
+    console.print(f"{form.name}: {form.title}")
     counts = Text.assemble(f"{tally.rows:,} rows, ", (f"{tally.accepted:,} accepted", "green"))
     if tally.num_rejected:
         counts.append(f", {tally.num_rejected:,} rejected ({tally.num_rejected / tally.rows:.1%})", "red")
@@ -81,9 +83,8 @@ def _record(where: Provenance, record: Record) -> Panel:
         extras += ["tie"] if record.tie else []
     if isinstance(record, Label):
         extras += ["desirable" if record.desirable else "undesirable"]
-    return Panel(
-        Group(*body[:-1]), title=Text(", ".join([safe(str(where)), *extras])), title_align="left", border_style="dim"
-    )
+    place = Text(", ".join([safe(str(where)), *extras]), "dim", overflow="fold")
+    return Panel(Group(place, Text(), *body[:-1]), title="first record", title_align="left", border_style="dim")
 
 
 def _script(said: Said) -> str:

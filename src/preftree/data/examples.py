@@ -119,7 +119,9 @@ def _response(job: Job, place: int, pieces: list[Ids], encoder: Encoder) -> _Enc
     if not texts[-1].closed:
         pieces = [*pieces[:-1], np.append(pieces[-1], np.int32(encoder.eos))]
     ends = np.cumsum([len(ids) for ids in pieces]).tolist()
-    spans = [(end - len(ids), end) for end, ids, text in zip(ends, pieces, texts, strict=True) if text.scored]
+    spans = [
+        (end - len(ids), end) for end, ids, text in zip(ends, pieces, texts, strict=True) if text.scored and len(ids)
+    ]
     return _Encoded(np.concatenate(pieces), tuple(spans))
 
 
@@ -137,49 +139,49 @@ def _fitted(
     Raises:
       RowFault: nothing of it fits, or the two responses of a pair are equal as tokens.
     """
-    size = len(encoder.empty)
-    start = size if tuple(prompt.ids[:size].tolist()) == encoder.empty else 0
-    kept = fit(len(prompt.ids), [len(r.ids) for r in responses], start=start, budgets=budgets, truncation=truncation)
+    width = len(encoder.empty)
+    start = width if tuple(prompt.ids[:width].tolist()) == encoder.empty else 0
+    sizes = [len(response.ids) for response in responses]
+    kept = fit(len(prompt.ids), sizes, start=start, budgets=budgets, truncation=truncation)
     cut = [_cut(response, size) for response, size in zip(responses, kept.kept, strict=True)]
-    whole, digest = prompt, blake2b(prompt.ids.tobytes(), digest_size=8).digest()
-    prompt = _cut_prompt(prompt, start, kept)
-    examples, used, fault = [], set(), None
+    digest = int.from_bytes(blake2b(prompt.ids.tobytes(), digest_size=8).digest(), "big", signed=True)
+    shown = _cut_prompt(prompt, start, kept)
+    examples, faults, used = [], [], set()
     for unit in job.units:
-        bad = [place for place in unit.places if cut[place] is None]
         chosen = [response for place in unit.places if (response := cut[place]) is not None]
-        if bad:
-            place = bad[0]
-            fault = too_long(job.fields[place], len(whole.ids), len(responses[place].ids), budgets)
-        elif not unit.tie and len(chosen) == 2 and np.array_equal(chosen[0].ids, chosen[1].ids):
-            names = " and ".join(f"'{job.fields[place]}'" for place in unit.places)
-            fault = RowFault("same_responses", job.fields[unit.places[1]], f"{names} are equal as tokens after cutting")
+        if len(chosen) < len(unit.places):
+            place = next(place for place in unit.places if cut[place] is None)
+            faults.append(too_long(job.fields[place], len(prompt.ids), sizes[place], budgets))
+        elif len(chosen) == 2 and not unit.tie and np.array_equal(chosen[0].ids, chosen[1].ids):
+            first, second = (job.fields[place] for place in unit.places)
+            message = f"'{first}' and '{second}' are equal as tokens; drop the row, or cut less"
+            faults.append(RowFault("same_responses", second, message))
         else:
             used.update(unit.places)
-            examples.append(
-                NewExample(
-                    prompt=prompt.ids,
-                    responses=tuple(response.ids for response in chosen),
-                    scored=tuple(_spans(prompt, response) for response in chosen),
-                    prompt_digest=int.from_bytes(digest, "big", signed=True),
-                    weight=unit.weight,
-                    margin=unit.margin,
-                    tie=unit.tie,
-                    provenance=job.where,
-                )
-            )
-            continue
-        if not job.ranked:
-            raise fault
+            examples.append(_example(job, unit, shown, chosen, digest))
+    if faults and not (job.ranked and examples):
+        raise faults[0]
+    for _ in faults:
         tally.note("dropped_pair", job.where)
-    if not examples:
-        assert fault is not None
-        raise fault
     if kept.cut_prompt:
         tally.note("trimmed_prompt", job.where)
     for place in used:
-        if kept.kept[place] < len(responses[place].ids):
+        if kept.kept[place] < sizes[place]:
             tally.note("trimmed_response", job.where)
     return examples
+
+
+def _example(job: Job, unit: Unit, prompt: _Encoded, responses: list[_Encoded], digest: int) -> NewExample:
+    return NewExample(
+        prompt=prompt.ids,
+        responses=tuple(response.ids for response in responses),
+        scored=tuple(_spans(prompt, response) for response in responses),
+        prompt_digest=digest,
+        weight=unit.weight,
+        margin=unit.margin,
+        tie=unit.tie,
+        provenance=job.where,
+    )
 
 
 def _cut(response: _Encoded, size: int) -> _Encoded | None:

@@ -22,7 +22,7 @@ def length(text: Text) -> int:
     return len(text) if isinstance(text, str) else sum(len(message.content) for message in text)
 
 
-def spread(counts: Counter[int]) -> dict[str, float]:
+def spread(counts: Counter[int]) -> dict[str, int | float]:
     """Smallest, median, mean and largest of counted lengths."""
     total = counts.total()
     reached, median = 0, 0

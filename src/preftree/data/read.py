@@ -101,7 +101,8 @@ def _lines(stream: BufferedIOBase) -> Iterator[tuple[int, bytes | None]]:
         if len(line) <= MAX_ROW_BYTES or line.endswith(b"\n"):
             yield number, line
             continue
-        while (rest := stream.readline(MAX_ROW_BYTES)) and not rest.endswith(b"\n"):
+        del line
+        while (rest := stream.readline(1 << 16)) and not rest.endswith(b"\n"):
             pass
         yield number, None
 
@@ -229,7 +230,7 @@ def _parquet(file: str) -> Iterator[RawRow]:
 
     number = 0
     try:
-        with parquet.ParquetFile(file, buffer_size=1 << 20) as table:
+        with parquet.ParquetFile(file, buffer_size=1 << 20, page_checksum_verification=True) as table:
             for batch in table.iter_batches(batch_size=128):
                 for index in range(batch.num_rows):
                     number += 1

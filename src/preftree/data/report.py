@@ -38,7 +38,7 @@ class TokenReport:
     rejected: tuple[Rejected, ...]
     actions: Mapping[str, int]
     places: Mapping[str, tuple[str, ...]]
-    lengths: Mapping[str, Mapping[str, float]]
+    lengths: Mapping[str, Mapping[str, int | float]]
     templated: int
     cached: bool = False
     rebuilt: str | None = None

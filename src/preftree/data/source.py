@@ -41,7 +41,10 @@ def find_source(path: str) -> Source:
     """
     if not Path(path).exists() and looks_like_hub_id(path) and not path.lower().endswith(SUFFIXES):
         return Source(path, (), find_on_hub(path))
-    return Source(path, tuple(data_files(path)))
+    try:
+        return Source(path, tuple(data_files(path)))
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error}") from error
 
 
 def read_rows(source: Source) -> Iterator[RawRow]:

@@ -1,0 +1,112 @@
+"""Any format into the project's own rows, and back to the same records."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from support.datafiles import EXAMPLES, read_all, said, write_rows
+
+from preftree.data.convert import convert_file
+from preftree.data.formats import FORMATS
+from preftree.data.kinds import as_kind
+from preftree.errors import DataError
+from preftree.records import Demonstration, Message, Preference, Ranking
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_converted_file_says_the_same(name: str, tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "rows.jsonl", [EXAMPLES[name]])
+    out = tmp_path / "out.jsonl"
+    tally, written = convert_file(path, out)
+    assert (tally.accepted, written) == (1, 1)
+    assert read_all(str(out))[0] == read_all(path)[0]
+    again = tmp_path / "again.jsonl"
+    convert_file(str(out), again)
+    assert again.read_bytes() == out.read_bytes()
+
+
+def test_weights_margins_ties_and_train_flags_survive(tmp_path: Path) -> None:
+    rows = [
+        {"prompt": "p", "chosen": "é\u2028x", "rejected": "b", "weight": 0.1, "margin": 1e-9},
+        {"prompt": "q", "chosen": "a", "rejected": "b", "tie": True},
+    ]
+    path = write_rows(tmp_path / "rows.jsonl", rows)
+    convert_file(path, tmp_path / "out.jsonl")
+    assert read_all(str(tmp_path / "out.jsonl"))[0] == [
+        Preference("p", "é\u2028x", "b", weight=0.1, margin=1e-9),
+        Preference("q", "a", "b", tie=True),
+    ]
+    turns = [said("user", "a"), said("assistant", "b", train=True), said("user", "c"), said("assistant", "d")]
+    path = write_rows(tmp_path / "chat.jsonl", [{"messages": turns}])
+    convert_file(path, tmp_path / "out.jsonl")
+    (record,) = read_all(str(tmp_path / "out.jsonl"))[0]
+    assert record.prompt[1] == Message("assistant", "b", True)
+
+
+def test_a_ranking_as_pairs_and_as_its_best(tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "rows.jsonl", [EXAMPLES["ranking"]])
+    out = tmp_path / "out.jsonl"
+    assert convert_file(path, out, kind="preference")[1] == 3
+    assert read_all(str(out))[0] == [
+        Preference("Count:", " 1 2 3", " 1 3 2", margin=1.0),
+        Preference("Count:", " 1 2 3", " x", margin=3.0),
+        Preference("Count:", " 1 3 2", " x", margin=2.0),
+    ]
+    convert_file(path, out, kind="demonstration", chosen_side=True)
+    assert read_all(str(out))[0] == [Demonstration("Count:", " 1 2 3")]
+    assert as_kind(Ranking("p", ("a", "b")), "preference", chosen_side=False) == [Preference("p", "a", "b")]
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "side", "sentence"),
+    [
+        ("hh", "demonstration", False, "side=chosen"),
+        ("text", "preference", False, "wanted the kind 'preference'"),
+        ("unpaired", "preference", False, "wanted the kind 'preference'"),
+        ("unpaired", "demonstration", True, "has no chosen side"),
+        ("messages", "demonstration", True, "has no chosen side"),
+        ("hh", "preference", True, "leave 'side' out"),
+        ("hh", "ranking", False, "wanted the kind 'ranking'"),
+    ],
+)
+def test_a_kind_that_a_file_cannot_give_is_refused(
+    name: str, kind: str, side: bool, sentence: str, tmp_path: Path
+) -> None:
+    path = write_rows(tmp_path / "rows.jsonl", [EXAMPLES[name]])
+    with pytest.raises(DataError, match=sentence):
+        convert_file(path, tmp_path / "out.jsonl", kind=kind, chosen_side=side)  # pyright: ignore[reportArgumentType] - parametrised
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_nothing_is_written_where_too_much_is_rejected(tmp_path: Path) -> None:
+    good = [{"prompt": str(i), "chosen": "a", "rejected": "b"} for i in range(19)]
+    bad = {"prompt": "x", "chosen": "", "rejected": "b"}
+    path = write_rows(tmp_path / "rows.jsonl", [*good, bad])
+    out = tmp_path / "out.jsonl"
+    assert convert_file(path, out)[1] == 19  # 5.0% is still allowed
+    before = out.read_bytes()
+    path = write_rows(tmp_path / "rows.jsonl", [*good[1:], bad])
+    with pytest.raises(
+        DataError, match=r"1 of 19 rows rejected, wanted at most 5.0% \(empty_response 1; first: .*:19: "
+    ):
+        convert_file(path, out)
+    assert out.read_bytes() == before
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["out.jsonl", "rows.jsonl"]
+    assert convert_file(path, out, max_rejected_share=0.06)[1] == 18
+    path = write_rows(tmp_path / "rows.jsonl", [bad])
+    with pytest.raises(DataError, match="1 of 1 rows rejected"):  # a share of 1 still leaves nothing to write
+        convert_file(path, out, max_rejected_share=1.0)
+
+
+def test_the_input_and_strange_names_are_not_written_to(tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "rows.jsonl", [EXAMPLES["hh"]])
+    for out, sentence in (
+        (tmp_path / "." / "rows.jsonl", "is the input"),
+        (tmp_path / "out.csv", r"must end in \.jsonl"),
+        (tmp_path / "none" / "out.jsonl", "does not exist"),
+    ):
+        with pytest.raises(DataError, match=sentence):
+            convert_file(path, out)
+    assert [json.loads(line) for line in Path(path).read_text().splitlines()] == [EXAMPLES["hh"]]

@@ -1,0 +1,94 @@
+"""Rows that repeat or contradict an earlier one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.datafiles import EXAMPLES, read_all, said, write_rows
+
+from preftree.data.duplicates import ordered_pairs
+from preftree.data.formats import FORMATS
+from preftree.records import Ranking
+
+PAIR = {"prompt": "p", "chosen": "a", "rejected": "b"}
+
+
+def found(tmp_path: Path, *rows: dict[str, Any]) -> list[tuple[int, str]]:
+    _, tally = read_all(write_rows(tmp_path / "rows.jsonl", rows))
+    return [(row.line, row.fault) for row in tally.rejected]
+
+
+def test_a_repeated_pair_and_its_opposite(tmp_path: Path) -> None:
+    swapped = {"prompt": "p", "chosen": "b", "rejected": "a"}
+    other = {"prompt": "p", "chosen": "a", "rejected": "c"}
+    rows = [PAIR, other, swapped, PAIR | {"weight": 2}, {"prompt": "q", "chosen": "b", "rejected": "a"}]
+    assert found(tmp_path, *rows) == [(3, "contradiction"), (4, "duplicate")]
+    _, tally = read_all(str(tmp_path / "rows.jsonl"))
+    assert f"{tmp_path}/rows.jsonl:1" in tally.rejected[0].message
+    assert f"{tmp_path}/rows.jsonl:1" in tally.rejected[1].message
+
+
+def test_no_text_is_taken_for_another(tmp_path: Path) -> None:
+    """Lengths stand before the texts: what moves from one field or turn to the next makes another row."""
+    one = {"prompt": "ab", "chosen": "c", "rejected": "d"}
+    two = {"prompt": "a", "chosen": "bc", "rejected": "d"}
+    assert found(tmp_path, one, two) == []
+    chat = [
+        {"messages": [said("user", "x user 1 y"), said("assistant", "a")]},
+        {"messages": [said("user", "x"), said("user", "y"), said("assistant", "a")]},
+        {"messages": [said("system", "x user 1 y"), said("assistant", "a")]},
+    ]
+    assert found(tmp_path, *chat) == []
+
+
+def test_a_tie_repeats_either_way_round(tmp_path: Path) -> None:
+    tie = PAIR | {"tie": True}
+    assert found(tmp_path, PAIR, tie, {"prompt": "p", "chosen": "b", "rejected": "a", "tie": True}) == [
+        (3, "duplicate")
+    ]
+
+
+def test_a_ranking_is_all_its_pairs(tmp_path: Path) -> None:
+    first = {"prompt": "p", "responses": ["a", "b", "c"], "scores": [3, 2, 1]}
+    part = {"prompt": "p", "responses": ["a", "c"], "scores": [3, 1]}
+    more = {"prompt": "p", "responses": ["a", "b", "d"], "scores": [3, 2, 1]}
+    reverse = {"prompt": "p", "responses": ["x", "b", "a"], "scores": [3, 2, 1]}
+    assert found(tmp_path, first, part, more, reverse) == [(2, "duplicate"), (4, "contradiction")]
+
+
+def test_a_label_contradicts_its_opposite(tmp_path: Path) -> None:
+    row = {"prompt": "p", "completion": "a", "label": True}
+    assert found(tmp_path, row, row | {"label": False}, row) == [(2, "contradiction"), (3, "duplicate")]
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_every_format_finds_its_duplicates(name: str, tmp_path: Path) -> None:
+    assert found(tmp_path, EXAMPLES[name], EXAMPLES[name]) == [(2, "duplicate")]
+
+
+def test_planted_faults_are_found_and_nothing_else(tmp_path: Path) -> None:
+    rows = [{"prompt": f"p{i}", "chosen": f"a{i}", "rejected": f"b{i}"} for i in range(1000)]
+    planted: dict[int, str] = {}
+    for i in range(100):
+        rows.append(rows[i])
+        planted[len(rows)] = "duplicate"
+        rows.append({"prompt": f"p{i + 200}", "chosen": f"b{i + 200}", "rejected": f"a{i + 200}"})
+        planted[len(rows)] = "contradiction"
+        rows.append({"prompt": f"new{i}", "chosen": "same", "rejected": "same"})
+        planted[len(rows)] = "same_responses"
+    assert dict(found(tmp_path, *rows)) == planted
+
+
+def test_duplicates_are_found_across_files(tmp_path: Path) -> None:
+    write_rows(tmp_path / "a.jsonl", [PAIR])
+    write_rows(tmp_path / "b.jsonl", [PAIR | {"prompt": "q"}, PAIR])
+    _, tally = read_all(str(tmp_path))
+    assert [(Path(row.file).name, row.line) for row in tally.rejected] == [("b.jsonl", 2)]
+    assert "a.jsonl:1" in tally.rejected[0].message
+
+
+def test_equal_scores_make_no_pair() -> None:
+    assert ordered_pairs(Ranking("p", ("a", "b", "c"), (2.0, 2.0, 1.0))) == [(0, 2), (1, 2)]
+    assert ordered_pairs(Ranking("p", ("a", "b", "c"))) == [(0, 1), (0, 2), (1, 2)]
