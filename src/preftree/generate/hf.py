@@ -1,0 +1,202 @@
+"""Sampling from a causal language model of transformers, with the random numbers in our own hands.
+
+The number that decides a token depends on (seed, row, position) alone, and it is looked up in the cumulative
+distribution in the order of token ids. So a row's text does not depend on how rows are batched, nor on which others
+there are: in fp32 a batch moves a probability by about 1e-7, and a text changes only where a number falls that close to
+an edge.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from preftree.errors import ConfigError, ModelError
+from preftree.scoring.attention import plain_attention
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How responses are drawn.
+
+    Attributes:
+      max_new_tokens: Most tokens of a response, its end-of-sequence token included.
+      temperature: Logits are divided by it; 0 takes the most likely token, and the lowest id among equals.
+      top_p: Tokens are drawn from the fewest that together hold this mass.
+      seed: Of the random numbers.
+    """
+
+    max_new_tokens: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1:
+            raise ConfigError(f"max_new_tokens must be >= 1, got {self.max_new_tokens}")
+        if not 0 <= self.temperature < float("inf"):
+            raise ConfigError(f"temperature must be >= 0 and finite, got {self.temperature}")
+        if not 0 < self.top_p <= 1:
+            raise ConfigError(f"top_p must be in (0, 1], got {self.top_p}")
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """One sampled response.
+
+    Attributes:
+      text: The response as text, without special tokens at its end.
+      ids: Its token ids, without the end-of-sequence token.
+      finished: Whether the model ended it; False where max_new_tokens cut it.
+    """
+
+    text: str
+    ids: tuple[int, ...]
+    finished: bool
+
+
+def generate(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Sequence[int]],
+    sampling: Sampling,
+    *,
+    batch_size: int = 64,
+    first_row: int = 0,
+) -> list[Generation]:
+    """One response a prompt, in the order of `prompts`; repeat a prompt to draw it again.
+
+    Args:
+      model: Any causal LM of transformers; what its generation_config asks for is set aside.
+      tokenizer: Says which token ends a response, and turns ids into text.
+      prompts: Token ids of each row's prompt, rendered as the model was trained on; none may be empty.
+      sampling: How responses are drawn.
+      batch_size: Rows computed at once. Rows of like length go together; each batch runs until its last row ends.
+      first_row: Number of the first prompt among all rows of the job, so that a job can be cut into calls.
+    Raises:
+      ModelError: the tokenizer has no end-of-sequence token.
+      ConfigError: a prompt is empty.
+    """
+    end = tokenizer.eos_token_id
+    if not isinstance(end, int):
+        raise ModelError("the tokenizer has no end-of-sequence token, so no response could end; set eos_token")
+    if empty := [row for row, prompt in enumerate(prompts) if not len(prompt)]:
+        raise ConfigError(
+            f"prompt {empty[0] + first_row} has no tokens; a model needs one to begin with, such as a BOS"
+        )
+    order = sorted(range(len(prompts)), key=lambda row: len(prompts[row]))
+    results: dict[int, Generation] = {}
+    with torch.inference_mode(), plain_attention(model), _own_settings(model):
+        for start in range(0, len(order), batch_size):
+            rows = order[start : start + batch_size]
+            new = _generate_batch(
+                model, [prompts[row] for row in rows], [row + first_row for row in rows], sampling, end
+            )
+            for row, ids in zip(rows, new, strict=True):
+                finished = end in ids
+                kept = ids[: ids.index(end)] if finished else ids
+                text = tokenizer.decode(kept, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+                assert isinstance(text, str)
+                results[row] = Generation(text, tuple(kept), finished)
+    return [results[row] for row in range(len(prompts))]
+
+
+def _generate_batch(
+    model: PreTrainedModel, prompts: Sequence[Sequence[int]], rows: list[int], sampling: Sampling, end: int
+) -> list[list[int]]:
+    """New ids of a left-padded batch; what follows a row's end is padding."""
+    width = max(len(prompt) for prompt in prompts)
+    ids = torch.full((len(prompts), width), end)
+    mask = torch.zeros_like(ids)
+    for row, prompt in enumerate(prompts):
+        ids[row, width - len(prompt) :] = torch.as_tensor(prompt)
+        mask[row, width - len(prompt) :] = 1
+    settings = GenerationConfig(
+        max_new_tokens=sampling.max_new_tokens, eos_token_id=end, pad_token_id=end, do_sample=False, use_cache=True
+    )
+    out = cast(Any, model).generate(  # declared on a mixin that type checkers take for a buffer
+        ids.to(model.device),
+        attention_mask=mask.to(model.device),
+        generation_config=settings,
+        logits_processor=LogitsProcessorList([_Draw(sampling, rows, width)]),
+    )
+    assert isinstance(out, Tensor)
+    return out[:, width:].tolist()
+
+
+class _Draw(LogitsProcessor):
+    """Leaves one token a row possible: the drawn one. Greedy decoding then takes it."""
+
+    def __init__(self, sampling: Sampling, rows: list[int], width: int) -> None:
+        self.sampling, self.width = sampling, width
+        self.rows = np.array(rows, np.uint64)
+
+    def __call__(self, input_ids: Int[Tensor, "B L"], scores: Float[Tensor, "B V"]) -> Float[Tensor, "B V"]:
+        if self.sampling.temperature == 0:
+            return scores
+        u = uniforms(self.sampling.seed, self.rows, input_ids.shape[1] - self.width)
+        chosen = draw(scores, torch.from_numpy(u).to(scores.device), self.sampling.temperature, self.sampling.top_p)
+        return torch.full_like(scores, -torch.inf).scatter_(1, chosen[:, None], 0.0)
+
+
+def draw(logits: Float[Tensor, "B V"], u: Float[Tensor, " B"], temperature: float, top_p: float) -> Int[Tensor, " B"]:
+    """The token at height `u` of each row's cumulative distribution, tokens standing in the order of their ids.
+
+    Args:
+      logits: One row a response.
+      u: Uniform in [0, 1), float64.
+      temperature: Logits are divided by it, > 0.
+      top_p: The fewest tokens that hold at least this mass stay, at equal probability those of lower id.
+    """
+    mass = (logits.double() / temperature).softmax(-1)
+    if top_p < 1:
+        falling, order = mass.sort(dim=-1, descending=True, stable=True)
+        before = falling.cumsum(-1) - falling
+        mass = mass.masked_fill((before >= top_p).gather(1, order.argsort(-1)), 0.0)
+    height = mass.cumsum(-1)
+    # Scaled by the sum, u stays below the last edge; tokens without mass have edges of equal height and are never hit.
+    return (height > (u * height[:, -1])[:, None]).int().argmax(-1)
+
+
+def uniforms(seed: int, rows: np.ndarray, position: int) -> Float[np.ndarray, " B"]:
+    """Numbers in [0, 1), a function of (seed, row, position) each: three rounds of the splitmix64 mixer.
+
+    Source: Steele, Lea, Flood 2014, Fast splittable pseudorandom number generators (constants of variant 13).
+    """
+    with np.errstate(over="ignore"):
+        key = np.full(len(rows), seed % 2**64, np.uint64)
+        for part in (rows.astype(np.uint64), np.uint64(position)):
+            key = _mix(key) + part
+        return (_mix(key) >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+def _mix(key: np.ndarray) -> np.ndarray:
+    key = key + np.uint64(0x9E3779B97F4A7C15)
+    key = (key ^ (key >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    key = (key ^ (key >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return key ^ (key >> np.uint64(31))
+
+
+@contextmanager
+def _own_settings(model: PreTrainedModel) -> Iterator[None]:
+    """Set the model's own generation settings aside: a repetition penalty in them would change every distribution."""
+    before = model.generation_config
+    model.generation_config = GenerationConfig()
+    try:
+        yield
+    finally:
+        model.generation_config = before

@@ -1,0 +1,75 @@
+import numpy as np
+import pytest
+import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Split
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel, PreTrainedTokenizerFast
+
+from preftree.errors import ModelError
+from preftree.scoring.forward import Scorer
+from preftree.worlds.grammar import World
+from preftree.worlds.sentiment import build_model, build_tokenizer
+from preftree.worlds.walk import outcome_logps
+
+TOKENIZER = build_tokenizer()
+SHORT = World("short", ("the movie was", "movie was not bad"), min_words=1, max_words=2)
+
+
+def gpt2() -> PreTrainedModel:
+    torch.manual_seed(1)
+    config = GPT2Config(
+        vocab_size=15, n_embd=32, n_layer=2, n_head=2, n_positions=16, bos_token_id=None, eos_token_id=2
+    )
+    return GPT2LMHeadModel(config).eval()
+
+
+def slow(model: PreTrainedModel, world: World, temperature: float) -> np.ndarray:
+    """Every response on its own, without a cache."""
+    rows = []
+    for prompt in world.prompts:
+        start = TOKENIZER(prompt)["input_ids"]
+        row = []
+        for response in world.responses():
+            new = TOKENIZER(response)["input_ids"]
+            ids = (start + new + [TOKENIZER.eos_token_id])[: len(start) + world.max_words]
+            with torch.no_grad():
+                logits = model(input_ids=torch.tensor([ids])).logits[0].double() / temperature
+            logps = logits.log_softmax(-1)
+            row.append(sum(logps[at - 1, ids[at]].item() for at in range(len(start), len(ids))))
+        rows.append(row + [np.log1p(-np.exp(row).sum())])
+    return np.array(rows)
+
+
+@pytest.mark.parametrize("make", [gpt2, lambda: build_model(TOKENIZER, 0)])
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+def test_the_walk_agrees_with_every_response_on_its_own(make, temperature: float) -> None:
+    model = make()
+    logps = outcome_logps(model, TOKENIZER, SHORT, temperature=temperature)
+    assert logps.shape == (2, SHORT.num_outcomes)
+    np.testing.assert_allclose(logps, slow(model, SHORT, temperature), atol=2e-5)
+    np.testing.assert_allclose(np.exp(logps).sum(axis=1), 1, atol=1e-12)
+
+
+def test_the_size_of_a_batch_changes_nothing() -> None:
+    world = World("w", SHORT.prompts, min_words=3, max_words=3)
+    model = build_model(TOKENIZER, 0)
+    whole = outcome_logps(model, TOKENIZER, world)
+    for batch_size in (1, 30, 100):
+        np.testing.assert_allclose(outcome_logps(model, TOKENIZER, world, batch_size=batch_size), whole, atol=2e-5)
+
+
+def test_a_model_that_is_set_up_to_score_trees_is_walked_all_the_same() -> None:
+    model = build_model(TOKENIZER, 0)
+    before = outcome_logps(model, TOKENIZER, SHORT)
+    Scorer(model)
+    np.testing.assert_allclose(outcome_logps(model, TOKENIZER, SHORT), before, atol=2e-5)
+
+
+def test_a_tokenizer_that_splits_words_is_refused() -> None:
+    letters = Tokenizer(WordLevel({"<eos>": 0, "<unk>": 1}, unk_token="<unk>"))
+    letters.pre_tokenizer = Split("", "isolated")  # pyright: ignore[reportAttributeAccessIssue]
+    with pytest.raises(ModelError, match="'movie' is 5 tokens"):
+        outcome_logps(
+            build_model(TOKENIZER, 0), PreTrainedTokenizerFast(tokenizer_object=letters, eos_token="<eos>"), SHORT
+        )
