@@ -95,4 +95,4 @@ def _too_long(field: str, name: str, limit: int | None, size: int) -> RowFault:
 
 
 def _least(*limits: int | None) -> float:
-    return min((limit for limit in limits if limit is not None), default=float("inf"))
+    return float(min((limit for limit in limits if limit is not None), default=float("inf")))
