@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from preftree.cli.train import OPEN, Words
+from preftree.cli.train import OPEN, Words, quiet_transformers
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -23,4 +23,5 @@ def build(words: Words = None) -> None:
     config = load_config(DpoConfig, words or [])
     from preftree.train.dpo import build_reference_table
 
+    quiet_transformers()
     build_reference_table(config)

@@ -24,6 +24,7 @@ def sft(words: Words = None) -> None:
     config = load_config(SftConfig, words or [])
     from preftree.train.sft import run_sft
 
+    quiet_transformers()
     _end(run_sft(config).signum)
 
 
@@ -35,7 +36,15 @@ def dpo(words: Words = None) -> None:
     config = load_config(DpoConfig, words or [])
     from preftree.train.dpo import run_dpo
 
+    quiet_transformers()
     _end(run_dpo(config).signum)
+
+
+def quiet_transformers() -> None:
+    """No bars for loading and saving weights between our own lines."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
 
 
 def _end(signum: int) -> None:

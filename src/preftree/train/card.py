@@ -23,7 +23,7 @@ def model_card(config: RunConfig, summary: Mapping[str, object]) -> str:
     about = {"library_name": "transformers", "tags": ["preftree", recipe], "pipeline_tag": "text-generation"}
     if not Path(config.model).exists():
         about["base_model"] = config.model
-    rows = "\n".join(f"| {name} | {_show(value)} |" for name, value in _flat(summary).items())
+    rows = "\n".join(f"| {name} | {_show(value)} |" for name, value in _facts(summary).items())
     name = Path(config.out).name
     what = (
         f"optimised on preference pairs with the loss `{config.loss.name}`"
@@ -63,14 +63,19 @@ The same options and data on the same kind of machine give the same model again.
 """
 
 
-def _flat(summary: Mapping[str, object], prefix: str = "") -> dict[str, object]:
-    flat: dict[str, object] = {}
+def _facts(summary: Mapping[str, object]) -> dict[str, object]:
+    """The summary as one level of names, without the options, which stand below in full."""
+    facts: dict[str, object] = {}
     for name, value in summary.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{name} ")
-        else:
-            flat[f"{prefix}{name}".replace("_", " ")] = value
-    return flat
+        if not isinstance(value, Mapping):
+            facts[name.replace("_", " ")] = value
+        elif name == "held_out":
+            facts |= {f"held out: {inner.replace('_', ' ')}": figure for inner, figure in value.items()}
+        elif name == "trajectory":
+            facts |= {inner: digest for inner, digest in value.items() if inner.startswith(("weights", "training"))}
+        elif name == "environment":
+            facts |= value
+    return facts
 
 
 def _show(value: object) -> str:

@@ -2,21 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import astuple
+from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from preftree.config.schema import DpoConfig
 from preftree.data.store import TokenExample
+from preftree.distributed.world import open_world
+from preftree.errors import ConfigError
 from preftree.losses.mean import weigh
 from preftree.losses.metrics import pair_metrics
 from preftree.losses.pairs import pair_up
-from preftree.losses.table import BoundLoss
+from preftree.losses.table import BoundLoss, bind, find, inputs_of, options_of
+from preftree.models.load import load_tokenizer
+from preftree.reference.build import BuildReport, build_reference
+from preftree.reference.gate import verify_start
+from preftree.reference.key import cache_root, table_key
 from preftree.reference.store import ReferenceTable
+from preftree.scoring.forward import Scorer
+from preftree.stats import wilson
+from preftree.train import run
+from preftree.train.folder import claim_folder, find_start
+from preftree.train.loop import Outcome
+from preftree.train.rows import PromptGroups, probe_rows
 from preftree.train.step import Examples, Task, Values
+from preftree.train.track import SECONDS_BETWEEN_LINES
 from preftree.tree.segment import ResponseLogps, sum_responses
+
+log = logging.getLogger("preftree")
+
+DEFAULT_BETA = 0.1
 
 COLUMNS = (
     "loss",
@@ -34,8 +56,15 @@ COLUMNS = (
 )
 
 
-def pair_task(examples: Examples, loss: BoundLoss, table: ReferenceTable) -> Task:
-    """Pairs under a loss, against the reference log-probs of a table; nothing here can compute one."""
+def pair_task(examples: Examples, loss: BoundLoss, table: ReferenceTable, *, held_out: bool = False) -> Task:
+    """Pairs under a loss, against the reference log-probs of a table; nothing here can compute one.
+
+    Args:
+      examples: Pairs: two sequences each, the chosen one first.
+      loss: A bound loss of pairs.
+      table: Holds the reference log-probs of every response.
+      held_out: Whether the figures come with a 95 % Wilson interval of the accuracy.
+    """
 
     def value(policy: ResponseLogps, some: Sequence[TokenExample]) -> Values:
         sequences = [sequence for example in some for sequence in example.sequences]
@@ -53,6 +82,132 @@ def pair_task(examples: Examples, loss: BoundLoss, table: ReferenceTable) -> Tas
         return float(examples.weights[rows].sum())
 
     def figures(columns: Mapping[str, Float[Tensor, " B"]], rows: Int[np.ndarray, " B"]) -> dict[str, float]:
-        return weigh(columns, torch.from_numpy(examples.weights[rows])).mean(divisor(rows))
+        weights = examples.weights[rows]
+        means = weigh(columns, torch.from_numpy(weights)).mean(divisor(rows))
+        if held_out:
+            # Unequal weights tell less than as many equal ones: Kish's effective number of pairs.
+            trials = max(1, math.floor(weights.sum() ** 2 / (weights**2).sum() + 1e-9))
+            _, means["accuracy_low"], means["accuracy_high"] = wilson(means["accuracy"] * trials, trials)
+        return means
 
     return Task("pairs", examples, COLUMNS, value, divisor, figures)
+
+
+def bind_loss(config: DpoConfig) -> tuple[DpoConfig, BoundLoss]:
+    """The loss that the options name; the options with the beta that it uses.
+
+    Raises:
+      ConfigError: no such loss, or not of pairs; an option that it does not take, lacks, or that is out of its range.
+    """
+    name, options = config.loss.name, dict(config.loss.options)
+    try:
+        spec = find(name)
+        if "policy" not in inputs_of(spec):
+            raise ConfigError(f"loss {name!r} is of single responses, not of pairs; see `preftree losses`")
+        if config.beta is not None:
+            options["beta"] = config.beta
+        elif "beta" in options_of(spec):
+            options.setdefault("beta", DEFAULT_BETA)
+        loss = bind(name, options)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    return config.model_copy(update={"beta": loss.options.get("beta")}), loss
+
+
+def run_dpo(config: DpoConfig) -> Outcome:
+    """Everything `preftree dpo` does, from its options to RUN/model.
+
+    Raises:
+      UserError: something outside the program is wrong; the sentence says what to do.
+    """
+    config, loss = bind_loss(config)
+    with open_world() as world, claim_folder(config, world):
+        setup = run.prepare(config, world, find_start(config, world))
+        table, reference = open_table(setup)
+        path = run.trajectory(
+            setup,
+            {"recipe": "dpo", "loss": loss.name, **loss.options, "weights of the reference": table.key.weights},
+        )
+        done = run.admit(setup, path)
+        if done is not None:
+            return done
+        fill_table(setup, table, reference)
+        del reference  # another model's weights are not needed again
+        if setup.start is None and config.reference == "start":
+            groups = [setup.data.train.store[row].sequences for row in probe_rows(setup.data.train)]
+            gate = verify_start(setup.scorer, table, groups)
+            log.info("policy equals reference: %.1e nats of %.1e allowed", gate.largest_logratio, gate.tolerance)
+        return run.execute(setup, lambda store, held_out: pair_task(store, loss, table, held_out=held_out), path)
+
+
+def build_reference_table(config: DpoConfig) -> BuildReport:
+    """Everything `preftree ref build` does: the table that `run_dpo` with these options reads, and no training."""
+    config, _ = bind_loss(config)
+    with open_world() as world:
+        setup = run.prepare(config, world, None)
+        table, reference = open_table(setup)
+        return fill_table(setup, table, reference)
+
+
+def open_table(setup: run.Setup[DpoConfig]) -> tuple[ReferenceTable, Scorer]:
+    """The table of the run's reference, and the model that fills it: the policy as it was loaded, or another one.
+
+    Raises:
+      ConfigError: the other model has another vocabulary.
+    """
+    config = setup.config
+    scorer, weights = setup.scorer, setup.weights
+    if config.reference != "start":
+        if load_tokenizer(config.reference).get_vocab() != setup.tokenizer.get_vocab():
+            raise ConfigError(
+                f"reference={config.reference} has another vocabulary than model={config.model}, so it cannot score "
+                "the same tokens; give a model with the same tokenizer"
+            )
+        scorer = run.load_scorer(config.reference, config, setup.world)
+        weights = run.digest_weights(config.reference, scorer, config)
+    table = ReferenceTable.open(Path(config.cache or cache_root()), table_key(weights, scorer.numeric_mode))
+    for sentence in table.set_aside:
+        log.warning("%s", sentence)
+    return table, scorer
+
+
+def fill_table(setup: run.Setup[DpoConfig], table: ReferenceTable, reference: Scorer) -> BuildReport:
+    """Score what the table lacks of the training and the held-out pairs; rank 0 does it, the others then find it."""
+    report = BuildReport()
+    if setup.world.leads:
+        for part in (setup.data.train, setup.data.held_out):
+            if part is not None:
+                groups = PromptGroups(part)
+                done = build_reference(
+                    table,
+                    reference,
+                    groups,
+                    budget=setup.config.micro_batch_tokens,
+                    name=groups.name,
+                    progress=_now_and_then(),
+                    say=lambda sentence: log.info("%s", sentence),
+                )
+                report = BuildReport(*(a + b for a, b in zip(astuple(report), astuple(done), strict=True)))
+        log.info(
+            "reference: %d responses scored in %d forwards (%.1f s), %d known from earlier",
+            report.num_scored,
+            report.num_forwards,
+            report.seconds,
+            report.num_cached,
+        )
+    setup.world.barrier()
+    table.refresh()
+    return report
+
+
+def _now_and_then() -> Callable[[BuildReport], None]:
+    """Say how far a build is, every 20 seconds."""
+    told = 0.0
+
+    def tell(report: BuildReport) -> None:
+        nonlocal told
+        if report.seconds - told >= SECONDS_BETWEEN_LINES:
+            told = report.seconds
+            log.info("reference: %d responses scored, %.0f s", report.num_scored, report.seconds)
+
+    return tell

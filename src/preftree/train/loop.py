@@ -7,7 +7,7 @@ evaluation again, and writes the row that the straight run would have written.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -35,7 +35,7 @@ class Plan:
 
     Attributes:
       task: The training examples and their loss.
-      rows: Which examples make step s (from 0), a pure function of s.
+      steps: The rows of each step from a given one on; pure, so a resumed run meets what it would have met.
       num_steps: Steps of the whole run.
       steps_per_epoch: Steps of one pass over the data.
       held_out: Another task and its rows to evaluate on, or None.
@@ -43,7 +43,7 @@ class Plan:
     """
 
     task: Task
-    rows: Callable[[int], Int[np.ndarray, " B"]]
+    steps: Callable[[int], Iterator[Int[np.ndarray, " B"]]]
     num_steps: int
     steps_per_epoch: int
     held_out: tuple[Task, Int[np.ndarray, " N"]] | None
@@ -102,6 +102,7 @@ def train(
             world.barrier()
             saved = progress.step
 
+        steps = plan.steps(progress.step)
         while True:
             step = progress.step
             last = step >= plan.num_steps
@@ -117,11 +118,19 @@ def train(
                 if found is None:
                     continue
                 figures, evaluated = found, step
-                tracker.write({"split": "eval", "step": step, "epoch": step / plan.steps_per_epoch, **figures})
+                tracker.write(
+                    {
+                        "split": "eval",
+                        "step": step,
+                        "epoch": step / plan.steps_per_epoch,
+                        **figures,
+                        task.unit: len(rows),
+                    }
+                )
             if last:
                 break
             try:
-                progress = _advance(plan, scorer, optimizer, config, world, progress, tracker)
+                progress = _advance(plan, next(steps), scorer, optimizer, config, world, progress, tracker)
             except TrainingError:
                 if saved != step:
                     save()
@@ -133,6 +142,7 @@ def train(
 
 def _advance(
     plan: Plan,
+    rows: Int[np.ndarray, " B"],
     scorer: Scorer,
     optimizer: Optimizer,
     config: RunConfig,
@@ -142,7 +152,6 @@ def _advance(
 ) -> Progress:
     """Make one update and write its row."""
     began = time.perf_counter()
-    rows = plan.rows(progress.step)
     lr = learning_rate(progress.step, config, plan.num_steps)
     set_learning_rate(optimizer, lr)
     result = take_step(
@@ -161,6 +170,7 @@ def _advance(
         step=progress.step + 1,
         examples=progress.examples + len(rows),
         tokens=progress.tokens + result.num_tokens,
+        tokens_alone=progress.tokens_alone + result.num_alone,
         seconds=progress.seconds + seconds,
     )
     unit = plan.task.unit

@@ -1,216 +1,202 @@
-"""A run's folder, from the first look at it to the model it ends with; shared by the recipes.
-
-RUN/config.yaml   RUN/metrics.jsonl   RUN/tensorboard/   RUN/checkpoints/   RUN/model/   RUN/summary.json
-"""
+"""A run from its options to its model: what the recipes share around the loop."""
 
 from __future__ import annotations
 
-import json
 import logging
-import platform
-import resource
-import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 import torch
-import transformers
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
-from preftree import __version__
-from preftree.config.load import dump_config
 from preftree.config.schema import DpoConfig, RunConfig, SftConfig
-from preftree.distributed.reduce import max_over_ranks
+from preftree.data.order import steps_per_epoch
+from preftree.data.store import TokenStore
 from preftree.distributed.world import World
-from preftree.errors import CheckpointError, ConfigError
-from preftree.models.export import save_model
 from preftree.models.load import load_model, load_tokenizer
-from preftree.reference.key import cache_root
+from preftree.reference.key import cache_root, weights_digest, weights_digest_of_model
 from preftree.scoring.forward import Scorer
-from preftree.storage.atomic import write_atomic
-from preftree.storage.checkpoint import LoadedCheckpoint, list_checkpoints, load_checkpoint, step_of
-from preftree.storage.lock import lock_run
-from preftree.train.card import model_card
-from preftree.train.loop import Outcome
+from preftree.scoring.probe import verify_scorer
+from preftree.storage.checkpoint import LoadedCheckpoint
+from preftree.train import folder
+from preftree.train.loop import Outcome, Plan, train
+from preftree.train.optim import build_optimizer, warmup_length
+from preftree.train.rows import Data, check_budget, num_steps, open_data, probe_rows, steps_from
+from preftree.train.state import Progress
+from preftree.train.step import Task
 
 log = logging.getLogger("preftree")
 
 C = TypeVar("C", SftConfig, DpoConfig)
 
 
-@contextmanager
-def claim_folder(config: RunConfig, world: World) -> Iterator[None]:
-    """Keep the run's folder to this run, and warnings of ranks that do not lead to themselves.
+@dataclass(frozen=True, eq=False, slots=True)
+class Setup(Generic[C]):
+    """What a run has at hand before its first step.
+
+    Attributes:
+      config: The options, with nothing left open.
+      world: The ranks.
+      start: The checkpoint to go on from; None for a fresh run.
+      scorer: The policy, as it was loaded: not yet where the checkpoint left it.
+      tokenizer: The policy's.
+      weights: Digest of the policy as it was loaded.
+      data: What to train on and what to hold out.
+      num_steps: Steps of the whole run.
+    """
+
+    config: C
+    world: World
+    start: LoadedCheckpoint | None
+    scorer: Scorer
+    tokenizer: PreTrainedTokenizerBase
+    weights: str
+    data: Data
+    num_steps: int
+
+
+def prepare(config: C, world: World, start: LoadedCheckpoint | None) -> Setup[C]:
+    """Pin threads and seeds, load the model, tokenise the data.
 
     Raises:
-      TrainingError: another process trains in this folder.
+      UserError: one of these cannot be.
     """
-    if not world.leads:
-        log.setLevel(logging.ERROR)
-        yield
-        return
-    with lock_run(Path(config.out)):
-        yield
-
-
-def find_start(config: RunConfig, world: World) -> LoadedCheckpoint | None:
-    """The checkpoint to go on from, the same on every rank; None for a fresh run.
-
-    Raises:
-      ConfigError: a fresh run was asked for, or is all that could be, in a folder that holds a run.
-      CheckpointError: the checkpoint is damaged, or lies before others of this folder.
-    """
-    out = Path(config.out)
-    root = out / "checkpoints"
-    held = [path for path in (root, out / "metrics.jsonl", out / "model") if path.exists()]
-    if config.resume == "never" and held:
-        raise ConfigError(
-            f"out={out} holds a run ({held[0].name}); choose another folder, or resume=auto to go on with it"
-        )
-    if config.resume not in ("auto", "never"):
-        path = Path(config.resume)
-        later = [other for other in list_checkpoints(root) if step_of(other) > step_of(path)]
-        if later:
-            raise CheckpointError(
-                f"{out} holds checkpoints after {path.name}, up to {later[-1].name}; to go back, choose another out="
-            )
-        return load_checkpoint(root, path)
-    if world.leads:
-        start = load_checkpoint(root) if config.resume == "auto" else None
-        step = max_over_ranks(-1 if start is None else start.step, world)
-    else:
-        step = max_over_ranks(-1, world)
-        start = load_checkpoint(root, root / f"step-{step:06d}") if step >= 0 else None
-    for sentence in start.skipped if start else ():
-        log.warning("%s; passed over", sentence)
-    if start is None and (out / "model").exists():
-        raise ConfigError(f"out={out} holds a model but no checkpoint to go on from; choose another folder")
-    return start
+    config = settle(config, start)
+    scorer, tokenizer = load_scorer(config.model, config, world), load_tokenizer(config.model)
+    if config.gradient_checkpointing:
+        scorer.checkpoint_gradients()
+    data = open_data(config, tokenizer, world)
+    weights = digest_weights(config.model, scorer, config)
+    return Setup(config, world, start, scorer, tokenizer, weights, data, num_steps(config, len(data.train.rows)))
 
 
 def settle(config: C, start: LoadedCheckpoint | None) -> C:
     """Fix what the options left open, pin the CPU threads and seed the random numbers."""
-    threads = config.threads or (start.state.meta["threads"] if start else torch.get_num_threads())
+    threads = config.threads or (start.state.meta["environment"]["threads"] if start else torch.get_num_threads())
     torch.set_num_threads(threads)
     torch.manual_seed(config.seed)
     return config.model_copy(update={"threads": threads, "cache": config.cache or str(cache_root())})
 
 
-def load_policy(config: RunConfig, world: World) -> tuple[Scorer, PreTrainedTokenizerBase]:
-    """The model in fp32 on this rank's device, without dropout, wrapped as a scorer; and its tokenizer."""
-    tokenizer = load_tokenizer(config.model)
-    model = load_model(config.model).to(world.device)  # pyright: ignore[reportArgumentType] (transformers' own stub)
-    if config.gradient_checkpointing:
-        checkpoint_activations(model)
-    return Scorer(model, precision=config.precision), tokenizer
+def load_scorer(name: str, config: RunConfig, world: World) -> Scorer:
+    """A model in fp32 on this rank's device, without dropout, in the run's precision."""
+    model = load_model(name)
+    model.to(world.device)  # pyright: ignore[reportArgumentType] (transformers wraps the method)
+    return Scorer(model, precision=config.precision)
 
 
-def checkpoint_activations(model: PreTrainedModel) -> None:
-    """Recompute activations in the backward pass instead of keeping them.
-
-    Transformers recomputes in training mode only, so the layers that can are put in it, and nothing else is.
-
-    Raises:
-      ConfigError: the architecture does not support it.
-    """
-    if not model.supports_gradient_checkpointing:
-        raise ConfigError(f"gradient_checkpointing: {type(model).__name__} does not support it; leave it out")
-    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable  # < 5.23
-    enable({"use_reentrant": False})
-    for module in model.modules():
-        if hasattr(module, "gradient_checkpointing"):
-            module.training = True
+def digest_weights(name: str, scorer: Scorer, config: RunConfig) -> str:
+    """What the weights of the model `name`, just loaded into `scorer`, are; files are hashed once."""
+    place = Path(name).expanduser()
+    if any(place.glob("*.safetensors")):
+        return weights_digest(place, memo=Path(config.cache or cache_root()))
+    return weights_digest_of_model(scorer.model)
 
 
-def check_trajectory(start: LoadedCheckpoint | None, trajectory: Mapping[str, object]) -> None:
-    """Refuse to go on from a checkpoint of another trajectory.
+def trajectory(setup: Setup[C], recipe: Mapping[str, object]) -> dict[str, object]:
+    """What decides which weights come after which; paths, budgets and how often to save do not.
 
     Args:
-      start: The checkpoint, if there is one.
-      trajectory: What decides which weights come after which; compared with what the checkpoint recorded.
-    Raises:
-      CheckpointError: something differs; each is named with both values.
+      setup: The run.
+      recipe: What the recipe adds: its name, its loss.
     """
-    if start is None:
-        return
-    before = start.state.meta["trajectory"]
-    names = [name for name in (*before, *trajectory) if before.get(name) != trajectory.get(name)]
-    changed = [
-        f"{name} was {_short(before.get(name))}, is {_short(trajectory.get(name))}" for name in dict.fromkeys(names)
-    ]
-    if changed:
-        raise CheckpointError(
-            f"{start.path} belongs to another run ({'; '.join(changed)}); put that back to go on, or choose another out="
-        )
-
-
-def write_config(config: RunConfig, world: World) -> None:
-    """Write the resolved options to RUN/config.yaml."""
-    if world.leads:
-        write_atomic(Path(config.out) / "config.yaml", dump_config(config))
-
-
-def is_finished(config: RunConfig, start: LoadedCheckpoint | None, num_steps: int) -> bool:
-    """Whether the folder holds the finished run already: its last checkpoint, its model and its summary."""
-    out = Path(config.out)
-    if start is None or start.step < num_steps or not (out / "model").is_dir() or not (out / "summary.json").exists():
-        return False
-    return json.loads((out / "summary.json").read_bytes())["steps"] == start.step
-
-
-def finish(
-    config: RunConfig,
-    scorer: Scorer,
-    tokenizer: PreTrainedTokenizerBase,
-    outcome: Outcome,
-    about: Mapping[str, object],
-    world: World,
-) -> None:
-    """Write RUN/model with its card, and RUN/summary.json last: it says that all else is there."""
-    if not world.leads:
-        return
-    out = Path(config.out)
-    summary = {
-        "recipe": "dpo" if isinstance(config, DpoConfig) else "sft",
-        "steps": outcome.progress.step,
-        "examples": outcome.progress.examples,
-        "tokens": outcome.progress.tokens,
-        "training_seconds": round(outcome.progress.seconds, 3),
-        "peak_memory_bytes": peak_memory(world),
-        "held_out": dict(outcome.figures),
-        **about,
-    }
-    model = scorer.model
-    assert isinstance(model, PreTrainedModel)
-    save_model(model, tokenizer, out / "model", card=model_card(config, summary))
-    write_atomic(out / "summary.json", json.dumps(summary, indent=1) + "\n")
-    log.info("model in %s", out / "model")
-
-
-def environment(world: World) -> dict[str, str | int]:
-    """What the figures of a run may depend on beside its options."""
-    device = torch.cuda.get_device_name() if world.device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
+    config = setup.config
     return {
-        "preftree": __version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "device": f"{world.device.type} ({device})",
-        "threads": torch.get_num_threads(),
-        "processes": world.size,
+        **recipe,
+        "weights of the model": setup.weights,
+        "training data": setup.data.train.store.digest,
+        "held-out share": config.eval_data if isinstance(config.eval_data, float) else None,
+        "data.order": config.data.order,
+        "seed": config.seed,
+        "batch_size": config.batch_size,
+        "precision": config.precision,
+        "optimizer": config.optimizer,
+        "lr": config.lr,
+        "weight_decay": config.weight_decay,
+        "max_grad_norm": config.max_grad_norm,
+        "schedule": config.schedule,
+        "steps of warm-up": warmup_length(config, setup.num_steps),
+        # A longer run under a constant rate only goes on; under a falling one every step would have been another.
+        "steps of the schedule": None if config.schedule == "constant" else setup.num_steps,
     }
 
 
-def peak_memory(world: World) -> int:
-    """The most memory this process has held, in bytes: on the GPU where there is one, else resident."""
-    if world.device.type == "cuda":
-        return torch.cuda.max_memory_allocated(world.device)
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+def admit(setup: Setup[C], path: Mapping[str, object]) -> Outcome | None:
+    """Look whether the run may start or go on; the outcome where it has finished before.
+
+    Args:
+      setup: The run.
+      path: Its trajectory.
+    Raises:
+      CheckpointError: the checkpoint is of another trajectory.
+      ConfigError: an example is larger than a micro-batch may be.
+      TrainingError: the tree path does not score as the model itself does.
+    """
+    config, start, data, scorer = setup.config, setup.start, setup.data, setup.scorer
+    folder.check_trajectory(config, start, path)
+    if folder.is_finished(config, start, setup.num_steps):
+        assert start is not None
+        log.info("%s is finished at step %d; nothing to do", config.out, start.step)
+        return Outcome(Progress(**start.state.meta["progress"]), {}, 0)
+    for part in (data.train, data.held_out):
+        if part is not None:
+            check_budget(part, scorer.shares_prefixes, config.micro_batch_tokens)
+    folder.write_config(config, setup.world)
+    _describe(setup)
+    report = verify_scorer(scorer, [data.train.store[row].sequences for row in probe_rows(data.train)])
+    log.info("scores equal the model's own: difference %.1e nats of %.1e allowed", report.difference, report.tolerance)
+    return None
 
 
-def _short(value: object) -> str:
-    text = str(value)
-    return f"{text[:8]}.." if len(text) >= 32 and " " not in text else text
+def execute(setup: Setup[C], task: Callable[[TokenStore, bool], Task], path: Mapping[str, object]) -> Outcome:
+    """Train, and write the model where the run came to its end.
+
+    Args:
+      setup: The run.
+      task: Makes the recipe's task of a store of examples, and of whether they are held out.
+      path: The run's trajectory, for its checkpoints.
+    """
+    config, data = setup.config, setup.data
+    about = {
+        "trajectory": dict(path),
+        "config": config.model_dump(),
+        "environment": folder.environment(setup.world),
+    }
+    plan = Plan(
+        task=task(data.train.store, False),
+        steps=lambda first: steps_from(data.train, config, first, setup.num_steps),
+        num_steps=setup.num_steps,
+        steps_per_epoch=steps_per_epoch(len(data.train.rows), config.batch_size),
+        held_out=None if data.held_out is None else (task(data.held_out.store, True), data.held_out.rows),
+        about=about,
+    )
+    optimizer = build_optimizer(setup.scorer, config)
+    outcome = train(plan, setup.scorer, optimizer, config, setup.world, start=setup.start)
+    if not outcome.signum:
+        folder.finish(config, setup.scorer, setup.tokenizer, outcome, about, setup.world)
+    return outcome
+
+
+def _describe(setup: Setup[C]) -> None:
+    """Say what is trained on what, and from where."""
+    config, scorer, data, world = setup.config, setup.scorer, setup.data, setup.world
+    size = sum(parameter.numel() for parameter in scorer.parameters())
+    device = f"{world.size} x cuda" if world.device.type == "cuda" else f"{world.size} x cpu, {config.threads} threads"
+    sharing = "" if scorer.shares_prefixes else ", prompts computed once per response"
+    log.info("%s: %.1f M parameters, %s on %s%s", config.model, size / 1e6, config.precision, device, sharing)
+    held_out = 0 if data.held_out is None else len(data.held_out.rows)
+    warmup = warmup_length(config, setup.num_steps)
+    log.info(
+        "%d examples (%d held out), %d steps of %d, %d of warm-up",
+        len(data.train.rows),
+        held_out,
+        setup.num_steps,
+        min(config.batch_size, len(data.train.rows)),
+        warmup,
+    )
+    if warmup >= setup.num_steps:
+        log.warning("the warm-up of %d steps is longer than the run: lr=%g is never reached", warmup, config.lr)
+    if setup.start is not None:
+        log.info("going on from %s", setup.start.path)

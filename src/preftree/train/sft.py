@@ -9,15 +9,20 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from preftree.config.schema import SftConfig
 from preftree.data.store import TokenExample
+from preftree.distributed.world import open_world
 from preftree.losses.likelihood import sft
 from preftree.losses.mean import weigh
+from preftree.train import run
+from preftree.train.folder import claim_folder, find_start
+from preftree.train.loop import Outcome
 from preftree.train.step import Examples, Task, Values
 from preftree.tree.segment import ResponseLogps
 
 
 def demonstration_task(examples: Examples) -> Task:
-    """Demonstrations under `sft`; the loss of a step is divided by its scored tokens, each times its example's weight."""
+    """Demonstrations under `sft`; a step's loss is divided by its scored tokens, each times its example's weight."""
 
     def value(policy: ResponseLogps, some: Sequence[TokenExample]) -> Values:
         loss = sft(policy.logps)
@@ -33,3 +38,15 @@ def demonstration_task(examples: Examples) -> Task:
         return per_token | lengths.mean(float(examples.weights[rows].sum()))
 
     return Task("examples", examples, ("loss", "response_tokens"), value, divisor, figures)
+
+
+def run_sft(config: SftConfig) -> Outcome:
+    """Everything `preftree sft` does, from its options to RUN/model.
+
+    Raises:
+      UserError: something outside the program is wrong; the sentence says what to do.
+    """
+    with open_world() as world, claim_folder(config, world):
+        setup = run.prepare(config, world, find_start(config, world))
+        path = run.trajectory(setup, {"recipe": "sft"})
+        return run.admit(setup, path) or run.execute(setup, lambda store, _: demonstration_task(store), path)

@@ -22,6 +22,7 @@ class Progress:
       step: Updates made.
       examples: Examples trained on.
       tokens: Tokens computed in training.
+      tokens_alone: Tokens that would have been computed with every response in a row of its own, without padding.
       seconds: Time spent in training steps, over all sittings.
       rows: Rows of metrics.jsonl.
     """
@@ -29,6 +30,7 @@ class Progress:
     step: int = 0
     examples: int = 0
     tokens: int = 0
+    tokens_alone: int = 0
     seconds: float = 0.0
     rows: int = 0
 

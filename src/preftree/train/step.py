@@ -80,11 +80,13 @@ class StepResult(NamedTuple):
       columns: Each metric of each example of the step, float64, on the CPU, name -> [B].
       grad_norm: Global norm of the gradient before clipping.
       num_tokens: Tokens computed, over all ranks.
+      num_alone: Tokens of the same responses, each in a row of its own with its prompt.
     """
 
     columns: dict[str, Float[Tensor, " B"]]
     grad_norm: float
     num_tokens: int
+    num_alone: int
 
 
 def take_step(
@@ -128,7 +130,9 @@ def take_step(
     norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
     on_host = torch.cat([table.flatten(), norm.double()[None]]).cpu()  # the step's one copy to the host
     columns = dict(zip(task.columns, on_host[:-1].view_as(table), strict=True))
-    result = StepResult(columns, float(on_host[-1]), sum(micro_tokens(micro) for own in plans for micro in own))
+    num_tokens = sum(len(micro.batch.input_T) for own in plans for micro in own)
+    num_alone = sum(len(sequence.trimmed().ids) - 1 for example in examples for sequence in example.sequences)
+    result = StepResult(columns, float(on_host[-1]), num_tokens, num_alone)
     _refuse_non_finite(name, examples, result)
 
     if max_grad_norm is not None:
@@ -182,11 +186,6 @@ def plan(
         return plan_step(sequences, prompts, budget=budget, world=world.size, share=scorer.shares_prefixes)
     except ValueError as error:
         raise ConfigError(f"micro_batch_tokens is too small ({error}); raise it, or lower max_length") from error
-
-
-def micro_tokens(micro: MicroBatch) -> int:
-    """Tokens that a micro-batch computes."""
-    return len(micro.batch.input_T)
 
 
 def _value(

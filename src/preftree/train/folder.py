@@ -1,0 +1,178 @@
+"""A run's folder, from the first look at it to the model it ends with.
+
+RUN/config.yaml   RUN/metrics.jsonl   RUN/tensorboard/   RUN/checkpoints/   RUN/model/   RUN/summary.json
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import platform
+import resource
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+import transformers
+from transformers import PreTrainedTokenizerBase
+
+from preftree import __version__
+from preftree.config.load import changed_options, dump_config
+from preftree.config.schema import DpoConfig, RunConfig
+from preftree.distributed.reduce import max_over_ranks
+from preftree.distributed.world import World
+from preftree.errors import CheckpointError, ConfigError
+from preftree.models.export import save_model
+from preftree.scoring.forward import Scorer
+from preftree.storage.atomic import write_atomic
+from preftree.storage.checkpoint import LoadedCheckpoint, list_checkpoints, load_checkpoint, step_of
+from preftree.storage.lock import lock_run
+from preftree.train.card import model_card
+from preftree.train.loop import Outcome
+
+log = logging.getLogger("preftree")
+
+
+@contextmanager
+def claim_folder(config: RunConfig, world: World) -> Iterator[None]:
+    """Keep the run's folder to this run, and the talk to the rank that leads.
+
+    Raises:
+      TrainingError: another process trains in this folder.
+    """
+    if not world.leads:
+        log.setLevel(logging.ERROR)
+        yield
+        return
+    with lock_run(Path(config.out)):
+        yield
+
+
+def find_start(config: RunConfig, world: World) -> LoadedCheckpoint | None:
+    """The checkpoint to go on from, the same on every rank; None for a fresh run.
+
+    Raises:
+      ConfigError: a fresh run was asked for, or is all that could be, in a folder that holds a run.
+      CheckpointError: the checkpoint is damaged, or lies before others of this folder.
+    """
+    out = Path(config.out)
+    root = out / "checkpoints"
+    held = [path.name for path in (root, out / "metrics.jsonl", out / "model") if path.exists()]
+    if config.resume == "never" and held:
+        raise ConfigError(f"out={out} holds a run ({held[0]}); choose another folder, or go on with resume=auto")
+    if config.resume not in ("auto", "never"):
+        path = Path(config.resume)
+        later = [other.name for other in list_checkpoints(root) if step_of(other) > step_of(path)]
+        if later:
+            raise CheckpointError(f"{out} holds later checkpoints than {path.name} ({later[-1]}); choose another out=")
+        return load_checkpoint(root, path)
+    start = load_checkpoint(root) if world.leads and config.resume == "auto" else None
+    step = max_over_ranks(-1 if start is None else start.step, world)
+    if not world.leads and step >= 0:
+        start = load_checkpoint(root, root / f"step-{step:06d}")
+    for sentence in start.skipped if start else ():
+        log.warning("%s; passed over", sentence)
+    if start is None and (out / "model").exists():
+        raise ConfigError(f"out={out} holds a model but no checkpoint to go on from; choose another folder")
+    return start
+
+
+def check_trajectory(config: RunConfig, start: LoadedCheckpoint | None, trajectory: Mapping[str, object]) -> None:
+    """Refuse to go on from a checkpoint of another trajectory.
+
+    Args:
+      config: The run's options, to name those that made the data another.
+      start: The checkpoint, if there is one.
+      trajectory: What decides which weights come after which; compared with what the checkpoint recorded.
+    Raises:
+      CheckpointError: something differs; each is named with both values.
+    """
+    if start is None:
+        return
+    before = start.state.meta["trajectory"]
+    changed = [name for name in dict.fromkeys((*before, *trajectory)) if before.get(name) != trajectory.get(name)]
+    if not changed:
+        return
+    told = [f"{name} was {_short(before.get(name))}, is {_short(trajectory.get(name))}" for name in changed]
+    if "training data" in changed:
+        options = changed_options(start.state.meta["config"], config.model_dump())
+        told += [
+            f"{name} was {_short(old)}, is {_short(new)}"
+            for name, (old, new) in options.items()
+            if name.startswith(("data.", "max_length", "max_prompt", "max_response", "truncation", "side"))
+        ]
+    raise CheckpointError(
+        f"{start.path} is of another run ({'; '.join(told)}); put that back to go on, or choose another out="
+    )
+
+
+def write_config(config: RunConfig, world: World) -> None:
+    """Write the resolved options to RUN/config.yaml."""
+    if world.leads:
+        write_atomic(Path(config.out) / "config.yaml", dump_config(config))
+
+
+def is_finished(config: RunConfig, start: LoadedCheckpoint | None, num_steps: int) -> bool:
+    """Whether the folder holds the finished run already: its last checkpoint, its model and its summary."""
+    out = Path(config.out)
+    if start is None or start.step < num_steps or not (out / "model").is_dir() or not (out / "summary.json").exists():
+        return False
+    return json.loads((out / "summary.json").read_bytes())["steps"] == start.step
+
+
+def finish(
+    config: RunConfig,
+    scorer: Scorer,
+    tokenizer: PreTrainedTokenizerBase,
+    outcome: Outcome,
+    about: Mapping[str, object],
+    world: World,
+) -> None:
+    """Write RUN/model with its card, and RUN/summary.json last: it says that all else is there."""
+    if not world.leads:
+        return
+    out = Path(config.out)
+    progress = outcome.progress
+    summary = {
+        "recipe": "dpo" if isinstance(config, DpoConfig) else "sft",
+        "steps": progress.step,
+        "examples": progress.examples,
+        "tokens": progress.tokens,
+        "tokens_saved_by_sharing": 1 - progress.tokens / progress.tokens_alone,
+        "training_seconds": round(progress.seconds, 3),
+        "peak_memory_bytes": peak_memory(world),
+        "held_out": dict(outcome.figures),
+        **about,
+    }
+    save_model(scorer.model, tokenizer, out / "model", card=model_card(config, summary))
+    write_atomic(out / "summary.json", json.dumps(summary, indent=1) + "\n")
+    log.info("model in %s", out / "model")
+
+
+def environment(world: World) -> dict[str, str | int]:
+    """What the figures of a run may depend on beside its options."""
+    device = torch.cuda.get_device_name() if world.device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
+    return {
+        "preftree": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "device": f"{world.device.type} ({device})",
+        "threads": torch.get_num_threads(),
+        "processes": world.size,
+    }
+
+
+def peak_memory(world: World) -> int:
+    """The most memory this process has held, in bytes: on the GPU where there is one, else resident."""
+    if world.device.type == "cuda":
+        return torch.cuda.max_memory_allocated(world.device)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return f"{text[:8]}.." if len(text) >= 32 and " " not in text else text

@@ -1,0 +1,245 @@
+"""A run that was stopped and taken up again is, bit for bit, the run that was not."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from support.runs import dpo_config, load_trained, make_model, make_pairs, rows_of, sft_config
+
+from preftree.config.schema import DpoConfig, RunConfig
+from preftree.errors import CheckpointError, ConfigError, TrainingError
+from preftree.storage.checkpoint import list_checkpoints
+from preftree.train import loop
+from preftree.train.dpo import run_dpo
+from preftree.train.loop import Outcome
+from preftree.train.sft import run_sft
+
+STEPS = 7  # with 18 training pairs: 5 steps an epoch, so the run crosses into the second
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("resume")
+    make_model(folder / "model")
+    make_pairs(folder / "pairs.jsonl", 22)
+    return folder
+
+
+def config_of(place: Path, out: str, *words: str) -> DpoConfig:
+    base = (f"max_steps={STEPS}", "eval_data=.2", "eval_every=3", "save_every=null", "schedule=linear")
+    given = {word.partition("=")[0] for word in words}
+    return dpo_config(place, out, *(word for word in base if word.partition("=")[0] not in given), *words)
+
+
+def run(config: RunConfig) -> Outcome:
+    return run_dpo(config) if isinstance(config, DpoConfig) else run_sft(config)
+
+
+def stop_during(monkeypatch: pytest.MonkeyPatch, step: int, number: signal.Signals) -> Callable[[], None]:
+    """Send this process a signal in the middle of an update; gives back what undoes it."""
+    real = loop.take_step
+
+    def take_step(*args: object, **options: object) -> object:
+        if options["name"] == f"step {step}":
+            signal.raise_signal(number)
+        return real(*args, **options)  # pyright: ignore[reportArgumentType]
+
+    monkeypatch.setattr(loop, "take_step", take_step)
+    return lambda: monkeypatch.setattr(loop, "take_step", real)
+
+
+def final_state(out: Path) -> dict[str, object]:
+    """Hashes of everything the last checkpoint and the model hold, the clock left out."""
+    last = list_checkpoints(out / "checkpoints")[-1]
+    meta = json.loads((last / "meta.json").read_text())
+    assert meta["meta"]["progress"].pop("seconds") > 0
+    del meta["meta"]["config"]["out"], meta["meta"]["config"]["micro_batch_tokens"]
+    files = {path.name: path for path in (*last.glob("*.safetensors"), *(out / "model").glob("*.safetensors"))}
+    return {"meta": meta, **{name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()}}
+
+
+@pytest.fixture(scope="module")
+def straight(place: Path) -> Path:
+    outcome = run(config_of(place, "straight"))
+    assert (outcome.signum, outcome.progress.step) == (0, STEPS)
+    return place / "straight"
+
+
+@pytest.mark.parametrize("step", range(1, STEPS))
+def test_three_stops_in_a_row_change_no_bit(
+    place: Path, straight: Path, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    out = place / f"stopped-{step}"
+    for number, at in ((signal.SIGTERM, step), (signal.SIGINT, step + 1), (signal.SIGTERM, step + 2)):
+        if at > STEPS:
+            break
+        undo = stop_during(monkeypatch, at, number)
+        outcome = run(config_of(place, out.name))
+        undo()
+        assert (outcome.signum, outcome.progress.step) == (number, at)
+        assert list_checkpoints(out / "checkpoints")[-1].name == f"step-{at:06d}"
+        assert not (out / "model").exists()
+    assert run(config_of(place, out.name)).signum == 0
+    assert final_state(out) == final_state(straight)
+    assert rows_of(out) == rows_of(straight)
+    assert sum(row.get("split") == "eval" for row in rows_of(out)) == 3
+
+
+def test_sft_resumes_as_well(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ("max_steps=6", "eval_data=.2", "eval_every=2", "save_every=2")
+    run(sft_config(place, "sft-straight", *words))
+    undo = stop_during(monkeypatch, 3, signal.SIGTERM)
+    assert run(sft_config(place, "sft-stopped", *words)).signum == signal.SIGTERM
+    undo()
+    run(sft_config(place, "sft-stopped", *words))
+    assert final_state(place / "sft-stopped") == final_state(place / "sft-straight")
+    assert rows_of(place / "sft-stopped") == rows_of(place / "sft-straight")
+
+
+def test_rows_after_the_checkpoint_are_cut_off(place: Path, straight: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def die(*_: object, **options: object) -> None:
+        if options["name"] == "step 6":
+            raise KeyError("as good as a power cut: nothing is saved any more")
+        return real(*_, **options)  # pyright: ignore[reportReturnType, reportArgumentType]
+
+    real = loop.take_step
+    monkeypatch.setattr(loop, "take_step", die)
+    with pytest.raises(KeyError):
+        run(config_of(place, "killed", "save_every=2"))
+    monkeypatch.setattr(loop, "take_step", real)
+    with (place / "killed" / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 6, "lo')  # a torn line
+    assert len(rows_of_torn(place / "killed")) == 6
+    run(config_of(place, "killed", "save_every=2"))
+    assert rows_of(place / "killed") == rows_of(straight)
+
+
+def rows_of_torn(out: Path) -> list[str]:
+    return [line for line in (out / "metrics.jsonl").read_text().splitlines() if line.endswith("}")]
+
+
+def test_what_may_change_when_a_run_goes_on(place: Path, straight: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    undo = stop_during(monkeypatch, 2, signal.SIGTERM)
+    run(config_of(place, "moved"))
+    undo()
+    shutil.move(place / "moved", place / "elsewhere")
+    run(config_of(place, "elsewhere", "save_every=1", "keep_checkpoints=1", "gradient_checkpointing=true"))
+    assert len(list_checkpoints(place / "elsewhere" / "checkpoints")) == 1
+    assert rows_of(place / "elsewhere") == rows_of(straight)
+    ours, theirs = load_trained(place / "elsewhere"), load_trained(straight)
+    assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), theirs.parameters(), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("lr=2e-3",), "lr was 0.001, is 0.002"),
+        (("beta=.2",), "beta was 0.1, is 0.2"),
+        (("loss=ipo",), "loss was dpo, is ipo"),
+        (("batch_size=5",), "batch_size was 4, is 5"),
+        (("seed=1",), "seed was 0, is 1"),
+        (("optimizer=adamw",), "optimizer was rmsprop, is adamw"),
+        (("precision=bf16",), "precision was fp32, is bf16"),
+        (("max_steps=8",), "steps of the schedule was 7, is 8"),
+        (("warmup_steps=3",), "steps of warm-up was 2, is 3"),
+        (("max_length=30",), "max_length was 1024, is 30"),
+        (("eval_data=.3",), "held-out share was 0.2, is 0.3"),
+        (("data.order=example",), "data.order was prompt, is example"),
+    ],
+)
+def test_another_trajectory_is_refused_by_name(place: Path, straight: Path, words: tuple[str, ...], said: str) -> None:
+    before = (straight / "config.yaml").read_bytes()
+    with pytest.raises(CheckpointError) as caught:
+        run(config_of(place, "straight", "data.max_rejected=1.0", *words))
+    assert said in str(caught.value)
+    assert "put that back to go on, or choose another out=" in str(caught.value)
+    assert (straight / "config.yaml").read_bytes() == before
+
+
+def test_another_start_is_refused(place: Path, straight: Path) -> None:
+    make_model(place / "other", seed=1)
+    with pytest.raises(CheckpointError, match=r"weights of the model was \w{8}\.\., is \w{8}\.\."):
+        run(config_of(place, "straight", f"model={place / 'other'}"))
+
+
+def test_a_finished_run_is_left_as_it_is(place: Path, straight: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in straight.rglob("*") if path.is_file() and path.name != ".lock"}
+    assert run(config_of(place, "straight")).progress.step == STEPS
+    with pytest.raises(ConfigError, match="holds a run"):
+        run(config_of(place, "straight", "resume=never"))
+    after = {path: path.stat().st_mtime_ns for path in straight.rglob("*") if path.is_file() and path.name != ".lock"}
+    assert after == before
+
+
+def test_a_finished_run_goes_on_under_a_constant_rate(place: Path) -> None:
+    words = ("schedule=constant", "warmup_steps=2")
+    run(config_of(place, "short", *words, "max_steps=4"))
+    run(config_of(place, "short", *words, "max_steps=6"))
+    run(config_of(place, "long", *words, "max_steps=6"))
+    ours, theirs = load_trained(place / "short"), load_trained(place / "long")
+    assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), theirs.parameters(), strict=True))
+
+
+def test_a_model_without_checkpoints_is_not_overwritten(place: Path, straight: Path) -> None:
+    shutil.copytree(straight, place / "bare")
+    shutil.rmtree(place / "bare" / "checkpoints")
+    with pytest.raises(ConfigError, match="holds a model but no checkpoint"):
+        run(config_of(place, "bare"))
+
+
+def test_a_named_checkpoint_in_a_fresh_folder(place: Path, straight: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    undo = stop_during(monkeypatch, 4, signal.SIGTERM)
+    run(config_of(place, "source"))
+    undo()
+    run(config_of(place, "branch", f"resume={place / 'source' / 'checkpoints' / 'step-000004'}"))
+    assert rows_of(place / "branch") == rows_of(straight)[-5:]
+    assert final_state(place / "branch")["model.safetensors"] == final_state(straight)["model.safetensors"]
+    with pytest.raises(CheckpointError, match="holds later checkpoints than step-000004"):
+        run(config_of(place, "straight", f"resume={place / 'source' / 'checkpoints' / 'step-000004'}"))
+
+
+def test_a_damaged_checkpoint_is_passed_over_and_said(
+    place: Path, straight: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    undo = stop_during(monkeypatch, 5, signal.SIGTERM)
+    run(config_of(place, "damaged", "save_every=3"))
+    undo()
+    path = place / "damaged" / "checkpoints" / "step-000005" / "model.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-5] ^= 4
+    path.write_bytes(data)
+    run(config_of(place, "damaged", "save_every=3"))
+    assert "step-000005" in caplog.text
+    assert rows_of(place / "damaged") == rows_of(straight)
+
+
+def test_a_step_that_fails_leaves_the_state_before_it(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = loop.take_step
+
+    def fail(*args: object, **options: object) -> object:
+        if options["name"] == "step 3":
+            raise TrainingError("step 3: loss is nan for pairs.jsonl:1")
+        return real(*args, **options)  # pyright: ignore[reportArgumentType]
+
+    monkeypatch.setattr(loop, "take_step", fail)
+    with pytest.raises(TrainingError, match="step 3"):
+        run(config_of(place, "failed"))
+    assert [path.name for path in list_checkpoints(place / "failed" / "checkpoints")] == ["step-000002"]
+
+
+def test_two_trainers_in_one_folder(place: Path) -> None:
+    import fcntl
+
+    folder = place / "taken"
+    folder.mkdir()
+    with (folder / ".lock").open("w") as holder:
+        fcntl.flock(holder, fcntl.LOCK_EX)
+        with pytest.raises(TrainingError, match="in use"):
+            run(config_of(place, "taken"))
