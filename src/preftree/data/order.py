@@ -11,7 +11,7 @@ from hashlib import blake2b
 from typing import Literal, NamedTuple
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Int, UInt
 
 from preftree.data.store import TokenStore
 from preftree.errors import DataError
@@ -146,5 +146,5 @@ def hold_out(
     return np.flatnonzero(~mask), np.flatnonzero(mask)
 
 
-def _random_bits(count: int, seed: int, epoch: int) -> Int[np.ndarray, " N"]:
+def _random_bits(count: int, seed: int, epoch: int) -> UInt[np.ndarray, " N"]:
     return np.random.Philox(np.random.SeedSequence((seed, epoch))).random_raw(count)
