@@ -179,7 +179,7 @@ def test_what_could_not_come_back_is_refused(tmp_path, state, keep, message):
     assert names(tmp_path) == []
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(steps=st.lists(st.integers(0, 30), min_size=1, max_size=8), keep=st.integers(1, 4))
 def test_retention(tmp_path_factory, steps, keep):
     """Against a list: after each save, the newest `keep` of the steps up to this one, and all later ones."""

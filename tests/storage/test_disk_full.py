@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from preftree.errors import CheckpointError
-from preftree.storage import atomic, checkpoint, manifest
+from preftree.storage import checkpoint, manifest
 from preftree.storage.checkpoint import CheckpointState, load_checkpoint, save_checkpoint
 
 

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-HARNESS = Path(__file__).parents[1] / "support" / "kill_saves.py"
+TESTS = str(Path(__file__).parents[1])
 
 
 @pytest.mark.parametrize("kills", [12, pytest.param(200, marks=pytest.mark.slow)])
 def test_every_kill_leaves_a_good_checkpoint(kills):
     # A process of its own: it forks, and a fork of this one would share its threads and its output.
-    command = [sys.executable, str(HARNESS), "--kills", str(kills), "--seed", str(kills)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+    command = [sys.executable, "-m", "support.kill_saves", "--kills", str(kills), "--seed", str(kills)]
+    environment = os.environ | {"PYTHONPATH": TESTS}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600, check=False)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     print(result)

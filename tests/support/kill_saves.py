@@ -1,6 +1,6 @@
 """Kill a process that saves checkpoints without a pause, again and again, and look at what is left.
 
-    python tests/support/kill_saves.py --kills 40
+    PYTHONPATH=tests python -m support.kill_saves --kills 40
 
 Prints one JSON object: how many kills, how many of them while a checkpoint was half written, and every failure. A kill
 counts as mid-save when the dead process left a staging folder behind.

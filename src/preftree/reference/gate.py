@@ -73,10 +73,10 @@ def verify_start(scorer: Scorer, table: ReferenceTable, groups: Sequence[Sequenc
     cuts = np.concatenate([layout_digests(group, share=scorer.shares_prefixes) for group in groups])
     noise = torch.where(torch.from_numpy(cuts == table.layouts(sequences)), packing, cutting)
     allowed = TIMES_NOISE * torch.maximum(noise, torch.finfo(tokens.dtype).eps * size)
-    logratio = (policy - reference).abs().nan_to_num(torch.inf, torch.inf)
-    worst = int((logratio / allowed).argmax())
+    logratio = (policy - reference).abs()
+    worst = int((logratio / allowed).nan_to_num(torch.inf).argmax())
     report = GateReport(len(sequences), float(noise[worst]), float(logratio[worst]), float(allowed[worst]))
-    if report.largest_logratio > report.tolerance:
+    if not report.largest_logratio <= report.tolerance:  # nan compares false with everything
         raise TrainingError(
             f"before the first step the policy differs from its reference by {report.largest_logratio:.3g} nats in a "
             f"response, while packing noise is {report.noise:.3g} (allowed: {report.tolerance:.3g}); the reference is "
