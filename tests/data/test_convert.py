@@ -6,13 +6,13 @@ import json
 from pathlib import Path
 
 import pytest
-from support.datafiles import EXAMPLES, read_all, said, write_rows
 
 from preftree.data.convert import convert_file
 from preftree.data.formats import FORMATS
 from preftree.data.kinds import as_kind
 from preftree.errors import DataError
 from preftree.records import Demonstration, Message, Preference, Ranking
+from support.datafiles import EXAMPLES, read_all, said, write_rows
 
 
 @pytest.mark.parametrize("name", FORMATS)

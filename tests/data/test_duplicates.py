@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.datafiles import EXAMPLES, read_all, said, write_rows
 
 from preftree.data.duplicates import ordered_pairs
 from preftree.data.formats import FORMATS
 from preftree.records import Ranking
+from support.datafiles import EXAMPLES, read_all, said, write_rows
 
 PAIR = {"prompt": "p", "chosen": "a", "rejected": "b"}
 

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.datafiles import EXAMPLES, HH, one_fault, read_all, said, write_rows
 
 from preftree.data.formats import FORMATS
 from preftree.data.source import find_format, find_source
 from preftree.errors import DataError
 from preftree.records import Demonstration, Label, Message, Preference, Ranking
+from support.datafiles import EXAMPLES, HH, one_fault, read_all, said, write_rows
 
 U, A = (lambda text: Message("user", text)), (lambda text: Message("assistant", text))
 

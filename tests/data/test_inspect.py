@@ -6,13 +6,13 @@ import json
 from pathlib import Path
 
 import pytest
-from support.datafiles import EXAMPLES, HH, read_all, write_rows
 from typer.testing import CliRunner
 
 from preftree.cli.data import app
 from preftree.data.inspect import inspect_file
 from preftree.data.measure import spread
 from preftree.errors import DataError
+from support.datafiles import EXAMPLES, HH, read_all, write_rows
 
 run = CliRunner()
 

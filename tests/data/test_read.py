@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import tracemalloc
 from collections.abc import Iterator
@@ -14,7 +13,6 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from pyarrow import parquet
-from support.datafiles import read_all, write_rows
 
 from preftree.data import hub, read
 from preftree.data.faults import RowFault
@@ -22,6 +20,7 @@ from preftree.data.hub import HubData, find_on_hub, looks_like_hub_id, read_hub
 from preftree.data.inspect import inspect_file
 from preftree.data.source import find_source, read_rows
 from preftree.errors import DataError
+from support.datafiles import read_all, write_rows
 
 ROW = {"prompt": "p", "chosen": "a", "rejected": "b"}
 GOOD = json.dumps(ROW).encode()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from preftree.data.faults import ACTIONS, Rejected
@@ -50,14 +50,13 @@ class TokenReport:
     @staticmethod
     def from_json(value: Mapping[str, Any]) -> TokenReport:
         """The report of a cached store."""
-        report = TokenReport(**value)
-        return replace(
-            report,
-            rejected=tuple(Rejected(**row) for row in value["rejected"]),
-            places={action: tuple(places) for action, places in value["places"].items()},
-            cached=True,
-            rebuilt=None,
-        )
+        fixed = {
+            "rejected": tuple(Rejected(**row) for row in value["rejected"]),
+            "places": {action: tuple(places) for action, places in value["places"].items()},
+            "cached": True,
+            "rebuilt": None,
+        }
+        return TokenReport(**{**value, **fixed})
 
     def lines(self) -> list[str]:
         """The account in words: one line of counts, then a line for each fault and action with its first places."""

@@ -92,6 +92,8 @@ class TokenStore:
             self.report: dict[str, Any] = meta["report"]
             self._files: list[str] = meta["files"]
             self._sums: list[list[int]] = meta["sums"]
+            if meta.pop("sum") != meta_sum(meta):
+                raise CacheError(f"{folder} is damaged: meta.json has another checksum")
             if sum(batch.num_rows for batch in batches) != meta["examples"] or len(self._sums) != len(batches):
                 raise CacheError(f"{folder} is damaged: it does not hold the examples that meta.json counts")
         except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
@@ -193,6 +195,11 @@ def join(prompt: np.ndarray, response: np.ndarray, spans: Sequence[Sequence[int]
     for start, stop in spans:
         scored[start:stop] = True
     return TokenSequence(ids, scored)
+
+
+def meta_sum(meta: dict[str, Any]) -> int:
+    """CRC-32 over what `meta.json` says."""
+    return zlib.crc32(json.dumps(meta, sort_keys=True).encode())
 
 
 def _numpy(array: pa.Array) -> np.ndarray:

@@ -79,10 +79,10 @@ def tokenize_file(
     if folder.exists():
         try:
             store = TokenStore(folder)
-            report = TokenReport.from_json(store.report)
-        except (CacheError, KeyError, TypeError) as error:
+        except CacheError as error:
             damage = str(error)
         else:
+            report = TokenReport.from_json(store.report)
             check_share(path, report.rows, report.faults, report.rejected, max_rejected_share)
             return store, report
 

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Int
 
-from preftree.data.store import HEAVY, LIGHT, SCHEMA, checksum, count_tokens, join
+from preftree.data.store import HEAVY, LIGHT, SCHEMA, checksum, count_tokens, join, meta_sum
 from preftree.records import Provenance
 
 _BATCH_EXAMPLES = 512
@@ -83,6 +83,7 @@ class StoreWriter:
             "sums": self._sums,
             "report": report,
         }
+        meta["sum"] = meta_sum(meta)
         (self._folder / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
 
     def close(self) -> None:
