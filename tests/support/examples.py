@@ -35,13 +35,14 @@ def make_store(items: Sequence[TokenExample], prompts: Sequence[int]) -> ListSto
     return ListStore(items, np.array(scored, np.int64), weights, np.array(prompts, np.int64))
 
 
-def random_pairs(number: int, *, seed: int = 0, weighted: bool = False) -> ListStore:
-    """Pairs with prompts of 1 to 12 tokens, some prompts shared, responses that often begin alike."""
+def random_pairs(number: int, *, seed: int = 0, weighted: bool = False, longest: int = 10) -> ListStore:
+    """Pairs of up to `longest` tokens a part; some prompts are shared, and responses often begin alike."""
     rng = np.random.default_rng(seed)
     items: list[TokenExample] = []
     while len(items) < number:
         responses = int(rng.choice([2, 2, 4]))
-        group = random_sequences(rng, responses=responses, prompt=int(rng.integers(1, 13)), most=10, alphabet=7)
+        prompt = int(rng.integers(1, longest + 3))
+        group = random_sequences(rng, responses=responses, prompt=prompt, most=longest, alphabet=7)
         for chosen, rejected in zip(group[::2], group[1::2], strict=True):
             weight = float(rng.choice([0.5, 1.0, 2.0])) if weighted else 1.0
             items.append(

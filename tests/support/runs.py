@@ -1,76 +1,139 @@
-"""Small real runs: a model folder, files of pairs and demonstrations, and the words of a command line."""
+"""Runs that never were: rows in the form of metrics.jsonl with a course that the test chooses."""
 
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import transformers
-from support.models import tiny_llama
-from support.tokenizers import plain_tokenizer
+import yaml
 
-from preftree.config.load import load_config
-from preftree.config.schema import DpoConfig, SftConfig
-from preftree.train.track import TIME_FIELDS
-
-WORDS = ("good", "fine", "bad", "dull", "plot", "movie", "very", "not", "the", "was", "great", "awful")
+Row = dict[str, Any]
 
 
-def make_model(folder: Path, *, seed: int = 0) -> Path:
-    """A tiny Llama with a byte-level tokenizer, saved the way transformers saves."""
-    tokenizer = plain_tokenizer()
-    model = tiny_llama(len(tokenizer), seed=seed)
-    model.config.eos_token_id = model.generation_config.eos_token_id = tokenizer.eos_token_id
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+def dpo_rows(
+    steps: int = 200,
+    *,
+    seed: int = 0,
+    beta: float = 0.1,
+    chosen: Callable[[float], float] = lambda t: 3 * t,
+    rejected: Callable[[float], float] = lambda t: -8 * t,
+    spread: float = 1.0,
+    per_token: float = 0.0,
+    eval_every: int = 50,
+    held_out: Callable[[float], Mapping[str, float]] = lambda t: {},
+) -> list[Row]:
+    """Rows of a DPO run whose mean logratios follow `chosen` and `rejected`, functions of time in [0, 1].
 
-
-def make_pairs(path: Path, number: int = 20, *, seed: int = 0) -> Path:
-    """Pairs of short texts; every prompt has two of them."""
+    Args:
+      steps: Training rows.
+      seed: Of the noise.
+      beta: Turns logratios into margins.
+      chosen, rejected: Mean logratio in nats.
+      spread: Standard deviation of a pair's margin, which decides accuracy and loss.
+      per_token: Margin that a token of difference in length adds.
+      eval_every: Steps between evaluation rows.
+      held_out: Figures that replace those of an evaluation at time t.
+    """
     rng = np.random.default_rng(seed)
-
-    def text(most: int) -> str:
-        return " ".join(rng.choice(WORDS, int(rng.integers(1, most))))
-
-    rows = []
-    for index in range(number):
-        prompt = rows[-1]["prompt"] if index % 2 else f"{index}: {text(6)} ->"
-        rows.append({"prompt": prompt, "chosen": f" {text(7)} good", "rejected": f" {text(7)} bad"})
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
-
-
-def dpo_config(folder: Path, out: str, *words: str) -> DpoConfig:
-    """A run of a few steps in `folder`, where `make_model` and `make_pairs` have put a model and pairs."""
-    given = {word.partition("=")[0] for word in words}
-    base = [
-        f"model={folder / 'model'}",
-        f"data={folder / 'pairs.jsonl'}",
-        f"out={folder / out}",
-        f"cache={folder / 'cache'}",
-        "batch_size=4",
-        "micro_batch_tokens=128",
-        "lr=1e-3",
-        "warmup_steps=2",
-    ]
-    return load_config(DpoConfig, [word for word in base if word.partition("=")[0] not in given] + list(words))
+    rows: list[Row] = []
+    for step in range(1, steps + 1):
+        t = (step - 1) / steps
+        rows.append(_row(step, t, rng, beta, chosen(t), rejected(t), spread, per_token, 64) | _clock(step, rng))
+        if step % eval_every == 0 or step == steps:
+            t = step / steps
+            row = _row(step, t, np.random.default_rng(1), beta, chosen(t), rejected(t), spread, 0.0, 1024)
+            half = 1.96 * math.sqrt(row["accuracy"] * (1 - row["accuracy"]) / 1024)
+            row |= {"accuracy_low": row["accuracy"] - half, "accuracy_high": row["accuracy"] + half}
+            rows.append({"split": "eval", **row, **held_out(t)})
+    return rows
 
 
-def sft_config(folder: Path, out: str, *words: str) -> SftConfig:
-    """As `dpo_config`, imitating the chosen side of the pairs."""
-    config = dpo_config(folder, out, *words)
-    shared = {name: value for name, value in config.model_dump().items() if name in SftConfig.model_fields}
-    return SftConfig(**shared | {"side": "chosen", "optimizer": "adamw", "schedule": "linear"})
+def _row(
+    step: int,
+    t: float,
+    rng: np.random.Generator,
+    beta: float,
+    chosen: float,
+    rejected: float,
+    spread: float,
+    per_token: float,
+    pairs: int,
+) -> Row:
+    """Means over `pairs` pairs drawn around the given logratios."""
+    lengths = rng.normal([60.0, 55.0], 20.0, (pairs, 2)).clip(4)
+    grown = per_token * (lengths[:, 0] - lengths[:, 1]) * t
+    margin = beta * (chosen - rejected) + rng.normal(0, spread, pairs) * math.sqrt(t) + grown
+    ref = -1.9 * lengths.mean(axis=0)
+    return {
+        "step": step,
+        "epoch": t,
+        "loss": float(np.logaddexp(0, -margin).mean()),
+        "accuracy": float(((1 + np.sign(margin)) / 2).mean()),
+        "margin": float(margin.mean()),
+        "chosen_rewards": beta * chosen,
+        "rejected_rewards": beta * rejected,
+        "chosen_logps": float(ref[0]) + chosen,
+        "rejected_logps": float(ref[1]) + rejected,
+        "chosen_logratio": chosen,
+        "rejected_logratio": rejected,
+        "grad_weight": float((1 / (1 + np.exp(margin))).mean()),
+        "chosen_tokens": float(lengths[:, 0].mean()),
+        "rejected_tokens": float(lengths[:, 1].mean()),
+    }
 
 
-def rows_of(out: Path, *, clock: bool = False) -> list[dict[str, float | str]]:
-    """The rows of metrics.jsonl, without the fields that measure time."""
-    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    return rows if clock else [{name: row[name] for name in row if name not in TIME_FIELDS} for row in rows]
+def _clock(step: int, rng: np.random.Generator) -> Row:
+    return {
+        "grad_norm": float(2.5 * math.exp(-step / 80) * rng.lognormal(0, 0.25) + 0.4),
+        "lr": 1e-6 * min(1.0, step / 20),
+        "pairs": 64 * step,
+        "tokens": 9000 * step,
+        "pairs_per_second": float(rng.normal(31, 2)),
+        "seconds": 2.1 * step,
+    }
 
 
-def load_trained(out: Path) -> transformers.PreTrainedModel:
-    """RUN/model, by transformers alone."""
-    return transformers.AutoModelForCausalLM.from_pretrained(out / "model")
+def write_run(folder: Path, rows: list[Row], *, measured: Mapping[str, Any] | None = None, **options: Any) -> Path:
+    """A finished run's folder with these rows; `options` replace or join those of its config.yaml."""
+    folder.mkdir(parents=True)
+    config = {
+        "model": "models/sft",
+        "data": {"path": "prefs.jsonl", "format": None, "order": "prompt", "max_rejected": 0.05},
+        "eval_data": 0.1,
+        "out": str(folder.name),
+        "loss": {"name": "dpo"},
+        "beta": 0.1,
+        "reference": "start",
+        "lr": 1e-6,
+        "optimizer": "rmsprop",
+        "weight_decay": 0.0,
+        "max_grad_norm": 10.0,
+        "schedule": "constant",
+        "batch_size": 64,
+        "seed": 0,
+        "precision": "fp32",
+    } | options
+    (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    steps = max(row["step"] for row in rows)
+    trajectory = {"recipe": "dpo", "weights of the model": "7f3a" * 16, "training data": "c21e" * 16, "seed": 0}
+    summary = {
+        "recipe": "dpo",
+        "steps": steps,
+        "examples": 64 * steps,
+        "training_seconds": 2.1 * steps,
+        "peak_memory_bytes": 1_900_000_000,
+        "trajectory": trajectory,
+        "environment": {"torch": "2.13.0", "device": "cpu (AVX2)"},
+        "config": config,
+    }
+    (folder / "summary.json").write_text(json.dumps(summary))
+    (folder / "model").mkdir()
+    (folder / "model" / "model.safetensors").write_bytes(b"\0" * 4096)
+    if measured is not None:
+        (folder / "measured.json").write_text(json.dumps(measured))
+    return folder

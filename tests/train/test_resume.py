@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.runs import dpo_config, load_trained, make_model, make_pairs, rows_of, sft_config
 
 from preftree.config.schema import DpoConfig, RunConfig
 from preftree.errors import CheckpointError, ConfigError, TrainingError
@@ -20,6 +19,7 @@ from preftree.train import loop
 from preftree.train.dpo import run_dpo
 from preftree.train.loop import Outcome
 from preftree.train.sft import run_sft
+from support.runs import dpo_config, load_trained, make_model, make_pairs, rows_of, sft_config
 
 STEPS = 7  # with 18 training pairs: 5 steps an epoch, so the run crosses into the second
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from torch.nn.functional import logsigmoid
 from transformers import PreTrainedModel
 
 from preftree.config.schema import Optimisation
+from preftree.data.store import TokenExample
 from preftree.distributed.world import World
 from preftree.errors import ConfigError, TrainingError
 from preftree.losses.table import bind
@@ -22,8 +24,9 @@ from preftree.scoring.forward import Scorer
 from preftree.train.dpo import pair_task
 from preftree.train.optim import build_optimizer
 from preftree.train.sft import demonstration_task
-from preftree.train.step import Task, measure, take_step
+from preftree.train.step import Task, Values, measure, take_step
 from preftree.tree.layout import TokenSequence
+from preftree.tree.segment import ResponseLogps
 from support.examples import ListStore, make_store, random_demonstrations, random_pairs
 from support.models import tiny, tiny_llama
 from support.reference import reference_table
@@ -176,26 +179,14 @@ def test_training_never_generates(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     take_step(task, np.arange(4), scorer, build_optimizer(model, ADAM), budget=512, max_grad_norm=1.0, world=ALONE)
 
 
-def bad_step(tmp_path: Path, task_of: object = None, **poison: object) -> tuple[str, bool]:
-    """Take a poisoned step; the error's sentence, and whether every weight stayed as it was."""
+def refused_step(tmp_path: Path, spoil: Callable[[Task, PreTrainedModel], Task]) -> tuple[str, bool]:
+    """Take a spoilt step; the error's sentence, and whether everything stayed as it was."""
     store = random_pairs(6)
     model = tiny_llama()
     scorer = Scorer(model)
-    task = pair_task(store, bind("dpo", {"beta": 0.1}), reference_table(tmp_path, scorer, store))
-    if "column" in poison:
-        whole = task.value
-
-        def value(policy: object, some: object) -> object:
-            found = whole(policy, some)  # pyright: ignore[reportArgumentType]
-            places = [str(example.provenance) for example in some]  # pyright: ignore[reportGeneralTypeIssues]
-            if "pairs.jsonl:3" in places:
-                found.columns[poison["column"]][places.index("pairs.jsonl:3")] = poison["value"]  # pyright: ignore
-            return found
-
-        task = Task(task.unit, store, task.columns, value, task.divisor, task.figures)  # pyright: ignore
+    table = reference_table(tmp_path, scorer, store)
+    task = spoil(pair_task(store, bind("dpo", {"beta": 0.1}), table), model)
     optimizer = build_optimizer(model, ADAM)
-    if "gradient" in poison:
-        model.model.embed_tokens.weight.register_hook(lambda gradient: gradient * poison["gradient"])
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     with pytest.raises(TrainingError) as caught:
         take_step(task, np.arange(6), scorer, optimizer, budget=64, max_grad_norm=1.0, world=ALONE, name="step 4")
@@ -203,19 +194,55 @@ def bad_step(tmp_path: Path, task_of: object = None, **poison: object) -> tuple[
     return str(caught.value), kept and not optimizer.state
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("column", ["loss", "margin", "chosen_logps", "rejected_logratio"])
-def test_a_value_that_is_not_finite_stops_before_the_update(tmp_path: Path, column: str, value: float) -> None:
-    sentence, untouched = bad_step(tmp_path, column=column, value=value)
-    assert sentence.startswith(f"step 4: {column} is {value} for pairs.jsonl:3; nothing was updated")
+def test_a_value_that_is_not_finite_stops_before_the_update(tmp_path: Path, column: str, bad: float) -> None:
+    def spoil(task: Task, _: PreTrainedModel) -> Task:
+        def value(policy: ResponseLogps, some: Sequence[TokenExample]) -> Values:
+            found = task.value(policy, some)
+            places = [example.provenance.line for example in some]
+            if 3 in places:
+                found.columns[column][places.index(3)] = bad
+            return found
+
+        return replace(task, value=value)
+
+    sentence, untouched = refused_step(tmp_path, spoil)
+    assert sentence.startswith(f"step 4: {column} is {bad} for pairs.jsonl:3; nothing was updated")
     assert untouched
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_a_gradient_that_is_not_finite_stops_before_the_update(tmp_path: Path, value: float) -> None:
-    sentence, untouched = bad_step(tmp_path, gradient=value)
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_gradient_that_is_not_finite_stops_before_the_update(tmp_path: Path, bad: float) -> None:
+    def spoil(task: Task, model: PreTrainedModel) -> Task:
+        model.model.embed_tokens.weight.register_hook(lambda gradient: gradient * bad)
+        return task
+
+    sentence, untouched = refused_step(tmp_path, spoil)
     assert sentence.startswith("step 4: the gradient's norm is")
     assert "pairs.jsonl:1, pairs.jsonl:2" in sentence
+    assert untouched
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_a_reference_that_is_not_finite_stops_before_the_update(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bad: float
+) -> None:
+    def spoil(task: Task, model: PreTrainedModel) -> Task:
+        assert isinstance(task.examples, ListStore)
+        table = reference_table(tmp_path, Scorer(model), task.examples)
+        whole = table.gather
+
+        def gather(sequences: Sequence[TokenSequence]) -> np.ndarray:
+            values = whole(sequences).copy()
+            values[2:3] = bad
+            return values
+
+        monkeypatch.setattr(table, "gather", gather)
+        return pair_task(task.examples, bind("dpo", {"beta": 0.1}), table)
+
+    sentence, untouched = refused_step(tmp_path, spoil)
+    assert sentence.startswith("step 4: ") and "pairs.jsonl:" in sentence
     assert untouched
 
 
