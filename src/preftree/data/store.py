@@ -87,6 +87,8 @@ class TokenStore:
             if (folder / "examples.arrow").stat().st_size != meta["bytes"]:
                 raise CacheError(f"{folder} is damaged: examples.arrow has another size than it was written with")
             self._reader = pa.ipc.open_file(pa.memory_map(str(folder / "examples.arrow")))
+            if not self._reader.schema.equals(SCHEMA):
+                raise CacheError(f"{folder} is damaged: examples.arrow has other columns than a store")
             batches = [self._reader.get_batch(i) for i in range(self._reader.num_record_batches)]
             self.digest: str = meta["digest"]
             self.report: dict[str, Any] = meta["report"]

@@ -1,0 +1,175 @@
+"""Hostile rows and files: a row is accepted and survives the round trip, or is rejected with file, line and field."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from preftree.data.encode import make_encoder
+from preftree.data.faults import FAULTS, RowFault, Tally
+from preftree.data.formats import FORMATS
+from preftree.data.kinds import to_row
+from preftree.data.source import Source, find_source, read_records, read_rows
+from preftree.data.tokenize import tokenize_file
+from preftree.errors import DataError
+from preftree.records import Record
+from support.datafiles import EXAMPLES
+from support.tokenizers import chat_tokenizer
+
+hostile_text = st.text(max_size=12) | st.sampled_from(
+    [
+        "",
+        " ",
+        "\0",
+        "\ud800",
+        "\udcff",
+        "\ufffd",
+        "\u2028",
+        "<|im_end|>",
+        "\n\nHuman: a\n\nAssistant: b",
+        "\n\nAssistant:",
+        "nan",
+        "1e999",
+    ]
+)
+scalars = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.integers(10**300, 10**310)
+    | st.floats(allow_nan=True, allow_infinity=True)
+    | hostile_text
+)
+anything = st.recursive(
+    scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(hostile_text, inner, max_size=3), max_leaves=6
+)
+roles = st.sampled_from(["user", "assistant", "system", "tool"]) | hostile_text
+chats = st.lists(
+    st.fixed_dictionaries({"role": roles, "content": hostile_text}, optional={"train": scalars}), max_size=4
+)
+values = st.one_of(hostile_text, chats, scalars, anything)
+
+
+@st.composite
+def rows(draw: st.DrawFn) -> dict[str, Any]:
+    """A sound row with some fields, at any depth, replaced by anything."""
+    row = json.loads(json.dumps(EXAMPLES[draw(st.sampled_from(sorted(EXAMPLES)))]))
+    for _ in range(draw(st.integers(0, 2))):
+        places = list(walk(row))
+        container, key = places[draw(st.integers(0, len(places) - 1))]
+        if draw(st.integers(0, 4)) == 0:
+            del container[key]
+            if not row:
+                break
+        else:
+            container[key] = draw(values)
+    for name in draw(st.lists(st.sampled_from(["weight", "margin", "tie", "prompt", "label"]), max_size=1)):
+        row[name] = draw(values)
+    return row
+
+
+def read(name: str, row: dict[str, Any]) -> Record | RowFault:
+    try:
+        return FORMATS[name].read(row)
+    except RowFault as fault:
+        return fault
+
+
+def walk(value: Any) -> Iterator[tuple[Any, Any]]:
+    """Every place in a nested value, as a container and a key."""
+    for key in list(value) if isinstance(value, dict) else range(len(value)):
+        yield value, key
+        if isinstance(value[key], dict | list):
+            yield from walk(value[key])
+
+
+TOKENIZER = chat_tokenizer()
+make_encoder(TOKENIZER)
+
+
+def survives_or_is_rejected(row: dict[str, Any], other: str) -> None:
+    """Under every format that a row looks like, and under one that it may not."""
+    for name in {other, *(form.name for form in FORMATS.values() if form.detect(row))}:
+        record = read(name, row)
+        if isinstance(record, RowFault):
+            assert record.fault in FAULTS and record.field and "\n" not in record.message
+            record.message.encode()  # can be printed
+            continue
+        again = json.loads(json.dumps(to_row(record), allow_nan=False))
+        hits = [form for form in FORMATS.values() if form.detect(again)]
+        assert hits and hits[0].read(again) == record
+
+
+@settings(max_examples=400, suppress_health_check=list(HealthCheck))
+@given(rows(), st.sampled_from(sorted(FORMATS)))
+def test_a_row_survives_or_is_rejected_by_place(row: dict[str, Any], other: str) -> None:
+    survives_or_is_rejected(row, other)
+
+
+@pytest.mark.slow
+@settings(max_examples=10_000, suppress_health_check=list(HealthCheck))
+@given(rows(), st.sampled_from(sorted(FORMATS)))
+def test_ten_thousand_rows_survive_or_are_rejected(row: dict[str, Any], other: str) -> None:
+    survives_or_is_rejected(row, other)
+
+
+lines = st.one_of(
+    rows().map(lambda row: json.dumps(row).encode()),
+    rows().map(lambda row: json.dumps(row, ensure_ascii=False).encode("utf-8", "surrogatepass")),
+    st.binary(max_size=60),
+    anything.map(lambda value: json.dumps(value).encode()),
+    st.sampled_from([b"{" * 5000, b"[" * 5000, b'{"a":' * 3000, b"\xff\xfe", b'{"a": 1e400}', b"1" * 5000]),
+)
+
+
+@settings(max_examples=80, suppress_health_check=list(HealthCheck))
+@given(st.lists(lines, min_size=1, max_size=8), st.sampled_from(["rows.jsonl", "rows.json", "rows.csv"]))
+def test_any_bytes_are_rows_faults_or_one_sentence(tmp_path: Path, content: list[bytes], name: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(b"\n".join(content) if name != "rows.json" else b"[" + b",".join(content) + b"]")
+    source = Source(str(path), (str(path),))
+    for form in (FORMATS["explicit"], FORMATS["messages"]):
+        tally, stopped = Tally(keep=100), None
+        try:
+            count = sum(1 for _ in read_records(source, form, tally))
+        except DataError as error:
+            stopped = str(error)
+        if stopped is None:
+            assert count + len(tally.rejected) == tally.rows
+        else:
+            assert str(path) in stopped and "\n" not in stopped
+        assert all(row.line >= 1 and row.field and row.file == str(path) for row in tally.rejected)
+
+
+@settings(max_examples=25, suppress_health_check=list(HealthCheck))
+@given(st.lists(rows(), min_size=3, max_size=12), st.sampled_from(sorted(FORMATS)))
+def test_tokenisation_never_fails_otherwise(tmp_path: Path, content: list[dict[str, Any]], name: str) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join(json.dumps(row) for row in [*content, EXAMPLES[name]]))
+    kind = "demonstration" if FORMATS[name].kind == "demonstration" else "preference"
+    try:
+        store, report = tokenize_file(
+            str(path), TOKENIZER, kind=kind, cache_dir=tmp_path / "cache", format_name=name, max_rejected_share=1.0
+        )
+    except DataError:
+        return
+    assert len(store) == report.examples and report.rows == len(content) + 1
+    for index in range(len(store)):
+        for sequence in store[index].sequences:
+            assert sequence.scored.any() and not sequence.scored[0]
+
+
+def test_a_deep_row_is_read_or_rejected(tmp_path: Path) -> None:
+    """Nesting in a field that nobody reads does no harm."""
+    deep: Any = "x"
+    for _ in range(500):
+        deep = [deep]
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps({"prompt": "p", "chosen": "a", "rejected": "b", "meta": deep}))
+    assert [isinstance(raw.row, dict) for raw in read_rows(find_source(str(path)))] == [True]
