@@ -175,9 +175,9 @@ def _score(
 def _bins(groups: Sequence[_Group], budget: int, share: bool, name: Callable[[int], str]) -> Iterator[list[_Group]]:
     """Groups that are scored together, the longest first, so that a budget too large for memory fails at once."""
     if share:
-        trees = [part for group in groups for part in _fitting(group, budget, name)]
-        for chosen in pack([len(grow_tree(tree.sequences)) for tree in trees], budget):
-            yield [trees[index] for index in chosen]
+        trees = [tree for group in groups for tree in _fitting(group, budget, name)]
+        for chosen in pack([size for _, size in trees], budget):
+            yield [trees[index][0] for index in chosen]
         return
     # Rows are padded to the longest of their batch: neighbours in length stand together.
     rows = [group.part([place]) for group in groups for place in range(len(group.sequences))]
@@ -191,17 +191,25 @@ def _bins(groups: Sequence[_Group], budget: int, share: bool, name: Callable[[in
         del rows[:number]
 
 
-def _fitting(group: _Group, budget: int, name: Callable[[int], str]) -> Iterator[_Group]:
-    """The group as one tree where that fits the budget, else as several that repeat the prompt."""
+def _fitting(group: _Group, budget: int, name: Callable[[int], str]) -> Iterator[tuple[_Group, int]]:
+    """The group as one tree where that fits the budget, else as several that repeat the prompt; with their sizes."""
+    size = len(grow_tree(group.sequences))
+    if size <= budget:
+        yield group, size
+        return
     places: list[int] = []
+    size = 0
     for place in range(len(group.sequences)):
-        if len(grow_tree(group.part([*places, place]).sequences)) > budget:
-            if (alone := len(grow_tree(group.part([place]).sequences))) > budget:
-                raise _too_long(group, alone, budget, name)
-            yield group.part(places)
+        grown = len(grow_tree(group.part([*places, place]).sequences))
+        if grown > budget:
+            grown = len(grow_tree(group.part([place]).sequences))
+            if grown > budget:
+                raise _too_long(group, grown, budget, name)
+            yield group.part(places), size
             places = []
         places.append(place)
-    yield group.part(places)
+        size = grown
+    yield group.part(places), size
 
 
 def _too_long(group: _Group, size: int, budget: int, name: Callable[[int], str]) -> ConfigError:
