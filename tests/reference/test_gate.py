@@ -90,7 +90,7 @@ def test_changed_weights_are_caught(tmp_path, name, precision):
     pairs = some_pairs(4, prompt=80, most=60)
     table, _ = build(tmp_path, scorer, pairs, budget=8192)
     start = {name: value.clone() for name, value in model.state_dict().items()}
-    # Where bf16 products depend on the packing, small changes drown in that noise: the key of the table has to tell them.
+    # Where bf16 products depend on the packing, small changes drown in that noise; the key of the table tells them.
     exact = precision == "fp32" or verify_start(scorer, table, pairs).noise == 0
     for change in (scale_norm, poison, *((scale_tensor, scale_one_weight) if exact else ())):
         with torch.no_grad():
