@@ -19,7 +19,7 @@ from preftree.train import loop
 from preftree.train.dpo import run_dpo
 from preftree.train.loop import Outcome
 from preftree.train.sft import run_sft
-from support.runs import dpo_config, load_trained, make_model, make_pairs, rows_of, sft_config
+from support.small_runs import dpo_config, load_trained, make_model, make_pairs, rows_of, sft_config
 
 STEPS = 7  # with 18 training pairs: 5 steps an epoch, so the run crosses into the second
 
