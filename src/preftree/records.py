@@ -1,8 +1,8 @@
 """What a data file says, before any tokenizer has seen it.
 
 A text is a plain string, or a conversation: a tuple of messages that the tokenizer's chat template renders. A record's
-texts are all of one kind. The last message of a prompt is not the assistant's; a response is what the assistant says next:
-one assistant message as a rule, more than one where a dialogue goes on.
+texts are all of one kind. The last message of a prompt is not the assistant's; a response is what the assistant says
+next: one assistant message as a rule, more than one where a dialogue goes on.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TypeAlias
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn of a conversation; `train` says whether its tokens are scored (None: assistant turns of a response are)."""
+    """One turn of a conversation; `train` says whether its tokens are scored (None: a response's assistant turns are)."""
 
     role: str
     content: str

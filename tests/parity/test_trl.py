@@ -141,8 +141,8 @@ def test_fp32_through_the_whole_run(folder: Path, tmp_path: Path, lr: float, bet
 def test_float64(folder: Path, tmp_path: Path, lr: float, beta: float, tolerance: float) -> None:
     """TRL keeps log-probs in fp32 and transformers its norms: both are made to answer in float64.
 
-    The backward of TRL's head runs inside the autograd engine, where nothing can make it: its gradients stay fp32, which
-    shows once the learning rate is large.
+    The backward of TRL's head runs inside the autograd engine, where nothing can make it: its gradients stay fp32,
+    which shows once the learning rate is large.
     """
     with TrulyFloat64():
         store, _ = tokenize_file(
