@@ -13,7 +13,8 @@ import torch.distributed as dist
 
 from preftree.errors import ConfigError
 
-# Ranks wait while rank 0 tokenises and scores the reference. A peer that dies is noticed at once; this is for one that hangs.
+# Ranks wait while rank 0 tokenises and scores the reference. A peer that dies is noticed at once; this is for one that
+# hangs.
 TIMEOUT = timedelta(hours=24)
 
 

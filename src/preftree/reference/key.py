@@ -26,7 +26,7 @@ import preftree.tree
 from preftree.errors import ModelError
 from preftree.storage.atomic import make_folder, write_atomic
 from preftree.storage.manifest import hash_file
-from preftree.tree.layout import TokenSequence
+from preftree.tree.layout import TokenSequence, grow_tree
 
 DIGEST_BYTES = 16
 
@@ -105,20 +105,23 @@ def layout_digests(group: Sequence[TokenSequence], *, share: bool) -> UInt64[np.
       group: The sequences of one tree.
       share: Whether they do share a tree, or are rows of their own.
     """
-    inputs = [sequence.trimmed().ids[:-1] for sequence in group]
-    digests = np.zeros(len(inputs), np.uint64)
-    for index, own in enumerate(inputs if share else ()):
-        cuts = {_common_length(own, other) for other in inputs} - {0, len(own)}
-        if cuts:
-            content = np.array(sorted(cuts), "<i8").tobytes()
-            digests[index] = int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")
-    return digests
+    if not share:
+        return np.zeros(len(group), np.uint64)
+    tree = grow_tree(group)
+    cuts: list[tuple[int, ...]] = []  # where the branches down to each one begin, the root's beginning left out
+    for branch in tree.branches:
+        cuts.append((*cuts[branch.parent], branch.depth) if branch.parent >= 0 else ())
+    # The last prediction of a sequence comes from its last token, which lies in the last of its branches.
+    last = tree.source_S[tree.prediction_I[np.cumsum(tree.count_R) - 1]]
+    own = np.searchsorted([branch.start for branch in tree.branches], last, side="right") - 1
+    digests = [_cuts_digest(cuts[branch]) for branch in own.tolist()]
+    return np.array(digests, np.uint64)
 
 
-def _common_length(left: np.ndarray, right: np.ndarray) -> int:
-    length = min(len(left), len(right))
-    differs = np.flatnonzero(left[:length] != right[:length])
-    return int(differs[0]) if len(differs) else length
+@functools.cache
+def _cuts_digest(cuts: tuple[int, ...]) -> int:
+    content = np.array(cuts, "<i8").tobytes()
+    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little") if cuts else 0
 
 
 def weights_digest(*folders: Path, memo: Path) -> str:
