@@ -118,7 +118,6 @@ def layout_digests(group: Sequence[TokenSequence], *, share: bool) -> UInt64[np.
     return np.array(digests, np.uint64)
 
 
-@functools.cache
 def _cuts_digest(cuts: tuple[int, ...]) -> int:
     content = np.array(cuts, "<i8").tobytes()
     return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little") if cuts else 0
