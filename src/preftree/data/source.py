@@ -89,7 +89,7 @@ def find_format(source: Source, name: str | None = None) -> Format:
 def read_records(source: Source, form: Format, tally: Tally) -> Iterator[tuple[Provenance, Record]]:
     """The rows without a fault, as records; the others go to the tally.
 
-    Repetitions are found by digests of what was read before: about 150 bytes a row, whatever a row holds.
+    Repetitions are found by digests of what was read before: about 100 bytes a row, whatever a row holds.
     """
     seen = Seen()
     for raw in read_rows(source):
