@@ -12,15 +12,23 @@ import torch.multiprocessing as mp
 
 from preftree.distributed.world import World, open_world
 
-Work = Callable[[World, Path], None]
+
+def run_ranks(size: int, work: Callable[[World, Path], None], folder: Path) -> None:
+    """Run `work` in `size` processes that have joined; an exception in one of them is raised here."""
+    run_processes(size, lambda rank: _join(work, folder))
 
 
-def run_ranks(size: int, work: Work, folder: Path) -> None:
-    """Run `work` in `size` forked processes at once; an exception in one of them is raised here."""
-    mp.start_processes(_enter, (size, _free_port(), work, folder), nprocs=size, start_method="fork")
+def run_processes(size: int, work: Callable[[int], None]) -> None:
+    """Run `work(rank)` in `size` forked processes, told of each other as torchrun would tell them."""
+    mp.start_processes(_enter, (size, _free_port(), work), nprocs=size, start_method="fork")
 
 
-def _enter(rank: int, size: int, port: int, work: Work, folder: Path) -> None:
+def _join(work: Callable[[World, Path], None], folder: Path) -> None:
+    with open_world() as world:
+        work(world, folder)
+
+
+def _enter(rank: int, size: int, port: int, work: Callable[[int], None]) -> None:
     torch.set_num_threads(1)
     os.environ |= {
         "RANK": str(rank),
@@ -29,8 +37,7 @@ def _enter(rank: int, size: int, port: int, work: Work, folder: Path) -> None:
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
     }
-    with open_world() as world:
-        work(world, folder)
+    work(rank)
 
 
 def _free_port() -> int:

@@ -32,10 +32,11 @@ app.add_typer(ref.app, name="ref", help="Reference log-probs, computed once.")
 app.command("losses")(losses.losses)
 
 
-def _print_version(wanted: bool) -> None:
+def _print_version(wanted: bool) -> bool:
     if wanted:
         typer.echo(f"preftree {__version__}")
         raise typer.Exit
+    return wanted
 
 
 @app.callback()
