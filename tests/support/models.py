@@ -18,7 +18,7 @@ VOCAB = 101
 def _common(**more: object) -> dict[str, object]:
     base = {
         "vocab_size": VOCAB,
-        "hidden_size": 32,
+        "hidden_size": 64,  # 16 a head, the least that fused kernels on CUDA take
         "intermediate_size": 48,
         "num_hidden_layers": 3,
         "num_attention_heads": 4,
@@ -32,29 +32,29 @@ def _common(**more: object) -> dict[str, object]:
 
 ARCHITECTURES: dict[str, tuple[str, dict[str, object]]] = {
     "llama": ("Llama", _common(num_key_value_heads=2)),
-    "gpt2": ("GPT2", {"vocab_size": VOCAB, "n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 512}),
+    "gpt2": ("GPT2", {"vocab_size": VOCAB, "n_embd": 64, "n_layer": 3, "n_head": 4, "n_positions": 512}),
     "gpt_neox": ("GPTNeoX", _common()),
     "qwen2": ("Qwen2", _common(num_key_value_heads=2, use_sliding_window=True, sliding_window=9, max_window_layers=1)),
-    "qwen3": ("Qwen3", _common(num_key_value_heads=2, head_dim=8)),
+    "qwen3": ("Qwen3", _common(num_key_value_heads=2, head_dim=16)),
     "mistral": ("Mistral", _common(num_key_value_heads=2, sliding_window=9)),
     "gemma2": (
         "Gemma2",
-        _common(num_key_value_heads=2, head_dim=8, sliding_window=9, query_pre_attn_scalar=8)
+        _common(num_key_value_heads=2, head_dim=16, sliding_window=9, query_pre_attn_scalar=16)
         | {"final_logit_softcapping": 3.0, "attn_logit_softcapping": 2.0},
     ),
-    "gemma3": ("Gemma3", _common(num_key_value_heads=2, head_dim=8, sliding_window=9, query_pre_attn_scalar=8)),
+    "gemma3": ("Gemma3", _common(num_key_value_heads=2, head_dim=16, sliding_window=9, query_pre_attn_scalar=16)),
     "opt": ("OPT", _common(ffn_dim=48, word_embed_proj_dim=24, do_layer_norm_before=True)),
     "mixtral": ("Mixtral", _common(num_key_value_heads=2, num_local_experts=4, num_experts_per_tok=2)),
     "qwen3_moe": (
         "Qwen3Moe",
-        _common(num_key_value_heads=2, head_dim=8, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=24),
+        _common(num_key_value_heads=2, head_dim=16, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=24),
     ),
     "phi": ("Phi", _common()),
     "cohere": ("Cohere", _common(logit_scale=0.25)),
     "granite": ("Granite", _common(logits_scaling=3.0, attention_multiplier=0.2)),
     "gpt_oss": (
         "GptOss",
-        _common(num_key_value_heads=2, head_dim=8, num_local_experts=4, num_experts_per_tok=2, sliding_window=9),
+        _common(num_key_value_heads=2, head_dim=16, num_local_experts=4, num_experts_per_tok=2, sliding_window=9),
     ),
 }
 TREES = list(ARCHITECTURES)
@@ -64,14 +64,14 @@ ROWS: dict[str, tuple[str, dict[str, object]]] = {
     "mamba": ("Mamba", {"vocab_size": VOCAB, "hidden_size": 32, "num_hidden_layers": 2, "state_size": 8}),
     "gptj": (
         "GPTJ",
-        {"vocab_size": VOCAB, "n_embd": 32, "n_layer": 2, "n_head": 4, "rotary_dim": 4, "n_positions": 512},
+        {"vocab_size": VOCAB, "n_embd": 64, "n_layer": 2, "n_head": 4, "rotary_dim": 8, "n_positions": 512},
     ),
     "lfm2": ("Lfm2", _common(num_key_value_heads=2, layer_types=["conv", "full_attention", "conv"])),
     "bloom": ("Bloom", {"vocab_size": VOCAB, "hidden_size": 32, "n_layer": 2, "n_head": 4}),
 }
 
 
-def tiny(name: str, *, seed: int = 0, dtype: torch.dtype = torch.float32, scale: float = 5.0) -> PreTrainedModel:
+def tiny(name: str, *, seed: int = 0, dtype: torch.dtype = torch.float32, scale: float = 4.0) -> PreTrainedModel:
     """A small random model; weights are scaled up so that attention patterns and windows matter."""
     kind, options = (ARCHITECTURES | ROWS)[name]
     config = getattr(transformers, f"{kind}Config" if kind != "Gemma3" else "Gemma3TextConfig")(**options)

@@ -52,9 +52,9 @@ class Scorer(nn.Module):
         head_parameters(model)
         reason = why_not_tree(model)
         self.shares_prefixes = reason is None
-        path: AttentionPath = attention if attention != "auto" else "flex" if self.device.type == "cuda" else "sdpa"
-        self.attention: Literal["sdpa", "flex", "rows"] = path if reason is None else "rows"
+        self.attention: Literal["sdpa", "flex", "rows"] = "rows"
         if reason is None:
+            self.attention = _attention_path(model, self.device) if attention == "auto" else attention
             model.set_attn_implementation(IMPLEMENTATION)
         else:
             _log.warning("%s: %s; prompts are computed once per response.", type(model).__name__, reason)
@@ -161,6 +161,13 @@ def why_not_tree(model: PreTrainedModel) -> str | None:
     if other := kinds - {"full_attention", "sliding_attention"}:
         return f"it has layers of kind {', '.join(sorted(other))}"
     return None
+
+
+def _attention_path(model: PreTrainedModel, device: torch.device) -> AttentionPath:
+    """The fused kernel where there is one: on CUDA, for heads of at least 16 numbers."""
+    config = model.config.get_text_config()
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return "flex" if device.type == "cuda" and width >= 16 else "sdpa"
 
 
 def _position_limit(model: PreTrainedModel) -> int | None:
