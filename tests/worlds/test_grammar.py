@@ -44,6 +44,11 @@ def test_the_table_holds_the_reward_of_each_text_in_order() -> None:
     assert (table[:, -1] == 0).all()
 
 
+def test_every_text_is_the_outcome_of_its_place() -> None:
+    assert [WORLD.outcome(text) for text in WORLD.responses()] == list(range(WORLD.num_outcomes - 1))
+    assert {WORLD.outcome(text) for text in ("", "boring", "good good good good")} == {WORLD.num_outcomes - 1}
+
+
 def test_the_corpus_is_a_function_of_its_seed_and_stays_within_the_world() -> None:
     corpus = draw_corpus(WORLD, 500, seed=3)
     assert corpus == draw_corpus(WORLD, 500, seed=3) != draw_corpus(WORLD, 500, seed=4)

@@ -9,12 +9,13 @@ the KL over token sequences, by less than the mass of `other` has room for, and 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple, cast
 
 import numpy as np
 from jaxtyping import Float
 from scipy.optimize import brentq
-from scipy.special import logsumexp
+from scipy.special import logsumexp, rel_entr, softmax
 
 Table = Float[np.ndarray, "X N"]
 
@@ -52,6 +53,15 @@ def optimum(ref_logps: Table, rewards: Table, strength: float) -> Table:
     return tilted - logsumexp(tilted, axis=1, keepdims=True)
 
 
+def frontier(ref_logps: Table, rewards: Table, strengths: Sequence[float]) -> list[Point]:
+    """Where the optimum of each strength stands: the upper edge of what any policy can reach.
+
+    Outcomes of equal reward keep the reference's proportions, so the points follow from the mass of each reward alone.
+    """
+    prompts = _by_prompt(ref_logps, rewards)
+    return [_optimum_point(prompts, strength) for strength in strengths]
+
+
 def best_reward(ref_logps: Table, rewards: Table, kl: float) -> float:
     """The highest expected reward that any policy reaches at this KL or less.
 
@@ -62,17 +72,14 @@ def best_reward(ref_logps: Table, rewards: Table, kl: float) -> float:
       rewards: The reward of each outcome.
       kl: Nats, >= 0.
     """
-
-    def excess(log_strength: float) -> float:
-        return measure(optimum(ref_logps, rewards, math.exp(log_strength)), ref_logps, rewards).kl - kl
-
-    low, high = -20.0, 9.0
-    if excess(low) >= 0:
+    prompts = _by_prompt(ref_logps, rewards)
+    low, high = -20.0, 9.0  # of the strength's logarithm
+    if kl <= _optimum_point(prompts, math.exp(low)).kl:
         return measure(ref_logps, ref_logps, rewards).reward
-    if excess(high) <= 0:
-        return float(rewards.max(axis=1).mean())
-    strength = math.exp(cast(float, brentq(excess, low, high, xtol=1e-9)))
-    return measure(optimum(ref_logps, rewards, strength), ref_logps, rewards).reward
+    if kl >= _optimum_point(prompts, math.exp(high)).kl:
+        return float(np.mean([groups[-1] for groups, _ in prompts]))
+    found = brentq(lambda x: _optimum_point(prompts, math.exp(x)).kl - kl, low, high, xtol=1e-9)
+    return _optimum_point(prompts, math.exp(cast(float, found))).reward
 
 
 def best_of(num: int, ref_logps: Table, rewards: Table) -> Point:
@@ -82,24 +89,19 @@ def best_of(num: int, ref_logps: Table, rewards: Table) -> Point:
     outcomes below and including a group, the group is kept with probability F^num minus the same of the group below. At
     most ln(num) - (num - 1) / num nats, which it reaches where no two outcomes tie.
     """
-    kl = reward = 0.0
-    for logps, values in zip(ref_logps, rewards, strict=True):
-        groups, mass = _by_reward(logps, values)
-        below = np.concatenate([[0.0], np.cumsum(mass)])
-        below /= below[-1]
-        kept = np.diff(below**num)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            kl += np.where(kept > 0, kept * np.log(kept / mass), 0.0).sum()
-        reward += (kept * groups).sum()
-    return Point(float(kl / len(rewards)), float(reward / len(rewards)))
+    points = []
+    for groups, mass in _by_prompt(ref_logps, rewards):
+        below = np.concatenate([[0.0], np.cumsum(mass) / mass.sum()])
+        points.append(_point(np.diff(below**num), groups, mass))
+    return _mean_point(points)
 
 
 def win_rate(logps: Table, other_logps: Table, rewards: Table) -> float:
     """Probability that a sample of one policy has the higher reward than a sample of another; ties count 1/2."""
     total = 0.0
     for one, other, values in zip(logps, other_logps, rewards, strict=True):
-        _, mass = _by_reward(one, values)
-        _, other_mass = _by_reward(other, values)
+        groups, index = np.unique(values, return_inverse=True)
+        mass, other_mass = (np.bincount(index, np.exp(logps), len(groups)) for logps in (one, other))
         total += (mass * (np.cumsum(other_mass) - other_mass / 2)).sum()
     return float(total / len(rewards))
 
@@ -107,9 +109,27 @@ def win_rate(logps: Table, other_logps: Table, rewards: Table) -> float:
 def _by_reward(
     logps: Float[np.ndarray, " N"], rewards: Float[np.ndarray, " N"]
 ) -> tuple[Float[np.ndarray, " G"], Float[np.ndarray, " G"]]:
-    """The different rewards, rising, and the mass of each."""
+    """The different rewards that have any mass, rising, and the mass of each."""
     groups, index = np.unique(rewards, return_inverse=True)
-    return groups, np.bincount(index, weights=np.exp(logps), minlength=len(groups))
+    mass = np.bincount(index, weights=np.exp(logps), minlength=len(groups))
+    return groups[mass > 0], mass[mass > 0]
+
+
+def _by_prompt(logps: Table, rewards: Table) -> list[tuple[Float[np.ndarray, " _"], Float[np.ndarray, " _"]]]:
+    return [_by_reward(row, values) for row, values in zip(logps, rewards, strict=True)]
+
+
+def _optimum_point(prompts: Sequence[tuple[np.ndarray, np.ndarray]], strength: float) -> Point:
+    return _mean_point([_point(softmax(np.log(mass) + strength * groups), groups, mass) for groups, mass in prompts])
+
+
+def _point(kept: Float[np.ndarray, " G"], groups: Float[np.ndarray, " G"], mass: Float[np.ndarray, " G"]) -> Point:
+    """A policy that gives the groups these masses, against a reference that gives them others."""
+    return Point(float(rel_entr(kept, mass).sum()), float((kept * groups).sum()))
+
+
+def _mean_point(points: Sequence[Point]) -> Point:
+    return Point(float(np.mean([point.kl for point in points])), float(np.mean([point.reward for point in points])))
 
 
 def _mean(values: Table) -> float:

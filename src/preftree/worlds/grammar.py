@@ -39,9 +39,9 @@ _NOISE = 0.1
 class World:
     """The prompts of a world and the responses that belong to it.
 
-    A response is `min_words` to `max_words` words. A shorter one than `max_words` ends with the end-of-sequence token; one
-    of `max_words` is cut there, as sampling with a limit does, and what would have followed does not matter. Anything
-    else, such as an end too early, is one more outcome, `other`: its reward is 0.
+    A response is `min_words` to `max_words` words. One of `max_words` is cut there, as sampling with a limit does, and
+    what would have followed does not matter; a shorter one ends with the end-of-sequence token. Anything else, such as
+    an end too early, is one more outcome, `other`: its reward is 0.
 
     Attributes:
       name: What to call it.
@@ -65,13 +65,22 @@ class World:
         for length in range(self.min_words, self.max_words + 1):
             yield from (" ".join(words) for words in itertools.product(WORDS, repeat=length))
 
+    def outcome(self, response: str) -> int:
+        """Which outcome a text is."""
+        words = response.split()
+        if not self.min_words <= len(words) <= self.max_words or not set(words) <= set(WORDS):
+            return self.num_outcomes - 1
+        place = 0
+        for word in words:
+            place = place * len(WORDS) + WORDS.index(word)
+        return sum(len(WORDS) ** length for length in range(self.min_words, len(words))) + place
+
 
 def reward(world: World, prompt: str, response: str) -> float:
     """sigmoid(1.5 x the summed polarity of prompt and response), in (0, 1); 0 for what is no response of this world."""
-    words = response.split()
-    if not world.min_words <= len(words) <= world.max_words or not set(words) <= set(WORDS):
+    if world.outcome(response) == world.num_outcomes - 1:
         return 0.0
-    row = np.array([[WORDS.index(word) for word in prompt.split() + words]])
+    row = np.array([[WORDS.index(word) for word in prompt.split() + response.split()]])
     return float(_rewards_of(row)[0])
 
 
