@@ -78,8 +78,9 @@ FAULTY = [
     ("explicit", {"weight": 0}, "bad_value", "weight"),
     ("explicit", {"weight": float("nan")}, "bad_value", "weight"),
     ("explicit", {"margin": float("inf")}, "bad_value", "margin"),
+    ("explicit", {"margin": -1}, "bad_value", "margin"),
     ("explicit", {"margin": True}, "wrong_type", "margin"),
-    ("explicit", {"margin": None, "score_chosen": 1, "score_rejected": 2}, "bad_value", "margin"),
+    ("explicit", {"margin": None, "score_chosen": 1, "score_rejected": 2}, "bad_value", "score_chosen"),
     ("explicit", {"margin": None, "score_chosen": 1e308, "score_rejected": -1e308}, "bad_value", "score_chosen"),
     ("explicit", {"weight": 10**400}, "bad_value", "weight"),
     ("explicit", {"tie": "maybe"}, "bad_value", "tie"),
@@ -194,7 +195,7 @@ def test_a_tie_may_have_equal_responses(tmp_path: Path) -> None:
 
 def test_unknown_fields_are_answered_with_the_known_ones(tmp_path: Path) -> None:
     path = write_rows(tmp_path / "rows.jsonl", [{"question": "a", "answer": "b"}])
-    with pytest.raises(DataError, match=r"answer, question.*prompt/chosen/rejected"):
+    with pytest.raises(DataError, match=r"'answer', 'question'.*prompt/chosen/rejected"):
         find_format(find_source(path))
 
 

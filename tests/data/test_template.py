@@ -156,7 +156,7 @@ def test_a_template_that_alters_the_prompt_is_a_fault_of_the_row() -> None:
 
 def test_a_template_that_alters_the_response_is_a_fault_of_the_row() -> None:
     tokenizer = altered("{{ message['content'] + '<|im_end|>' }}{% endgen", "{{ message['content'] | upper }}{% endgen")
-    with pytest.raises(RowFault, match="leaves out or rewrites what 'response' says") as caught:
+    with pytest.raises(RowFault, match="leaves out, adds to or rewrites what 'response' says") as caught:
         sequences(Demonstration((U("a"),), (A("b"),)), tokenizer)
     assert caught.value.fault == "template_alters_response"
     trims = altered(
@@ -177,6 +177,30 @@ def test_a_template_that_closes_no_turn_gets_the_eos() -> None:
     assert scored_text(sequence, tokenizer) == " b" + EOS
 
 
+def test_a_closing_token_need_not_be_special() -> None:
+    tokenizer = plain_tokenizer()
+    tokenizer.add_tokens(["<|im_start|>", END], special_tokens=False)
+    tokenizer.chat_template = CHAT_TEMPLATE
+    (sequence,) = sequences(Demonstration((U("a"),), (A("one"), U("b"), A("two"))), tokenizer)
+    assert scored_text(sequence, tokenizer) == f"one{END}two{END}"
+
+
+def test_a_closing_that_is_no_token_is_a_fault() -> None:
+    """A template of another model: its <|im_end|> would be ten letters, and nothing would end a turn."""
+    tokenizer = plain_tokenizer()
+    tokenizer.chat_template = CHAT_TEMPLATE
+    with pytest.raises(RowFault, match="adds to"):
+        sequences(Demonstration((U("a"),), (A("b"),)), tokenizer)
+
+
+def test_an_unclosed_turn_that_the_template_writes_into_is_a_fault() -> None:
+    """Nothing says where such an answer ends; its first words must not be taken for all of it."""
+    template = "{% for m in messages %}{{ m['role'] + ': so, ' + m['content'] + ' so be it ' }}{% endfor %}"
+    with pytest.raises(RowFault, match="adds to") as caught:
+        sequences(Demonstration((U("a"),), (A("so"),)), chat_tokenizer(template=template))
+    assert caught.value.fault == "template_alters_response"
+
+
 def test_a_template_that_ends_a_conversation_with_eos_after_the_turn() -> None:
     """Phi-3 closes the turn and then the conversation; only the first is the model's to say."""
     tokenizer = altered("{% if add_generation_prompt %}", "{% if not add_generation_prompt %}{{ eos_token }}{% else %}")
@@ -186,8 +210,7 @@ def test_a_template_that_ends_a_conversation_with_eos_after_the_turn() -> None:
 
 
 def test_a_bos_of_the_template_comes_once_and_is_never_trimmed() -> None:
-    tokenizer = plain_tokenizer(bos=True)
-    tokenizer.chat_template = "{{ bos_token }}" + CHAT_TEMPLATE
+    tokenizer = chat_tokenizer(template="{{ bos_token }}" + CHAT_TEMPLATE, bos=True)
     record = Demonstration((U("a b c d e f g"),), (A("b"),))
     (sequence,) = sequences(record, tokenizer)
     assert sequence.ids.tolist().count(tokenizer.bos_token_id) == 1 and sequence.ids[0] == tokenizer.bos_token_id
@@ -216,6 +239,8 @@ def test_what_the_template_refuses_is_a_fault_of_the_row() -> None:
     with pytest.raises(RowFault, match="refuses 'prompt': roles must alternate") as caught:
         sequences(Demonstration((U("a"),), (A("b"),)), chat_tokenizer(template=refuses))
     assert caught.value.fault == "bad_messages"
+    with pytest.raises(RowFault, match="refuses 'prompt': can only concatenate"):
+        sequences(Demonstration((U("a"),), (A("b"),)), chat_tokenizer(template="{{ messages[0]['content'] + 1 }}"))
     with pytest.raises(RowFault, match="renders nothing for 'prompt'"):
         sequences(
             Demonstration((U("a"),), (A("b"),)), chat_tokenizer(template="{% if messages|length > 1 %}b{% endif %}")
@@ -235,8 +260,6 @@ def test_no_template_is_one_sentence() -> None:
 
 def test_render_names_its_parts() -> None:
     tokenizer = chat_tokenizer()
-    rendered = render(
-        tokenizer, make_encoder(tokenizer).special, (U("a"),), [("chosen", (A("b"),)), ("rejected", (A("c"),))]
-    )
+    rendered = render(tokenizer, make_encoder(tokenizer), (U("a"),), [("chosen", (A("b"),)), ("rejected", (A("c"),))])
     assert rendered.prompt == "<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\n"
     assert [[part.text for part in parts] for parts in rendered.responses] == [["b<|im_end|>"], ["c<|im_end|>"]]

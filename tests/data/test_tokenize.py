@@ -16,7 +16,7 @@ from preftree.data.order import split_by_prompt
 from preftree.data.report import TokenReport
 from preftree.data.store import TokenStore
 from preftree.data.tokenize import tokenize_file
-from preftree.errors import DataError
+from preftree.errors import CacheError, DataError
 from preftree.tree.layout import TokenSequence, grow_tree
 from support.datafiles import EXAMPLES, HH, write_rows
 from support.tokenizers import BOS, END, EOS, chat_tokenizer, plain_tokenizer
@@ -297,6 +297,16 @@ def test_a_stopped_run_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monkey
 
     with pytest.raises(KeyboardInterrupt):
         tokenize(tmp_path, [HH], on_rows=stop)
+    assert [path.name for path in (tmp_path / "cache" / "tokens").iterdir()] == ["files.json"]
+
+
+def test_a_full_disk_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(room.StoreWriter, "append", full)
+    with pytest.raises(CacheError, match=r"cannot be written: .*No space left on device; make room"):
+        tokenize(tmp_path, [HH])
     assert [path.name for path in (tmp_path / "cache" / "tokens").iterdir()] == ["files.json"]
 
 

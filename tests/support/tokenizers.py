@@ -39,10 +39,11 @@ def plain_tokenizer(
 
 
 def chat_tokenizer(
-    *, template: str = CHAT_TEMPLATE, texts: Iterable[str] = TEXTS, vocab_size: int = 400
+    *, template: str = CHAT_TEMPLATE, bos: bool = False, texts: Iterable[str] = TEXTS, vocab_size: int = 400
 ) -> PreTrainedTokenizerFast:
     """A tokenizer with a chat template that marks what the assistant said, and closes a turn with <|im_end|>."""
-    tokenizer = _wrap(_train(texts, vocab_size, [EOS, START, END], bos=False), bos=False)
+    special = [EOS, START, END, *([BOS] if bos else [])]
+    tokenizer = _wrap(_train(texts, vocab_size, special, bos=bos), bos=bos)
     tokenizer.chat_template = template
     return tokenizer
 

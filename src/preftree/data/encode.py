@@ -38,6 +38,7 @@ class Encoder:
       eos: End of sequence.
       unknown: What stands for text that the vocabulary lacks, where that is a token of its own.
       special: Finds special tokens that are written out in a text.
+      added: Finds any token that is encoded whole wherever it is written, special or not; one of them closes a turn.
       digest: Identity of all this.
     """
 
@@ -48,6 +49,7 @@ class Encoder:
     eos: int
     unknown: int | None
     special: re.Pattern[str]
+    added: re.Pattern[str]
     digest: str
 
 
@@ -61,6 +63,7 @@ def make_encoder(tokenizer: PreTrainedTokenizerBase) -> Encoder:
         raise ModelError(f"{_name(tokenizer)} has no EOS token, which ends every response; set eos_token in its folder")
     special = {str(token) for token in tokenizer.all_special_tokens}
     special |= {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+    added = special | {token.content for token in tokenizer.added_tokens_decoder.values()}
     if isinstance(tokenizer, TokenizersBackend):
         whole = json.loads(tokenizer.backend_tokenizer.to_str())
         first = _fast(tokenizer.backend_tokenizer.to_str())
@@ -78,7 +81,16 @@ def make_encoder(tokenizer: PreTrainedTokenizerBase) -> Encoder:
     bos = tokenizer.bos_token_id if isinstance(tokenizer.bos_token_id, int) else tokenizer.eos_token_id
     unknown = tokenizer.unk_token_id
     versions = (tokenizers.__version__, transformers.__version__)
-    parts = [identity, sorted(special), start, bos, tokenizer.eos_token_id, tokenizer.chat_template, versions]
+    parts = [
+        identity,
+        sorted(special),
+        sorted(added),
+        start,
+        bos,
+        tokenizer.eos_token_id,
+        tokenizer.chat_template,
+        versions,
+    ]
     return Encoder(
         first=first,
         later=later,
@@ -86,9 +98,14 @@ def make_encoder(tokenizer: PreTrainedTokenizerBase) -> Encoder:
         empty=start or (bos,),
         eos=tokenizer.eos_token_id,
         unknown=unknown if isinstance(unknown, int) and unknown not in (bos, tokenizer.eos_token_id) else None,
-        special=re.compile("|".join(re.escape(token) for token in sorted(special, key=len, reverse=True) if token)),
+        special=_any_of(special),
+        added=_any_of(added),
         digest=hashlib.sha256(json.dumps(parts).encode()).hexdigest(),
     )
+
+
+def _any_of(tokens: set[str]) -> re.Pattern[str]:
+    return re.compile("|".join(re.escape(token) for token in sorted(tokens, key=len, reverse=True) if token))
 
 
 def _fast(serialised: str) -> Encode:

@@ -63,7 +63,7 @@ def make_job(where: Provenance, record: Record, tokenizer: PreTrainedTokenizerBa
         rendered = Rendered(prompt, tuple((Part(str(text), True, False),) for _, text in named))
     else:
         turns = [(field, text) for field, text in named if not isinstance(text, str)]
-        rendered = render(tokenizer, encoder.special, prompt, turns)
+        rendered = render(tokenizer, encoder, prompt, turns)
     fields = tuple(field for field, _ in named)
     return Job(where, rendered, not isinstance(prompt, str), fields, units, isinstance(record, Ranking))
 

@@ -32,7 +32,7 @@ FAULTS: dict[str, str] = {
     "too_long": "over a token budget, and the truncation policy does not mend it",
     "special_token": "a special token written out in the text",
     "template_alters_prompt": "the chat template renders the prompt otherwise once the response follows",
-    "template_alters_response": "the chat template leaves out or rewrites a part of the response",
+    "template_alters_response": "the chat template leaves out, adds to or rewrites a part of the response",
 }
 
 
@@ -129,5 +129,5 @@ def check_share(path: str, rows: int, faults: Mapping[str, int], first: Sequence
     counts = ", ".join(f"{fault} {count}" for fault, count in sorted(faults.items(), key=lambda item: -item[1]))
     raise DataError(
         f"{path}: {num_rejected} of {rows} rows rejected, wanted at most {max_share:.1%} ({counts}; first: {first[0]});"
-        " mend the file, look at it with 'preftree data inspect', or allow more with data.max_rejected"
+        " mend the file (see 'preftree data inspect'), or raise max_rejected"
     )

@@ -16,6 +16,7 @@ from preftree.records import Message, Preference, Text
 Row: TypeAlias = dict[str, Any]
 T = TypeVar("T")
 
+MAX_RESPONSES = 64  # 2016 pairs
 ROLES = ("system", "developer", "user", "assistant", "tool")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _ESCAPED_BYTE = re.compile("[\udc80-\udcff]")  # how Python keeps a byte that was not UTF-8
@@ -152,9 +153,6 @@ def items(value: Any, where: str) -> list[Any]:
     return value
 
 
-MAX_RESPONSES = 64  # 2016 pairs
-
-
 def weight(row: Row) -> float:
     """The row's weight, 1 where it gives none."""
     value = optional_number(row, "weight")
@@ -166,15 +164,18 @@ def weight(row: Row) -> float:
 def preference(row: Row, prompt: Text, chosen: tuple[str, Text], rejected: tuple[str, Text]) -> Preference:
     """A pair with the weight, margin and tie that its row gives; each response comes with its field's name."""
     tie = row.get("tie") not in (None, "") and flag(row["tie"], "tie")
-    margin = optional_number(row, "margin")
+    margin, source = optional_number(row, "margin"), "margin"
     if margin is None:
+        source = "score_chosen"
         better, worse = optional_number(row, "score_chosen"), optional_number(row, "score_rejected")
         if better is not None and worse is not None:
             margin = better - worse
             if not math.isfinite(margin):
-                raise RowFault("bad_value", "score_chosen", "'score_chosen' minus 'score_rejected' is not finite")
+                raise RowFault("bad_value", source, "'score_chosen' minus 'score_rejected' is not finite")
     if margin is not None and margin < 0:
-        raise RowFault("bad_value", "margin", f"the chosen response scores less than the rejected one, by {-margin:g}")
+        raise RowFault(
+            "bad_value", source, f"'{source}' puts the chosen response below the rejected one, by {-margin:g}"
+        )
     if not tie:
         check_differ((chosen, rejected))
     return Preference(prompt, chosen[1], rejected[1], weight(row), margin, tie)

@@ -68,17 +68,15 @@ def find_format(source: Source, name: str | None = None) -> Format:
         return FORMATS[name]
     first = [raw.row for raw in islice(read_rows(source), SNIFFED_ROWS)]
     rows = [row for row in first if isinstance(row, dict)]
+    if not first:
+        raise DataError(f"{source.path} holds no rows")
     if not rows:
-        faults = [row.message for row in first if isinstance(row, RowFault)]
-        reason = f"none of its first {len(first)} rows can be read; the first: {faults[0]}" if faults else "no rows"
-        raise DataError(f"{source.path} holds {reason}" if not faults else f"{source.path}: {reason}")
+        raise DataError(f"{source.path}: none of its first {len(first)} rows can be read; the first: {first[0]}")
     hits = {form.name: sum(form.detect(row) for row in rows) for form in FORMATS.values()}
     best = max(hits, key=lambda key: hits[key])
     if 2 * hits[best] < len(rows):
-        fields = ", ".join(sorted({str(key)[:40] for row in rows for key in row})[:12])
-        hint = (
-            " (chosen and rejected without a prompt need HH's '\\n\\nAssistant:' turns)" if "chosen" in fields else ""
-        )
+        fields = ", ".join(sorted({ascii(key[:40]) for row in rows for key in row})[:12])
+        hint = " (without a prompt, both sides must be HH transcripts)" if "'chosen'" in fields else ""
         raise DataError(
             f"{source.path}: no known format has the fields {fields}{hint}; rename them to one of: "
             "prompt/chosen/rejected, prompt/responses, prompt/completion/label, prompt/completion, messages, text"

@@ -2,7 +2,7 @@
 
 The prompt is what the model is given when it is asked: the turns so far and the header of the assistant's turn. The
 template must render the same text when the response follows; what comes after it is the response, up to and including
-the special token that closes the turn. A turn that the template does not close gets the tokenizer's EOS at the end.
+the token that closes the turn. A turn that the template does not close gets the tokenizer's EOS at the end.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import jinja2
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from preftree.data.encode import Ids
+from preftree.data.encode import Encoder, Ids
 from preftree.data.faults import RowFault
 from preftree.errors import DataError, ModelError
 from preftree.records import Message
@@ -68,7 +68,7 @@ def check_template(tokenizer: PreTrainedTokenizerBase, path: str) -> None:
 
 def render(
     tokenizer: PreTrainedTokenizerBase,
-    special: re.Pattern[str],
+    encoder: Encoder,
     prompt: Sequence[Message],
     responses: Sequence[tuple[str, Sequence[Message]]],
 ) -> Rendered:
@@ -80,9 +80,9 @@ def render(
     """
     for field, turns in (("prompt", prompt), *responses):
         for turn in turns:
-            check_special(special, turn.content, field)
+            check_special(encoder.special, turn.content, field)
     head = _apply(tokenizer, prompt, "prompt", ask=True)
-    parts = tuple(_respond(tokenizer, special, prompt, head, turns, field) for field, turns in responses)
+    parts = tuple(_respond(tokenizer, encoder.added, prompt, head, turns, field) for field, turns in responses)
     trained = _earlier(tokenizer, prompt) if any(turn.train for turn in prompt) else None
     return Rendered(head, parts, trained)
 
@@ -104,7 +104,7 @@ def check_special(special: re.Pattern[str], text: str, field: str) -> None:
 
 def _respond(
     tokenizer: PreTrainedTokenizerBase,
-    special: re.Pattern[str],
+    added: re.Pattern[str],
     prompt: Sequence[Message],
     head: str,
     turns: Sequence[Message],
@@ -113,32 +113,26 @@ def _respond(
     whole = _apply(tokenizer, [*prompt, *turns], field, ask=False)
     places = [index for index, turn in enumerate(turns) if turn.role == "assistant"]
     heads = [head if not place else _apply(tokenizer, [*prompt, *turns[:place]], field, ask=True) for place in places]
-    for said in heads:
-        if not whole.startswith(said):
-            raise RowFault(
-                "template_alters_prompt",
-                field,
-                f"the template renders the prompt of '{field}' otherwise once it is answered",
-            )
-    parts = []
+    if not all(whole.startswith(said) for said in heads):
+        message = f"the template renders the prompt of '{field}' otherwise once it is answered"
+        raise RowFault("template_alters_prompt", field, message)
+    parts: list[Part] = []
     for index, place in enumerate(places):
-        start = len(heads[index])
-        stop = len(heads[index + 1]) if index + 1 < len(places) else len(whole)
-        content = turns[place].content
-        found = whole.find(content, start, stop)
-        if found < 0:
-            content = content.strip()
-            found = whole.find(content, start, stop)
-        if found < 0:
-            raise RowFault(
-                "template_alters_response", field, f"the template leaves out or rewrites what '{field}' says"
-            )
-        end = found + len(content)
-        closing = special.search(whole, end, stop)
+        last = index + 1 == len(places)
+        start, stop = len(heads[index]), len(whole) if last else len(heads[index + 1])
+        said = turns[place].content
+        if said not in whole[start:stop]:
+            said = said.strip()
+        found = whole.find(said, start, stop)
+        end = found + len(said)
+        closing = added.search(whole, end, stop)
+        # What stands after the last answer of a template that closes no turn is more of the answer, or a line break.
+        if found < 0 or (last and closing is None and whole[end:].strip()):
+            message = f"the template leaves out, adds to or rewrites what '{field}' says"
+            raise RowFault("template_alters_response", field, message)
         cut = closing.end() if closing else end
-        scored = turns[place].train is not False
-        parts.append(Part(whole[start:cut], scored, closing is not None))
-        if index + 1 < len(places) and cut < stop:
+        parts.append(Part(whole[start:cut], turns[place].train is not False, closing is not None))
+        if not last and cut < stop:
             parts.append(Part(whole[cut:stop], False, True))
     return tuple(parts)
 
@@ -169,8 +163,9 @@ def _apply(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Message], field: 
         text = tokenizer.apply_chat_template(_turns(turns), tokenize=False, add_generation_prompt=ask)
     except jinja2.TemplateSyntaxError as error:
         raise ModelError(f"the chat template of {tokenizer.name_or_path} is not Jinja: {error}") from error
-    except jinja2.TemplateError as error:
-        raise RowFault("bad_messages", field, f"the chat template refuses '{field}': {error}") from None
+    except (jinja2.TemplateError, TypeError, ValueError) as error:  # a template may do anything with what it is given
+        reason = " ".join(str(error).split())
+        raise RowFault("bad_messages", field, f"the chat template refuses '{field}': {reason}") from None
     assert isinstance(text, str)
     return text
 

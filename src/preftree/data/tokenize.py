@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -65,6 +66,7 @@ def tokenize_file(
     Raises:
       DataError: the source cannot be read, is of another kind, or holds too many faults.
       ModelError: the tokenizer cannot do it.
+      CacheError: the store cannot be written.
     """
     source = find_source(path)
     form = find_format(source, format_name)
@@ -89,9 +91,8 @@ def tokenize_file(
     tally, lengths, num_templated, num_examples = Tally(), {}, 0, 0
     records = read_records(source, form, tally)
     jobs = _jobs(records, tokenizer, encoder, tally, path=path, kind=kind, chosen_side=chosen_side)
-    with staged_dir(folder) as staging:
-        writer = StoreWriter(staging)
-        try:
+    try:
+        with staged_dir(folder) as staging, closing(StoreWriter(staging)) as writer:
             for batch in _batches(jobs):
                 num_templated += sum(job.templated for job in batch)
                 for example in make_examples(batch, encoder, budgets, truncation, tally):
@@ -118,8 +119,10 @@ def tokenize_file(
                 templated=num_templated,
             )
             writer.finish(report.as_json())
-        finally:
-            writer.close()
+    except OSError as error:
+        raise CacheError(
+            f"{folder} cannot be written: {error}; make room, or name another folder with cache="
+        ) from error
     return TokenStore(folder), replace(report, rebuilt=damage)
 
 
