@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import logging
 import os
@@ -9,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -21,6 +22,8 @@ from transformers.utils import logging as transformers_logging
 
 from preftree import __version__
 from preftree.cli.main import main
+from preftree.cli.train import dpo, sft
+from preftree.config.schema import DpoConfig, SftConfig
 from preftree.storage.checkpoint import list_checkpoints
 from preftree.train import loop
 from support.small_runs import load_trained, make_model, make_pairs, rows_of
@@ -75,6 +78,12 @@ def test_version_and_help(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
     assert code == 0
     for verb in ("demo", "data", "sft", "dpo", "ref", "losses"):
         assert verb in out
+
+
+@pytest.mark.parametrize(("verb", "kind"), [(sft, SftConfig), (dpo, DpoConfig)])
+def test_help_names_every_option(verb: Callable[..., None], kind: type[SftConfig | DpoConfig]) -> None:
+    text = inspect.getdoc(verb) or ""
+    assert set(text.partition("Options:")[2].split()) == set(kind.model_fields)
 
 
 def test_help_imports_nothing_heavy() -> None:
@@ -163,8 +172,8 @@ def test_sft_on_the_chosen_side(
         (("dpo", "data=d", "out=o", "model=m", "--lr=1"), "error: '--lr=1': must be key=value"),
         (("dpo", "data=d", "out=o", "model=m", "loss=dop"), "error: loss must be one of dpo, "),
         (("dpo", "data=d", "out=o", "model=m", "loss=sft"), "error: loss 'sft' is of single responses, not of pairs"),
-        (("dpo", "data=d", "out=o", "model=m", "loss=cdpo"), "error: "),
-        (("dpo", "data=d", "out=o", "model=m", "loss.label_smoothing=.1"), "error: "),
+        (("dpo", "data=d", "out=o", "model=m", "loss=cdpo"), "error: loss 'cdpo' needs label_smoothing"),
+        (("dpo", "data=d", "out=o", "model=m", "loss.label_smoothing=.1"), "error: loss 'dpo' does not take"),
         (("sft", "data=d", "out=o", "model=m", "beta=.1"), "error: option 'beta' belongs to `preftree dpo`"),
     ],
 )

@@ -76,6 +76,9 @@ def test_what_is_saved_reads_back_as_the_same(tmp_path: Path) -> None:
         (("eval_data=2",), "eval_data must be a file or a share of the prompts between 0 and 1, got 2"),
         (("loss.label_smoothing=[1]",), "loss.label_smoothing must be a finite number, got [1]"),
         (("loss=[dpo, sft]",), "loss: a mixture of losses is not in this version; name one loss"),
+        (("eval_every=5",), "eval_every needs eval_data: a file, or a share of the prompts such as 0.1"),
+        (("out=''",), "out must name a file, a folder or a hub id, got ''"),
+        (('out="a\\0b"',), "out must name a file, a folder or a hub id, got 'a\\x00b'"),
         (("beta=.1", "loss.beta=.2"), "beta is 0.1 and loss.beta is 0.2; set one of them"),
         (("bta=.1",), "unknown option 'bta'; did you mean 'beta'?"),
         (("data.ordr=prompt",), "unknown option 'data.ordr'; did you mean 'data.order'?"),
@@ -141,6 +144,13 @@ def test_a_path_may_hold_an_equals_sign(tmp_path: Path) -> None:
     path.parent.mkdir()
     path.write_text("lr: 1e-5\n")
     assert load_config(DpoConfig, [str(path), *NEEDED]).lr == 1e-5
+
+
+def test_a_tilde_is_the_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/her")
+    config = load_config(DpoConfig, ["model=~/m", "data=~/d.jsonl", "out=~/o", "cache=~/c"])
+    assert (config.model, config.data.path) == ("/home/her/m", "/home/her/d.jsonl")
+    assert (config.out, config.cache, config.reference) == ("/home/her/o", "/home/her/c", "start")
 
 
 def test_changed_options_have_dotted_names() -> None:

@@ -172,10 +172,21 @@ def test_another_start_is_refused(place: Path, straight: Path) -> None:
 def test_a_finished_run_is_left_as_it_is(place: Path, straight: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in straight.rglob("*") if path.is_file() and path.name != ".lock"}
     assert run(config_of(place, "straight")).progress.step == STEPS
-    with pytest.raises(ConfigError, match="holds a run"):
+    with pytest.raises(ConfigError, match="holds a finished run"):
         run(config_of(place, "straight", "resume=never"))
     after = {path: path.stat().st_mtime_ns for path in straight.rglob("*") if path.is_file() and path.name != ".lock"}
     assert after == before
+
+
+def test_never_starts_over_and_says_so(
+    place: Path, straight: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    undo = stop_during(monkeypatch, 4, signal.SIGTERM)
+    run(config_of(place, "again", "beta=.5", "save_every=2"))
+    undo()
+    run(config_of(place, "again", "resume=never"))
+    assert "deleting 2 checkpoints of an earlier run" in caplog.text
+    assert rows_of(place / "again") == rows_of(straight)
 
 
 def test_a_finished_run_goes_on_under_a_constant_rate(place: Path) -> None:

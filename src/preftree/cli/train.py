@@ -1,4 +1,4 @@
-"""`preftree sft` and `preftree dpo`: `[CONFIG.yaml] [key=value ...]`."""
+"""`preftree sft` and `preftree dpo`: a configuration file, options as key=value, or both."""
 
 from __future__ import annotations
 
@@ -6,18 +6,25 @@ from typing import Annotated
 
 import typer
 
-OPEN = {"ignore_unknown_options": True}  # so that eval_data=-1 or --lr meets our own sentence
+OPEN = {"ignore_unknown_options": True}  # so that --lr=1e-6 meets our own sentence
 
 Words = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="[CONFIG.yaml] [key=value ...]", help="A file of defaults, and options.", show_default=False
+        metavar="CONFIG.yaml|key=value",
+        help="At most one file of defaults, and any number of options; dotted keys reach inside.",
+        show_default=False,
     ),
 ]
 
 
 def sft(words: Words = None) -> None:
-    """Fine-tune on demonstrations: model=... data=... out=..."""
+    """Fine-tune on demonstrations: preftree sft model=MODEL data=FILE out=RUN [key=value ...]
+
+    Options: model data eval_data eval_every out side lr optimizer weight_decay max_grad_norm schedule warmup_steps
+    batch_size micro_batch_tokens epochs max_steps max_length max_prompt_length max_response_length truncation seed
+    precision gradient_checkpointing threads cache resume save_every keep_checkpoints
+    """
     from preftree.config.load import load_config
     from preftree.config.schema import SftConfig
 
@@ -29,7 +36,12 @@ def sft(words: Words = None) -> None:
 
 
 def dpo(words: Words = None) -> None:
-    """Optimise a policy on preferences: model=... data=... out=... [loss=dpo] [beta=.1]"""
+    """Optimise a policy on preferences: preftree dpo model=MODEL data=FILE out=RUN [loss=dpo] [beta=.1] [key=value ...]
+
+    Options: model data eval_data eval_every out loss beta reference lr optimizer weight_decay max_grad_norm schedule
+    warmup_steps batch_size micro_batch_tokens epochs max_steps max_length max_prompt_length max_response_length
+    truncation seed precision gradient_checkpointing threads cache resume save_every keep_checkpoints
+    """
     from preftree.config.load import load_config
     from preftree.config.schema import DpoConfig
 

@@ -6,13 +6,23 @@ move it. Inheritance here only joins fields; there is nothing to override.
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
+import os
+from typing import Annotated, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt, field_validator, model_validator
 
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False, protected_namespaces=())
+
+
+def _check_place(value: str) -> str:
+    if not value or any(ord(character) < 32 for character in value):
+        raise ValueError(f"must name a file, a folder or a hub id, got {value!r}")
+    return os.path.expanduser(value)
+
+
+Place: TypeAlias = Annotated[str, AfterValidator(_check_place)]
 
 
 class DataSource(_Strict):
@@ -25,7 +35,7 @@ class DataSource(_Strict):
       max_rejected: Share of faulty rows above which the run stops.
     """
 
-    path: str = Field(min_length=1)
+    path: Place
     format: str | None = None
     order: Literal["prompt", "example"] = "prompt"
     max_rejected: float = Field(default=0.05, ge=0, le=1)
@@ -53,13 +63,15 @@ class Start(_Strict):
       model: A model folder, or a model id of the Hugging Face hub.
       data: The training rows.
       eval_data: Held-out rows: a file, or a share of the training prompts below 1; none by default.
+      eval_every: Steps between evaluations; null evaluates at the end.
       out: Folder of the run.
     """
 
-    model: str = Field(min_length=1)
+    model: Place
     data: DataSource
-    eval_data: str | float | None = None
-    out: str = Field(min_length=1)
+    eval_data: Place | float | None = None
+    eval_every: PositiveInt | None = None
+    out: Place
 
     @field_validator("data", mode="before")
     @classmethod
@@ -72,6 +84,12 @@ class Start(_Strict):
         if value is None or (isinstance(value, str) and value) or (isinstance(value, float) and 0 < value < 1):
             return value
         raise ValueError(f"must be a file or a share of the prompts between 0 and 1, got {value!r}")
+
+    @model_validator(mode="after")
+    def _something_to_evaluate(self) -> Start:
+        if self.eval_every is not None and self.eval_data is None:
+            raise ValueError("eval_every needs eval_data: a file, or a share of the prompts such as 0.1")
+        return self
 
 
 class Lengths(_Strict):
@@ -150,22 +168,20 @@ class Machine(_Strict):
     precision: Literal["fp32", "bf16"] = "fp32"
     gradient_checkpointing: bool = False
     threads: PositiveInt | None = None
-    cache: str | None = None
+    cache: Place | None = None
 
 
 class Keeping(_Strict):
     """What is written on the way.
 
     Attributes:
-      resume: `auto` goes on from the newest good checkpoint in `out`, `never` wants a fresh folder; or a checkpoint.
+      resume: `auto` goes on from the newest good checkpoint in `out`, `never` starts over; or the path of a checkpoint.
       save_every: Steps between checkpoints; null saves at the end and when stopped.
-      eval_every: Steps between evaluations; null evaluates at the end.
       keep_checkpoints: How many checkpoints stay on disk.
     """
 
-    resume: str = Field(default="auto", min_length=1)
+    resume: Place = "auto"
     save_every: PositiveInt | None = 500
-    eval_every: PositiveInt | None = None
     keep_checkpoints: PositiveInt = 2
 
 
@@ -180,7 +196,7 @@ class Objective(_Strict):
 
     loss: LossChoice = LossChoice(name="dpo")
     beta: float | None = Field(default=None, gt=0)
-    reference: str = Field(default="start", min_length=1)
+    reference: Place = "start"
 
     @field_validator("loss", mode="before")
     @classmethod

@@ -62,7 +62,8 @@ def open_world() -> Iterator[World]:
     missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
     if missing:
         raise ConfigError(f"WORLD_SIZE is {size} but {', '.join(missing)} is not set; start processes with torchrun")
-    dist.init_process_group("nccl" if cuda else "gloo", rank=rank, world_size=size, timeout=TIMEOUT)
+    backend, bound = ("nccl", device) if cuda else ("gloo", None)
+    dist.init_process_group(backend, rank=rank, world_size=size, timeout=TIMEOUT, device_id=bound)
     try:
         yield World(rank, size, device)
     finally:

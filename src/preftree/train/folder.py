@@ -23,10 +23,10 @@ from preftree.config.load import changed_options, dump_config
 from preftree.config.schema import DpoConfig, RunConfig
 from preftree.distributed.reduce import max_over_ranks
 from preftree.distributed.world import World
-from preftree.errors import CheckpointError, ConfigError
+from preftree.errors import CheckpointError, ConfigError, TrainingError
 from preftree.models.export import save_model
 from preftree.scoring.forward import Scorer
-from preftree.storage.atomic import write_atomic
+from preftree.storage.atomic import remove_dir, write_atomic
 from preftree.storage.checkpoint import LoadedCheckpoint, list_checkpoints, load_checkpoint, step_of
 from preftree.storage.lock import lock_run
 from preftree.train.card import model_card
@@ -46,6 +46,10 @@ def claim_folder(config: RunConfig, world: World) -> Iterator[None]:
         log.setLevel(logging.ERROR)
         yield
         return
+    try:
+        Path(config.out).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"out={config.out} cannot be made ({error.strerror}); choose another folder") from error
     with lock_run(Path(config.out)):
         yield
 
@@ -54,14 +58,13 @@ def find_start(config: RunConfig, world: World) -> LoadedCheckpoint | None:
     """The checkpoint to go on from, the same on every rank; None for a fresh run.
 
     Raises:
-      ConfigError: a fresh run was asked for, or is all that could be, in a folder that holds a run.
+      ConfigError: the folder holds a finished run that cannot be gone on with, or must not be.
       CheckpointError: the checkpoint is damaged, or lies before others of this folder.
     """
     out = Path(config.out)
     root = out / "checkpoints"
-    held = [path.name for path in (root, out / "metrics.jsonl", out / "model") if path.exists()]
-    if config.resume == "never" and held:
-        raise ConfigError(f"out={out} holds a run ({held[0]}); choose another folder, or go on with resume=auto")
+    if config.resume == "never" and (out / "model").exists():
+        raise ConfigError(f"out={out} holds a finished run, which resume=never would lose; choose another folder")
     if config.resume not in ("auto", "never"):
         path = Path(config.resume)
         later = [other.name for other in list_checkpoints(root) if step_of(other) > step_of(path)]
@@ -77,6 +80,20 @@ def find_start(config: RunConfig, world: World) -> LoadedCheckpoint | None:
     if start is None and (out / "model").exists():
         raise ConfigError(f"out={out} holds a model but no checkpoint to go on from; choose another folder")
     return start
+
+
+def start_over(config: RunConfig, world: World) -> None:
+    """With resume=never, take away what an unfinished run left in the folder, and say so."""
+    if config.resume != "never" or not world.leads:
+        return
+    out = Path(config.out)
+    earlier = list_checkpoints(out / "checkpoints")
+    if earlier:
+        log.warning("resume=never: deleting %d checkpoints of an earlier run, up to %s", len(earlier), earlier[-1])
+    for path in earlier:
+        remove_dir(path)
+    if (out / "tensorboard").is_dir():
+        remove_dir(out / "tensorboard")
 
 
 def check_trajectory(config: RunConfig, start: LoadedCheckpoint | None, trajectory: Mapping[str, object]) -> None:
@@ -146,8 +163,14 @@ def finish(
         "held_out": dict(outcome.figures),
         **about,
     }
-    save_model(scorer.model, tokenizer, out / "model", card=model_card(config, summary))
-    write_atomic(out / "summary.json", json.dumps(summary, indent=1) + "\n")
+    try:
+        save_model(scorer.model, tokenizer, out / "model", card=model_card(config, summary))
+        write_atomic(out / "summary.json", json.dumps(summary, indent=1) + "\n")
+    except OSError as error:
+        raise TrainingError(
+            f"{out / 'model'} cannot be written ({error.strerror or error}); the last checkpoint is safe: "
+            "mend that and start again with resume=auto"
+        ) from error
     log.info("model in %s", out / "model")
 
 

@@ -26,7 +26,7 @@ from preftree.train.optim import learning_rate, set_learning_rate
 from preftree.train.signals import stop_on_signals
 from preftree.train.state import Progress, capture, restore
 from preftree.train.step import Task, measure, take_step
-from preftree.train.track import Tracker, open_tracker
+from preftree.train.track import Row, open_tracker
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -130,11 +130,12 @@ def train(
             if last:
                 break
             try:
-                progress = _advance(plan, next(steps), scorer, optimizer, config, world, progress, tracker)
-            except TrainingError:
+                progress, row = _advance(plan, next(steps), scorer, optimizer, config, world, progress)
+            except TrainingError:  # nothing was updated
                 if saved != step:
                     save()
                 raise
+            tracker.write(row)
             if config.save_every is not None and progress.step % config.save_every == 0:
                 save()
     return Outcome(progress, figures, stop)
@@ -148,9 +149,8 @@ def _advance(
     config: RunConfig,
     world: World,
     progress: Progress,
-    tracker: Tracker,
-) -> Progress:
-    """Make one update and write its row."""
+) -> tuple[Progress, Row]:
+    """Make one update; where the run is then, and the row to write."""
     began = time.perf_counter()
     lr = learning_rate(progress.step, config, plan.num_steps)
     set_learning_rate(optimizer, lr)
@@ -174,17 +174,14 @@ def _advance(
         seconds=progress.seconds + seconds,
     )
     unit = plan.task.unit
-    tracker.write(
-        {
-            "step": progress.step,
-            "epoch": progress.step / plan.steps_per_epoch,
-            **plan.task.figures(result.columns, rows),
-            "grad_norm": result.grad_norm,
-            "lr": lr,
-            unit: progress.examples,
-            "tokens": progress.tokens,
-            f"{unit}_per_second": len(rows) / seconds,
-            "seconds": progress.seconds,
-        }
-    )
-    return progress
+    return progress, {
+        "step": progress.step,
+        "epoch": progress.step / plan.steps_per_epoch,
+        **plan.task.figures(result.columns, rows),
+        "grad_norm": result.grad_norm,
+        "lr": lr,
+        unit: progress.examples,
+        "tokens": progress.tokens,
+        f"{unit}_per_second": len(rows) / seconds,
+        "seconds": progress.seconds,
+    }

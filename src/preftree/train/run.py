@@ -143,6 +143,7 @@ def admit(setup: Setup[C], path: Mapping[str, object]) -> Outcome | None:
     for part in (data.train, data.held_out):
         if part is not None:
             check_budget(part, scorer.shares_prefixes, config.micro_batch_tokens)
+    folder.start_over(config, setup.world)
     folder.write_config(config, setup.world)
     _describe(setup)
     report = verify_scorer(scorer, [data.train.store[row].sequences for row in probe_rows(data.train)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -10,10 +11,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from io import FileIO
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
-from preftree.errors import CheckpointError
+from preftree.errors import CheckpointError, TrainingError
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -33,7 +35,7 @@ SECONDS_BETWEEN_LINES = 20.0
 class Tracker:
     """Writes rows. `num_rows` counts those in metrics.jsonl, those of earlier sittings included."""
 
-    file: TextIO | None = None
+    file: FileIO | None = None
     board: SummaryWriter | None = None
     display: Display | None = None
     num_rows: int = 0
@@ -42,8 +44,14 @@ class Tracker:
         """Append a row: one JSON object and one line, on its way to the disk when this returns."""
         self.num_rows += 1
         if self.file is not None:
-            self.file.write(json.dumps(row, allow_nan=False) + "\n")
-            self.file.flush()
+            line = (json.dumps(row, allow_nan=False) + "\n").encode()
+            try:
+                if self.file.write(line) != len(line):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            except OSError as error:
+                raise TrainingError(
+                    f"{self.file.name} cannot be written ({error.strerror}); mend that and start again with resume=auto"
+                ) from error
         if self.board is not None:
             part = row.get("split", "train")
             for name, value in row.items():
@@ -75,7 +83,8 @@ def open_tracker(
         from torch.utils.tensorboard import SummaryWriter
 
         kept = cut_rows(folder / "metrics.jsonl", keep_rows or 0)
-        file = stack.enter_context((folder / "metrics.jsonl").open("a", encoding="utf-8"))
+        # Without a buffer: a row is the system's as soon as it is written, and nothing is left to fail at the close.
+        file = stack.enter_context(FileIO(folder / "metrics.jsonl", "a"))
         board = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step + 1 if first_step else None)
         stack.callback(board.close)
         stack.callback(lambda: os.fsync(file.fileno()))

@@ -1,0 +1,125 @@
+"""What a run writes down: rows as they come, cut where a checkpoint stood, and figures for the reader."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from preftree.errors import CheckpointError, TrainingError
+from preftree.train.card import model_card
+from preftree.train.signals import stop_on_signals
+from preftree.train.track import Tracker, cut_rows, describe, open_tracker
+from support.small_runs import dpo_config, make_pairs
+
+ROW = {"step": 1, "loss": 0.5, "accuracy": 0.75, "margin": 0.1, "pairs": 4, "pairs_per_second": 8.0}
+
+
+def test_rows_are_on_disk_when_write_returns(tmp_path: Path) -> None:
+    with open_tracker(tmp_path, leads=True, num_steps=3, first_step=0, keep_rows=None) as tracker:
+        for step in (1, 2):
+            tracker.write(ROW | {"step": step})
+            lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+            assert [json.loads(line)["step"] for line in lines] == list(range(1, step + 1))
+        tracker.write({"split": "eval", "step": 2, "loss": 0.25})
+        assert tracker.num_rows == 3
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert [(event.step, event.value) for event in events.Scalars("train/loss")] == [(1, 0.5), (2, 0.5)]
+    assert [(event.step, event.value) for event in events.Scalars("eval/loss")] == [(2, 0.25)]
+
+
+def test_only_the_rank_that_leads_writes(tmp_path: Path) -> None:
+    with open_tracker(tmp_path, leads=False, num_steps=3, first_step=0, keep_rows=4) as tracker:
+        tracker.write(ROW)
+        assert tracker.num_rows == 5
+    assert not list(tmp_path.iterdir())
+
+
+def test_rows_past_the_checkpoint_are_cut(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"a": 1}\n{"a": 2}\n{"a": 3}\n{"a"')
+    assert cut_rows(path, 3) == 3
+    assert path.read_text() == '{"a": 1}\n{"a": 2}\n{"a": 3}\n'
+    assert cut_rows(path, 1) == 1
+    assert path.read_text() == '{"a": 1}\n'
+    with pytest.raises(CheckpointError, match=r"has 1 rows where the checkpoint counted 2; put the file back"):
+        cut_rows(path, 2)
+    assert cut_rows(path, 0) == 0
+    assert path.read_text() == ""
+    assert cut_rows(tmp_path / "missing.jsonl", 5) == 0
+
+
+def test_a_row_that_is_no_json_is_our_own_fault(tmp_path: Path) -> None:
+    with io.FileIO(tmp_path / "rows", "w") as file, pytest.raises(ValueError, match="JSON compliant"):
+        Tracker(file=file).write(ROW | {"loss": float("nan")})
+    assert (tmp_path / "rows").read_bytes() == b""
+
+
+def test_a_full_disk_is_a_sentence() -> None:
+    with io.FileIO("/dev/full", "w") as full, pytest.raises(TrainingError, match="/dev/full cannot be written"):
+        Tracker(file=full).write(ROW)
+
+
+def test_lines_for_logs(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    with open_tracker(tmp_path, leads=True, num_steps=9, first_step=0, keep_rows=None) as tracker:
+        for step in range(1, 10):
+            tracker.write(ROW | {"step": step})
+        tracker.write({"split": "eval", "accuracy_low": 0.5, "accuracy_high": 0.9, **ROW, "step": 9})
+    lines = [record.message for record in caplog.records]
+    assert len(lines) == 3  # the first step, the last, and the evaluation
+    assert lines[0] == "step 1/9  loss 0.5000  accuracy 0.750  margin +0.100  8.0 pairs/s"
+    assert lines[1].startswith("step 9/9  loss 0.5000") and lines[1].endswith("0:00:00 left")
+    assert lines[2].startswith("step 9, held out: loss 0.5000  accuracy 0.750 [0.500, 0.900]  margin +0.100")
+
+
+def test_a_bar_on_a_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    screen = Terminal()
+    monkeypatch.setattr("sys.stderr", screen)
+    monkeypatch.setenv("COLUMNS", "120")
+    with open_tracker(tmp_path, leads=True, num_steps=2, first_step=0, keep_rows=None) as tracker:
+        tracker.write(ROW)
+        tracker.write(ROW | {"step": 2})
+    shown = screen.getvalue()
+    assert "2/2" in shown
+    assert "loss 0.5000  accuracy 0.750  margin +0.100  8.0 pairs/s" in shown
+
+
+def test_describe_takes_what_is_there() -> None:
+    assert describe({"step": 3, "loss": 2.0, "examples_per_second": 10.0}) == "loss 2.0000  10.0 examples/s"
+
+
+def test_the_card_says_what_and_how(tmp_path: Path) -> None:
+    make_pairs(tmp_path / "pairs.jsonl")
+    config = dpo_config(tmp_path, "run", "model=owner/model", "beta=.3")
+    card = model_card(
+        config,
+        {"steps": 5, "held_out": {"accuracy": 0.625}, "trajectory": {"training data": "ab12", "lr": 1.0}, "config": {}},
+    )
+    assert "base_model: owner/model" in card
+    assert "| held out: accuracy | 0.625 |" in card
+    assert "| training data | ab12 |" in card
+    assert "beta: 0.3" in card
+    assert "| lr" not in card
+
+
+def test_signals_are_given_back() -> None:
+    import signal
+
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    with stop_on_signals() as request:
+        assert request.signum == 0
+        signal.raise_signal(signal.SIGTERM)
+        assert request.signum == signal.SIGTERM
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+    assert torch.get_num_threads() == 1
