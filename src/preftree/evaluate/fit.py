@@ -1,0 +1,166 @@
+"""Checks of what was learned: too much of it, too surely, or from labels that do not agree. As in drift.py."""
+
+from __future__ import annotations
+
+import math
+
+from preftree.evaluate.evidence import MIN_ROWS, Diagnosis, Evidence, Missing, is_number
+
+REWARD_DROP = 0.1
+"""Share of the reward gained that may be lost again while KL grows."""
+
+LOSS_RISE = 0.1
+"""Relative rise of the held-out loss over its lowest value."""
+
+ACCURACY_DROP = 0.03
+"""Fall of held-out accuracy from its best."""
+
+SATURATED_WEIGHT = 0.05
+"""Mean gradient weight below which nearly all pairs have stopped teaching."""
+
+SATURATED_ACCURACY = 0.97
+"""Training accuracy that goes with it when labels never contradict each other."""
+
+UNBOUNDED = frozenset({"dpo"})
+"""Losses that have no minimum on labels that never contradict each other."""
+
+VALUE_AT_REFERENCE = {"dpo": math.log(2), "cdpo": math.log(2)}
+"""Losses whose value at the reference is what a coin would score."""
+
+CONFIDENT_EXCESS = 0.05
+"""Nats by which the held-out loss may exceed a coin's."""
+
+WEAK_ACCURACY = 0.6
+"""Accuracy that labels of one opinion exceed once training has settled."""
+
+SETTLED_LOSS = 0.01
+"""Change of the mean training loss from the third to the last quarter that counts as settled."""
+
+
+def over_optimisation(evidence: Evidence) -> Diagnosis | Missing | None:
+    """Going on made the result worse (arXiv:2406.02900)."""
+    points = sorted((p for p in evidence.measured.frontier if p.step is not None), key=lambda p: p.step or 0)
+    losses = [(int(row["step"]), row["loss"]) for row in evidence.held_out if is_number(row.get("loss"))]
+    if len(points) < 3 and len(losses) < 2:
+        return Missing("two evaluations on held-out data (eval_every), or reward and KL along training")
+    if len(points) >= 3:
+        best, last = max(points, key=lambda p: p.reward), points[-1]
+        gain = best.reward - points[0].reward
+        if last.kl > best.kl and best.reward - last.reward > REWARD_DROP * gain > 0:
+            return Diagnosis(
+                "over_optimisation",
+                "warning",
+                {"best_reward": best.reward, "reward": last.reward, "best_kl": best.kl, "kl": last.kl},
+                f"more than {REWARD_DROP:.0%} of the gain in reward lost again while KL grows",
+                f"Reward was highest at step {best.step} ({best.reward:.3g} at KL {best.kl:.2g}) and fell to "
+                f"{last.reward:.3g} as KL grew to {last.kl:.2g}.",
+                f"Use a checkpoint near step {best.step}; save more often; raise beta; train fewer steps.",
+            )
+    return _overfit(evidence, losses)
+
+
+def _overfit(evidence: Evidence, losses: list[tuple[int, float]]) -> Diagnosis | None:
+    if len(losses) < 2:
+        return None
+    step, lowest = min(losses, key=lambda item: item[1])
+    loss = losses[-1][1]
+    accuracies = [(row["accuracy"], int(row["step"])) for row in evidence.held_out if is_number(row.get("accuracy"))]
+    last = evidence.held_out[-1]
+    advice = f"Use a checkpoint near step {step}; stop earlier; raise beta; more data rather than more epochs."
+    if loss > lowest * (1 + LOSS_RISE):
+        return Diagnosis(
+            "over_optimisation",
+            "warning",
+            {"lowest_loss": lowest, "loss": loss},
+            f"held-out loss more than {LOSS_RISE:.0%} above its lowest",
+            f"The held-out loss was lowest at step {step} ({lowest:.4g}) and has risen to {loss:.4g} since: "
+            "what is learned no longer carries over.",
+            advice,
+        )
+    if len(accuracies) < 2 or "accuracy" not in last:
+        return None
+    best, at = max(accuracies)
+    surely = last.get("accuracy_high", last["accuracy"])
+    if last["accuracy"] < best - ACCURACY_DROP and surely < best:
+        return Diagnosis(
+            "over_optimisation",
+            "warning",
+            {"best_accuracy": best, "accuracy": last["accuracy"]},
+            f"held-out accuracy more than {ACCURACY_DROP:.0%} below its best, and its interval too",
+            f"Held-out accuracy was best at step {at} ({best:.1%}) and has fallen to {last['accuracy']:.1%}.",
+            advice,
+        )
+    return None
+
+
+def saturation(evidence: Evidence) -> Diagnosis | Missing | None:
+    """Margins run away because the labels never contradict each other (arXiv:2310.12036)."""
+    weight, accuracy, margin = (evidence.end(name) for name in ("grad_weight", "accuracy", "margin"))
+    if evidence.loss not in UNBOUNDED:
+        return None
+    if weight is None or accuracy is None or margin is None:
+        return Missing(f"grad_weight and accuracy of at least {MIN_ROWS} steps")
+    if weight >= SATURATED_WEIGHT or accuracy <= SATURATED_ACCURACY:
+        return None
+    return Diagnosis(
+        "saturation",
+        "warning",
+        {"grad_weight": weight, "accuracy": accuracy, "margin": margin},
+        f"mean gradient weight < {SATURATED_WEIGHT:g} and training accuracy > {SATURATED_ACCURACY:.0%}",
+        f"Training pairs are ranked right {accuracy:.1%} of the time with a margin of {margin:.1f}; the gradient "
+        f"weight is down to {weight:.3f}. With labels that never contradict each other, {evidence.loss} has no minimum "
+        "and KL grows on.",
+        "Stop earlier or raise beta; loss=cdpo with label_smoothing, or loss=ipo_sum, stop at a finite margin.",
+    )
+
+
+def label_noise(evidence: Evidence) -> Diagnosis | Missing | None:
+    """Labels that contradict each other, or say the opposite on held-out pairs."""
+    accuracy, loss = evidence.last("accuracy"), evidence.last("loss")
+    settled = _settled_by(evidence)
+    if accuracy is None or loss is None or settled is None:
+        return Missing(f"accuracy and loss of at least {MIN_ROWS} steps")
+    coin = VALUE_AT_REFERENCE.get(evidence.loss)
+    high = evidence.held_out[-1].get("accuracy_high", accuracy) if evidence.held_out else accuracy
+    figures = {"accuracy": accuracy, "loss": loss}
+    advice = "Read twenty pairs and judge them yourself; look for flipped columns; loss=cdpo expects a share of flips."
+    if evidence.held_out and high < 0.5:
+        return Diagnosis(
+            "label_noise",
+            "failure",
+            figures,
+            "held-out accuracy below one half, its interval too",
+            f"Held-out pairs are ranked the wrong way round ({accuracy:.1%} right): they contradict "
+            "the training pairs.",
+            advice,
+        )
+    if evidence.held_out and coin is not None and loss > coin + CONFIDENT_EXCESS:
+        return Diagnosis(
+            "label_noise",
+            "warning",
+            figures,
+            f"held-out loss > {coin + CONFIDENT_EXCESS:.3f}, more than a coin's",
+            f"On held-out pairs the policy is sure and wrong too often: its loss of {loss:.3f} is above the "
+            f"{coin:.3f} that an untrained policy scores, at {accuracy:.1%} accuracy.",
+            f"{advice} Or train fewer steps, with a larger beta.",
+        )
+    if accuracy < WEAK_ACCURACY and abs(settled) < SETTLED_LOSS:
+        return Diagnosis(
+            "label_noise",
+            "warning",
+            figures | {"loss_change": settled},
+            f"accuracy < {WEAK_ACCURACY:.0%} though the loss has settled (changes by less than {SETTLED_LOSS:g})",
+            f"Only {accuracy:.1%} of pairs are ranked as labelled, and training no longer changes that: the labels "
+            "contradict each other, or the policy cannot tell the responses apart.",
+            f"{advice} If they are sound, raise lr or train longer.",
+        )
+    return None
+
+
+def _settled_by(evidence: Evidence) -> float | None:
+    """Change of the mean training loss from the third to the last quarter."""
+    losses = evidence.column("loss")
+    quarter = len(losses) // 4
+    if quarter < 3:
+        return None
+    return float(losses[-quarter:].mean() - losses[-2 * quarter : -quarter].mean())

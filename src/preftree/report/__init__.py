@@ -1,0 +1,1 @@
+"""A run as one page: charts, tables and words in a single HTML file that needs nothing else."""

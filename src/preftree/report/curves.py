@@ -1,0 +1,234 @@
+"""Learning curves: from the rows of one run, or of several laid over each other, to charts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from preftree.evaluate.evidence import is_number
+from preftree.evaluate.folder import Row, Run
+from preftree.evaluate.measured import Point
+from preftree.report.charts import MAX_POINTS, Chart, Level, Line, thin
+from preftree.report.scale import Kind
+
+NUM_RUN_TONES = 8
+"""Colours for runs; the ninth has the first one's again."""
+
+COIN_LOSS = {"dpo": math.log(2), "cdpo": math.log(2)}
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """Figures that belong in one chart.
+
+    Attributes:
+      title: Of the chart.
+      fields: (field of a row, what it is called, colour).
+      caption: What to know when reading it.
+      unit: Of the vertical axis.
+      level: A horizontal line worth knowing.
+      kind: Scale of the vertical axis.
+      include: Values the vertical axis must show.
+    """
+
+    title: str
+    fields: tuple[tuple[str, str, str], ...]
+    caption: str = ""
+    unit: str = ""
+    level: Level | None = None
+    kind: Kind = "linear"
+    include: tuple[float, ...] = ()
+
+
+_ZERO = Level(0.0, "")
+
+PANELS = (
+    Panel("Loss", (("loss", "loss", "main"),), "", "nats"),
+    Panel(
+        "Accuracy",
+        (("accuracy", "accuracy", "main"),),
+        "Share of pairs whose chosen response has the larger implicit reward.",
+        level=Level(0.5, "a coin"),
+    ),
+    Panel(
+        "Margin",
+        (("margin", "margin", "main"),),
+        "Chosen minus rejected implicit reward: beta × the difference of logratios.",
+        level=_ZERO,
+    ),
+    Panel(
+        "Logratios",
+        (("chosen_logratio", "chosen", "chosen"), ("rejected_logratio", "rejected", "rejected")),
+        "Policy minus reference, apart: a margin can grow while both sides become less likely.",
+        "nats",
+        _ZERO,
+    ),
+    Panel(
+        "Log-probs",
+        (("chosen_logps", "chosen", "chosen"), ("rejected_logps", "rejected", "rejected")),
+        "Of whole responses under the policy.",
+        "nats",
+    ),
+    Panel("KL to the reference", (("kl", "KL", "main"),), "From the policy's own samples.", "nats"),
+    Panel("Reward", (("reward", "reward", "main"),), "By the reward that samples were scored with."),
+    Panel(
+        "Gradient weight",
+        (("grad_weight", "gradient weight", "main"),),
+        "How much a pair still teaches: |d loss / d chosen log-prob| / beta.",
+        include=(0.0,),
+    ),
+    Panel("Gradient norm", (("grad_norm", "gradient norm", "main"),), "Before clipping.", kind="log"),
+    Panel("Learning rate", (("lr", "learning rate", "main"),), include=(0.0,)),
+    Panel(
+        "Response length",
+        (("chosen_tokens", "chosen", "chosen"), ("rejected_tokens", "rejected", "rejected")),
+        "Scored tokens of the responses in the data.",
+        "tokens",
+    ),
+    Panel("Response length", (("response_tokens", "response", "main"),), "Scored tokens.", "tokens"),
+    Panel("Throughput", (("pairs_per_second", "pairs per second", "main"),), unit="pairs / s", include=(0.0,)),
+    Panel("Throughput", (("examples_per_second", "examples per second", "main"),), unit="rows / s", include=(0.0,)),
+)
+
+# Positions and counters; implicit rewards are beta x the logratios; the interval is drawn with the accuracy.
+NOT_DRAWN = frozenset({"step", "epoch", "split", "pairs", "examples", "tokens", "seconds", "error"}) | {
+    "chosen_rewards",
+    "rejected_rewards",
+    "accuracy_low",
+    "accuracy_high",
+}
+
+
+def learning_curves(run: Run) -> list[Chart]:
+    """A chart for each panel that the run has figures for; figures no panel knows get one of their own."""
+    train, held_out = _split(run.rows)
+    charts, steps = [], _span([run])
+    for panel in _panels([run]):
+        lines: list[Line] = []
+        for name, label, tone in panel.fields:
+            means, bands, stretch = thin(_points(train, name))
+            if means:
+                lines.append(Line(label, means, tone, "line", bands if stretch > 1 else ()))
+            points = _points(held_out, name)
+            if points:
+                band = _interval(held_out, name)
+                lines.append(Line(f"{label}, held out", points, _held_out_tone(tone), "both", band, listed=False))
+        lines += _measured_lines(panel, run)
+        if lines:
+            charts.append(_chart(panel, lines, _level(panel, [run]), steps))
+    return charts
+
+
+def compared_curves(runs: Sequence[Run]) -> list[Chart]:
+    """A chart for each figure, all runs laid over each other; held-out figures as points."""
+    charts, steps = [], _span(runs)
+    for panel in _panels(runs):
+        for place, (name, label, _) in enumerate(panel.fields):
+            lines: list[Line] = []
+            for index, run in enumerate(runs):
+                train, held_out = _split(run.rows)
+                means, _, _ = thin(_points(train, name))
+                if means:
+                    lines.append(Line(run.name, means, tone_of(index)))
+                if points := _points(held_out, name):
+                    lines.append(Line(f"{run.name}, held out", points, tone_of(index), "dots", listed=False))
+                lines += [
+                    Line(run.name, line.points, tone_of(index), "both")
+                    for line in _measured_lines(panel, run)
+                    if line.name == label
+                ]
+            if lines:
+                title = panel.title if len(panel.fields) == 1 else f"{panel.title}, {label}"
+                caption = panel.caption if place == 0 else ""
+                charts.append(
+                    replace(
+                        _chart(panel, lines, _level(panel, runs), steps), title=title, caption=caption, legend=False
+                    )
+                )
+    return charts
+
+
+def mean_stretch(runs: Sequence[Run]) -> int:
+    """How many steps the means of the longest run's curves span."""
+    longest = max((len(_split(run.rows)[0]) for run in runs), default=0)
+    return max(1, math.ceil(longest / MAX_POINTS))
+
+
+def tone_of(index: int) -> str:
+    """The colour of a run."""
+    return f"run-{index % NUM_RUN_TONES}"
+
+
+def _chart(panel: Panel, lines: list[Line], level: Level | None, steps: tuple[float, float], title: str = "") -> Chart:
+    """The panel's chart; one with a title of its own is among others of the same runs, which share a legend."""
+    return Chart(
+        title or panel.title,
+        lines,
+        panel.caption,
+        y_name=panel.unit,
+        y_kind=panel.kind,
+        levels=(level,) if level else (),
+        include_x=steps,
+        include_y=panel.include,
+    )
+
+
+def _level(panel: Panel, runs: Sequence[Run]) -> Level | None:
+    losses = {run.loss for run in runs}
+    if panel.title == "Loss" and len(losses) == 1 and (value := COIN_LOSS.get(losses.pop())) is not None:
+        return Level(value, "ln 2: untrained")
+    return panel.level
+
+
+def _panels(runs: Sequence[Run]) -> list[Panel]:
+    known = {name for panel in PANELS for name, _, _ in panel.fields} | NOT_DRAWN
+    others = dict.fromkeys(
+        name
+        for run in runs
+        for row in run.rows
+        for name, value in row.items()
+        if name not in known and is_number(value)
+    )
+    return [*PANELS, *(Panel(name.replace("_", " ").capitalize(), ((name, name, "main"),)) for name in others)]
+
+
+def _span(runs: Sequence[Run]) -> tuple[float, float]:
+    """The steps that every chart spans, so that they can be read against each other."""
+    return 0.0, float(max((run.steps for run in runs), default=0))
+
+
+def _split(rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:
+    return [row for row in rows if "split" not in row], [row for row in rows if row.get("split") == "eval"]
+
+
+def _points(rows: Sequence[Row], name: str) -> list[tuple[float, float]]:
+    return [(float(row["step"]), float(row[name])) for row in rows if is_number(row.get(name))]
+
+
+def _interval(rows: Sequence[Row], name: str) -> list[tuple[float, float]]:
+    """Ends of each row's confidence interval, where every row has one."""
+    ends = (f"{name}_low", f"{name}_high")
+    mine = [row for row in rows if is_number(row.get(name))]
+    if not all(is_number(row.get(end)) for row in mine for end in ends):
+        return []
+    return [(float(row[ends[0]]), float(row[ends[1]])) for row in mine]
+
+
+def _held_out_tone(tone: str) -> str:
+    return "held-out" if tone == "main" else tone
+
+
+def _measured_lines(panel: Panel, run: Run) -> list[Line]:
+    """KL and reward along training that were measured afterwards."""
+    getters: Mapping[str, str] = {"kl": "KL", "reward": "reward"}
+    field = panel.fields[0][0]
+    if field not in getters:
+        return []
+    points = _along_training(run.measured.frontier, field)
+    return [Line(getters[field], points, "main", "both")] if points else []
+
+
+def _along_training(points: Sequence[Point], field: str) -> list[tuple[float, float]]:
+    found = [(float(point.step), float(getattr(point, field))) for point in points if point.step is not None]
+    return sorted(found)

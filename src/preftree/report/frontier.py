@@ -1,0 +1,155 @@
+"""What reward costs in KL: points of many runs against the best that is possible."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from preftree.evaluate.measured import Point, Temperature
+from preftree.report.charts import Chart, Line
+from preftree.report.curves import tone_of
+from preftree.report.scale import write
+
+BUDGETS = (0.25, 0.5, 1.0, 2.0, 4.0)
+"""Nats of KL at which methods are compared."""
+
+
+@dataclass(frozen=True, slots=True)
+class Best:
+    """The best reward of one method within a KL budget: the mean over seeds, and the extremes."""
+
+    mean: float
+    low: float
+    high: float
+    num_seeds: int
+
+
+def frontier_chart(methods: Mapping[str, Sequence[Point]], optimum: Sequence[Point] = ()) -> Chart:
+    """Reward over KL: each run a path of points, the optimum a line above them."""
+    lines: list[Line] = []
+    farthest = max((point.kl for points in methods.values() for point in points), default=0.0)
+    if optimum:
+        kept = within(sorted(optimum, key=lambda point: point.kl), farthest)
+        about = [_about("optimum", point) for point in kept]
+        lines.append(Line("optimum", [(point.kl, point.reward) for point in kept], "ink", "line", about=about))
+    for index, (name, points) in enumerate(methods.items()):
+        for path in paths(points):
+            about = [_about(name, point) for point in path]
+            form = "both" if len(path) > 1 else "dots"
+            lines.append(Line(name, [(p.kl, p.reward) for p in path], tone_of(index), form, about=about))
+    return Chart(
+        "Reward against KL to the reference",
+        lines,
+        "Every point is a policy: higher is better, further left is closer to the reference. The horizontal scale is a "
+        "square root.",
+        x_name="KL(policy || reference), nats",
+        y_name="expected reward",
+        x_kind="sqrt",
+        hover="point",
+        large=True,
+    )
+
+
+def paths(points: Sequence[Point]) -> list[list[Point]]:
+    """Points of one training run each, by step; points without a step are one path by KL."""
+    groups: dict[tuple[float | None, int | None], list[Point]] = {}
+    loose = [point for point in points if point.step is None]
+    for point in points:
+        if point.step is not None:
+            groups.setdefault((point.beta, point.seed), []).append(point)
+    ordered = [sorted(group, key=lambda point: point.step or 0) for group in groups.values()]
+    return [*ordered, *([sorted(loose, key=lambda point: point.kl)] if loose else [])]
+
+
+def within(optimum: Sequence[Point], farthest: float) -> list[Point]:
+    """The optimum's points up to the farthest KL that was reached, and one beyond, so that the line spans the chart."""
+    inside = [point for point in optimum if point.kl <= farthest]
+    beyond = [point for point in optimum if point.kl > farthest]
+    if not inside or not beyond:
+        return list(inside or optimum)
+    return [*inside, Point(kl=farthest, reward=optimum_at(optimum, farthest) or beyond[0].reward)]
+
+
+def best_within(points: Sequence[Point], budget: float) -> Best | None:
+    """The highest reward at KL <= budget, for every seed; None where no point is that close."""
+    by_seed: dict[int | None, float] = {}
+    for point in points:
+        if point.kl <= budget:
+            by_seed[point.seed] = max(point.reward, by_seed.get(point.seed, -math.inf))
+    if not by_seed:
+        return None
+    values = list(by_seed.values())
+    return Best(sum(values) / len(values), min(values), max(values), len(values))
+
+
+def optimum_at(optimum: Sequence[Point], budget: float) -> float | None:
+    """The optimum's reward at a KL, along straight lines between its points; None outside them."""
+    ordered = sorted(optimum, key=lambda point: point.kl)
+    for before, after in itertools.pairwise(ordered):
+        if before.kl <= budget <= after.kl:
+            share = (budget - before.kl) / (after.kl - before.kl) if after.kl > before.kl else 0.0
+            return before.reward + share * (after.reward - before.reward)
+    return None
+
+
+def budget_table(
+    methods: Mapping[str, Sequence[Point]], optimum: Sequence[Point]
+) -> tuple[list[str], list[tuple[str, list[tuple[str, str]]]]]:
+    """The best reward of each method at each KL budget.
+
+    Returns:
+      Heads of the columns; for each row its name and, a column, the figure and a note: its distance to the optimum at
+      the same KL, and the extremes over seeds.
+    """
+    limits = [optimum_at(optimum, budget) for budget in BUDGETS]
+    rows: list[tuple[str, list[tuple[str, str]]]] = []
+    if any(limit is not None for limit in limits):
+        rows.append(("optimum", [("" if limit is None else f"{limit:.3f}", "") for limit in limits]))
+    for name, points in methods.items():
+        cells = [
+            _budget_cell(best_within(points, budget), limit) for budget, limit in zip(BUDGETS, limits, strict=True)
+        ]
+        rows.append((name, cells))
+    return [f"KL \u2264 {budget:g}" for budget in BUDGETS], rows
+
+
+def _budget_cell(best: Best | None, limit: float | None) -> tuple[str, str]:
+    if best is None:
+        return "", ""
+    notes = []
+    if limit is not None:
+        gap = limit - best.mean
+        notes.append(f"{abs(gap):.3f} {'below' if gap >= 0 else 'above'}")
+    if best.num_seeds > 1:
+        notes.append(f"{best.low:.3f} to {best.high:.3f}")
+    return f"{best.mean:.3f}", "\n".join(notes)
+
+
+def temperature_chart(points: Sequence[Temperature], figure: str) -> Chart:
+    """A figure over sampling temperatures, a line a name."""
+    lines = []
+    for index, name in enumerate(dict.fromkeys(point.name for point in points)):
+        mine = sorted((point for point in points if point.name == name), key=lambda point: point.temperature)
+        whole = all(point.low is not None and point.high is not None for point in mine)
+        band = [(point.low or 0.0, point.high or 0.0) for point in mine] if whole else []
+        lines.append(Line(name, [(p.temperature, p.value) for p in mine], tone_of(index), "both", band))
+    return Chart(
+        f"{figure.capitalize()} over sampling temperature",
+        lines,
+        "Bands are confidence intervals." if any(line.band for line in lines) else "",
+        x_name="sampling temperature",
+        y_name=figure,
+        large=True,
+    )
+
+
+def _about(name: str, point: Point) -> str:
+    told = [f"KL {write(point.kl)}", f"reward {write(point.reward)}"]
+    for label in ("beta", "seed", "step"):
+        value = getattr(point, label)
+        if value is not None:
+            told.append(f"{label} {write(value)}")
+    told += [f"{label} {write(value)}" for label, value in (point.model_extra or {}).items() if value is not None]
+    return f"{name}: {', '.join(told)}"

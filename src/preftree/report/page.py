@@ -1,0 +1,270 @@
+"""The page: one HTML file with its style, its script and its data inside, which asks nobody for anything."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from pydantic import TypeAdapter, ValidationError
+
+from preftree import __version__
+from preftree.errors import DataError
+from preftree.evaluate.diagnose import CHECKS, SEVERITIES, Verdict, examine_run, found_in, title_of
+from preftree.evaluate.evidence import Diagnosis
+from preftree.evaluate.folder import Run, read_run
+from preftree.evaluate.measured import Measured, PairRewards, Point, Sample, Temperature
+from preftree.report import scale, tables, words
+from preftree.report.charts import Chart, Drawing, draw
+from preftree.report.curves import compared_curves, learning_curves, mean_stretch, tone_of
+from preftree.report.frontier import budget_table, frontier_chart, temperature_chart
+from preftree.storage.atomic import write_atomic
+
+_TEMPLATES = Path(__file__).parent / "templates"
+
+MAX_SAMPLES = 12
+MAX_PAIRS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Examined:
+    """A run with what its checks came to, and its place among others."""
+
+    run: Run
+    verdicts: Sequence[Verdict]
+    tone: str
+
+    @property
+    def found(self) -> list[Diagnosis]:
+        """The diagnoses, the worst first."""
+        return found_in(self.verdicts)
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """What the template shows; empty parts are left out.
+
+    Attributes:
+      title, kind, lede: The head.
+      outcome: Did it work.
+      figures: Headline figures.
+      runs: The runs, examined.
+      curves: Learning curves.
+      stretch: Steps that a point of the curves is the mean of.
+      frontier: Reward over KL.
+      budgets: Heads and rows of the table below it.
+      temperature: A figure over sampling temperatures.
+      samples, pairs: Texts side by side; tokens with their rewards.
+      differing: Options in which the runs differ.
+      extra: Further tables: title, heads, rows.
+      world: Whether the frontier is what the page is about.
+    """
+
+    title: str
+    kind: str
+    lede: str
+    outcome: words.Outcome
+    figures: Sequence[words.Figure] = ()
+    runs: Sequence[Examined] = ()
+    curves: Sequence[Drawing] = ()
+    stretch: int = 1
+    frontier: Drawing | None = None
+    budgets: tuple[Sequence[str], Sequence[tuple[str, Sequence[tuple[str, str]]]]] = ((), ())
+    temperature: Drawing | None = None
+    samples: Sequence[Sample] = ()
+    pairs: Sequence[PairRewards] = ()
+    differing: Sequence[tuple[str, Sequence[str]]] = ()
+    extra: Sequence[tuple[str, Sequence[str], Sequence[Sequence[str]]]] = ()
+    world: bool = False
+
+
+def write_report(runs: Sequence[Path], out: Path) -> None:
+    """Read the folders of runs and write their page.
+
+    Raises:
+      DataError: a folder holds no run, or one that cannot be read; or the page cannot be written.
+    """
+    page = run_page([read_run(path) for path in runs])
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(out, page)
+    except OSError as error:
+        raise DataError(f"{out} cannot be written ({error.strerror}); give another -o") from error
+
+
+def run_page(runs: Sequence[Run]) -> str:
+    """The page of one run, or of several compared, as HTML."""
+    if not runs:
+        raise ValueError("a report needs at least one run")
+    examined = examine_all(runs)
+    if len(runs) == 1:
+        run = runs[0]
+        return render(
+            Page(
+                title=run.name,
+                kind=f"{run.recipe.upper()} run",
+                lede=words.describe(run),
+                outcome=words.judge(run),
+                figures=words.headline(run),
+                runs=examined,
+                curves=_drawn(learning_curves(run)),
+                stretch=mean_stretch(runs),
+                **_measured(run.measured, {run.name: run.measured.frontier} if run.measured.frontier else {}),
+            )
+        )
+    fronts = {run.name: run.measured.frontier for run in runs if run.measured.frontier}
+    return render(
+        Page(
+            title=f"{len(runs)} runs compared",
+            kind="Comparison",
+            lede=words.describe_all(runs, [name for name, _ in tables.differing(runs)]),
+            outcome=words.judge_all(runs),
+            runs=examined,
+            curves=_drawn(compared_curves(runs)),
+            stretch=mean_stretch(runs),
+            differing=tables.differing(runs),
+            **_measured(Measured(), fronts),
+        )
+    )
+
+
+def demo_page(results: Mapping[str, Any], runs: Sequence[Run] = ()) -> str:
+    """The page of a world whose optimum is known.
+
+    Args:
+      results: As results.json has it: "world", "optimum" and "methods" with points of "kl" and "reward"; and, where
+        they were measured, "bandit" {loss: {beta: total variation}}, "seconds" {part: seconds}, and "samples",
+        "token_rewards", "temperature" in the forms of measured.json.
+      runs: Training runs behind it, whose curves and checks the page shows.
+    Raises:
+      DataError: a part of the results has another form.
+    """
+    methods = {
+        str(name): _parse(list[Point], points, f"methods.{name}") for name, points in results.get("methods", {}).items()
+    }
+    optimum = _parse(list[Point], results.get("optimum", []), "optimum")
+    measured = Measured(
+        temperature=tuple(_parse(list[Temperature], results.get("temperature", []), "temperature")),
+        samples=tuple(_parse(list[Sample], results.get("samples", []), "samples")),
+        token_rewards=tuple(_parse(list[PairRewards], results.get("token_rewards", []), "token_rewards")),
+    )
+    said = results.get("world", "unnamed")
+    world = str(said.get("name", "unnamed") if isinstance(said, Mapping) else said)
+    extra: list[tuple[str, Sequence[str], Sequence[Sequence[str]]]] = []
+    if bandit := results.get("bandit"):
+        rows = words.rows_of(bandit)
+        heads = ("loss", "beta", "total variation") if all(len(row) == 3 for row in rows) else ()
+        extra.append(("Bandit: distance to the closed form", heads, rows))
+    if seconds := results.get("seconds"):
+        timed = [(str(name), scale.duration(float(value))) for name, value in seconds.items()]
+        extra.append(("Time", ("part", "took"), timed))
+    many = len(runs) > 1
+    if isinstance(said, Mapping):
+        extra.append(("The world", (), words.rows_of(said)))
+    return render(
+        Page(
+            title=f"The {world} world",
+            kind="Demo",
+            lede=words.describe_world(methods, optimum, len(runs)),
+            outcome=words.judge_world(methods, optimum),
+            figures=words.world_figures(methods, optimum),
+            runs=examine_all(runs),
+            curves=_drawn(compared_curves(runs) if many else [c for run in runs for c in learning_curves(run)]),
+            stretch=mean_stretch(runs),
+            differing=tables.differing(runs) if many else (),
+            extra=extra,
+            world=True,
+            **_measured(measured, methods, optimum),
+        )
+    )
+
+
+def examine_all(runs: Sequence[Run]) -> list[Examined]:
+    """Put every check to every run."""
+    return [Examined(run, examine_run(run), tone_of(index)) for index, run in enumerate(runs)]
+
+
+def together(runs: Sequence[Examined]) -> list[tuple[Diagnosis, list[str]]]:
+    """Diagnoses of the same check in one, with the names of the runs that have it; the worst first."""
+    named: dict[tuple[str, str], tuple[Diagnosis, list[str]]] = {}
+    for item in runs:
+        for diagnosis in item.found:
+            first = named.setdefault((diagnosis.severity, diagnosis.name), (diagnosis, []))
+            first[1].append(item.run.name)
+    return [found for severity in SEVERITIES for (own, _), found in named.items() if own == severity]
+
+
+def render(page: Page) -> str:
+    """The page as HTML: every text escaped, the script the only one that may run."""
+    environment = Environment(
+        loader=FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    script = (_TEMPLATES / "page.js").read_text("utf-8")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return environment.get_template("page.html").render(
+        page=page,
+        version=__version__,
+        style=(_TEMPLATES / "page.css").read_text("utf-8"),
+        script=script,
+        script_digest=digest,
+        checks=CHECKS,
+        title_of=title_of,
+        write=scale.write,
+        signed=scale.signed,
+        fixed=scale.fixed,
+        together=together,
+        typeset=scale.typeset,
+        size=scale.size,
+        tables=tables,
+        words=words,
+        max_samples=MAX_SAMPLES,
+        max_pairs=MAX_PAIRS,
+        longest=_longest,
+        largest_reward=_largest_reward,
+    )
+
+
+def _measured(
+    measured: Measured, methods: Mapping[str, Sequence[Point]], optimum: Sequence[Point] = ()
+) -> dict[str, Any]:
+    """The parts of a page that rest on figures measured after training."""
+    temperature = temperature_chart(measured.temperature, measured.temperature_figure)
+    return {
+        "frontier": draw(frontier_chart(methods, optimum)),
+        "budgets": budget_table(methods, optimum) if methods else ((), ()),
+        "temperature": draw(temperature),
+        "samples": measured.samples,
+        "pairs": measured.token_rewards,
+    }
+
+
+def _drawn(charts: Sequence[Chart]) -> list[Drawing]:
+    return [drawing for drawing in map(draw, charts) if drawing is not None]
+
+
+def _parse(kind: Any, value: object, name: str) -> Any:
+    try:
+        return TypeAdapter(kind).validate_python(value)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        place = ".".join([name, *(str(part) for part in fault["loc"])])
+        raise DataError(f"results: {place}: {fault['msg']}; it must be as results.json has it") from error
+
+
+def _longest(drawing: Drawing) -> str:
+    """The longest label of the vertical axis: it makes room for all."""
+    return max((tick.text for tick in drawing.y_ticks), key=len, default="")
+
+
+def _largest_reward(pair: PairRewards) -> float:
+    """The largest absolute reward of a pair's tokens: full colour."""
+    rewards = [abs(token.reward) for token in (*pair.chosen, *pair.rejected) if token.reward is not None]
+    return max(rewards, default=0.0) or 1.0

@@ -1,0 +1,101 @@
+"""Tables of a report: options, where runs differ, lineage, checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from preftree.config.text import flatten
+from preftree.evaluate.folder import Run
+from preftree.report.scale import size, write
+from preftree.report.words import beta_of, plain
+
+_SHOWN_DIGEST = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """A station of the road from model and data to the trained model: what stands there, and its identity."""
+
+    name: str
+    what: str
+    digest: str = ""
+    note: str = ""
+
+
+def options(run: Run) -> list[tuple[str, str]]:
+    """Every option by its dotted name."""
+    return [(name, plain(value)) for name, value in flatten(dict(run.config)).items()]
+
+
+def facts(run: Run) -> list[tuple[str, str]]:
+    """Everything summary.json says beside the options."""
+    said = {name: value for name, value in run.summary.items() if name != "config"}
+    return [(name.replace("_", " ").replace(".", ": "), plain(value)) for name, value in flatten(said).items()]
+
+
+def differing(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
+    """Options that are not the same in all runs, with each run's value; where a run writes to is no difference."""
+    flat = [flatten(dict(run.config)) for run in runs]
+    names = dict.fromkeys(name for one in flat for name in one)
+    rows = []
+    for name in names:
+        values = [plain(one[name]) if name in one else "" for one in flat]
+        if name not in ("out", "resume") and len(set(values)) > 1:
+            rows.append((name, values))
+    return rows
+
+
+def checkpoints(run: Run) -> list[list[str]]:
+    """A row for each checkpoint: step, size, digest of its weights, what is wrong with it."""
+    return [[write(saved.step), size(saved.size), saved.digest, saved.fault] for saved in run.checkpoints]
+
+
+def lineage(run: Run) -> list[Stop]:
+    """From the start model and the data over the reference to the trained model, with every digest that is known."""
+    config, digests = run.config, _digests(run)
+    if not config:
+        return []
+    data = config.get("data")
+    path = data.get("path") if isinstance(data, Mapping) else data
+    stops = [
+        Stop("Start", str(config.get("model")), digests.get("weights of the model", "")),
+        Stop("Data", str(path), digests.get("training data", "")),
+    ]
+    if config.get("eval_data") is not None:
+        held = config["eval_data"]
+        what = f"{held:.0%} of the prompts" if isinstance(held, float) else str(held)
+        stops.append(Stop("Held out", what, digests.get("held-out data", "")))
+    if run.recipe == "dpo":
+        reference = config.get("reference", "start")
+        what = "the start model" if reference == "start" else str(reference)
+        stops.append(Stop("Reference", what, digests.get("weights of the reference", "")))
+    beta = beta_of(run)
+    loss = run.loss + (f", beta {write(beta)}" if beta is not None else "")
+    stops.append(Stop("Training", f"{loss}, {run.steps:,} steps"))
+    if run.checkpoints:
+        last = run.checkpoints[-1]
+        stops.append(Stop("Checkpoint", f"step {last.step:,}", last.digest))
+    if run.model_files:
+        total = size(sum(run.model_files.values()))
+        stops.append(Stop("Model", str(Path("model")), note=f"{len(run.model_files)} files, {total}"))
+    return stops
+
+
+def short(digest: str) -> str:
+    """The beginning of a digest, enough to tell two apart."""
+    return digest[:_SHOWN_DIGEST]
+
+
+def _digests(run: Run) -> dict[str, str]:
+    """Values that look like content hashes, from the summary and the last checkpoint."""
+    said: dict[str, Any] = {}
+    for source in (*(saved.meta for saved in run.checkpoints[-1:]), run.summary):
+        said |= flatten(dict(source))
+    return {
+        name.rpartition(".")[2].replace("_", " "): value
+        for name, value in said.items()
+        if isinstance(value, str) and len(value) >= 16 and all(c in "0123456789abcdef" for c in value)
+    }

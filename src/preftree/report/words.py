@@ -1,0 +1,265 @@
+"""The first screen in words: what was trained, whether it worked, the figures that say so."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from preftree.evaluate.evidence import is_number
+from preftree.evaluate.folder import Row, Run
+from preftree.evaluate.measured import Point
+from preftree.report.curves import COIN_LOSS
+from preftree.report.frontier import BUDGETS, best_within, optimum_at
+from preftree.report.scale import duration, fixed, percent, write
+
+Answer = Literal["yes", "no", "unclear"]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """Did it work?
+
+    Attributes:
+      answer: Decides the colour.
+      word: The answer.
+      sentence: The figure that the answer rests on.
+      caveat: What that figure does not say.
+      question: What is answered.
+    """
+
+    answer: Answer
+    word: str
+    sentence: str
+    caveat: str
+    question: str = "Did it work?"
+
+
+_WORD: Mapping[Answer, str] = {"yes": "Yes", "no": "No", "unclear": "Unclear"}
+
+
+def answer(answer: Answer, sentence: str, caveat: str) -> Outcome:
+    """An outcome in the plain words."""
+    return Outcome(answer, _WORD[answer], sentence, caveat)
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A headline figure: what it is, its value, and what to compare it with."""
+
+    name: str
+    value: str
+    note: str = ""
+
+
+def describe(run: Run) -> str:
+    """What was trained, in a sentence."""
+    config = run.config
+    if not config:
+        return f"A run of {run.steps:,} steps; its options are not known."
+    data = config.get("data")
+    path = data.get("path") if isinstance(data, Mapping) else data
+    beta = beta_of(run)
+    how = f"with the loss {run.loss}" + (f" at beta {write(beta)}" if beta is not None else "")
+    what = f"optimised on the preferences of {path} {how}" if run.recipe == "dpo" else f"fine-tuned on {path}"
+    seen = _seen(run)
+    optimizer = f"{config.get('optimizer', 'optimiser')} at {write(config.get('lr'))}"
+    return f"{config.get('model')}, {what}: {run.steps:,} steps{seen}, {optimizer}, seed {config.get('seed')}."
+
+
+def beta_of(run: Run) -> float | None:
+    """The beta of a run, from either place it may be set in."""
+    loss = run.config.get("loss")
+    inner = loss.get("beta") if isinstance(loss, Mapping) else None
+    beta = run.config.get("beta", None)
+    return beta if beta is not None else inner
+
+
+def judge(run: Run) -> Outcome:
+    """Did a run work, by its own figures?"""
+    if any("error" in row for row in run.rows):
+        return answer("no", "Training stopped at figures that are not finite.", "Figures up to that step follow.")
+    return _judge_pairs(run) if run.recipe == "dpo" else _judge_sft(run)
+
+
+def headline(run: Run) -> list[Figure]:
+    """The figures that a reader looks for first."""
+    train, held_out = last_rows(run)
+    row, where = (held_out, "held out") if held_out else (train, "training pairs, last step")
+    figures: list[Figure] = []
+    if is_number(row.get("accuracy")):
+        note = where
+        if is_number(row.get("accuracy_low")):
+            note = f"{percent(row['accuracy_low'])} to {percent(row['accuracy_high'])}, {where}"
+        figures.append(Figure("Accuracy", percent(row["accuracy"]), note))
+    if is_number(row.get("margin")):
+        figures.append(Figure("Margin", fixed(row["margin"], 2), f"{where}; 0 at the start"))
+    if is_number(row.get("loss")):
+        coin = COIN_LOSS.get(run.loss)
+        figures.append(
+            Figure("Loss", fixed(row["loss"], 4, sign=False), f"{where}{f'; {coin:.4f} untrained' if coin else ''}")
+        )
+    if is_number(row.get("chosen_logratio")):
+        figures.append(Figure("Chosen", fixed(row["chosen_logratio"], 1), "nats against the reference"))
+        figures.append(Figure("Rejected", fixed(row["rejected_logratio"], 1), "nats against the reference"))
+    if run.measured.frontier:
+        last = max(run.measured.frontier, key=lambda point: point.step or 0)
+        figures.append(Figure("Reward", write(last.reward), f"at KL {write(last.kl)}"))
+    seconds = run.summary.get("training_seconds", train.get("seconds"))
+    if is_number(seconds):
+        figures.append(Figure("Training", duration(float(seconds)), _speed(run, float(seconds))))
+    return figures
+
+
+def last_rows(run: Run) -> tuple[Row, Row]:
+    """The last training row and the last evaluation; empty where there is none."""
+    train: Row = next((row for row in reversed(run.rows) if "split" not in row), {})
+    held_out: Row = next((row for row in reversed(run.rows) if row.get("split") == "eval"), {})
+    return train, held_out
+
+
+def judge_world(methods: Mapping[str, Sequence[Point]], optimum: Sequence[Point]) -> Outcome:
+    """Did the methods reach what is reachable? By the first method's regret at the widest budget that all share."""
+    name, points = next(iter(methods.items()), ("", ()))
+    for budget in reversed(BUDGETS):
+        best, limit = best_within(points, budget), optimum_at(optimum, budget)
+        if best is None or limit is None:
+            continue
+        start = min(optimum, key=lambda point: point.kl).reward
+        share = (best.mean - start) / (limit - start) if limit > start else 0.0
+        verdict: Answer = "yes" if share >= 0.8 else "unclear" if share >= 0.4 else "no"
+        return answer(
+            verdict,
+            f"Within {budget:g} nats of the reference, {name} reaches an expected reward of {best.mean:.3f}, where "
+            f"{start:.3f} is the start and {limit:.3f} the best that any policy can do: {percent(share)} of the way.",
+            "Reward, KL and the optimum of this world are computed exactly.",
+        )
+    return answer("unclear", "No policy was measured within the KL at which methods are compared.", "")
+
+
+def _judge_pairs(run: Run) -> Outcome:
+    train, held_out = last_rows(run)
+    caveat = "Ranking pairs is not yet writing better text: compare samples or win rates."
+    if not is_number(held_out.get("accuracy")):
+        if not is_number(train.get("accuracy")):
+            return answer("unclear", "There are no figures on pairs yet.", "")
+        return answer(
+            "unclear",
+            f"{percent(train['accuracy'])} of the last step's training pairs are ranked as labelled.",
+            "No pairs were held out, so this may be memory: set eval_data.",
+        )
+    accuracy = held_out["accuracy"]
+    low, high = held_out.get("accuracy_low", accuracy), held_out.get("accuracy_high", accuracy)
+    interval = f" (95 % interval {percent(low)} to {percent(high)})" if low < high else ""
+    sentence = f"It ranks {percent(accuracy)} of held-out pairs as labelled{interval}; untrained, it is half of them."
+    if low > 0.5:
+        return answer("yes", sentence, caveat)
+    return answer("no" if high < 0.5 else "unclear", sentence, "The interval holds one half." if high >= 0.5 else "")
+
+
+def _judge_sft(run: Run) -> Outcome:
+    held_out = [row for row in run.rows if row.get("split") == "eval" and is_number(row.get("loss"))]
+    rows = held_out if len(held_out) > 1 else [r for r in run.rows if "split" not in r and is_number(r.get("loss"))]
+    if len(rows) < 2:
+        return answer("unclear", "There are too few figures yet.", "")
+    before, after = rows[0]["loss"], rows[-1]["loss"]
+    what = "The held-out loss" if rows is held_out else "The training loss"
+    caveat = "" if rows is held_out else "That is on training rows; eval_data and eval_every say more."
+    word = "fell" if after < before else "rose"
+    return answer(
+        "yes" if after < before else "no", f"{what} {word} from {before:.3f} to {after:.3f} nats per token.", caveat
+    )
+
+
+def _seen(run: Run) -> str:
+    train, _ = last_rows(run)
+    for unit in ("pairs", "examples"):
+        if is_number(train.get(unit)):
+            return f" over {int(train[unit]):,} {unit}"
+    return ""
+
+
+def _speed(run: Run, seconds: float) -> str:
+    train, _ = last_rows(run)
+    for unit in ("pairs", "examples"):
+        if is_number(train.get(unit)) and seconds > 0:
+            return f"{write(float(train[unit] / seconds))} {unit} / s"
+    return ""
+
+
+def plain(value: Any) -> str:
+    """An option or a figure as a table shows it."""
+    if isinstance(value, list | tuple):
+        return ", ".join(plain(item) for item in value)
+    return write(value)
+
+
+def describe_all(runs: Sequence[Run], names: Sequence[str]) -> str:
+    """What was compared, in a sentence."""
+    data = {plain(run.config.get("data")) for run in runs if run.config}
+    shared = f", all on {_path(runs[0])}" if len(data) == 1 and runs[0].config else ""
+    told = f" They differ in {', '.join(names[:6])}{' and more' if len(names) > 6 else ''}." if names else ""
+    return f"{', '.join(run.name for run in runs)}{shared}.{told}"
+
+
+def judge_all(runs: Sequence[Run]) -> Outcome:
+    """Which of several runs ranks most held-out pairs as labelled, and whether that is beyond chance."""
+    ranked = [(row["accuracy"], run.name, row) for run in runs if is_number((row := last_rows(run)[1]).get("accuracy"))]
+    ranked.sort(key=lambda item: -item[0])
+    if len(ranked) < 2:
+        return Outcome("unclear", "Unclear", "Fewer than two of these runs have figures on held-out pairs.", "", _WHICH)
+    accuracy, name, row = ranked[0]
+    low = row.get("accuracy_low", accuracy)
+    close = [other for _, other, theirs in ranked[1:] if theirs.get("accuracy_high", theirs["accuracy"]) >= low]
+    sentence = f"{name} ranks most held-out pairs as labelled: {percent(accuracy)}."
+    if not close:
+        return Outcome("yes", name, f"{sentence} The intervals of the others lie below it.", _COMPARED, _WHICH)
+    sentence = f"{sentence} Its interval overlaps with that of {_names(close)}."
+    return Outcome("unclear", "Too close to call", sentence, _COMPARED, _WHICH)
+
+
+_WHICH = "Which ranks pairs best?"
+_COMPARED = "Compare only runs that were evaluated on the same pairs; a higher accuracy need not mean better text."
+
+
+def describe_world(methods: Mapping[str, Sequence[Point]], optimum: Sequence[Point], num_runs: int) -> str:
+    """What a demo did, in a sentence."""
+    start = min(optimum, key=lambda point: point.kl).reward if optimum else None
+    began = f" The reference's expected reward is {start:.3f}." if start is not None else ""
+    return (
+        f"A world so small that reward, KL and the best possible policy are known exactly: {_names(list(methods))} "
+        f"set against its optimum, over {num_runs} training run{'' if num_runs == 1 else 's'}.{began}"
+    )
+
+
+def world_figures(methods: Mapping[str, Sequence[Point]], optimum: Sequence[Point]) -> list[Figure]:
+    """The best reward of each method at the widest KL budget, against the optimum's."""
+    budget = BUDGETS[-1]
+    limit = optimum_at(optimum, budget)
+    figures = [Figure("Optimum", f"{limit:.3f}", f"at KL {budget:g}")] if limit is not None else []
+    for name, points in methods.items():
+        best = best_within(points, budget)
+        if best is not None:
+            gap = "" if limit is None else f"{limit - best.mean:.3f} below the optimum"
+            figures.append(Figure(name, f"{best.mean:.3f}", gap))
+    return figures[:7]
+
+
+def rows_of(nested: Mapping[str, Any], *above: str) -> list[list[str]]:
+    """Nested mappings as rows: their keys, then the figure."""
+    rows: list[list[str]] = []
+    for key, value in nested.items():
+        if isinstance(value, Mapping):
+            rows += rows_of(value, *above, str(key))
+        else:
+            rows.append([*above, str(key), plain(value)])
+    return rows
+
+
+def _names(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}" if names else "no method"
+
+
+def _path(run: Run) -> str:
+    data = run.config.get("data")
+    return str(data.get("path") if isinstance(data, Mapping) else data)

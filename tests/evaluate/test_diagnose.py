@@ -1,0 +1,224 @@
+"""Each failure is named when it is planted in synthetic rows, and nothing is named in healthy ones."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+
+from preftree.evaluate import drift, fit
+from preftree.evaluate.diagnose import CHECKS, Diagnosis, diagnose, examine, title_of
+from preftree.evaluate.measured import Measured, Point
+from support.runs import Row, dpo_rows
+
+
+def names(rows: list[Row], **options: Any) -> list[str]:
+    return [diagnosis.name for diagnosis in diagnose(rows, **options)]
+
+
+def the(rows: list[Row], **options: Any) -> Diagnosis:
+    (diagnosis,) = diagnose(rows, **options)
+    return diagnosis
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("steps", [60, 200, 1000])
+def test_a_healthy_run_has_no_diagnosis_and_every_check_was_made(seed: int, steps: int) -> None:
+    verdicts = examine(dpo_rows(steps, seed=seed))
+    assert [verdict.check.name for verdict in verdicts] == [check.name for check in CHECKS]
+    assert not any(verdict.diagnosis or verdict.missing for verdict in verdicts)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_one_value_that_is_no_number_is_a_failure(value: float) -> None:
+    rows = dpo_rows()
+    rows[120] |= {"grad_norm": value}
+    diagnosis = the(rows)
+    assert (diagnosis.name, diagnosis.severity) == ("non_finite", "failure")
+    assert diagnosis.figures == {"step": rows[120]["step"]}
+    assert f"grad_norm is not finite at step {rows[120]['step']}" in diagnosis.message
+
+
+def test_a_stop_that_the_run_wrote_down_is_a_failure() -> None:
+    rows = [*dpo_rows(), {"split": "stop", "step": 201, "error": "step 201: loss is nan for prefs.jsonl:7"}]
+    assert the(rows).name == "non_finite"
+    assert "prefs.jsonl:7" in the(rows).message
+
+
+def test_displacement_is_chosen_logratio_below_zero_while_the_margin_rises() -> None:
+    rows = dpo_rows(chosen=lambda t: -4 * t, rejected=lambda t: -16 * t)
+    diagnosis = the(rows)
+    assert diagnosis.name == "displacement"
+    assert diagnosis.figures["chosen_logratio"] == -4.0  # of the last evaluation, at t = 1
+    assert diagnosis.figures["rejected_logratio"] == -16.0
+    train = [row["margin"] for row in rows if "split" not in row]
+    assert diagnosis.figures["margin_rise"] == pytest.approx(np.mean(train[-20:]) - np.mean(train[:20]))
+
+
+def test_no_displacement_above_the_threshold_or_without_a_rising_margin() -> None:
+    assert names(dpo_rows(chosen=lambda t: 0.9 * drift.DISPLACED_NATS * t, rejected=lambda t: -11 * t)) == []
+    both = dpo_rows(chosen=lambda t: -4 * t, rejected=lambda t: -4 * t)
+    assert "displacement" not in names(both)
+
+
+def test_coverage_is_both_sides_far_below_the_reference() -> None:
+    rows = dpo_rows(chosen=lambda t: -8 * t, rejected=lambda t: -20 * t)
+    assert names(rows) == ["displacement", "coverage"]
+
+
+def test_coverage_by_measured_figures() -> None:
+    assert the(dpo_rows(), measured=Measured(unseen_mass=0.8)).figures == {"unseen_mass": 0.8}
+    assert the(dpo_rows(), measured=Measured(effective_share=0.02)).name == "coverage"
+    assert names(dpo_rows(), measured=Measured(unseen_mass=0.3, effective_share=0.4)) == []
+
+
+@pytest.mark.parametrize(("per_token", "side"), [(0.05, "longer"), (-0.05, "shorter")])
+def test_length_is_what_the_margin_follows(per_token: float, side: str) -> None:
+    rows = dpo_rows(600, spread=0.5, per_token=per_token)
+    diagnosis = the(rows)
+    assert diagnosis.name == "length_exploitation"
+    assert side in diagnosis.message
+    # The planted slope grows in time and is 3/4 of its end value on average over the later half.
+    assert diagnosis.figures["margin_per_token"] == pytest.approx(0.75 * per_token, rel=0.1)
+
+
+def test_lengths_and_margins_that_only_drift_together_are_no_exploitation() -> None:
+    rows = dpo_rows(400)
+    for index, row in enumerate(rows):
+        row["chosen_tokens"] += 0.1 * index
+    assert names(rows) == []
+
+
+def test_samples_longer_than_what_was_preferred() -> None:
+    measured = Measured(sampled_tokens=120.0, ref_sampled_tokens=58.0)
+    assert the(dpo_rows(), measured=measured).figures["sampled_tokens"] == 120.0
+    assert names(dpo_rows(), measured=Measured(sampled_tokens=70.0, ref_sampled_tokens=58.0)) == []
+    # The reference was as long-winded before.
+    assert names(dpo_rows(), measured=Measured(sampled_tokens=120.0, ref_sampled_tokens=118.0)) == []
+
+
+def frontier(rewards: list[float], kls: list[float]) -> Measured:
+    points = (
+        Point(step=100 * i, reward=reward, kl=kl) for i, (reward, kl) in enumerate(zip(rewards, kls, strict=True))
+    )
+    return Measured(frontier=tuple(points))
+
+
+def test_over_optimisation_is_reward_lost_again_while_kl_grows() -> None:
+    diagnosis = the(dpo_rows(), measured=frontier([0.4, 0.8, 0.9, 0.7], [0, 1, 3, 9]))
+    assert diagnosis.name == "over_optimisation"
+    assert diagnosis.figures == {"best_reward": 0.9, "reward": 0.7, "best_kl": 3.0, "kl": 9.0}
+    assert "step 200" in diagnosis.message
+    # A loss of less than a tenth of the gain, or one at a falling KL, is none.
+    assert names(dpo_rows(), measured=frontier([0.4, 0.8, 0.9, 0.86], [0, 1, 3, 9])) == []
+    assert names(dpo_rows(), measured=frontier([0.4, 0.8, 0.9, 0.7], [0, 1, 3, 1])) == []
+
+
+def test_over_optimisation_by_held_out_loss() -> None:
+    def rises(t: float) -> Mapping[str, float]:
+        return {"loss": 0.5 + 0.3 * (t - 0.5) ** 2}
+
+    diagnosis = the(dpo_rows(held_out=rises))
+    assert diagnosis.name == "over_optimisation"
+    assert diagnosis.figures == {"lowest_loss": 0.5, "loss": 0.575}
+
+
+def test_over_optimisation_by_held_out_accuracy_needs_more_than_noise() -> None:
+    def falls(by: float, width: float):
+        def at(t: float) -> Mapping[str, float]:
+            accuracy = 0.8 - (by if t == 1 else 0)
+            return {
+                "loss": 0.5,
+                "accuracy": accuracy,
+                "accuracy_low": accuracy - width,
+                "accuracy_high": accuracy + width,
+            }
+
+        return at
+
+    assert names(dpo_rows(held_out=falls(0.1, 0.02))) == ["over_optimisation"]
+    assert names(dpo_rows(held_out=falls(0.1, 0.11))) == []
+    assert names(dpo_rows(held_out=falls(0.9 * fit.ACCURACY_DROP, 0.0))) == []
+
+
+def test_saturation_is_named_for_losses_without_a_minimum_only() -> None:
+    rows = dpo_rows(chosen=lambda t: 30 * t, rejected=lambda t: -40 * t)
+    diagnosis = the(rows)
+    assert diagnosis.name == "saturation"
+    assert diagnosis.figures["grad_weight"] < fit.SATURATED_WEIGHT
+    for loss in ("cdpo", "ipo", "ipo_sum"):
+        assert names(rows, loss=loss) == []
+
+
+def test_labels_that_contradict_the_training_pairs() -> None:
+    def wrong(t: float) -> Mapping[str, float]:
+        return {"accuracy": 0.4, "accuracy_low": 0.37, "accuracy_high": 0.43}
+
+    diagnosis = the(dpo_rows(held_out=wrong))
+    assert (diagnosis.name, diagnosis.severity) == ("label_noise", "failure")
+
+
+def test_a_held_out_loss_above_a_coins() -> None:
+    def sure(t: float) -> Mapping[str, float]:
+        return {"loss": 0.8}
+
+    assert names(dpo_rows(held_out=sure)) == ["label_noise"]
+    # ipo's loss is no surprise in nats: a coin says nothing of it.
+    assert names(dpo_rows(held_out=sure), loss="ipo") == []
+
+
+def test_labels_that_nothing_can_be_learned_from() -> None:
+    rows = dpo_rows(2000, chosen=lambda t: 0.2, rejected=lambda t: -0.2, spread=0.1, eval_every=500)
+    for row in rows:
+        row |= {"accuracy": 0.53, "accuracy_high": 0.55, "loss": 0.69}
+    assert names(rows) == ["label_noise"]
+    still_falling = [row | {"loss": 0.69 - 1e-4 * row["step"]} for row in rows]
+    assert names(still_falling) == []
+
+
+def test_a_reference_that_is_not_the_start() -> None:
+    rows = dpo_rows(chosen=lambda t: 5 + 3 * t)
+    diagnosis = the(rows)
+    assert (diagnosis.name, diagnosis.severity) == ("reference_drift", "failure")
+    assert diagnosis.figures["chosen_logratio"] == 5.0
+    assert names(rows, starts_at_reference=False) == []
+
+
+def test_a_reference_that_moves() -> None:
+    rows = dpo_rows()
+    for row in rows:
+        if "split" in row:
+            row["chosen_logps"] += 0.02 * row["step"]  # of the same responses: the reference's own logps shift
+    diagnosis = the(rows)
+    assert diagnosis.name == "reference_drift"
+    assert diagnosis.figures["highest"] - diagnosis.figures["lowest"] == pytest.approx(0.02 * 150)
+
+
+def test_supervised_runs_are_asked_what_makes_sense_for_them() -> None:
+    rows: list[Row] = [{"step": step, "loss": 2.0 - step / 200} for step in range(1, 101)]
+    rows += [{"split": "eval", "step": step, "loss": loss} for step, loss in ((50, 1.5), (75, 1.4), (100, 1.9))]
+    verdicts = examine(rows, recipe="sft", loss="sft")
+    assert {verdict.check.name for verdict in verdicts} == {"non_finite", "over_optimisation"}
+    assert names(rows, recipe="sft", loss="sft") == ["over_optimisation"]
+
+
+def test_what_could_not_be_looked_at_is_said() -> None:
+    rows: list[Row] = [{"step": step, "loss": 0.6} for step in range(1, 6)]
+    missing = {verdict.check.name: verdict.missing for verdict in examine(rows)}
+    assert missing.pop("non_finite") is None
+    assert all(missing.values())
+    assert diagnose(rows) == []
+    assert examine([])[0].missing
+
+
+def test_the_worst_comes_first() -> None:
+    rows = dpo_rows(chosen=lambda t: -8 * t, rejected=lambda t: -20 * t)
+    rows[50]["loss"] = math.nan
+    found = diagnose(rows)
+    assert [diagnosis.severity for diagnosis in found] == ["failure", "warning", "warning"]
+    for diagnosis in found:
+        assert diagnosis.figures and diagnosis.threshold and diagnosis.message and diagnosis.advice
+        assert title_of(diagnosis)
