@@ -13,7 +13,7 @@ from typing import TypeAlias
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn of a conversation; `train` says whether its tokens are scored (None: a response's assistant turns are)."""
+    """One turn of a conversation; `train` says whether its tokens are scored (None: a response's assistant turns)."""
 
     role: str
     content: str

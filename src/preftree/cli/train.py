@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from preftree.cli.report import conclude
 
 OPEN = {"ignore_unknown_options": True}  # so that --lr=1e-6 meets our own sentence
 
@@ -32,7 +36,7 @@ def sft(words: Words = None) -> None:
     from preftree.train.sft import run_sft
 
     quiet_transformers()
-    _end(run_sft(config).signum)
+    _end(run_sft(config).signum, config.out)
 
 
 def dpo(words: Words = None) -> None:
@@ -49,7 +53,7 @@ def dpo(words: Words = None) -> None:
     from preftree.train.dpo import run_dpo
 
     quiet_transformers()
-    _end(run_dpo(config).signum)
+    _end(run_dpo(config).signum, config.out)
 
 
 def quiet_transformers() -> None:
@@ -59,6 +63,8 @@ def quiet_transformers() -> None:
     logging.disable_progress_bar()
 
 
-def _end(signum: int) -> None:
+def _end(signum: int, out: str) -> None:
     if signum:
         raise typer.Exit(128 + signum)
+    if os.environ.get("RANK", "0") == "0":
+        conclude(Path(out))
