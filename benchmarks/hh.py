@@ -26,9 +26,9 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, default=Path("runs/hh"))
     parser.add_argument("--train-rows", type=int, default=700)
-    parser.add_argument("--vocab", type=int, default=8192)
+    parser.add_argument("--vocab", type=int, default=4096)
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
-    parser.add_argument("--sft-epochs", type=int, default=3)
+    parser.add_argument("--sft-epochs", type=int, default=2)
     parser.add_argument("--dpo-epochs", type=int, default=1)
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
@@ -71,7 +71,7 @@ def split(data: Path, out: Path, rows: int) -> tuple[Path, Path]:
 
 
 def make_model(train: Path, out: Path, vocab: int) -> Path:
-    """A byte-level BPE learnt on the training rows, and a random Llama of about 20 million parameters."""
+    """A byte-level BPE learnt on the training rows, and a random Llama of about 10 million parameters."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -94,10 +94,10 @@ def make_model(train: Path, out: Path, vocab: int) -> Path:
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=vocab,
-        hidden_size=384,
-        intermediate_size=1024,
-        num_hidden_layers=8,
-        num_attention_heads=6,
+        hidden_size=320,
+        intermediate_size=864,
+        num_hidden_layers=6,
+        num_attention_heads=5,
         max_position_embeddings=2048,
         bos_token_id=0,
         eos_token_id=1,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -200,16 +201,9 @@ def together(runs: Sequence[Examined]) -> list[tuple[Diagnosis, list[str]]]:
 
 def render(page: Page) -> str:
     """The page as HTML: every text escaped, the script the only one that may run."""
-    environment = Environment(
-        loader=FileSystemLoader(_TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     script = (_TEMPLATES / "page.js").read_text("utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return environment.get_template("page.html").render(
+    return _environment().get_template("page.html").render(
         page=page,
         version=__version__,
         style=(_TEMPLATES / "page.css").read_text("utf-8"),
@@ -229,6 +223,17 @@ def render(page: Page) -> str:
         max_pairs=MAX_PAIRS,
         longest=_longest,
         largest_reward=_largest_reward,
+    )
+
+
+@functools.cache
+def _environment() -> Environment:
+    return Environment(
+        loader=FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
 
 

@@ -102,7 +102,8 @@ def write_tick(value: float, gap: float = 0.0) -> str:
     if size < 1e-12 or size < 1e-6 * gap:
         return "0"
     if size < 1e-3 or 0 < gap < 1e-3 or size >= 1e5:
-        digits, _, power = f"{value:.2e}".partition("e")
+        needed = math.ceil(math.log10(size / gap)) + 1 if gap else 2
+        digits, _, power = f"{value:.{needed}e}".partition("e")
         return minus(f"{digits.rstrip('0').rstrip('.')}e{int(power)}")
     scale = gap or size
     places = max(0, min(4, -math.floor(math.log10(scale) + 1e-9)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -77,9 +78,17 @@ def beta_of(run: Run) -> float | None:
 
 def judge(run: Run) -> Outcome:
     """Did a run work, by its own figures?"""
-    if any("error" in row for row in run.rows):
-        return answer("no", "Training stopped at figures that are not finite.", "Figures up to that step follow.")
+    if broken(run):
+        return answer("no", "Training met figures that are not finite.", "The curves show what came before.")
     return _judge_pairs(run) if run.recipe == "dpo" else _judge_sft(run)
+
+
+def broken(run: Run) -> bool:
+    """Whether a figure of the run is not finite, or training stopped because of one."""
+    return any(
+        "error" in row or any(is_number(value) and not math.isfinite(value) for value in row.values())
+        for row in run.rows
+    )
 
 
 def headline(run: Run) -> list[Figure]:
