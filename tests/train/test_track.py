@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import logging
@@ -64,6 +65,20 @@ def test_a_row_that_is_no_json_is_our_own_fault(tmp_path: Path) -> None:
 def test_a_full_disk_is_a_sentence() -> None:
     with io.FileIO("/dev/full", "w") as full, pytest.raises(TrainingError, match="/dev/full cannot be written"):
         Tracker(file=full).write(ROW)
+
+
+def test_a_run_goes_on_without_tensorboard(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    class Broken:
+        def add_scalar(self, *_: object) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with io.FileIO(tmp_path / "rows", "w") as file:
+        tracker = Tracker(file=file)
+        tracker.board = Broken()  # pyright: ignore[reportAttributeAccessIssue]
+        tracker.write(ROW)
+        tracker.write(ROW | {"step": 2})
+    assert tracker.num_rows == 2
+    assert caplog.text.count("TensorBoard's file cannot be written (No space left on device)") == 1
 
 
 def test_lines_for_logs(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

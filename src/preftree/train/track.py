@@ -52,15 +52,24 @@ class Tracker:
                 raise TrainingError(
                     f"{self.file.name} cannot be written ({error.strerror}); mend that and start again with resume=auto"
                 ) from error
-        if self.board is not None:
-            part = row.get("split", "train")
-            for name, value in row.items():
-                if isinstance(value, int | float) and name != "step":
-                    self.board.add_scalar(f"{part}/{name}", value, int(row["step"]))
+        self._show_on_board(row)
         if "split" in row:
             log.info("step %d, held out: %s", row["step"], describe(row))
         elif self.display is not None:
             self.display(row, describe(row))
+
+    def _show_on_board(self, row: Row) -> None:
+        """TensorBoard is a view of the rows: a run goes on without it."""
+        if self.board is None:
+            return
+        part = row.get("split", "train")
+        try:
+            for name, value in row.items():
+                if isinstance(value, int | float) and name != "step":
+                    self.board.add_scalar(f"{part}/{name}", value, int(row["step"]))
+        except OSError as error:
+            self.board = None
+            log.warning("TensorBoard's file cannot be written (%s); going on without it", error.strerror)
 
 
 @contextmanager
@@ -86,12 +95,12 @@ def open_tracker(
         # Without a buffer: a row is the system's as soon as it is written, and nothing is left to fail at the close.
         file = stack.enter_context(FileIO(folder / "metrics.jsonl", "a"))
         board = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step + 1 if first_step else None)
-        stack.callback(board.close)
         stack.callback(lambda: os.fsync(file.fileno()))
-        display = (
-            stack.enter_context(_open_bar(num_steps, first_step)) if sys.stderr.isatty() else _Lines(num_steps).show
-        )
-        yield Tracker(file, board, display, kept)
+        terminal = sys.stderr.isatty()
+        display = stack.enter_context(_open_bar(num_steps, first_step)) if terminal else _Lines(num_steps).show
+        tracker = Tracker(file, board, display, kept)
+        stack.callback(lambda: tracker.board and tracker.board.close())
+        yield tracker
 
 
 def cut_rows(path: Path, keep: int) -> int:
