@@ -134,9 +134,9 @@ def test_ref_build_then_dpo_scores_nothing(
     assert built.code == 0
     assert "reference: 40 responses scored" in built.err
     assert not (place / "built").exists()
-    for number, change in enumerate(("beta=.5", "lr=1e-5", "loss=ipo", "seed=3", "epochs=2")):
+    for number, changes in enumerate((("beta=.5", "lr=1e-5"), ("loss=ipo", "seed=3", "epochs=2"))):
         words[2] = f"out={place / f'built-{number}'}"
-        trained = run_cli(monkeypatch, capsys, "dpo", *words, change)
+        trained = run_cli(monkeypatch, capsys, "dpo", *words, *changes)
         assert trained.code == 0, trained.err
         assert "reference: 0 responses scored in 0 forwards" in trained.err
 
