@@ -29,7 +29,8 @@ def test_best_of_each_seed_within_a_budget() -> None:
 def test_optimum_between_its_points() -> None:
     assert optimum_at(OPTIMUM, 1.0) == pytest.approx(0.6)
     assert optimum_at(OPTIMUM[::-1], 4.0) == pytest.approx(0.9)
-    assert optimum_at(OPTIMUM, 7.0) is None
+    assert optimum_at(OPTIMUM, 7.0) == 1.0  # within that KL there is no better one
+    assert optimum_at(OPTIMUM[1:], 1.0) is None
     assert optimum_at([], 1.0) is None
 
 

@@ -15,7 +15,8 @@ import pytest
 
 from preftree.errors import DataError
 from preftree.evaluate.folder import Run, read_run
-from preftree.report.page import demo_page, run_page, write_report
+from preftree.report.page import run_page, write_report
+from preftree.report.world import demo_page
 from support.runs import dpo_rows, write_run
 
 VOID = {"meta", "link", "path", "br", "hr", "img", "input"}
@@ -83,10 +84,11 @@ def results(text: str = "words") -> dict[str, Any]:
         for s in (0, 100)
     ]
     return {
-        "world": text,
+        "world": {"name": text, "start_reward": 0.4, text: [{text: text}]},
         "optimum": [{"beta": 1 / s, "kl": s, "reward": 0.4 + 0.14 * s} for s in (1e-9, 1, 2, 4)],
         "methods": {text: points, "best of n": [{"kl": 0.2, "reward": 0.5, "n": 2}]},
         "bandit": {text: {"0.1": 1e-9}},
+        "texts": [{"prompt": text, "responses": {"reference": {"text": text, "reward": 0.2}, text: {"text": text}}}],
         "seconds": {text: 12.5},
         "samples": measured(text)["samples"],
         "token_rewards": measured(text)["token_rewards"],
@@ -145,10 +147,10 @@ def test_comparison_lays_curves_over_each_other_and_lists_what_differs(compared:
 def test_demo_sets_methods_against_the_optimum() -> None:
     dom = Dom(demo_page(results("dpo")))
     assert "The dpo world" in dom.text
-    # At KL 4 the path reaches .65 where the start is .4 and the optimum .96.
-    assert "reaches an expected reward of 0.650, where 0.400 is the start and 0.960 the best" in dom.text
-    assert "44.6 % of the way" in dom.text and "Unclear" in dom.text
-    assert "dpo 0.1 1e−9" in dom.text and "12.5 s" in dom.text
+    # Both seeds end at KL 4 with .65, where the start is .4 and the optimum .96.
+    assert "dpo, beta 0.1 raises the expected reward from 0.400 to 0.650 at KL 4.00" in dom.text
+    assert "no policy can reach more than 0.960: 44.6 % of the possible gain" in dom.text and "Unclear" in dom.text
+    assert "dpo 1e−9 Time" in dom.text and "12.5 s" in dom.text
 
 
 def test_demo_takes_runs_too(tmp_path: Path) -> None:
@@ -268,6 +270,13 @@ def test_a_long_run_gives_a_small_page(tmp_path: Path) -> None:
     page = run_page([read_run(write_run(tmp_path / "run", dpo_rows(2000, eval_every=200)))])
     assert len(page) < 200_000
     assert "Each point is the mean of 34 steps" in page
+
+
+def test_runs_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    folders = [write_run(tmp_path / part / "seed-0", dpo_rows(20)) for part in ("one", "two")]
+    write_report(folders, tmp_path / "report.html")
+    text = Dom((tmp_path / "report.html").read_text("utf-8")).text
+    assert "one/seed-0, two/seed-0, all on prefs.jsonl." in text
 
 
 def test_supervised_runs_have_a_page(tmp_path: Path) -> None:

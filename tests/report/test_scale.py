@@ -96,7 +96,7 @@ def test_figures(value: object, wanted: str) -> None:
 
 
 def test_other_forms() -> None:
-    assert percent(0.8125) == "81.2 %" and percent(math.nan) == "not a number"
+    assert percent(0.8125) == "81.2\u00a0%" and percent(math.nan) == "not a number"
     assert [signed(2.0), signed(-2.0), signed(0.0)] == ["+2", "−2", "0"]
     assert [fixed(1.0126, 3), fixed(-6.0, 2), fixed(0.5, 1, sign=False)] == ["+1.013", "−6.00", "0.5"]
     assert [duration(9.04), duration(781.0), duration(7380.0)] == ["9.0 s", "13 min 01 s", "2 h 03 min"]

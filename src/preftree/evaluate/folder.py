@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -109,6 +109,20 @@ def read_run(path: Path) -> Run:
     )
     name = path.name or path.resolve().name
     return Run(path, name, config, rows, summary, saved, files, read_measured(path / "measured.json"), tuple(notes))
+
+
+def read_runs(paths: Sequence[Path]) -> list[Run]:
+    """Read several runs; where folders have one name, as much of their paths as tells them apart goes with it.
+
+    Raises:
+      DataError, ConfigError: as `read_run`.
+    """
+    parts = [path.resolve().parts for path in paths]
+    length = 1
+    while len({own[-length:] for own in parts}) < len(set(parts)):
+        length += 1
+    names = ["/".join(own[-length:]) for own in parts]
+    return [replace(read_run(path), name=name) for path, name in zip(paths, names, strict=True)]
 
 
 def read_rows(path: Path, notes: list[str]) -> tuple[Row, ...]:

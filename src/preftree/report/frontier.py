@@ -85,8 +85,10 @@ def best_within(points: Sequence[Point], budget: float) -> Best | None:
 
 
 def optimum_at(optimum: Sequence[Point], budget: float) -> float | None:
-    """The optimum's reward at a KL, along straight lines between its points; None outside them."""
+    """The optimum's reward within a KL, along straight lines between its points; None before the first of them."""
     ordered = sorted(optimum, key=lambda point: point.kl)
+    if ordered and budget > ordered[-1].kl:
+        return ordered[-1].reward
     for before, after in itertools.pairwise(ordered):
         if before.kl <= budget <= after.kl:
             share = (budget - before.kl) / (after.kl - before.kl) if after.kl > before.kl else 0.0
@@ -121,7 +123,7 @@ def _budget_cell(best: Best | None, limit: float | None) -> tuple[str, str]:
     notes = []
     if limit is not None:
         gap = limit - best.mean
-        notes.append(f"{abs(gap):.3f} {'below' if gap >= 0 else 'above'}")
+        notes.append(f"{abs(gap):.3f} {'below' if gap > 0 else 'above'}" if abs(gap) >= 0.0005 else "the optimum")
     if best.num_seeds > 1:
         notes.append(f"{best.low:.3f} to {best.high:.3f}")
     return f"{best.mean:.3f}", "\n".join(notes)

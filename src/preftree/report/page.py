@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from pydantic import TypeAdapter, ValidationError
 
 from preftree import __version__
 from preftree.errors import DataError
 from preftree.evaluate.diagnose import CHECKS, SEVERITIES, Verdict, examine_run, found_in, title_of
 from preftree.evaluate.evidence import Diagnosis
-from preftree.evaluate.folder import Run, read_run
-from preftree.evaluate.measured import Measured, PairRewards, Point, Sample, Temperature
+from preftree.evaluate.folder import Run, read_runs
+from preftree.evaluate.measured import Measured, PairRewards, Point, Sample
 from preftree.report import scale, tables, words
 from preftree.report.charts import Chart, Drawing, draw
 from preftree.report.curves import compared_curves, learning_curves, mean_stretch, tone_of
@@ -61,7 +60,10 @@ class Page:
       temperature: A figure over sampling temperatures.
       samples, pairs: Texts side by side; tokens with their rewards.
       differing: Options in which the runs differ.
+      texts: What several models write: heads, and for each prompt a cell (text, note) a model.
       extra: Further tables: title, heads, rows.
+      notes: Further things to look at.
+      facts: Further names and values for the record.
       world: Whether the frontier is what the page is about.
     """
 
@@ -80,6 +82,9 @@ class Page:
     pairs: Sequence[PairRewards] = ()
     differing: Sequence[tuple[str, Sequence[str]]] = ()
     extra: Sequence[tuple[str, Sequence[str], Sequence[Sequence[str]]]] = ()
+    texts: tuple[Sequence[str], Sequence[tuple[str, Sequence[tuple[str, str]]]]] = ((), ())
+    notes: Sequence[str] = ()
+    facts: Sequence[tuple[str, str]] = ()
     world: bool = False
 
 
@@ -89,7 +94,7 @@ def write_report(runs: Sequence[Path], out: Path) -> None:
     Raises:
       DataError: a folder holds no run, or one that cannot be read; or the page cannot be written.
     """
-    page = run_page([read_run(path) for path in runs])
+    page = run_page(read_runs(runs))
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(out, page)
@@ -112,9 +117,9 @@ def run_page(runs: Sequence[Run]) -> str:
                 outcome=words.judge(run),
                 figures=words.headline(run),
                 runs=examined,
-                curves=_drawn(learning_curves(run)),
+                curves=drawn(learning_curves(run)),
                 stretch=mean_stretch(runs),
-                **_measured(run.measured, {run.name: run.measured.frontier} if run.measured.frontier else {}),
+                **measured_parts(run.measured, {run.name: run.measured.frontier} if run.measured.frontier else {}),
             )
         )
     fronts = {run.name: run.measured.frontier for run in runs if run.measured.frontier}
@@ -125,61 +130,10 @@ def run_page(runs: Sequence[Run]) -> str:
             lede=words.describe_all(runs, [name for name, _ in tables.differing(runs)]),
             outcome=words.judge_all(runs),
             runs=examined,
-            curves=_drawn(compared_curves(runs)),
+            curves=drawn(compared_curves(runs)),
             stretch=mean_stretch(runs),
             differing=tables.differing(runs),
-            **_measured(Measured(), fronts),
-        )
-    )
-
-
-def demo_page(results: Mapping[str, Any], runs: Sequence[Run] = ()) -> str:
-    """The page of a world whose optimum is known.
-
-    Args:
-      results: As results.json has it: "world", "optimum" and "methods" with points of "kl" and "reward"; and, where
-        they were measured, "bandit" {loss: {beta: total variation}}, "seconds" {part: seconds}, and "samples",
-        "token_rewards", "temperature" in the forms of measured.json.
-      runs: Training runs behind it, whose curves and checks the page shows.
-    Raises:
-      DataError: a part of the results has another form.
-    """
-    methods = {
-        str(name): _parse(list[Point], points, f"methods.{name}") for name, points in results.get("methods", {}).items()
-    }
-    optimum = _parse(list[Point], results.get("optimum", []), "optimum")
-    measured = Measured(
-        temperature=tuple(_parse(list[Temperature], results.get("temperature", []), "temperature")),
-        samples=tuple(_parse(list[Sample], results.get("samples", []), "samples")),
-        token_rewards=tuple(_parse(list[PairRewards], results.get("token_rewards", []), "token_rewards")),
-    )
-    said = results.get("world", "unnamed")
-    world = str(said.get("name", "unnamed") if isinstance(said, Mapping) else said)
-    extra: list[tuple[str, Sequence[str], Sequence[Sequence[str]]]] = []
-    if bandit := results.get("bandit"):
-        rows = words.rows_of(bandit)
-        heads = ("loss", "beta", "total variation") if all(len(row) == 3 for row in rows) else ()
-        extra.append(("Bandit: distance to the closed form", heads, rows))
-    if seconds := results.get("seconds"):
-        timed = [(str(name), scale.duration(float(value))) for name, value in seconds.items()]
-        extra.append(("Time", ("part", "took"), timed))
-    many = len(runs) > 1
-    if isinstance(said, Mapping):
-        extra.append(("The world", (), words.rows_of(said)))
-    return render(
-        Page(
-            title=f"The {world} world",
-            kind="Demo",
-            lede=words.describe_world(methods, optimum, len(runs)),
-            outcome=words.judge_world(methods, optimum),
-            figures=words.world_figures(methods, optimum),
-            runs=examine_all(runs),
-            curves=_drawn(compared_curves(runs) if many else [c for run in runs for c in learning_curves(run)]),
-            stretch=mean_stretch(runs),
-            differing=tables.differing(runs) if many else (),
-            extra=extra,
-            world=True,
-            **_measured(measured, methods, optimum),
+            **measured_parts(Measured(), fronts),
         )
     )
 
@@ -203,26 +157,30 @@ def render(page: Page) -> str:
     """The page as HTML: every text escaped, the script the only one that may run."""
     script = (_TEMPLATES / "page.js").read_text("utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return _environment().get_template("page.html").render(
-        page=page,
-        version=__version__,
-        style=(_TEMPLATES / "page.css").read_text("utf-8"),
-        script=script,
-        script_digest=digest,
-        checks=CHECKS,
-        title_of=title_of,
-        write=scale.write,
-        signed=scale.signed,
-        fixed=scale.fixed,
-        together=together,
-        typeset=scale.typeset,
-        size=scale.size,
-        tables=tables,
-        words=words,
-        max_samples=MAX_SAMPLES,
-        max_pairs=MAX_PAIRS,
-        longest=_longest,
-        largest_reward=_largest_reward,
+    return (
+        _environment()
+        .get_template("page.html")
+        .render(
+            page=page,
+            version=__version__,
+            style=(_TEMPLATES / "page.css").read_text("utf-8"),
+            script=script,
+            script_digest=digest,
+            checks=CHECKS,
+            title_of=title_of,
+            write=scale.write,
+            signed=scale.signed,
+            fixed=scale.fixed,
+            together=together,
+            typeset=scale.typeset,
+            size=scale.size,
+            tables=tables,
+            words=words,
+            max_samples=MAX_SAMPLES,
+            max_pairs=MAX_PAIRS,
+            longest=_longest,
+            largest_reward=_largest_reward,
+        )
     )
 
 
@@ -237,7 +195,7 @@ def _environment() -> Environment:
     )
 
 
-def _measured(
+def measured_parts(
     measured: Measured, methods: Mapping[str, Sequence[Point]], optimum: Sequence[Point] = ()
 ) -> dict[str, Any]:
     """The parts of a page that rest on figures measured after training."""
@@ -251,17 +209,9 @@ def _measured(
     }
 
 
-def _drawn(charts: Sequence[Chart]) -> list[Drawing]:
+def drawn(charts: Sequence[Chart]) -> list[Drawing]:
+    """The charts that have something to show, laid out."""
     return [drawing for drawing in map(draw, charts) if drawing is not None]
-
-
-def _parse(kind: Any, value: object, name: str) -> Any:
-    try:
-        return TypeAdapter(kind).validate_python(value)
-    except ValidationError as error:
-        fault = error.errors()[0]
-        place = ".".join([name, *(str(part) for part in fault["loc"])])
-        raise DataError(f"results: {place}: {fault['msg']}; it must be as results.json has it") from error
 
 
 def _longest(drawing: Drawing) -> str:

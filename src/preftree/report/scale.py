@@ -132,8 +132,8 @@ def write(value: object) -> str:
 
 
 def percent(share: float) -> str:
-    """A share as a percentage."""
-    return f"{100 * share:.1f} %" if math.isfinite(share) else write(share)
+    """A share as a percentage; figure and sign stay on one line."""
+    return f"{100 * share:.1f}\u00a0%" if math.isfinite(share) else write(share)
 
 
 def signed(value: float) -> str:

@@ -66,7 +66,7 @@ def lineage(run: Run) -> list[Stop]:
     ]
     if config.get("eval_data") is not None:
         held = config["eval_data"]
-        what = f"{held:.0%} of the prompts" if isinstance(held, float) else str(held)
+        what = f"{100 * held:g} % of the prompts" if isinstance(held, float) else str(held)
         stops.append(Stop("Held out", what, digests.get("held-out data", "")))
     if run.recipe == "dpo":
         reference = config.get("reference", "start")

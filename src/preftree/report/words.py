@@ -9,9 +9,7 @@ from typing import Any, Literal
 
 from preftree.evaluate.evidence import is_number
 from preftree.evaluate.folder import Row, Run
-from preftree.evaluate.measured import Point
 from preftree.report.curves import COIN_LOSS
-from preftree.report.frontier import BUDGETS, best_within, optimum_at
 from preftree.report.scale import duration, fixed, percent, write
 
 Answer = Literal["yes", "no", "unclear"]
@@ -127,25 +125,6 @@ def last_rows(run: Run) -> tuple[Row, Row]:
     return train, held_out
 
 
-def judge_world(methods: Mapping[str, Sequence[Point]], optimum: Sequence[Point]) -> Outcome:
-    """Did the methods reach what is reachable? By the first method's regret at the widest budget that all share."""
-    name, points = next(iter(methods.items()), ("", ()))
-    for budget in reversed(BUDGETS):
-        best, limit = best_within(points, budget), optimum_at(optimum, budget)
-        if best is None or limit is None:
-            continue
-        start = min(optimum, key=lambda point: point.kl).reward
-        share = (best.mean - start) / (limit - start) if limit > start else 0.0
-        verdict: Answer = "yes" if share >= 0.8 else "unclear" if share >= 0.4 else "no"
-        return answer(
-            verdict,
-            f"Within {budget:g} nats of the reference, {name} reaches an expected reward of {best.mean:.3f}, where "
-            f"{start:.3f} is the start and {limit:.3f} the best that any policy can do: {percent(share)} of the way.",
-            "Reward, KL and the optimum of this world are computed exactly.",
-        )
-    return answer("unclear", "No policy was measured within the KL at which methods are compared.", "")
-
-
 def _judge_pairs(run: Run) -> Outcome:
     train, held_out = last_rows(run)
     caveat = "Ranking pairs is not yet writing better text: compare samples or win rates."
@@ -198,8 +177,10 @@ def _speed(run: Run, seconds: float) -> str:
 
 def plain(value: Any) -> str:
     """An option or a figure as a table shows it."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {plain(item)}" for name, item in value.items())
     if isinstance(value, list | tuple):
-        return ", ".join(plain(item) for item in value)
+        return ("; " if any(isinstance(item, Mapping) for item in value) else ", ").join(map(plain, value))
     return write(value)
 
 
@@ -223,7 +204,7 @@ def judge_all(runs: Sequence[Run]) -> Outcome:
     sentence = f"{name} ranks most held-out pairs as labelled: {percent(accuracy)}."
     if not close:
         return Outcome("yes", name, f"{sentence} The intervals of the others lie below it.", _COMPARED, _WHICH)
-    sentence = f"{sentence} Its interval overlaps with that of {_names(close)}."
+    sentence = f"{sentence} Its interval overlaps with that of {in_words(close)}."
     return Outcome("unclear", "Too close to call", sentence, _COMPARED, _WHICH)
 
 
@@ -231,41 +212,8 @@ _WHICH = "Which ranks pairs best?"
 _COMPARED = "Compare only runs that were evaluated on the same pairs; a higher accuracy need not mean better text."
 
 
-def describe_world(methods: Mapping[str, Sequence[Point]], optimum: Sequence[Point], num_runs: int) -> str:
-    """What a demo did, in a sentence."""
-    start = min(optimum, key=lambda point: point.kl).reward if optimum else None
-    began = f" The reference's expected reward is {start:.3f}." if start is not None else ""
-    return (
-        f"A world so small that reward, KL and the best possible policy are known exactly: {_names(list(methods))} "
-        f"set against its optimum, over {num_runs} training run{'' if num_runs == 1 else 's'}.{began}"
-    )
-
-
-def world_figures(methods: Mapping[str, Sequence[Point]], optimum: Sequence[Point]) -> list[Figure]:
-    """The best reward of each method at the widest KL budget, against the optimum's."""
-    budget = BUDGETS[-1]
-    limit = optimum_at(optimum, budget)
-    figures = [Figure("Optimum", f"{limit:.3f}", f"at KL {budget:g}")] if limit is not None else []
-    for name, points in methods.items():
-        best = best_within(points, budget)
-        if best is not None:
-            gap = "" if limit is None else f"{limit - best.mean:.3f} below the optimum"
-            figures.append(Figure(name, f"{best.mean:.3f}", gap))
-    return figures[:7]
-
-
-def rows_of(nested: Mapping[str, Any], *above: str) -> list[list[str]]:
-    """Nested mappings as rows: their keys, then the figure."""
-    rows: list[list[str]] = []
-    for key, value in nested.items():
-        if isinstance(value, Mapping):
-            rows += rows_of(value, *above, str(key))
-        else:
-            rows.append([*above, str(key), plain(value)])
-    return rows
-
-
-def _names(names: Sequence[str]) -> str:
+def in_words(names: Sequence[str]) -> str:
+    """Names as a sentence lists them."""
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}" if names else "no method"
 
 

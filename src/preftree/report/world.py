@@ -1,0 +1,223 @@
+"""The page of a world whose optimum is known: what was reached of what can be reached."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from preftree.config.text import flatten
+from preftree.errors import DataError
+from preftree.evaluate.folder import Run
+from preftree.evaluate.measured import Measured, PairRewards, Point, Sample, Temperature
+from preftree.report import scale, tables
+from preftree.report.curves import compared_curves, learning_curves, mean_stretch
+from preftree.report.frontier import optimum_at, paths
+from preftree.report.page import Page, drawn, examine_all, measured_parts, render
+from preftree.report.scale import percent, write
+from preftree.report.words import Answer, Figure, Outcome, answer, in_words, plain
+
+REACHED = 0.8
+"""Share of the possible gain in reward, at the KL that was spent, that counts as having worked."""
+
+OUTSIDE = 0.02
+"""Share of responses that are none of the world, above which it is pointed out."""
+
+_NAMES = {
+    "dpo_adamw": "DPO (AdamW)",
+    "dpo_rmsprop": "DPO (RMSprop)",
+    "best_of_n": "Best of N",
+    "preferred_ft": "Preferred-FT",
+}
+"""What methods are called in results.json, and on the page; another name is shown as it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """Where a training run ended: its last point, the best reward at that KL, and the share of the gain it got."""
+
+    name: str
+    point: Point
+    limit: float
+    share: float
+
+
+def demo_page(results: Mapping[str, Any], runs: Sequence[Run] = ()) -> str:
+    """The page of a world, as HTML.
+
+    Args:
+      results: As results.json has it: "world" (a name, or figures with a "name" and a "start_reward"), "optimum" and
+        "methods" with points of "kl" and "reward"; and, where they were measured, "bandit" {loss: {beta: total
+        variation}}, "seconds" {part: seconds}, "texts" [{"prompt", "responses": {model: {"text", "reward"}}}], and
+        "samples", "token_rewards", "temperature" in the forms of measured.json.
+      runs: Training runs behind it, whose curves and checks the page shows.
+    Raises:
+      DataError: a part of the results has another form.
+    """
+    optimum: list[Point] = _parse(list[Point], results.get("optimum", []), "optimum")
+    raw: dict[str, list[Point]] = _parse(dict[str, list[Point]], results.get("methods", {}), "methods")
+    said = results.get("world", "unnamed")
+    facts = said if isinstance(said, Mapping) else {"name": said}
+    start = facts.get("start_reward", min((point.reward for point in optimum), default=None))
+    if start is not None and optimum:
+        optimum = [Point(kl=0.0, reward=start), *optimum]  # the reference itself
+    methods = {_NAMES.get(name, name): _from_start(points, start) for name, points in raw.items()}
+    measured = Measured(
+        temperature=_parse(tuple[Temperature, ...], results.get("temperature", ()), "temperature"),
+        samples=_parse(tuple[Sample, ...], results.get("samples", ()), "samples"),
+        token_rewards=_parse(tuple[PairRewards, ...], results.get("token_rewards", ()), "token_rewards"),
+    )
+    ends = ends_of(methods, optimum, start)
+    extra: list[tuple[str, Sequence[str], Sequence[Sequence[str]]]] = []
+    if bandit := _parse(dict[str, dict[str, float]], results.get("bandit", {}), "bandit"):
+        betas = list(dict.fromkeys(beta for row in bandit.values() for beta in row))
+        gaps = [(loss, *(_size(row[beta]) if beta in row else "" for beta in betas)) for loss, row in bandit.items()]
+        heads = ("total variation at", *(f"beta {beta}" for beta in betas))
+        extra.append(("A bandit against its closed form", heads, gaps))
+    if seconds := _parse(dict[str, float], results.get("seconds", {}), "seconds"):
+        timed = [(name, scale.duration(value)) for name, value in seconds.items()]
+        extra.append(("Time", ("part", "took"), timed))
+    many = len(runs) > 1
+    return render(
+        Page(
+            title=f"The {plain(facts.get('name', 'unnamed'))} world",
+            kind="Demo",
+            lede=_describe(list(methods), len(ends), start),
+            outcome=judge(ends, start),
+            figures=_figures(ends, start),
+            runs=examine_all(runs),
+            curves=drawn(compared_curves(runs) if many else [c for run in runs for c in learning_curves(run)]),
+            stretch=mean_stretch(runs),
+            differing=tables.differing(runs) if many else (),
+            texts=_texts(results.get("texts", [])),
+            extra=extra,
+            notes=_notes(ends),
+            facts=[(name, plain(value)) for name, value in flatten(dict(facts)).items()],
+            world=True,
+            **measured_parts(measured, methods, optimum),
+        )
+    )
+
+
+def ends_of(methods: Mapping[str, Sequence[Point]], optimum: Sequence[Point], start: float | None) -> list[End]:
+    """The last point of every training run: of every path whose points have steps."""
+    ends = []
+    for name, points in methods.items():
+        for path in paths([point for point in points if point.step is not None]):
+            last = path[-1]
+            limit = optimum_at(optimum, last.kl)
+            if limit is None or start is None or limit <= start:
+                continue
+            called = [f"beta {write(last.beta)}"] if last.beta is not None else []
+            called += [f"seed {last.seed}"] if last.seed else []
+            share = (last.reward - start) / (limit - start)
+            ends.append(End(", ".join([name, *called]), last, limit, share))
+    return ends
+
+
+def judge(ends: Sequence[End], start: float | None) -> Outcome:
+    """Did the runs get what their KL could buy? The middle one decides, the one of the highest reward is shown."""
+    if not ends or start is None:
+        return answer("unclear", "No training run was measured against the optimum.", "")
+    shares = [end.share for end in ends]
+    middle = statistics.median(shares)
+    verdict: Answer = "yes" if middle >= REACHED else "unclear" if middle >= REACHED / 2 else "no"
+    best = max(ends, key=lambda end: end.point.reward)
+    sentence = (
+        f"{best.name} raises the expected reward from {start:.3f} to {best.point.reward:.3f} at KL "
+        f"{best.point.kl:.2f}, where no policy can reach more than {best.limit:.3f}: {percent(best.share)} of the "
+        "possible gain."
+    )
+    if len(ends) > 1:
+        sentence += f" Over all {len(ends)} runs it is {percent(min(shares))} to {percent(max(shares))}."
+    return answer(verdict, sentence, "Reward, KL and the optimum of this world are computed exactly.")
+
+
+def _describe(names: Sequence[str], num_runs: int, start: float | None) -> str:
+    began = f" Before, the expected reward is {start:.3f}." if start is not None else ""
+    return (
+        "A world so small that reward, KL and the best possible policy are known exactly. "
+        f"{in_words(names) or 'No method'} set against that optimum, with {num_runs} training "
+        f"run{'' if num_runs == 1 else 's'}.{began}"
+    )
+
+
+def _figures(ends: Sequence[End], start: float | None) -> list[Figure]:
+    figures = [Figure("Before", f"{start:.3f}", "expected reward")] if start is not None else []
+    for end in sorted(ends, key=lambda end: -end.point.reward)[:5]:
+        figures.append(
+            Figure(end.name, f"{end.point.reward:.3f}", f"at KL {end.point.kl:.2f}; {end.limit:.3f} possible")
+        )
+    return figures
+
+
+def _notes(ends: Sequence[End]) -> list[str]:
+    """What only the world itself can tell of its runs."""
+    notes = []
+    for end in ends:
+        outside = (end.point.model_extra or {}).get("outside")
+        if isinstance(outside, float) and outside > OUTSIDE:
+            notes.append(
+                f"{end.name}: {percent(outside)} of its responses are none of this world any more. No pair showed such "
+                "a response, so nothing held the policy back."
+            )
+    return notes
+
+
+def _from_start(points: Sequence[Point], start: float | None) -> list[Point]:
+    """Points with the reference, where every training run begins, in front of each run."""
+    if start is None:
+        return list(points)
+    first = [
+        Point(kl=0.0, reward=start, step=0, beta=path[0].beta, seed=path[0].seed)
+        for path in paths([point for point in points if point.step is not None])
+        if path[0].step
+    ]
+    return [*first, *points]
+
+
+def _texts(rows: Any) -> tuple[list[str], list[tuple[str, list[tuple[str, str]]]]]:
+    """A table of what each model writes: heads, and rows of (prompt, cells of a text and its reward)."""
+    parsed = _parse(list[_Answers], rows, "texts")
+    names = list(dict.fromkeys(name for row in parsed for name in row.responses))
+    cells = [
+        (
+            row.prompt,
+            [(row.responses[n].text, _reward(row.responses[n])) if n in row.responses else ("", "") for n in names],
+        )
+        for row in parsed
+    ]
+    return names, cells
+
+
+@dataclass(frozen=True, slots=True)
+class _Response:
+    text: str
+    reward: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Answers:
+    prompt: str
+    responses: dict[str, _Response]
+
+
+def _size(gap: float) -> str:
+    """The order of magnitude of a distance."""
+    return write(float(f"{gap:.0e}"))
+
+
+def _reward(response: _Response) -> str:
+    return "" if response.reward is None else f"reward {response.reward:.2f}"
+
+
+def _parse(kind: Any, value: object, name: str) -> Any:
+    try:
+        return TypeAdapter(kind).validate_python(value)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        place = ".".join([name, *(str(part) for part in fault["loc"])])
+        raise DataError(f"results: {place}: {fault['msg']}; it must be as results.json has it") from error
