@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -222,3 +223,12 @@ def test_the_worst_comes_first() -> None:
     for diagnosis in found:
         assert diagnosis.figures and diagnosis.threshold and diagnosis.message and diagnosis.advice
         assert title_of(diagnosis)
+
+
+def test_the_page_on_reports_names_every_check_and_every_threshold() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "report.md").read_text("utf-8")
+    table = {line.split("|")[1].strip() for line in page.splitlines() if line.startswith("| ")}
+    assert {check.title for check in CHECKS} <= table
+    own = {name for module in (drift, fit) for name in vars(module) if name.isupper()}
+    internal = {"MIN_ROWS", "LENGTH_ROWS", "UNBOUNDED", "VALUE_AT_REFERENCE"}
+    assert {name for name in own - internal if f"`{name}`" not in page} == set()

@@ -25,7 +25,7 @@ def test_a_run_ends_at_its_last_step_and_is_measured_at_its_own_kl() -> None:
     assert (second.name, second.limit, second.share) == ("dpo, beta 1, seed 3", pytest.approx(0.6), pytest.approx(0.5))
     told = judge([first, second], 0.4)
     assert told.answer == "unclear"  # the middle of 90 % and 50 %
-    assert "from 0.400 to 0.850 at KL 4.00" in told.sentence and "50.0 % to 90.0 %" in told.sentence
+    assert "from 0.400 to 0.850 at KL 4.00" in told.sentence and "50.0\u00a0% to 90.0\u00a0%" in told.sentence
     assert judge([first], 0.4).answer == "yes"
     assert judge([second, second], 0.4).answer == "unclear"
 
