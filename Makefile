@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 export PYTHONUTF8 = 1
 export HF_HUB_DISABLE_TELEMETRY = 1
 
-.PHONY: demo test check bench test-slow test-gpu clean
+.PHONY: demo test check bench bench-hh test-slow test-gpu clean
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -36,7 +36,11 @@ check: $(VENV)/.ready
 	$(BIN)/lint-imports
 
 bench: $(VENV)/.bench
-	$(BIN)/python benchmarks/hh.py --out runs/hh
+	$(BIN)/python benchmarks/step.py
+
+# make bench-hh DATA=hh.jsonl.gz
+bench-hh: $(VENV)/.ready
+	$(BIN)/python benchmarks/hh.py --data $(DATA) --out runs/hh
 
 clean:
 	rm -rf $(VENV) build dist
