@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from preftree.distributed.reduce import max_over_ranks, sum_gradients, sum_over_ranks
+from preftree.distributed.reduce import lead_first, max_over_ranks, sum_gradients, sum_over_ranks
 from preftree.distributed.world import World, open_world
-from preftree.errors import ConfigError
+from preftree.errors import ConfigError, UserError
 from support.ranks import run_ranks
 
 ALONE = World(0, 1, torch.device("cpu"))
@@ -27,7 +27,6 @@ def _sum(world: World, folder: Path) -> None:
     sum_gradients([*parameters, frozen], world)
     table = sum_over_ranks(torch.tensor([1.0 + world.rank, 0.5]), world)
     most = max_over_ranks(15 * world.rank, world)
-    world.barrier()
     found = [None if p.grad is None else p.grad.unique().tolist() for p in parameters]
     (folder / f"{world.rank}").write_text(repr((found, frozen.grad, table.tolist(), most)))
 
@@ -45,7 +44,6 @@ def test_one_process_is_a_world() -> None:
     assert parameter.grad.tolist() == [1.0, 1.0]
     assert sum_over_ranks(torch.tensor([2.0]), ALONE).tolist() == [2.0]
     assert max_over_ranks(3, ALONE) == 3
-    ALONE.barrier()
     with open_world() as world:
         assert (world.rank, world.size, world.leads) == (0, 1, True)
 
@@ -57,3 +55,26 @@ def test_a_half_announced_world_is_refused(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("WORLD_SIZE", "two")
     with pytest.raises(ConfigError, match="WORLD_SIZE must be a whole number, got 'two'"), open_world():
         pass
+
+
+def _lead(world: World, folder: Path) -> None:
+    def write() -> str:
+        if world.leads:
+            (folder / "cache").write_text("from rank 0")
+        return (folder / "cache").read_text()
+
+    assert lead_first(world, write) == "from rank 0"
+
+    def fail() -> None:
+        assert world.leads, "the others must not try"
+        raise ConfigError("no such file")
+
+    with pytest.raises(UserError) as caught:
+        lead_first(world, fail)
+    (folder / f"said-{world.rank}").write_text(str(caught.value))
+
+
+def test_rank_0_goes_first_and_the_others_hear_of_its_failure(tmp_path: Path) -> None:
+    run_ranks(2, _lead, tmp_path)
+    assert (tmp_path / "said-0").read_text() == "no such file"
+    assert (tmp_path / "said-1").read_text() == "rank 0 has stopped the run; its own message says why"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -10,6 +11,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from preftree.distributed.world import World
+from preftree.errors import UserError
+
+T = TypeVar("T")
 
 BUCKET_BYTES = 64 << 20
 
@@ -50,6 +54,25 @@ def max_over_ranks(value: int, world: World) -> int:
     answer = torch.tensor(value, dtype=torch.int64, device=world.device)
     dist.all_reduce(answer, dist.ReduceOp.MAX)
     return int(answer.item())
+
+
+def lead_first(world: World, work: Callable[[], T]) -> T:
+    """Run `work` on rank 0, and then on the others, which find what it left: a cache, a checkpoint.
+
+    Raises:
+      UserError: on the other ranks, where rank 0 failed; rank 0 raises what it met.
+    """
+    if not world.leads:
+        if max_over_ranks(0, world):
+            raise UserError("rank 0 has stopped the run; its own message says why")
+        return work()
+    failed = 1
+    try:
+        result = work()
+        failed = 0
+    finally:
+        max_over_ranks(failed, world)
+    return result
 
 
 def _buckets(gradients: list[Tensor]) -> Iterator[list[Tensor]]:

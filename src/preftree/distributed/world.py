@@ -31,11 +31,6 @@ class World:
         """Whether this process is the one that writes and prints."""
         return self.rank == 0
 
-    def barrier(self) -> None:
-        """Wait until every process is here."""
-        if self.size > 1:
-            dist.barrier()
-
 
 @contextmanager
 def open_world() -> Iterator[World]:

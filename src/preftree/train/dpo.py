@@ -15,6 +15,7 @@ from torch import Tensor
 
 from preftree.config.schema import DpoConfig
 from preftree.data.store import TokenExample
+from preftree.distributed.reduce import lead_first
 from preftree.distributed.world import open_world
 from preftree.errors import ConfigError
 from preftree.losses.mean import weigh
@@ -173,9 +174,10 @@ def open_table(setup: run.Setup[DpoConfig]) -> tuple[ReferenceTable, Scorer]:
 
 def fill_table(setup: run.Setup[DpoConfig], table: ReferenceTable, reference: Scorer) -> BuildReport:
     """Score what the table lacks of the training and the held-out pairs; rank 0 does it, the others then find it."""
-    report = BuildReport()
-    if setup.world.leads:
-        for part in (setup.data.train, setup.data.held_out):
+
+    def fill() -> BuildReport:
+        total = BuildReport()
+        for part in (setup.data.train, setup.data.held_out) if setup.world.leads else ():
             if part is not None:
                 groups = PromptGroups(part)
                 done = build_reference(
@@ -187,16 +189,18 @@ def fill_table(setup: run.Setup[DpoConfig], table: ReferenceTable, reference: Sc
                     progress=_now_and_then(),
                     say=lambda sentence: log.info("%s", sentence),
                 )
-                report = BuildReport(*(a + b for a, b in zip(astuple(report), astuple(done), strict=True)))
-        log.info(
-            "reference: %d responses scored in %d forwards (%.1f s), %d known from earlier",
-            report.num_scored,
-            report.num_forwards,
-            report.seconds,
-            report.num_cached,
-        )
-    setup.world.barrier()
-    table.refresh()
+                total = BuildReport(*(a + b for a, b in zip(astuple(total), astuple(done), strict=True)))
+        table.refresh()
+        return total
+
+    report = lead_first(setup.world, fill)
+    log.info(
+        "reference: %d responses scored in %d forwards (%.1f s), %d known from earlier",
+        report.num_scored,
+        report.num_forwards,
+        report.seconds,
+        report.num_cached,
+    )
     return report
 
 

@@ -11,7 +11,7 @@ import platform
 import resource
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import torch
@@ -21,7 +21,7 @@ from transformers import PreTrainedTokenizerBase
 from preftree import __version__
 from preftree.config.load import changed_options, dump_config
 from preftree.config.schema import DpoConfig, RunConfig
-from preftree.distributed.reduce import max_over_ranks
+from preftree.distributed.reduce import lead_first, max_over_ranks
 from preftree.distributed.world import World
 from preftree.errors import CheckpointError, ConfigError, TrainingError
 from preftree.models.export import save_model
@@ -42,15 +42,19 @@ def claim_folder(config: RunConfig, world: World) -> Iterator[None]:
     Raises:
       TrainingError: another process trains in this folder.
     """
-    if not world.leads:
-        log.setLevel(logging.ERROR)
-        yield
-        return
-    try:
-        Path(config.out).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"out={config.out} cannot be made ({error.strerror}); choose another folder") from error
-    with lock_run(Path(config.out)):
+
+    def claim() -> None:
+        if not world.leads:
+            log.setLevel(logging.ERROR)
+            return
+        try:
+            Path(config.out).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"out={config.out} cannot be made ({error.strerror}); choose another folder") from error
+        stack.enter_context(lock_run(Path(config.out)))
+
+    with ExitStack() as stack:
+        lead_first(world, claim)
         yield
 
 
@@ -71,7 +75,7 @@ def find_start(config: RunConfig, world: World) -> LoadedCheckpoint | None:
         if later:
             raise CheckpointError(f"{out} holds later checkpoints than {path.name} ({later[-1]}); choose another out=")
         return load_checkpoint(root, path)
-    start = load_checkpoint(root) if world.leads and config.resume == "auto" else None
+    start = lead_first(world, lambda: load_checkpoint(root) if world.leads and config.resume == "auto" else None)
     step = max_over_ranks(-1 if start is None else start.step, world)
     if not world.leads and step >= 0:
         start = load_checkpoint(root, root / f"step-{step:06d}")

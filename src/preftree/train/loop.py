@@ -17,7 +17,7 @@ from jaxtyping import Int
 from torch.optim import Optimizer
 
 from preftree.config.schema import RunConfig
-from preftree.distributed.reduce import max_over_ranks
+from preftree.distributed.reduce import lead_first, max_over_ranks
 from preftree.distributed.world import World
 from preftree.errors import TrainingError
 from preftree.scoring.forward import Scorer
@@ -96,10 +96,13 @@ def train(
         def save() -> None:
             nonlocal progress, saved
             progress = replace(progress, rows=tracker.num_rows)
-            if world.leads:
-                state = capture(scorer.model, optimizer, progress, plan.about)
-                save_checkpoint(out / "checkpoints", progress.step, state, keep=config.keep_checkpoints)
-            world.barrier()
+
+            def write() -> None:
+                if world.leads:
+                    state = capture(scorer.model, optimizer, progress, plan.about)
+                    save_checkpoint(out / "checkpoints", progress.step, state, keep=config.keep_checkpoints)
+
+            lead_first(world, write)
             saved = progress.step
 
         steps = plan.steps(progress.step)

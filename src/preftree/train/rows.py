@@ -17,6 +17,7 @@ from preftree.data.budgets import Budgets
 from preftree.data.order import hold_out, iterate_steps, order_groups, steps_per_epoch
 from preftree.data.store import TokenStore
 from preftree.data.tokenize import tokenize_file
+from preftree.distributed.reduce import lead_first
 from preftree.distributed.world import World
 from preftree.errors import ConfigError, DataError
 from preftree.reference.key import cache_root
@@ -55,16 +56,13 @@ def open_data(config: RunConfig, tokenizer: PreTrainedTokenizerBase, world: Worl
     Raises:
       DataError: a file cannot be read, is of another kind, holds too many faults, or nothing that can be trained on.
     """
-    if not world.leads:
-        world.barrier()
-    store = _tokenize(config, config.data.path, config.data.format, tokenizer, world)
+    store = lead_first(world, lambda: _tokenize(config, config.data.path, config.data.format, tokenizer))
+    rows = _usable(store, config)
     held: Part | None = None
     if isinstance(config.eval_data, str):
-        other = _tokenize(config, config.eval_data, None, tokenizer, world)
-        held = Part(other, _usable(other, config, world))
-    if world.leads:
-        world.barrier()
-    rows = _usable(store, config, world)
+        place = config.eval_data
+        other = lead_first(world, lambda: _tokenize(config, place, None, tokenizer))
+        held = Part(other, _usable(other, config))
     if isinstance(config.eval_data, float):
         kept, out = hold_out(store.prompts[rows], config.eval_data, SPLIT_SEED)
         rows, held = rows[kept], Part(store, rows[out])
@@ -140,9 +138,7 @@ def check_budget(part: Part, shares_prefixes: bool, budget: int) -> None:
         )
 
 
-def _tokenize(
-    config: RunConfig, path: str, format_name: str | None, tokenizer: PreTrainedTokenizerBase, world: World
-) -> TokenStore:
+def _tokenize(config: RunConfig, path: str, format_name: str | None, tokenizer: PreTrainedTokenizerBase) -> TokenStore:
     pairs = isinstance(config, DpoConfig)
     kind: Literal["preference", "demonstration"] = "preference" if pairs else "demonstration"
     store, report = tokenize_file(
@@ -161,7 +157,7 @@ def _tokenize(
     return store
 
 
-def _usable(store: TokenStore, config: RunConfig, world: World) -> Int[np.ndarray, " N"]:
+def _usable(store: TokenStore, config: RunConfig) -> Int[np.ndarray, " N"]:
     """The rows that the recipe can train on: of pairs, those that are no ties."""
     ties: Bool[np.ndarray, " N"] = store.ties
     rows = np.flatnonzero(~ties)
