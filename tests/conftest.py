@@ -2,6 +2,7 @@
 
 import os
 
+import hypothesis
 import torch
 from jaxtyping import install_import_hook
 
@@ -11,3 +12,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 install_import_hook("preftree", "beartype.beartype")
 torch.set_num_threads(1)
+
+# A slow machine is no failure; the same examples every time.
+hypothesis.settings.register_profile("preftree", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("preftree")

@@ -71,3 +71,15 @@ def test_no_rows() -> None:
     out.sum().backward()
     assert out.shape == (0,)
     assert weight.grad is not None and not weight.grad.any()
+
+
+@pytest.mark.gpu
+def test_bf16_products_accumulate_in_fp32_on_cuda() -> None:
+    hidden, weight, bias, target = inputs(torch.bfloat16, with_bias=True, rows=64, vocabulary=1000)
+    wide = [leaf.detach().double().requires_grad_() for leaf in (hidden, weight, bias)]
+    exact = naive(*wide, target, HeadForm())
+    moved = [leaf.detach().float().cuda().requires_grad_() for leaf in (hidden, weight, bias)]
+    ours = head_logps(*moved, target.cuda(), HeadForm(), torch.bfloat16)
+    torch.testing.assert_close(ours.double().cpu(), exact.detach(), rtol=0, atol=1e-4)
+    for mine, other in zip(torch.autograd.grad(ours.sum(), moved), torch.autograd.grad(exact.sum(), wide)):
+        assert (mine.double().cpu() - other).norm() <= 1e-2 * other.norm()

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from preftree.tree.layout import TokenSequence, grow_tree
-from preftree.tree.pack import pack, plan_step
+from preftree.tree.pack import pack, pack_rows, plan_step
 
 
 def pair(prompt: int, number: int, length: int) -> list[TokenSequence]:
@@ -33,6 +33,14 @@ def test_an_item_over_the_budget_is_refused() -> None:
         pack([3, 9], 8)
 
 
+@given(st.lists(st.tuples(st.integers(1, 3), st.integers(1, 30)), max_size=30), st.integers(90, 200))
+def test_padding_counts(shapes: list[tuple[int, int]], budget: int) -> None:
+    bins = pack_rows(shapes, budget)
+    assert sorted(index for one in bins for index in one) == list(range(len(shapes)))
+    for one in bins:
+        assert sum(shapes[index][0] for index in one) * max(shapes[index][1] for index in one) <= budget
+
+
 examples = st.lists(st.tuples(st.integers(0, 3), st.integers(1, 12)), min_size=1, max_size=12)
 
 
@@ -46,7 +54,9 @@ def test_a_plan_holds_every_example_once_within_the_budget(
     assert len({len(rank) for rank in plan}) == 1
     seen = []
     for micro in (micro for rank in plan for micro in rank):
-        assert len(micro.batch.input_T) <= max(budget, 45)
+        lengths = [branch.stop - branch.start for branch in micro.batch.branches]
+        computed = sum(lengths) if share else len(lengths) * max(lengths, default=0)
+        assert computed <= max(budget, 45)
         # Responses come in the order of the examples: their own last tokens say whose they are.
         expected = [one for index in micro.examples for one in step[index]]
         assert micro.batch.count_R.tolist() == [int(one.scored.sum()) for one in expected]

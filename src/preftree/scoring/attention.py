@@ -207,6 +207,9 @@ def _by_blocks(
 ) -> Tensor:
     # lambdas: the kernel counts the arguments of what it is given, which a decorated function would hide from it.
     cap = None if softcap is None else (lambda score, b, h, q, k: softcap * torch.tanh(score / softcap))
+    kind = query.device.type
+    if torch.is_autocast_enabled(kind):  # norms and rotary angles leave queries and keys in fp32
+        query, key, value = (each.to(torch.get_autocast_dtype(kind)) for each in (query, key, value))
     out, aux = _flex(query.is_cuda)(
         query,
         key,
@@ -232,11 +235,21 @@ def _block_mask(tree: TreeMask, device: torch.device, window: int | None) -> Blo
             if window is None
             else (lambda b, h, q, k: (k <= q) & (q < end[k]) & (position[q] - position[k] < window))
         )
-        tree.cache[cache_key] = create_block_mask(sees, None, None, len(end), len(end), device=str(device))
+        tree.cache[cache_key] = create_block_mask(
+            sees, None, None, len(end), len(end), device=str(device), _compile=device.type == "cuda"
+        )
     return tree.cache[cache_key]
 
 
 @functools.cache
 def _flex(compiled: bool) -> Any:
-    """The fused kernel; uncompiled only where there is nothing to compile for (checks on the CPU)."""
-    return torch.compile(flex_attention, dynamic=True) if compiled else flex_attention
+    """The fused kernel; uncompiled only where there is nothing to compile for (checks on the CPU).
+
+    Windows, caps, precisions and gradients each compile anew. Past its limit the compiler would fall back, with no more
+    than a warning, to a form that needs [H, T, T] of memory: the limit is raised, and meeting it is an error.
+    """
+    if not compiled:
+        return flex_attention
+    torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
+    torch._dynamo.config.fail_on_recompile_limit_hit = True
+    return torch.compile(flex_attention, dynamic=True)

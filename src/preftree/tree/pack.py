@@ -37,6 +37,10 @@ class _Unit:
     def size(self) -> int:
         return sum(len(tree) for tree in self.trees)
 
+    @property
+    def longest(self) -> int:
+        return max(len(tree) for tree in self.trees)
+
 
 def pack(sizes: Sequence[int], budget: int) -> list[list[int]]:
     """Pack items into bins of at most `budget`: first-fit, largest first.
@@ -63,6 +67,31 @@ def pack(sizes: Sequence[int], budget: int) -> list[list[int]]:
     return bins
 
 
+def pack_rows(shapes: Sequence[tuple[int, int]], budget: int) -> list[list[int]]:
+    """Pack items into rectangles of at most `budget` tokens; every row is padded to the longest of its rectangle.
+
+    Args:
+      shapes: Number of rows of each item, and the length of its longest.
+      budget: Most tokens of a rectangle, padding included.
+    Returns:
+      Rectangles of indices into `shapes`, items of like length together; every index once.
+    Raises:
+      ValueError: an item alone is larger than the budget.
+    """
+    bins: list[list[int]] = []
+    rows = width = 0
+    for index in sorted(range(len(shapes)), key=lambda i: (-shapes[i][1], i)):
+        number, longest = shapes[index]
+        if number * longest > budget:
+            raise ValueError(f"item {index} has {number} rows of {longest} tokens, the budget is {budget}")
+        if not bins or (rows + number) * width > budget:
+            bins.append([])
+            rows, width = 0, longest
+        bins[-1].append(index)
+        rows += number
+    return bins
+
+
 def plan_step(
     examples: Sequence[Sequence[TokenSequence]],
     prompts: Sequence[int],
@@ -78,7 +107,8 @@ def plan_step(
       prompts: A number for each example's prompt; examples with equal numbers share a tree while it fits the budget.
       budget: Most tokens a micro-batch computes.
       world: Number of ranks.
-      share: Whether the model can compute a shared beginning once; otherwise every sequence is a tree of its own.
+      share: Whether the model can compute a shared beginning once; otherwise every sequence is a tree of its own, and a
+        micro-batch is a rectangle of padded rows.
     Returns:
       For each rank its micro-batches; the same number on every rank, empty ones at the end.
     Raises:
@@ -93,7 +123,10 @@ def plan_step(
         load[rank] += unit.size
     plans = []
     for own in ranks:
-        bins = pack([unit.size for unit in own], budget)
+        if share:
+            bins = pack([unit.size for unit in own], budget)
+        else:
+            bins = pack_rows([(len(unit.trees), unit.longest) for unit in own], budget)
         plans.append([_micro_batch([own[index] for index in chosen]) for chosen in bins])
     longest = max(len(plan) for plan in plans)
     empty = _micro_batch([])
@@ -128,8 +161,9 @@ def _units(
             current = grown
         units.append(current)
     for one in units:
-        if one.size > budget:
-            raise ValueError(f"example {one.examples[0]} needs {one.size} tokens, the micro-batch budget is {budget}")
+        size = one.size if share else len(one.trees) * one.longest
+        if size > budget:
+            raise ValueError(f"example {one.examples[0]} needs {size} tokens, the micro-batch budget is {budget}")
     return units
 
 
