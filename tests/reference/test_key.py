@@ -85,6 +85,9 @@ def test_table_key_has_everything_that_moves_a_number(monkeypatch):
     assert base.digest == table_key(weights, fp32).digest
     assert base.torch == torch.__version__
     keys = [base, table_key("0" * 64, fp32), table_key(weights, bf16)]
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "get_float32_matmul_precision", lambda: "high")  # TF32
+        keys.append(table_key(weights, fp32))
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     keys.append(table_key(weights, fp32))
     monkeypatch.setattr(key_module, "scorer_version", lambda: "another")

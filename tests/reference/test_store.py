@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import random
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +14,7 @@ import pytest
 from preftree.errors import CacheError
 from preftree.reference.key import TableKey, sequence_digest
 from preftree.reference.store import ReferenceTable
+from preftree.storage import manifest
 from preftree.tree.layout import TokenSequence
 from support.tables import some_pairs
 
@@ -81,10 +85,70 @@ def test_the_same_entries_written_twice_are_one_part(tmp_path):
     assert np.array_equal(first.gather(sequences), second.gather(sequences))
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_values_are_mapped_not_read(tmp_path):
     table = ReferenceTable.open(tmp_path, KEY)
     add(table, flat(3))
-    assert isinstance(table._parts[0].values, np.memmap)
+    values = f"{table.folder / table._parts[0].name / 'values.npy'}"
+    assert values in Path("/proc/self/maps").read_text()
+    assert not any(link.samefile(values) for link in Path("/proc/self/fd").iterdir() if link.exists())
+
+
+MANY_PARTS = """
+import os, resource, sys
+from pathlib import Path
+import numpy as np
+from preftree.reference.store import ReferenceTable
+from reference.test_store import KEY, add, flat, values_of
+os.fsync = lambda _: None  # slow, and of no use here
+root, sequences = Path(sys.argv[1]), flat(40)
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+table = ReferenceTable.open(root, KEY)
+for one in sequences:
+    add(table, [one])
+for view in (table, ReferenceTable.open(root, KEY)):
+    assert not view.set_aside and len(view) == 80
+    assert np.array_equal(view.gather(sequences), np.concatenate([values_of(one) for one in sequences]))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no limits there")
+def test_a_table_of_more_parts_than_a_process_may_open_files(tmp_path):
+    tests = Path(__file__).parents[1]
+    command = [sys.executable, "-c", MANY_PARTS, str(tmp_path)]
+    done = subprocess.run(command, cwd=tests, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("place", ["manifest", "sums", "arrays"])
+def test_a_part_that_cannot_be_opened_is_not_damaged(tmp_path, monkeypatch, place):
+    sequences = flat(3)
+    add(ReferenceTable.open(tmp_path, KEY), sequences)
+
+    def too_many(*_: object, **__: object) -> None:
+        raise OSError(24, os.strerror(24))
+
+    with monkeypatch.context() as patch:
+        if place == "manifest":
+            patch.setattr(Path, "read_bytes", too_many)
+        elif place == "sums":
+            patch.setattr(manifest, "hash_file", too_many)
+        else:
+            patch.setattr(np, "load", too_many)
+        with pytest.raises(CacheError, match=r"cannot be used .*Too many open files"):
+            ReferenceTable.open(tmp_path, KEY)
+    again = ReferenceTable.open(tmp_path, KEY)
+    assert again.set_aside == [] and not again.missing(sequences).any()
+
+
+def test_a_sequence_in_two_parts_counts_once(tmp_path):
+    sequences = flat(3)
+    table = ReferenceTable.open(tmp_path, KEY)
+    add(table, sequences)
+    add(table, sequences[2:4])
+    for view in (table, ReferenceTable.open(tmp_path, KEY)):
+        assert len(view) == 6
+        assert np.array_equal(view.gather(sequences), np.concatenate([values_of(one) for one in sequences]))
 
 
 FILES = ("digests.npy", "offsets.npy", "values.npy", "layouts.npy", "MANIFEST.json")

@@ -43,7 +43,7 @@ class TableKey:
       numeric_mode: Device type, dtypes and attention path, as the scorer states them.
       scorer: Digest of the source code that lays out and scores.
       torch, transformers: Versions.
-      machine: CPU capability and number of threads, or the name of the GPU.
+      machine: CPU capability and number of threads, or the name of the GPU; how exact float32 products are (TF32).
     """
 
     weights: str
@@ -70,6 +70,7 @@ def table_key(weights: str, numeric_mode: str) -> TableKey:
         machine = torch.cuda.get_device_name()
     else:
         machine = f"{torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads"
+    machine += f", float32 products {torch.get_float32_matmul_precision()}"
     return TableKey(weights, numeric_mode, scorer_version(), torch.__version__, transformers.__version__, machine)
 
 

@@ -9,6 +9,8 @@
             layouts.npy                 how each sequence was cut into branches (key.layout_digests), uint64, [N]
             MANIFEST.json               sizes and SHA-256 of the four
 
+Values are mapped, all else is held in memory: about 50 bytes a sequence. No part keeps a file open.
+
 Parts appear whole by a rename, so readers need no lock and several processes may write. A part whose checksum is wrong
 is set aside and its entries count as missing.
 """
@@ -24,6 +26,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 from jaxtyping import Bool, Float, Int, UInt64
 
 from preftree.errors import CacheError, CheckpointError
@@ -38,10 +41,18 @@ _FILES = ("digests.npy", "offsets.npy", "values.npy", "layouts.npy")
 @dataclass(frozen=True, eq=False, slots=True)
 class _Part:
     name: str
-    digests: np.ndarray  # S16, sorted; numpy compares fixed-width bytes as the disk has them
-    offsets: np.ndarray
     values: np.ndarray
-    layouts: np.ndarray
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class _Index:
+    """Where the values of each sequence are, over all parts; sorted by digest, no digest twice."""
+
+    digests: np.ndarray  # S16; numpy compares fixed-width bytes as the disk has them
+    part: np.ndarray
+    start: np.ndarray
+    stop: np.ndarray
+    layout: np.ndarray
 
 
 class ReferenceTable:
@@ -59,6 +70,8 @@ class ReferenceTable:
         self.folder = folder
         self.set_aside: list[str] = []
         self._parts: list[_Part] = []
+        nothing = np.empty(0, f"S{DIGEST_BYTES}"), np.zeros(1, np.int64), np.empty(0, np.uint64)
+        self._index = _index_of(0, *nothing)
 
     @classmethod
     def open(cls, root: Path, key: TableKey) -> ReferenceTable:
@@ -73,33 +86,57 @@ class ReferenceTable:
             clear_leftovers(table.folder)
             if not (table.folder / "key.json").exists():
                 write_atomic(table.folder / "key.json", json.dumps(asdict(key), indent=1, sort_keys=True) + "\n")
-            table.refresh()
         except OSError as error:
-            raise CacheError(
-                f"reference cache {table.folder} cannot be used ({error}); mend that, or set PREFTREE_CACHE to another "
-                "folder"
-            ) from error
+            raise table._unusable(error) from error
+        table.refresh()
         return table
 
     def __len__(self) -> int:
         """Number of sequences."""
-        return sum(len(part.digests) for part in self._parts)
+        return len(self._index.digests)
 
     def refresh(self) -> None:
-        """Take in the parts that other processes have written since."""
+        """Take in the parts that other processes have written since.
+
+        Raises:
+          CacheError: a part cannot be read, though nothing says that it is damaged; it stays where it is.
+        """
+        try:
+            self._take_in()
+        except OSError as error:
+            raise self._unusable(error) from error
+
+    def _take_in(self) -> None:
         known = {part.name for part in self._parts}
-        for path in sorted(self.folder.glob("part-*")):
-            if path.name in known:
-                continue
-            try:
-                self._parts.append(_open_part(path))
-            except (CheckpointError, ValueError, OSError) as error:
-                aside = path.with_name(f"damaged-{path.name}-{secrets.token_hex(4)}")
-                try:
-                    os.rename(path, aside)
-                except FileNotFoundError:  # another process has set it aside already
+        found: list[_Index] = []
+        try:
+            for path in sorted(self.folder.glob("part-*")):
+                if path.name in known:
                     continue
-                self.set_aside.append(f"reference cache: {error}; set aside as {aside}, its entries are computed again")
+                try:
+                    part, index = _open_part(path, len(self._parts))
+                except (CheckpointError, ValueError, FileNotFoundError) as error:
+                    self._set_aside(path, error)
+                    continue
+                self._parts.append(part)
+                found.append(index)
+        finally:  # what was read before a part that cannot be read counts
+            if found:
+                self._index = _merge([self._index, *found])
+
+    def _set_aside(self, path: Path, error: Exception) -> None:
+        aside = path.with_name(f"damaged-{path.name}-{secrets.token_hex(4)}")
+        try:
+            os.rename(path, aside)
+        except FileNotFoundError:  # another process has set it aside already
+            return
+        self.set_aside.append(f"reference cache: {error}; set aside as {aside}, its entries are computed again")
+
+    def _unusable(self, error: OSError) -> CacheError:
+        return CacheError(
+            f"reference cache {self.folder} cannot be used ({error}); mend that, or set PREFTREE_CACHE to another "
+            "folder"
+        )
 
     def missing(self, sequences: Sequence[TokenSequence]) -> Bool[np.ndarray, " R"]:
         """Which sequences the table does not hold."""
@@ -107,7 +144,7 @@ class ReferenceTable:
 
     def missing_digests(self, digests: Sequence[bytes]) -> Bool[np.ndarray, " R"]:
         """As `missing`, for sequences whose digests are known."""
-        return self._locate(digests)[0] < 0
+        return self._locate(digests) < 0
 
     def gather(self, sequences: Sequence[TokenSequence]) -> Float[np.ndarray, " I"]:
         """Log-probs of the scored tokens in nats, sequence after sequence and in token order.
@@ -118,11 +155,9 @@ class ReferenceTable:
         Raises:
           CacheError: a sequence is not in the table.
         """
-        parts, rows = self._find(sequences)
-        values = []
-        for part, row in zip(parts.tolist(), rows.tolist(), strict=True):
-            start, stop = self._parts[part].offsets[row : row + 2].tolist()
-            values.append(self._parts[part].values[start:stop])
+        index, rows = self._index, self._find(sequences)
+        places = zip(index.part[rows].tolist(), index.start[rows].tolist(), index.stop[rows].tolist(), strict=True)
+        values = [self._parts[part].values[start:stop] for part, start, stop in places]
         return np.concatenate(values) if values else np.empty(0, np.float32)
 
     def layouts(self, sequences: Sequence[TokenSequence]) -> UInt64[np.ndarray, " R"]:
@@ -131,9 +166,7 @@ class ReferenceTable:
         Raises:
           CacheError: a sequence is not in the table.
         """
-        parts, rows = self._find(sequences)
-        cuts = [self._parts[part].layouts[row] for part, row in zip(parts.tolist(), rows.tolist(), strict=True)]
-        return np.array(cuts, np.uint64)
+        return self._index.layout[self._find(sequences)]
 
     def add(
         self,
@@ -169,29 +202,67 @@ class ReferenceTable:
             ) from error
         self.refresh()
 
-    def _find(self, sequences: Sequence[TokenSequence]) -> tuple[Int[np.ndarray, " R"], Int[np.ndarray, " R"]]:
-        parts, rows = self._locate([sequence_digest(sequence) for sequence in sequences])
-        if (absent := np.flatnonzero(parts < 0)).size:
+    def _find(self, sequences: Sequence[TokenSequence]) -> Int[np.ndarray, " R"]:
+        rows = self._locate([sequence_digest(sequence) for sequence in sequences])
+        if (absent := np.flatnonzero(rows < 0)).size:
             raise CacheError(
                 f"reference cache {self.folder} lacks {len(absent)} of {len(sequences)} responses "
                 f"under weights {self.key.weights[:8]}.. ({self.key.numeric_mode}); run 'preftree ref build'"
             )
-        return parts, rows
+        return rows
 
-    def _locate(self, digests: Sequence[bytes]) -> tuple[Int[np.ndarray, " R"], Int[np.ndarray, " R"]]:
-        """For each digest the number of its part and its row there; -1 where it is in none."""
+    def _locate(self, digests: Sequence[bytes]) -> Int[np.ndarray, " R"]:
+        """The row of each digest in the index; -1 where it is not there."""
         wanted = np.frombuffer(b"".join(digests), f"S{DIGEST_BYTES}")
-        parts = np.full(len(wanted), -1)
-        rows = np.full(len(wanted), -1)
-        for number, part in enumerate(self._parts):
-            place = np.searchsorted(part.digests, wanted)
-            here = (parts < 0) & (part.digests[np.minimum(place, len(part.digests) - 1)] == wanted)
-            parts[here], rows[here] = number, place[here]
-        return parts, rows
+        held = self._index.digests
+        if not len(held):
+            return np.full(len(wanted), -1)
+        rows = np.searchsorted(held, wanted)
+        return np.where(held[np.minimum(rows, len(held) - 1)] == wanted, rows, -1)
 
 
-def _open_part(path: Path) -> _Part:
-    if set(verify_manifest(path)) != set(_FILES):
+def _open_part(path: Path, number: int) -> tuple[_Part, _Index]:
+    """A part and the index of it alone.
+
+    Raises:
+      CheckpointError: it is damaged, or missing.
+      OSError: it cannot be read, which says nothing about the part.
+    """
+    try:
+        listed = verify_manifest(path)
+    except CheckpointError as error:
+        cause = error.__cause__
+        if isinstance(cause, OSError) and not isinstance(cause, FileNotFoundError):
+            raise cause from None
+        raise
+    if set(listed) != set(_FILES):
         raise CheckpointError(f"{path} is damaged: its MANIFEST.json does not list what a part holds")
     # Never object arrays: those would be pickles.
-    return _Part(path.name, *(np.load(path / name, mmap_mode="r", allow_pickle=False) for name in _FILES))
+    digests, offsets, layouts = (
+        np.load(path / name, allow_pickle=False) for name in ("digests.npy", "offsets.npy", "layouts.npy")
+    )
+    return _Part(path.name, _map_array(path / "values.npy")), _index_of(number, digests, offsets, layouts)
+
+
+def _map_array(path: Path) -> np.ndarray:
+    """As np.load with mmap_mode="r", but no file stays open: numpy's maps keep one each, and there are few to have."""
+    array = np.load(path, mmap_mode="r", allow_pickle=False)
+    with pa.memory_map(str(path)) as file:
+        content = file.read_buffer()
+    return np.frombuffer(content, array.dtype, count=len(array), offset=array.offset)
+
+
+def _index_of(number: int, digests: np.ndarray, offsets: np.ndarray, layouts: np.ndarray) -> _Index:
+    return _Index(digests, np.full(len(digests), number, np.int32), offsets[:-1], offsets[1:], layouts)
+
+
+def _merge(found: Sequence[_Index]) -> _Index:
+    digests = np.concatenate([index.digests for index in found])
+    order = np.argsort(digests, kind="stable")  # the same sequence twice: the part that was found first
+    ordered = digests[order]
+    order = order[np.append(True, ordered[1:] != ordered[:-1])]  # never called without a part, and no part is empty
+
+    def column(name: str) -> np.ndarray:
+        return np.concatenate([getattr(index, name) for index in found])[order]
+
+    return _Index(digests[order], column("part"), column("start"), column("stop"), column("layout"))
