@@ -31,7 +31,7 @@ WORLDS = {
     "small": World("small", _PROMPTS, min_words=5, max_words=5),
 }
 
-SPECIAL = ("<pad>", "<unk>", "<eos>")
+SPECIAL = ("<unk>", "<eos>")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     tokenizer.pre_tokenizer = WhitespaceSplit()  # pyright: ignore[reportAttributeAccessIssue]
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
-        pad_token="<pad>",
+        pad_token="<eos>",
         unk_token="<unk>",
         eos_token="<eos>",
         clean_up_tokenization_spaces=False,
@@ -105,7 +105,7 @@ def build_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> LlamaForCausal
         num_hidden_layers=2,
         num_attention_heads=4,
         max_position_embeddings=32,
-        pad_token_id=SPECIAL.index("<pad>"),
+        pad_token_id=SPECIAL.index("<eos>"),
         bos_token_id=None,
         eos_token_id=SPECIAL.index("<eos>"),
         dtype=torch.float32,
