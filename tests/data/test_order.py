@@ -18,6 +18,7 @@ from preftree.data.order import (
     step_indices,
     steps_per_epoch,
 )
+from preftree.data.store import NO_PROMPT
 from preftree.errors import DataError
 
 groups = st.lists(st.integers(-3, 6), min_size=1, max_size=40).map(lambda values: np.array(values, np.int64))
@@ -99,8 +100,32 @@ def test_no_global_random_state_is_touched() -> None:
 
 def test_groups_are_prompts_only_where_prompts_repeat() -> None:
     repeated, single = np.array([1, 2, 1]), np.array([1, 2, 3])
-    assert order_groups(repeated, "prompt") is repeated
-    assert order_groups(single, "prompt") is None and order_groups(repeated, "example") is None
+    together = order_groups(repeated, "prompt", 8)
+    assert together is not None and together[0] == together[2] != together[1]
+    assert order_groups(single, "prompt", 8) is None and order_groups(repeated, "example", 8) is None
+    assert order_groups(np.array([5, 5, 5]), "prompt", 8) is None  # one prompt for all
+
+
+@given(groups, st.integers(1, 5))
+def test_no_group_is_larger_than_a_step_and_rows_without_a_prompt_are_alone(values: np.ndarray, batch: int) -> None:
+    if (numbers := order_groups(values, "prompt", batch)) is None:
+        assert len(set(values.tolist())) in (1, len(values))
+        return
+    for prompt in set(values.tolist()):
+        parts = [numbers[i] for i in np.flatnonzero(values == prompt).tolist()]
+        size = 1 if prompt == NO_PROMPT else batch
+        pieces = [parts[i : i + size] for i in range(0, len(parts), size)]
+        assert all(len(set(piece)) == 1 for piece in pieces)
+        assert len({piece[0] for piece in pieces}) == len(pieces)
+    pairs = set(zip(numbers.tolist(), values.tolist(), strict=True))
+    assert len(pairs) == len({number for number, _ in pairs})  # no number stands for two prompts
+
+
+def test_plain_text_beside_prompts_is_shuffled() -> None:
+    prompts = np.array([NO_PROMPT] * 90 + [1, 1, 2, 2, 3])
+    order = epoch_order(95, seed=0, epoch=0, groups=order_groups(prompts, "prompt", 8))
+    text = order[order < 90]
+    assert sum(after - before == 1 for before, after in pairwise(text.tolist())) < 8
 
 
 def test_groups_must_match_the_examples() -> None:
@@ -112,7 +137,8 @@ def test_groups_must_match_the_examples() -> None:
 def test_no_prompt_is_on_both_sides(values: np.ndarray, share: float, seed: int) -> None:
     train, held = hold_out(values, share, seed)
     assert sorted([*train.tolist(), *held.tolist()]) == list(range(len(values)))
-    assert len(train) and len(held) and not set(values[train].tolist()) & set(values[held].tolist())
+    assert len(train) and len(held)
+    assert not set(values[train].tolist()) & set(values[held].tolist()) - {NO_PROMPT}
 
 
 def test_a_held_out_share_is_the_share() -> None:
@@ -122,6 +148,25 @@ def test_a_held_out_share_is_the_share() -> None:
     assert held.tolist() != hold_out(prompts, 0.2, 8)[1].tolist()
     mixed = np.random.default_rng(0).permutation(prompts)  # another order of the file, the same prompts held out
     assert set(mixed[hold_out(mixed, 0.2, 7)[1]].tolist()) == set(prompts[held].tolist())
+
+
+def test_a_prompt_that_does_not_fit_is_passed_over() -> None:
+    prompts = np.concatenate([np.arange(100, 1000), np.repeat(7, 100)])  # 100 examples of one prompt
+    for seed in range(30):
+        assert len(hold_out(prompts, 0.08, seed)[1]) == 80
+    large = np.concatenate([np.repeat(7, 50), np.repeat(8, 30), np.repeat(9, 40)])  # none fits
+    assert all(hold_out(large, 0.1, seed)[1].tolist() == list(range(50, 80)) for seed in range(5))
+
+
+def test_rows_without_a_prompt_are_held_out_one_by_one() -> None:
+    text = np.full(200, NO_PROMPT)
+    train, held = hold_out(text, 0.1, 0)
+    assert len(held) == 20 and sorted([*train.tolist(), *held.tolist()]) == list(range(200))
+    assert held.tolist() != hold_out(text, 0.1, 1)[1].tolist()
+    assert sum(after - before == 1 for before, after in pairwise(held.tolist())) < 8
+    mixed = np.concatenate([text, np.repeat([5, 6], 20)])
+    held = hold_out(mixed, 0.5, 0)[1]
+    assert len(held) == 120 and all(np.isin(np.flatnonzero(mixed == one), held).sum() in (0, 20) for one in (5, 6))
 
 
 def test_one_prompt_cannot_be_split() -> None:

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 
 from preftree.data import tokenize as room
 from preftree.data.budgets import Budgets
-from preftree.data.order import split_by_prompt
+from preftree.data.order import hold_out
 from preftree.data.report import TokenReport
 from preftree.data.store import TokenStore
 from preftree.data.tokenize import tokenize_file
@@ -342,5 +342,5 @@ def test_rows_of_a_big_file_keep_their_order_and_places(tmp_path: Path) -> None:
     for index in np.random.default_rng(0).integers(0, 1499, 30).tolist():
         line = store.provenance(index).line
         assert halves(store[index].sequences[0], PLAIN)[1] == f" {line - 1}" + EOS
-    train, held = split_by_prompt(store, 0.3, 0)
+    train, held = hold_out(store.prompts, 0.3, 0)
     assert not set(store.prompts[train].tolist()) & set(store.prompts[held].tolist()) and len(held) > 200

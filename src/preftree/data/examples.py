@@ -15,6 +15,7 @@ from preftree.data.encode import Encoder, Ids
 from preftree.data.faults import RowFault, Tally
 from preftree.data.kinds import pair_margin
 from preftree.data.measure import parts
+from preftree.data.store import NO_PROMPT
 from preftree.data.template import Part, Rendered, check_special, render
 from preftree.data.writer import NewExample
 from preftree.records import Preference, Provenance, Ranking, Record
@@ -144,7 +145,9 @@ def _fitted(
     sizes = [len(response.ids) for response in responses]
     kept = fit(len(prompt.ids), sizes, start=start, budgets=budgets, truncation=truncation)
     cut = [_cut(response, size) for response, size in zip(responses, kept.kept, strict=True)]
-    digest = int.from_bytes(blake2b(prompt.ids.tobytes(), digest_size=8).digest(), "big", signed=True)
+    digest = NO_PROMPT
+    if tuple(prompt.ids.tolist()) != encoder.empty:
+        digest = int.from_bytes(blake2b(prompt.ids.tobytes(), digest_size=8).digest(), "big", signed=True)
     shown = _cut_prompt(prompt, start, kept)
     examples, faults, used = [], [], set()
     for unit in job.units:

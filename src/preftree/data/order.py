@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from jaxtyping import Int, UInt
 
-from preftree.data.store import TokenStore
+from preftree.data.store import NO_PROMPT
 from preftree.errors import DataError
 
 
@@ -31,11 +31,32 @@ class Step(NamedTuple):
     indices: Int[np.ndarray, " B"]
 
 
-def order_groups(prompts: Int[np.ndarray, " N"], order: Literal["prompt", "example"]) -> Int[np.ndarray, " N"] | None:
-    """What moves together: the prompts where the order is by prompt and any prompt repeats, else nothing."""
-    if order == "example" or len(np.unique(prompts)) == len(prompts):
+def order_groups(
+    prompts: Int[np.ndarray, " N"], order: Literal["prompt", "example"], batch_size: int
+) -> Int[np.ndarray, " N"] | None:
+    """What moves together: examples of one prompt where the order is by prompt, else nothing.
+
+    A prompt with more examples than a step holds is cut, in file order, into groups of a whole step and a rest: in one
+    piece it would not be shuffled at all. Examples without a prompt move each by itself, and so do all where they have
+    one and the same.
+
+    Args:
+      prompts: The prompt of each example, as `TokenStore.prompts`, [N].
+      order: By prompt or by example.
+      batch_size: Examples of a step.
+    Returns:
+      A number for each example, equal for those that stay together; None where every one moves by itself.
+    """
+    names, group, counts = np.unique(prompts, return_inverse=True, return_counts=True)
+    if order == "example" or len(names) in (1, len(prompts)):
         return None
-    return prompts
+    group = group.reshape(-1)
+    by_group = np.argsort(group, kind="stable")
+    within = np.empty(len(prompts), np.int64)  # its place among the examples of its prompt
+    within[by_group] = np.arange(len(prompts)) - np.repeat(np.cumsum(counts) - counts, counts)
+    chunk = np.where(prompts == NO_PROMPT, within, within // batch_size)
+    _, numbers = np.unique(np.stack([group, chunk]), axis=1, return_inverse=True)
+    return numbers.reshape(-1)
 
 
 def epoch_order(
@@ -100,26 +121,14 @@ def iterate_steps(
         yield Step(step, epoch, order[within * batch_size : (within + 1) * batch_size])
 
 
-def split_by_prompt(
-    store: TokenStore, share: float, seed: int
-) -> tuple[Int[np.ndarray, " train"], Int[np.ndarray, " eval"]]:
-    """Hold out a share of a store's examples; see `hold_out`.
-
-    Returns:
-      Indices of the training and of the held-out examples, both in file order.
-    Raises:
-      DataError: there are fewer than two prompts.
-    """
-    return hold_out(store.prompts, share, seed)
-
-
 def hold_out(
     prompts: Int[np.ndarray, " N"], share: float, seed: int
 ) -> tuple[Int[np.ndarray, " train"], Int[np.ndarray, " eval"]]:
     """Hold out a share of the examples, prompt by prompt: no prompt is in both parts.
 
-    Prompts are held out in the order of a keyed hash for as long as the share is not exceeded, and one at least; so the
-    choice does not depend on the order of the file.
+    Prompts are taken in the order of a keyed hash; one that would exceed the share is passed over. Where none fits, the
+    one with the fewest examples is taken. So the choice does not depend on the order of the file. Only examples without
+    a prompt are taken one by one, by their number among these.
 
     Args:
       prompts: The prompt of each example, as `TokenStore.prompts`, [N].
@@ -128,21 +137,35 @@ def hold_out(
     Returns:
       Indices of the training and of the held-out examples, both in file order.
     Raises:
-      DataError: there are fewer than two prompts.
+      DataError: there are fewer than two prompts, and fewer than two examples without one.
     """
-    names, group, counts = np.unique(prompts, return_inverse=True, return_counts=True)
-    if len(names) < 2:
-        raise DataError(
-            f"a held-out part needs at least two prompts, got {len(names)}; give eval_data a file of its own"
-        )
     key = str(seed).encode()
-    hashes = [blake2b(int(name).to_bytes(8, "big", signed=True), digest_size=8, key=key).digest() for name in names]
-    order = np.array(sorted(range(len(names)), key=hashes.__getitem__))
-    within = np.cumsum(counts[order]) <= round(share * len(prompts))
-    taken = min(max(int(within.sum()), 1), len(names) - 1)
-    held = np.zeros(len(names), np.bool_)
-    held[order[:taken]] = True
-    mask = held[group.reshape(-1)]
+
+    def place(kind: bytes, name: int) -> bytes:
+        return blake2b(kind + name.to_bytes(8, "big", signed=True), digest_size=8, key=key).digest()
+
+    bare = np.flatnonzero(prompts == NO_PROMPT)
+    names, group, counts = np.unique(prompts, return_inverse=True, return_counts=True)
+    group, prompted = group.reshape(-1), names != NO_PROMPT
+    hashes = [place(b"", name) if name != NO_PROMPT else b"" for name in names.tolist()]
+    # Of each unit: its hash and its size. First the prompts (that of none has no examples left), then single examples.
+    group[bare] = len(names) + np.arange(len(bare))
+    counts = np.concatenate([np.where(prompted, counts, 0), np.ones(len(bare), np.int64)])
+    hashes += [place(b"row", number) for number in range(len(bare))]
+    units = [unit for unit in sorted(range(len(counts)), key=hashes.__getitem__) if counts[unit]]
+    if len(units) < 2:
+        raise DataError(
+            f"a held-out part needs at least two prompts, got {len(units)}; give eval_data a file of its own"
+        )
+    room = min(round(share * len(prompts)), len(prompts) - 1)
+    held = np.zeros(len(counts), np.bool_)
+    for unit in units:
+        if counts[unit] <= room:
+            held[unit] = True
+            room -= int(counts[unit])
+    if not held.any():
+        held[min(units, key=counts.__getitem__)] = True
+    mask = held[group]
     return np.flatnonzero(~mask), np.flatnonzero(mask)
 
 

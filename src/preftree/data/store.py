@@ -38,6 +38,9 @@ SCHEMA = pa.schema(
         ("line", pa.int64()),
     ]
 )
+NO_PROMPT = 0
+"""Stands in the place of a prompt's digest where there is none, as in plain text."""
+
 HEAVY = ("prompt", "responses", "scored")
 LIGHT = tuple(name for name in SCHEMA.names if name not in HEAVY)
 
@@ -70,7 +73,8 @@ class TokenStore:
       num_scored: Scored tokens over all sequences of each example, [N].
       weights: [N].
       ties: Whether neither response of an example is preferred, [N].
-      prompts: 64-bit digests of the prompts as they were before any trimming, [N]; equal where the prompts are.
+      prompts: 64-bit digests of the prompts as they were before any trimming, [N]; equal where the prompts are,
+        `NO_PROMPT` where there is none.
       digest: Hash of the content of all examples: ids, scored places, weights, margins, ties.
       report: What the writer said about the source.
     """
