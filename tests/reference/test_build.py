@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -194,6 +194,35 @@ def test_data_is_read_in_bounded_chunks(tmp_path, monkeypatch):
     report = build_reference(table_of(tmp_path, scorer), scorer, rows(), budget=512, progress=count)
     assert report.num_scored == 160
     assert max(read_ahead) < 60
+
+
+def test_one_group_of_all_the_data_is_read_in_bounded_chunks(tmp_path, monkeypatch):
+    chunked(monkeypatch, 1000)
+    sequences = [sequence for pair in some_pairs(80) for sequence in pair]
+    grown: list[int] = []
+    original = build_module.grow_tree
+
+    def growing(some: Sequence[TokenSequence]) -> Any:
+        grown.append(sum(len(sequence.ids) for sequence in some))
+        return original(some)
+
+    monkeypatch.setattr(build_module, "grow_tree", growing)
+    scored = [0]
+
+    def rows() -> Iterator[TokenSequence]:
+        for number, sequence in enumerate(sequences):
+            assert number - scored[0] < 90  # the chunk that is scored, and the next
+            yield sequence
+
+    def count(report: BuildReport) -> None:
+        scored[0] = report.num_scored
+
+    scorer = Scorer(tiny_llama())
+    table = table_of(tmp_path / "one", scorer)
+    report = build_reference(table, scorer, [rows()], budget=512, progress=count)
+    assert report.num_scored == 160 and max(grown) <= 1000
+    apart = build(tmp_path / "apart", scorer, [[sequence] for sequence in sequences])[0]
+    assert np.abs(table.gather(sequences) - apart.gather(sequences)).max() < 1e-5
 
 
 def test_rows_of_equal_length_stand_together_where_prompts_cannot_be_shared(tmp_path):

@@ -19,7 +19,7 @@ from preftree.tree.layout import TokenSequence, grow_tree
 from preftree.tree.pack import pack
 
 _CHUNK_TOKENS = 2**18
-"""Tokens that are held in memory and packed together, at the least."""
+"""Tokens that are held in memory and packed together at most, unless 32 micro-batches are more or one response is."""
 
 _SECONDS_AT_RISK = 60.0
 """Longest time whose forwards a kill can lose; an interrupt loses none."""
@@ -57,7 +57,7 @@ class _Group:
 def build_reference(
     table: ReferenceTable,
     scorer: Scorer,
-    groups: Iterable[Sequence[TokenSequence]],
+    groups: Iterable[Iterable[TokenSequence]],
     *,
     budget: int,
     name: Callable[[int], str] = "example {}".format,
@@ -66,9 +66,9 @@ def build_reference(
 ) -> BuildReport:
     """Score every response that the table lacks, and store its token log-probs.
 
-    Groups are read in chunks, so data of any size takes bounded memory, and each chunk is stored when it is done: after
-    an interrupt the next build goes on from there. Two processes that build one table take turns, chunk by chunk, and
-    score nothing twice. Dropout is off, whatever mode the scorer is in.
+    Groups are read in chunks, and one larger than a chunk is cut, so data of any size takes bounded memory. Each chunk
+    is stored when it is done: after an interrupt the next build goes on from there. Two processes that build one table
+    take turns, chunk by chunk, and score nothing twice. Dropout is off, whatever mode the scorer is in.
 
     Args:
       table: Where the log-probs go; open it with the key of this very scorer.
@@ -108,17 +108,32 @@ def build_reference(
     return report()
 
 
-def _chunks(groups: Iterable[Sequence[TokenSequence]], tokens: int) -> Iterator[list[_Group]]:
+def _chunks(groups: Iterable[Iterable[TokenSequence]], tokens: int) -> Iterator[list[_Group]]:
     chunk: list[_Group] = []
     held = 0
     for index, group in enumerate(groups):
-        chunk.append(_Group(index, tuple(group), tuple(sequence_digest(sequence) for sequence in group)))
-        held += sum(len(sequence.ids) for sequence in group)
-        if held >= tokens:
-            yield chunk
-            chunk, held = [], 0
+        for part, size in _cut(group, tokens):
+            if chunk and held + size > tokens:
+                yield chunk
+                chunk, held = [], 0
+            chunk.append(_Group(index, part, tuple(sequence_digest(sequence) for sequence in part)))
+            held += size
     if chunk:
         yield chunk
+
+
+def _cut(group: Iterable[TokenSequence], tokens: int) -> Iterator[tuple[tuple[TokenSequence, ...], int]]:
+    """The sequences of a group in parts of at most `tokens`, or of one sequence; with their tokens."""
+    part: list[TokenSequence] = []
+    held = 0
+    for sequence in group:
+        if part and held + len(sequence.ids) > tokens:
+            yield tuple(part), held
+            part, held = [], 0
+        part.append(sequence)
+        held += len(sequence.ids)
+    if part:
+        yield tuple(part), held
 
 
 def _lacking(table: ReferenceTable, chunk: Sequence[_Group]) -> list[_Group]:
@@ -197,19 +212,23 @@ def _fitting(group: _Group, budget: int, name: Callable[[int], str]) -> Iterator
     if size <= budget:
         yield group, size
         return
+
+    def size_of(places: Sequence[int]) -> int:
+        return len(grow_tree([group.sequences[place] for place in places]))
+
     places: list[int] = []
-    size = 0
-    for place in range(len(group.sequences)):
-        grown = len(grow_tree(group.part([*places, place]).sequences))
-        if grown > budget:
-            grown = len(grow_tree(group.part([place]).sequences))
-            if grown > budget:
-                raise _too_long(group, grown, budget, name)
-            yield group.part(places), size
-            places = []
+    bound = 0  # of the tree of `places`; growing it anew for every sequence would take quadratic time
+    for place, sequence in enumerate(group.sequences):
+        bound += len(sequence.ids)
+        if bound > budget:
+            bound = size_of([*places, place])
+        if bound > budget:
+            if (alone := size_of([place])) > budget:
+                raise _too_long(group, alone, budget, name)
+            yield group.part(places), size_of(places)
+            places, bound = [], alone
         places.append(place)
-        size = grown
-    yield group.part(places), size
+    yield group.part(places), size_of(places)
 
 
 def _too_long(group: _Group, size: int, budget: int, name: Callable[[int], str]) -> ConfigError:
