@@ -80,7 +80,7 @@ def num_steps(pace: Pace, num_examples: int) -> int:
 
 def steps_from(part: Part, config: RunConfig, first: int, last: int) -> Iterator[Int[np.ndarray, " B"]]:
     """The rows of steps `first` to `last - 1`, the same wherever a run is taken up."""
-    groups = order_groups(part.store.prompts[part.rows], config.data.order)
+    groups = order_groups(part.store.prompts[part.rows], config.data.order, config.batch_size)
     steps = iterate_steps(
         first, last, num_examples=len(part.rows), batch_size=config.batch_size, seed=config.seed, groups=groups
     )
@@ -108,9 +108,9 @@ class PromptGroups:
     def __len__(self) -> int:
         return len(self._rows)
 
-    def __iter__(self) -> Iterator[list[TokenSequence]]:
+    def __iter__(self) -> Iterator[Iterator[TokenSequence]]:
         for rows in self._rows:
-            yield [sequence for row in rows for sequence in self._part.store[int(row)].sequences]
+            yield (sequence for row in rows for sequence in self._part.store[int(row)].sequences)
 
     def name(self, group: int) -> str:
         """Where the first row of a group stands in the data."""
