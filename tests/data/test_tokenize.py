@@ -14,7 +14,7 @@ from preftree.data import tokenize as room
 from preftree.data.budgets import Budgets
 from preftree.data.order import hold_out
 from preftree.data.report import TokenReport
-from preftree.data.store import TokenStore
+from preftree.data.store import NO_PROMPT, TokenStore
 from preftree.data.tokenize import tokenize_file
 from preftree.errors import CacheError, DataError
 from preftree.tree.layout import TokenSequence, grow_tree
@@ -122,6 +122,7 @@ def test_what_the_store_counts_is_what_the_tree_holds(tmp_path: Path) -> None:
         assert store.num_tokens[index] == len(grow_tree(sequences))
         assert store.num_scored[index] == sum(int(sequence.scored.sum()) for sequence in sequences)
     assert store.prompts[0] == store.prompts[1] and len(set(store.prompts.tolist())) == 4
+    assert np.flatnonzero(store.prompts == NO_PROMPT).tolist() == [2]
     assert [store[i].tie for i in range(5)] == [False] * 4 + [True]
 
 
