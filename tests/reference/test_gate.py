@@ -17,7 +17,7 @@ from preftree.reference.store import ReferenceTable
 from preftree.scoring.forward import Scorer
 from preftree.tree.segment import sum_responses
 from support.models import tiny, tiny_llama
-from support.tables import build, some_pairs, table_of, with_adapter
+from support.tables import CountingScorer, build, some_pairs, table_of, with_adapter
 
 PRECISIONS = ("fp32", "bf16")
 
@@ -51,6 +51,25 @@ def test_the_same_packing_in_fp32_gives_ln_2_exactly(tmp_path):
     delta = (policy - reference).reshape(8, 2)
     loss = -nn.functional.logsigmoid(0.1 * (delta[:, 0] - delta[:, 1]))
     assert loss.tolist() == [float(np.log(2.0))] * 8
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("budget", [1, 150, 8192])
+def test_no_forward_is_over_the_budget(tmp_path, monkeypatch, precision, budget):
+    scorer = CountingScorer(tiny_llama(), precision=precision)
+    pairs = some_pairs(12)
+    sizes = [len(table_sequence(pair)) for pair in pairs]
+    table, _ = build(tmp_path, scorer, pairs, budget=max(budget, *sizes))
+    seen: list[int] = []
+    forward = CountingScorer.forward
+    monkeypatch.setattr(CountingScorer, "forward", lambda self, b: (seen.append(len(b.input_T)), forward(self, b))[1])
+    report = verify_start(scorer, table, pairs[:6], budget=budget)
+    assert report.num_responses == 12
+    assert max(seen) <= max(budget, *sizes[:6])
+    with torch.no_grad():
+        scorer.model.get_parameter(last_matrix(scorer.model)).mul_(2.0)
+    with pytest.raises(TrainingError, match="differs from its reference"):
+        verify_start(scorer, table, pairs[:6], budget=budget)
 
 
 def table_sequence(pair: list) -> range:

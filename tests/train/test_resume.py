@@ -11,14 +11,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
+from torch.optim import Optimizer
 
 from preftree.config.schema import DpoConfig, RunConfig
-from preftree.errors import CheckpointError, ConfigError, TrainingError
-from preftree.storage.checkpoint import list_checkpoints
+from preftree.errors import CheckpointError, ConfigError, ModelError, TrainingError, UserError
+from preftree.scoring.forward import Scorer
+from preftree.storage.checkpoint import CheckpointState, LoadedCheckpoint, list_checkpoints
 from preftree.train import loop
 from preftree.train.dpo import run_dpo
 from preftree.train.loop import Outcome
 from preftree.train.sft import run_sft
+from preftree.train.state import Progress
+from preftree.train.track import Tracker
 from support.small_runs import dpo_config, load_trained, make_model, make_pairs, rows_of, sft_config
 
 STEPS = 7  # with 18 training pairs: 5 steps an epoch, so the run crosses into the second
@@ -189,12 +194,16 @@ def test_never_starts_over_and_says_so(
     assert rows_of(place / "again") == rows_of(straight)
 
 
-def test_a_finished_run_goes_on_under_a_constant_rate(place: Path) -> None:
-    words = ("schedule=constant", "warmup_steps=2")
-    run(config_of(place, "short", *words, "max_steps=4"))
-    run(config_of(place, "short", *words, "max_steps=6"))
-    run(config_of(place, "long", *words, "max_steps=6"))
-    ours, theirs = load_trained(place / "short"), load_trained(place / "long")
+@pytest.mark.parametrize("warmup", ["2", "0.5"])
+def test_a_finished_run_goes_on_under_a_constant_rate(place: Path, warmup: str) -> None:
+    words, short = ("schedule=constant", f"warmup_steps={warmup}"), f"short-{warmup}"
+    run(config_of(place, short, *words, "max_steps=4"))
+    run(config_of(place, short, *words, "max_steps=5"))
+    run(config_of(place, short, *words, "max_steps=6"))
+    run(config_of(place, f"long-{warmup}", "schedule=constant", "warmup_steps=2", "max_steps=6"))
+    with pytest.raises(CheckpointError, match="steps of warm-up was 2, is 5"):
+        run(config_of(place, short, "schedule=constant", "warmup_steps=0.9", "max_steps=6"))
+    ours, theirs = load_trained(place / short), load_trained(place / f"long-{warmup}")
     assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), theirs.parameters(), strict=True))
 
 
@@ -231,18 +240,95 @@ def test_a_damaged_checkpoint_is_passed_over_and_said(
     assert rows_of(place / "damaged") == rows_of(straight)
 
 
-def test_a_step_that_fails_leaves_the_state_before_it(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("error", [TrainingError, ModelError])
+def test_a_step_that_fails_leaves_the_state_before_it(
+    place: Path, monkeypatch: pytest.MonkeyPatch, error: type[UserError]
+) -> None:
     real = loop.take_step
 
     def fail(*args: object, **options: object) -> object:
         if options["name"] == "step 3":
-            raise TrainingError("step 3: loss is nan for pairs.jsonl:1")
+            raise error("step 3: loss is nan for pairs.jsonl:1")
         return real(*args, **options)  # pyright: ignore[reportArgumentType]
 
     monkeypatch.setattr(loop, "take_step", fail)
-    with pytest.raises(TrainingError, match="step 3"):
-        run(config_of(place, "failed"))
-    assert [path.name for path in list_checkpoints(place / "failed" / "checkpoints")] == ["step-000002"]
+    out = f"failed-{error.__name__}"
+    with pytest.raises(error, match="step 3"):
+        run(config_of(place, out))
+    assert [path.name for path in list_checkpoints(place / out / "checkpoints")] == ["step-000002"]
+
+
+def test_an_evaluation_that_fails_leaves_the_state_before_it(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **options: object) -> None:
+        raise TrainingError(f"{options['name']}: loss is inf for pairs.jsonl:1")
+
+    monkeypatch.setattr(loop, "measure", fail)
+    with pytest.raises(TrainingError, match="evaluation after step 3: loss is inf"):
+        run(config_of(place, "unmeasured"))
+    assert [path.name for path in list_checkpoints(place / "unmeasured" / "checkpoints")] == ["step-000003"]
+
+
+@pytest.mark.parametrize("held_out", [True, False])
+def test_weights_that_are_not_finite_are_never_written(
+    place: Path, monkeypatch: pytest.MonkeyPatch, held_out: bool
+) -> None:
+    real = loop.take_step
+
+    def spoil(*args: object, **options: object) -> object:
+        result = real(*args, **options)  # pyright: ignore[reportArgumentType]
+        if options["name"] == "step 4":
+            scorer = args[2]
+            assert isinstance(scorer, Scorer)
+            with torch.no_grad():
+                next(scorer.parameters())[0] = torch.inf
+        return result
+
+    monkeypatch.setattr(loop, "take_step", spoil)
+    out = place / f"spoilt-{held_out}"
+    words = ("eval_data=.2", "eval_every=4") if held_out else ("eval_data=null", "eval_every=null")
+    with pytest.raises(TrainingError, match=r"after step 4 1 of the model's tensors are not finite, first model\.\S+;"):
+        run(config_of(place, out.name, *words, "max_steps=4", "save_every=2"))
+    assert [path.name for path in list_checkpoints(out / "checkpoints")] == ["step-000002"]
+    assert not (out / "model").exists()
+
+
+def test_a_run_lets_the_checkpoint_go(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    undo = stop_during(monkeypatch, 2, signal.SIGTERM)
+    run(config_of(place, "let-go"))
+    undo()
+    starts: list[LoadedCheckpoint] = []
+    real, restore = loop.take_step, loop.restore
+
+    def keep(model: nn.Module, optimizer: Optimizer, checkpoint: LoadedCheckpoint) -> Progress:
+        starts.append(checkpoint)
+        return restore(model, optimizer, checkpoint)
+
+    def look(*args: object, **options: object) -> object:
+        assert not starts[0].state.tensors
+        return real(*args, **options)  # pyright: ignore[reportArgumentType]
+
+    monkeypatch.setattr(loop, "restore", keep)
+    monkeypatch.setattr(loop, "take_step", look)
+    assert run(config_of(place, "let-go")).progress.step == STEPS
+    assert len(starts) == 1
+
+
+def test_rows_are_on_disk_before_a_checkpoint_counts_them(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    sync, save = Tracker.sync, loop.save_checkpoint
+
+    def note_sync(tracker: Tracker) -> None:
+        told.append(f"rows {tracker.num_rows}")
+        sync(tracker)
+
+    def note_save(root: Path, step: int, state: CheckpointState, *, keep: int) -> Path:
+        told.append(f"counts {state.meta['progress']['rows']}")
+        return save(root, step, state, keep=keep)
+
+    monkeypatch.setattr(Tracker, "sync", note_sync)
+    monkeypatch.setattr(loop, "save_checkpoint", note_save)
+    run(config_of(place, "synced", "max_steps=4", "save_every=2", "eval_data=null", "eval_every=null"))
+    assert told == ["rows 2", "counts 2", "rows 4", "counts 4"]
 
 
 def test_two_trainers_in_one_folder(place: Path) -> None:

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from preftree.config.schema import Optimisation
 from preftree.data.store import TokenExample
 from preftree.distributed.world import World
-from preftree.errors import ConfigError, TrainingError
+from preftree.errors import ConfigError, ModelError, TrainingError, UserError
 from preftree.losses.table import bind
 from preftree.scoring.forward import Scorer
 from preftree.train.dpo import pair_task
@@ -29,6 +29,7 @@ from preftree.tree.layout import TokenSequence
 from preftree.tree.segment import ResponseLogps
 from support.examples import ListStore, make_store, random_demonstrations, random_pairs
 from support.models import tiny, tiny_llama
+from support.ranks import run_ranks
 from support.reference import reference_table
 
 # Llama's norms compute in fp32 even in a float64 model; GPT-2's do not.
@@ -255,6 +256,53 @@ def test_weights_that_are_not_finite_name_every_row(tmp_path: Path) -> None:
         model.lm_head.weight[5] = math.nan
     with pytest.raises(TrainingError, match=r"step: loss is nan for pairs\.jsonl:1, .* and 4 more"):
         take_step(task, np.arange(12), scorer, build_optimizer(model, ADAM), budget=64, max_grad_norm=1.0, world=ALONE)
+
+
+@pytest.mark.parametrize("recipe", ["dpo", "sft"])
+def test_an_evaluation_that_is_not_finite_names_the_rows(tmp_path: Path, recipe: str) -> None:
+    store = random_pairs(12) if recipe == "dpo" else random_demonstrations(12)
+    model = tiny_llama()
+    scorer = Scorer(model)
+    task = demonstration_task(store)
+    if recipe == "dpo":
+        table = reference_table(tmp_path, scorer, store)
+        task = pair_task(store, bind("dpo", {"beta": 0.1}), table, held_out=True)
+    with torch.no_grad():
+        model.lm_head.weight[5] = math.nan
+    with pytest.raises(
+        TrainingError, match=r"held out: loss is nan for \w+\.jsonl:1, .* and 4 more; look at these rows"
+    ):
+        measure(task, np.arange(12), scorer, budget=64, world=ALONE, name="held out")
+
+
+def _fail_on_one(world: World, folder: Path) -> None:
+    store = random_demonstrations(6)
+    scorer = Scorer(tiny_llama())
+    task = demonstration_task(store)
+
+    def value(policy: ResponseLogps, some: Sequence[TokenExample]) -> Values:
+        if world.rank:
+            raise ModelError("too long a row")
+        return task.value(policy, some)
+
+    failing = replace(task, value=value)
+    optimizer = build_optimizer(scorer.model, ADAM)
+    told = []
+    for work in (
+        lambda: take_step(failing, np.arange(6), scorer, optimizer, budget=64, max_grad_norm=1.0, world=world),
+        lambda: measure(failing, np.arange(6), scorer, budget=64, world=world),
+    ):
+        with pytest.raises(UserError) as caught:
+            work()
+        told.append(str(caught.value))
+    assert not optimizer.state
+    (folder / f"{world.rank}").write_text("\n".join(told))
+
+
+def test_what_one_rank_meets_stops_all(tmp_path: Path) -> None:
+    run_ranks(2, _fail_on_one, tmp_path)
+    assert (tmp_path / "1").read_text() == "too long a row\ntoo long a row"
+    assert (tmp_path / "0").read_text().count("another process has stopped the run") == 2
 
 
 def test_an_example_over_the_budget_is_a_sentence(tmp_path: Path) -> None:

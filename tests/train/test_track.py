@@ -67,6 +67,19 @@ def test_a_full_disk_is_a_sentence() -> None:
         Tracker(file=full).write(ROW)
 
 
+def test_rows_that_cannot_reach_the_disk_are_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with io.FileIO(tmp_path / "rows", "w") as file:
+        tracker = Tracker(file=file)
+        tracker.write(ROW)
+        tracker.sync()
+        monkeypatch.setattr("os.fsync", fail)
+        with pytest.raises(TrainingError, match=r"rows cannot be written \(Input/output error\)"):
+            tracker.sync()
+
+
 def test_a_run_goes_on_without_tensorboard(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     class Broken:
         def add_scalar(self, *_: object) -> None:

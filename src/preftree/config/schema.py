@@ -30,7 +30,7 @@ class DataSource(_Strict):
 
     Attributes:
       path: A file, a folder of files, or a data set id of the Hugging Face hub.
-      format: Name of the format (see `preftree data inspect`); recognised where it is null.
+      format: Name of the format (see `preftree data inspect`), of a held-out file as well; recognised where it is null.
       order: `prompt` shuffles whole prompts, so that the branches of one meet in a step; `example` shuffles rows.
       max_rejected: Share of faulty rows above which the run stops.
     """

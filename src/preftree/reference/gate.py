@@ -16,6 +16,7 @@ from preftree.reference.key import layout_digests
 from preftree.reference.store import ReferenceTable
 from preftree.scoring.forward import Scorer
 from preftree.tree.layout import TokenSequence
+from preftree.tree.pack import pack
 from preftree.tree.segment import sum_responses
 
 TIMES_NOISE = 4.0
@@ -38,29 +39,35 @@ class GateReport:
     tolerance: float
 
 
-def verify_start(scorer: Scorer, table: ReferenceTable, groups: Sequence[Sequence[TokenSequence]]) -> GateReport:
+def verify_start(
+    scorer: Scorer, table: ReferenceTable, groups: Sequence[Sequence[TokenSequence]], *, budget: int = 8192
+) -> GateReport:
     """Compare the policy with its reference before the first step of a fresh run whose reference is its own start.
 
     Rounding depends on what is computed together. How much is measured here, on the same responses: each group alone
-    against all together, and, for responses that the table holds from a tree that was cut elsewhere, each response
-    alone as well. The policy may differ from the table by 4 times that. Where the packings agree to the last bit, the
-    rounding of the log-probs themselves is allowed, `4 * eps * sqrt(sum(logp ** 2))` over a response's tokens: about
-    1e-5 nats in fp32. Zero is not demanded, since the batch that the table was computed in is larger than these.
+    against as many together as the budget holds, and, for responses that the table holds from a tree that was cut
+    elsewhere or where the budget holds no two groups, each response alone as well. The policy may differ from the table
+    by 4 times that. Where the packings agree to the last bit, the rounding of the log-probs themselves is allowed, `4 *
+    eps * sqrt(sum(logp ** 2))` over a response's tokens: about 1e-5 nats in fp32. Zero is not demanded, since the batch
+    that the table was computed in is larger than these.
 
     Args:
       scorer: The policy, in the mode it is trained in: dropout that is on is one of the things to be found.
       table: The reference log-probs; holds every response of `groups`.
       groups: A few prompts with their responses, as they were given to `build_reference`.
+      budget: Most tokens of a forward; a group that is larger is computed by itself.
 
     Raises:
       TrainingError: they differ by more; both figures are in the message.
       CacheError: the table lacks a response.
     """
     sequences = [sequence for group in groups for sequence in group]
+    sizes = [len(scorer.lay_out([group]).input_T) for group in groups]
+    bins = [sorted(some) for some in pack(sizes, max([budget, *sizes]))]
     with torch.no_grad():
-        policy = _sums(scorer, groups)
+        policy = _packed(scorer, groups, bins)
         with evaluating(scorer):
-            together = _sums(scorer, groups)
+            together = _packed(scorer, groups, bins)
             one_group = torch.cat([_sums(scorer, [group]) for group in groups])
             one_response = torch.cat([_sums(scorer, [[sequence]]) for sequence in sequences])
     tokens = torch.from_numpy(table.gather(sequences))
@@ -70,6 +77,8 @@ def verify_start(scorer: Scorer, table: ReferenceTable, groups: Sequence[Sequenc
 
     packing = float((together - one_group).abs().max())
     cutting = max(packing, float((together - one_response).abs().max()))
+    if len(bins) == len(groups):
+        packing = cutting  # nothing was packed, so that says nothing of how packing rounds
     cuts = np.concatenate([layout_digests(group, share=scorer.shares_prefixes) for group in groups])
     noise = torch.where(torch.from_numpy(cuts == table.layouts(sequences)), packing, cutting)
     allowed = TIMES_NOISE * torch.maximum(noise, torch.finfo(tokens.dtype).eps * size)
@@ -83,6 +92,17 @@ def verify_start(scorer: Scorer, table: ReferenceTable, groups: Sequence[Sequenc
             f"of other weights or another adapter, or dropout is on: check both models, or delete {table.folder}"
         )
     return report
+
+
+def _packed(
+    scorer: Scorer, groups: Sequence[Sequence[TokenSequence]], bins: Sequence[Sequence[int]]
+) -> Float[Tensor, " R"]:
+    """A forward for each bin of groups; the responses come in the order of `groups`."""
+    sums: dict[int, Tensor] = {}
+    for some in bins:
+        parts = _sums(scorer, [groups[index] for index in some]).split([len(groups[index]) for index in some])
+        sums |= zip(some, parts, strict=True)
+    return torch.cat([sums[index] for index in range(len(groups))])
 
 
 def _sums(scorer: Scorer, groups: Sequence[Sequence[TokenSequence]]) -> Float[Tensor, " R"]:

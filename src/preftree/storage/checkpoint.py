@@ -36,7 +36,7 @@ class CheckpointState:
       meta: Plain JSON: schedule, data position, counters.
     """
 
-    tensors: Mapping[str, Mapping[str, Tensor]]
+    tensors: dict[str, Mapping[str, Tensor]]
     meta: Mapping[str, Any]
 
 
@@ -147,7 +147,7 @@ def _load(path: Path, skipped: tuple[str, ...]) -> LoadedCheckpoint:
     if content["step"] != step:
         raise CheckpointError(f"{path} holds step {content['step']}: the folder was renamed; give it its name back")
     try:
-        tensors = {
+        tensors: dict[str, Mapping[str, Tensor]] = {
             name.removesuffix(".safetensors"): read_tensors(path / name) for name in files if name != "meta.json"
         }
     except (OSError, SafetensorError) as error:

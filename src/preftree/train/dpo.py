@@ -136,7 +136,7 @@ def run_dpo(config: DpoConfig) -> Outcome:
         del reference  # another model's weights are not needed again
         if setup.start is None and config.reference == "start":
             groups = [setup.data.train.store[row].sequences for row in probe_rows(setup.data.train)]
-            gate = verify_start(setup.scorer, table, groups)
+            gate = verify_start(setup.scorer, table, groups, budget=config.micro_batch_tokens)
             log.info("policy equals reference: %.1e nats of %.1e allowed", gate.largest_logratio, gate.tolerance)
         return run.execute(setup, lambda store, held_out: pair_task(store, loss, table, held_out=held_out), path)
 

@@ -31,6 +31,7 @@ from preftree.storage.checkpoint import LoadedCheckpoint, list_checkpoints, load
 from preftree.storage.lock import lock_run
 from preftree.train.card import model_card
 from preftree.train.loop import Outcome
+from preftree.train.state import require_finite
 
 log = logging.getLogger("preftree")
 
@@ -151,9 +152,14 @@ def finish(
     about: Mapping[str, object],
     world: World,
 ) -> None:
-    """Write RUN/model with its card, and RUN/summary.json last: it says that all else is there."""
+    """Write RUN/model with its card, and RUN/summary.json last: it says that all else is there.
+
+    Raises:
+      TrainingError: a weight is not finite, or the folder cannot be written.
+    """
     if not world.leads:
         return
+    require_finite(scorer.model, outcome.progress.step)
     out = Path(config.out)
     progress = outcome.progress
     summary = {

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,12 +19,12 @@ from torch.optim import Optimizer
 from preftree.config.schema import RunConfig
 from preftree.distributed.reduce import lead_first, max_over_ranks
 from preftree.distributed.world import World
-from preftree.errors import TrainingError
+from preftree.errors import UserError
 from preftree.scoring.forward import Scorer
 from preftree.storage.checkpoint import LoadedCheckpoint, save_checkpoint
 from preftree.train.optim import learning_rate, set_learning_rate
 from preftree.train.signals import stop_on_signals
-from preftree.train.state import Progress, capture, restore
+from preftree.train.state import Progress, capture, require_finite, restore
 from preftree.train.step import Task, measure, take_step
 from preftree.train.track import Row, open_tracker
 
@@ -71,8 +71,9 @@ def train(
     """Run the loop from the start, or from a checkpoint, to its end or a signal; it always leaves a checkpoint.
 
     Raises:
-      TrainingError: a loss or a gradient is not finite; the checkpoint before it is the newest.
+      TrainingError: a loss, a gradient or a weight is not finite; the last good state is the newest checkpoint.
       CheckpointError: a checkpoint could not be read or written.
+      UserError: a step could not be computed; the state before it is saved.
     """
     progress = restore(scorer.model, optimizer, start) if start else Progress()
     saved, evaluated = progress.step if start else -1, -1
@@ -99,11 +100,22 @@ def train(
 
             def write() -> None:
                 if world.leads:
+                    require_finite(scorer.model, progress.step)
+                    tracker.sync()
                     state = capture(scorer.model, optimizer, progress, plan.about)
                     save_checkpoint(out / "checkpoints", progress.step, state, keep=config.keep_checkpoints)
 
             lead_first(world, write)
             saved = progress.step
+
+        @contextmanager
+        def saving_on_failure() -> Iterator[None]:
+            try:
+                yield
+            except UserError:  # on every rank, and nothing was updated
+                if saved != progress.step:
+                    save()
+                raise
 
         steps = plan.steps(progress.step)
         while True:
@@ -117,7 +129,16 @@ def train(
             due = last or (config.eval_every is not None and step > 0 and step % config.eval_every == 0)
             if plan.held_out and due and evaluated != step:
                 task, rows = plan.held_out
-                found = measure(task, rows, scorer, budget=config.micro_batch_tokens, world=world, stop=asked_to_stop)
+                with saving_on_failure():
+                    found = measure(
+                        task,
+                        rows,
+                        scorer,
+                        budget=config.micro_batch_tokens,
+                        world=world,
+                        stop=asked_to_stop,
+                        name=f"evaluation after step {step}",
+                    )
                 if found is None:
                     continue
                 figures, evaluated = found, step
@@ -132,12 +153,8 @@ def train(
                 )
             if last:
                 break
-            try:
+            with saving_on_failure():
                 progress, row = _advance(plan, next(steps), scorer, optimizer, config, world, progress)
-            except TrainingError:  # nothing was updated
-                if saved != step:
-                    save()
-                raise
             tracker.write(row)
             if config.save_every is not None and progress.step % config.save_every == 0:
                 save()

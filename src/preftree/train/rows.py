@@ -57,12 +57,12 @@ def open_data(config: RunConfig, tokenizer: PreTrainedTokenizerBase, world: Worl
       DataError: a file cannot be read, is of another kind, holds too many faults, or nothing that can be trained on.
     """
     store = lead_first(world, lambda: _tokenize(config, config.data.path, config.data.format, tokenizer))
-    rows = _usable(store, config)
+    rows = _usable(store, config, config.data.path)
     held: Part | None = None
     if isinstance(config.eval_data, str):
         place = config.eval_data
-        other = lead_first(world, lambda: _tokenize(config, place, None, tokenizer))
-        held = Part(other, _usable(other, config))
+        other = lead_first(world, lambda: _tokenize(config, place, config.data.format, tokenizer))
+        held = Part(other, _usable(other, config, place))
     if isinstance(config.eval_data, float):
         kept, out = hold_out(store.prompts[rows], config.eval_data, SPLIT_SEED)
         rows, held = rows[kept], Part(store, rows[out])
@@ -88,9 +88,16 @@ def steps_from(part: Part, config: RunConfig, first: int, last: int) -> Iterator
         yield part.rows[step.indices]
 
 
-def probe_rows(part: Part, most: int = 4) -> list[int]:
-    """A few rows from the shortest to the longest, for the gates at the start."""
+def probe_rows(part: Part, most: int = 4, longest: int = 2048) -> list[int]:
+    """A few rows from the shortest up, for the gates at the start.
+
+    Args:
+      part: Where to choose from.
+      most: How many.
+      longest: Most tokens of a row, since a plain forward keeps every logit; the shortest row where all are longer.
+    """
     by_size = part.rows[np.argsort(part.store.num_tokens[part.rows], kind="stable")]
+    by_size = by_size[: max(1, int((part.store.num_tokens[by_size] <= longest).sum()))]
     return by_size[np.unique(np.linspace(0, len(by_size) - 1, most).round().astype(int))].tolist()
 
 
@@ -128,7 +135,7 @@ def check_budget(part: Part, shares_prefixes: bool, budget: int) -> None:
         sizes = store.num_tokens[part.rows]
     else:
         lengths = ([len(sequence.trimmed().ids) - 1 for sequence in store[int(row)].sequences] for row in part.rows)
-        sizes = np.array([sum(some) for some in lengths])
+        sizes = np.array([len(some) * max(some) for some in lengths])  # rows are padded to the longest
     longest = int(sizes.argmax())
     if sizes[longest] > budget:
         where = store.provenance(int(part.rows[longest]))
@@ -157,15 +164,15 @@ def _tokenize(config: RunConfig, path: str, format_name: str | None, tokenizer: 
     return store
 
 
-def _usable(store: TokenStore, config: RunConfig) -> Int[np.ndarray, " N"]:
-    """The rows that the recipe can train on: of pairs, those that are no ties."""
+def _usable(store: TokenStore, config: RunConfig, path: str) -> Int[np.ndarray, " N"]:
+    """The rows of `path` that the recipe can train on: of pairs, those that are no ties."""
     ties: Bool[np.ndarray, " N"] = store.ties
     rows = np.flatnonzero(~ties)
     if len(rows) < len(store):
         first = ", ".join(str(store.provenance(int(row))) for row in np.flatnonzero(ties)[:3])
         log.info("  left out %d ties, which loss %s cannot use; first %s", int(ties.sum()), _loss_name(config), first)
     if not len(rows):
-        raise DataError(f"{config.data.path} holds nothing but ties, which loss {_loss_name(config)} cannot use")
+        raise DataError(f"{path} holds nothing but ties, which loss {_loss_name(config)} cannot use; add other pairs")
     return rows
 
 

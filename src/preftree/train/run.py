@@ -45,6 +45,7 @@ class Setup(Generic[C]):
       weights: Digest of the policy as it was loaded.
       data: What to train on and what to hold out.
       num_steps: Steps of the whole run.
+      warmup: Steps of its warm-up.
     """
 
     config: C
@@ -55,6 +56,7 @@ class Setup(Generic[C]):
     weights: str
     data: Data
     num_steps: int
+    warmup: int
 
 
 def prepare(config: C, world: World, start: LoadedCheckpoint | None) -> Setup[C]:
@@ -69,7 +71,8 @@ def prepare(config: C, world: World, start: LoadedCheckpoint | None) -> Setup[C]
         scorer.checkpoint_gradients()
     data = open_data(config, tokenizer, world)
     weights = digest_weights(config.model, scorer, config)
-    return Setup(config, world, start, scorer, tokenizer, weights, data, num_steps(config, len(data.train.rows)))
+    steps = num_steps(config, len(data.train.rows))
+    return Setup(config, world, start, scorer, tokenizer, weights, data, steps, _warmup(config, start, steps))
 
 
 def settle(config: C, start: LoadedCheckpoint | None) -> C:
@@ -78,6 +81,13 @@ def settle(config: C, start: LoadedCheckpoint | None) -> C:
     torch.set_num_threads(threads)
     torch.manual_seed(config.seed)
     return config.model_copy(update={"threads": threads, "cache": config.cache or str(cache_root())})
+
+
+def _warmup(config: RunConfig, start: LoadedCheckpoint | None, num_steps: int) -> int:
+    """Steps of warm-up: under a constant rate a run that is made longer keeps the length it began with."""
+    if start and config.schedule == "constant" and start.state.meta["config"]["warmup_steps"] == config.warmup_steps:
+        return start.state.meta["trajectory"]["steps of warm-up"]
+    return warmup_length(config, num_steps)
 
 
 def load_scorer(name: str, config: RunConfig, world: World) -> Scorer:
@@ -117,7 +127,7 @@ def trajectory(setup: Setup[C], recipe: Mapping[str, object]) -> dict[str, objec
         "weight_decay": config.weight_decay,
         "max_grad_norm": config.max_grad_norm,
         "schedule": config.schedule,
-        "steps of warm-up": warmup_length(config, setup.num_steps),
+        "steps of warm-up": setup.warmup,
         # A longer run under a constant rate only goes on; under a falling one every step would have been another.
         "steps of the schedule": None if config.schedule == "constant" else setup.num_steps,
     }
@@ -174,7 +184,8 @@ def execute(setup: Setup[C], task: Callable[[TokenStore, bool], Task], path: Map
         about=about,
     )
     optimizer = build_optimizer(setup.scorer, config)
-    outcome = train(plan, setup.scorer, optimizer, config, setup.world, start=setup.start)
+    settled = config.model_copy(update={"warmup_steps": setup.warmup})  # a share of a longer run would be another count
+    outcome = train(plan, setup.scorer, optimizer, settled, setup.world, start=setup.start)
     if not outcome.signum:
         folder.finish(config, setup.scorer, setup.tokenizer, outcome, about, setup.world)
     return outcome
@@ -188,16 +199,15 @@ def _describe(setup: Setup[C]) -> None:
     sharing = "" if scorer.shares_prefixes else ", prompts computed once per response"
     log.info("%s: %.1f M parameters, %s on %s%s", config.model, size / 1e6, config.precision, device, sharing)
     held_out = 0 if data.held_out is None else len(data.held_out.rows)
-    warmup = warmup_length(config, setup.num_steps)
     log.info(
         "%d examples (%d held out), %d steps of %d, %d of warm-up",
         len(data.train.rows),
         held_out,
         setup.num_steps,
         min(config.batch_size, len(data.train.rows)),
-        warmup,
+        setup.warmup,
     )
-    if warmup >= setup.num_steps:
-        log.warning("the warm-up of %d steps is longer than the run: lr=%g is never reached", warmup, config.lr)
+    if setup.warmup >= setup.num_steps:
+        log.warning("the warm-up of %d steps is longer than the run: lr=%g is never reached", setup.warmup, config.lr)
     if setup.start is not None:
         log.info("going on from %s", setup.start.path)

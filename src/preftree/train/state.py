@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from preftree.errors import CheckpointError
+from preftree.errors import CheckpointError, TrainingError
 from preftree.storage.checkpoint import CheckpointState, LoadedCheckpoint
 from preftree.train.optim import optimizer_tensors, restore_optimizer
 
@@ -48,8 +48,24 @@ def capture(model: nn.Module, optimizer: Optimizer, progress: Progress, about: M
     return CheckpointState(tensors, {"progress": asdict(progress), **about})
 
 
+def require_finite(model: nn.Module, step: int) -> None:
+    """Refuse to keep weights that no run can go on from.
+
+    Raises:
+      TrainingError: a weight is nan or infinite.
+    """
+    bad = [name for name, value in model.named_parameters() if not bool(value.isfinite().all())]
+    if bad:
+        raise TrainingError(
+            f"after step {step} {len(bad)} of the model's tensors are not finite, first {bad[0]}; these weights were "
+            "not written: start again from the checkpoint before, or in another out= with a lower lr"
+        )
+
+
 def restore(model: nn.Module, optimizer: Optimizer, checkpoint: LoadedCheckpoint) -> Progress:
     """Put model, optimiser and random numbers back to where a checkpoint was taken.
+
+    The checkpoint's tensors are let go: a run needs its memory for other things, and only once.
 
     Raises:
       CheckpointError: the checkpoint is of another model.
@@ -70,4 +86,5 @@ def restore(model: nn.Module, optimizer: Optimizer, checkpoint: LoadedCheckpoint
             torch.set_rng_state(state)
         elif torch.cuda.is_available() and int(name.removeprefix("cuda-")) < torch.cuda.device_count():
             torch.cuda.set_rng_state(state, int(name.removeprefix("cuda-")))
+    checkpoint.state.tensors.clear()
     return Progress(**checkpoint.state.meta["progress"])

@@ -7,7 +7,8 @@ moves the trajectory.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -18,9 +19,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from preftree.data.store import TokenExample
-from preftree.distributed.reduce import sum_gradients, sum_over_ranks
+from preftree.distributed.reduce import max_over_ranks, sum_gradients, sum_over_ranks
 from preftree.distributed.world import World
-from preftree.errors import ConfigError, TrainingError
+from preftree.errors import ConfigError, TrainingError, UserError
 from preftree.losses.mean import mean_part
 from preftree.scoring.forward import Scorer
 from preftree.tree.pack import MicroBatch, plan_step
@@ -114,15 +115,17 @@ def take_step(
     Raises:
       TrainingError: a metric or the gradient is not finite; raised before the update, with the rows' places.
       ConfigError: an example alone is larger than the budget.
+      UserError: another rank could not compute its part.
     """
     examples = [task.examples[int(row)] for row in rows]
     plans = plan(task, rows, examples, scorer, budget, world)
     weights = torch.from_numpy(task.examples.weights[rows]).to(scorer.device)
     total = task.divisor(rows)
     table = torch.zeros(len(task.columns), len(rows), dtype=torch.float64, device=scorer.device)
-    for micro in plans[world.rank]:
-        loss, index = _value(task, scorer, examples, micro, table)
-        mean_part(loss, weights.index_select(0, index), total).backward()
+    with _all_or_none(world):
+        for micro in plans[world.rank]:
+            loss, index = _value(task, scorer, examples, micro, table)
+            mean_part(loss, weights.index_select(0, index), total).backward()
     parameters = [parameter for parameter in scorer.parameters() if parameter.requires_grad]
     sum_gradients(parameters, world)
     sum_over_ranks(table, world)
@@ -133,7 +136,12 @@ def take_step(
     num_tokens = sum(len(micro.batch.input_T) for own in plans for micro in own)
     num_alone = sum(len(sequence.trimmed().ids) - 1 for example in examples for sequence in example.sequences)
     result = StepResult(columns, float(on_host[-1]), num_tokens, num_alone)
-    _refuse_non_finite(name, examples, result)
+    _refuse_non_finite(name, examples, columns, "nothing was updated: look at these rows, or lower lr")
+    if not np.isfinite(result.grad_norm):
+        raise TrainingError(
+            f"{name}: the gradient's norm is {result.grad_norm} though every loss is finite, over {places(examples)}; "
+            "nothing was updated: lower lr, or use precision=fp32"
+        )
 
     if max_grad_norm is not None:
         nn.utils.clip_grads_with_norm_(parameters, max_grad_norm, norm)
@@ -151,8 +159,15 @@ def measure(
     world: World,
     block: int = 256,
     stop: Callable[[], int] = lambda: 0,
+    name: str = "evaluation",
 ) -> dict[str, float] | None:
-    """Figures over `rows`, example by example, without gradients; None where `stop` said so between two blocks."""
+    """Figures over `rows`, example by example, without gradients; None where `stop` said so between two blocks.
+
+    Raises:
+      TrainingError: a metric is not finite; the rows' places are named.
+      ConfigError: an example alone is larger than the budget.
+      UserError: another rank could not compute its part.
+    """
     parts = []
     for start in range(0, len(rows), block):
         if stop():
@@ -160,10 +175,13 @@ def measure(
         some = rows[start : start + block]
         examples = [task.examples[int(row)] for row in some]
         table = torch.zeros(len(task.columns), len(some), dtype=torch.float64, device=scorer.device)
-        with torch.no_grad():
-            for micro in plan(task, some, examples, scorer, budget, world)[world.rank]:
+        plans = plan(task, some, examples, scorer, budget, world)
+        with torch.no_grad(), _all_or_none(world):
+            for micro in plans[world.rank]:
                 _value(task, scorer, examples, micro, table)
         parts.append(sum_over_ranks(table, world).cpu())
+        columns = dict(zip(task.columns, parts[-1], strict=True))
+        _refuse_non_finite(name, examples, columns, "look at these rows, or start again with a lower lr")
     return task.figures(dict(zip(task.columns, torch.cat(parts, dim=1), strict=True)), rows)
 
 
@@ -200,19 +218,27 @@ def _value(
     return loss, index
 
 
-def _refuse_non_finite(step: str, examples: Sequence[TokenExample], result: StepResult) -> None:
-    for name, values in result.columns.items():
+@contextmanager
+def _all_or_none(world: World) -> Iterator[None]:
+    """What one rank alone meets stops all of them; else the others would wait for its sums."""
+    try:
+        yield
+    except UserError:
+        max_over_ranks(1, world)
+        raise
+    if max_over_ranks(0, world):
+        raise UserError("another process has stopped the run; its own message says why")
+
+
+def _refuse_non_finite(
+    step: str, examples: Sequence[TokenExample], columns: Mapping[str, Float[Tensor, " B"]], advice: str
+) -> None:
+    for name, values in columns.items():
         bad = (~values.isfinite()).nonzero()[:, 0].tolist()
         if bad:
             raise TrainingError(
-                f"{step}: {name} is {values[bad[0]].item()} for {places(examples[index] for index in bad)}; nothing "
-                "was updated: look at these rows, or lower lr"
+                f"{step}: {name} is {values[bad[0]].item()} for {places(examples[index] for index in bad)}; {advice}"
             )
-    if not np.isfinite(result.grad_norm):
-        raise TrainingError(
-            f"{step}: the gradient's norm is {result.grad_norm} though every loss is finite, over {places(examples)}; "
-            "nothing was updated: lower lr, or use precision=fp32"
-        )
 
 
 def places(examples: Iterable[TokenExample], most: int = 8) -> str:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from preftree.errors import CheckpointError, TrainingError
+from preftree.storage.atomic import fsync_folder
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -49,14 +50,32 @@ class Tracker:
                 if self.file.write(line) != len(line):
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             except OSError as error:
-                raise TrainingError(
-                    f"{self.file.name} cannot be written ({error.strerror}); mend that and start again with resume=auto"
-                ) from error
+                raise self._unwritable(error) from error
         self._show_on_board(row)
         if "split" in row:
             log.info("step %d, held out: %s", row["step"], describe(row))
         elif self.display is not None:
             self.display(row, describe(row))
+
+    def sync(self) -> None:
+        """Wait until the rows have reached the disk, so that a checkpoint may count them.
+
+        Raises:
+          TrainingError: the disk cannot take them.
+        """
+        if self.file is None:
+            return
+        try:
+            os.fsync(self.file.fileno())
+            fsync_folder(Path(str(self.file.name)).parent)  # the file may be new
+        except OSError as error:
+            raise self._unwritable(error) from error
+
+    def _unwritable(self, error: OSError) -> TrainingError:
+        assert self.file is not None
+        return TrainingError(
+            f"{self.file.name} cannot be written ({error.strerror}); mend that and start again with resume=auto"
+        )
 
     def _show_on_board(self, row: Row) -> None:
         """TensorBoard is a view of the rows: a run goes on without it."""

@@ -1,0 +1,54 @@
+"""Which rows a run uses: the right file is named where there are none, and the gates get rows of a bounded length."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from preftree.data.store import TokenStore
+from preftree.errors import DataError
+from preftree.train.dpo import run_dpo
+from preftree.train.rows import Part, probe_rows
+from support.small_runs import dpo_config, make_model, make_pairs
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("rows")
+    make_model(folder / "model")
+    make_pairs(folder / "pairs.jsonl", 8)
+    return folder
+
+
+def test_held_out_ties_are_reported_with_their_own_file(place: Path) -> None:
+    rows = [{"prompt": "a", "chosen": f" b{n}", "rejected": f" c{n}", "tie": True} for n in range(3)]
+    (place / "ties.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(DataError, match=r"ties\.jsonl holds nothing but ties, which loss dpo cannot use"):
+        run_dpo(dpo_config(place, "ties", f"eval_data={place / 'ties.jsonl'}"))
+
+
+def test_a_held_out_file_that_makes_no_pair_is_reported_as_such(place: Path) -> None:
+    row = {"prompt": "a", "responses": ["b", "c"], "scores": [1.0, 1.0]}
+    (place / "level.jsonl").write_text(json.dumps(row) + "\n")
+    with pytest.raises(DataError, match=r"level\.jsonl: 1 of 1 rows rejected"):
+        run_dpo(dpo_config(place, "level", "data.max_rejected=1.0", f"eval_data={place / 'level.jsonl'}"))
+
+
+def test_a_format_that_is_named_holds_for_the_held_out_file(place: Path) -> None:
+    (place / "ranking.jsonl").write_text(json.dumps({"prompt": "a", "responses": ["b", "c"]}) + "\n")
+    words = ("data.format=explicit", f"eval_data={place / 'ranking.jsonl'}")
+    with pytest.raises(DataError, match=r"ranking\.jsonl"):
+        run_dpo(dpo_config(place, "format", *words))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "rows"),
+    [([10, 3000, 5, 2048, 2049], [2, 0, 3]), ([4000, 3000, 5000], [1]), ([7, 6, 5, 4, 3, 2], [5, 3, 2, 0])],
+)
+def test_the_gates_get_rows_of_a_bounded_length(sizes: list[int], rows: list[int]) -> None:
+    store = TokenStore.__new__(TokenStore)  # no file is needed for this
+    store.num_tokens = np.array(sizes)
+    assert probe_rows(Part(store, np.arange(len(sizes)))) == rows
