@@ -19,7 +19,7 @@ SHORT = World("short", ("the movie was", "movie was not bad"), min_words=1, max_
 def gpt2() -> PreTrainedModel:
     torch.manual_seed(1)
     config = GPT2Config(
-        vocab_size=15, n_embd=32, n_layer=2, n_head=2, n_positions=16, bos_token_id=None, eos_token_id=2
+        vocab_size=14, n_embd=32, n_layer=2, n_head=2, n_positions=16, bos_token_id=None, eos_token_id=1
     )
     return GPT2LMHeadModel(config).eval()
 

@@ -52,7 +52,14 @@ class Plan:
 _ADAMW = ("adamw", 3e-3, "cosine")
 _RMSPROP = ("rmsprop", 1e-3, "constant")
 PLANS = {
-    "fast": Plan("tiny", 2000, 400, 100, 100, (Run(0.5, *_ADAMW), Run(2.0, *_ADAMW), Run(0.5, *_RMSPROP))),
+    "fast": Plan(
+        "tiny",
+        2000,
+        400,
+        100,
+        80,
+        (Run(0.5, *_ADAMW), Run(1.0, *_ADAMW), Run(3.0, *_ADAMW), Run(1.0, *_RMSPROP)),
+    ),
     "demo": Plan("small", 8000, 1500, 300, 300, (Run(0.5, *_ADAMW), Run(2.0, *_ADAMW), Run(0.5, *_RMSPROP))),
     "full": Plan(
         "small",

@@ -65,7 +65,7 @@ def optimise(name: str, options: Mapping[str, float], bandit: Bandit) -> Float[n
       options: Its options.
       bandit: What it is tried on.
     Raises:
-      ValueError: unknown loss or options; or the loss had no minimum within 2000 iterations.
+      ValueError: unknown loss or options; or the gradient has not vanished after 2000 iterations.
     """
     loss = bind(name, options)
     logits = torch.tensor(bandit.reference, dtype=torch.float64).log().requires_grad_()
@@ -84,7 +84,7 @@ def optimise(name: str, options: Mapping[str, float], bandit: Bandit) -> Float[n
     assert logits.grad is not None
     if not logits.grad.abs().max() < 1e-8:
         raise ValueError(
-            f"{name} {dict(options)} has no minimum here: the gradient is still {logits.grad.abs().max():.1e}"
+            f"{name} {dict(options)} found no minimum: the gradient is still {logits.grad.abs().max():.1e}"
         )
     return logits.detach().softmax(0).numpy()
 

@@ -1,0 +1,139 @@
+"""The tiny world: the whole road, from a corpus to a DPO policy, against an optimum that is known exactly."""
+
+import json
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import PreTrainedModel
+
+from preftree.generate.hf import Sampling, generate
+from preftree.models.load import load_model, load_tokenizer
+from preftree.worlds.exact import best_reward, measure
+from preftree.worlds.grammar import reward, rewards
+from preftree.worlds.sentiment import WORLDS
+from preftree.worlds.walk import outcome_logps
+
+TINY = WORLDS["tiny"]
+STEPS = 80
+
+
+def run_demo(out: Path) -> list[str]:
+    """`preftree demo --fast` as a user runs it; its own process, where no types are checked, is four times faster."""
+    command = [sys.executable, "-c", "from preftree.cli.main import main; main()", "demo", "--fast", "--out", str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("demo") / "out"
+    lines = run_demo(folder)
+    assert "true reward" in lines[0]
+    assert "report.html" in lines[-1]
+    return folder
+
+
+@pytest.fixture(scope="module")
+def results(out: Path) -> dict[str, Any]:
+    return json.loads((out / "results.json").read_text())
+
+
+def ends(results: dict[str, Any], method: str) -> list[dict[str, Any]]:
+    return [point for point in results["methods"][method] if point["step"] == STEPS]
+
+
+def test_dpo_raises_the_true_reward(results: dict[str, Any]) -> None:
+    start = results["world"]["start_reward"]
+    assert 0.35 < start < 0.5
+    adamw, rmsprop = ends(results, "dpo_adamw"), ends(results, "dpo_rmsprop")
+    assert [point["beta"] for point in adamw] == [0.5, 1.0, 3.0]
+    assert min(point["reward"] for point in (*adamw[:2], *rmsprop)) > start + 0.3
+    assert adamw[2]["reward"] > start + 0.1
+    assert all(point["accuracy"] > 0.75 for point in adamw + rmsprop)
+
+
+def test_a_larger_beta_stays_closer_to_the_reference(results: dict[str, Any]) -> None:
+    kls = [point["kl"] for point in ends(results, "dpo_adamw")]
+    assert all(nearer < 0.8 * farther for farther, nearer in pairwise(kls))
+
+
+def test_no_point_lies_above_the_optimum(out: Path, results: dict[str, Any]) -> None:
+    points = [point for points in results["methods"].values() for point in points]
+    assert len(points) == 4 * 4 + 8  # four runs at four steps, and Best-of-N
+    tokenizer = load_tokenizer(out / "sft" / "model")
+    ref_logps = outcome_logps(load_model(out / "sft" / "model"), tokenizer, TINY)
+    table = rewards(TINY)
+    for point in points:
+        assert point["reward"] <= best_reward(ref_logps, table, point["kl"]) + 1e-3
+    for point in results["optimum"]:
+        assert point["reward"] == pytest.approx(best_reward(ref_logps, table, point["kl"]), abs=1e-6)
+
+
+def test_every_run_got_most_of_what_its_kl_could_buy(results: dict[str, Any]) -> None:
+    start = results["world"]["start_reward"]
+    for point in ends(results, "dpo_adamw") + ends(results, "dpo_rmsprop"):
+        assert point["reward"] - start > 0.65 * (point["best"] - start)
+
+
+def plain_logps(model: PreTrainedModel, ids: torch.Tensor, start: int) -> np.ndarray:
+    """Summed log-probs of what follows the first `start` tokens, without a cache and without the walk."""
+    with torch.no_grad():
+        logps = model(input_ids=ids).logits.double().log_softmax(-1)
+    return logps[:, start - 1 : -1].gather(2, ids[:, start:, None])[..., 0].sum(1).numpy()
+
+
+@pytest.mark.parametrize("num", [6000, pytest.param(70_000, marks=pytest.mark.slow)])
+def test_exact_figures_agree_with_monte_carlo(out: Path, results: dict[str, Any], num: int) -> None:
+    folder = out / "dpo-adamw-beta1" / "model"
+    tokenizer = load_tokenizer(folder)
+    policy, reference = load_model(folder), load_model(out / "sft" / "model")
+    logps, ref_logps = (outcome_logps(model, tokenizer, TINY) for model in (policy, reference))
+    exact = measure(logps, ref_logps, rewards(TINY))
+    reported = ends(results, "dpo_adamw")[1]
+    assert (reported["kl"], reported["reward"]) == pytest.approx(exact, abs=1e-9)
+
+    means, variances = [], []
+    for row, prompt in enumerate(TINY.prompts):
+        start = tokenizer(prompt)["input_ids"]
+        drawn = generate(policy, tokenizer, [start] * num, Sampling(TINY.max_words, seed=row), batch_size=5000)
+        outcomes = [TINY.outcome(one.text) for one in drawn]
+        earned = np.array([reward(TINY, prompt, one.text) for one in drawn])
+        ratio = (logps - ref_logps)[row, outcomes]
+        inside = [place for place, outcome in enumerate(outcomes) if outcome != TINY.num_outcomes - 1]
+        ids = torch.tensor([[*start, *drawn[place].ids] for place in inside])
+        ratio[inside] = plain_logps(policy, ids, len(start)) - plain_logps(reference, ids, len(start))
+        both = np.stack([ratio, earned])
+        means.append(both.mean(axis=1))
+        variances.append(both.var(axis=1) / num)
+    estimate = np.mean(means, axis=0)
+    standard_error = np.sqrt(np.sum(variances, axis=0)) / len(TINY.prompts)
+    assert (standard_error < (0.02, 0.005)).all()
+    assert (np.abs(estimate - exact) < 3 * standard_error).all()
+
+
+def test_results_and_page_have_their_parts(out: Path, results: dict[str, Any]) -> None:
+    assert results.keys() == {"world", "optimum", "methods", "bandit", "texts", "seconds"}
+    assert all(point.keys() == {"beta", "kl", "reward"} for point in results["optimum"])
+    assert {"beta", "seed", "step", "kl", "reward", "accuracy"} <= results["methods"]["dpo_adamw"][0].keys()
+    assert [point["n"] for point in results["methods"]["best_of_n"]][:2] == [2, 3]
+    page = (out / "report.html").read_text()
+    assert "default-src 'none'" in page
+    assert not any(f'{name}="http' in page for name in ("src", "href"))
+    assert "dpo-adamw-beta0.5" in page
+
+
+@pytest.mark.slow
+def test_a_second_demo_in_the_folder_finds_all_of_it_done(out: Path, results: dict[str, Any]) -> None:
+    models = {path: path.stat().st_mtime_ns for path in out.glob("*/model/*.safetensors")}
+    assert len(models) == 1 + 4
+    run_demo(out)
+    assert {path: path.stat().st_mtime_ns for path in models} == models
+    again = json.loads((out / "results.json").read_text())
+    assert {**again, "seconds": None} == {**results, "seconds": None}
