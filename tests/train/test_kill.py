@@ -14,7 +14,7 @@ TESTS = str(Path(__file__).parents[1])
 
 
 @pytest.mark.parametrize(
-    ("kills", "steps", "mid_save"), [(3, 40, 1), pytest.param(40, 600, 20, marks=pytest.mark.slow)]
+    ("kills", "steps", "mid_save"), [(3, 40, 0), pytest.param(40, 600, 20, marks=pytest.mark.slow)]
 )
 def test_a_killed_run_ends_as_if_left_alone(kills: int, steps: int, mid_save: int) -> None:
     # A process of its own: it forks, and a fork of this one would share its threads.
