@@ -31,7 +31,3 @@ class CheckpointError(UserError):
 
 class TrainingError(UserError):
     """A run cannot go on: a non-finite loss, or a gate at the start that did not hold."""
-
-
-class JudgeError(UserError):
-    """A judge did not answer, or not in the form it was asked for."""
