@@ -43,7 +43,7 @@ def tokenize_file(
     *,
     kind: Literal["preference", "demonstration"],
     cache_dir: Path,
-    budgets: Budgets = Budgets(),  # noqa: B008 - frozen
+    budgets: Budgets = Budgets(),  # noqa: B008 - frozen, so one default serves every call
     truncation: Truncation = "drop",
     format_name: str | None = None,
     chosen_side: bool = False,
