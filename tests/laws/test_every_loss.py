@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from preftree.losses import LOSSES, bind, mean_part
-from preftree.losses.table import INPUTS, inputs_of, options_of
+from preftree.losses.inputs import INPUTS
+from preftree.losses.table import inputs_of, options_of
 from support.loss_laws import FACTS, LAWS, Case, draw, each, leaves, with_leaves
 
 CASES = [

@@ -4,8 +4,9 @@ import re
 import pytest
 
 from preftree.losses import LOSSES, bind, dpo
+from preftree.losses.inputs import INPUTS
 from preftree.losses.options import Range
-from preftree.losses.table import INPUTS, find, inputs_of, options_of
+from preftree.losses.table import find, inputs_of, options_of
 from support.loss_laws import pairs
 
 POLICY, REF = pairs([-10.0], [-12.0], [4], [2]), pairs([-11.0], [-11.0], [4], [2])
@@ -31,7 +32,7 @@ def test_an_input_that_the_loss_does_not_take_is_refused():
 def test_options_are_read_from_the_signature():
     assert options_of(LOSSES["cdpo"]) == {"beta": Range(0.0), "label_smoothing": Range(0.0, 0.5, closed=True)}
     assert options_of(LOSSES["sft"]) == {}
-    assert {name for spec in LOSSES.values() for name in inputs_of(spec)} == set(INPUTS)
+    assert {name for spec in LOSSES.values() for name in inputs_of(spec)} <= set(INPUTS)
 
 
 def test_value_at_reference():

@@ -19,6 +19,7 @@ from preftree.config.schema import Optimisation
 from preftree.data.store import TokenExample
 from preftree.distributed.world import World
 from preftree.errors import ConfigError, ModelError, TrainingError, UserError
+from preftree.losses.inputs import ResponseLogps
 from preftree.losses.table import bind
 from preftree.scoring.forward import Scorer
 from preftree.train.dpo import pair_task
@@ -26,7 +27,6 @@ from preftree.train.optim import build_optimizer
 from preftree.train.sft import demonstration_task
 from preftree.train.step import Task, Values, measure, take_step
 from preftree.tree.layout import TokenSequence
-from preftree.tree.segment import ResponseLogps
 from support.examples import ListStore, make_store, random_demonstrations, random_pairs
 from support.models import tiny, tiny_llama
 from support.ranks import run_ranks

@@ -2,20 +2,11 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from preftree.losses.inputs import PairLogps
+from preftree.losses.inputs import PairLogps, PairValues
 from preftree.losses.options import POSITIVE, Beta
-
-
-class PairValues(NamedTuple):
-    """One value for the chosen and one for the rejected response of each pair, [P]."""
-
-    chosen: Float[Tensor, " P"]
-    rejected: Float[Tensor, " P"]
 
 
 def pair_up(

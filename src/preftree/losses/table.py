@@ -22,13 +22,6 @@ from preftree.losses.options import Range
 from preftree.losses.pairs import implicit_reward
 from preftree.losses.squared import ipo, ipo_sum
 
-INPUTS = {
-    "policy": "PairLogps under the policy; carries gradient",
-    "ref": "PairLogps under the reference",
-    "logps": "summed log-probs of demonstrations under the policy, [N]; carries gradient",
-}
-"""The closed list of what a loss may ask for, by parameter name."""
-
 
 @dataclass(frozen=True, slots=True)
 class LossSpec:

@@ -18,6 +18,7 @@ from preftree.data.store import TokenExample
 from preftree.distributed.reduce import lead_first
 from preftree.distributed.world import open_world
 from preftree.errors import ConfigError
+from preftree.losses.inputs import ResponseLogps
 from preftree.losses.mean import weigh
 from preftree.losses.metrics import pair_metrics
 from preftree.losses.pairs import pair_up
@@ -35,7 +36,7 @@ from preftree.train.loop import Outcome
 from preftree.train.rows import PromptGroups, probe_rows
 from preftree.train.step import Examples, Task, Values
 from preftree.train.track import SECONDS_BETWEEN_LINES
-from preftree.tree.segment import ResponseLogps, sum_responses
+from preftree.tree.segment import sum_responses
 
 log = logging.getLogger("preftree")
 

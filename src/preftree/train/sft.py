@@ -12,13 +12,13 @@ from torch import Tensor
 from preftree.config.schema import SftConfig
 from preftree.data.store import TokenExample
 from preftree.distributed.world import open_world
+from preftree.losses.inputs import ResponseLogps
 from preftree.losses.likelihood import sft
 from preftree.losses.mean import weigh
 from preftree.train import run
 from preftree.train.folder import claim_folder, find_start
 from preftree.train.loop import Outcome
 from preftree.train.step import Examples, Task, Values
-from preftree.tree.segment import ResponseLogps
 
 
 def demonstration_task(examples: Examples) -> Task:

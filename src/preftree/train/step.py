@@ -22,10 +22,11 @@ from preftree.data.store import TokenExample
 from preftree.distributed.reduce import max_over_ranks, sum_gradients, sum_over_ranks
 from preftree.distributed.world import World
 from preftree.errors import ConfigError, TrainingError, UserError
+from preftree.losses.inputs import ResponseLogps
 from preftree.losses.mean import mean_part
 from preftree.scoring.forward import Scorer
 from preftree.tree.pack import MicroBatch, plan_step
-from preftree.tree.segment import ResponseLogps, sum_responses
+from preftree.tree.segment import sum_responses
 
 
 @runtime_checkable

@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-
-class ResponseLogps(NamedTuple):
-    """Each response's summed log-prob (nats, float64) and how many tokens were summed."""
-
-    logps: Float[Tensor, " R"]
-    num_tokens: Int[Tensor, " R"]
+from preftree.losses.inputs import ResponseLogps
 
 
 def sum_responses(logps_I: Float[Tensor, " I"], count_R: Int[Tensor, " R"]) -> ResponseLogps:
