@@ -101,18 +101,30 @@ class Scorer(nn.Module):
         Raises:
           ModelError: a sequence is longer than the model has positions for.
         """
-        self._check_depth(batch)
         weight, bias = head_parameters(self.model)
         if len(batch.source_S) == 0:
+            self._check_depth(batch)
             # Still part of the graph, so that every rank's backward visits every parameter.
             return weight.sum(dtype=self.dtype) * torch.zeros(0, dtype=self.dtype, device=self.device)
+        logps_S = head_logps(self.hidden(batch), weight, bias, batch.target_S, self.head, self.product)
+        return logps_S.index_select(0, batch.prediction_I)
+
+    def hidden(self, batch: TreeBatch) -> Float[Tensor, "S D"]:
+        """What the LM head gets to see of each scored prediction, [S, D].
+
+        Raises:
+          ModelError: a sequence is longer than the model has positions for.
+        """
+        self._check_depth(batch)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             hidden_TD = self._rows(batch) if self.attention == "rows" else self._tree(batch)
-        product = torch.bfloat16 if self.precision == "bf16" else self.model.dtype
         # index_select, not h[...]: the backward of indexing is not deterministic where several targets share a source.
-        hidden_SD = hidden_TD.index_select(0, batch.source_S)
-        logps_S = head_logps(hidden_SD, weight, bias, batch.target_S, self.head, product)
-        return logps_S.index_select(0, batch.prediction_I)
+        return hidden_TD.index_select(0, batch.source_S)
+
+    @property
+    def product(self) -> torch.dtype:
+        """In which the head's matrix products run."""
+        return torch.bfloat16 if self.precision == "bf16" else self.model.dtype
 
     def _backbone(self, **inputs: object) -> Float[Tensor, "B L D"]:
         backbone = cast(nn.Module, self.model.base_model)

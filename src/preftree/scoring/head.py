@@ -80,6 +80,18 @@ def head_logps(
     return _HeadLogps.apply(hidden_SD, weight_VD, bias_V, target_S, form, product_dtype)  # pyright: ignore[reportReturnType]  # apply is untyped
 
 
+def head_logits(
+    hidden_SD: Float[Tensor, "S D"],
+    weight_VD: Float[Tensor, "V D"],
+    bias_V: Float[Tensor, " V"] | None,
+    form: HeadForm,
+    product_dtype: torch.dtype,
+) -> Float[Tensor, "S V"]:
+    """Logits of a few rows, in fp32 (float64 for float64 products): use `chunks`, so that few are alive at once."""
+    wide = torch.float64 if product_dtype == torch.float64 else torch.float32
+    return _logits(hidden_SD.to(product_dtype), weight_VD.to(product_dtype), bias_V, form, wide)
+
+
 class _HeadLogps(torch.autograd.Function):
     """Logits are recomputed in the backward, chunk by chunk; only one number a row is kept (the normaliser)."""
 
@@ -97,7 +109,7 @@ class _HeadLogps(torch.autograd.Function):
         logps = torch.empty(len(target), dtype=wide, device=hidden.device)
         normaliser = torch.empty_like(logps)
         low = weight.to(dtype)
-        for rows in _chunks(len(target), len(weight)):
+        for rows in chunks(len(target), len(weight)):
             logits = _logits(hidden[rows].to(dtype), low, bias, form, wide)
             normaliser[rows] = logits.logsumexp(1)
             if dtype == wide:
@@ -120,7 +132,7 @@ class _HeadLogps(torch.autograd.Function):
         grad_weight = torch.zeros(weight.shape, dtype=wide, device=weight.device) if needs_weight else None
         grad_bias = torch.zeros(bias.shape, dtype=wide, device=bias.device) if needs_bias else None
         low = weight.to(dtype)
-        for rows in _chunks(len(target), len(weight)):
+        for rows in chunks(len(target), len(weight)):
             h, g = hidden[rows].to(dtype), grad[rows].to(wide)
             logits = _logits(h, low, bias, form, wide)
             slope = 1 - (logits / form.softcap).square() if form.softcap is not None else None
@@ -169,8 +181,12 @@ def _shape(logits: Tensor, form: HeadForm) -> Tensor:
     return logits
 
 
-def _chunks(num_rows: int, vocabulary: int) -> Iterator[slice]:
-    """Equal chunks: a remainder of a few rows would take another matrix kernel, and with it other last bits."""
+def chunks(num_rows: int, vocabulary: int) -> Iterator[slice]:
+    """Which rows of logits to have at a time.
+
+    The chunks are of equal length: a remainder of a few rows would take another matrix kernel, and with
+    it other last bits.
+    """
     if num_rows == 0:
         return
     most = max(CHUNK_ELEMENTS // vocabulary, 16)
