@@ -27,7 +27,7 @@ def sft(words: Words = None) -> None:
 
     Options: model data eval_data eval_every out side lr optimizer weight_decay max_grad_norm schedule warmup_steps
     batch_size micro_batch_tokens epochs max_steps max_length max_prompt_length max_response_length truncation seed
-    precision gradient_checkpointing threads cache resume save_every keep_checkpoints
+    precision gradient_checkpointing threads cache resume save_every keep_checkpoints snapshots
     """
     from preftree.config.load import load_config
     from preftree.config.schema import SftConfig
@@ -44,7 +44,7 @@ def dpo(words: Words = None) -> None:
 
     Options: model data eval_data eval_every out loss beta reference lr optimizer weight_decay max_grad_norm schedule
     warmup_steps batch_size micro_batch_tokens epochs max_steps max_length max_prompt_length max_response_length
-    truncation seed precision gradient_checkpointing threads cache resume save_every keep_checkpoints
+    truncation seed precision gradient_checkpointing threads cache resume save_every keep_checkpoints snapshots
     """
     from preftree.config.load import load_config
     from preftree.config.schema import DpoConfig

@@ -178,11 +178,14 @@ class Keeping(_Strict):
       resume: `auto` goes on from the newest good checkpoint in `out`, `never` starts over; or the path of a checkpoint.
       save_every: Steps between checkpoints; null saves at the end and when stopped.
       keep_checkpoints: How many checkpoints stay on disk.
+      snapshots: Keep the weights alone at steps that grow by this factor (2: after steps 1, 2, 4, 8, ...), so that
+        `preftree eval frontier` can follow the policy on its way; null keeps none.
     """
 
     resume: Place = "auto"
     save_every: PositiveInt | None = 500
     keep_checkpoints: PositiveInt = 2
+    snapshots: float | None = Field(default=None, gt=1)
 
 
 class Objective(_Strict):

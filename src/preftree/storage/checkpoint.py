@@ -50,8 +50,8 @@ class LoadedCheckpoint:
     skipped: tuple[str, ...]
 
 
-def save_checkpoint(root: Path, step: int, state: CheckpointState, *, keep: int) -> Path:
-    """Write `root/step-NNNNNN`, then delete all but the newest `keep` checkpoints up to this step.
+def save_checkpoint(root: Path, step: int, state: CheckpointState, *, keep: int | None) -> Path:
+    """Write `root/step-NNNNNN`, then delete all but the newest `keep` checkpoints up to this step; None deletes none.
 
     Later steps, left by a run that went further, stay until this run reaches them.
 
@@ -62,7 +62,7 @@ def save_checkpoint(root: Path, step: int, state: CheckpointState, *, keep: int)
       ValueError: keep < 1, a name that is no file name, or meta that JSON would not give back as it is.
       CheckpointError: it could not be written (the disk is full, say); the earlier ones are as they were.
     """
-    if keep < 1:
+    if keep is not None and keep < 1:
         raise ValueError(f"keep must be >= 1, got {keep}")
     meta = json.dumps({"format": _FORMAT, "step": step, "meta": state.meta}, indent=1, allow_nan=False)
     if json.loads(meta)["meta"] != state.meta:
@@ -84,8 +84,8 @@ def save_checkpoint(root: Path, step: int, state: CheckpointState, *, keep: int)
             f"checkpoint {path} could not be written ({error}); earlier checkpoints are untouched: "
             f"mend that and start again with resume=auto"
         ) from error
-    older = [other for other in list_checkpoints(root) if step_of(other) < step]
-    for other in older[: max(0, len(older) - (keep - 1))]:
+    older = [other for other in list_checkpoints(root) if keep is not None and step_of(other) < step]
+    for other in older[: max(0, len(older) - ((keep or 1) - 1))]:
         try:
             remove_dir(other)
         except OSError as error:

@@ -1,6 +1,6 @@
 """A run's folder, from the first look at it to the model it ends with.
 
-RUN/config.yaml   RUN/metrics.jsonl   RUN/tensorboard/   RUN/checkpoints/   RUN/model/   RUN/summary.json
+RUN/config.yaml   RUN/metrics.jsonl   RUN/tensorboard/   RUN/checkpoints/   RUN/snapshots/   RUN/model/   RUN/summary.json
 """
 
 from __future__ import annotations
@@ -97,8 +97,9 @@ def start_over(config: RunConfig, world: World) -> None:
         log.warning("resume=never: deleting %d checkpoints of an earlier run, up to %s", len(earlier), earlier[-1])
     for path in earlier:
         remove_dir(path)
-    if (out / "tensorboard").is_dir():
-        remove_dir(out / "tensorboard")
+    for name in ("tensorboard", "snapshots"):
+        if (out / name).is_dir():
+            remove_dir(out / name)
 
 
 def check_trajectory(config: RunConfig, start: LoadedCheckpoint | None, trajectory: Mapping[str, object]) -> None:

@@ -24,6 +24,7 @@ from preftree.scoring.forward import Scorer
 from preftree.storage.checkpoint import LoadedCheckpoint, save_checkpoint
 from preftree.train.optim import learning_rate, set_learning_rate
 from preftree.train.signals import stop_on_signals
+from preftree.train.snapshots import is_snapshot_step, save_snapshot
 from preftree.train.state import Progress, capture, require_finite, restore
 from preftree.train.step import Task, measure, take_step
 from preftree.train.track import Row, open_tracker
@@ -156,6 +157,8 @@ def train(
             with saving_on_failure():
                 progress, row = _advance(plan, next(steps), scorer, optimizer, config, world, progress)
             tracker.write(row)
+            if is_snapshot_step(progress.step, config.snapshots):  # before the checkpoint, which is not gone behind
+                lead_first(world, lambda: save_snapshot(out, scorer.model, progress.step) if world.leads else None)
             if config.save_every is not None and progress.step % config.save_every == 0:
                 save()
     return Outcome(progress, figures, stop)

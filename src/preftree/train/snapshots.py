@@ -1,0 +1,38 @@
+"""Weights along the way, and nothing else: what a policy was at some steps, for those who measure it afterwards.
+
+RUN/snapshots/step-NNNNNN/ is written like a checkpoint, whole or not there, but cannot be gone on from.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+from torch import nn
+
+from preftree.storage.checkpoint import CheckpointState, save_checkpoint
+from preftree.train.state import require_finite
+
+FOLDER = "snapshots"
+
+
+def is_snapshot_step(step: int, factor: float | None) -> bool:
+    """Whether `step` is a power of `factor`, rounded to a whole step; a pure function, so a resumed run agrees.
+
+    Powers, since a policy moves fast at first: evenly spaced steps would miss where a small beta leaves the reference.
+    """
+    if factor is None or step < 1:
+        return False
+    power = round(math.log(step) / math.log(factor))
+    return any(round(factor**near) == step for near in range(max(0, power - 1), power + 2))
+
+
+def save_snapshot(out: Path, model: nn.Module, step: int) -> None:
+    """Write the weights as they are after `step`.
+
+    Raises:
+      TrainingError: a weight is not finite.
+      CheckpointError: they could not be written.
+    """
+    require_finite(model, step)
+    save_checkpoint(out / FOLDER, step, CheckpointState({"model": dict(model.named_parameters())}, {}), keep=None)
