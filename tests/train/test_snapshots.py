@@ -12,11 +12,11 @@ from support.small_runs import dpo_config, make_model, make_pairs
 @pytest.mark.parametrize(
     ("factor", "steps"),
     [
-        (2, [1, 2, 4, 8, 16, 32]),
-        (3, [1, 3, 9, 27]),
+        (2.0, [1, 2, 4, 8, 16, 32]),
+        (3.0, [1, 3, 9, 27]),
         (1.5, [1, 2, 3, 5, 8, 11, 17, 26, 38]),
         (2**0.5, [1, 2, 3, 4, 6, 8, 11, 16, 23, 32]),
-        (1.01, [*range(1, 39)]),
+        (1.01, [*range(1, 40)]),
         (None, []),
     ],
 )

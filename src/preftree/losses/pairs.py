@@ -56,7 +56,9 @@ def delta(policy: PairLogps, ref: PairLogps) -> Float[Tensor, " P"]:
     return ratios.chosen - ratios.rejected
 
 
-def implicit_reward(logps: Float[Tensor, " N"], ref_logps: Float[Tensor, " N"], *, beta: Beta) -> Float[Tensor, " N"]:
+def implicit_reward(
+    logps: Float[Tensor, " N"], ref_logps: Float[Tensor, " N"], *, beta: Beta = 0.1
+) -> Float[Tensor, " N"]:
     """The reward under which the policy is optimal, up to a constant per prompt: beta * logratio, detached, [N].
 
     Args:

@@ -1,6 +1,7 @@
 """A run's folder, from the first look at it to the model it ends with.
 
-RUN/config.yaml   RUN/metrics.jsonl   RUN/tensorboard/   RUN/checkpoints/   RUN/snapshots/   RUN/model/   RUN/summary.json
+RUN/config.yaml   RUN/metrics.jsonl   RUN/tensorboard/   RUN/checkpoints/   RUN/snapshots/
+RUN/model/   RUN/summary.json
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 from preftree.config.schema import RunConfig
 from preftree.distributed.reduce import lead_first, max_over_ranks
 from preftree.distributed.world import World
-from preftree.errors import UserError
+from preftree.errors import TrainingError, UserError
 from preftree.scoring.forward import Scorer
 from preftree.storage.checkpoint import LoadedCheckpoint, save_checkpoint
 from preftree.train.optim import learning_rate, set_learning_rate
@@ -92,6 +92,17 @@ def train(
             )
         )
 
+        @contextmanager
+        def noting_a_stop() -> Iterator[None]:
+            """Leave a last row that says why; no checkpoint counts it, so a resumed run drops it."""
+            try:
+                yield
+            except TrainingError as error:
+                tracker.write({"split": "stop", "step": progress.step, "error": str(error)})
+                raise
+
+        stack.enter_context(noting_a_stop())
+
         def asked_to_stop() -> int:
             return max_over_ranks(request.signum, world)
 
@@ -108,6 +119,10 @@ def train(
 
             lead_first(world, write)
             saved = progress.step
+
+        def snapshot() -> None:
+            if world.leads:
+                save_snapshot(out, scorer.model, progress.step)
 
         @contextmanager
         def saving_on_failure() -> Iterator[None]:
@@ -158,7 +173,7 @@ def train(
                 progress, row = _advance(plan, next(steps), scorer, optimizer, config, world, progress)
             tracker.write(row)
             if is_snapshot_step(progress.step, config.snapshots):  # before the checkpoint, which is not gone behind
-                lead_first(world, lambda: save_snapshot(out, scorer.model, progress.step) if world.leads else None)
+                lead_first(world, snapshot)
             if config.save_every is not None and progress.step % config.save_every == 0:
                 save()
     return Outcome(progress, figures, stop)

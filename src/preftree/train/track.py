@@ -52,8 +52,10 @@ class Tracker:
             except OSError as error:
                 raise self._unwritable(error) from error
         self._show_on_board(row)
-        if "split" in row:
+        if row.get("split") == "eval":
             log.info("step %d, held out: %s", row["step"], describe(row))
+        elif "split" in row:
+            return  # a stop: the error says it
         elif self.display is not None:
             self.display(row, describe(row))
 
@@ -72,10 +74,10 @@ class Tracker:
             raise self._unwritable(error) from error
 
     def _unwritable(self, error: OSError) -> TrainingError:
+        """What to raise; nothing more is written, not even that the run has stopped."""
         assert self.file is not None
-        return TrainingError(
-            f"{self.file.name} cannot be written ({error.strerror}); mend that and start again with resume=auto"
-        )
+        name, self.file = self.file.name, None
+        return TrainingError(f"{name} cannot be written ({error.strerror}); mend that and start again with resume=auto")
 
     def _show_on_board(self, row: Row) -> None:
         """TensorBoard is a view of the rows: a run goes on without it."""
