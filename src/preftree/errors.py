@@ -31,3 +31,7 @@ class CheckpointError(UserError):
 
 class TrainingError(UserError):
     """A run cannot go on: a non-finite loss, or a gate at the start that did not hold."""
+
+
+class JudgeError(UserError):
+    """A reward or a judge failed, or answered with what is no reward."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from preftree.errors import DataError
+from preftree.storage.atomic import write_atomic
 
 
 class _Part(BaseModel):
@@ -122,6 +123,18 @@ def read_measured(path: Path) -> Measured:
         return Measured.model_validate_json(path.read_bytes())
     except (OSError, ValidationError) as error:
         raise DataError(f"{path}: {_first(error)}; measure again, or move the file away") from error
+
+
+def write_measured(path: Path, measured: Measured) -> None:
+    """Write a measured.json.
+
+    Raises:
+      DataError: it cannot be written.
+    """
+    try:
+        write_atomic(path, measured.model_dump_json(indent=1, exclude_defaults=True) + "\n")
+    except OSError as error:
+        raise DataError(f"{path} cannot be written ({error.strerror}); mend that and measure again") from error
 
 
 def _first(error: OSError | ValidationError) -> str:

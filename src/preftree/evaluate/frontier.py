@@ -1,0 +1,209 @@
+"""How much reward a policy has bought, and for how much KL: exactly in a world, by samples anywhere else.
+
+Both figures are means over prompts. KL is that of whole responses, nats: for samples, the sum of the KLs of every
+token's distribution over the vocabulary (Rafailov et al. 2023, arXiv:2305.18290, Section 6), averaged over responses
+that the policy wrote.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from preftree.errors import DataError
+from preftree.evaluate.measured import Point
+from preftree.generate.hf import Generation, Sampling, generate
+from preftree.judges.rules import Reward
+from preftree.models.load import load_model
+from preftree.records import Preference
+from preftree.scoring.divergence import token_divergence
+from preftree.scoring.forward import Scorer
+from preftree.stats import mean
+from preftree.storage.checkpoint import list_checkpoints, load_checkpoint, step_of
+from preftree.tree.layout import TokenSequence
+from preftree.tree.pack import pack
+from preftree.tree.segment import sum_responses
+from preftree.worlds.exact import best_reward, measure
+from preftree.worlds.grammar import World, rewards
+from preftree.worlds.walk import outcome_logps
+
+Meter: TypeAlias = Callable[[PreTrainedModel], Mapping[str, float]]
+"""A policy's figures: at least `kl` and `reward`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prompts:
+    """What responses are sampled for.
+
+    Attributes:
+      ids: Token ids of each prompt, as the policy was trained on it.
+      texts: The same as text, without special tokens.
+    """
+
+    ids: Sequence[Sequence[int]]
+    texts: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """Samples of one policy.
+
+    Attributes:
+      generations: For each prompt its responses, [prompts][samples].
+      rewards: Of each response, [prompts, samples].
+    """
+
+    generations: Sequence[Sequence[Generation]]
+    rewards: Float[np.ndarray, "X N"]
+
+
+def policies(run: Path, device: torch.device | str = "cpu") -> Iterator[tuple[int, PreTrainedModel]]:
+    """The policy of a finished run at each of its snapshots and at its end: (step, model), one model in memory for all.
+
+    Raises:
+      DataError: the run has not finished.
+      CheckpointError: a snapshot is damaged.
+    """
+    if not (run / "summary.json").is_file():
+        raise DataError(f"{run} holds no finished run: let it come to its end, or give another folder")
+    last = int(json.loads((run / "summary.json").read_bytes())["steps"])
+    model = load_model(run / "model")
+    model.to(device)  # pyright: ignore[reportArgumentType]  # transformers wraps the method
+    final = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    for path in list_checkpoints(run / "snapshots"):
+        if step_of(path) < last:
+            loaded = load_checkpoint(path.parent, path)
+            assert loaded is not None  # a named checkpoint is there, or loading it raises
+            _put(model, loaded.state.tensors["model"])
+            yield step_of(path), model
+    _put(model, final)
+    yield last, model
+
+
+def trace(
+    run: Path, meter: Meter, *, beta: float | None, seed: int | None, device: torch.device | str = "cpu"
+) -> list[Point]:
+    """A run's points from its first snapshot to its end, each with the run's beta and seed."""
+    return [
+        Point.model_validate({"step": step, "beta": beta, "seed": seed, **meter(model)})
+        for step, model in policies(run, device)
+    ]
+
+
+def world_meter(
+    world: World, tokenizer: PreTrainedTokenizerBase, reference: PreTrainedModel, held_out: Sequence[Preference] = ()
+) -> Meter:
+    """Exact figures in a world.
+
+    kl, reward        exact
+    best              the highest reward that any policy has at this KL
+    outside           mass on what is no response of the world
+    accuracy, chosen_logratio, rejected_logratio    weighted means over held-out pairs, where there are any
+
+    Args:
+      world: Its responses are walked one and all.
+      tokenizer: Of both models.
+      reference: Where the KL is measured from.
+      held_out: Pairs of the world.
+    """
+    ref_logps = outcome_logps(reference, tokenizer, world)
+    table = rewards(world)
+
+    def meter(model: PreTrainedModel) -> Mapping[str, float]:
+        logps = outcome_logps(model, tokenizer, world)
+        point = measure(logps, ref_logps, table)
+        figures = {
+            "kl": max(0.0, point.kl),
+            "reward": point.reward,
+            "best": best_reward(ref_logps, table, point.kl),
+            "outside": float(np.exp(logps[:, -1]).mean()),
+        }
+        return figures | (_on_pairs(logps - ref_logps, world, held_out) if held_out else {})
+
+    return meter
+
+
+def draw(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Prompts,
+    reward: Reward,
+    sampling: Sampling,
+    *,
+    samples: int,
+) -> Drawn:
+    """Responses to every prompt, with their rewards; equal seeds give policies the same random numbers."""
+    rows = [ids for ids in prompts.ids for _ in range(samples)]
+    drawn = generate(model, tokenizer, rows, sampling)
+    groups = [drawn[at : at + samples] for at in range(0, len(drawn), samples)]
+    values = [[reward(text, one.text) for one in group] for text, group in zip(prompts.texts, groups, strict=True)]
+    return Drawn(groups, np.array(values, np.float64))
+
+
+def sampled_figures(
+    policy: Scorer, reference: Scorer, prompts: Prompts, drawn: Drawn, *, end: int, budget: int = 8192
+) -> dict[str, float]:
+    """KL and reward of a policy from its own samples, each with the ends of its 95 % interval over prompts.
+
+    Args:
+      policy: Wrote the samples, at temperature 1 and from its whole distribution; anything else biases the KL.
+      reference: Where the KL is measured from.
+      prompts: What the samples answer; two at least.
+      drawn: The samples.
+      end: The end-of-sequence token, whose prediction counts where a response has one.
+      budget: Most tokens of one forward.
+    Returns:
+      kl, kl_low, kl_high (nats a response); reward, reward_low, reward_high; tokens (mean length of a response).
+    """
+    groups = [
+        [_sequence(ids, one, end) for one in group] for ids, group in zip(prompts.ids, drawn.generations, strict=True)
+    ]
+    sizes = [sum(len(sequence.ids) for sequence in group) for group in groups]
+    kls = np.zeros(len(groups))
+    for some in pack(sizes, max(budget, *sizes)):
+        batch = policy.lay_out([groups[index] for index in some])
+        sums = sum_responses(token_divergence(policy, reference, batch), batch.count_R).logps
+        kls[some] = sums.view(len(some), -1).mean(1).cpu().numpy()
+    figures: dict[str, float] = {}
+    for name, values in (("kl", kls), ("reward", drawn.rewards.mean(axis=1))):
+        found = mean(values)
+        half = 1.96 * found.standard_error
+        figures |= {name: found.value, f"{name}_low": found.value - half, f"{name}_high": found.value + half}
+    lengths = [len(one.ids) + one.finished for group in drawn.generations for one in group]
+    return figures | {"kl": max(0.0, figures["kl"]), "tokens": float(np.mean(lengths))}
+
+
+def _sequence(prompt: Sequence[int], response: Generation, end: int) -> TokenSequence:
+    ids = np.array([*prompt, *response.ids, *([end] if response.finished else [])], np.int32)
+    return TokenSequence(ids, np.arange(len(ids)) >= len(prompt))
+
+
+def _put(model: PreTrainedModel, tensors: Mapping[str, torch.Tensor]) -> None:
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(tensors[name])
+
+
+def _on_pairs(logratios: Float[np.ndarray, "X N"], world: World, pairs: Sequence[Preference]) -> dict[str, float]:
+    """Weighted means over pairs: whether the chosen logratio is the higher one (a tie counts 1/2), and both of them."""
+    sides: list[list[float]] = [[], []]
+    for pair in pairs:
+        row = logratios[world.prompts.index(str(pair.prompt))]
+        sides[0].append(row[world.outcome(str(pair.chosen))])
+        sides[1].append(row[world.outcome(str(pair.rejected))])
+    chosen, rejected = np.array(sides)
+    weights = np.array([pair.weight for pair in pairs])
+    columns = {
+        "accuracy": (1 + np.sign(chosen - rejected)) / 2,
+        "chosen_logratio": chosen,
+        "rejected_logratio": rejected,
+    }
+    return {name: float(np.average(values, weights=weights)) for name, values in columns.items()}

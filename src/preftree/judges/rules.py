@@ -1,0 +1,81 @@
+"""A reward as a function of prompt and response: a world's own, or one that the user wrote."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from preftree.errors import ConfigError, JudgeError
+from preftree.worlds.grammar import World, reward
+from preftree.worlds.sentiment import WORLDS
+
+Reward: TypeAlias = Callable[[str, str], float]
+"""(prompt, response) -> reward, both as text without special tokens."""
+
+
+def find_world(spec: str) -> World | None:
+    """The world that `world:NAME` names; None where the spec is of another kind.
+
+    Raises:
+      ConfigError: no world has this name.
+    """
+    kind, _, name = spec.partition(":")
+    if kind != "world":
+        return None
+    if name not in WORLDS:
+        raise ConfigError(f"reward {spec!r} names no world; worlds are {', '.join(WORLDS)}")
+    return WORLDS[name]
+
+
+def load_reward(spec: str) -> Reward:
+    """A reward by its name: `world:small`, `rules.py:brevity` (a file) or `package.module:brevity`.
+
+    The function gets a prompt and a response and returns a finite number; the code of a file or module runs with the
+    user's rights.
+
+    Raises:
+      ConfigError: there is no such world, file, module or function.
+    """
+    world = find_world(spec)
+    if world is not None:
+        return lambda prompt, response: reward(world, prompt, response)
+    place, colon, name = spec.rpartition(":")
+    if not colon or not place or not name.isidentifier():
+        raise ConfigError(f"reward must be world:NAME, FILE.py:FUNCTION or MODULE:FUNCTION, got {spec!r}")
+    function = getattr(_load(place, spec), name, None)
+    if not callable(function):
+        raise ConfigError(f"reward {spec!r}: {place} has no function {name!r}")
+
+    def checked(prompt: str, response: str) -> float:
+        try:
+            value = function(prompt, response)
+        except Exception as error:  # whatever the user's code raises is the user's to mend, and is named
+            raise JudgeError(
+                f"reward {spec!r} raised {type(error).__name__} ({error}) on the response {response[:60]!r}"
+            ) from error
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise JudgeError(f"reward {spec!r} must return a finite number, got {value!r} for {response[:60]!r}")
+        return float(value)
+
+    return checked
+
+
+def _load(place: str, spec: str) -> Any:
+    try:
+        if not place.endswith(".py"):
+            return importlib.import_module(place)
+        path = Path(place).expanduser()
+        found = importlib.util.spec_from_file_location(path.stem, path)
+        if found is None or found.loader is None or not path.is_file():
+            raise ConfigError(f"reward {spec!r}: {place} does not exist")
+        module = importlib.util.module_from_spec(found)
+        found.loader.exec_module(module)
+        return module
+    except ConfigError:
+        raise
+    except Exception as error:  # as above: importing runs the user's code
+        raise ConfigError(f"reward {spec!r}: {place} cannot be imported ({type(error).__name__}: {error})") from error
