@@ -1,13 +1,17 @@
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from preftree.data.kinds import to_row
+from preftree.data.tokenize import tokenize_file
+from preftree.errors import ConfigError
 from preftree.generate.hf import Generation
 from preftree.models.load import load_tokenizer
 from preftree.records import Demonstration
-from preftree.worlds.grammar import WORDS
+from preftree.worlds.grammar import WORDS, draw_corpus, reward, rewards
 from preftree.worlds.sentiment import (
     WORLDS,
     Labeller,
@@ -16,6 +20,7 @@ from preftree.worlds.sentiment import (
     label_samples,
     weigh_repeats,
 )
+from preftree.worlds.walk import outcome_logps
 
 TINY = WORLDS["tiny"]
 PROMPT = TINY.prompts[0]
@@ -64,10 +69,120 @@ def test_all_pairs_of_a_prompt_are_labelled_and_the_rest_is_counted() -> None:
 
 def test_the_labellers_chances() -> None:
     difference = np.array([0.3, -0.3, 0.0])
-    sharp = Labeller("deterministic").chance(difference)
-    assert sharp.tolist() == [1.0, 0.0, 0.5]
-    np.testing.assert_allclose(Labeller("bt", scale=10.0).chance(difference), 1 / (1 + np.exp(-10 * difference)))
-    np.testing.assert_allclose(Labeller("deterministic", flip=0.2).chance(difference), [0.8, 0.2, 0.5])
+    sharp = Labeller("deterministic").chances(difference)
+    assert sharp.tolist() == [[1, 0, 0], [0, 1, 0], [0.5, 0.5, 0]]
+    first = 1 / (1 + np.exp(-10 * difference))
+    soft = Labeller("bt", scale=10.0).chances(difference)
+    np.testing.assert_allclose(soft, np.stack([first, 1 - first, 0 * first], axis=1), atol=1e-15)
+    noisy = Labeller("deterministic", flip=0.2).chances(difference)
+    np.testing.assert_allclose(noisy, [[0.8, 0.2, 0], [0.2, 0.8, 0], [0.5, 0.5, 0]])
+
+
+@pytest.mark.parametrize(
+    ("labeller", "odds"),
+    [
+        # At scale 1, differences ln 4, 0 and -ln 4 are strengths of 4 to 1, 1 to 1 and 1 to 4.
+        (Labeller("bt", scale=1.0), [(4, 1, 0), (1, 1, 0), (1, 4, 0)]),
+        # Rao-Kupper at 2: 4 / (4 + 2 x 1) and 1 / (1 + 2 x 4), the rest is ties.
+        (
+            Labeller("bt", scale=1.0, ties="rao_kupper", tie_parameter=2.0),
+            [(6, 1, 2), (3, 3, 3), (1, 6, 2)],
+        ),
+        (
+            Labeller("bt", scale=1.0, ties="rao_kupper", tie_parameter=2.0, flip=0.25),
+            [(4.75, 2.25, 2), (3, 3, 3), (2.25, 4.75, 2)],
+        ),
+        # Davidson at 3: 4 : 1 : 3 sqrt(4 x 1).
+        (Labeller("bt", scale=1.0, ties="davidson", tie_parameter=3.0), [(4, 1, 6), (1, 1, 3), (1, 4, 6)]),
+        (Labeller("deterministic", ties="davidson", tie_parameter=3.0), [(1, 0, 0), (1, 1, 3), (0, 1, 0)]),
+        (Labeller("deterministic", ties="rao_kupper", tie_parameter=2.0), [(1, 0, 0), (3, 3, 3), (0, 1, 0)]),
+    ],
+)
+def test_chances_by_hand(labeller: Labeller, odds: list[tuple[float, float, float]]) -> None:
+    found = labeller.chances(np.log([4.0, 1.0, 0.25]))
+    np.testing.assert_allclose(found, np.array(odds) / np.sum(odds, axis=1, keepdims=True), atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["bt", "deterministic"])
+@pytest.mark.parametrize(("ties", "parameter"), [("none", 1.0), ("rao_kupper", 1.7), ("davidson", 0.4)])
+@pytest.mark.parametrize("flip", [0.0, 0.4, 1.0])
+def test_chances_are_chances_and_know_no_first_or_second(kind, ties, parameter: float, flip: float) -> None:
+    labeller = Labeller(kind, scale=300.0, flip=flip, ties=ties, tie_parameter=parameter, length_bias=0.1)
+    difference, words = np.linspace(-20, 20, 401), np.tile(np.arange(-2.0, 2.1), 81)[:401]
+    chances = labeller.chances(difference, words)
+    assert (chances >= 0).all()
+    np.testing.assert_allclose(chances.sum(axis=1), 1, atol=1e-12)
+    np.testing.assert_allclose(labeller.chances(-difference, -words), chances[:, [1, 0, 2]], atol=1e-12)
+
+
+def test_a_labeller_that_likes_length() -> None:
+    # Two words at .05 each are worth .1 of reward.
+    biased = Labeller("bt", scale=10.0, length_bias=0.05).chances(np.array([0.2]), np.array([2.0]))
+    np.testing.assert_allclose(biased, Labeller("bt", scale=10.0).chances(np.array([0.3])))
+    assert Labeller("deterministic", length_bias=0.2).chances(np.array([0.3]), np.array([-2.0])).tolist() == [[0, 1, 0]]
+    world = WORLDS["varied"]
+    samples = [(PROMPT, said("good", "bad bad", "good good"))]  # one word is too few: worth nothing
+    long = label_samples(world, samples, Labeller("deterministic", length_bias=2.0), seed=0)
+    assert {(row.chosen, row.rejected) for row in long.preferences} == {
+        ("bad bad", "good"),
+        ("good good", "good"),
+        ("good good", "bad bad"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"scale": 0.0}, "scale must be > 0, got 0.0"),
+        ({"flip": 1.1}, r"flip must be in \[0, 1\], got 1.1"),
+        ({"flip": float("nan")}, r"flip must be in \[0, 1\], got nan"),
+        ({"ties": "rao_kupper", "tie_parameter": 0.9}, "must be >= 1 for ties=rao_kupper, got 0.9"),
+        ({"ties": "davidson", "tie_parameter": -0.1}, "must be >= 0 for ties=davidson, got -0.1"),
+        ({"tie_parameter": 2.0}, "must be 1 without a tie model, got 2.0"),
+    ],
+)
+def test_a_labeller_out_of_range_is_refused(options, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        Labeller(**options)
+
+
+def test_ties_come_up_as_often_as_they_should_and_survive_a_file(tmp_path: Path) -> None:
+    words = ("movie", "plot", "the", "was", "good", "bad")
+    texts = [f"{a} {b} {c}" for a in words for b in words for c in words]
+    samples = [(PROMPT, said("the the the", text)) for text in texts if text != "the the the"]
+    labeller = Labeller("bt", scale=2.0, ties="davidson", tie_parameter=1.0)
+    pairs = label_samples(TINY, samples, labeller, seed=3).preferences
+    counts, expected, spread = np.zeros(3), np.zeros(3), np.zeros(3)
+    for row in pairs:
+        text = row.chosen if row.chosen != "the the the" else row.rejected
+        odds = np.exp(reward(TINY, PROMPT, str(text)) - 0.5)  # half of scale x difference; the other one is worth 1/2
+        chances = np.array([odds, 1 / odds, 1.0]) / (odds + 1 / odds + 1)
+        counts += [not row.tie and row.chosen == text, not row.tie and row.chosen != text, row.tie]
+        expected += chances
+        spread += chances * (1 - chances)
+    assert len(pairs) == counts.sum() == len(words) ** 3 - 1
+    assert (np.abs(counts - expected) < 3 * np.sqrt(spread)).all()
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("".join(json.dumps(to_row(row)) + "\n" for row in pairs))
+    store, _ = tokenize_file(str(path), build_tokenizer(), kind="preference", cache_dir=tmp_path / "cache")
+    assert store.ties.tolist() == [row.tie for row in pairs]
+
+
+def test_the_long_world_has_a_corpus_and_rewards_and_refuses_to_be_counted() -> None:
+    world = WORLDS["text"]
+    corpus = draw_corpus(world, 300, seed=0)
+    assert {row.prompt for row in corpus} == set(world.prompts)
+    assert {len(str(row.response).split()) for row in corpus} == {12}
+    assert reward(world, "the movie was not", "good" + " the" * 11) == pytest.approx(1 / (1 + np.exp(1.5)))
+    assert reward(world, "the movie was", "good") == 0.0
+    tokenizer = build_tokenizer()
+    assert all(len(tokenizer(prompt)["input_ids"]) == len(prompt.split()) for prompt in world.prompts)
+    with pytest.raises(ConfigError, match=r"'text' has 8.9e\+12 outcomes .* draw samples"):
+        rewards(world)
+    with pytest.raises(ConfigError, match="draw samples"):
+        next(world.responses())
+    with pytest.raises(ConfigError, match="draw samples"):
+        outcome_logps(build_model(tokenizer, 0), tokenizer, world)
 
 
 def test_labels_come_up_as_often_as_they_should() -> None:

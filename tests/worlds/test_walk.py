@@ -9,7 +9,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel, PreTraine
 from preftree.errors import ModelError
 from preftree.scoring.forward import Scorer
 from preftree.worlds.grammar import World
-from preftree.worlds.sentiment import build_model, build_tokenizer
+from preftree.worlds.sentiment import WORLDS, build_model, build_tokenizer
 from preftree.worlds.walk import outcome_logps
 
 TOKENIZER = build_tokenizer()
@@ -49,6 +49,26 @@ def test_the_walk_agrees_with_every_response_on_its_own(make, temperature: float
     assert logps.shape == (2, SHORT.num_outcomes)
     np.testing.assert_allclose(logps, slow(model, SHORT, temperature), atol=2e-5)
     np.testing.assert_allclose(np.exp(logps).sum(axis=1), 1, atol=1e-12)
+
+
+def test_the_walk_is_right_for_the_world_of_varied_lengths() -> None:
+    model, world = build_model(TOKENIZER, 2), WORLDS["varied"]
+    logps = outcome_logps(model, TOKENIZER, world)
+    assert logps.shape == (3, 12**2 + 12**3 + 12**4 + 1)
+    np.testing.assert_allclose(np.exp(logps).sum(axis=1), 1, atol=1e-12)
+    texts = ("good bad", "awful awful", "the movie was", "movie movie movie movie", "not very good plot", "awful " * 4)
+    for row, prompt in zip(logps, world.prompts, strict=True):
+        for text in texts:
+            assert row[world.outcome(text)] == pytest.approx(alone(model, prompt, text, world), abs=2e-5)
+
+
+def alone(model: PreTrainedModel, prompt: str, text: str, world: World) -> float:
+    """One response without a cache, its end included where it has one."""
+    start, new = TOKENIZER(prompt)["input_ids"], TOKENIZER(text)["input_ids"]
+    ids = (start + new + [TOKENIZER.eos_token_id])[: len(start) + world.max_words]
+    with torch.no_grad():
+        logps = model(input_ids=torch.tensor([ids])).logits[0].double().log_softmax(-1)
+    return sum(logps[at - 1, ids[at]].item() for at in range(len(start), len(ids)))
 
 
 def test_the_size_of_a_batch_changes_nothing() -> None:

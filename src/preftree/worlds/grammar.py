@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
+from preftree.errors import ConfigError
 from preftree.records import Demonstration
 
 WORDS = ("movie", "plot", "the", "was", "very", "not", "good", "great", "fun", "bad", "dull", "awful")
@@ -33,6 +34,9 @@ _NEXT: dict[str, dict[str, float]] = {
     **{word: {"the": 35, "very": 10, "not": 5, "movie": 5, "plot": 5, **_ADJECTIVES} for word in _ADJECTIVES},
 }
 _NOISE = 0.1
+
+MOST_OUTCOMES = 4_000_000
+"""Of one prompt, for exact figures: 32 MB a table's row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +64,25 @@ class World:
         """Outcomes of one prompt: all responses, by length and then in the order of WORDS, and `other` as the last."""
         return sum(len(WORDS) ** length for length in range(self.min_words, self.max_words + 1)) + 1
 
+    def require_countable(self) -> None:
+        """Refuse exact figures of a world that has too many outcomes for them.
+
+        Raises:
+          ConfigError: more than MOST_OUTCOMES to a prompt.
+        """
+        if self.num_outcomes > MOST_OUTCOMES:
+            raise ConfigError(
+                f"the world {self.name!r} has {self.num_outcomes:.1e} outcomes to each prompt, exact figures allow "
+                f"{MOST_OUTCOMES:.0e}; draw samples of the policy and take their mean reward and KL"
+            )
+
     def responses(self) -> Iterator[str]:
-        """The texts of all outcomes but the last, in order."""
+        """The texts of all outcomes but the last, in order.
+
+        Raises:
+          ConfigError: there are too many.
+        """
+        self.require_countable()
         for length in range(self.min_words, self.max_words + 1):
             yield from (" ".join(words) for words in itertools.product(WORDS, repeat=length))
 
@@ -85,7 +106,12 @@ def reward(world: World, prompt: str, response: str) -> float:
 
 
 def rewards(world: World) -> Float[np.ndarray, "X N"]:
-    """The reward of every outcome of every prompt, [prompts, num_outcomes]."""
+    """The reward of every outcome of every prompt, [prompts, num_outcomes].
+
+    Raises:
+      ConfigError: the world has too many outcomes.
+    """
+    world.require_countable()
     table = np.zeros((len(world.prompts), world.num_outcomes))
     for row, prompt in enumerate(world.prompts):
         start = np.array([WORDS.index(word) for word in prompt.split()])

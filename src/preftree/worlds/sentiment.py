@@ -15,21 +15,29 @@ from typing import Literal
 import numpy as np
 import torch
 from jaxtyping import Float
+from scipy.special import expit
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from preftree.errors import ConfigError
 from preftree.generate.hf import Generation
 from preftree.records import Demonstration, Preference
 from preftree.worlds.grammar import WORDS, World, reward
 
 _PROMPTS = ("the movie was", "the plot was very", "the movie was not")
+_MORE_PROMPTS = tuple(
+    f"the {what} was{how}" for what in ("movie", "plot") for how in ("", " very", " not", " not very", " good the plot")
+)
 
 WORLDS = {
     "tiny": World("tiny", _PROMPTS, min_words=3, max_words=3),
+    "varied": World("varied", _PROMPTS, min_words=2, max_words=4),
     "small": World("small", _PROMPTS, min_words=5, max_words=5),
+    "text": World("text", _MORE_PROMPTS, min_words=12, max_words=12),
 }
+"""`text` has too many outcomes to count: what is measured there is sampled."""
 
 SPECIAL = ("<unk>", "<eos>")
 
@@ -38,24 +46,67 @@ SPECIAL = ("<unk>", "<eos>")
 class Labeller:
     """Who says which of two responses is better, knowing their rewards.
 
+    The strength of a pair is x = scale x (r_a - r_b + length_bias x (words_a - words_b)). With ties = "none", a is
+    preferred with probability sigmoid(x). With a tie model, and t its parameter:
+
+        rao_kupper   P(a) = 1 / (1 + t exp(-x)),   P(b) the same of -x,   the rest is ties; t = 1 has none
+        davidson     P(a) : P(b) : P(tie) = exp(x / 2) : exp(-x / 2) : t;   t = 0 has none
+
     Attributes:
-      kind: `bt` prefers a with probability sigmoid(scale x (r_a - r_b)); `deterministic` always the higher reward, and
-        either of two equal ones with probability 1/2: the limit of a large scale.
-      scale: s: the exact optimum of DPO on `bt` labels is reference x exp(s r / beta) / Z.
-      flip: Probability that the answer is turned round, in [0, 0.5).
+      kind: `bt` as above; `deterministic` is its limit of a large scale: the higher reward always wins, and only where
+        both are equal is there anything to draw.
+      scale: s: the exact optimum of DPO on `bt` labels is reference x exp(s r / beta) / Z, with r + length_bias x words
+        for r where there is a bias.
+      flip: Probability that an answer is turned round, in [0, 1]: at .5 labels say nothing, at 1 the opposite. A tie
+        stays a tie.
+      ties: The tie model.
+      tie_parameter: t: >= 1 for Rao-Kupper, >= 0 for Davidson; 1 and unused without a tie model.
+      length_bias: Reward that a word is worth to the labeller, and to nobody else.
+    Raises:
+      ConfigError: scale, flip or tie_parameter is out of its range.
+    Source: Rao and Kupper 1967, JASA 62, p. 194; Davidson 1970, JASA 65, p. 317.
     """
 
     kind: Literal["bt", "deterministic"] = "bt"
     scale: float = 10.0
     flip: float = 0.0
+    ties: Literal["none", "rao_kupper", "davidson"] = "none"
+    tie_parameter: float = 1.0
+    length_bias: float = 0.0
 
-    def chance(self, difference: Float[np.ndarray, " P"]) -> Float[np.ndarray, " P"]:
-        """Probability that the first response is preferred, from r_first - r_second."""
+    def __post_init__(self) -> None:
+        least = {"none": 1.0, "rao_kupper": 1.0, "davidson": 0.0}[self.ties]
+        if not self.scale > 0:
+            raise ConfigError(f"a labeller's scale must be > 0, got {self.scale}")
+        if not 0 <= self.flip <= 1:
+            raise ConfigError(f"a labeller's flip must be in [0, 1], got {self.flip}")
+        if not least <= self.tie_parameter < np.inf or (self.ties == "none" and self.tie_parameter != 1):
+            wanted = "1 without a tie model" if self.ties == "none" else f">= {least:g} for ties={self.ties}"
+            raise ConfigError(f"a labeller's tie_parameter must be {wanted}, got {self.tie_parameter}")
+
+    def chances(
+        self, difference: Float[np.ndarray, " P"], more_words: Float[np.ndarray, " P"] | float = 0.0
+    ) -> Float[np.ndarray, "P 3"]:
+        """Probabilities that the first response is preferred, the second, neither; rows sum to 1.
+
+        Args:
+          difference: r_first - r_second.
+          more_words: Words of the first response less those of the second.
+        """
+        strength = difference + self.length_bias * more_words
         if self.kind == "bt":
-            clean = 0.5 * (1 + np.tanh(self.scale * difference / 2))
+            strength = self.scale * strength
         else:
-            clean = (1 + np.sign(difference)) / 2
-        return clean * (1 - self.flip) + (1 - clean) * self.flip
+            strength = np.where(strength == 0, 0.0, np.copysign(np.inf, strength))
+        first, second = self._wins(strength), self._wins(-strength)
+        kept, turned = (1 - self.flip) * first + self.flip * second, (1 - self.flip) * second + self.flip * first
+        return np.stack([kept, turned, 1 - first - second], axis=1).clip(0.0, 1.0)
+
+    def _wins(self, strength: Float[np.ndarray, " P"]) -> Float[np.ndarray, " P"]:
+        if self.ties == "davidson":
+            with np.errstate(over="ignore"):
+                return 1 / (1 + self.tie_parameter * np.exp(-strength / 2) + np.exp(-strength))
+        return expit(strength - np.log(self.tie_parameter))
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +114,7 @@ class Pairs:
     """Labelled pairs, and what did not become one.
 
     Attributes:
-      preferences: One row for each different pair; `weight` says how often it was drawn.
+      preferences: One row for each different pair, ties among them; `weight` says how often it was drawn.
       num_drawn: Pairs that were drawn, repeats included.
       num_equal: Pairs left out because both responses were the same.
       num_unusable: Responses left out because they were empty or held a special token.
@@ -141,9 +192,14 @@ def label_samples(
                 first, second = sorted(pair)
                 counts[prompt, first, second] += 1
     difference = np.array([reward(world, prompt, a) - reward(world, prompt, b) for prompt, a, b in counts])
-    first_wins = np.random.default_rng(seed).random(len(counts)) < labeller.chance(difference)
+    more_words = np.array([float(len(a.split()) - len(b.split())) for _, a, b in counts])
+    chances = labeller.chances(difference, more_words)
+    drawn = np.random.default_rng(seed).random(len(counts))
+    first_wins, tied = drawn < chances[:, 0], drawn >= chances[:, :2].sum(axis=1)
+    if labeller.ties == "none":
+        tied[:] = False  # rounding makes none
     preferences = [
-        Preference(prompt, *((a, b) if wins else (b, a)), weight=float(count))
-        for ((prompt, a, b), count), wins in zip(counts.items(), first_wins.tolist(), strict=True)
+        Preference(prompt, *((a, b) if wins or tie else (b, a)), weight=float(count), tie=tie)
+        for ((prompt, a, b), count), wins, tie in zip(counts.items(), first_wins.tolist(), tied.tolist(), strict=True)
     ]
     return Pairs(preferences, counts.total(), num_equal, num_unusable)

@@ -41,7 +41,9 @@ def outcome_logps(
       batch_size: Most rows of one forward.
     Raises:
       ModelError: a word is not one token of this tokenizer.
+      ConfigError: the world has too many outcomes; sample instead.
     """
+    world.require_countable()
     if not temperature > 0:
         raise ValueError(f"temperature must be > 0, got {temperature}")
     walk = _Walk(model, _word_ids(tokenizer), _end_id(tokenizer), world, temperature, max(1, batch_size // len(WORDS)))
