@@ -5,9 +5,14 @@ import pytest
 
 from preftree.losses import LOSSES, bind, dpo
 from preftree.losses.inputs import INPUTS
-from preftree.losses.options import Range
-from preftree.losses.table import find, inputs_of, options_of
+from preftree.losses.options import Option, Range
+from preftree.losses.table import ELSEWHERE, find, inputs_of, needs_reference, options_of, unit_of
 from support.loss_laws import pairs
+
+
+def takers(option: str) -> str:
+    return "losses that take it: " + ", ".join(name for name, spec in LOSSES.items() if option in options_of(spec))
+
 
 POLICY, REF = pairs([-10.0], [-12.0], [4], [2]), pairs([-11.0], [-11.0], [4], [2])
 
@@ -30,7 +35,10 @@ def test_an_input_that_the_loss_does_not_take_is_refused():
 
 
 def test_options_are_read_from_the_signature():
-    assert options_of(LOSSES["cdpo"]) == {"beta": Range(0.0), "label_smoothing": Range(0.0, 0.5, closed=True)}
+    assert options_of(LOSSES["cdpo"]) == {
+        "beta": Option(Range(0.0), 0.1),
+        "label_smoothing": Option(Range(0.0, 0.5, closed=True), 0.1),
+    }
     assert options_of(LOSSES["sft"]) == {}
     assert {name for spec in LOSSES.values() for name in inputs_of(spec)} <= set(INPUTS)
 
@@ -44,26 +52,28 @@ def test_value_at_reference():
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("dop", {"beta": 0.1}, "loss must be one of dpo, cdpo, ipo, ipo_sum, sft, got 'dop'; did you mean 'dpo'?"),
-        (
-            "sigmoid",
-            {"beta": 0.1},
-            "loss must be one of dpo, cdpo, ipo, ipo_sum, sft, got 'sigmoid'; did you mean 'dpo'?",
-        ),
-        ("xyz", {}, "loss must be one of dpo, cdpo, ipo, ipo_sum, sft, got 'xyz'"),
+        ("dop", {"beta": 0.1}, f"loss must be one of {', '.join(LOSSES)}, got 'dop'; did you mean 'dpo'?"),
+        ("sigmod", {}, f"loss must be one of {', '.join(LOSSES)}, got 'sigmod'; did you mean 'sigmoid'?"),
+        ("xyz", {}, f"loss must be one of {', '.join(LOSSES)}, got 'xyz'"),
         (
             "dpo",
             {"beta": 0.1, "label_smoothing": 0.3},
-            "loss 'dpo' does not take 'label_smoothing', its options are: beta (> 0); losses that take it: cdpo",
+            f"loss 'dpo' does not take 'label_smoothing', its options are: beta (> 0); {takers('label_smoothing')}",
+        ),
+        (
+            "cdpo",
+            {"label_smoothin": 0.3},
+            "loss 'cdpo' does not take 'label_smoothin', its options are: beta (> 0), label_smoothing (in [0, 0.5)); "
+            "did you mean 'label_smoothing'?",
         ),
         ("ipo", {"tau": 0.1}, "loss 'ipo' does not take 'tau', its options are: beta (> 0)"),
         (
             "sft",
             {"beta": 0.1},
-            "loss 'sft' does not take 'beta', its options are: none; losses that take it: dpo, cdpo, ipo, ipo_sum",
+            f"loss 'sft' does not take 'beta', its options are: none; {takers('beta')}",
         ),
-        ("dpo", {}, "loss 'dpo' needs beta (> 0), got none"),
-        ("cdpo", {"beta": 0.1}, "loss 'cdpo' needs label_smoothing (in [0, 0.5)), got none"),
+        ("tr_dpo", {}, ELSEWHERE["tr_dpo"]),
+        ("step_dpo", {}, ELSEWHERE["step_dpo"]),
         ("dpo", {"beta": 0}, "beta must be > 0, got 0"),
         ("dpo", {"beta": -0.1}, "beta must be > 0, got -0.1"),
         ("dpo", {"beta": math.nan}, "beta must be a finite number > 0, got nan"),
@@ -91,3 +101,23 @@ def test_find():
     assert find("dpo") is LOSSES["dpo"]
     with pytest.raises(ValueError, match="did you mean 'ipo_sum'"):
         find("ipo-sum")
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_the_names_that_trl_has_are_understood(name):
+    for alias in LOSSES[name].trl:
+        assert find(alias) is LOSSES[name]
+        assert bind(alias, {}).name == name
+
+
+def test_what_is_not_said_takes_the_default_of_the_signature():
+    assert bind("dpo", {}).options == {"beta": 0.1}
+    assert bind("cdpo", {"beta": 2}).options == {"beta": 2.0, "label_smoothing": 0.1}
+    assert dpo(POLICY, REF).tolist() == dpo(POLICY, REF, beta=0.1).tolist()
+
+
+def test_units():
+    assert unit_of(LOSSES["dpo"]) == "pair"
+    assert unit_of(LOSSES["sft"]) == "demonstration"
+    assert needs_reference(LOSSES["dpo"])
+    assert not needs_reference(LOSSES["sft"])

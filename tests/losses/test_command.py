@@ -24,8 +24,8 @@ def test_table_lists_every_loss_with_options_and_source():
     for name, spec in LOSSES.items():
         assert re.search(rf"\b{name}\b", result.stdout)
         assert spec.source in result.stdout
-        for option, allowed in options_of(spec).items():
-            assert f"{option} {allowed}" in result.stdout
+        for option, value in options_of(spec).items():
+            assert f"{option} {value}" in result.stdout
 
 
 def test_nothing_is_cut_off_on_a_narrow_terminal():

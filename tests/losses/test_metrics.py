@@ -9,10 +9,11 @@ from support.loss_laws import FACTS, Case, draw, pairs
 # As in test_values.py, then the same with the sides swapped, then a tie.
 POLICY = pairs([-10.0, -12.0, -11.5], [-12.0, -10.0, -11.5], [4, 2, 3], [2, 4, 3])
 REF = pairs([-11.0, -11.0, -11.0], [-11.0, -11.0, -11.0], [4, 2, 3], [2, 4, 3])
+GIVEN = {"policy": POLICY, "ref": REF}
 
 
 def test_worked_by_hand():
-    metrics = pair_metrics(bind("dpo", {"beta": 0.5}), POLICY, REF)
+    metrics = pair_metrics(bind("dpo", {"beta": 0.5}), GIVEN)
     expected = {
         "loss": [0.31326168751822286, 1.3132616875182228, math.log(2)],
         "accuracy": [1, 0, 0.5],
@@ -44,7 +45,7 @@ def test_worked_by_hand():
     ],
 )
 def test_grad_weight_of_other_losses(name, options, weights):
-    metrics = pair_metrics(bind(name, options), POLICY, REF)
+    metrics = pair_metrics(bind(name, options), GIVEN)
     assert metrics["grad_weight"].tolist() == pytest.approx(weights, rel=1e-12)
     assert metrics["loss"].tolist() == bind(name, options)(POLICY, REF).tolist()
     assert metrics["margin"].tolist() == [1, -1, 0]  # the same meaning for every loss: beta * delta, in summed nats
@@ -60,7 +61,7 @@ def test_grad_weight_by_finite_differences(name, seed):
     up = loss(policy._replace(chosen=policy.chosen + step), ref)
     down = loss(policy._replace(chosen=policy.chosen - step), ref)
     expected = ((up - down) / (2 * step)).abs() / options["beta"]
-    torch.testing.assert_close(pair_metrics(loss, policy, ref)["grad_weight"], expected, rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(pair_metrics(loss, given)["grad_weight"], expected, rtol=1e-5, atol=1e-7)
 
 
 def test_the_graph_of_the_policy_is_left_alone():
@@ -68,7 +69,7 @@ def test_the_graph_of_the_policy_is_left_alone():
     policy = POLICY._replace(chosen=chosen * 1.0)
     loss = bind("dpo", {"beta": 0.5})
     values = loss(policy, REF)
-    pair_metrics(loss, policy, REF)
+    pair_metrics(loss, {"policy": policy, "ref": REF})
     assert chosen.grad is None
     values.sum().backward()
     assert chosen.grad is not None and chosen.grad.tolist() == pytest.approx(
@@ -78,25 +79,27 @@ def test_the_graph_of_the_policy_is_left_alone():
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
 def test_evaluation_without_gradients(mode):
-    expected = pair_metrics(bind("dpo", {"beta": 0.5}), POLICY, REF)
+    expected = pair_metrics(bind("dpo", {"beta": 0.5}), GIVEN)
     with mode():
         policy = POLICY._replace(chosen=POLICY.chosen + 0, rejected=POLICY.rejected + 0)
-        got = pair_metrics(bind("dpo", {"beta": 0.5}), policy, REF)
+        got = pair_metrics(bind("dpo", {"beta": 0.5}), {"policy": policy, "ref": REF})
     assert {name: values.tolist() for name, values in got.items()} == {k: v.tolist() for k, v in expected.items()}
 
 
 def test_no_pairs_no_values():
     none = pairs([], [], [], [])
     none = none._replace(chosen_tokens=none.chosen_tokens.long(), rejected_tokens=none.rejected_tokens.long())
-    assert {values.shape for values in pair_metrics(bind("dpo", {"beta": 0.5}), none, none).values()} == {(0,)}
+    assert {
+        values.shape for values in pair_metrics(bind("dpo", {"beta": 0.5}), {"policy": none, "ref": none}).values()
+    } == {(0,)}
 
 
 def test_a_broken_pair_is_not_counted_as_wrong():
     policy = POLICY._replace(chosen=torch.tensor([math.nan, -12.0, -11.5], dtype=torch.float64))
-    accuracy = pair_metrics(bind("dpo", {"beta": 0.5}), policy, REF)["accuracy"].tolist()
+    accuracy = pair_metrics(bind("dpo", {"beta": 0.5}), {"policy": policy, "ref": REF})["accuracy"].tolist()
     assert math.isnan(accuracy[0]) and accuracy[1:] == [0, 0.5]
 
 
 def test_a_loss_without_reward_has_no_pair_metrics():
     with pytest.raises(ValueError, match="implicit reward, got 'sft'"):
-        pair_metrics(bind("sft", {}), POLICY, REF)
+        pair_metrics(bind("sft", {}), GIVEN)

@@ -54,7 +54,7 @@ def ours(policy: ToyModel, ref: ToyModel, beta: float) -> Result:
         ref_pairs = score(ref)
     loss = bind("dpo", {"beta": beta})
     values = loss(policy=policy_pairs, ref=ref_pairs)
-    return Result(values[0], pair_metrics(loss, policy_pairs, ref_pairs)["margin"][0])
+    return Result(values[0], pair_metrics(loss, {"policy": policy_pairs, "ref": ref_pairs})["margin"][0])
 
 
 # Theirs: a score of one response, put into an otherwise right loss, or a loss of its own.

@@ -30,6 +30,6 @@ def losses(
     table = Table("loss", "options", "inputs")
     table.add_column("source", overflow="fold")
     for key, spec in LOSSES.items():
-        options = "\n".join(f"{option} {allowed}" for option, allowed in options_of(spec).items())
+        options = "\n".join(f"{option} {value}" for option, value in options_of(spec).items())
         table.add_row(key, options or "none", ", ".join(inputs_of(spec)), spec.source)
     Console(markup=False).print(table)

@@ -4,10 +4,10 @@ from preftree.losses.inputs import PairLogps, PairValues
 from preftree.losses.likelihood import sft
 from preftree.losses.logistic import cdpo, dpo
 from preftree.losses.mean import WeightedSums, mean_part, weigh
-from preftree.losses.metrics import pair_metrics
+from preftree.losses.metrics import by_label, columns_of, list_metrics, pair_metrics, response_metrics
 from preftree.losses.pairs import delta, implicit_reward, logratios, pair_up
 from preftree.losses.squared import ipo, ipo_sum
-from preftree.losses.table import LOSSES, BoundLoss, LossSpec, bind
+from preftree.losses.table import LOSSES, BoundLoss, LossSpec, bind, find, needs_reference, unit_of
 
 __all__ = [
     "LOSSES",
@@ -17,16 +17,23 @@ __all__ = [
     "PairValues",
     "WeightedSums",
     "bind",
+    "by_label",
     "cdpo",
+    "columns_of",
     "delta",
     "dpo",
+    "find",
     "implicit_reward",
     "ipo",
     "ipo_sum",
+    "list_metrics",
     "logratios",
     "mean_part",
+    "needs_reference",
     "pair_metrics",
     "pair_up",
+    "response_metrics",
     "sft",
+    "unit_of",
     "weigh",
 ]

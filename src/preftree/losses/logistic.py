@@ -7,11 +7,12 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from preftree.losses.inputs import PairLogps
-from preftree.losses.options import BELOW_HALF, POSITIVE, Beta, LabelSmoothing
+from preftree.losses.options import Beta, LabelSmoothing, checked
 from preftree.losses.pairs import delta
 
 
-def dpo(policy: PairLogps, ref: PairLogps, *, beta: Beta) -> Float[Tensor, " P"]:
+@checked
+def dpo(policy: PairLogps, ref: PairLogps, *, beta: Beta = 0.1) -> Float[Tensor, " P"]:
     """Logistic loss on the reference-adjusted gap.
 
     loss = -log sigmoid(beta * delta)
@@ -27,10 +28,13 @@ def dpo(policy: PairLogps, ref: PairLogps, *, beta: Beta) -> Float[Tensor, " P"]
     At policy == reference: ln 2.
     Source: Rafailov et al. 2023, arXiv:2305.18290, Eq. 7.
     """
-    return -logsigmoid(POSITIVE.check("beta", beta) * delta(policy, ref))
+    return -logsigmoid(beta * delta(policy, ref))
 
 
-def cdpo(policy: PairLogps, ref: PairLogps, *, beta: Beta, label_smoothing: LabelSmoothing) -> Float[Tensor, " P"]:
+@checked
+def cdpo(
+    policy: PairLogps, ref: PairLogps, *, beta: Beta = 0.1, label_smoothing: LabelSmoothing = 0.1
+) -> Float[Tensor, " P"]:
     """DPO's loss in expectation over labels that may have been flipped ("conservative" DPO).
 
     loss = -(1 - label_smoothing) log sigmoid(beta * delta) - label_smoothing log sigmoid(-beta * delta)
@@ -49,6 +53,5 @@ def cdpo(policy: PairLogps, ref: PairLogps, *, beta: Beta, label_smoothing: Labe
     At policy == reference: ln 2.
     Source: Mitchell 2023, "A note on DPO with noisy preferences and relationship to IPO", Eq. 3.
     """
-    flipped = BELOW_HALF.check("label_smoothing", label_smoothing)
-    margin = POSITIVE.check("beta", beta) * delta(policy, ref)
-    return -(1 - flipped) * logsigmoid(margin) - flipped * logsigmoid(-margin)
+    margin = beta * delta(policy, ref)
+    return -(1 - label_smoothing) * logsigmoid(margin) - label_smoothing * logsigmoid(-margin)

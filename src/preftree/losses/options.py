@@ -1,17 +1,24 @@
 """What an option of a loss may be, written into the signature of the loss itself, with its default.
 
+    @checked
     def dpo(policy: PairLogps, ref: PairLogps, *, beta: Beta = 0.1) -> ...
 
-`table.options_of` reads range and default off the signature, which so is the whole schema of a loss's options.
+The signature is the whole schema of a loss's options: `options_in` reads it, `checked` holds every call to it.
 """
 
 from __future__ import annotations
 
 import difflib
+import functools
+import inspect
 import math
 import sys
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, TypeAlias
+from typing import Annotated, Any, ParamSpec, TypeAlias, TypeVar, get_type_hints
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +54,11 @@ class Range:
         return float(value)
 
 
+@dataclass(frozen=True, slots=True)
 class Choice:
     """One of a few names."""
 
-    def __init__(self, *names: str) -> None:
-        self.names = names
+    names: tuple[str, ...]
 
     def __str__(self) -> str:
         return "one of " + ", ".join(self.names)
@@ -103,3 +110,49 @@ NotNegative: TypeAlias = Annotated[float, NOT_NEGATIVE]
 Share: TypeAlias = Annotated[float, SHARE]
 Number: TypeAlias = Annotated[float, NUMBER]
 LabelSmoothing: TypeAlias = Annotated[float, BELOW_HALF]
+
+
+def options_in(function: Callable[..., Any]) -> dict[str, Option]:
+    """The options a function takes: the parameters after the `*` of its signature."""
+    hints = get_type_hints(function, include_extras=True)
+    found = {}
+    for parameter in inspect.signature(function).parameters.values():
+        if parameter.kind is parameter.KEYWORD_ONLY:
+            allowed, *rest = hints[parameter.name].__metadata__
+            found[parameter.name] = Option(allowed, parameter.default, *rest)
+    return found
+
+
+def check_options(options: Mapping[str, Option], given: Mapping[str, object]) -> dict[str, float | str]:
+    """The values of all options that count: the given ones, checked, and the defaults of the others.
+
+    Args:
+      options: What may be set.
+      given: What was set; no name that is not in `options`.
+    Raises:
+      ValueError: a value is not allowed, or is set where it does not count.
+    """
+    values: dict[str, float | str] = {}
+    for name, option in options.items():
+        rule = option.only_with
+        if rule is not None and given.get(rule.option, options[rule.option].default) != rule.value:
+            if name in given:
+                raise ValueError(f"{name} counts only with {rule.option}={rule.value}, leave it out")
+            continue
+        values[name] = option.allowed.check(name, given[name]) if name in given else option.default
+    return values
+
+
+def checked(function: Callable[P, R]) -> Callable[P, R]:
+    """The function, raising ValueError where an option is not what its signature allows."""
+
+    @functools.cache
+    def schema() -> dict[str, Option]:
+        return options_in(function)
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        check_options(schema(), {name: value for name, value in kwargs.items() if name in schema()})
+        return function(*args, **kwargs)
+
+    return call

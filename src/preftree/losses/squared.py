@@ -10,11 +10,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from preftree.losses.inputs import PairLogps
-from preftree.losses.options import POSITIVE, Beta
+from preftree.losses.options import Beta, checked
 from preftree.losses.pairs import delta, logratios
 
 
-def ipo(policy: PairLogps, ref: PairLogps, *, beta: Beta) -> Float[Tensor, " P"]:
+@checked
+def ipo(policy: PairLogps, ref: PairLogps, *, beta: Beta = 0.1) -> Float[Tensor, " P"]:
     """Squared distance of the per-token gap from its target, as TRL trains it.
 
     loss = (chosen_logratio / chosen_tokens - rejected_logratio / rejected_tokens - 1 / (2 beta))^2
@@ -34,10 +35,11 @@ def ipo(policy: PairLogps, ref: PairLogps, *, beta: Beta) -> Float[Tensor, " P"]
     """
     ratios = logratios(policy, ref)
     gap = ratios.chosen / policy.chosen_tokens - ratios.rejected / policy.rejected_tokens
-    return (gap - 1 / (2 * POSITIVE.check("beta", beta))).square()
+    return (gap - 1 / (2 * beta)).square()
 
 
-def ipo_sum(policy: PairLogps, ref: PairLogps, *, beta: Beta) -> Float[Tensor, " P"]:
+@checked
+def ipo_sum(policy: PairLogps, ref: PairLogps, *, beta: Beta = 0.1) -> Float[Tensor, " P"]:
     """Squared distance of the gap from its target: the paper's formula on summed log-probs.
 
     loss = (delta - 1 / (2 beta))^2
@@ -53,4 +55,4 @@ def ipo_sum(policy: PairLogps, ref: PairLogps, *, beta: Beta) -> Float[Tensor, "
     At policy == reference: 1 / (4 beta^2).
     Source: Azar et al. 2023, arXiv:2310.12036, Eq. 17.
     """
-    return (delta(policy, ref) - 1 / (2 * POSITIVE.check("beta", beta))).square()
+    return (delta(policy, ref) - 1 / (2 * beta)).square()

@@ -22,7 +22,7 @@ from preftree.losses.inputs import ResponseLogps
 from preftree.losses.mean import weigh
 from preftree.losses.metrics import pair_metrics
 from preftree.losses.pairs import pair_up
-from preftree.losses.table import BoundLoss, bind, find, inputs_of, options_of
+from preftree.losses.table import BoundLoss, bind, find, unit_of
 from preftree.models.load import load_tokenizer
 from preftree.reference.build import BuildReport, build_reference
 from preftree.reference.gate import verify_start
@@ -39,8 +39,6 @@ from preftree.train.track import SECONDS_BETWEEN_LINES
 from preftree.tree.segment import sum_responses
 
 log = logging.getLogger("preftree")
-
-DEFAULT_BETA = 0.1
 
 COLUMNS = (
     "loss",
@@ -78,7 +76,7 @@ def pair_task(examples: Examples, loss: BoundLoss, table: ReferenceTable, *, hel
             "policy": pair_up(policy.logps, policy.num_tokens, chosen, chosen + 1),
             "ref": pair_up(ref.logps, ref.num_tokens, chosen, chosen + 1),
         }
-        return Values(loss(**{name: given[name] for name in loss.inputs}), pair_metrics(loss, **given))
+        return Values(loss(**{name: given[name] for name in loss.inputs}), pair_metrics(loss, given))
 
     def divisor(rows: Int[np.ndarray, " B"]) -> float:
         return float(examples.weights[rows].sum())
@@ -103,13 +101,10 @@ def bind_loss(config: DpoConfig) -> tuple[DpoConfig, BoundLoss]:
     """
     name, options = config.loss.name, dict(config.loss.options)
     try:
-        spec = find(name)
-        if "policy" not in inputs_of(spec):
+        if unit_of(find(name)) != "pair":
             raise ConfigError(f"loss {name!r} is of single responses, not of pairs; see `preftree losses`")
         if config.beta is not None:
             options["beta"] = config.beta
-        elif "beta" in options_of(spec):
-            options.setdefault("beta", DEFAULT_BETA)
         loss = bind(name, options)
     except ValueError as error:
         raise ConfigError(str(error)) from error
