@@ -7,12 +7,17 @@ from typing import Annotated
 
 import typer
 
+from preftree.cli.frontier import frontier
+
 app = typer.Typer(no_args_is_help=True)
 
 
 @app.callback()
 def _root() -> None:
     """Measure a run, and look for what is wrong with it."""
+
+
+app.command("frontier")(frontier)
 
 
 @app.command("diagnose")

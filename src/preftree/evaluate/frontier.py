@@ -131,6 +131,11 @@ def world_meter(
     return meter
 
 
+def world_prompts(world: World, tokenizer: PreTrainedTokenizerBase) -> Prompts:
+    """The prompts of a world."""
+    return Prompts([tokenizer(prompt)["input_ids"] for prompt in world.prompts], world.prompts)
+
+
 def draw(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,

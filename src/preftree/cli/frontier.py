@@ -1,0 +1,65 @@
+"""`preftree eval frontier`: what a run's policy has gained in reward on its way, and what that cost in KL."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from preftree.evaluate.measured import Measured, Point
+
+if TYPE_CHECKING:
+    from preftree.train.measure import Measuring
+
+REWARD = "world:NAME, FILE.py:FUNCTION or MODULE:FUNCTION, a function of (prompt, response)."
+
+
+def frontier(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN [RUN ...]", help="Folders of finished runs.")],
+    reward: Annotated[str, typer.Option(help=REWARD)],
+    prompts: Annotated[int, typer.Option(min=2, help="Most prompts, of the run's held-out rows.")] = 256,
+    samples: Annotated[int, typer.Option(min=1, help="Responses to each prompt.")] = 4,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Most tokens of a response; by default max_response_length, or 256.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the choice of prompts and of the samples.")] = 0,
+) -> None:
+    """Reward and KL to the reference at a run's snapshots (snapshots=2 keeps them) and at its end.
+
+    Exact in a world whose responses can be enumerated; elsewhere from samples, with 95 % intervals over prompts. The
+    figures go to RUN/measured.json and into RUN/report.html.
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from preftree.cli.train import quiet_transformers
+    from preftree.train.measure import Measuring
+
+    quiet_transformers()
+    how = Measuring(reward, prompts, samples, max_new_tokens, seed)
+    for path in runs:
+        table = Table("step", "KL, nats", "reward", title=str(path), title_justify="left")
+        for point in measure_folder(path, how).frontier:
+            table.add_row(str(point.step), interval(point, "kl"), interval(point, "reward"))
+        Console(markup=False, highlight=False).print(table)
+
+
+def measure_folder(path: Path, how: Measuring) -> Measured:
+    """Measure a run; write RUN/measured.json and its page anew."""
+    from preftree.evaluate.folder import read_run
+    from preftree.evaluate.measured import write_measured
+    from preftree.report.page import write_report
+    from preftree.train.measure import measure_run
+
+    measured = measure_run(read_run(path), how)
+    write_measured(path / "measured.json", measured)
+    write_report([path], path / "report.html")
+    return measured
+
+
+def interval(point: Point, name: str) -> str:
+    """A figure of a point as text, with the ends of its interval where it has one."""
+    told = point.model_extra or {}
+    ends = f"  [{told[f'{name}_low']:.3f}, {told[f'{name}_high']:.3f}]" if f"{name}_low" in told else ""
+    return f"{getattr(point, name):.3f}{ends}"

@@ -1,0 +1,146 @@
+"""A finished run's policies measured: reward, KL to the reference, and what they write."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from preftree.config.load import check_config
+from preftree.config.schema import DpoConfig, RunConfig, SftConfig
+from preftree.distributed.world import open_world
+from preftree.errors import ModelError
+from preftree.evaluate.folder import Run
+from preftree.evaluate.frontier import (
+    Drawn,
+    Prompts,
+    draw,
+    policies,
+    sampled_figures,
+    world_meter,
+    world_prompts,
+)
+from preftree.evaluate.measured import Measured, Point, Sample
+from preftree.generate.hf import Sampling
+from preftree.judges.rules import find_world, load_reward
+from preftree.models.load import load_model, load_tokenizer
+from preftree.scoring.forward import Scorer
+from preftree.train.prompts import run_prompts
+from preftree.worlds.grammar import MOST_OUTCOMES, World
+
+log = logging.getLogger("preftree")
+
+MOST_TEXTS = 12
+"""Pairs of texts that are kept to be read."""
+
+DEFAULT_NEW_TOKENS = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Measuring:
+    """How runs are measured.
+
+    Attributes:
+      reward: Name of a reward (judges/rules.py).
+      prompts: Most prompts to sample for.
+      samples: Responses to each.
+      max_new_tokens: Most tokens of a response; None is the run's max_response_length, or 256.
+      seed: Of the choice of prompts and of the samples.
+    """
+
+    reward: str
+    prompts: int = 256
+    samples: int = 4
+    max_new_tokens: int | None = None
+    seed: int = 0
+
+
+def measure_run(run: Run, how: Measuring) -> Measured:
+    """What RUN/measured.json holds, with the points of the run's snapshots and of its end, and texts, measured anew.
+
+    Exact where the reward is a world's whose responses can be enumerated; from samples elsewhere.
+
+    Raises:
+      DataError: the run is not finished, or its data cannot be read.
+      ConfigError: there is no such reward.
+      JudgeError: the reward failed.
+    """
+    dpo = run.recipe == "dpo"
+    config = check_config(DpoConfig, run.config) if dpo else check_config(SftConfig, run.config)
+    world = find_world(how.reward)
+    exact = world is not None and world.num_outcomes <= MOST_OUTCOMES
+    found = _exactly(run, config, world, how) if world and exact else _by_samples(run, config, how)
+    return run.measured.model_copy(update=found)
+
+
+def _exactly(run: Run, config: RunConfig, world: World, how: Measuring) -> dict[str, Any]:
+    tokenizer, reference = load_tokenizer(run.path / "model"), load_model(reference_of(config))
+    prompts, reward = world_prompts(world, tokenizer), load_reward(how.reward)
+    sampling = Sampling(world.max_words, seed=how.seed)
+    each = MOST_TEXTS // len(world.prompts)
+    meter = world_meter(world, tokenizer, reference)
+    points = [_point(config, 0, meter(reference))]
+    start = last = draw(reference, tokenizer, prompts, reward, sampling, samples=each)
+    for step, model in policies(run.path):
+        points.append(_point(config, step, meter(model)))
+        last = draw(model, tokenizer, prompts, reward, sampling, samples=each)
+    return {"frontier": tuple(points), "samples": _side_by_side(prompts, start, last)}
+
+
+def _by_samples(run: Run, config: RunConfig, how: Measuring) -> dict[str, Any]:
+    tokenizer, reward = load_tokenizer(run.path / "model"), load_reward(how.reward)
+    end = tokenizer.eos_token_id
+    if not isinstance(end, int):
+        raise ModelError(f"the tokenizer of {run.path} has no end-of-sequence token; set eos_token")
+    sampling = Sampling(how.max_new_tokens or config.max_response_length or DEFAULT_NEW_TOKENS, seed=how.seed)
+    with open_world() as ranks:
+        prompts, held_out = run_prompts(config, tokenizer, ranks, most=how.prompts, seed=how.seed)
+        which = "held-out" if held_out else "training"
+        log.info("%s: %d samples for each of %d %s prompts", run.path, how.samples, len(prompts.ids), which)
+        model = load_model(reference_of(config))
+        model.to(ranks.device)  # pyright: ignore[reportArgumentType]  # transformers wraps the method
+        reference = Scorer(model, precision=config.precision)
+        start = last = draw(model, tokenizer, prompts, reward, sampling, samples=how.samples)
+        points = [_point(config, 0, sampled_figures(reference, reference, prompts, start, end=end))]
+        for step, model in policies(run.path, ranks.device):
+            last = draw(model, tokenizer, prompts, reward, sampling, samples=how.samples)
+            policy = Scorer(model, precision=config.precision)
+            points.append(_point(config, step, sampled_figures(policy, reference, prompts, last, end=end)))
+            log.info("step %d: KL %.3g, reward %.4g", step, points[-1].kl, points[-1].reward)
+    return {
+        "frontier": tuple(points),
+        "samples": _side_by_side(prompts, start, last),
+        "sampled_tokens": (points[-1].model_extra or {})["tokens"],
+        "ref_sampled_tokens": (points[0].model_extra or {})["tokens"],
+    }
+
+
+def reference_of(config: RunConfig) -> str:
+    """The model that a run's KL is measured from: its reference, or the model it started from."""
+    named = config.reference if isinstance(config, DpoConfig) else "start"
+    return config.model if named == "start" else named
+
+
+def _point(config: RunConfig, step: int, figures: Any) -> Point:
+    beta = config.beta if isinstance(config, DpoConfig) else None
+    return Point.model_validate({"step": step, "beta": beta, "seed": config.seed, **figures})
+
+
+def _side_by_side(prompts: Prompts, reference: Drawn, policy: Drawn) -> tuple[Sample, ...]:
+    """The first answers of both to prompts spread over all of them; more answers where prompts are few."""
+    num_prompts, each = policy.rewards.shape
+    places = [(row, column) for column in range(each) for row in range(num_prompts)]
+    if num_prompts > MOST_TEXTS:
+        places = [(int(row), 0) for row in np.linspace(0, num_prompts - 1, MOST_TEXTS).round()]
+    return tuple(
+        Sample(
+            prompt=prompts.texts[row],
+            reference=reference.generations[row][column].text,
+            policy=policy.generations[row][column].text,
+            reference_reward=float(reference.rewards[row, column]),
+            policy_reward=float(policy.rewards[row, column]),
+        )
+        for row, column in sorted(places[:MOST_TEXTS])
+    )
