@@ -121,7 +121,7 @@ def test_a_labeller_that_likes_length() -> None:
     np.testing.assert_allclose(biased, Labeller("bt", scale=10.0).chances(np.array([0.3])))
     assert Labeller("deterministic", length_bias=0.2).chances(np.array([0.3]), np.array([-2.0])).tolist() == [[0, 1, 0]]
     world = WORLDS["varied"]
-    samples = [(PROMPT, said("good", "bad bad", "good good"))]  # one word is too few: worth nothing
+    samples = [(PROMPT, said("good", "bad bad", "good good"))]
     long = label_samples(world, samples, Labeller("deterministic", length_bias=2.0), seed=0)
     assert {(row.chosen, row.rejected) for row in long.preferences} == {
         ("bad bad", "good"),

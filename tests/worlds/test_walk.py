@@ -54,9 +54,9 @@ def test_the_walk_agrees_with_every_response_on_its_own(make, temperature: float
 def test_the_walk_is_right_for_the_world_of_varied_lengths() -> None:
     model, world = build_model(TOKENIZER, 2), WORLDS["varied"]
     logps = outcome_logps(model, TOKENIZER, world)
-    assert logps.shape == (3, 12**2 + 12**3 + 12**4 + 1)
+    assert logps.shape == (3, 12 + 12**2 + 12**3 + 12**4 + 1)
     np.testing.assert_allclose(np.exp(logps).sum(axis=1), 1, atol=1e-12)
-    texts = ("good bad", "awful awful", "the movie was", "movie movie movie movie", "not very good plot", "awful " * 4)
+    texts = ("good", "good bad", "awful awful", "the movie was", "movie movie movie movie", "not very good plot", "awful " * 4)
     for row, prompt in zip(logps, world.prompts, strict=True):
         for text in texts:
             assert row[world.outcome(text)] == pytest.approx(alone(model, prompt, text, world), abs=2e-5)

@@ -33,7 +33,7 @@ _MORE_PROMPTS = tuple(
 
 WORLDS = {
     "tiny": World("tiny", _PROMPTS, min_words=3, max_words=3),
-    "varied": World("varied", _PROMPTS, min_words=2, max_words=4),
+    "varied": World("varied", _PROMPTS, min_words=1, max_words=4),
     "small": World("small", _PROMPTS, min_words=5, max_words=5),
     "text": World("text", _MORE_PROMPTS, min_words=12, max_words=12),
 }
