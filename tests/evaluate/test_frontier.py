@@ -101,7 +101,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run_dpo(dpo_config(folder, "run", *words))
     (folder / "rules.py").write_text(
         "def brevity(prompt, response):\n    return -len(response)\n\n"
-        "def broken(prompt, response):\n    return response['text']\n\ndef nothing(prompt, response):\n    return None\n"
+        "def broken(prompt, response):\n    return response['text']\n\n"
+        "def nothing(prompt, response):\n    return None\n"
     )
     return folder
 

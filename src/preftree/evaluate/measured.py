@@ -88,6 +88,7 @@ class Measured(_Part):
     """Figures that metrics.jsonl cannot hold.
 
     Attributes:
+      how: What the frontier and the samples were measured with.
       frontier: Points along training.
       temperature: Figures over sampling temperatures, all of one kind.
       temperature_figure: What that kind is.
@@ -100,6 +101,7 @@ class Measured(_Part):
       unseen_mass: Share of the policy's samples that no pair of the data holds.
     """
 
+    how: dict[str, str | int | None] = Field(default_factory=dict)
     frontier: tuple[Point, ...] = ()
     temperature: tuple[Temperature, ...] = ()
     temperature_figure: str = "win rate"

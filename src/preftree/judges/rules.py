@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import importlib.util
 import math
@@ -29,6 +30,18 @@ def find_world(spec: str) -> World | None:
     if name not in WORLDS:
         raise ConfigError(f"reward {spec!r} names no world; worlds are {', '.join(WORLDS)}")
     return WORLDS[name]
+
+
+def identify(spec: str) -> str:
+    """The name of a reward with a digest of the file it stands in: what a figure was measured with."""
+    place, _, _ = spec.rpartition(":")
+    if find_world(spec) is not None:
+        return spec
+    found = Path(place).expanduser()
+    if not place.endswith(".py"):
+        origin = importlib.util.find_spec(place)
+        found = Path((origin and origin.origin) or "")
+    return f"{spec} {hashlib.sha256(found.read_bytes()).hexdigest()[:16]}" if found.is_file() else spec
 
 
 def load_reward(spec: str) -> Reward:

@@ -120,33 +120,52 @@ def learning_curves(run: Run) -> list[Chart]:
     return charts
 
 
-def compared_curves(runs: Sequence[Run]) -> list[Chart]:
-    """A chart for each figure, all runs laid over each other; held-out figures as points."""
-    charts, steps = [], _span(runs)
-    for panel in _panels(runs):
+def compared_curves(groups: Mapping[str, Sequence[Run]]) -> list[Chart]:
+    """A chart for each figure, all groups laid over each other; held-out figures as points.
+
+    Args:
+      groups: Runs by the name of their line; several runs of a group are seeds: their mean is drawn, the band spans the
+        lowest and the highest of them.
+    """
+    every = [run for runs in groups.values() for run in runs]
+    charts, steps = [], _span(every)
+    for panel in _panels(every):
         for place, (name, label, _) in enumerate(panel.fields):
             lines: list[Line] = []
-            for index, run in enumerate(runs):
-                train, held_out = _split(run.rows)
-                means, _, _ = thin(_points(train, name))
-                if means:
-                    lines.append(Line(run.name, means, tone_of(index)))
-                if points := _points(held_out, name):
-                    lines.append(Line(f"{run.name}, held out", points, tone_of(index), "dots", listed=False))
-                lines += [
-                    Line(run.name, line.points, tone_of(index), "both")
-                    for line in _measured_lines(panel, run)
-                    if line.name == label
-                ]
+            for index, (called, runs) in enumerate(groups.items()):
+                split = [_split(run.rows) for run in runs]
+                train = _over_seeds([thin(_points(rows, name))[0] for rows, _ in split])
+                held_out = _over_seeds([_points(rows, name) for _, rows in split])
+                told = [line for run in runs for line in _measured_lines(panel, run) if line.name == label]
+                measured = _over_seeds([list(line.points) for line in told])
+                tone = tone_of(index)
+                if train[0]:
+                    lines.append(Line(called, train[0], tone, "line", train[1]))
+                if held_out[0]:
+                    lines.append(Line(f"{called}, held out", held_out[0], tone, "dots", held_out[1], listed=False))
+                if measured[0]:
+                    lines.append(Line(called, measured[0], tone, "both", measured[1]))
             if lines:
                 title = panel.title if len(panel.fields) == 1 else f"{panel.title}, {label}"
                 caption = panel.caption if place == 0 else ""
                 charts.append(
                     replace(
-                        _chart(panel, lines, _level(panel, runs), steps), title=title, caption=caption, legend=False
+                        _chart(panel, lines, _level(panel, every), steps), title=title, caption=caption, legend=False
                     )
                 )
     return charts
+
+
+def _over_seeds(
+    curves: Sequence[Sequence[tuple[float, float]]],
+) -> tuple[list[tuple[float, float]], list[tuple[float, float]]]:
+    """Means of several curves at each x, and the extremes; no extremes for one curve."""
+    values: dict[float, list[float]] = {}
+    for curve in curves:
+        for x, y in curve:
+            values.setdefault(x, []).append(y)
+    means = [(x, sum(ys) / len(ys)) for x, ys in sorted(values.items())]
+    return means, [(min(values[x]), max(values[x])) for x, _ in means] if len(curves) > 1 else []
 
 
 def mean_stretch(runs: Sequence[Run]) -> int:

@@ -54,6 +54,7 @@ class Page:
       figures: Headline figures.
       runs: The runs, examined.
       curves: Learning curves.
+      legend: Names and tones of the lines in the curves of several runs.
       stretch: Steps that a point of the curves is the mean of.
       frontier: Reward over KL.
       budgets: Heads and rows of the table below it.
@@ -61,7 +62,7 @@ class Page:
       samples, pairs: Texts side by side; tokens with their rewards.
       differing: Options in which the runs differ.
       texts: What several models write: heads, and for each prompt a cell (text, note) a model.
-      extra: Further tables: title, heads, rows.
+      first, extra: Further tables, before all else and after: title, heads, rows.
       notes: Further things to look at.
       facts: Further names and values for the record.
       world: Whether the frontier is what the page is about.
@@ -74,6 +75,7 @@ class Page:
     figures: Sequence[words.Figure] = ()
     runs: Sequence[Examined] = ()
     curves: Sequence[Drawing] = ()
+    legend: Sequence[tuple[str, str]] = ()
     stretch: int = 1
     frontier: Drawing | None = None
     budgets: tuple[Sequence[str], Sequence[tuple[str, Sequence[tuple[str, str]]]]] = ((), ())
@@ -81,6 +83,7 @@ class Page:
     samples: Sequence[Sample] = ()
     pairs: Sequence[PairRewards] = ()
     differing: Sequence[tuple[str, Sequence[str]]] = ()
+    first: Sequence[tuple[str, Sequence[str], Sequence[Sequence[str]]]] = ()
     extra: Sequence[tuple[str, Sequence[str], Sequence[Sequence[str]]]] = ()
     texts: tuple[Sequence[str], Sequence[tuple[str, Sequence[tuple[str, str]]]]] = ((), ())
     notes: Sequence[str] = ()
@@ -130,7 +133,8 @@ def run_page(runs: Sequence[Run]) -> str:
             lede=words.describe_all(runs, [name for name, _ in tables.differing(runs)]),
             outcome=words.judge_all(runs),
             runs=examined,
-            curves=drawn(compared_curves(runs)),
+            curves=drawn(compared_curves({run.name: [run] for run in runs})),
+            legend=[(run.name, tone_of(index)) for index, run in enumerate(runs)],
             stretch=mean_stretch(runs),
             differing=tables.differing(runs),
             **measured_parts(Measured(), fronts),

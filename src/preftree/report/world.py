@@ -14,7 +14,7 @@ from preftree.errors import DataError
 from preftree.evaluate.folder import Run
 from preftree.evaluate.measured import Measured, PairRewards, Point, Sample, Temperature
 from preftree.report import scale, tables
-from preftree.report.curves import compared_curves, learning_curves, mean_stretch
+from preftree.report.curves import compared_curves, learning_curves, mean_stretch, tone_of
 from preftree.report.frontier import optimum_at, paths
 from preftree.report.page import Page, drawn, examine_all, measured_parts, render
 from preftree.report.scale import percent, write
@@ -89,7 +89,12 @@ def demo_page(results: Mapping[str, Any], runs: Sequence[Run] = ()) -> str:
             outcome=judge(ends, start),
             figures=_figures(ends, start),
             runs=examine_all(runs),
-            curves=drawn(compared_curves(runs) if many else [c for run in runs for c in learning_curves(run)]),
+            curves=drawn(
+                compared_curves({run.name: [run] for run in runs})
+                if many
+                else [c for run in runs for c in learning_curves(run)]
+            ),
+            legend=[(run.name, tone_of(index)) for index, run in enumerate(runs)],
             stretch=mean_stretch(runs),
             differing=tables.differing(runs) if many else (),
             texts=_texts(results.get("texts", [])),

@@ -32,6 +32,7 @@ from preftree.scoring.forward import Scorer
 from preftree.stats import wilson
 from preftree.train import run
 from preftree.train.folder import claim_folder, find_start
+from preftree.train.heat import keep_token_rewards
 from preftree.train.loop import Outcome
 from preftree.train.rows import PromptGroups, probe_rows
 from preftree.train.step import Examples, Task, Values
@@ -134,7 +135,10 @@ def run_dpo(config: DpoConfig) -> Outcome:
             groups = [setup.data.train.store[row].sequences for row in probe_rows(setup.data.train)]
             gate = verify_start(setup.scorer, table, groups, budget=config.micro_batch_tokens)
             log.info("policy equals reference: %.1e nats of %.1e allowed", gate.largest_logratio, gate.tolerance)
-        return run.execute(setup, lambda store, held_out: pair_task(store, loss, table, held_out=held_out), path)
+        outcome = run.execute(setup, lambda store, held_out: pair_task(store, loss, table, held_out=held_out), path)
+        if not outcome.signum and world.leads:
+            keep_token_rewards(setup, table, config.beta or 1.0)
+        return outcome
 
 
 def build_reference_table(config: DpoConfig) -> BuildReport:

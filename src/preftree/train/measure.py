@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,7 @@ from preftree.evaluate.frontier import (
 )
 from preftree.evaluate.measured import Measured, Point, Sample
 from preftree.generate.hf import Sampling
-from preftree.judges.rules import find_world, load_reward
+from preftree.judges.rules import find_world, identify, load_reward
 from preftree.models.load import load_model, load_tokenizer
 from preftree.scoring.forward import Scorer
 from preftree.train.prompts import run_prompts
@@ -58,21 +58,25 @@ class Measuring:
 
 
 def measure_run(run: Run, how: Measuring) -> Measured:
-    """What RUN/measured.json holds, with the points of the run's snapshots and of its end, and texts, measured anew.
+    """What RUN/measured.json should hold: the points of the run's snapshots and of its end, and texts.
 
-    Exact where the reward is a world's whose responses can be enumerated; from samples elsewhere.
+    Exact where the reward is a world's whose responses can be enumerated; from samples elsewhere. What was measured in
+    the same way before is not measured again.
 
     Raises:
       DataError: the run is not finished, or its data cannot be read.
       ConfigError: there is no such reward.
       JudgeError: the reward failed.
     """
+    told = asdict(how) | {"reward": identify(how.reward)}
+    if run.measured.how == told and run.measured.frontier[-1].step == run.steps:
+        return run.measured
     dpo = run.recipe == "dpo"
     config = check_config(DpoConfig, run.config) if dpo else check_config(SftConfig, run.config)
     world = find_world(how.reward)
     exact = world is not None and world.num_outcomes <= MOST_OUTCOMES
     found = _exactly(run, config, world, how) if world and exact else _by_samples(run, config, how)
-    return run.measured.model_copy(update=found)
+    return run.measured.model_copy(update=found | {"how": told})
 
 
 def _exactly(run: Run, config: RunConfig, world: World, how: Measuring) -> dict[str, Any]:

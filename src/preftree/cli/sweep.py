@@ -1,0 +1,108 @@
+"""`preftree sweep dpo beta=.05,.1,.5 [CONFIG.yaml] [key=value ...]`: many runs, one reference pass, one answer."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from preftree.cli.frontier import REWARD
+
+log = logging.getLogger("preftree")
+
+
+def sweep(
+    recipe: Annotated[Literal["dpo", "sft"], typer.Argument(metavar="dpo|sft", help="What to run.")],
+    words: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="key=a,b,c [CONFIG.yaml|key=value ...]",
+            help="Options with several values are varied, in every combination; `seed=0,1,2` gives bands.",
+        ),
+    ],
+    reward: Annotated[str | None, typer.Option(help=f"Measure the frontier by {REWARD}", show_default=False)] = None,
+    prompts: Annotated[int, typer.Option(min=2, help="Most prompts to sample for.")] = 256,
+    samples: Annotated[int, typer.Option(min=1, help="Responses to each prompt.")] = 4,
+) -> None:
+    """Run every combination of some options, compare the policies, and say which setting to use and why.
+
+    OUT/NAME/ holds each run, OUT/sweep.json and OUT/report.html the comparison. The reference is scored once for all
+    runs. Given again, the same command goes on where it stopped.
+    """
+    from preftree.cli.frontier import measure_folder
+    from preftree.cli.report import conclude
+    from preftree.cli.train import quiet_transformers
+    from preftree.config.schema import DpoConfig, SftConfig
+    from preftree.errors import UserError
+    from preftree.evaluate.folder import Run, read_run
+    from preftree.evaluate.recommend import recommend, settings_of
+    from preftree.judges.rules import load_reward
+    from preftree.report.sweep import settings_table, sweep_page
+    from preftree.storage.atomic import write_atomic
+    from preftree.train.measure import Measuring
+    from preftree.train.sweep import plan_sweep
+
+    if recipe == "dpo":
+        from preftree.train.dpo import run_dpo
+
+        out, variants = plan_sweep(DpoConfig, words)
+        jobs = [(variant, lambda own=variant.config: run_dpo(own)) for variant in variants]
+    else:
+        from preftree.train.sft import run_sft
+
+        out, variants = plan_sweep(SftConfig, words)
+        jobs = [(variant, lambda own=variant.config: run_sft(own)) for variant in variants]
+    if reward is not None:
+        load_reward(reward)  # a name that is wrong is told before the hours, not after them
+    quiet_transformers()
+    ended: dict[str, tuple[dict[str, str], Run | str]] = {}
+    for number, (variant, job) in enumerate(jobs, 1):
+        log.info("run %d of %d: %s", number, len(jobs), variant.name)
+        folder = Path(variant.config.out)
+        try:
+            signum = job().signum
+            if signum:
+                raise typer.Exit(128 + signum)
+            if reward is not None:
+                measure_folder(folder, Measuring(reward, prompts, samples))
+            conclude(folder)
+            ended[variant.name] = variant.values, read_run(folder)
+        except UserError as error:
+            log.warning("%s: %s", variant.name, error)
+            ended[variant.name] = variant.values, str(error)
+
+    settings = settings_of(ended)
+    found = recommend(settings)
+    told: dict[str, Any] = {
+        "recipe": recipe,
+        "runs": {
+            name: {"values": values}
+            | ({"error": run} if isinstance(run, str) else {"points": [p.model_dump() for p in run.measured.frontier]})
+            for name, (values, run) in ended.items()
+        },
+        "settings": [{"name": setting.name, "faults": setting.faults} for setting in settings],
+        "recommended": {"setting": found.setting, "reason": found.reason, "sure": found.sure, "figures": found.figures},
+    }
+    write_atomic(Path(out) / "sweep.json", json.dumps(told, indent=1, allow_nan=False) + "\n")
+    write_atomic(Path(out) / "report.html", sweep_page(settings, found))
+    _print(*settings_table(settings))
+    typer.echo(f"recommended: {found.setting or 'nothing'}. {found.reason}")
+    typer.echo(f"see {Path(out) / 'report.html'}")
+    if all(isinstance(run, str) for _, run in ended.values()):
+        raise typer.Exit(2)
+
+
+def _print(heads: list[str], rows: list[list[str]]) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE)
+    for head in heads:
+        table.add_column(head, no_wrap=head != heads[0])
+    for row in rows:
+        table.add_row(*row)
+    Console(markup=False, highlight=False).print(table)

@@ -1,0 +1,159 @@
+"""Which setting of a sweep to use, and why, in words that say how sure the answer is."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from preftree.evaluate.diagnose import examine_run, found_in
+from preftree.evaluate.evidence import is_number
+from preftree.evaluate.folder import Run
+from preftree.evaluate.measured import Point
+
+Z = 1.96
+"""Standard errors on either side of a 95 % interval."""
+
+LEAST_GAIN = 0.01
+"""Share of the gain in reward below which a difference does not count, however small the noise."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """The runs of a sweep that differ in their seed alone; figures are those of the final policies.
+
+    Attributes:
+      name: Its options, as `beta=0.1`.
+      runs: One a seed, finished.
+      faults: Why it should not be used: runs that stopped, diagnoses that are failures.
+    """
+
+    name: str
+    runs: tuple[Run, ...]
+    faults: tuple[str, ...] = ()
+
+    def ends(self) -> list[Point]:
+        """The last measured point of each run that was measured."""
+        return [run.measured.frontier[-1] for run in self.runs if run.measured.frontier]
+
+    def mean(self, name: str) -> float | None:
+        """Mean over seeds of a final figure: `reward`, `kl`, or a figure on held-out pairs."""
+        values = self._values(name)
+        return statistics.fmean(values) if values else None
+
+    def noise(self, name: str) -> float:
+        """Standard error of that mean: over seeds, or from the one run's own interval; 0 where nothing tells."""
+        values = self._values(name)
+        if len(values) > 1:
+            return statistics.stdev(values) / math.sqrt(len(values))
+        ends = self._values(f"{name}_high"), self._values(f"{name}_low")
+        return (ends[0][0] - ends[1][0]) / (2 * Z) if ends[0] and ends[1] else 0.0
+
+    def _values(self, name: str) -> list[float]:
+        if name.startswith(("reward", "kl")):
+            told = [point.model_dump().get(name) for point in self.ends()]
+        else:
+            told = [_last_held_out(run).get(name) for run in self.runs]
+        return [float(value) for value in told if isinstance(value, int | float) and is_number(value)]
+
+
+@dataclass(frozen=True, slots=True)
+class Recommendation:
+    """What to use.
+
+    Attributes:
+      setting: Its name; None where nothing can be said.
+      reason: In a sentence or two.
+      sure: Whether the figures set it apart from the others.
+      figures: What it rests on, by setting.
+    """
+
+    setting: str | None
+    reason: str
+    sure: bool = False
+    figures: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+
+
+def settings_of(runs: Mapping[str, tuple[Mapping[str, str], Run | str]]) -> list[Setting]:
+    """Group runs that differ in the seed alone, in the order of first sight.
+
+    Args:
+      runs: For each run's name the options that are varied, and the finished run or the sentence that stopped it.
+    """
+    groups: dict[str, list[Run]] = {}
+    faults: dict[str, list[str]] = {}
+    for name, (values, run) in runs.items():
+        key = ", ".join(f"{option}={value}" for option, value in values.items() if option != "seed") or "all"
+        groups.setdefault(key, [])
+        faults.setdefault(key, [])
+        if isinstance(run, str):
+            faults[key].append(f"{name} stopped: {run}")
+            continue
+        groups[key].append(run)
+        severe = [found for found in found_in(examine_run(run)) if found.severity == "failure"]
+        faults[key] += [f"{name}: {found.message}" for found in severe]
+    return [Setting(key, tuple(group), tuple(faults[key])) for key, group in groups.items()]
+
+
+def recommend(settings: Sequence[Setting]) -> Recommendation:
+    """The setting to use.
+
+    By final reward where it was measured: of all settings whose reward is within noise of the highest, the one with the
+    smallest KL, since what is equally good and closer to the reference has risked less. Otherwise by held-out accuracy,
+    of all within noise the one whose chosen responses moved least; accuracy does not rank policies well
+    (arXiv:2406.02900), and the reason says so.
+    """
+    sound = [setting for setting in settings if setting.runs and not setting.faults]
+    if not sound:
+        return Recommendation(None, "No run of this sweep came to a sound end.")
+    rewarded = [setting for setting in sound if setting.mean("reward") is not None]
+    if rewarded:
+        return _by(rewarded, "reward", "kl", "reward")
+    ranked = [setting for setting in sound if setting.mean("accuracy") is not None]
+    if ranked:
+        found = _by(ranked, "accuracy", "chosen_logratio", "held-out accuracy")
+        return Recommendation(
+            found.setting,
+            f"{found.reason} Accuracy on pairs does not say which policy writes best: give a reward with --reward.",
+            found.sure,
+            found.figures,
+        )
+    return Recommendation(None, "Nothing was measured on held-out pairs or samples; set eval_data, or give --reward.")
+
+
+def _by(settings: Sequence[Setting], name: str, distance: str, called: str) -> Recommendation:
+    def value(setting: Setting, which: str) -> float:
+        found = setting.mean(which)
+        return math.inf if found is None else found
+
+    best = max(settings, key=lambda setting: value(setting, name))
+    top = value(best, name)
+    starts = [run.measured.frontier[0].reward for run in best.runs if run.measured.frontier]
+    least = LEAST_GAIN * (top - statistics.fmean(starts)) if name == "reward" and starts else 0.0
+    near = [
+        setting
+        for setting in settings
+        if top - value(setting, name) <= max(least, Z * math.hypot(best.noise(name), setting.noise(name)))
+    ]
+    chosen = min(near, key=lambda setting: (abs(value(setting, distance)), settings.index(setting)))
+    figures: dict[str, dict[str, float]] = {}
+    for setting in settings:
+        known = {which: setting.mean(which) for which in (name, distance)}
+        figures[setting.name] = {which: figure for which, figure in known.items() if figure is not None}
+    what = f"{chosen.name} ends at a {called} of {value(chosen, name):.3f}"
+    if math.isfinite(value(chosen, distance)):
+        what += f" ({'KL' if distance == 'kl' else 'chosen logratio'} {value(chosen, distance):.2f})"
+    if len(near) == 1:
+        others = [value(setting, name) for setting in settings if setting is not chosen]
+        return Recommendation(
+            chosen.name, f"{what}, above all others{f' (next {max(others):.3f})' if others else ''}.", True, figures
+        )
+    rest = ", ".join(f"{setting.name} {value(setting, name):.3f}" for setting in near if setting is not chosen)
+    closest = "at the smallest KL" if distance == "kl" else "and its chosen responses moved least"
+    reason = f"{what}; within noise of it are {rest}, and it is there {closest}."
+    return Recommendation(chosen.name, reason, False, figures)
+
+
+def _last_held_out(run: Run) -> Mapping[str, object]:
+    return next((row for row in reversed(run.rows) if row.get("split") == "eval"), {})

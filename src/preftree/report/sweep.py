@@ -1,0 +1,99 @@
+"""The page of a sweep: which setting to use, and what that rests on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from preftree.evaluate.folder import Run
+from preftree.evaluate.measured import Measured, Point
+from preftree.evaluate.recommend import Recommendation, Setting
+from preftree.report import tables
+from preftree.report.curves import compared_curves, mean_stretch, tone_of
+from preftree.report.page import Examined, Page, drawn, examine_all, measured_parts, render
+from preftree.report.scale import fixed, write
+from preftree.report.words import Outcome, describe_all
+
+MOST_TEXTS = 6
+_QUESTION = "Which setting should I use?"
+
+
+def sweep_page(settings: Sequence[Setting], recommended: Recommendation) -> str:
+    """The page as HTML: the recommendation, the frontier, a table of settings, curves with a band over seeds."""
+    runs = [run for setting in settings for run in setting.runs]
+    tones = {run.name: tone_of(index) for index, setting in enumerate(settings) for run in setting.runs}
+    fronts = {setting.name: [p for run in setting.runs for p in run.measured.frontier] for setting in settings}
+    fronts = {name: points for name, points in fronts.items() if points}
+    best = next((setting for setting in settings if setting.name == recommended.setting), None)
+    shown = Measured(token_rewards=best.runs[0].measured.token_rewards) if best else Measured()
+    return render(
+        Page(
+            title=f"Sweep of {len(settings)} settings",
+            kind="Sweep",
+            lede=describe_all(runs, [name for name, _ in tables.differing(runs)]) if runs else "",
+            outcome=_outcome(recommended),
+            runs=[Examined(item.run, item.verdicts, tones[item.run.name]) for item in examine_all(runs)],
+            curves=drawn(compared_curves({setting.name: setting.runs for setting in settings if setting.runs})),
+            legend=[(setting.name, tone_of(index)) for index, setting in enumerate(settings)],
+            stretch=mean_stretch(runs),
+            differing=tables.differing(runs),
+            first=[("Settings", *settings_table(settings))],
+            notes=[fault for setting in settings for fault in setting.faults],
+            texts=_texts(settings),
+            world=bool(fronts),
+            **measured_parts(shown, fronts, optimum_of(runs)),
+        )
+    )
+
+
+def settings_table(settings: Sequence[Setting]) -> tuple[list[str], list[list[str]]]:
+    """Heads and rows: final figures of each setting, means over seeds with 1.96 standard errors where there are any."""
+    names = {"kl": "KL, nats", "reward": "reward", "accuracy": "held-out accuracy", "loss": "held-out loss"}
+    names = {name: head for name, head in names.items() if any(s.mean(name) is not None for s in settings)}
+    rows = []
+    for setting in settings:
+        cells = []
+        for name in names:
+            value, noise = setting.mean(name), 1.96 * setting.noise(name)
+            cells.append("" if value is None else fixed(value, 3, sign=False) + (f" ± {noise:.3f}" if noise else ""))
+        rows.append([setting.name, str(len(setting.runs)), *cells])
+    return ["setting", "runs", *names.values()], rows
+
+
+def optimum_of(runs: Sequence[Run]) -> list[Point]:
+    """The best possible reward at each KL that was reached, where a world told it: the optimum's edge."""
+    known = {
+        point.kl: (point.model_extra or {})["best"]
+        for run in runs
+        for point in run.measured.frontier
+        if "best" in (point.model_extra or {})
+    }
+    return [Point(kl=kl, reward=reward) for kl, reward in sorted(known.items())]
+
+
+def _outcome(recommended: Recommendation) -> Outcome:
+    if recommended.setting is None:
+        return Outcome("unclear", "Not known", recommended.reason, "", _QUESTION)
+    caveat = "" if recommended.sure else "More seeds, prompts or held-out pairs would tell the settings apart."
+    answer = "yes" if recommended.sure else "unclear"
+    return Outcome(answer, recommended.setting, recommended.reason, caveat, _QUESTION)
+
+
+def _texts(settings: Sequence[Setting]) -> tuple[Sequence[str], Sequence[tuple[str, Sequence[tuple[str, str]]]]]:
+    """What the reference and the first run of each setting answer to the same prompts."""
+    first = {setting.name: setting.runs[0].measured.samples for setting in settings if setting.runs}
+    first = {name: samples for name, samples in first.items() if samples}
+    if not first:
+        return (), ()
+    base = next(iter(first.values()))
+    rows = []
+    for place, sample in enumerate(base[:MOST_TEXTS]):
+        cells = [(sample.reference, _reward(sample.reference_reward))]
+        for samples in first.values():
+            same = samples[place] if place < len(samples) and samples[place].prompt == sample.prompt else None
+            cells.append((same.policy, _reward(same.policy_reward)) if same else ("", ""))
+        rows.append((sample.prompt, cells))
+    return ("reference", *first), rows
+
+
+def _reward(value: float | None) -> str:
+    return "" if value is None else f"reward {write(value)}"

@@ -1,0 +1,88 @@
+"""Many runs that differ in a few options: from one command line to one checked configuration each."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from preftree.config.load import load_config
+from preftree.config.schema import DpoConfig, SftConfig
+from preftree.errors import ConfigError
+
+C = TypeVar("C", SftConfig, DpoConfig)
+
+
+@dataclass(frozen=True, slots=True)
+class Variant(Generic[C]):
+    """One run of a sweep.
+
+    Attributes:
+      name: Of its folder: `beta0.1-seed1`.
+      values: What is varied, by option; the seed among it.
+      config: All of its options.
+    """
+
+    name: str
+    values: dict[str, str]
+    config: C
+
+
+def plan_sweep(kind: type[C], words: Sequence[str]) -> tuple[str, list[Variant[C]]]:
+    """The runs that a command line asks for: every combination of `key=a,b,c` words, the last one fastest.
+
+    Runs keep their snapshots (`snapshots=2`) unless a word says otherwise. A comma inside brackets or quotes separates
+    nothing.
+
+    Args:
+      kind: The recipe's configuration.
+      words: As `load_config` takes them; `out` is the folder of the sweep.
+    Returns:
+      The folder of the sweep, and its runs.
+    Raises:
+      ConfigError: nothing is varied, a value is given twice, `out` is varied or missing, or a run's options are wrong.
+    """
+    fixed, varied = _split(words)
+    if not varied:
+        raise ConfigError("a sweep needs an option with several values, such as beta=.05,.1,.5")
+    if "out" in varied:
+        raise ConfigError("out is the folder of the whole sweep; give one")
+    if not any(word.startswith("snapshots=") for word in words):
+        fixed.append("snapshots=2")
+    out, variants = "", []
+    choices = [[(key, value) for value in values] for key, values in varied.items()]
+    for combination in itertools.product(*choices):
+        own = load_config(kind, [*fixed, *(f"{key}={value}" for key, value in combination)])
+        out = own.out
+        name = "-".join(f"{key.rpartition('.')[2]}{_as_name(value)}" for key, value in combination)
+        config = own.model_copy(update={"out": f"{out}/{name}"})
+        variants.append(Variant(name, {key: _as_name(value) for key, value in combination}, config))
+    return out, variants
+
+
+def _split(words: Sequence[str]) -> tuple[list[str], dict[str, list[str]]]:
+    fixed: list[str] = []
+    varied: dict[str, list[str]] = {}
+    for word in words:
+        key, equals, text = word.partition("=")
+        if not equals or "," not in text or text[:1] in "[{'\"":
+            fixed.append(word)
+            continue
+        values = [value.strip() for value in text.split(",") if value.strip()]
+        if key in varied:
+            raise ConfigError(f"option {key!r} is given twice; keep one")
+        names = [_as_name(value) for value in values]
+        if doubled := [value for place, value in enumerate(values) if names[place] in names[:place]]:
+            raise ConfigError(f"{word!r} gives {doubled[0]} twice; keep one")
+        varied[key] = values
+    return fixed, varied
+
+
+def _as_name(value: str) -> str:
+    """A value as part of a folder's name: `.1` and `0.1` are the same number."""
+    try:
+        return f"{float(value):g}"
+    except ValueError:
+        return re.sub(r"[^\w.+-]+", "_", value).strip("_.") or "_"

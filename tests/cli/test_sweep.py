@@ -1,0 +1,56 @@
+import json
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from preftree.cli.main import app
+from preftree.errors import ConfigError
+from support.small_runs import make_model, make_pairs
+
+
+def words(folder: Path, *more: str) -> list[str]:
+    options = {
+        "model": folder / "model",
+        "data": folder / "pairs.jsonl",
+        "out": folder / "sweep",
+        "cache": folder / "cache",
+        "eval_data": 0.4,
+        "batch_size": 4,
+        "max_steps": 3,
+        "max_response_length": 12,
+        "truncation": "trim_response",
+    }
+    return ["sweep", "dpo", *(f"{key}={value}" for key, value in options.items()), *more]
+
+
+def test_a_sweep_compares_its_runs_and_survives_one_that_fails(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    make_model(tmp_path / "model")
+    make_pairs(tmp_path / "pairs.jsonl", 12)
+    (tmp_path / "rule.py").write_text("def short(prompt, response):\n    return -float(len(response))\n")
+    command = words(tmp_path, "lr=1e-3,1e30", "--reward", f"{tmp_path / 'rule.py'}:short", "--prompts", "3")
+    with caplog.at_level("INFO", "preftree"):
+        done = CliRunner().invoke(app, command)
+    assert done.exit_code == 0, done.output
+    told = json.loads((tmp_path / "sweep" / "sweep.json").read_text())
+    assert told["recommended"]["setting"] == "lr=0.001"
+    assert [point["step"] for point in told["runs"]["lr0.001"]["points"]] == [0, 1, 2, 3]
+    assert "lr1e+30: " in caplog.text
+    assert told["runs"]["lr1e+30"]["error"] in caplog.text
+    assert "recommended: lr=0.001" in done.output
+    page = (tmp_path / "sweep" / "report.html").read_text()
+    assert "lr1e+30 stopped" in page
+    assert "Which setting should I use?" in page
+    # The first run scores the reference; the second finds all of it.
+    builds = [record.args for record in caplog.records if record.msg.startswith("reference: %d responses scored in")]
+    assert [args[0] > 0 for args in builds if isinstance(args, tuple)] == [True, False]
+
+
+def test_a_reward_that_is_not_there_is_told_before_the_first_run(tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, words(tmp_path, "beta=.1,.2", "--reward", "world:none"))
+    assert isinstance(done.exception, ConfigError)
+    assert not (tmp_path / "sweep").exists()
+    assert not isinstance(done.exception, typer.Exit)
