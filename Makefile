@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 export PYTHONUTF8 = 1
 export HF_HUB_DISABLE_TELEMETRY = 1
 
-.PHONY: demo test check bench bench-hh test-slow test-gpu clean
+.PHONY: demo test check bench bench-diagnose bench-hh test-slow test-gpu clean
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -37,6 +37,10 @@ check: $(VENV)/.ready
 
 bench: $(VENV)/.bench
 	$(BIN)/python benchmarks/step.py
+
+# Planted failures against the checks of `preftree eval diagnose`; about 15 minutes on one core, and resumable.
+bench-diagnose: $(VENV)/.ready
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/diagnose.py --out runs/diagnose
 
 # make bench-hh DATA=hh.jsonl.gz
 bench-hh: $(VENV)/.ready

@@ -12,6 +12,7 @@ import pytest
 
 from preftree.evaluate import drift, fit
 from preftree.evaluate.diagnose import CHECKS, Diagnosis, diagnose, examine, title_of
+from preftree.evaluate.evidence import gather
 from preftree.evaluate.measured import Measured, Point
 from support.runs import Row, dpo_rows
 
@@ -49,31 +50,53 @@ def test_a_stop_that_the_run_wrote_down_is_a_failure() -> None:
     assert "prefs.jsonl:7" in the(rows).message
 
 
-def test_displacement_is_chosen_logratio_below_zero_while_the_margin_rises() -> None:
-    rows = dpo_rows(chosen=lambda t: -4 * t, rejected=lambda t: -16 * t)
+NLL = 1.9 * 60
+"""What a chosen response of `dpo_rows` costs under the reference, about; a rejected one costs 1.9 x 55."""
+
+
+def test_displacement_is_chosen_responses_losing_what_they_cost_while_the_margin_rises() -> None:
+    rows = dpo_rows(chosen=lambda t: -150 * t, rejected=lambda t: -165 * t)
     diagnosis = the(rows)
     assert diagnosis.name == "displacement"
-    assert diagnosis.figures["chosen_logratio"] == -4.0  # of the last evaluation, at t = 1
-    assert diagnosis.figures["rejected_logratio"] == -16.0
+    last = rows[-1]  # the last evaluation, at t = 1
+    assert diagnosis.figures["chosen_logratio"] == last["chosen_logratio"] == -150.0
+    assert diagnosis.figures["rejected_logratio"] == -165.0
+    assert (
+        diagnosis.figures["lost_share"]
+        == pytest.approx(150 / (-150 - last["chosen_logps"]))
+        == pytest.approx(150 / NLL, rel=0.02)
+    )
     train = [row["margin"] for row in rows if "split" not in row]
     assert diagnosis.figures["margin_rise"] == pytest.approx(np.mean(train[-20:]) - np.mean(train[:20]))
 
 
 def test_no_displacement_above_the_threshold_or_without_a_rising_margin() -> None:
-    assert names(dpo_rows(chosen=lambda t: 0.9 * drift.DISPLACED_NATS * t, rejected=lambda t: -11 * t)) == []
-    both = dpo_rows(chosen=lambda t: -4 * t, rejected=lambda t: -4 * t)
+    lost = 0.95 * drift.DISPLACED_SHARE * NLL
+    assert names(dpo_rows(chosen=lambda t: -lost * t, rejected=lambda t: -(lost + 15) * t)) == []
+    both = dpo_rows(chosen=lambda t: -150 * t, rejected=lambda t: -150 * t)
     assert "displacement" not in names(both)
 
 
+def test_the_same_nats_are_much_for_a_short_response_and_little_for_a_long_one() -> None:
+    for tokens, expected in ((4, ["displacement"]), (400, [])):
+        rows = dpo_rows(chosen=lambda t: -9 * t, rejected=lambda t: -20 * t)
+        for row in rows:
+            row["chosen_logps"] = row["chosen_logratio"] - 1.9 * tokens
+        assert names(rows) == expected
+
+
 def test_coverage_is_both_sides_far_below_the_reference() -> None:
-    rows = dpo_rows(chosen=lambda t: -8 * t, rejected=lambda t: -20 * t)
+    rows = dpo_rows(chosen=lambda t: -3.5 * NLL * t, rejected=lambda t: (-3.5 * NLL - 15) * t)
     assert names(rows) == ["displacement", "coverage"]
+    rejected_alone = dpo_rows(beta=0.002, chosen=lambda t: -0.5 * NLL * t, rejected=lambda t: -3.5 * NLL * t)
+    assert names(rejected_alone) == []
 
 
 def test_coverage_by_measured_figures() -> None:
-    assert the(dpo_rows(), measured=Measured(unseen_mass=0.8)).figures == {"unseen_mass": 0.8}
-    assert the(dpo_rows(), measured=Measured(effective_share=0.02)).name == "coverage"
-    assert names(dpo_rows(), measured=Measured(unseen_mass=0.3, effective_share=0.4)) == []
+    low = drift.EFFECTIVE_SHARE / 2
+    found = the(dpo_rows(), measured=Measured(unseen_mass=0.8, effective_share=low))
+    assert (found.name, found.figures) == ("coverage", {"unseen_mass": 0.8, "effective_share": low})
+    assert names(dpo_rows(), measured=Measured(unseen_mass=0.8, effective_share=2 * drift.EFFECTIVE_SHARE)) == []
 
 
 @pytest.mark.parametrize(("per_token", "side"), [(0.05, "longer"), (-0.05, "shorter")])
@@ -82,14 +105,44 @@ def test_length_is_what_the_margin_follows(per_token: float, side: str) -> None:
     diagnosis = the(rows)
     assert diagnosis.name == "length_exploitation"
     assert side in diagnosis.message
-    # The planted slope grows in time and is 3/4 of its end value on average over the later half.
-    assert diagnosis.figures["margin_per_token"] == pytest.approx(0.75 * per_token, rel=0.1)
+    # The planted slope grows in time and is 3/4 of its end value on average over the later half; chosen responses are 5
+    # tokens longer by construction, and the margin that has another cause goes with those 5.
+    slope, moment = 0.75 * per_token, 800 + 25  # of a difference of two lengths of sd 20, less what clipping takes
+    expected = (slope * 800 + 5 * (0.1 * 11 * 0.75 + slope * 5)) / moment
+    assert diagnosis.figures["margin_per_token"] == pytest.approx(expected, rel=0.12)
+
+
+def test_the_share_that_length_explains_is_that_of_the_pairs() -> None:
+    """Means of steps against the pairs they were made of, where long responses win more often."""
+    rng = np.random.default_rng(0)
+    count, steps = 32, 2000
+    longer, rest = rng.normal(0, 3, (steps, count)), rng.normal(0, 4, (steps, count))
+    margin = longer + rest  # of the first response; the labels choose the first where it is above 0
+    sign = np.where(margin > 0, 1, -1)
+    rows: list[Row] = [
+        {"step": step + 1, "margin": m, "chosen_tokens": 50 + d, "rejected_tokens": 50.0, "pairs": count * (step + 1)}
+        for step, (m, d) in enumerate(zip((sign * margin).mean(1), (sign * longer).mean(1), strict=True))
+    ]
+    found = drift.length_share(gather(rows, loss="dpo", starts_at_reference=True, measured=Measured()))
+    assert found is not None
+    assert found.all_pairs == pytest.approx(9 / 25, abs=0.05)
+    assert found.slope == pytest.approx(1.0, abs=0.1)
+    labelled = np.corrcoef((sign * margin).ravel(), (sign * longer).ravel())[0, 1] ** 2
+    assert found.as_labelled == pytest.approx(labelled, abs=0.05)
+    assert labelled < 0.5 * 9 / 25  # what choosing hides
 
 
 def test_lengths_and_margins_that_only_drift_together_are_no_exploitation() -> None:
     rows = dpo_rows(400)
     for index, row in enumerate(rows):
         row["chosen_tokens"] += 0.1 * index
+    assert names(rows) == []
+
+
+def test_chosen_responses_that_are_longer_are_no_exploitation_by_themselves() -> None:
+    rows = dpo_rows(400)
+    for row in rows:
+        row["chosen_tokens"] += 100
     assert names(rows) == []
 
 
@@ -113,9 +166,11 @@ def test_over_optimisation_is_reward_lost_again_while_kl_grows() -> None:
     assert diagnosis.name == "over_optimisation"
     assert diagnosis.figures == {"best_reward": 0.9, "reward": 0.7, "best_kl": 3.0, "kl": 9.0}
     assert "step 200" in diagnosis.message
-    # A loss of less than a tenth of the gain, or one at a falling KL, is none.
-    assert names(dpo_rows(), measured=frontier([0.4, 0.8, 0.9, 0.86], [0, 1, 3, 9])) == []
+    # The KL need not grow; but a policy on its way back, a small loss, or one of nearly nothing, is none.
+    assert names(dpo_rows(), measured=frontier([0.4, 0.8, 0.9, 0.7], [0, 1, 3, 2.5])) == ["over_optimisation"]
     assert names(dpo_rows(), measured=frontier([0.4, 0.8, 0.9, 0.7], [0, 1, 3, 1])) == []
+    assert names(dpo_rows(), measured=frontier([0.4, 0.8, 0.9, 0.81], [0, 1, 3, 9])) == []
+    assert names(dpo_rows(), measured=frontier([0.4, 0.41, 0.42, 0.4], [0, 0.05, 0.1, 0.1])) == []
 
 
 def test_over_optimisation_by_held_out_loss() -> None:
@@ -144,6 +199,12 @@ def test_over_optimisation_by_held_out_accuracy_needs_more_than_noise() -> None:
     assert names(dpo_rows(held_out=falls(0.1, 0.11))) == []
     assert names(dpo_rows(held_out=falls(0.9 * fit.ACCURACY_DROP, 0.0))) == []
 
+    def wrong_and_worse(t: float) -> Mapping[str, float]:
+        return {"accuracy": 0.4 - 0.2 * t, "accuracy_high": 0.43 - 0.2 * t}
+
+    # What never was above a coin did not fall.
+    assert names(dpo_rows(held_out=wrong_and_worse)) == ["label_noise"]
+
 
 def test_saturation_is_named_for_losses_without_a_minimum_only() -> None:
     rows = dpo_rows(chosen=lambda t: 30 * t, rejected=lambda t: -40 * t)
@@ -167,6 +228,12 @@ def test_a_held_out_loss_above_a_coins() -> None:
         return {"loss": 0.8}
 
     assert names(dpo_rows(held_out=sure)) == ["label_noise"]
+
+    def forgets(t: float) -> Mapping[str, float]:
+        return {"loss": 0.6 if t < 0.5 else 0.8}
+
+    # What was learned and then lost again is another failure.
+    assert names(dpo_rows(held_out=forgets)) == ["over_optimisation"]
     # ipo's loss is no surprise in nats: a coin says nothing of it.
     assert names(dpo_rows(held_out=sure), loss="ipo") == []
 
@@ -176,8 +243,10 @@ def test_labels_that_nothing_can_be_learned_from() -> None:
     for row in rows:
         row |= {"accuracy": 0.53, "accuracy_high": 0.55, "loss": 0.69}
     assert names(rows) == ["label_noise"]
-    still_falling = [row | {"loss": 0.69 - 1e-4 * row["step"]} for row in rows]
+    still_falling = [row | {"loss": 0.69 - 2e-4 * row["step"]} for row in rows]
     assert names(still_falling) == []
+    unsure = [row | {"accuracy_high": 1.01 * fit.WEAK_ACCURACY} for row in rows]
+    assert names(unsure) == []
 
 
 def test_a_reference_that_is_not_the_start() -> None:
@@ -188,11 +257,12 @@ def test_a_reference_that_is_not_the_start() -> None:
     assert names(rows, starts_at_reference=False) == []
 
 
-def test_a_reference_that_moves() -> None:
+@pytest.mark.parametrize("side", ["chosen", "rejected"])
+def test_a_reference_that_moves(side: str) -> None:
     rows = dpo_rows()
     for row in rows:
         if "split" in row:
-            row["chosen_logps"] += 0.02 * row["step"]  # of the same responses: the reference's own logps shift
+            row[f"{side}_logps"] += 0.02 * row["step"]  # of the same responses: the reference's own logps shift
     diagnosis = the(rows)
     assert diagnosis.name == "reference_drift"
     assert diagnosis.figures["highest"] - diagnosis.figures["lowest"] == pytest.approx(0.02 * 150)
@@ -216,7 +286,7 @@ def test_what_could_not_be_looked_at_is_said() -> None:
 
 
 def test_the_worst_comes_first() -> None:
-    rows = dpo_rows(chosen=lambda t: -8 * t, rejected=lambda t: -20 * t)
+    rows = dpo_rows(chosen=lambda t: -3.5 * NLL * t, rejected=lambda t: (-3.5 * NLL - 15) * t)
     rows[50]["loss"] = math.nan
     found = diagnose(rows)
     assert [diagnosis.severity for diagnosis in found] == ["failure", "warning", "warning"]
