@@ -9,23 +9,26 @@ from preftree.worlds.sentiment import Labeller
 RESPONSES_PER_PROMPT = 4
 HELD_OUT_PROMPTS = 90
 LABELLER = Labeller("bt", scale=10.0)
-SEEDS = {"corpus": 0, "model": 0, "samples": 1, "labels": 2, "held-out samples": 3, "held-out labels": 4, "texts": 5}
+BEST_OF = (2, 3, 4, 8, 16, 32, 64, 128)
+BUDGETS = (0.25, 0.5, 1.0, 2.0, 4.0)
+"""Nats of KL at which methods are compared."""
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
-    """One DPO run; the method is `dpo_` and the optimizer's name."""
+class Method:
+    """A way to train, at several betas.
 
-    beta: float
+    Attributes:
+      name: As results.json has it.
+      optimizer, lr, schedule: Of all its runs.
+      betas: One run each; empty where the method has no beta (Preferred-FT).
+    """
+
+    name: str
     optimizer: str
     lr: float
     schedule: str
-    seed: int = 0
-
-    @property
-    def name(self) -> str:
-        """Of its folder."""
-        return f"dpo-{self.optimizer}-beta{self.beta:g}" + (f"-seed{self.seed}" if self.seed else "")
+    betas: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,44 +37,50 @@ class Plan:
 
     Attributes:
       world: Name of a world.
+      seeds: Everything is done once for each: corpus, model, samples, labels and training have the seed's own draws.
       texts: Texts of the corpus.
       prompts: Prompts that responses are drawn for and compared, four each.
       sft_steps: Steps of fine-tuning, of 64 texts.
-      dpo_steps: Steps of each DPO run, of 32 pairs.
-      runs: The DPO runs.
+      steps: Steps of each DPO run and of Preferred-FT.
+      batch_size: Pairs of a step.
+      snapshots: Factor between the steps at which a policy is measured.
+      first: First step at which it is.
+      methods: What is compared, all from the same fine-tuned model and the same pairs.
     """
 
     world: str
+    seeds: tuple[int, ...]
     texts: int
     prompts: int
     sft_steps: int
-    dpo_steps: int
-    runs: tuple[Run, ...]
+    steps: int
+    batch_size: int
+    snapshots: float
+    first: int
+    methods: tuple[Method, ...]
 
 
-_ADAMW = ("adamw", 3e-3, "cosine")
-_RMSPROP = ("rmsprop", 1e-3, "constant")
+def _methods(adamw: tuple[float, ...], rmsprop: tuple[float, ...]) -> tuple[Method, ...]:
+    return (
+        Method("dpo_adamw", "adamw", 3e-3, "cosine", adamw),
+        Method("dpo_rmsprop", "rmsprop", 1e-3, "constant", rmsprop),
+        Method("preferred_ft", "adamw", 3e-3, "cosine"),
+    )
+
+
 PLANS = {
-    "fast": Plan(
-        "tiny",
-        2000,
-        400,
-        100,
-        80,
-        (Run(0.5, *_ADAMW), Run(1.0, *_ADAMW), Run(3.0, *_ADAMW), Run(1.0, *_RMSPROP)),
-    ),
-    "demo": Plan("small", 8000, 1500, 300, 300, (Run(0.5, *_ADAMW), Run(2.0, *_ADAMW), Run(0.5, *_RMSPROP))),
+    "fast": Plan("tiny", (0,), 2000, 400, 100, 80, 32, 2.0, 8, _methods((0.3, 1.0, 2.0, 5.0), (1.0,))),
+    "demo": Plan("small", (0,), 8000, 1500, 300, 256, 32, 1.5, 8, _methods((0.6, 1.0, 2.0, 5.0), (1.0,))),
     "full": Plan(
         "small",
+        (0, 1, 2),
         8000,
         3000,
         600,
-        1500,
-        tuple(
-            Run(beta, *how, seed=seed)
-            for how in (_ADAMW, _RMSPROP)
-            for beta in (0.1, 0.3, 1.0, 3.0)
-            for seed in (0, 1, 2)
-        ),
+        600,
+        64,
+        1.5,
+        5,
+        _methods((0.3, 0.5, 1.0, 2.0, 5.0), (0.3, 0.5, 1.0, 2.0, 5.0)),
     ),
 }

@@ -2,34 +2,89 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
+WIDTH = 100
+INDENT = 20
+START, END = "<!-- from the docstrings: make docs-losses -->", "<!-- end -->"
+
 
 def losses(
     name: Annotated[str | None, typer.Argument(help="A loss to show in full.", show_default=False)] = None,
+    into: Annotated[Path | None, typer.Option(help="Write the table into this page.", hidden=True)] = None,
 ) -> None:
     """List every loss with its options and source, or show one in full."""
+    if into is not None:
+        _write_table(into)
+    elif name is not None:
+        typer.echo(_in_full(name))
+    else:
+        typer.echo("\n\n".join(_entries()))
+
+
+def _entries() -> list[str]:
+    import shutil
+    import textwrap
+
+    from preftree.losses.describe import describe
+    from preftree.losses.table import LOSSES
+
+    width = min(WIDTH, shutil.get_terminal_size().columns)
+    entries = []
+    for name, spec in LOSSES.items():
+        told = describe(spec)
+        lines = [told.summary]
+        if told.needs:
+            lines.append("needs " + ", ".join(told.needs))
+        lines += [*told.options, told.source]
+        wrapped = [
+            textwrap.fill(line, width, initial_indent=" " * INDENT, subsequent_indent=" " * (INDENT + 2))
+            for line in lines
+        ]
+        entries.append("\n".join(wrapped).replace(" " * INDENT, name.ljust(INDENT), 1))
+    return entries
+
+
+def _in_full(name: str) -> str:
     import inspect
 
-    from rich.console import Console
-    from rich.table import Table
+    import torch
 
+    from preftree.cli.plot import draw_curve
     from preftree.errors import ConfigError
-    from preftree.losses.table import LOSSES, find, inputs_of, options_of
+    from preftree.losses.curve import loss_curve
+    from preftree.losses.table import bind, name_of, unit_of
 
-    if name is not None:
-        try:
-            spec = find(name)
-        except ValueError as error:
-            raise ConfigError(str(error)) from None
-        typer.echo(f"{name}\n\n{inspect.getdoc(spec.function)}")
-        return
+    try:
+        name = name_of(name)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    loss = bind(name, {})
+    text = f"{name}\n\n{inspect.getdoc(loss.spec.function)}"
+    if unit_of(loss.spec) != "pair":
+        return text
+    reach = 6 / float(loss.options.get("beta", 1.0))
+    deltas = torch.linspace(-reach, reach, 121, dtype=torch.float64)
+    values, slopes = loss_curve(loss, deltas)
+    options = ", ".join(f"{option} {value}" for option, value in loss.options.items())
+    plots = [
+        draw_curve(curve.tolist(), title=f"{title} against delta; {options}", ends=(-reach, reach))
+        for title, curve in (("loss", values), ("d loss / d delta", slopes))
+    ]
+    return "\n\n".join([text, *plots])
 
-    table = Table("loss", "options", "inputs")
-    table.add_column("source", overflow="fold")
-    for key, spec in LOSSES.items():
-        options = "\n".join(f"{option} {value}" for option, value in options_of(spec).items())
-        table.add_row(key, options or "none", ", ".join(inputs_of(spec)), spec.source)
-    Console(markup=False).print(table)
+
+def _write_table(page: Path) -> None:
+    from preftree.errors import DataError
+    from preftree.losses.describe import markdown_table
+    from preftree.losses.table import LOSSES
+
+    text = page.read_text("utf-8")
+    before, start, rest = text.partition(START)
+    _, end, after = rest.partition(END)
+    if not start or not end:
+        raise DataError(f"{page}: wanted the lines {START!r} and {END!r} around the table, got none; put them in")
+    page.write_text(f"{before}{START}\n\n{markdown_table(LOSSES)}\n\n{END}{after}", "utf-8")

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-import logging
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from preftree.cli.frontier import REWARD
 
-log = logging.getLogger("preftree")
+if TYPE_CHECKING:
+    from preftree.train.sweep import Variant
 
 
 def sweep(
@@ -35,44 +36,29 @@ def sweep(
     from preftree.cli.frontier import measure_folder
     from preftree.cli.report import conclude
     from preftree.cli.train import quiet_transformers
-    from preftree.config.schema import DpoConfig, SftConfig
-    from preftree.errors import UserError
     from preftree.evaluate.folder import Run, read_run
     from preftree.evaluate.recommend import recommend, settings_of
     from preftree.judges.rules import load_reward
     from preftree.report.sweep import settings_table, sweep_page
     from preftree.storage.atomic import write_atomic
     from preftree.train.measure import Measuring
-    from preftree.train.sweep import plan_sweep
+    from preftree.train.sweep import Stopped
 
-    if recipe == "dpo":
-        from preftree.train.dpo import run_dpo
-
-        out, variants = plan_sweep(DpoConfig, words)
-        jobs = [(variant, lambda own=variant.config: run_dpo(own)) for variant in variants]
-    else:
-        from preftree.train.sft import run_sft
-
-        out, variants = plan_sweep(SftConfig, words)
-        jobs = [(variant, lambda own=variant.config: run_sft(own)) for variant in variants]
     if reward is not None:
         load_reward(reward)  # a name that is wrong is told before the hours, not after them
+    out, ends = _start(recipe, words)
     quiet_transformers()
     ended: dict[str, tuple[dict[str, str], Run | str]] = {}
-    for number, (variant, job) in enumerate(jobs, 1):
-        log.info("run %d of %d: %s", number, len(jobs), variant.name)
-        folder = Path(variant.config.out)
-        try:
-            signum = job().signum
-            if signum:
-                raise typer.Exit(128 + signum)
-            if reward is not None:
+    try:
+        for variant, error in ends:
+            folder = Path(variant.config.out)
+            if error is None and reward is not None:
                 measure_folder(folder, Measuring(reward, prompts, samples))
-            conclude(folder)
-            ended[variant.name] = variant.values, read_run(folder)
-        except UserError as error:
-            log.warning("%s: %s", variant.name, error)
-            ended[variant.name] = variant.values, str(error)
+            if error is None:
+                conclude(folder)
+            ended[variant.name] = variant.values, error or read_run(folder)
+    except Stopped as stopped:
+        raise typer.Exit(128 + stopped.signum) from None
 
     settings = settings_of(ended)
     found = recommend(settings)
@@ -93,6 +79,22 @@ def sweep(
     typer.echo(f"see {Path(out) / 'report.html'}")
     if all(isinstance(run, str) for _, run in ended.values()):
         raise typer.Exit(2)
+
+
+def _start(recipe: str, words: list[str]) -> tuple[str, Iterator[tuple[Variant[Any], str | None]]]:
+    """The sweep's folder, and its runs as they end."""
+    from preftree.config.schema import DpoConfig, SftConfig
+    from preftree.train.sweep import plan_sweep, run_all
+
+    if recipe == "dpo":
+        from preftree.train.dpo import run_dpo
+
+        out, variants = plan_sweep(DpoConfig, words)
+        return out, run_all(variants, run_dpo)
+    from preftree.train.sft import run_sft
+
+    out, variants = plan_sweep(SftConfig, words)
+    return out, run_all(variants, run_sft)
 
 
 def _print(heads: list[str], rows: list[list[str]]) -> None:

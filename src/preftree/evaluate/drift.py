@@ -18,23 +18,37 @@ DISPLACED_SHARE = 1.0
 """Nats that chosen responses lost, over the nats they cost under the reference: at 1 they are as unlikely again.
 
 A share, since nats grow with length and with how open the language is. Some loss is the rule: pairs are drawn from the
-reference, and the mean of log policy / reference over its samples is below zero for any other policy.
+reference, and the mean of log policy / reference over its samples is below zero for any other policy. Healthy runs lost
+up to .39 (2.8 nats, 0.8 a token, at KL 2.5 and twice the reward), beta .01 lost 8 to 11 (57 to 78 nats).
 """
 
 MARGIN_RISE = 0.1
 """Growth of the margin that counts as learning."""
 
 LEFT_SHARE = 3.0
-"""The same share, of chosen and of rejected responses both, from which probability has left the pairs."""
+"""The same share, of chosen and of rejected responses both, from which probability has left the pairs.
+
+As above, since rejected responses lose more. Above DISPLACED_SHARE: what lost twice its cost was displaced; it need not
+have left.
+"""
 
 EFFECTIVE_SHARE = 0.005
-"""Effective sample size of policy / reference, as a share of the reference samples; about exp(-KL) or less."""
+"""Effective sample size of policy / reference, as a share of the reference samples; about exp(-KL) or less.
+
+Healthy runs had .02 or more, beta .01 had .0004 to .0022.
+"""
 
 LENGTH_R2 = 0.3
-"""Share of the margin that the difference in length explains, over all pairs taken either way round."""
+"""Share of the margin that the difference in length explains, over all pairs taken either way round.
+
+Healthy runs: up to .05; labels that like length: .46 to .61.
+"""
 
 LENGTH_TREND = 0.1
-"""The same share among pairs as they are labelled: without it, chosen responses are longer and no more is known."""
+"""The same share among pairs as they are labelled: without it, chosen responses are longer and no more is known.
+
+Healthy runs: up to .07; labels that like length: .29 to .37.
+"""
 
 LENGTH_ROWS = 40
 """Training rows below which that share is not estimated."""

@@ -8,7 +8,10 @@ from preftree.evaluate.evidence import MIN_ROWS, Diagnosis, Evidence, Missing, i
 from preftree.evaluate.measured import Point
 
 REWARD_DROP = 0.2
-"""Share of the reward gained that may be lost again while the policy stays as far out."""
+"""Share of the reward gained that may be lost again while the policy stays as far out.
+
+Healthy runs lost up to .04, two of three with beta .01 less than .1: their reward wanders, and one of three ended low (.33).
+"""
 
 MOVED_KL = 0.2
 """Nats of KL below which a gain in reward is too small a thing to lose a share of."""
@@ -17,13 +20,16 @@ STAYED = 0.5
 """Share of the KL at the best reward that counts as staying as far out."""
 
 LOSS_RISE = 0.1
-"""Relative rise of the held-out loss over its lowest value."""
+"""Relative rise of the held-out loss over its lowest value. Healthy runs: none; few pairs trained on for long: .16 to .26."""
 
 ACCURACY_DROP = 0.03
 """Fall of held-out accuracy from its best."""
 
 SATURATED_WEIGHT = 0.1
-"""Mean gradient weight below which nearly all pairs have stopped teaching."""
+"""Mean gradient weight below which most pairs have stopped teaching.
+
+Healthy runs ended at .23 to .28 and 78 to 84 % training accuracy, deterministic labels at .003 to .035 and 98 to 100 %.
+"""
 
 SATURATED_ACCURACY = 0.95
 """Training accuracy that goes with it when labels never contradict each other."""
@@ -38,7 +44,10 @@ CONFIDENT_EXCESS = 0.005
 """Nats by which the held-out loss may exceed a coin's."""
 
 LEARNED_NATS = 0.02
-"""Fall of the held-out loss below a coin's that counts as having learned something that carries over."""
+"""Fall of the held-out loss below a coin's that counts as having learned something that carries over.
+
+Healthy runs fell by .13 to .31, with 45 % of the labels flipped by .002 or not at all.
+"""
 
 WEAK_ACCURACY = 0.6
 """Accuracy that labels of one opinion exceed once training has settled; the upper end of its interval is compared."""

@@ -31,7 +31,7 @@ from preftree.storage.checkpoint import list_checkpoints, load_checkpoint, step_
 from preftree.tree.layout import TokenSequence
 from preftree.tree.pack import pack
 from preftree.tree.segment import sum_responses
-from preftree.worlds.exact import best_reward, measure
+from preftree.worlds.exact import Table, best_reward, measure
 from preftree.worlds.grammar import World, rewards
 from preftree.worlds.walk import outcome_logps
 
@@ -88,18 +88,17 @@ def policies(run: Path, device: torch.device | str = "cpu") -> Iterator[tuple[in
     yield last, model
 
 
-def trace(
-    run: Path, meter: Meter, *, beta: float | None, seed: int | None, device: torch.device | str = "cpu"
-) -> list[Point]:
-    """A run's points from its first snapshot to its end, each with the run's beta and seed."""
+def trace(run: Path, meter: Meter, *, beta: float | None, seed: int | None, first: int = 1) -> list[Point]:
+    """A run's points from its snapshot at step `first` or after it to its end, each with the run's beta and seed."""
     return [
         Point.model_validate({"step": step, "beta": beta, "seed": seed, **meter(model)})
-        for step, model in policies(run, device)
+        for step, model in policies(run)
+        if step >= first
     ]
 
 
 def world_meter(
-    world: World, tokenizer: PreTrainedTokenizerBase, reference: PreTrainedModel, held_out: Sequence[Preference] = ()
+    world: World, tokenizer: PreTrainedTokenizerBase, ref_logps: Table, held_out: Sequence[Preference] = ()
 ) -> Meter:
     """Exact figures in a world.
 
@@ -110,11 +109,10 @@ def world_meter(
 
     Args:
       world: Its responses are walked one and all.
-      tokenizer: Of both models.
-      reference: Where the KL is measured from.
+      tokenizer: Of the policies.
+      ref_logps: The reference's log-probs of every outcome (worlds/walk.py): where the KL is measured from.
       held_out: Pairs of the world.
     """
-    ref_logps = outcome_logps(reference, tokenizer, world)
     table = rewards(world)
 
     def meter(model: PreTrainedModel) -> Mapping[str, float]:

@@ -6,6 +6,9 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
+
+from pydantic import BaseModel
 
 from preftree.evaluate.measured import Point, Temperature
 from preftree.report.charts import Chart, Line
@@ -14,6 +17,9 @@ from preftree.report.scale import write
 
 BUDGETS = (0.25, 0.5, 1.0, 2.0, 4.0)
 """Nats of KL at which methods are compared."""
+
+Budgets: TypeAlias = tuple[list[str], list[tuple[str, list[tuple[str, str]]]]]
+"""Heads of the columns; for each row its name and, a column, the figure and a note."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,14 +59,16 @@ def frontier_chart(methods: Mapping[str, Sequence[Point]], optimum: Sequence[Poi
 
 
 def paths(points: Sequence[Point]) -> list[list[Point]]:
-    """Points of one training run each, by step; points without a step are one path by KL."""
+    """Points of one training run each, by step; points of a seed without a step are one path by KL."""
     groups: dict[tuple[float | None, int | None], list[Point]] = {}
-    loose = [point for point in points if point.step is None]
+    loose: dict[int | None, list[Point]] = {}
     for point in points:
-        if point.step is not None:
+        if point.step is None:
+            loose.setdefault(point.seed, []).append(point)
+        else:
             groups.setdefault((point.beta, point.seed), []).append(point)
     ordered = [sorted(group, key=lambda point: point.step or 0) for group in groups.values()]
-    return [*ordered, *([sorted(loose, key=lambda point: point.kl)] if loose else [])]
+    return [*ordered, *(sorted(group, key=lambda point: point.kl) for group in loose.values())]
 
 
 def within(optimum: Sequence[Point], farthest: float) -> list[Point]:
@@ -96,9 +104,7 @@ def optimum_at(optimum: Sequence[Point], budget: float) -> float | None:
     return None
 
 
-def budget_table(
-    methods: Mapping[str, Sequence[Point]], optimum: Sequence[Point]
-) -> tuple[list[str], list[tuple[str, list[tuple[str, str]]]]]:
+def budget_table(methods: Mapping[str, Sequence[Point]], optimum: Sequence[Point]) -> Budgets:
     """The best reward of each method at each KL budget.
 
     Returns:
@@ -115,6 +121,39 @@ def budget_table(
         ]
         rows.append((name, cells))
     return [f"KL \u2264 {budget:g}" for budget in BUDGETS], rows
+
+
+class BudgetRow(BaseModel):
+    """The best reward that a method reached within a KL budget with one seed, and that seed's own optimum there."""
+
+    method: str
+    seed: int
+    kl: float
+    reward: float
+    optimum: float
+
+
+def exact_budgets(rows: Sequence[BudgetRow], names: Mapping[str, str]) -> Budgets:
+    """As `budget_table`, from figures of each seed against its own optimum: the note is the mean regret.
+
+    Args:
+      rows: Every method at every budget and seed.
+      names: What methods are called, by their name in the rows.
+    """
+    budgets = list(dict.fromkeys(row.kl for row in rows))
+    table: list[tuple[str, list[tuple[str, str]]]] = []
+    optima = [[row.optimum for row in rows if row.kl == budget] for budget in budgets]
+    table.append(("optimum", [(f"{sum(values) / len(values):.3f}", "") for values in optima]))
+    for method in dict.fromkeys(row.method for row in rows):
+        cells = []
+        for budget in budgets:
+            mine = [row for row in rows if row.method == method and row.kl == budget]
+            rewards = [row.reward for row in mine]
+            regret = sum(row.optimum - row.reward for row in mine) / len(mine)
+            spread = f"\n{min(rewards):.3f} to {max(rewards):.3f}" if len(mine) > 1 else ""
+            cells.append((f"{sum(rewards) / len(rewards):.3f}", f"regret {regret:.3f}{spread}"))
+        table.append((names.get(method, method), cells))
+    return [f"KL \u2264 {budget:g}" for budget in budgets], table
 
 
 def _budget_cell(best: Best | None, limit: float | None) -> tuple[str, str]:

@@ -15,7 +15,7 @@ from preftree.evaluate.folder import Run
 from preftree.evaluate.measured import Measured, PairRewards, Point, Sample, Temperature
 from preftree.report import scale, tables
 from preftree.report.curves import compared_curves, learning_curves, mean_stretch, tone_of
-from preftree.report.frontier import optimum_at, paths
+from preftree.report.frontier import BudgetRow, exact_budgets, optimum_at, paths
 from preftree.report.page import Page, drawn, examine_all, measured_parts, render
 from preftree.report.scale import percent, write
 from preftree.report.words import Answer, Figure, Outcome, answer, in_words, plain
@@ -53,6 +53,7 @@ def demo_page(results: Mapping[str, Any], runs: Sequence[Run] = ()) -> str:
         "methods" with points of "kl" and "reward"; and, where they were measured, "bandit" {loss: {beta: total
         variation}}, "seconds" {part: seconds}, "texts" [{"prompt", "responses": {model: {"text", "reward"}}}], and
         "samples", "token_rewards", "temperature" in the forms of measured.json.
+        "budgets" [{"method", "seed", "kl", "reward", "optimum"}] takes the place of the table made from the points.
       runs: Training runs behind it, whose curves and checks the page shows.
     Raises:
       DataError: a part of the results has another form.
@@ -63,12 +64,13 @@ def demo_page(results: Mapping[str, Any], runs: Sequence[Run] = ()) -> str:
     facts = said if isinstance(said, Mapping) else {"name": said}
     start = facts.get("start_reward", min((point.reward for point in optimum), default=None))
     if start is not None and optimum:
-        optimum = [Point(kl=0.0, reward=start), *optimum]  # the reference itself
+        optimum = [Point(kl=0.0, reward=start, seed=optimum[0].seed), *optimum]  # the reference itself
     methods = {_NAMES.get(name, name): _from_start(points, start) for name, points in raw.items()}
     measured = Measured(
         temperature=_parse(tuple[Temperature, ...], results.get("temperature", ()), "temperature"),
         samples=_parse(tuple[Sample, ...], results.get("samples", ()), "samples"),
-        token_rewards=_parse(tuple[PairRewards, ...], results.get("token_rewards", ()), "token_rewards"),
+        token_rewards=_parse(tuple[PairRewards, ...], results.get("token_rewards", ()), "token_rewards")
+        or next((run.measured.token_rewards for run in runs if run.measured.token_rewards), ()),
     )
     ends = ends_of(methods, optimum, start)
     extra: list[tuple[str, Sequence[str], Sequence[Sequence[str]]]] = []
@@ -81,6 +83,9 @@ def demo_page(results: Mapping[str, Any], runs: Sequence[Run] = ()) -> str:
         timed = [(name, scale.duration(value)) for name, value in seconds.items()]
         extra.append(("Time", ("part", "took"), timed))
     many = len(runs) > 1
+    parts = measured_parts(measured, methods, [point for point in optimum if point.seed in (None, optimum[0].seed)])
+    if budgets := _parse(list[BudgetRow], results.get("budgets", []), "budgets"):
+        parts["budgets"] = exact_budgets(budgets, _NAMES)
     return render(
         Page(
             title=f"The {plain(facts.get('name', 'unnamed'))} world",
@@ -102,9 +107,22 @@ def demo_page(results: Mapping[str, Any], runs: Sequence[Run] = ()) -> str:
             notes=_notes(ends),
             facts=[(name, plain(value)) for name, value in flatten(dict(facts)).items()],
             world=True,
-            **measured_parts(measured, methods, optimum),
+            **parts,
         )
     )
+
+
+def budget_lines(results: Mapping[str, Any]) -> list[str]:
+    """The best rewards within KL budgets as a Markdown table, regret in brackets; nothing where not measured."""
+    rows: list[BudgetRow] = _parse(list[BudgetRow], results.get("budgets", []), "budgets")
+    if not rows:
+        return []
+    heads, table = exact_budgets(rows, _NAMES)
+    lines = [f"| best true reward at | {' | '.join(heads)} |", f"|---|{'---|' * len(heads)}"]
+    for name, cells in table:
+        shown = [value + (f" ({note.splitlines()[0]})" if note else "") for value, note in cells]
+        lines.append(f"| {name} | {' | '.join(shown)} |")
+    return lines
 
 
 def ends_of(methods: Mapping[str, Sequence[Point]], optimum: Sequence[Point], start: float | None) -> list[End]:

@@ -29,6 +29,7 @@ from preftree.models.load import load_model, load_tokenizer
 from preftree.scoring.forward import Scorer
 from preftree.train.prompts import run_prompts
 from preftree.worlds.grammar import MOST_OUTCOMES, World
+from preftree.worlds.walk import outcome_logps
 
 log = logging.getLogger("preftree")
 
@@ -84,7 +85,7 @@ def _exactly(run: Run, config: RunConfig, world: World, how: Measuring) -> dict[
     prompts, reward = world_prompts(world, tokenizer), load_reward(how.reward)
     sampling = Sampling(world.max_words, seed=how.seed)
     each = MOST_TEXTS // len(world.prompts)
-    meter = world_meter(world, tokenizer, reference)
+    meter = world_meter(world, tokenizer, outcome_logps(reference, tokenizer, world))
     points = [_point(config, 0, meter(reference))]
     start = last = draw(reference, tokenizer, prompts, reward, sampling, samples=each)
     for step, model in policies(run.path):

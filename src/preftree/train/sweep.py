@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from preftree.config.load import load_config
 from preftree.config.schema import DpoConfig, SftConfig
-from preftree.errors import ConfigError
+from preftree.errors import ConfigError, UserError
+from preftree.train.loop import Outcome
+
+log = logging.getLogger("preftree")
 
 C = TypeVar("C", SftConfig, DpoConfig)
 
@@ -60,6 +64,33 @@ def plan_sweep(kind: type[C], words: Sequence[str]) -> tuple[str, list[Variant[C
         config = own.model_copy(update={"out": f"{out}/{name}"})
         variants.append(Variant(name, {key: _as_name(value) for key, value in combination}, config))
     return out, variants
+
+
+class Stopped(Exception):
+    """A signal stopped a run; what is done is kept, and the same command goes on from there."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(f"stopped by signal {signum}")
+        self.signum = signum
+
+
+def run_all(variants: Sequence[Variant[C]], run: Callable[[C], Outcome]) -> Iterator[tuple[Variant[C], str | None]]:
+    """Run one after the other; each as it ends, with the sentence that stopped it where one did.
+
+    Raises:
+      Stopped: a signal asked a run to end; the others are not begun.
+    """
+    for number, variant in enumerate(variants, 1):
+        log.info("run %d of %d: %s", number, len(variants), variant.name)
+        try:
+            outcome = run(variant.config)
+        except UserError as error:
+            log.warning("%s: %s", variant.name, error)
+            yield variant, str(error)
+            continue
+        if outcome.signum:
+            raise Stopped(outcome.signum)
+        yield variant, None
 
 
 def _split(words: Sequence[str]) -> tuple[list[str], dict[str, list[str]]]:
