@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from transformers.utils.logging import disable_progress_bar
 
 from planted import CASES, SIZES, Case, Size, finished, make_run, place_of
 from preftree.evaluate import drift, fit
@@ -59,6 +60,7 @@ def main() -> None:
     cases = [case for case in CASES if case.name in wanted]
     torch.set_num_threads(1)
     logging.getLogger("preftree").setLevel(logging.ERROR)
+    disable_progress_bar()  # a line for every model that is loaded, and many are
     make_all(options.out, seeds, cases, size)
     runs = {case.name: {seed: look(place_of(options.out, seed, case)) for seed in seeds} for case in cases}
     counted = [seed for seed in seeds if seed not in TUNED_ON] or seeds

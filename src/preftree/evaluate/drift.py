@@ -19,7 +19,7 @@ DISPLACED_SHARE = 1.0
 
 A share, since nats grow with length and with how open the language is. Some loss is the rule: pairs are drawn from the
 reference, and the mean of log policy / reference over its samples is below zero for any other policy. Healthy runs lost
-up to .39 (2.8 nats, 0.8 a token, at KL 2.5 and twice the reward), beta .01 lost 8 to 11 (57 to 78 nats).
+up to .39 (2.7 nats, 0.8 a token, at KL 2.6 and twice the reward), beta .01 lost 8 to 11 (57 to 78 nats).
 """
 
 MARGIN_RISE = 0.1
