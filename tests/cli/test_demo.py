@@ -26,7 +26,10 @@ def test_fast_and_full_exclude_each_other(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS.keys())
-def test_every_plan_names_its_runs_apart(plan: Plan) -> None:
-    names = [run.name for run in plan.runs]
-    assert len(set(names)) == len(names)
-    assert {run.optimizer for run in plan.runs} == {"adamw", "rmsprop"}
+def test_every_plan_has_four_betas_both_optimizers_and_preferred_ft(plan: Plan) -> None:
+    by_name = {method.name: method for method in plan.methods}
+    assert by_name.keys() == {"dpo_adamw", "dpo_rmsprop", "preferred_ft"}
+    assert len(set(by_name["dpo_adamw"].betas)) >= 4
+    assert by_name["dpo_rmsprop"].betas
+    assert by_name["dpo_rmsprop"].optimizer == "rmsprop"
+    assert len(PLANS["full"].seeds) >= 3

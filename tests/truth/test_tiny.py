@@ -53,10 +53,25 @@ def test_dpo_raises_the_true_reward(results: dict[str, Any]) -> None:
     start = results["world"]["start_reward"]
     assert 0.35 < start < 0.5
     adamw, rmsprop = ends(results, "dpo_adamw"), ends(results, "dpo_rmsprop")
-    assert [point["beta"] for point in adamw] == [0.5, 1.0, 3.0]
+    assert [point["beta"] for point in adamw] == [0.3, 1.0, 2.0, 5.0]
     assert min(point["reward"] for point in (*adamw[:2], *rmsprop)) > start + 0.3
     assert adamw[2]["reward"] > start + 0.1
-    assert all(point["accuracy"] > 0.75 for point in adamw + rmsprop)
+    assert all(point["accuracy"] > 0.7 for point in adamw + rmsprop)
+
+
+def test_chosen_responses_lose_likelihood_at_a_small_beta_and_gain_it_at_a_large_one(results: dict[str, Any]) -> None:
+    """Displacement, as in the world of five words: its sign is a matter of beta."""
+    ratios = [point["chosen_logratio"] for point in ends(results, "dpo_adamw")]
+    assert ratios[0] < -1
+    assert ratios[-1] > 0
+
+
+def test_dpo_does_not_fall_behind_preferred_ft(results: dict[str, Any]) -> None:
+    """At every budget of KL, and by much where Preferred-FT has nothing left to gain."""
+    best = {(row["method"], row["kl"]): row["reward"] for row in results["budgets"]}
+    for kl in (0.25, 0.5, 1, 2, 4):
+        assert best["dpo_adamw", kl] >= best["preferred_ft", kl] - 0.01
+    assert best["dpo_adamw", 2] > best["preferred_ft", 2] + 0.2
 
 
 def test_a_larger_beta_stays_closer_to_the_reference(results: dict[str, Any]) -> None:
@@ -66,20 +81,23 @@ def test_a_larger_beta_stays_closer_to_the_reference(results: dict[str, Any]) ->
 
 def test_no_point_lies_above_the_optimum(out: Path, results: dict[str, Any]) -> None:
     points = [point for points in results["methods"].values() for point in points]
-    assert len(points) == 4 * 4 + 8  # four runs at four steps, and Best-of-N
+    assert len(points) == 6 * 5 + 8  # six runs at steps 8, 16, 32, 64 and 80, and Best-of-N
     tokenizer = load_tokenizer(out / "sft" / "model")
     ref_logps = outcome_logps(load_model(out / "sft" / "model"), tokenizer, TINY)
     table = rewards(TINY)
     for point in points:
         assert point["reward"] <= best_reward(ref_logps, table, point["kl"]) + 1e-3
+    for row in results["budgets"]:
+        assert row["reward"] <= row["optimum"] + 1e-3
+        assert row["optimum"] == pytest.approx(best_reward(ref_logps, table, row["kl"]), abs=1e-9)
     for point in results["optimum"]:
         assert point["reward"] == pytest.approx(best_reward(ref_logps, table, point["kl"]), abs=1e-6)
 
 
-def test_every_run_got_most_of_what_its_kl_could_buy(results: dict[str, Any]) -> None:
+def test_every_dpo_run_got_most_of_what_its_kl_could_buy(results: dict[str, Any]) -> None:
     start = results["world"]["start_reward"]
     for point in ends(results, "dpo_adamw") + ends(results, "dpo_rmsprop"):
-        assert point["reward"] - start > 0.65 * (point["best"] - start)
+        assert point["reward"] - start > 0.55 * (point["best"] - start)
 
 
 def plain_logps(model: PreTrainedModel, ids: torch.Tensor, start: int) -> np.ndarray:
@@ -119,20 +137,23 @@ def test_exact_figures_agree_with_monte_carlo(out: Path, results: dict[str, Any]
 
 
 def test_results_and_page_have_their_parts(out: Path, results: dict[str, Any]) -> None:
-    assert results.keys() == {"world", "optimum", "methods", "bandit", "texts", "seconds"}
-    assert all(point.keys() == {"beta", "kl", "reward"} for point in results["optimum"])
+    parts = {"world", "optimum", "methods", "budgets", "bandit", "recommended", "texts", "seconds"}
+    assert results.keys() == parts
+    assert all(point.keys() == {"beta", "seed", "kl", "reward"} for point in results["optimum"])
+    assert results["recommended"]["setting"].startswith("method=dpo-")
     assert {"beta", "seed", "step", "kl", "reward", "accuracy"} <= results["methods"]["dpo_adamw"][0].keys()
     assert [point["n"] for point in results["methods"]["best_of_n"]][:2] == [2, 3]
     page = (out / "report.html").read_text()
     assert "default-src 'none'" in page
     assert not any(f'{name}="http' in page for name in ("src", "href"))
-    assert "dpo-adamw-beta0.5" in page
+    assert "dpo-adamw-beta0.3" in page
+    assert "Which words earned the preference" in page
 
 
 @pytest.mark.slow
 def test_a_second_demo_in_the_folder_finds_all_of_it_done(out: Path, results: dict[str, Any]) -> None:
     models = {path: path.stat().st_mtime_ns for path in out.glob("*/model/*.safetensors")}
-    assert len(models) == 1 + 4
+    assert len(models) == 1 + 6
     run_demo(out)
     assert {path: path.stat().st_mtime_ns for path in models} == models
     again = json.loads((out / "results.json").read_text())
