@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 export PYTHONUTF8 = 1
 export HF_HUB_DISABLE_TELEMETRY = 1
 
-.PHONY: demo test check bench bench-diagnose bench-hh test-slow test-gpu clean
+.PHONY: demo test check bench bench-diagnose bench-hh docs-losses test-slow test-gpu clean
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -45,6 +45,10 @@ bench-diagnose: $(VENV)/.ready
 # make bench-hh DATA=hh.jsonl.gz
 bench-hh: $(VENV)/.ready
 	$(BIN)/python benchmarks/hh.py --data $(DATA) --out runs/hh
+
+# The table of docs/losses.md, from the docstrings.
+docs-losses: $(VENV)/.ready
+	$(BIN)/preftree losses --into docs/losses.md
 
 clean:
 	rm -rf $(VENV) build dist

@@ -4,6 +4,7 @@ import re
 import pytest
 
 from preftree.losses import LOSSES, bind, dpo
+from preftree.losses.hinge import SHAPES
 from preftree.losses.inputs import INPUTS
 from preftree.losses.options import Option, Range
 from preftree.losses.table import ELSEWHERE, find, inputs_of, needs_reference, options_of, unit_of
@@ -52,7 +53,7 @@ def test_value_at_reference():
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("dop", {"beta": 0.1}, f"loss must be one of {', '.join(LOSSES)}, got 'dop'; did you mean 'dpo'?"),
+        ("simop", {}, f"loss must be one of {', '.join(LOSSES)}, got 'simop'; did you mean 'simpo'?"),
         ("sigmod", {}, f"loss must be one of {', '.join(LOSSES)}, got 'sigmod'; did you mean 'sigmoid'?"),
         ("xyz", {}, f"loss must be one of {', '.join(LOSSES)}, got 'xyz'"),
         (
@@ -66,7 +67,18 @@ def test_value_at_reference():
             "loss 'cdpo' does not take 'label_smoothin', its options are: beta (> 0), label_smoothing (in [0, 0.5)); "
             "did you mean 'label_smoothing'?",
         ),
-        ("ipo", {"tau": 0.1}, "loss 'ipo' does not take 'tau', its options are: beta (> 0)"),
+        ("ipo", {"eta": 0.1}, "loss 'ipo' does not take 'eta', its options are: beta (> 0); did you mean 'beta'?"),
+        ("ipo", {"tau": 0.1}, f"loss 'ipo' does not take 'tau', its options are: beta (> 0); {takers('tau')}"),
+        ("orpo", {"xyz": 1}, "loss 'orpo' does not take 'xyz', its options are: odds_weight (>= 0)"),
+        ("gpo", {"f": "logistik"}, f"f must be one of {', '.join(SHAPES)}, got 'logistik'; did you mean 'logistic'?"),
+        ("gpo", {"f": 2}, f"f must be one of {', '.join(SHAPES)}, got 2"),
+        ("f_dpo", {"alpha": 0.5}, "alpha counts only with divergence=alpha_divergence, leave it out"),
+        (
+            "f_dpo",
+            {"alpha": 0, "divergence": "alpha_divergence"},
+            "alpha must be in (0, 1], got 0",
+        ),
+        ("alphapo", {"alpha": math.inf}, "alpha must be a finite number, got inf"),
         (
             "sft",
             {"beta": 0.1},
@@ -118,6 +130,31 @@ def test_what_is_not_said_takes_the_default_of_the_signature():
 
 def test_units():
     assert unit_of(LOSSES["dpo"]) == "pair"
+    assert unit_of(LOSSES["ld_dpo"]) == "pair"
+    assert unit_of(LOSSES["kto"]) == "response"
+    assert unit_of(LOSSES["rrhf"]) == "list"
     assert unit_of(LOSSES["sft"]) == "demonstration"
-    assert needs_reference(LOSSES["dpo"])
-    assert not needs_reference(LOSSES["sft"])
+    without = {"slic", "orpo", "simpo", "cpo", "alphapo", "rrhf", "unlikelihood", "reference_free", "sft"}
+    assert {name for name, spec in LOSSES.items() if not needs_reference(spec)} == without
+
+
+def test_an_option_that_does_not_count_is_left_out():
+    assert bind("f_dpo", {"beta": 1}).options == {"beta": 1.0, "divergence": "js_divergence"}
+    chosen = bind("f_dpo", {"divergence": "alpha_divergence"})
+    assert chosen.options == {"beta": 0.1, "divergence": "alpha_divergence", "alpha": 0.5}
+
+
+def test_direct_calls_are_held_to_the_signature_too():
+    with pytest.raises(ValueError, match="f must be one of"):
+        LOSSES["gpo"].function(POLICY, REF, f="logit")
+
+
+def test_scope_and_state():
+    """What depends on the other examples of a step, and what a run carries from step to step."""
+    assert {name for name, spec in LOSSES.items() if spec.scope == "step"} == {
+        *("kto", "kto_pair", "bco", "aot", "aot_unpaired", "beta_dpo", "constrained_dpo"),
+    }
+    for spec in LOSSES.values():
+        assert ("state" in inputs_of(spec)) == bool(spec.initial_state) == (spec.advance is not None)
+    with pytest.raises(ValueError, match="'dpo' keeps no running state"):
+        bind("dpo", {}).advance(policy=POLICY, ref=REF)

@@ -3,8 +3,22 @@ import math
 import pytest
 import torch
 
-from preftree.losses import LOSSES, bind, pair_metrics
-from support.loss_laws import FACTS, Case, draw, pairs
+from preftree.losses import (
+    LOSSES,
+    bind,
+    by_label,
+    columns_of,
+    list_metrics,
+    needs_reference,
+    pair_metrics,
+    response_metrics,
+    unit_of,
+    weigh,
+)
+from preftree.losses.inputs import ResponseLogps
+from preftree.losses.table import inputs_of
+from support.loss_facts import FACTS
+from support.loss_laws import Case, draw, lists, pairs, take
 
 # As in test_values.py, then the same with the sides swapped, then a tie.
 POLICY = pairs([-10.0, -12.0, -11.5], [-12.0, -10.0, -11.5], [4, 2, 3], [2, 4, 3])
@@ -51,17 +65,136 @@ def test_grad_weight_of_other_losses(name, options, weights):
     assert metrics["margin"].tolist() == [1, -1, 0]  # the same meaning for every loss: beta * delta, in summed nats
 
 
-@pytest.mark.parametrize("name", [name for name, spec in LOSSES.items() if spec.implicit_reward])
+PAIR_LOSSES = [name for name, spec in LOSSES.items() if unit_of(spec) == "pair"]
+DEMANDED = ("policy", "ref")
+
+
+def drawn(name, seed=0, num=7):
+    """The loss, its inputs, and the policy's and the reference's logps, which metrics are always given."""
+    spec, options = LOSSES[name], FACTS[name].options[min(1, len(FACTS[name].options) - 1)]
+    names = (*inputs_of(spec), *(name for name in DEMANDED if unit_of(spec) == "pair" and name not in inputs_of(spec)))
+    return bind(name, options), draw(Case(name, spec.function, names, options), seed=seed, num=num)
+
+
+@pytest.mark.parametrize("name", [name for name in PAIR_LOSSES if LOSSES[name].scope == "example"])
 @pytest.mark.parametrize("seed", [0, 1])
 def test_grad_weight_by_finite_differences(name, seed):
-    options = FACTS[name].options[1]
-    given = draw(Case(name, LOSSES[name].function, ("policy", "ref"), options), seed=seed)
-    policy, ref = given["policy"], given["ref"]
-    loss, step = bind(name, options), 1e-5
-    up = loss(policy._replace(chosen=policy.chosen + step), ref)
-    down = loss(policy._replace(chosen=policy.chosen - step), ref)
-    expected = ((up - down) / (2 * step)).abs() / options["beta"]
+    """Against a move of all tokens of the chosen response alike. (Of a step's losses the gradient law has it.)"""
+    loss, given = drawn(name, seed)
+    step = 1e-5
+
+    def moved(by):
+        policy = given["policy"]
+        new = dict(given, policy=policy._replace(chosen=policy.chosen + by))
+        if "policy_tokens" in given:
+            tokens = given["policy_tokens"]
+            each = (by / tokens.chosen.num_tokens).repeat_interleave(tokens.chosen.num_tokens)
+            new["policy_tokens"] = tokens._replace(chosen=tokens.chosen._replace(logps=tokens.chosen.logps + each))
+        return loss(**{name: new[name] for name in loss.inputs})
+
+    expected = ((moved(step) - moved(-step)) / (2 * step)).abs() / loss.options.get("beta", 1.0)
     torch.testing.assert_close(pair_metrics(loss, given)["grad_weight"], expected, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", PAIR_LOSSES)
+def test_every_pair_loss_has_its_metrics(name):
+    loss, given = drawn(name)
+    metrics = pair_metrics(loss, given)
+    assert tuple(metrics) == columns_of(LOSSES[name])
+    assert ("chosen_logratio" in metrics) == needs_reference(LOSSES[name])
+    assert metrics["loss"].tolist() == loss(**{key: given[key] for key in loss.inputs}).tolist()
+    torch.testing.assert_close(metrics["margin"], metrics["chosen_rewards"] - metrics["rejected_rewards"])
+    for name, values in metrics.items():
+        assert values.shape == (7,), name
+        assert not values.requires_grad, name
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "chosen", "rejected"),
+    [  # of the first pair above: -10 nats in 4 tokens, -12 in 2, against -11 and -11
+        ("slic", {}, -10, -12),
+        ("cpo", {"beta": 0.5}, -5, -6),
+        ("simpo", {}, 2 * -2.5, 2 * -6),
+        ("alphapo", {"beta": 2, "alpha": -1}, 2 * (math.exp(-2.5) - 1), 2 * (math.exp(-6) - 1)),
+        ("orpo", {}, -2.5 - math.log(1 - math.exp(-2.5)), -6 - math.log(1 - math.exp(-6))),
+        ("ln_dpo", {"beta": 2}, 2 * 0.25, 2 * -0.5),
+        ("r_dpo", {"beta": 0.5, "alpha": 0.1}, 0.5 + 0.4, -0.5 + 0.2),
+        ("chi_po", {"beta": 0.5}, 0.5 * (math.e + 1), 0.5 * (math.exp(-1) - 1)),
+        ("f_dpo", {"beta": 0.5, "divergence": "forward_kl"}, -0.5 * math.exp(-1), -0.5 * math.e),
+        ("cal_dpo", {}, 1, -1),
+    ],
+)
+def test_rewards_are_the_loss_s_own(name, options, chosen, rejected):
+    metrics = pair_metrics(bind(name, options), GIVEN)
+    assert metrics["chosen_rewards"][0].item() == pytest.approx(chosen, rel=1e-12)
+    assert metrics["rejected_rewards"][0].item() == pytest.approx(rejected, rel=1e-12)
+
+
+def test_responses_by_hand():
+    """Liked: +1 and -1 nats; disliked: -2. beta is 0.5."""
+    responses = ResponseLogps(torch.tensor([-10.0, -12.0, -5.0], dtype=torch.float64), torch.tensor([4, 2, 3]))
+    ref = ResponseLogps(torch.tensor([-11.0, -11.0, -3.0], dtype=torch.float64), torch.tensor([4, 2, 3]))
+    given = {"responses": responses, "ref_responses": ref, "desirable": torch.tensor([True, True, False])}
+    loss = bind("apo_zero_unpaired", {"beta": 0.5})
+    metrics = response_metrics(loss, given)
+    assert tuple(metrics) == columns_of(loss.spec)
+    assert metrics["rewards"].tolist() == [0.5, -0.5, -1]
+    means = by_label(weigh(metrics, torch.tensor([1.0, 1.0, 2.0], dtype=torch.float64)).mean(4))
+    assert means["desirable"] == 0.5
+    assert (means["desirable_rewards"], means["undesirable_rewards"], means["margin"]) == (0, -1, 1)
+    assert (means["desirable_logratio"], means["undesirable_logratio"]) == (0, -2)
+    assert (means["desirable_logps"], means["undesirable_logps"]) == (-11, -5)
+    assert means["loss"] == pytest.approx((means["desirable_loss"] + means["undesirable_loss"]) / 2)
+
+
+@pytest.mark.parametrize("liked", [True, False])
+def test_a_label_that_nobody_gave_has_no_figures(liked):
+    means = by_label(dict.fromkeys(columns_of(LOSSES["kto"]), 1.0) | {"desirable": float(liked)})
+    assert ("desirable_loss" in means) == liked
+    assert ("undesirable_loss" in means) != liked
+    assert "margin" not in means
+
+
+def test_lists_by_hand():
+    """Three responses of which the last two are in the wrong order; then two that are right; then two equal ones."""
+    policy = lists([1.0, 0.0, 0.5, 2.0, 1.0, 0.0, 0.0], [2, 1, 4, 3, 3, 1, 1], [3, 2, 2])
+    ref = lists([0.0] * 7, [2, 1, 4, 3, 3, 1, 1], [3, 2, 2])
+    loss = bind("plackett_luce", {"beta": 2})
+    metrics = list_metrics(loss, {"policy_lists": policy, "ref_lists": ref})
+    assert tuple(metrics) == columns_of(loss.spec)
+    assert metrics["accuracy"].tolist() == [1, 1, 0.5]
+    assert metrics["pair_accuracy"].tolist() == pytest.approx([2 / 3, 1, 0.5])
+    assert metrics["margin"].tolist() == [1, 2, 0]
+    assert metrics["best_logps"].tolist() == [1, 2, 0]
+    assert metrics["worst_logratio"].tolist() == [0.5, 1, 0]
+    assert metrics["tokens"].tolist() == [7, 6, 2]
+
+
+def test_lists_of_equal_scores_order_nothing():
+    policy = lists([1.0, 0.0, 0.5, 2.0, 1.0], [1] * 5, [3, 2])
+    scores = torch.tensor([1.0, 0.5, 0.5, 1.0, 1.0], dtype=torch.float64)
+    metrics = list_metrics(bind("rrhf", {}), {"policy_lists": policy, "list_scores": scores})
+    assert metrics["pair_accuracy"].tolist() == [1, 0.5]
+    assert "best_logratio" not in metrics
+
+
+@pytest.mark.parametrize("name", [name for name, spec in LOSSES.items() if unit_of(spec) in ("response", "list")])
+@pytest.mark.parametrize("num", [7, 0])
+def test_every_other_loss_has_its_metrics(name, num):
+    loss, given = drawn(name)
+    given = take(given, range(num))
+    metrics = (response_metrics if unit_of(loss.spec) == "response" else list_metrics)(loss, given)
+    assert tuple(metrics) == columns_of(loss.spec)
+    assert {values.shape for values in metrics.values()} == {(num,)}
+    assert not any(values.requires_grad or values.isnan().any() for values in metrics.values())
+
+
+@pytest.mark.parametrize(
+    ("metrics", "name"), [(pair_metrics, "kto"), (response_metrics, "lipo"), (list_metrics, "dpo")]
+)
+def test_metrics_are_for_their_own_kind_of_example(metrics, name):
+    with pytest.raises(ValueError, match=f"got '{name}'"):
+        metrics(bind(name, {}), {})
 
 
 def test_the_graph_of_the_policy_is_left_alone():

@@ -41,7 +41,9 @@ def _entries() -> list[str]:
             lines.append("needs " + ", ".join(told.needs))
         lines += [*told.options, told.source]
         wrapped = [
-            textwrap.fill(line, width, initial_indent=" " * INDENT, subsequent_indent=" " * (INDENT + 2))
+            textwrap.fill(
+                line, width, initial_indent=" " * INDENT, subsequent_indent=" " * (INDENT + 2), break_on_hyphens=False
+            )
             for line in lines
         ]
         entries.append("\n".join(wrapped).replace(" " * INDENT, name.ljust(INDENT), 1))

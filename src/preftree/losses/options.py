@@ -37,6 +37,9 @@ class Range:
             return f"{'>=' if self.closed else '>'} {self.low:g}"
         return f"in {'[' if self.closed else '('}{self.low:g}, {self.high:g}{']' if self.closed_high else ')'}"
 
+    def _wanted(self, kind: str) -> str:
+        return kind if self == NUMBER else f"{kind} {self}"
+
     def check(self, name: str, value: object) -> float:
         """The value as a float.
 
@@ -44,9 +47,9 @@ class Range:
           ValueError: it is no number (True and False are none), not finite, or out of the range.
         """
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise ValueError(f"{name} must be a number {self}, got {value!r}")
+            raise ValueError(f"{name} must be {self._wanted('a number')}, got {value!r}")
         if not abs(value) <= sys.float_info.max:  # written so that nan fails too
-            raise ValueError(f"{name} must be a finite number {self}, got {value!r}")
+            raise ValueError(f"{name} must be {self._wanted('a finite number')}, got {value!r}")
         above = value > self.low or (value == self.low and self.closed)
         below = value < self.high or (value == self.high and self.closed_high)
         if not (above and below):
@@ -101,7 +104,10 @@ class Option:
 POSITIVE = Range(0.0)
 NOT_NEGATIVE = Range(0.0, closed=True)
 BELOW_HALF = Range(0.0, 0.5, closed=True)
+NOISE = Range(0.0, 0.5)
 SHARE = Range(0.0, 1.0, closed=True, closed_high=True)
+PART = Range(0.0, 1.0, closed_high=True)
+AT_LEAST_ONE = Range(1.0, closed=True)
 NUMBER = Range()
 
 Beta: TypeAlias = Annotated[float, POSITIVE]
@@ -109,6 +115,9 @@ Positive: TypeAlias = Annotated[float, POSITIVE]
 NotNegative: TypeAlias = Annotated[float, NOT_NEGATIVE]
 Share: TypeAlias = Annotated[float, SHARE]
 Number: TypeAlias = Annotated[float, NUMBER]
+Part: TypeAlias = Annotated[float, PART]
+AtLeastOne: TypeAlias = Annotated[float, AT_LEAST_ONE]
+Noise: TypeAlias = Annotated[float, NOISE]
 LabelSmoothing: TypeAlias = Annotated[float, BELOW_HALF]
 
 

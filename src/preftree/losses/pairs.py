@@ -72,3 +72,32 @@ def implicit_reward(
     if len(logps) != len(ref_logps):
         raise ValueError(f"logps and ref_logps must hold the same responses, got {len(logps)} and {len(ref_logps)}")
     return POSITIVE.check("beta", beta) * (logps - ref_logps).detach()
+
+
+def log_gap(policy: PairLogps) -> Float[Tensor, " P"]:
+    """Chosen minus rejected log-probs under one model, nats, [P].
+
+    Raises:
+      ValueError: the sides do not hold the same number of pairs.
+    """
+    if len(policy.chosen) != len(policy.rejected):
+        raise ValueError(
+            f"policy must hold pairs, got {len(policy.chosen)} chosen and {len(policy.rejected)} rejected logps"
+        )
+    return policy.chosen - policy.rejected
+
+
+def per_token(values: PairValues, lengths: PairLogps) -> PairValues:
+    """Values of responses divided by the scored tokens of each, [P]; nan for a response without tokens."""
+    return PairValues(values.chosen / lengths.chosen_tokens, values.rejected / lengths.rejected_tokens)
+
+
+def check_one_each(policy: PairLogps, **given: Tensor) -> None:
+    """Hold what comes with the pairs to one entry a pair.
+
+    Raises:
+      ValueError: another number of entries; broadcasting would hide it.
+    """
+    for name, values in given.items():
+        if values.shape != policy.chosen.shape:
+            raise ValueError(f"{name} must hold one entry per pair, got {len(values)} for {len(policy.chosen)} pairs")

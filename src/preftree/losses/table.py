@@ -7,15 +7,25 @@ from is read from its signature and its docstring; a row adds what neither can s
 from __future__ import annotations
 
 import difflib
-import math
 from collections.abc import Mapping
 
+from preftree.losses import at_reference as at
+from preftree.losses import rewards
+from preftree.losses.anchored import apo_down, apo_zero, bco_pair, iterative_rpo, nca, rpo
+from preftree.losses.batch import advance_gap, aot, aot_unpaired, beta_dpo, kto_pair
+from preftree.losses.divergence import chi_po, f_dpo, tdpo1, tdpo2
+from preftree.losses.hinge import gpo, hinge, slic
 from preftree.losses.likelihood import sft
-from preftree.losses.logistic import cdpo, dpo
+from preftree.losses.lists import lipo, plackett_luce, rrhf
+from preftree.losses.logistic import cdpo, discopop, dpo, dpop, exo, ln_dpo, robust
+from preftree.losses.offsets import advance_multiplier, constrained_dpo, modpo, odpo, r_dpo
 from preftree.losses.options import check_options
-from preftree.losses.rewards import scaled_logratios
+from preftree.losses.reference_free import alphapo, cpo, orpo, reference_free, simpo, unlikelihood
 from preftree.losses.spec import BoundLoss, LossSpec, inputs_of, needs_reference, options_of, unit_of
-from preftree.losses.squared import ipo, ipo_sum
+from preftree.losses.squared import cal_dpo, ipo, ipo_sum, sppo, sppo_soft
+from preftree.losses.ties import davidson, rao_kupper
+from preftree.losses.token import ld_dpo, wpo, wpo_clipped
+from preftree.losses.unpaired import advance_reward_mean, apo_zero_unpaired, bco, kto
 
 __all__ = [
     "ELSEWHERE",
@@ -32,20 +42,80 @@ __all__ = [
 ]
 
 
-def _ln_2(**_: object) -> float:
-    return math.log(2)
-
-
-def _ipo_at_reference(*, beta: float) -> float:
-    target = 1 / (2 * beta)
-    return target * target
-
-
 LOSSES: dict[str, LossSpec] = {
-    "dpo": LossSpec(dpo, "example", _ln_2, scaled_logratios, trl=("sigmoid",)),
-    "cdpo": LossSpec(cdpo, "example", _ln_2, scaled_logratios),
-    "ipo": LossSpec(ipo, "example", _ipo_at_reference, scaled_logratios, trl=("ipo",)),
-    "ipo_sum": LossSpec(ipo_sum, "example", _ipo_at_reference, scaled_logratios),
+    "dpo": LossSpec(dpo, "example", at.ln_2, rewards.scaled_logratios, trl=("sigmoid",)),
+    "cdpo": LossSpec(cdpo, "example", at.ln_2, rewards.scaled_logratios),
+    "robust": LossSpec(robust, "example", at.ln_2, rewards.scaled_logratios, trl=("robust",)),
+    "ipo": LossSpec(ipo, "example", at.ipo, rewards.scaled_logratios, trl=("ipo",)),
+    "ipo_sum": LossSpec(ipo_sum, "example", at.ipo, rewards.scaled_logratios),
+    "hinge": LossSpec(hinge, "example", at.one, rewards.scaled_logratios, trl=("hinge",)),
+    "slic": LossSpec(slic, "example", None, rewards.logps),
+    "kto": LossSpec(kto, "step", at.kto, rewards.of_responses, trl=("kto",)),
+    "kto_pair": LossSpec(kto_pair, "step", at.half, rewards.scaled_logratios),
+    "bco": LossSpec(
+        bco,
+        "step",
+        at.ln_2,
+        rewards.of_responses,
+        initial_state={"reward_mean": 0.0, "num_responses": 0.0},
+        advance=advance_reward_mean,
+    ),
+    "bco_pair": LossSpec(bco_pair, "example", at.two_ln_2, rewards.scaled_logratios, trl=("bco_pair",)),
+    "orpo": LossSpec(orpo, "example", None, rewards.odds_rewards),
+    "simpo": LossSpec(simpo, "example", None, rewards.scaled_mean_logps, trl=("simpo",)),
+    "cpo": LossSpec(cpo, "example", None, rewards.logps),
+    "alphapo": LossSpec(alphapo, "example", None, rewards.bent_mean_logps, trl=("alphapo",)),
+    "rrhf": LossSpec(rrhf, "example", None, rewards.of_lists_alone),
+    "apo_zero": LossSpec(apo_zero, "example", at.one, rewards.scaled_logratios, trl=("apo_zero",)),
+    "apo_zero_unpaired": LossSpec(
+        apo_zero_unpaired, "example", at.half, rewards.of_responses, trl=("apo_zero_unpaired",)
+    ),
+    "apo_down": LossSpec(apo_down, "example", at.one, rewards.scaled_logratios, trl=("apo_down",)),
+    "dpop": LossSpec(dpop, "example", at.ln_2, rewards.scaled_logratios),
+    "sppo": LossSpec(sppo, "example", at.sppo, rewards.scaled_logratios, trl=("sppo_hard",)),
+    "sppo_soft": LossSpec(sppo_soft, "example", None, rewards.scaled_logratios),
+    "nca": LossSpec(nca, "example", at.two_ln_2, rewards.scaled_logratios, trl=("nca_pair",)),
+    "exo": LossSpec(exo, "example", at.exo, rewards.scaled_logratios, trl=("exo_pair",)),
+    "f_dpo": LossSpec(f_dpo, "example", at.ln_2, rewards.divergence_rewards),
+    "chi_po": LossSpec(chi_po, "example", at.ln_2, rewards.mixed_rewards),
+    "tdpo1": LossSpec(tdpo1, "example", at.ln_2, rewards.scaled_logratios),
+    "tdpo2": LossSpec(tdpo2, "example", at.ln_2, rewards.scaled_logratios),
+    "ld_dpo": LossSpec(ld_dpo, "example", at.ln_2, rewards.desensitised_rewards),
+    "r_dpo": LossSpec(r_dpo, "example", None, rewards.offset_rewards),
+    "ln_dpo": LossSpec(ln_dpo, "example", at.ln_2, rewards.mean_logratios, trl=("sigmoid_norm",)),
+    "wpo": LossSpec(wpo, "example", None, rewards.scaled_logratios),
+    "wpo_clipped": LossSpec(wpo_clipped, "example", None, rewards.scaled_logratios),
+    "aot": LossSpec(aot, "step", at.ln_2, rewards.scaled_logratios, trl=("aot",)),
+    "aot_unpaired": LossSpec(aot_unpaired, "step", at.ln_2, rewards.scaled_logratios, trl=("aot_unpaired",)),
+    "rpo": LossSpec(rpo, "example", None, rewards.scaled_logratios),
+    "iterative_rpo": LossSpec(iterative_rpo, "example", None, rewards.scaled_logratios),
+    "modpo": LossSpec(modpo, "example", None, rewards.scaled_logratios),
+    "odpo": LossSpec(odpo, "example", None, rewards.scaled_logratios),
+    "gpo": LossSpec(gpo, "example", at.gpo, rewards.scaled_logratios),
+    "beta_dpo": LossSpec(
+        beta_dpo,
+        "step",
+        None,
+        rewards.scaled_logratios,
+        initial_state={"mean": 0.0, "std": 0.0},
+        advance=advance_gap,
+    ),
+    "plackett_luce": LossSpec(plackett_luce, "example", None, rewards.of_lists),
+    "lipo": LossSpec(lipo, "example", None, rewards.of_lists),
+    "rao_kupper": LossSpec(rao_kupper, "example", None, rewards.scaled_logratios),
+    "davidson": LossSpec(davidson, "example", None, rewards.scaled_logratios),
+    "cal_dpo": LossSpec(cal_dpo, "example", at.cal_dpo, rewards.plain_logratios),
+    "discopop": LossSpec(discopop, "example", at.discopop, rewards.scaled_logratios, trl=("discopop",)),
+    "unlikelihood": LossSpec(unlikelihood, "example", None, rewards.logps),
+    "reference_free": LossSpec(reference_free, "example", None, rewards.logps),
+    "constrained_dpo": LossSpec(
+        constrained_dpo,
+        "step",
+        None,
+        rewards.scaled_logratios,
+        initial_state={"multiplier": 0.0},
+        advance=advance_multiplier,
+    ),
     "sft": LossSpec(sft, "example", None, None, trl=("sft",)),
 }
 
