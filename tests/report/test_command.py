@@ -26,7 +26,7 @@ def run(*arguments: str):
 
 @pytest.fixture
 def displaced(tmp_path: Path) -> Path:
-    return write_run(tmp_path / "displaced", dpo_rows(chosen=lambda t: -4 * t, rejected=lambda t: -16 * t))
+    return write_run(tmp_path / "displaced", dpo_rows(chosen=lambda t: -150 * t, rejected=lambda t: -165 * t))
 
 
 @pytest.fixture
@@ -51,8 +51,8 @@ def test_report_needs_a_run(tmp_path: Path) -> None:
 def test_diagnose_in_words(displaced: Path, healthy: Path) -> None:
     told = run("eval", "diagnose", str(displaced)).stdout
     assert told.startswith("warning: Likelihood displacement\n  The margin rose by ")
-    assert "Try: Raise beta" in told and "Rule: mean chosen logratio < -1 nats" in told
-    assert "chosen_logratio -4" in told
+    assert "Try: Raise beta" in told and "Rule: chosen responses lost more than 100%" in told
+    assert "chosen_logratio -150" in told
     assert run("eval", "diagnose", str(healthy)).stdout.startswith("clear: non-finite figures, reference drift, ")
 
 
