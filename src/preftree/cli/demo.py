@@ -91,6 +91,7 @@ def _together(plan: Plan, parts: list[dict[str, Any]]) -> dict[str, Any]:
         "methods": {name: [point for part in parts for point in part["methods"][name]] for name in names},
         "budgets": [row for part in parts for row in part["budgets"]],
         "texts": parts[0]["texts"],
+        "temperature": parts[0]["temperature"],
         "seconds": {
             name: round(sum(part["seconds"].get(name, 0.0) for part in parts), 1) for name in parts[0]["seconds"]
         },

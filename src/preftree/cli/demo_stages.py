@@ -20,6 +20,8 @@ from preftree.cli.demo_plan import (
     HELD_OUT_PROMPTS,
     LABELLER,
     RESPONSES_PER_PROMPT,
+    TEMPERATURES,
+    TEMPERED_BETA,
     Method,
     Plan,
 )
@@ -38,7 +40,7 @@ from preftree.storage.atomic import make_folder, write_atomic
 from preftree.train.dpo import run_dpo
 from preftree.train.sft import run_sft
 from preftree.train.sweep import Variant, run_all
-from preftree.worlds.exact import Table, best_of, best_reward, frontier, measure
+from preftree.worlds.exact import Table, best_of, best_reward, frontier, measure, win_rate
 from preftree.worlds.grammar import World, draw_corpus, reward, rewards
 from preftree.worlds.sentiment import WORLDS, build_model, build_tokenizer, label_samples, weigh_repeats
 from preftree.worlds.walk import outcome_logps
@@ -57,8 +59,8 @@ def run_world(out: Path, plan: Plan, seed: int, say: Say) -> dict[str, Any]:
     """Run all stages of one seed below `out`, or what is left of them.
 
     Returns:
-      The seed's part of results.json: `methods`, `optimum`, `budgets`, `texts`, `world`, `seconds`, and `runs`: for
-      each run its varied options and what its folder says.
+      The seed's part of results.json: `methods`, `optimum`, `budgets`, `texts`, `temperature`, `world`, `seconds`, and
+      `runs`: for each run its varied options and what its folder says.
     Raises:
       UserError: a run failed.
       Stopped: a signal stopped one.
@@ -101,6 +103,13 @@ def run_world(out: Path, plan: Plan, seed: int, say: Say) -> dict[str, Any]:
             )
     best = [{"n": n, "seed": seed, **best_of(n, ref_logps, table)._asdict()} for n in BEST_OF]
     points["best_of_n"] = [Point.model_validate(point) for point in best]
+    tempered = {"fine-tuned": sft} | {
+        name: out / name / "model"
+        for name, (values, _) in runs.items()
+        if values.get("beta", "1") == f"{TEMPERED_BETA:g}"
+    }
+    with _stage("temperatures", seconds):
+        temperature = _win_rates(world, tempered, tokenizer, ref_logps, table)
     with _stage("texts", seconds):
         texts = _texts(world, {"reference": sft} | {name: out / name / "model" for name in runs}, tokenizer, seed)
     return {
@@ -113,6 +122,7 @@ def run_world(out: Path, plan: Plan, seed: int, say: Say) -> dict[str, Any]:
             for budget in BUDGETS
         ],
         "texts": texts,
+        "temperature": temperature,
         "seconds": seconds,
         "runs": runs,
     }
@@ -276,6 +286,19 @@ def _within(
         "reward": reached,
         "optimum": best_reward(ref_logps, table, budget),
     }
+
+
+def _win_rates(
+    world: World, policies: Mapping[str, Path], tokenizer: PreTrainedTokenizerBase, ref_logps: Table, table: Table
+) -> list[dict[str, Any]]:
+    """How often each policy's sample, at each temperature, beats one of the fine-tuned model at 1; exact."""
+    rows = []
+    for name, folder in policies.items():
+        model = load_model(folder)
+        for temperature in TEMPERATURES:
+            logps = outcome_logps(model, tokenizer, world, temperature=temperature)
+            rows.append({"name": name, "temperature": temperature, "value": win_rate(logps, ref_logps, table)})
+    return rows
 
 
 def _sample(

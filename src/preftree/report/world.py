@@ -82,7 +82,8 @@ def demo_page(results: Mapping[str, Any], runs: Sequence[Run] = ()) -> str:
     if seconds := _parse(dict[str, float], results.get("seconds", {}), "seconds"):
         timed = [(name, scale.duration(value)) for name, value in seconds.items()]
         extra.append(("Time", ("part", "took"), timed))
-    many = len(runs) > 1
+    alike = [run for run in runs if run.recipe == runs[0].recipe]  # losses of another recipe have another unit
+    many = len(alike) > 1
     parts = measured_parts(measured, methods, [point for point in optimum if point.seed in (None, optimum[0].seed)])
     if budgets := _parse(list[BudgetRow], results.get("budgets", []), "budgets"):
         parts["budgets"] = exact_budgets(budgets, _NAMES)
@@ -95,13 +96,13 @@ def demo_page(results: Mapping[str, Any], runs: Sequence[Run] = ()) -> str:
             figures=_figures(ends, start),
             runs=examine_all(runs),
             curves=drawn(
-                compared_curves({run.name: [run] for run in runs})
+                compared_curves({run.name: [run] for run in alike})
                 if many
-                else [c for run in runs for c in learning_curves(run)]
+                else [c for run in alike for c in learning_curves(run)]
             ),
-            legend=[(run.name, tone_of(index)) for index, run in enumerate(runs)],
+            legend=[(run.name, tone_of(index)) for index, run in enumerate(alike)],
             stretch=mean_stretch(runs),
-            differing=tables.differing(runs) if many else (),
+            differing=tables.differing(runs) if len(runs) > 1 else (),
             texts=_texts(results.get("texts", [])),
             extra=extra,
             notes=_notes(ends),
