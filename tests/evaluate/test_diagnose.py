@@ -139,6 +139,12 @@ def test_lengths_and_margins_that_only_drift_together_are_no_exploitation() -> N
     assert names(rows) == []
 
 
+def test_a_margin_that_did_not_rise_was_not_bought_with_length() -> None:
+    for per_token, expected in ((0.01, False), (0.05, True)):  # times the 5 tokens by which chosen responses are longer
+        rows = dpo_rows(600, chosen=lambda t: 0, rejected=lambda t: 0, spread=0.01, per_token=per_token)
+        assert ("length_exploitation" in names(rows)) == expected
+
+
 def test_chosen_responses_that_are_longer_are_no_exploitation_by_themselves() -> None:
     rows = dpo_rows(400)
     for row in rows:
@@ -196,11 +202,11 @@ def test_over_optimisation_by_held_out_accuracy_needs_more_than_noise() -> None:
         return at
 
     assert names(dpo_rows(held_out=falls(0.1, 0.02))) == ["over_optimisation"]
-    assert names(dpo_rows(held_out=falls(0.1, 0.11))) == []
+    assert names(dpo_rows(held_out=falls(0.1, 0.06))) == []
     assert names(dpo_rows(held_out=falls(0.9 * fit.ACCURACY_DROP, 0.0))) == []
 
     def wrong_and_worse(t: float) -> Mapping[str, float]:
-        return {"accuracy": 0.4 - 0.2 * t, "accuracy_high": 0.43 - 0.2 * t}
+        return {"accuracy": 0.4 - 0.2 * t, "accuracy_low": 0.37 - 0.2 * t, "accuracy_high": 0.43 - 0.2 * t}
 
     # What never was above a coin did not fall.
     assert names(dpo_rows(held_out=wrong_and_worse)) == ["label_noise"]

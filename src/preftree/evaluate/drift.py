@@ -200,6 +200,8 @@ def length_exploitation(evidence: Evidence) -> Diagnosis | Missing | None:
         return Missing(f"lengths and margins of {LENGTH_ROWS} steps with responses of different length, or samples")
     if explained.all_pairs <= LENGTH_R2 or explained.as_labelled <= LENGTH_TREND:
         return None
+    if (evidence.end("margin") or 0.0) - (evidence.start("margin") or 0.0) < MARGIN_RISE:
+        return None  # nothing was learned, from length or otherwise
     side = "longer" if explained.slope > 0 else "shorter"
     return Diagnosis(
         "length_exploitation",
@@ -210,7 +212,7 @@ def length_exploitation(evidence: Evidence) -> Diagnosis | Missing | None:
             "margin_per_token": explained.slope,
         },
         f"difference in length explains more than {LENGTH_R2:.0%} of the margin, and more than {LENGTH_TREND:.0%} of "
-        "how it varies between steps",
+        "how it varies between steps; and the margin rose",
         f"The difference in length explains {explained.all_pairs:.0%} of the margin ({explained.slope:+.3f} a token): "
         f"the policy prefers what is {side}.",
         "Compare the lengths of chosen and rejected responses and balance them; use a loss that divides by length.",

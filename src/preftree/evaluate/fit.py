@@ -108,7 +108,11 @@ def _overfit(evidence: Evidence, losses: list[tuple[int, float]]) -> Diagnosis |
         return None
     step, lowest = min(losses, key=lambda item: item[1])
     loss = losses[-1][1]
-    accuracies = [(row["accuracy"], int(row["step"])) for row in evidence.held_out if is_number(row.get("accuracy"))]
+    accuracies = [
+        (row["accuracy"], int(row["step"]), row.get("accuracy_low", row["accuracy"]))
+        for row in evidence.held_out
+        if is_number(row.get("accuracy"))
+    ]
     last = evidence.held_out[-1]
     advice = f"Use a checkpoint near step {step}; stop earlier; raise beta; more data rather than more epochs."
     # What never was better than a coin was never learned: that is for label_noise to say.
@@ -124,14 +128,17 @@ def _overfit(evidence: Evidence, losses: list[tuple[int, float]]) -> Diagnosis |
         )
     if len(accuracies) < 2 or "accuracy" not in last:
         return None
-    best, at = max(accuracies)
-    surely = last.get("accuracy_high", last["accuracy"])
-    if best > 0.5 and last["accuracy"] < best - ACCURACY_DROP and surely < best:
+    best, at, surely = max(accuracies)
+    if (
+        surely > 0.5
+        and last["accuracy"] < best - ACCURACY_DROP
+        and last.get("accuracy_high", last["accuracy"]) < surely
+    ):
         return Diagnosis(
             "over_optimisation",
             "warning",
             {"best_accuracy": best, "accuracy": last["accuracy"]},
-            f"held-out accuracy more than {ACCURACY_DROP:.0%} below its best, and its interval too",
+            f"held-out accuracy more than {ACCURACY_DROP:.0%} below its best, and their intervals apart",
             f"Held-out accuracy was best at step {at} ({best:.1%}) and has fallen to {last['accuracy']:.1%}.",
             advice,
         )
