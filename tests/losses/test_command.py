@@ -89,7 +89,7 @@ def test_plot_by_hand():
     assert first == "        7 ⠑⢄⠀⠀"
     assert second == "        0 ⠀⠀⠑⢄"
     assert edge == " " * 10 + "-101"
-    assert "⠤⠤" in draw_curve([2.0] * 4, title="t", ends=(0.0, 1.0), height=1)
+    assert "⠉⠉" in draw_curve([2.0] * 4, title="t", ends=(0.0, 1.0), height=2)
 
 
 def test_unknown_loss():
