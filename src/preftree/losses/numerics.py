@@ -18,7 +18,7 @@ def tangent_exp(x: Float[Tensor, "*S"]) -> Float[Tensor, "*S"]:
     fp32 overflows at e^89, and a clamp would stop the gradient of just those examples that are furthest off. The
     tangent keeps value and gradient finite, rising and continuous; no run that is worth going on with gets there.
     """
-    return x.clamp(max=KNEE).exp() * (1 + (x - KNEE).clamp(min=0))
+    return torch.where(x < KNEE, x.clamp(max=KNEE).exp(), math.exp(KNEE) * (1 + x - KNEE))
 
 
 def log1mexp(x: Float[Tensor, "*S"]) -> Float[Tensor, "*S"]:
