@@ -1,9 +1,11 @@
 """The bandit: losses reach the optimum that theory names, from exact expectations."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
-from scipy.special import expit
+from scipy.special import expit, lambertw
 
 from preftree.losses.table import bind
 from preftree.worlds.bandit import (
@@ -11,10 +13,12 @@ from preftree.worlds.bandit import (
     Bandit,
     cdpo_optimum,
     check_bandit,
+    divergence_optimum,
     dpo_optimum,
     expected_loss,
     ipo_optimum,
     optimise,
+    tie_model,
     total_variation,
 )
 
@@ -36,20 +40,107 @@ def test_sharper_labels_act_like_a_smaller_beta(scale: float) -> None:
     assert total_variation(optimise("dpo", {"beta": 1.0}, sharp), dpo_optimum(SIX_ARMS, beta=1 / scale)) < 1e-6
 
 
+SAME_OPTIMUM = ("dpo", "robust", "plackett_luce", "rao_kupper", "davidson")
+
+
 @pytest.mark.parametrize("shift", [-50.0, 3.0])
-def test_a_constant_added_to_all_rewards_of_a_prompt_changes_nothing(shift: float) -> None:
+@pytest.mark.parametrize("name", [*SAME_OPTIMUM, "ipo_sum", "exo"])
+def test_a_constant_added_to_all_rewards_of_a_prompt_changes_nothing(shift: float, name: str) -> None:
     shifted = Bandit(SIX_ARMS.reference, tuple(r + shift for r in SIX_ARMS.rewards))
-    assert total_variation(optimise("dpo", {"beta": 0.5}, shifted), optimise("dpo", {"beta": 0.5}, SIX_ARMS)) < 1e-6
+    options = {"beta": 0.5}
+    assert total_variation(optimise(name, options, shifted), optimise(name, options, SIX_ARMS)) < 1e-6
     assert total_variation(dpo_optimum(shifted, beta=0.5), dpo_optimum(SIX_ARMS, beta=0.5)) < 1e-12
 
 
-@pytest.mark.parametrize("name", ["dpo", "ipo_sum"])
+@pytest.mark.parametrize("name", [*SAME_OPTIMUM, "ipo_sum", "nca", "sppo", "f_dpo", "chi_po"])
 def test_a_constant_added_to_all_logits_changes_no_loss(name: str) -> None:
     loss = bind(name, {"beta": 0.3})
     logits = torch.linspace(-1, 2, 6, dtype=torch.float64)
     assert expected_loss(loss, logits, SIX_ARMS).item() == pytest.approx(
         expected_loss(loss, logits + 5, SIX_ARMS).item()
     )
+
+
+@pytest.mark.parametrize("beta", BETAS)
+@pytest.mark.parametrize("flips", [0.1, 0.4])
+def test_robust_sees_through_flips_that_dpo_believes(beta: float, flips: float) -> None:
+    noisy = replace(SIX_ARMS, flip_rate=flips)
+    options = {"beta": beta, "label_smoothing": flips}
+    assert total_variation(optimise("robust", options, noisy), dpo_optimum(SIX_ARMS, beta=beta)) < 1e-6
+    assert total_variation(optimise("dpo", {"beta": beta}, noisy), dpo_optimum(SIX_ARMS, beta=beta)) > 0.03
+
+
+@pytest.mark.parametrize("beta", BETAS)
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [
+        ("plackett_luce", {}),
+        *[("rao_kupper", {"nu": nu}) for nu in (1.2, 3.0, 10.0)],
+        *[("davidson", {"nu": nu}) for nu in (0.1, 1.0, 5.0)],
+    ],
+)
+def test_rankings_and_ties_lead_where_pairs_lead(name: str, more: dict[str, float], beta: float) -> None:
+    found = optimise(name, {"beta": beta, **more}, SIX_ARMS)
+    assert total_variation(found, dpo_optimum(SIX_ARMS, beta=beta)) < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("name", "nu"), [("rao_kupper", 1.0), ("rao_kupper", 3.0), ("davidson", 0.0), ("davidson", 2.0)]
+)
+def test_tie_models(name: str, nu: float) -> None:
+    """Probabilities; a gap that is turned round turns win and loss; the odds of win to loss without ties are e^gap."""
+    gaps = np.array([-3.0, 0.0, 0.5])
+    win, tie = tie_model(name, gaps, nu)
+    lost, same = tie_model(name, -gaps, nu)
+    np.testing.assert_allclose(win + lost + tie, 1)
+    np.testing.assert_allclose(tie, same, atol=1e-15)
+    if nu in (1.0, 0.0):
+        np.testing.assert_allclose(win, expit(gaps))
+        np.testing.assert_allclose(tie, 0, atol=1e-15)
+
+
+@pytest.mark.parametrize("beta", [0.3, 1.0])
+@pytest.mark.parametrize("weight", [0.2, 0.7, 1.0])
+def test_modpo_reaches_the_optimum_of_the_weighted_rewards(beta: float, weight: float) -> None:
+    both = replace(SIX_ARMS, known=(1.0, -0.5, 0.3, 2.0, -1.0, 0.0))
+    mixed = np.array(both.rewards) * weight + np.array(both.known) * (1 - weight)
+    expected = dpo_optimum(Bandit(both.reference, tuple(mixed)), beta=beta)
+    assert total_variation(optimise("modpo", {"beta": beta, "weight": weight}, both), expected) < 1e-6
+
+
+@pytest.mark.parametrize("multiplier", [0.0, 0.5, 3.0])
+def test_constrained_dpo_reaches_the_optimum_of_the_lagrangian(multiplier: float) -> None:
+    costly = replace(SIX_ARMS, known=(0.0, 0.2, 1.0, -0.5, 2.0, 0.0))
+    mixed = np.array(costly.rewards) - multiplier * np.array(costly.known)
+    expected = dpo_optimum(Bandit(costly.reference, tuple(mixed)), beta=0.7)
+    found = optimise("constrained_dpo", {"beta": 0.7}, costly, multiplier=multiplier)
+    assert total_variation(found, expected) < 1e-6
+
+
+RATIOS = {
+    "reverse_kl": np.exp,
+    "forward_kl": lambda v: -1 / v,
+    "js_divergence": lambda v: np.exp(v) / (1 - np.exp(v)),
+    "alpha_divergence": lambda v: (1 - 0.5 * v) ** -2,
+}
+
+
+@pytest.mark.parametrize("beta", [0.5, 2.0])
+@pytest.mark.parametrize("divergence", RATIOS)
+def test_f_dpo_reaches_the_optimum_under_its_divergence(divergence: str, beta: float) -> None:
+    expected = divergence_optimum(SIX_ARMS, beta=beta, ratio=RATIOS[divergence])
+    assert expected.sum() == pytest.approx(1, abs=1e-9)
+    assert total_variation(optimise("f_dpo", {"beta": beta, "divergence": divergence}, SIX_ARMS), expected) < 1e-6
+    if divergence == "reverse_kl":
+        assert total_variation(expected, dpo_optimum(SIX_ARMS, beta=beta)) < 1e-9
+
+
+@pytest.mark.parametrize("beta", [0.5, 2.0])
+def test_chi_po_reaches_the_optimum_under_the_mixed_divergence(beta: float) -> None:
+    """policy / reference = u with u + log u = reward / beta + c: Lambert's function."""
+    expected = divergence_optimum(SIX_ARMS, beta=beta, ratio=lambda v: lambertw(np.exp(v)).real)
+    assert expected.sum() == pytest.approx(1, abs=1e-9)
+    assert total_variation(optimise("chi_po", {"beta": beta, "reward_bound": 1e3}, SIX_ARMS), expected) < 1e-6
 
 
 @pytest.mark.parametrize("beta", [0.1, 0.5, 2.0])
@@ -90,6 +181,6 @@ def test_certain_labels_leave_ipo_a_finite_optimum_and_dpo_none() -> None:
 
 def test_the_check_covers_each_loss_with_a_closed_form() -> None:
     found = check_bandit()
-    assert found.keys() == {"dpo", "ipo_sum"}
+    assert found.keys() == {*SAME_OPTIMUM, "ipo_sum"}
     assert all(list(row) == ["0.2", "0.5", "1", "2"] for row in found.values())
     assert max(gap for row in found.values() for gap in row.values()) < 1e-6

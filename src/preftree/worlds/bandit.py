@@ -7,8 +7,9 @@ is a softmax over one logit a response.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import itertools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from jaxtyping import Float
 from scipy.special import expit, logit, softmax
 from torch import Tensor
 
-from preftree.losses.inputs import PairLogps
+from preftree.losses.inputs import ListLogps, PairLogps, PairValues
 from preftree.losses.table import BoundLoss, bind
 
 
@@ -28,42 +29,111 @@ class Bandit:
       reference: Probability of each response under the reference; they sum to 1.
       rewards: Reward of each.
       label_scale: Sharpness of the labels.
+      flip_rate: Probability that a label is turned round, in [0, 0.5).
+      known: A second score of each, not labelled: a reward for `modpo`, a cost for `constrained_dpo`.
     """
 
     reference: tuple[float, ...]
     rewards: tuple[float, ...]
     label_scale: float = 1.0
+    flip_rate: float = 0.0
+    known: tuple[float, ...] = ()
 
     def chances(self) -> Float[np.ndarray, "K K"]:
         """P(i beats j); 1/2 on the diagonal."""
-        r = np.array(self.rewards)
-        return expit(self.label_scale * (r[:, None] - r[None, :]))
+        p = expit(self.gaps())
+        return p * (1 - self.flip_rate) + (1 - p) * self.flip_rate
+
+    def gaps(self) -> Float[np.ndarray, "K K"]:
+        """label_scale x (r_i - r_j)."""
+        r = self.label_scale * np.array(self.rewards)
+        return r[:, None] - r[None, :]
 
 
 SIX_ARMS = Bandit((0.3, 0.25, 0.2, 0.15, 0.07, 0.03), (0.0, 1.0, 2.0, -1.0, 3.0, 0.5))
 
 
-def expected_loss(loss: BoundLoss, logits: Float[Tensor, " K"], bandit: Bandit) -> Float[Tensor, ""]:
-    """The loss's exact expectation over pairs and labels, for the policy softmax(logits); differentiable."""
-    reference = torch.tensor(bandit.reference, dtype=logits.dtype)
-    winner, loser = (torch.from_numpy(side) for side in np.nonzero(~np.eye(len(reference), dtype=bool)))
-    weight = reference[winner] * reference[loser] * torch.from_numpy(bandit.chances())[winner, loser]
+def expected_loss(
+    loss: BoundLoss, logits: Float[Tensor, " K"], bandit: Bandit, *, multiplier: float = 0.0
+) -> Float[Tensor, ""]:
+    """The loss's exact expectation over examples and labels, for the policy softmax(logits); differentiable.
 
-    def pairs(logps: Tensor) -> PairLogps:
-        one = torch.ones(len(winner), dtype=torch.int64)
-        return PairLogps(logps[winner], logps[loser], one, one)
+    Pairs have Bradley-Terry labels; a loss with ties has labels of its own tie model, whose nu is that of its options;
+    a loss of lists has every list of three different responses, ranked by Plackett-Luce.
 
-    values = loss(pairs(logits.log_softmax(0)), pairs(reference.log()))
+    Args:
+      loss: A bound loss of pairs or lists, with a reference.
+      logits: Of the policy.
+      bandit: What it is tried on; its labels are not flipped where there are ties or lists.
+      multiplier: The state of `constrained_dpo`.
+    """
+    policy, ref = logits.log_softmax(0), torch.tensor(bandit.reference, dtype=logits.dtype).log()
+    if "policy_lists" in loss.inputs:
+        values, weight = _ranked(loss, policy, ref, bandit)
+    else:
+        values, weight = _paired(loss, policy, ref, bandit, multiplier)
     return (weight * values).sum() / weight.sum()
 
 
-def optimise(name: str, options: Mapping[str, float], bandit: Bandit) -> Float[np.ndarray, " K"]:
+def _paired(loss: BoundLoss, policy: Tensor, ref: Tensor, bandit: Bandit, multiplier: float) -> tuple[Tensor, Tensor]:
+    winner, loser = np.nonzero(~np.eye(len(ref), dtype=bool))
+    chances, ties = bandit.chances()[winner, loser], np.zeros(len(winner), dtype=bool)
+    if "ties" in loss.inputs:
+        win, tie = tie_model(loss.name, bandit.gaps()[winner, loser], float(loss.options["nu"]))
+        # i over j in both orders, and each tie as half of one order and half of the other.
+        chances, ties = np.concatenate([win, tie / 2]), np.repeat([False, True], len(winner))
+        winner, loser = np.tile(winner, 2), np.tile(loser, 2)
+    high, low = torch.from_numpy(winner), torch.from_numpy(loser)
+    one = torch.ones(len(winner), dtype=torch.int64)
+    known = torch.tensor(bandit.known or [0.0] * len(ref), dtype=policy.dtype)
+    given = {
+        "policy": PairLogps(policy[high], policy[low], one, one),
+        "ref": PairLogps(ref[high], ref[low], one, one),
+        "ties": torch.from_numpy(ties),
+        "margins": known[high] - known[low],
+        "costs": PairValues(known[high], known[low]),
+        "state": {"multiplier": multiplier},
+    }
+    weight = (ref[high] + ref[low]).exp() * torch.from_numpy(chances)
+    return loss(**{name: given[name] for name in loss.inputs}), weight
+
+
+def tie_model(
+    name: str, gaps: Float[np.ndarray, " N"], nu: float
+) -> tuple[Float[np.ndarray, " N"], Float[np.ndarray, " N"]]:
+    """P(the first wins) and P(tie) of responses whose rewards differ by `gaps`, under `rao_kupper` or `davidson`.
+
+    Source: Rao and Kupper 1967; Davidson 1970.
+    """
+    first, second = np.exp(gaps / 2), np.exp(-gaps / 2)
+    if name == "rao_kupper":
+        win, lost = first / (first + nu * second), second / (second + nu * first)
+        return win, 1 - win - lost
+    total = first + second + 2 * nu
+    return first / total, 2 * nu / total
+
+
+def _ranked(loss: BoundLoss, policy: Tensor, ref: Tensor, bandit: Bandit) -> tuple[Tensor, Tensor]:
+    rankings = np.array(list(itertools.permutations(range(len(ref)), 3)))
+    strength = np.exp(bandit.label_scale * np.array(bandit.rewards))[rankings]
+    chances = strength[:, 0] / strength.sum(1) * strength[:, 1] / strength[:, 1:].sum(1)
+    drawn = np.array(bandit.reference)[rankings].prod(1)
+    flat = torch.from_numpy(rankings.reshape(-1))
+    counts = torch.ones(len(flat), dtype=torch.int64), torch.full((len(rankings),), 3)
+    values = loss(policy_lists=ListLogps(policy[flat], *counts), ref_lists=ListLogps(ref[flat], *counts))
+    return values, torch.from_numpy(drawn * chances)
+
+
+def optimise(
+    name: str, options: Mapping[str, float | str], bandit: Bandit, *, multiplier: float = 0.0
+) -> Float[np.ndarray, " K"]:
     """The policy at which a loss's expectation is least, found from the reference by L-BFGS in float64.
 
     Args:
       name: A loss of the table that takes a policy and a reference.
       options: Its options.
       bandit: What it is tried on.
+      multiplier: The state of `constrained_dpo`.
     Raises:
       ValueError: unknown loss or options; or the gradient has not vanished after 2000 iterations.
     """
@@ -75,7 +145,7 @@ def optimise(name: str, options: Mapping[str, float], bandit: Bandit) -> Float[n
 
     def closure() -> float:
         optimizer.zero_grad()
-        value = expected_loss(loss, logits, bandit)
+        value = expected_loss(loss, logits, bandit, multiplier=multiplier)
         value.backward()
         return value.item()
 
@@ -117,18 +187,52 @@ def ipo_optimum(bandit: Bandit, *, beta: float) -> Float[np.ndarray, " K"]:
     return softmax(np.log(bandit.reference) + (bandit.chances() @ np.array(bandit.reference) - 0.5) / beta)
 
 
+def divergence_optimum(
+    bandit: Bandit, *, beta: float, ratio: Callable[[Float[np.ndarray, " K"]], Float[np.ndarray, " K"]]
+) -> Float[np.ndarray, " K"]:
+    """The optimum under an f-divergence: reference x ratio(reward / beta + c), c such that it sums to 1.
+
+    Args:
+      bandit: What it is tried on.
+      beta: Strength of the constraint.
+      ratio: Inverse of g as a function of policy / reference, rising; g is f' up to a constant (see `f_dpo`).
+    Source: Wang et al. 2023, arXiv:2309.16240, from the condition that f'(policy / reference) = reward / beta + c.
+    """
+    scores = bandit.label_scale * np.array(bandit.rewards) / beta
+    reference = np.array(bandit.reference)
+
+    def excess(c: float) -> float:
+        with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
+            total = float((reference * ratio(scores - scores.max() + c)).sum())
+        return total - 1 if np.isfinite(total) and total >= 0 else np.inf
+
+    low, high = -1.0, 0.0
+    while excess(low) > 0:
+        low *= 2
+    while excess(high) < 0:
+        high += 1
+    for _ in range(200):  # halving: beyond where the ratio ends, the sum is infinite
+        middle = (low + high) / 2
+        low, high = (middle, high) if excess(middle) < 0 else (low, middle)
+    return reference * ratio(scores - scores.max() + low)
+
+
 def total_variation(p: Float[np.ndarray, " K"], q: Float[np.ndarray, " K"]) -> float:
     """Half the summed absolute difference of two distributions, in [0, 1]."""
     return float(np.abs(p - q).sum() / 2)
 
 
 def check_bandit(betas: tuple[float, ...] = (0.2, 0.5, 1.0, 2.0)) -> dict[str, dict[str, float]]:
-    """How far from its closed form each loss ends on the six-armed bandit: {loss: {beta: total variation}}."""
-    forms = {"dpo": dpo_optimum, "ipo_sum": ipo_optimum}
-    return {
-        name: {
-            f"{beta:g}": total_variation(optimise(name, {"beta": beta}, SIX_ARMS), form(SIX_ARMS, beta=beta))
+    """How far from its closed form each loss ends on the six-armed bandit: {loss: {beta: total variation}}.
+
+    `robust` is given labels of which the share that it expects is flipped; the others see clean ones.
+    """
+    found: dict[str, dict[str, float]] = {}
+    for name in ("dpo", "robust", "ipo_sum", "plackett_luce", "rao_kupper", "davidson"):
+        bandit = replace(SIX_ARMS, flip_rate=0.1) if name == "robust" else SIX_ARMS
+        form = ipo_optimum if name == "ipo_sum" else dpo_optimum
+        found[name] = {
+            f"{beta:g}": total_variation(optimise(name, {"beta": beta}, bandit), form(bandit, beta=beta))
             for beta in betas
         }
-        for name, form in forms.items()
-    }
+    return found
