@@ -327,7 +327,7 @@ FACTS: dict[str, Facts] = {
         options=({"odds_weight": 0.1}, {"odds_weight": 2.0}), oracle=_orpo, at_reference=None, delta_only=False
     ),
     "simpo": Facts(
-        options=({"beta": 2.0, "gamma": 1.0}, {"beta": 0.5, "gamma": 0.0}),
+        options=({"beta": 2.0, "gamma": 1.0}, {"beta": 0.5, "gamma": 0.3}),
         oracle=lambda policy, beta, gamma: softplus(gamma - beta * (mean_logps(policy)[0] - mean_logps(policy)[1])),
         at_reference=None,
         delta_only=False,
