@@ -122,7 +122,7 @@ CASES = (
         "few pairs",
         ("over_optimisation",),
         ("saturation", "displacement", "coverage"),
-        options={"beta": 0.3},
+        options={"beta": 1.0},
         times=2,
         share=0.05,
     ),

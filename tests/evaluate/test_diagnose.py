@@ -230,18 +230,22 @@ def test_labels_that_contradict_the_training_pairs() -> None:
 
 
 def test_a_held_out_loss_above_a_coins() -> None:
+    weak = {"accuracy": 0.52, "accuracy_low": 0.49, "accuracy_high": 0.55}
+
     def sure(t: float) -> Mapping[str, float]:
-        return {"loss": 0.8}
+        return {"loss": 0.8} | weak
 
     assert names(dpo_rows(held_out=sure)) == ["label_noise"]
-
-    def forgets(t: float) -> Mapping[str, float]:
-        return {"loss": 0.6 if t < 0.5 else 0.8}
-
-    # What was learned and then lost again is another failure.
-    assert names(dpo_rows(held_out=forgets)) == ["over_optimisation"]
     # ipo's loss is no surprise in nats: a coin says nothing of it.
     assert names(dpo_rows(held_out=sure), loss="ipo") == []
+
+    def forgets(t: float) -> Mapping[str, float]:
+        return {"loss": 0.6 if t < 0.5 else 0.8} | weak
+
+    # What was learned and then lost again is another failure; so is what is ranked right with too large margins.
+    assert names(dpo_rows(held_out=forgets)) == ["over_optimisation"]
+    assert names(dpo_rows(held_out=lambda t: {"loss": 0.8 + 0.3 * t})) == ["over_optimisation"]
+    assert names(dpo_rows(held_out=lambda t: {"loss": 0.8})) == []
 
 
 def test_labels_that_nothing_can_be_learned_from() -> None:

@@ -115,8 +115,8 @@ def _overfit(evidence: Evidence, losses: list[tuple[int, float]]) -> Diagnosis |
     ]
     last = evidence.held_out[-1]
     advice = f"Use a checkpoint near step {step}; stop earlier; raise beta; more data rather than more epochs."
-    # What never was better than a coin was never learned: that is for label_noise to say.
-    if loss > lowest * (1 + LOSS_RISE) and lowest < VALUE_AT_REFERENCE.get(evidence.loss, math.inf):
+    # Where nothing was learned that carries over, that is for label_noise to say.
+    if loss > lowest * (1 + LOSS_RISE) and _carries_over(evidence):
         return Diagnosis(
             "over_optimisation",
             "warning",
@@ -174,7 +174,6 @@ def label_noise(evidence: Evidence) -> Diagnosis | Missing | None:
         return Missing(f"accuracy and loss of at least {MIN_ROWS} steps")
     coin = VALUE_AT_REFERENCE.get(evidence.loss)
     high = evidence.held_out[-1].get("accuracy_high", accuracy) if evidence.held_out else accuracy
-    lowest = min((value for _, value in _held_out_losses(evidence)), default=math.inf)
     figures = {"accuracy": accuracy, "loss": loss}
     advice = "Read twenty pairs and judge them yourself; look for flipped columns; loss=cdpo expects a share of flips."
     if evidence.held_out and high < 0.5:
@@ -187,15 +186,15 @@ def label_noise(evidence: Evidence) -> Diagnosis | Missing | None:
             "the training pairs.",
             advice,
         )
-    if evidence.held_out and coin is not None and loss > coin + CONFIDENT_EXCESS and lowest > coin - LEARNED_NATS:
+    if evidence.held_out and coin is not None and loss > coin + CONFIDENT_EXCESS and not _carries_over(evidence):
         return Diagnosis(
             "label_noise",
             "warning",
-            figures | {"lowest_loss": lowest},
-            f"held-out loss > {coin + CONFIDENT_EXCESS:.3f}, more than a coin's, and never below "
-            f"{coin - LEARNED_NATS:.3f}",
+            figures,
+            f"held-out loss > {coin + CONFIDENT_EXCESS:.3f}, more than a coin's; and no evaluation had one below "
+            f"{coin - LEARNED_NATS:.3f}, or an accuracy above {WEAK_ACCURACY:.0%} with its whole interval",
             f"On held-out pairs the policy is wrong too often for how sure it is: its loss of {loss:.3f} is above the "
-            f"{coin:.3f} that an untrained policy scores, at {accuracy:.1%} accuracy, and never was clearly below.",
+            f"{coin:.3f} that an untrained policy scores, at {accuracy:.1%} accuracy, and it never was better.",
             f"{advice} Or train fewer steps, with a larger beta.",
         )
     if high < WEAK_ACCURACY and abs(settled) < SETTLED_LOSS:
@@ -210,6 +209,13 @@ def label_noise(evidence: Evidence) -> Diagnosis | Missing | None:
             f"{advice} If they are sound, raise lr or train longer.",
         )
     return None
+
+
+def _carries_over(evidence: Evidence) -> bool:
+    """Whether an evaluation was better than a coin: by its loss or, where margins are too large for it, by accuracy."""
+    most = VALUE_AT_REFERENCE.get(evidence.loss, math.inf) - LEARNED_NATS
+    by_loss = any(value < most for _, value in _held_out_losses(evidence))
+    return by_loss or any(row.get("accuracy_low", 0.0) > WEAK_ACCURACY for row in evidence.held_out)
 
 
 def _settled_by(evidence: Evidence) -> float | None:
