@@ -152,7 +152,7 @@ def test_direct_calls_are_held_to_the_signature_too():
 def test_scope_and_state():
     """What depends on the other examples of a step, and what a run carries from step to step."""
     assert {name for name, spec in LOSSES.items() if spec.scope == "step"} == {
-        *("kto", "kto_pair", "bco", "aot", "aot_unpaired", "beta_dpo", "constrained_dpo"),
+        *("kto", "kto_pair", "bco", "aot", "aot_unpaired", "beta_dpo"),
     }
     for spec in LOSSES.values():
         assert ("state" in inputs_of(spec)) == bool(spec.initial_state) == (spec.advance is not None)

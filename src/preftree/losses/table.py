@@ -110,7 +110,7 @@ LOSSES: dict[str, LossSpec] = {
     "reference_free": LossSpec(reference_free, "example", None, rewards.logps),
     "constrained_dpo": LossSpec(
         constrained_dpo,
-        "step",
+        "example",
         None,
         rewards.scaled_logratios,
         initial_state={"multiplier": 0.0},
