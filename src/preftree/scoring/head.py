@@ -23,6 +23,9 @@ from preftree.errors import ModelError
 CHUNK_ELEMENTS = 1 << 24
 """Most logits alive at once: 64 MiB in fp32."""
 
+KEPT_ELEMENTS = 1 << 24
+"""Most log-probs that wait for the backward, which would otherwise compute their logits again."""
+
 
 @dataclass(frozen=True, slots=True)
 class HeadForm:
@@ -93,7 +96,9 @@ def head_logits(
 
 
 class _HeadLogps(torch.autograd.Function):
-    """Logits are recomputed in the backward, chunk by chunk; only one number a row is kept (the normaliser)."""
+    """A row's log-probs are kept for the backward as far as there is room; beyond that its normaliser alone is, and its
+    logits are computed again.
+    """
 
     @staticmethod
     def forward(
@@ -109,17 +114,23 @@ class _HeadLogps(torch.autograd.Function):
         logps = torch.empty(len(target), dtype=wide, device=hidden.device)
         normaliser = torch.empty_like(logps)
         low = weight.to(dtype)
+        kept: list[Tensor] = []
+        room = KEPT_ELEMENTS if any(ctx.needs_input_grad) else 0
         for rows in chunks(len(target), len(weight)):
+            place = target[rows, None]
             logits = _logits(hidden[rows].to(dtype), low, bias, form, wide)
-            normaliser[rows] = logits.logsumexp(1)
-            if dtype == wide:
-                chosen = logits.gather(1, target[rows, None])[:, 0]
-            else:
-                chosen = (hidden[rows].to(wide) * weight.index_select(0, target[rows]).to(wide)).sum(1)
-                chosen = _shape(chosen if bias is None else chosen + bias[target[rows]], form)
-            logps[rows] = chosen - normaliser[rows]
+            all_logps = logits.log_softmax(1)
+            own = all_logps.gather(1, place)[:, 0]
+            normaliser[rows] = logits.gather(1, place)[:, 0] - own
+            if dtype != wide:
+                own = (hidden[rows].to(wide) * weight.index_select(0, target[rows]).to(wide)).sum(1)
+                own = _shape(own if bias is None else own + bias[target[rows]], form) - normaliser[rows]
+            logps[rows] = own
+            room -= all_logps.numel()
+            if room >= 0:
+                kept.append(all_logps)
         ctx.save_for_backward(hidden, weight, bias, target, normaliser)
-        ctx.form, ctx.dtype, ctx.wide = form, dtype, wide
+        ctx.form, ctx.dtype, ctx.wide, ctx.kept = form, dtype, wide, kept
         return logps
 
     @staticmethod
@@ -132,11 +143,18 @@ class _HeadLogps(torch.autograd.Function):
         grad_weight = torch.zeros(weight.shape, dtype=wide, device=weight.device) if needs_weight else None
         grad_bias = torch.zeros(bias.shape, dtype=wide, device=bias.device) if needs_bias else None
         low = weight.to(dtype)
-        for rows in chunks(len(target), len(weight)):
+        for number, rows in enumerate(chunks(len(target), len(weight))):
             h, g = hidden[rows].to(dtype), grad[rows].to(wide)
-            logits = _logits(h, low, bias, form, wide)
-            slope = 1 - (logits / form.softcap).square() if form.softcap is not None else None
-            d = logits.sub_(normaliser[rows, None]).exp_().mul_(-g[:, None])
+            if number < len(ctx.kept):
+                all_logps = ctx.kept[number]
+            else:
+                all_logps = _logits(h, low, bias, form, wide).sub_(normaliser[rows, None])
+            slope = None
+            if form.softcap is not None:
+                slope = 1 - ((all_logps + normaliser[rows, None]) / form.softcap).square()
+            # What was kept stays as it is: a graph may be gone through twice.
+            d = all_logps.exp() if number < len(ctx.kept) else all_logps.exp_()
+            d.mul_(-g[:, None])
             d.scatter_add_(1, target[rows, None], g[:, None])
             if slope is not None:
                 d *= slope
