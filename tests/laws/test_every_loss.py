@@ -10,7 +10,7 @@ from preftree.losses import LOSSES, bind, mean_part
 from preftree.losses.inputs import INPUTS
 from preftree.losses.table import inputs_of, options_of
 from support.loss_facts import FACTS
-from support.loss_laws import LAWS, Case, draw, leaves, take, with_leaves
+from support.loss_laws import LAWS, Case, draw, leaves, take, value_and_slopes, with_leaves
 
 CASES = [
     pytest.param(
@@ -51,6 +51,19 @@ def test_weight_two_is_the_same_example_twice(case):
     slopes = (torch.autograd.grad(value, new, allow_unused=True) for value, new in ((one, weighted), (two, repeated)))
     for a, b in zip(*slopes, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-13, atol=0)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_values_stay_on_the_device_of_the_inputs(case):
+    """Where new tensors land on another device by default, a loss that forgets to say where it wants them fails."""
+    given = draw(case)
+    expected, slopes = value_and_slopes(case, given)
+    new = [leaf.clone().requires_grad_() for leaf in leaves(given)]
+    with torch.device("meta"):
+        values = case(with_leaves(given, new))
+        found = torch.autograd.grad(values.sum(), new, allow_unused=True)
+    assert torch.equal(values, expected)
+    assert all(torch.equal(a, b) for a, b in zip(found, slopes, strict=True) if a is not None)
 
 
 @pytest.mark.parametrize("name", LOSSES)

@@ -27,14 +27,16 @@ def loss_curve(loss: BoundLoss, deltas: Float[Tensor, " D"]) -> tuple[Float[Tens
     if unit_of(loss.spec) != "pair":
         raise ValueError(f"a curve against delta is of a loss of pairs, got {loss.name!r}")
     start = -deltas.abs().max()
-    found = [_at(loss, delta, start) for delta in deltas]
-    return torch.stack([value for value, _ in found]), torch.stack([slope for _, slope in found])
+    # Where a value depends on its step, each pair is a step of its own.
+    parts = deltas.split(1) if loss.spec.scope == "step" else (deltas,)
+    found = [_at(loss, part, start) for part in parts]
+    return torch.cat([value for value, _ in found]), torch.cat([slope for _, slope in found])
 
 
-def _at(loss: BoundLoss, delta: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
-    one, zero, count = torch.ones_like(delta)[None], torch.zeros_like(delta)[None], torch.ones(1, dtype=torch.int64)
-    delta = delta.detach().clone().requires_grad_()
-    chosen, rejected = (start + delta / 2)[None], (start - delta / 2)[None]
+def _at(loss: BoundLoss, deltas: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
+    one, zero, count = torch.ones_like(deltas), torch.zeros_like(deltas), torch.ones_like(deltas, dtype=torch.int64)
+    deltas = deltas.detach().clone().requires_grad_()
+    chosen, rejected = start + deltas / 2, start - deltas / 2
 
     def tokens(high: Tensor, low: Tensor) -> PairTokens:
         return PairTokens(TokenLogps(high, count), TokenLogps(low, count))
@@ -53,6 +55,6 @@ def _at(loss: BoundLoss, delta: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
         "uniforms": one / 2,
         "state": loss.spec.initial_state,
     }
-    value = loss(**{name: given[name] for name in loss.inputs}).sum()
-    (slope,) = torch.autograd.grad(value, delta)
-    return value.detach(), slope
+    values = loss(**{name: given[name] for name in loss.inputs})
+    (slopes,) = torch.autograd.grad(values.sum(), deltas)
+    return values.detach(), slopes
