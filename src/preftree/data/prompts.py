@@ -1,0 +1,106 @@
+"""Prompts alone: read from any data file, rendered and encoded as training would."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformers import PreTrainedTokenizerBase
+
+from preftree.data.encode import make_encoder
+from preftree.data.faults import RowFault
+from preftree.data.fields import Row, messages, prompt_messages, text
+from preftree.data.source import find_format, find_source, read_rows
+from preftree.data.template import check_special, check_template, render
+from preftree.errors import DataError
+from preftree.records import Message, Provenance, Text
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A prompt and the row it came from."""
+
+    where: Provenance
+    text: Text
+
+
+def read_prompts(path: str) -> list[Prompt]:
+    """The prompts of a file, in order: one a line of a .txt file, else each row's `prompt`.
+
+    A row's prompt is text or a list of messages; rows of a format that names it otherwise (HH transcripts, SHP's
+    `history`) are read as that format. Nothing is left out: a row without a prompt is an error.
+
+    Raises:
+      DataError: a file cannot be read, or a row has no prompt; the row is named.
+    """
+    if path.endswith(".txt"):
+        try:
+            lines = Path(path).expanduser().read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(f"{path} cannot be read: {error}") from error
+        found = [Prompt(Provenance(path, number), line) for number, line in enumerate(lines, 1) if line.strip()]
+    else:
+        found = _from_rows(path)
+    if not found:
+        raise DataError(f"{path} holds no prompts")
+    return found
+
+
+def _from_rows(path: str) -> list[Prompt]:
+    source = find_source(path)
+    form = None
+    found = []
+    for raw in read_rows(source):
+        try:
+            if isinstance(raw.row, RowFault):
+                raise raw.row
+            if raw.row.get("prompt") is not None:
+                found.append(Prompt(raw.where, _prompt(raw.row)))
+                continue
+            form = form or find_format(source)
+            found.append(Prompt(raw.where, form.read(raw.row).prompt))
+        except RowFault as fault:
+            raise DataError(f"{raw.where}: {fault}; mend the row") from fault
+    return found
+
+
+def _prompt(row: Row) -> Text:
+    value = row["prompt"]
+    return text(value, "prompt") if isinstance(value, str) else prompt_messages(messages(value, "prompt"), "prompt")
+
+
+def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]) -> list[list[int]]:
+    """Token ids of prompts, as a model sees them in training when it is asked to answer.
+
+    Raises:
+      DataError: the template refuses a conversation, or a special token is written out in a prompt.
+      ModelError: the tokenizer has no EOS.
+    """
+    encoder = make_encoder(tokenizer)
+    whole: list[str] = []
+    for prompt in prompts:
+        try:
+            if isinstance(prompt.text, str):
+                check_special(encoder.special, prompt.text, "prompt")
+                whole.append(prompt.text)
+            else:
+                check_template(tokenizer, prompt.where.file)
+                whole.append(render(tokenizer, encoder, prompt.text, ()).prompt)
+        except RowFault as fault:
+            raise DataError(f"{prompt.where}: {fault}; mend the row") from fault
+    ids = [own.tolist() for own in encoder.first(whole)]
+    plain = [isinstance(prompt.text, str) for prompt in prompts]
+    return [
+        [*(encoder.start if own else encoder.empty), *own] if is_plain else own
+        for own, is_plain in zip(ids, plain, strict=True)
+    ]
+
+
+def as_conversation(prompts: Sequence[Prompt], system: str | None) -> list[Prompt]:
+    """Plain prompts as what a user says, after a system message where one is given; conversations keep their own."""
+    head = () if system is None else (Message("system", system),)
+    return [
+        Prompt(prompt.where, (*head, Message("user", prompt.text))) if isinstance(prompt.text, str) else prompt
+        for prompt in prompts
+    ]
