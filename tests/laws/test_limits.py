@@ -7,9 +7,9 @@ import torch
 
 from preftree.losses import LOSSES, bind
 from preftree.losses.divergence import DIVERGENCES
-from preftree.losses.hinge import SHAPES
 from preftree.losses.inputs import ListLogps, PairLogps, ResponseLogps
 from preftree.losses.numerics import KNEE, log1mexp, tangent_exp
+from preftree.losses.shapes import SHAPES
 from preftree.losses.table import inputs_of
 from support.loss_facts import FACTS
 from support.loss_laws import Case, draw, pairs, value_and_slopes, walk

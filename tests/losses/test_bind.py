@@ -3,10 +3,11 @@ import re
 
 import pytest
 
+import preftree.losses
 from preftree.losses import LOSSES, bind, dpo
-from preftree.losses.hinge import SHAPES
 from preftree.losses.inputs import INPUTS
 from preftree.losses.options import Option, Range
+from preftree.losses.shapes import SHAPES
 from preftree.losses.table import ELSEWHERE, find, inputs_of, needs_reference, options_of, unit_of
 from support.loss_laws import pairs
 
@@ -120,6 +121,10 @@ def test_the_names_that_trl_has_are_understood(name):
     for alias in LOSSES[name].trl:
         assert find(alias) is LOSSES[name]
         assert bind(alias, {}).name == name
+
+
+def test_every_loss_is_a_function_of_the_package():
+    assert all(getattr(preftree.losses, name) is spec.function for name, spec in LOSSES.items())
 
 
 def test_what_is_not_said_takes_the_default_of_the_signature():

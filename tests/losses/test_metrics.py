@@ -130,6 +130,12 @@ def test_rewards_are_the_loss_s_own(name, options, chosen, rejected):
     assert metrics["rejected_rewards"][0].item() == pytest.approx(rejected, rel=1e-12)
 
 
+def test_a_tie_in_the_data_is_neither_right_nor_wrong():
+    ties = torch.tensor([True, False, False])
+    accuracy = pair_metrics(bind("davidson", {}), GIVEN | {"ties": ties})["accuracy"]
+    assert accuracy.tolist() == [0.5, 0, 0.5]
+
+
 def test_responses_by_hand():
     """Liked: +1 and -1 nats; disliked: -2. beta is 0.5."""
     responses = ResponseLogps(torch.tensor([-10.0, -12.0, -5.0], dtype=torch.float64), torch.tensor([4, 2, 3]))

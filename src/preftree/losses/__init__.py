@@ -1,39 +1,99 @@
 """Losses of preference learning as plain functions, their table, their metrics and the one mean."""
 
-from preftree.losses.inputs import PairLogps, PairValues
+from preftree.losses.anchored import apo_down, apo_zero, bco_pair, iterative_rpo, nca, rpo
+from preftree.losses.batch import aot, aot_unpaired, beta_dpo, kto_pair
+from preftree.losses.divergence import chi_po, f_dpo, tdpo1, tdpo2
+from preftree.losses.inputs import ListLogps, PairLogps, PairTokens, PairValues, ResponseLogps, TokenLogps
 from preftree.losses.likelihood import sft
-from preftree.losses.logistic import cdpo, dpo
+from preftree.losses.lists import lipo, plackett_luce, rrhf
+from preftree.losses.logistic import cdpo, discopop, dpo, dpop, exo, ln_dpo, robust
 from preftree.losses.mean import WeightedSums, mean_part, weigh
 from preftree.losses.metrics import by_label, columns_of, list_metrics, pair_metrics, response_metrics
+from preftree.losses.offsets import constrained_dpo, modpo, odpo, r_dpo
 from preftree.losses.pairs import delta, implicit_reward, logratios, pair_up
-from preftree.losses.squared import ipo, ipo_sum
+from preftree.losses.shapes import gpo, hinge, slic
+from preftree.losses.squared import cal_dpo, ipo, ipo_sum, sppo, sppo_soft
 from preftree.losses.table import LOSSES, BoundLoss, LossSpec, bind, find, needs_reference, unit_of
+from preftree.losses.ties import davidson, rao_kupper
+from preftree.losses.token import ld_dpo, wpo, wpo_clipped
+from preftree.losses.unpaired import apo_zero_unpaired, bco, kto
+from preftree.losses.unreferenced import alphapo, cpo, orpo, reference_free, simpo, unlikelihood
 
 __all__ = [
     "LOSSES",
     "BoundLoss",
+    "ListLogps",
     "LossSpec",
     "PairLogps",
+    "PairTokens",
     "PairValues",
+    "ResponseLogps",
+    "TokenLogps",
     "WeightedSums",
+    "alphapo",
+    "aot",
+    "aot_unpaired",
+    "apo_down",
+    "apo_zero",
+    "apo_zero_unpaired",
+    "bco",
+    "bco_pair",
+    "beta_dpo",
     "bind",
     "by_label",
+    "cal_dpo",
     "cdpo",
+    "chi_po",
     "columns_of",
+    "constrained_dpo",
+    "cpo",
+    "davidson",
     "delta",
+    "discopop",
     "dpo",
+    "dpop",
+    "exo",
+    "f_dpo",
     "find",
+    "gpo",
+    "hinge",
     "implicit_reward",
     "ipo",
     "ipo_sum",
+    "iterative_rpo",
+    "kto",
+    "kto_pair",
+    "ld_dpo",
+    "lipo",
     "list_metrics",
+    "ln_dpo",
     "logratios",
     "mean_part",
+    "modpo",
+    "nca",
     "needs_reference",
+    "odpo",
+    "orpo",
     "pair_metrics",
     "pair_up",
+    "plackett_luce",
+    "r_dpo",
+    "rao_kupper",
+    "reference_free",
     "response_metrics",
+    "robust",
+    "rpo",
+    "rrhf",
     "sft",
+    "simpo",
+    "slic",
+    "sppo",
+    "sppo_soft",
+    "tdpo1",
+    "tdpo2",
     "unit_of",
+    "unlikelihood",
     "weigh",
+    "wpo",
+    "wpo_clipped",
 ]

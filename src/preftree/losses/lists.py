@@ -83,7 +83,7 @@ def rrhf(
 
     loss = sum over score_i < score_j of max(0, p_i - p_j) - nll_weight * p_best, p = logps / tokens
 
-    The likelihood is per token, as in the authors' code; the paper's Eq. 5 sums it over tokens.
+    The likelihood is per token, as in the authors' code; the paper's formula sums it over tokens.
 
     Args:
       policy_lists: Summed response log-probs, list after list, best first, nats, and token counts, [R]; carries
@@ -95,7 +95,7 @@ def rrhf(
     Raises:
       ValueError: the number of scores differs, or nll_weight < 0.
     At policy == reference: no fixed value; there is no reference.
-    Source: Yuan et al. 2023, arXiv:2304.05302, Eq. 3 to 6. Checked by hand on lists of two and three.
+    Source: Yuan et al. 2023, arXiv:2304.05302. Checked by hand on lists of two and three.
     """
     means = policy_lists.logps / policy_lists.num_tokens
     gap = _gaps(means, policy_lists.sizes)

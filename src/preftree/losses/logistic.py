@@ -95,8 +95,8 @@ def exo(policy: PairLogps, ref: PairLogps, *, beta: Beta = 0.1, label_smoothing:
 
     loss = q log(q / (1 - label_smoothing)) + (1 - q) log((1 - q) / label_smoothing), q = sigmoid(beta * delta)
 
-    DPO is the same divergence with its arguments exchanged, up to a constant. Here a certain label would cost without
-    end, so label_smoothing may not be 0.
+    `cdpo` is the same divergence with its arguments exchanged, up to a constant. Here a certain label would cost
+    without end, so label_smoothing may not be 0.
 
     Args:
       policy: Summed response log-probs of each pair, nats, [P]; carries gradient.

@@ -43,7 +43,8 @@ def pair_metrics(loss: BoundLoss, given: Mapping[str, Any]) -> dict[str, Shaped[
     """The loss and its companions for each pair, detached.
 
     loss              the loss itself
-    accuracy          1 where the chosen response has the larger implicit reward, 0.5 where both are equal, else 0
+    accuracy          1 where the chosen response has the larger implicit reward, 0.5 where both are equal, else 0;
+                      0.5 for a tie in the data
     margin            chosen minus rejected implicit reward
     chosen_rewards, rejected_rewards      implicit rewards of this loss; beta * logratio for DPO
     chosen_logps, rejected_logps          policy logps, nats
@@ -82,6 +83,8 @@ def pair_metrics(loss: BoundLoss, given: Mapping[str, Any]) -> dict[str, Shaped[
     rewards = reward(**inputs, **loss.options)
     margin = rewards.chosen - rewards.rejected
     won = (1 + margin.sign()) / 2
+    if "ties" in inputs:
+        won = won.masked_fill(inputs["ties"], 0.5)  # which response of a tie comes first means nothing
     found = {
         "loss": values.detach(),
         "accuracy": torch.where(margin.isnan(), margin, won),  # the sign of nan is 0: it would pass for a tie

@@ -16,8 +16,8 @@ from preftree.losses.inputs import ListLogps, PairLogps, PairTokens, PairValues,
 from preftree.losses.lists import list_logratios
 from preftree.losses.numerics import tangent_exp
 from preftree.losses.pairs import logratios, per_token
-from preftree.losses.reference_free import bent, log_odds, mean_logps
 from preftree.losses.token import desensitised_logratios
+from preftree.losses.unreferenced import bent, log_odds, mean_logps
 
 
 def scaled_logratios(policy: PairLogps, ref: PairLogps, *, beta: float, **_: Any) -> PairValues:

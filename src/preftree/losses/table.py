@@ -14,18 +14,18 @@ from preftree.losses import rewards
 from preftree.losses.anchored import apo_down, apo_zero, bco_pair, iterative_rpo, nca, rpo
 from preftree.losses.batch import advance_gap, aot, aot_unpaired, beta_dpo, kto_pair
 from preftree.losses.divergence import chi_po, f_dpo, tdpo1, tdpo2
-from preftree.losses.hinge import gpo, hinge, slic
 from preftree.losses.likelihood import sft
 from preftree.losses.lists import lipo, plackett_luce, rrhf
 from preftree.losses.logistic import cdpo, discopop, dpo, dpop, exo, ln_dpo, robust
 from preftree.losses.offsets import advance_multiplier, constrained_dpo, modpo, odpo, r_dpo
 from preftree.losses.options import check_options
-from preftree.losses.reference_free import alphapo, cpo, orpo, reference_free, simpo, unlikelihood
+from preftree.losses.shapes import gpo, hinge, slic
 from preftree.losses.spec import BoundLoss, LossSpec, inputs_of, needs_reference, options_of, unit_of
 from preftree.losses.squared import cal_dpo, ipo, ipo_sum, sppo, sppo_soft
 from preftree.losses.ties import davidson, rao_kupper
 from preftree.losses.token import ld_dpo, wpo, wpo_clipped
 from preftree.losses.unpaired import advance_reward_mean, apo_zero_unpaired, bco, kto
+from preftree.losses.unreferenced import alphapo, cpo, orpo, reference_free, simpo, unlikelihood
 
 __all__ = [
     "ELSEWHERE",

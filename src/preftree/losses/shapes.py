@@ -53,7 +53,7 @@ def slic(policy: PairLogps, *, margin: Positive = 1.0, nll_weight: NotNegative =
     Raises:
       ValueError: pair counts differ, margin <= 0, or nll_weight < 0.
     At policy == reference: no fixed value; there is no reference.
-    Source: Zhao et al. 2023 (SLiC-HF), arXiv:2305.10425, Eq. 1 with the chosen response as regularisation target.
+    Source: Zhao et al. 2023 (SLiC-HF), arXiv:2305.10425, with the chosen response as regularisation target.
     """
     return (margin - log_gap(policy)).clamp(min=0) - nll_weight * policy.chosen
 
@@ -80,7 +80,7 @@ def gpo(
     Raises:
       ValueError: pair counts differ, beta <= 0, or an unknown f.
     At policy == reference: f(0): ln 2, 1, 1, 1, 1, 1/4 in the order above.
-    Source: Tang et al. 2024, arXiv:2402.05749, Table 1. Checked by hand: f(0), f'(0) < 0 and the two identities above.
+    Source: Tang et al. 2024, arXiv:2402.05749. Checked by hand: f(0), f'(0) < 0 and the two identities above.
     """
     x = beta * delta(policy, ref)
     if f == "logistic":
