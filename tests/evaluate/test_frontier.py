@@ -67,7 +67,7 @@ def test_sampled_kl_and_reward_agree_with_sums_over_everything() -> None:
     samples = 400
     reward = lambda prompt, response: float("good" in response)  # noqa: E731 (the shortest reward there is)
     drawn = draw(policy, tokenizer, prompts, reward, Sampling(LENGTH, seed=3), samples=samples)
-    found = sampled_figures(Scorer(policy), Scorer(reference), prompts, drawn, end=end, budget=2000)
+    found = sampled_figures(Scorer(policy), Scorer(reference), prompts, drawn, budget=2000)
 
     assert np.mean(kls) > 0.05
     # The spread within a prompt, by the samples of each; the prompts themselves are the same on both sides.

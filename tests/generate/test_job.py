@@ -6,14 +6,18 @@ import signal
 from pathlib import Path
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from preftree.cli.main import app
 from preftree.data.prompts import encode_prompts, read_prompts
 from preftree.errors import DataError
+from preftree.generate.hf import Sampling, end_tokens, generate
 from preftree.models.load import load_tokenizer
 from preftree.records import Message
+from support.models import tiny_llama
 from support.small_runs import make_model
+from support.tokenizers import chat_tokenizer, plain_tokenizer
 
 NUM = 21
 
@@ -28,8 +32,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def call(place: Path, out: str, *words: str) -> list[dict]:
-    command = ["generate", str(place / "model"), str(place / "prompts.jsonl"), str(place / out), "--max-new-tokens", "8"]
-    done = CliRunner().invoke(app, [*command, *words], catch_exceptions=False)
+    command = ["generate", str(place / "model"), str(place / "prompts.jsonl"), str(place / out)]
+    done = CliRunner().invoke(app, [*command, "--max-new-tokens", "8", *words], catch_exceptions=False)
     assert done.exit_code == 0, done.output
     return [json.loads(line) for line in (place / out).read_text().splitlines()]
 
@@ -132,3 +136,19 @@ def test_prompts_have_the_ids_that_training_gives_them(place: Path) -> None:
     for row, own in enumerate(ids):
         sequence = store[row].sequences[0]
         assert sequence.ids[: int(sequence.scored.argmax())].tolist() == own
+
+
+def test_a_turn_ends_where_the_template_closes_it_or_the_model_says() -> None:
+    chat, plain = chat_tokenizer(), plain_tokenizer()
+    model = tiny_llama(len(chat))
+    model.generation_config.eos_token_id = [7, 8]
+    eos, closing = chat.eos_token_id, chat.convert_tokens_to_ids("<|im_end|>")
+    assert end_tokens(model, chat) == [eos, 7, 8, closing]
+    model.generation_config.eos_token_id = None
+    assert end_tokens(model, plain) == [plain.eos_token_id]
+    # All logits 0: the first id is taken, and that is the EOS.
+    with torch.no_grad():
+        model.lm_head.weight.zero_()
+    (one,) = generate(model, chat, [[5, 6]], Sampling(4, temperature=0.0))
+    assert eos == 0
+    assert (one.text, one.ids, one.end, one.finished) == ("", (), 0, True)

@@ -27,7 +27,7 @@ PROMPT = TINY.prompts[0]
 
 
 def said(*texts: str) -> list[Generation]:
-    return [Generation(text, (), False) for text in texts]
+    return [Generation(text, (), None) for text in texts]
 
 
 def test_the_tokenizer_keeps_words_and_survives_its_folder(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import jinja2
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from preftree.data.encode import Encoder, Ids
+from preftree.data.encode import Encoder, Ids, make_encoder
 from preftree.data.faults import RowFault
 from preftree.errors import DataError, ModelError
 from preftree.records import Message
@@ -85,6 +85,20 @@ def render(
     parts = tuple(_respond(tokenizer, encoder.added, prompt, head, turns, field) for field, turns in responses)
     trained = _earlier(tokenizer, prompt) if any(turn.train for turn in prompt) else None
     return Rendered(head, parts, trained)
+
+
+def closing_token(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """The token with which the chat template ends an assistant's turn; None without a template, or where none does."""
+    if not tokenizer.chat_template:
+        return None
+    said = "42"
+    try:
+        whole = _apply(tokenizer, [Message("user", "What?"), Message("assistant", said)], "prompt", ask=False)
+    except RowFault:
+        return None  # it wants conversations of another form; they still end with the EOS
+    found = make_encoder(tokenizer).added.search(whole, whole.rfind(said) + len(said))
+    number = tokenizer.convert_tokens_to_ids(found.group()) if found else None
+    return number if isinstance(number, int) else None
 
 
 def check_special(special: re.Pattern[str], text: str, field: str) -> None:

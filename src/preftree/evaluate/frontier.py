@@ -152,7 +152,7 @@ def draw(
 
 
 def sampled_figures(
-    policy: Scorer, reference: Scorer, prompts: Prompts, drawn: Drawn, *, end: int, budget: int = 8192
+    policy: Scorer, reference: Scorer, prompts: Prompts, drawn: Drawn, *, budget: int = 8192
 ) -> dict[str, float]:
     """KL and reward of a policy from its own samples, each with the ends of its 95 % interval over prompts.
 
@@ -161,14 +161,11 @@ def sampled_figures(
       reference: Where the KL is measured from.
       prompts: What the samples answer; two at least.
       drawn: The samples.
-      end: The end-of-sequence token, whose prediction counts where a response has one.
       budget: Most tokens of one forward.
     Returns:
       kl, kl_low, kl_high (nats a response); reward, reward_low, reward_high; tokens (mean length of a response).
     """
-    groups = [
-        [_sequence(ids, one, end) for one in group] for ids, group in zip(prompts.ids, drawn.generations, strict=True)
-    ]
+    groups = [[_sequence(ids, one) for one in group] for ids, group in zip(prompts.ids, drawn.generations, strict=True)]
     sizes = [sum(len(sequence.ids) for sequence in group) for group in groups]
     kls = np.zeros(len(groups))
     for some in pack(sizes, max(budget, *sizes)):
@@ -184,8 +181,9 @@ def sampled_figures(
     return figures | {"kl": max(0.0, figures["kl"]), "tokens": float(np.mean(lengths))}
 
 
-def _sequence(prompt: Sequence[int], response: Generation, end: int) -> TokenSequence:
-    ids = np.array([*prompt, *response.ids, *([end] if response.finished else [])], np.int32)
+def _sequence(prompt: Sequence[int], response: Generation) -> TokenSequence:
+    """Prompt and response; the token that ended it counts where there is one."""
+    ids = np.array([*prompt, *response.ids, *([] if response.end is None else [response.end])], np.int32)
     return TokenSequence(ids, np.arange(len(ids)) >= len(prompt))
 
 

@@ -25,6 +25,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from preftree.data.template import closing_token
 from preftree.errors import ConfigError, ModelError
 from preftree.scoring.attention import plain_attention
 
@@ -60,13 +61,18 @@ class Generation:
 
     Attributes:
       text: The response as text, without special tokens at its end.
-      ids: Its token ids, without the end-of-sequence token.
-      finished: Whether the model ended it; False where max_new_tokens cut it.
+      ids: Its token ids, without the token that ended it.
+      end: The token that ended it; None where max_new_tokens cut it.
     """
 
     text: str
     ids: tuple[int, ...]
-    finished: bool
+    end: int | None
+
+    @property
+    def finished(self) -> bool:
+        """Whether the model ended it."""
+        return self.end is not None
 
 
 def generate(
@@ -81,7 +87,7 @@ def generate(
     """One response a prompt, in the order of `prompts`; repeat a prompt to draw it again.
 
     Args:
-      model: Any causal LM of transformers; what its generation_config asks for is set aside.
+      model: Any causal LM of transformers; what its generation_config asks for is set aside, its end tokens excepted.
       tokenizer: Says which token ends a response, and turns ids into text.
       prompts: Token ids of each row's prompt, rendered as the model was trained on; none may be empty.
       sampling: How responses are drawn.
@@ -91,9 +97,7 @@ def generate(
       ModelError: the tokenizer has no end-of-sequence token.
       ConfigError: a prompt is empty.
     """
-    end = tokenizer.eos_token_id
-    if not isinstance(end, int):
-        raise ModelError("the tokenizer has no end-of-sequence token, so no response could end; set eos_token")
+    ends = end_tokens(model, tokenizer)
     if empty := [row for row, prompt in enumerate(prompts) if not len(prompt)]:
         raise ConfigError(
             f"prompt {empty[0] + first_row} has no tokens; a model needs one to begin with, such as a BOS"
@@ -104,29 +108,45 @@ def generate(
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
             new = _generate_batch(
-                model, [prompts[row] for row in rows], [row + first_row for row in rows], sampling, end
+                model, [prompts[row] for row in rows], [row + first_row for row in rows], sampling, ends
             )
             for row, ids in zip(rows, new, strict=True):
-                finished = end in ids
-                kept = ids[: ids.index(end)] if finished else ids
+                stop = next((place for place, token in enumerate(ids) if token in ends), None)
+                kept = ids[:stop]
                 text = tokenizer.decode(kept, skip_special_tokens=False, clean_up_tokenization_spaces=False)
                 assert isinstance(text, str)
-                results[row] = Generation(text, tuple(kept), finished)
+                results[row] = Generation(text, tuple(kept), None if stop is None else ids[stop])
     return [results[row] for row in range(len(prompts))]
 
 
+def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Tokens that end a response: the tokenizer's EOS, those of the model's generation_config, and the one with which
+    the chat template closes an assistant's turn.
+
+    Raises:
+      ModelError: the tokenizer has no end-of-sequence token.
+    """
+    end = tokenizer.eos_token_id
+    if not isinstance(end, int):
+        raise ModelError("the tokenizer has no end-of-sequence token, so no response could end; set eos_token")
+    own = getattr(model.generation_config, "eos_token_id", None)
+    named = [own] if isinstance(own, int) else list(own or [])
+    closing = closing_token(tokenizer)
+    return list(dict.fromkeys([end, *named, *([] if closing is None else [closing])]))
+
+
 def _generate_batch(
-    model: PreTrainedModel, prompts: Sequence[Sequence[int]], rows: list[int], sampling: Sampling, end: int
+    model: PreTrainedModel, prompts: Sequence[Sequence[int]], rows: list[int], sampling: Sampling, ends: list[int]
 ) -> list[list[int]]:
     """New ids of a left-padded batch; what follows a row's end is padding."""
     width = max(len(prompt) for prompt in prompts)
-    ids = torch.full((len(prompts), width), end)
+    ids = torch.full((len(prompts), width), ends[0])
     mask = torch.zeros_like(ids)
     for row, prompt in enumerate(prompts):
         ids[row, width - len(prompt) :] = torch.as_tensor(prompt)
         mask[row, width - len(prompt) :] = 1
     settings = GenerationConfig(
-        max_new_tokens=sampling.max_new_tokens, eos_token_id=end, pad_token_id=end, do_sample=False, use_cache=True
+        max_new_tokens=sampling.max_new_tokens, eos_token_id=ends, pad_token_id=ends[0], do_sample=False, use_cache=True
     )
     out = cast(Any, model).generate(  # declared on a mixin that type checkers take for a buffer
         ids.to(model.device),

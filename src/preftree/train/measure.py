@@ -11,7 +11,6 @@ import numpy as np
 from preftree.config.load import check_config
 from preftree.config.schema import DpoConfig, RunConfig, SftConfig
 from preftree.distributed.world import open_world
-from preftree.errors import ModelError
 from preftree.evaluate.folder import Run
 from preftree.evaluate.frontier import (
     Drawn,
@@ -96,9 +95,6 @@ def _exactly(run: Run, config: RunConfig, world: World, how: Measuring) -> dict[
 
 def _by_samples(run: Run, config: RunConfig, how: Measuring) -> dict[str, Any]:
     tokenizer, reward = load_tokenizer(run.path / "model"), load_reward(how.reward)
-    end = tokenizer.eos_token_id
-    if not isinstance(end, int):
-        raise ModelError(f"the tokenizer of {run.path} has no end-of-sequence token; set eos_token")
     sampling = Sampling(how.max_new_tokens or config.max_response_length or DEFAULT_NEW_TOKENS, seed=how.seed)
     with open_world() as ranks:
         prompts, held_out = run_prompts(config, tokenizer, ranks, most=how.prompts, seed=how.seed)
@@ -108,11 +104,11 @@ def _by_samples(run: Run, config: RunConfig, how: Measuring) -> dict[str, Any]:
         model.to(ranks.device)  # pyright: ignore[reportArgumentType]  # transformers wraps the method
         reference = Scorer(model, precision=config.precision)
         start = last = draw(model, tokenizer, prompts, reward, sampling, samples=how.samples)
-        points = [_point(config, 0, sampled_figures(reference, reference, prompts, start, end=end))]
+        points = [_point(config, 0, sampled_figures(reference, reference, prompts, start))]
         for step, model in policies(run.path, ranks.device):
             last = draw(model, tokenizer, prompts, reward, sampling, samples=how.samples)
             policy = Scorer(model, precision=config.precision)
-            points.append(_point(config, step, sampled_figures(policy, reference, prompts, last, end=end)))
+            points.append(_point(config, step, sampled_figures(policy, reference, prompts, last)))
             log.info("step %d: KL %.3g, reward %.4g", step, points[-1].kl, points[-1].reward)
     return {
         "frontier": tuple(points),
