@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from preftree.evaluate.measured import Measured, Point
-
 if TYPE_CHECKING:
+    from preftree.evaluate.measured import Measured, Point
     from preftree.train.measure import Measuring
 
 REWARD = "world:NAME, FILE.py:FUNCTION or MODULE:FUNCTION, a function of (prompt, response)."
