@@ -38,7 +38,7 @@ check: $(VENV)/.ready
 bench: $(VENV)/.bench
 	$(BIN)/python benchmarks/step.py
 
-# Planted failures against the checks of `preftree eval diagnose`; about 15 minutes on one core, and resumable.
+# Planted failures against the checks of `preftree eval diagnose`; about 20 minutes on one core, and resumable.
 bench-diagnose: $(VENV)/.ready
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/diagnose.py --out runs/diagnose
 
