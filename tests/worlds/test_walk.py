@@ -56,7 +56,7 @@ def test_the_walk_is_right_for_the_world_of_varied_lengths() -> None:
     logps = outcome_logps(model, TOKENIZER, world)
     assert logps.shape == (3, 12 + 12**2 + 12**3 + 12**4 + 1)
     np.testing.assert_allclose(np.exp(logps).sum(axis=1), 1, atol=1e-12)
-    texts = ("good", "good bad", "awful awful", "the movie was", "movie movie movie movie", "not very good plot", "awful " * 4)
+    texts = ("good", "good bad", "awful awful", "the movie was", "not very good plot", "awful " * 4)
     for row, prompt in zip(logps, world.prompts, strict=True):
         for text in texts:
             assert row[world.outcome(text)] == pytest.approx(alone(model, prompt, text, world), abs=2e-5)
