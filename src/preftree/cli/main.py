@@ -13,7 +13,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from preftree import __version__
-from preftree.cli import data, demo, eval, generate, losses, ref, report, sweep, train
+from preftree.cli import chat, data, demo, eval, generate, losses, ref, report, sweep, train
 from preftree.errors import UserError
 
 app = typer.Typer(
@@ -31,6 +31,7 @@ app.command("dpo", context_settings=train.OPEN)(train.dpo)
 app.command("sweep", context_settings=train.OPEN)(sweep.sweep)
 app.add_typer(ref.app, name="ref", help="Reference log-probs, computed once.")
 app.command("generate")(generate.generate)
+app.command("chat")(chat.chat)
 app.add_typer(eval.app, name="eval", help="Measure a run.")
 app.command("report")(report.report)
 app.command("losses")(losses.losses)

@@ -8,7 +8,7 @@ an edge.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
@@ -23,6 +23,7 @@ from transformers import (
     LogitsProcessorList,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    TextStreamer,
 )
 
 from preftree.data.template import closing_token
@@ -83,6 +84,7 @@ def generate(
     *,
     batch_size: int = 64,
     first_row: int = 0,
+    show: Callable[[str], None] | None = None,
 ) -> list[Generation]:
     """One response a prompt, in the order of `prompts`; repeat a prompt to draw it again.
 
@@ -93,6 +95,7 @@ def generate(
       sampling: How responses are drawn.
       batch_size: Rows computed at once. Rows of like length go together; each batch runs until its last row ends.
       first_row: Number of the first prompt among all rows of the job, so that a job can be cut into calls.
+      show: Gets the text of the one row piece by piece, as it is drawn.
     Raises:
       ModelError: the tokenizer has no end-of-sequence token.
       ConfigError: a prompt is empty.
@@ -108,7 +111,12 @@ def generate(
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
             new = _generate_batch(
-                model, [prompts[row] for row in rows], [row + first_row for row in rows], sampling, ends
+                model,
+                [prompts[row] for row in rows],
+                [row + first_row for row in rows],
+                sampling,
+                ends,
+                None if show is None else _Streamer(tokenizer, show),
             )
             for row, ids in zip(rows, new, strict=True):
                 stop = next((place for place, token in enumerate(ids) if token in ends), None)
@@ -136,7 +144,12 @@ def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> li
 
 
 def _generate_batch(
-    model: PreTrainedModel, prompts: Sequence[Sequence[int]], rows: list[int], sampling: Sampling, ends: list[int]
+    model: PreTrainedModel,
+    prompts: Sequence[Sequence[int]],
+    rows: list[int],
+    sampling: Sampling,
+    ends: list[int],
+    streamer: TextStreamer | None,
 ) -> list[list[int]]:
     """New ids of a left-padded batch; what follows a row's end is padding."""
     width = max(len(prompt) for prompt in prompts)
@@ -153,9 +166,22 @@ def _generate_batch(
         attention_mask=mask.to(model.device),
         generation_config=settings,
         logits_processor=LogitsProcessorList([_Draw(sampling, rows, width)]),
+        streamer=streamer,
     )
     assert isinstance(out, Tensor)
     return out[:, width:].tolist()
+
+
+class _Streamer(TextStreamer):
+    """Hands on what is drawn, whole words at a time."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, show: Callable[[str], None]) -> None:
+        # The base class types its tokenizer more narrowly than it needs.
+        super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)  # pyright: ignore[reportArgumentType]
+        self._show = show
+
+    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+        self._show(text)
 
 
 class _Draw(LogitsProcessor):

@@ -1,0 +1,144 @@
+"""`preftree chat MODEL`: talk to a model, or to two and say which answer is better."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from preftree.generate.hf import Sampling
+    from preftree.generate.talk import Answer, Speaker, Talk
+
+COMMANDS = "/new starts over · /system TEXT sets the system message · /undo takes a turn back · /quit or Ctrl-D ends"
+KEYS = "1 or 2: that one is better · t: a tie · s: skip, nothing is recorded"
+
+
+def chat(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model folder, or a hub id.")],
+    against: Annotated[
+        str | None, typer.Option(metavar="MODEL2", help="Answer side by side with another model.", show_default=False)
+    ] = None,
+    blind: Annotated[bool, typer.Option("--blind", help="Do not say which answer is whose until you chose.")] = False,
+    record: Annotated[Path, typer.Option(help="Preference file that choices are added to.")] = Path(
+        "preferences.jsonl"
+    ),
+    system: Annotated[str | None, typer.Option(help="System message.", show_default=False)] = None,
+    temperature: Annotated[float, typer.Option(min=0, help="0 takes the most likely token.")] = 0.7,
+    top_p: Annotated[float, typer.Option(help="Draw from the fewest tokens that hold this mass.")] = 1.0,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of an answer.")] = 512,
+    seed: Annotated[int, typer.Option(min=0, help="Of the answers, and of the sides when blind.")] = 0,
+) -> None:
+    """Talk to a model in the terminal; with --against, compare two and collect preferences.
+
+    A model without a chat template continues what you write, each line for itself.
+    """
+    import torch
+    from rich.console import Console
+
+    from preftree.cli.train import quiet_transformers
+    from preftree.errors import ConfigError, UserError
+    from preftree.generate.hf import Sampling
+    from preftree.generate.talk import Speaker, Talk
+    from preftree.models.load import load_model, load_tokenizer
+
+    quiet_transformers()
+    console = Console(highlight=False, markup=False)
+    sampling = Sampling(max_new_tokens, temperature, top_p, seed)
+    speakers = []
+    for name in [model] if against is None else [model, against]:
+        network = load_model(name)
+        network.to("cuda" if torch.cuda.is_available() else "cpu")  # pyright: ignore[reportArgumentType]  # wrapped
+        speakers.append(Speaker(name, network, load_tokenizer(name)))
+    if len({speaker.has_template for speaker in speakers}) > 1:
+        raise ConfigError("one of the models has a chat template and the other has none: they cannot answer the same")
+    talk = Talk(speakers[0].has_template, system)
+    console.print(COMMANDS, style="dim")
+    if not talk.templated:
+        console.print("No chat template: the model continues what you write, each line for itself.", style="dim")
+    while (line := _read(console, "\nyou> ")) is not None and line not in ("/quit", "/exit"):
+        try:
+            if line.startswith("/"):
+                talk = _obey(console, talk, line)
+            elif line and against is None:
+                talk = _converse(console, speakers[0], talk.ask(line), sampling)
+            elif line:
+                talk = _compare(console, speakers, talk.ask(line), sampling, blind, record)
+        except UserError as error:
+            console.print(f"error: {error}", style="red")
+    console.print()
+
+
+def _converse(console: Console, speaker: Speaker, talk: Talk, sampling: Sampling) -> Talk:
+    from preftree.generate.talk import answer
+
+    console.print("model> ", end="", style="bold")
+    said = answer(speaker, talk, sampling, row=talk.number, show=lambda text: console.print(text, end=""))
+    console.print()
+    return talk.hear(said.text)
+
+
+def _compare(
+    console: Console, speakers: list[Speaker], talk: Talk, sampling: Sampling, blind: bool, record: Path
+) -> Talk:
+    """Show both answers, ask which is better, record it; the talk goes on with the better one."""
+    from preftree.generate.talk import add_choice, answer, shuffle_sides
+
+    with console.status("both are answering"):
+        sides = [answer(own, talk, sampling, row=2 * talk.number + i) for i, own in enumerate(speakers)]
+    if blind:
+        sides = shuffle_sides(sides, seed=sampling.seed, number=talk.number)
+    _show(console, sides, blind)
+    if sides[0].text == sides[1].text:
+        console.print("Both say the same; there is nothing to choose.", style="dim")
+        return talk.hear(sides[0].text)
+    key = None
+    while key not in ("1", "2", "t", "s"):
+        key = _read(console, f"{KEYS}\nbetter> ")
+        if key is None:
+            return talk
+    better = 1 if key == "2" else 0
+    if key != "s":
+        add_choice(record, talk, sides[better], sides[1 - better], tie=key == "t")
+    told = f"1 was {sides[0].speaker}, 2 was {sides[1].speaker}. " if blind else ""
+    console.print(f"{told}{'Nothing recorded.' if key == 's' else f'Recorded in {record}.'}", style="dim")
+    return talk.hear(sides[better].text)
+
+
+def _show(console: Console, sides: list[Answer], blind: bool) -> None:
+    from rich.panel import Panel
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table.grid(expand=True, padding=(0, 1))
+    for _ in sides:
+        table.add_column(ratio=1)
+    titles = [str(place) if blind else f"{place}: {side.speaker}" for place, side in enumerate(sides, 1)]
+    # Texts of a model are shown as they are: no markup in them counts.
+    table.add_row(*(Panel(Text(s.text), title=Text(t), title_align="left") for s, t in zip(sides, titles, strict=True)))
+    console.print(table)
+
+
+def _obey(console: Console, talk: Talk, line: str) -> Talk:
+    from dataclasses import replace
+
+    word, _, rest = line.partition(" ")
+    if word == "/new":
+        return replace(talk, turns=())
+    if word == "/undo":
+        return talk.undo()
+    if word == "/system" and talk.templated:
+        return replace(talk, system=rest.strip() or None)
+    console.print(COMMANDS, style="dim")
+    return talk
+
+
+def _read(console: Console, prompt: str) -> str | None:
+    """A line without white space around it; None at the end of the input."""
+    try:
+        return console.input(prompt).strip()
+    except (EOFError, KeyboardInterrupt):
+        return None
