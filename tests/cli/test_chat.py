@@ -48,13 +48,18 @@ def test_a_talk_is_drawn_again_with_its_seed(place: Path) -> None:
     assert "No chat template" in told
 
 
-def test_choices_become_a_preference_file_that_the_data_room_reads(
-    place: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def numbered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Answers that are text, which those of random weights need not be."""
+
     def said(model: Any, tokenizer: Any, ids: Any, sampling: Any, *, first_row: int, show: Any) -> list[Generation]:
         return [Generation(f"answer {first_row}", (5,), 0)]
 
     monkeypatch.setattr(talk, "generate", said)
+
+
+@pytest.mark.usefixtures("numbered")
+def test_choices_become_a_preference_file_that_the_data_room_reads(place: Path) -> None:
     prefs = place / "prefs.jsonl"
     lines = ["Hi there", "2", "More?", "no", "t", "Again", "s", "/new", "Bye", "1"]
     told = call(lines, place / "chat3", "--against", place / "chat4", "--record", prefs, "--system", "Be kind.")
@@ -72,6 +77,7 @@ def test_choices_become_a_preference_file_that_the_data_room_reads(
     assert last.prompt == (Message("system", "Be kind."), Message("user", "Bye"))
 
 
+@pytest.mark.usefixtures("numbered")
 def test_blind_says_whose_answer_it_was_after_the_choice(place: Path) -> None:
     told = call(["Hi", "1"], place / "one", "--against", place / "two", "--blind", "--record", place / "blind.jsonl")
     before, after = told.split("better>")
