@@ -59,6 +59,28 @@ def test_what_is_saved_reads_back_as_the_same(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "words",
+    [
+        ("loss={dpo: 1.0, sft: .2}", "loss.dpo.beta=.3"),
+        ("loss=[{name: dpo, beta: .3}, {name: sft, weight: .2}]",),
+        ("loss=[{name: dpo}]", "loss.sft=.2", "loss.dpo.beta=.3"),
+    ],
+)
+def test_a_sum_of_losses(words: tuple[str, ...], tmp_path: Path) -> None:
+    config = dpo(*words)
+    assert [(part.name, part.weight, part.options) for part in config.losses] == [
+        ("dpo", 1.0, {"beta": 0.3}),
+        ("sft", 0.2, {}),
+    ]
+    assert config.loss_label == "1 dpo + 0.2 sft"
+    (tmp_path / "config.yaml").write_text(dump_config(config))
+    assert load_config(DpoConfig, [str(tmp_path / "config.yaml")]) == config
+    again = load_config(DpoConfig, [str(tmp_path / "config.yaml"), "loss.sft=.5"])
+    assert [part.weight for part in again.losses] == [1.0, 0.5]
+    assert dpo().losses[0].name == "dpo" and dpo().loss_label == "dpo"
+
+
+@pytest.mark.parametrize(
     ("words", "sentence"),
     [
         (("beta=-0.1",), "beta must be > 0, got -0.1"),
@@ -74,8 +96,13 @@ def test_what_is_saved_reads_back_as_the_same(tmp_path: Path) -> None:
         (("gradient_checkpointing=yes",), "gradient_checkpointing must be true or false, got 'yes'"),
         (("warmup_steps=1.0",), "warmup_steps must be a number of steps, or a share of the run below 1, got 1.0"),
         (("eval_data=2",), "eval_data must be a file or a share of the prompts between 0 and 1, got 2"),
-        (("loss.label_smoothing=[1]",), "loss.label_smoothing must be a finite number, got [1]"),
-        (("loss=[dpo, sft]",), "loss: a mixture of losses is not in this version; name one loss"),
+        (("loss.label_smoothing=[1]",), "loss.label_smoothing must be a finite number or a word, got [1]"),
+        (("loss=[dpo, sft]",), "loss: a sum of losses is a list of {name: ..., weight: ...}, got the part 'dpo'"),
+        (("loss=[{name: dpo}, {name: dpo}]",), "loss: a sum of losses names each once, got 'dpo' twice"),
+        (("loss={dpo: 0}",), "loss.0.weight must be > 0, got 0"),
+        (("loss=[]",), "loss"),
+        (("loss={dpo: 1, sft: .2}", "loss.ipo.beta=.1"), "option 'loss.ipo.beta': the sum of losses has no part 'ipo'"),
+        (("loss={dpo: 1, sft: .2}", "loss.dpo.a.b=.1"), "option 'loss.dpo.a.b': 'dpo.a' has no inner options"),
         (("eval_every=5",), "eval_every needs eval_data: a file, or a share of the prompts such as 0.1"),
         (("out=''",), "out must name a file, a folder or a hub id, got ''"),
         (('out="a\\0b"',), "out must name a file, a folder or a hub id, got 'a\\x00b'"),
@@ -85,10 +112,6 @@ def test_what_is_saved_reads_back_as_the_same(tmp_path: Path) -> None:
         (("lora.r=8",), "option 'lora': adapters are not in this version; train all weights"),
         (("quantize=nf4",), "option 'quantize': quantised bases are not in this version; leave it out"),
         (("reference=base",), "reference: 'base' is the model under an adapter, and adapters are not in this version"),
-        (
-            ("reference=none",),
-            "reference: 'none' needs a loss without a reference, and this version has",
-        ),
         (("side=chosen",), "option 'side' belongs to `preftree sft`"),
         (("lr=1e-6", "lr=1e-5"), "option 'lr' is given twice; keep one"),
         (("lr=1: 2: 3",), "option 'lr':1: is not valid YAML"),
@@ -122,8 +145,8 @@ def test_faults_in_a_file_name_their_line(tmp_path: Path) -> None:
     path.write_text("model: m\ndata: d\nout: o\n\nlearning_rate: 1e-6\n")
     with pytest.raises(ConfigError, match=rf"here it is called lr \({path}:5\)$"):
         load_config(DpoConfig, [str(path)])
-    path.write_text("model: m\ndata: d\nout: o\nloss:\n  name: cdpo\n  label_smoothing: a\n")
-    with pytest.raises(ConfigError, match=rf"must be a finite number, got 'a' \({path}:6\)$"):
+    path.write_text("model: m\ndata: d\nout: o\nloss:\n  name: cdpo\n  label_smoothing: true\n")
+    with pytest.raises(ConfigError, match=rf"must be a finite number or a word, got True \({path}:6\)$"):
         load_config(DpoConfig, [str(path)])
 
 

@@ -21,11 +21,14 @@ from preftree.losses.table import bind
 from preftree.scoring.forward import Scorer
 from preftree.train.dpo import pair_task
 from preftree.train.optim import build_optimizer, learning_rate, set_learning_rate
+from preftree.train.preference import preference_task, table_reference
+from preftree.train.scores import Moment
 from preftree.train.step import take_step
 from support.examples import random_pairs
 from support.models import tiny, tiny_llama
 from support.ranks import run_ranks
 from support.reference import reference_table
+from support.step_losses import objective
 
 STEPS, BATCH, PAIRS = 20, 8, 24
 TOLERANCE = {"float64": 1e-9, "float32": 1e-5}
@@ -42,36 +45,42 @@ class Cut:
     processes: int = 1
 
 
-def follow(dtype: str, cut: Cut, world: World, folder: Path) -> list[list[float]]:
-    """Loss, margin, gradient norm and chosen logps of each step, then a fingerprint of the weights."""
+def follow(dtype: str, cut: Cut, world: World, folder: Path, losses: tuple[str, ...]) -> list[list[float]]:
+    """Loss, margin, gradient norm and chosen logps of each step, then a fingerprint of the weights and the state."""
     model = tiny("gpt2", dtype=torch.float64, scale=2.0) if dtype == "float64" else tiny_llama()
     store = random_pairs(PAIRS, weighted=True, longest=40)
     scorer = Scorer(model)
     scorer.shares_prefixes = cut.share
     table = reference_table(folder, scorer, store, budget=8192)
     task = pair_task(store, bind("dpo", {"beta": 0.1}), table)
+    if losses:
+        task = preference_task(store, objective(*losses), table_reference(table))
+    moment = Moment(state=task.state)
     optimizer = build_optimizer(model, OPTIONS)
     order = np.random.default_rng(0).permutation(np.repeat(np.arange(PAIRS), 1 + STEPS * BATCH // PAIRS))
     path = []
     for step in range(STEPS):
         rows = order[step * BATCH : (step + 1) * BATCH]
         set_learning_rate(optimizer, learning_rate(step, OPTIONS, STEPS))
-        result = take_step(task, rows, scorer, optimizer, budget=cut.budget, max_grad_norm=1.0, world=world)
+        result = take_step(
+            task, rows, scorer, optimizer, budget=cut.budget, max_grad_norm=1.0, world=world, moment=moment
+        )
+        moment = Moment(step=step + 1, state=result.state)
         figures = task.figures(result.columns, rows)
         path.append([figures["loss"], figures["margin"], result.grad_norm, figures["chosen_logps"]])
     generator = torch.Generator().manual_seed(0)
     probes = [torch.randn(p.shape, generator=generator, dtype=torch.float64) for p in model.parameters()]
     weights = [float((p.detach().double() * probe).sum()) for p, probe in zip(model.parameters(), probes, strict=True)]
-    return [*path, weights]
+    return [*path, [*weights, *moment.state.values()]]
 
 
-def run_cut(dtype: str, cut: Cut) -> list[list[float]]:
+def run_cut(dtype: str, cut: Cut, losses: tuple[str, ...] = ()) -> list[list[float]]:
     with TemporaryDirectory() as folder:
         if cut.processes == 1:
-            return follow(dtype, cut, ALONE, Path(folder))
+            return follow(dtype, cut, ALONE, Path(folder), losses)
 
         def work(world: World, place: Path) -> None:
-            path = follow(dtype, cut, world, place / f"table-{world.rank}")
+            path = follow(dtype, cut, world, place / f"table-{world.rank}", losses)
             (place / f"{world.rank}.json").write_text(json.dumps(path))
 
         run_ranks(cut.processes, work, Path(folder))
@@ -81,8 +90,8 @@ def run_cut(dtype: str, cut: Cut) -> list[list[float]]:
 
 
 @cache
-def plainest(dtype: str) -> list[list[float]]:
-    return run_cut(dtype, Cut())
+def plainest(dtype: str, losses: tuple[str, ...] = ()) -> list[list[float]]:
+    return run_cut(dtype, Cut(), losses)
 
 
 FAST = [
@@ -102,7 +111,29 @@ CASES = [pytest.param(*case, marks=() if case in FAST else pytest.mark.slow, id=
 
 @pytest.mark.parametrize(("dtype", "cut"), CASES)
 def test_one_trajectory(dtype: str, cut: Cut) -> None:
-    expected, found = plainest(dtype), run_cut(dtype, cut)
+    assert_same_course(dtype, plainest(dtype), run_cut(dtype, cut))
+
+
+LOSSES_OF_STEPS = [("centred",), ("lagging",), ("centred", "lagging")]
+FEW = [
+    ("float64", Cut(budget=256)),
+    ("float64", Cut(budget=256, processes=2)),
+    ("float64", Cut(processes=2)),
+    ("float32", Cut(budget=256, share=False, processes=2)),
+]
+TIMES = [
+    pytest.param(losses, *case, marks=() if losses == ("centred", "lagging") else pytest.mark.slow)
+    for losses in LOSSES_OF_STEPS
+    for case in FEW
+]
+
+
+@pytest.mark.parametrize(("losses", "dtype", "cut"), TIMES)
+def test_one_trajectory_of_a_loss_that_sees_its_step(losses: tuple[str, ...], dtype: str, cut: Cut) -> None:
+    assert_same_course(dtype, plainest(dtype, losses), run_cut(dtype, cut, losses))
+
+
+def assert_same_course(dtype: str, expected: list[list[float]], found: list[list[float]]) -> None:
     tolerance = TOLERANCE[dtype]
     for step, (ours, theirs) in enumerate(zip(found[:-1], expected[:-1], strict=True), start=1):
         assert ours == pytest.approx(theirs, rel=tolerance, abs=tolerance), f"loss and figures of step {step}"

@@ -19,18 +19,21 @@ from preftree.config.schema import Optimisation
 from preftree.data.store import TokenExample
 from preftree.distributed.world import World
 from preftree.errors import ConfigError, ModelError, TrainingError, UserError
-from preftree.losses.inputs import ResponseLogps
 from preftree.losses.table import bind
 from preftree.scoring.forward import Scorer
 from preftree.train.dpo import pair_task
 from preftree.train.optim import build_optimizer
+from preftree.train.preference import preference_task, table_reference
+from preftree.train.scores import Moment, Scores
 from preftree.train.sft import demonstration_task
-from preftree.train.step import Task, Values, measure, take_step
+from preftree.train.step import measure, take_step
+from preftree.train.task import Task, Values
 from preftree.tree.layout import TokenSequence
 from support.examples import ListStore, make_store, random_demonstrations, random_pairs
 from support.models import tiny, tiny_llama
 from support.ranks import run_ranks
 from support.reference import reference_table
+from support.step_losses import objective
 
 # Llama's norms compute in fp32 even in a float64 model; GPT-2's do not.
 EXACT = "gpt2"
@@ -111,6 +114,78 @@ def test_dpo_steps_equal_the_plain_loop(tmp_path: Path, budget: int) -> None:
         assert result.grad_norm > 0.5  # the clipping was at work
         assert_same_weights(ours, plain, 1e-9)
     assert figures["loss"] != pytest.approx(math.log(2), abs=1e-4)
+
+
+@pytest.mark.parametrize("budget", [64, 4096])
+def test_a_loss_that_sees_its_step_equals_the_plain_loop(tmp_path: Path, budget: int) -> None:
+    store = random_pairs(24, weighted=True)
+    reference = tiny(EXACT, dtype=torch.float64, scale=2.0)
+    plain, ours = copy.deepcopy(reference), copy.deepcopy(reference)
+    scorer = Scorer(ours)
+    task = preference_task(store, objective("centred"), table_reference(reference_table(tmp_path, scorer, store)))
+    mine = build_optimizer(ours, ADAM)
+    theirs = torch.optim.AdamW(plain.parameters(), lr=1e-3, weight_decay=0.0)
+    for rows in three_steps(24, 8):
+        times = [int(2 * store[row].weight) for row in rows.tolist()]
+        assert len(set(times)) > 1  # weights are repetitions
+        items = [store[row] for row, count in zip(rows.tolist(), times, strict=True) for _ in range(count)]
+        sides = [[item.sequences[side] for item in items] for side in (0, 1)]
+        with torch.no_grad():
+            ref = padded_logps(reference, sides[0]) - padded_logps(reference, sides[1])
+        gap = padded_logps(plain, sides[0]) - padded_logps(plain, sides[1]) - ref
+        expected = (-logsigmoid(0.5 * (gap - 0.5 * gap.mean())) + 0.1 * gap.logsumexp(0) - 0.1 * gap).mean()
+        norm = plain_update(plain, theirs, expected, 0.5)
+        result = take_step(task, rows, scorer, mine, budget=budget, max_grad_norm=0.5, world=ALONE)
+        assert task.figures(result.columns, rows)["loss"] == pytest.approx(expected.item(), abs=1e-10)
+        assert result.grad_norm == pytest.approx(norm, rel=1e-9)
+        assert_same_weights(ours, plain, 1e-9)
+
+
+def test_a_step_in_one_piece_is_scored_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = random_pairs(8)
+    scorer = Scorer(tiny_llama())
+    task = preference_task(store, objective("centred"), table_reference(reference_table(tmp_path, scorer, store)))
+    calls: list[bool] = []
+    scorer.register_forward_pre_hook(lambda *_: calls.append(torch.is_grad_enabled()))
+    for budget in (4096, 60):
+        calls.clear()
+        optimizer = build_optimizer(scorer.model, ADAM)
+        take_step(task, np.arange(8), scorer, optimizer, budget=budget, max_grad_norm=1.0, world=ALONE)
+        half = len(calls) // 2
+        assert calls == ([True] if budget == 4096 else [False] * half + [True] * half)
+    assert half > 1
+
+
+def test_an_evaluation_is_one_step_whatever_the_blocks(tmp_path: Path) -> None:
+    store = random_pairs(9, weighted=True)
+    scorer = Scorer(tiny(EXACT, dtype=torch.float64))
+    table = reference_table(tmp_path, Scorer(tiny(EXACT, seed=3, dtype=torch.float64)), store)
+    task = preference_task(store, objective("centred", "lagging"), table_reference(table), held_out=True)
+    state = Moment(state={"lagging.mean": 0.7, "lagging.steps": 3.0})
+    found = [
+        measure(task, np.arange(9), scorer, budget=256, world=ALONE, block=block, moment=state) for block in (1, 4, 9)
+    ]
+    assert found[0] is not None and found[2] is not None
+    assert found[0] == pytest.approx(found[2], rel=1e-12) and found[1] == pytest.approx(found[2], rel=1e-12)
+    assert found[0]["loss"] == pytest.approx(found[0]["loss/centred"] + 2 * found[0]["loss/lagging"], rel=1e-12)
+
+
+def test_a_state_that_is_not_finite_stops_before_the_update(tmp_path: Path) -> None:
+    store = random_pairs(6)
+    scorer = Scorer(tiny_llama())
+    task = preference_task(store, objective("lagging"), table_reference(reference_table(tmp_path, scorer, store)))
+    optimizer = build_optimizer(scorer.model, ADAM)
+    with pytest.raises(TrainingError, match=r"running state is \{'lagging.mean': nan\} though every loss is finite"):
+        take_step(
+            replace(task, advance=lambda *_: {"lagging.mean": math.nan}),
+            np.arange(6),
+            scorer,
+            optimizer,
+            budget=64,
+            max_grad_norm=1.0,
+            world=ALONE,
+        )
+    assert not optimizer.state
 
 
 @pytest.mark.parametrize("budget", [64, 4096])
@@ -199,8 +274,8 @@ def refused_step(tmp_path: Path, spoil: Callable[[Task, PreTrainedModel], Task])
 @pytest.mark.parametrize("column", ["loss", "margin", "chosen_logps", "rejected_logratio"])
 def test_a_value_that_is_not_finite_stops_before_the_update(tmp_path: Path, column: str, bad: float) -> None:
     def spoil(task: Task, _: PreTrainedModel) -> Task:
-        def value(policy: ResponseLogps, some: Sequence[TokenExample]) -> Values:
-            found = task.value(policy, some)
+        def value(scores: Scores, some: Sequence[TokenExample]) -> Values:
+            found = task.value(scores, some)
             places = [example.provenance.line for example in some]
             if 3 in places:
                 found.columns[column][places.index(3)] = bad
@@ -280,10 +355,10 @@ def _fail_on_one(world: World, folder: Path) -> None:
     scorer = Scorer(tiny_llama())
     task = demonstration_task(store)
 
-    def value(policy: ResponseLogps, some: Sequence[TokenExample]) -> Values:
+    def value(scores: Scores, some: Sequence[TokenExample]) -> Values:
         if world.rank:
             raise ModelError("too long a row")
-        return task.value(policy, some)
+        return task.value(scores, some)
 
     failing = replace(task, value=value)
     optimizer = build_optimizer(scorer.model, ADAM)

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from preftree.config.mixture import HIDDEN, is_mixture, set_in_mixture
 from preftree.config.names import unknown_option
 from preftree.config.schema import DpoConfig, SftConfig
 from preftree.config.text import PlainMap, flatten, read_yaml, read_yaml_file
@@ -82,6 +83,9 @@ def _parse_override(word: str) -> tuple[str, object]:
 def _set(options: PlainMap, name: str, value: object) -> None:
     """Set a dotted option; an inner option turns a shorthand word into the mapping it stands for."""
     *outer, last = name.split(".")
+    if outer and outer[0] == "loss" and is_mixture(options.get("loss")):
+        options["loss"] = set_in_mixture(options["loss"], [*outer[1:], last], value, name)
+        return
     place: dict[str, Any] = options
     for depth, key in enumerate(outer):
         inner = place.get(key)
@@ -103,7 +107,7 @@ def _sentence(kind: type[BaseModel], error: ValidationError, where: Mapping[str,
     """The first fault as one sentence: what, wanted, got, where. Missing options come last: others may explain them."""
     faults = sorted(error.errors(), key=lambda fault: fault["type"] == "missing")
     fault = faults[0]
-    path = [str(part) for part in fault["loc"]]
+    path = [str(part) for part in fault["loc"] if not str(part).startswith(HIDDEN)]
     name = ".".join(path)
     stood = where.get(name, where.get(path[0] if path else "", name))
     suffix = "" if stood == name or not name else f" ({stood})"

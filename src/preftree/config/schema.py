@@ -6,26 +6,15 @@ move it. Inheritance here only joins fields; there is nothing to override.
 
 from __future__ import annotations
 
-import os
-from typing import Annotated, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt, field_validator, model_validator
+from pydantic import Field, PositiveInt, field_validator, model_validator
 
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False, protected_namespaces=())
+from preftree.config.choices import LossChoice, LossPart, OneOrSum, Place, Strict
+from preftree.config.mixture import is_mixture, listed
 
 
-def _check_place(value: str) -> str:
-    if not value or any(ord(character) < 32 for character in value):
-        raise ValueError(f"must name a file, a folder or a hub id, got {value!r}")
-    return os.path.expanduser(value)
-
-
-Place: TypeAlias = Annotated[str, AfterValidator(_check_place)]
-
-
-class DataSource(_Strict):
+class DataSource(Strict):
     """A data file and how its rows are taken; written `data: FILE` where the rest stays as it is.
 
     Attributes:
@@ -41,22 +30,7 @@ class DataSource(_Strict):
     max_rejected: float = Field(default=0.05, ge=0, le=1)
 
 
-class LossChoice(BaseModel):
-    """The name of a loss and its raw options; losses/table.py binds them to the function's signature."""
-
-    model_config = ConfigDict(extra="allow", strict=True, frozen=True, allow_inf_nan=False)
-    # Pydantic's documented way to say what an extra may be.
-    __pydantic_extra__: dict[str, float] = Field(init=False)  # pyright: ignore[reportIncompatibleVariableOverride]
-
-    name: str = Field(min_length=1)
-
-    @property
-    def options(self) -> dict[str, float]:
-        """Everything beside the name."""
-        return dict(self.model_extra or {})
-
-
-class Start(_Strict):
+class Start(Strict):
     """What is trained, from what, into which folder.
 
     Attributes:
@@ -92,7 +66,7 @@ class Start(_Strict):
         return self
 
 
-class Lengths(_Strict):
+class Lengths(Strict):
     """Token budgets of a row, and what happens to a row that is over one.
 
     Attributes:
@@ -108,7 +82,7 @@ class Lengths(_Strict):
     truncation: Literal["drop", "trim_prompt", "trim_response"] = "drop"
 
 
-class Optimisation(_Strict):
+class Optimisation(Strict):
     """How a gradient becomes an update.
 
     Attributes:
@@ -137,7 +111,7 @@ class Optimisation(_Strict):
         raise ValueError(f"must be a number of steps, or a share of the run below 1, got {value!r}")
 
 
-class Pace(_Strict):
+class Pace(Strict):
     """How much of the data makes a step, and how many steps make a run.
 
     Attributes:
@@ -153,7 +127,7 @@ class Pace(_Strict):
     max_steps: PositiveInt | None = None
 
 
-class Machine(_Strict):
+class Machine(Strict):
     """Arithmetic and memory.
 
     Attributes:
@@ -171,7 +145,7 @@ class Machine(_Strict):
     cache: Place | None = None
 
 
-class Keeping(_Strict):
+class Keeping(Strict):
     """What is written on the way.
 
     Attributes:
@@ -188,25 +162,27 @@ class Keeping(_Strict):
     snapshots: float | None = Field(default=None, gt=1)
 
 
-class Objective(_Strict):
+class Objective(Strict):
     """What a preference run minimises, and against which reference.
 
     Attributes:
-      loss: Name of a loss (see `preftree losses`) with its options.
-      beta: Strength of the KL constraint, for the losses that take it.
-      reference: `start` is the model the run starts from; a path or hub id is another model.
+      loss: Name of a loss (see `preftree losses`) with its options; or a weighted sum, `{dpo: 1.0, sft: 0.2}` or
+        `[{name, weight, ...}]`.
+      beta: Strength of the KL constraint, for the one loss that takes it.
+      reference: `start` is the model the run starts from; a path or hub id is another model; `none` for losses that
+        compare with none.
     """
 
-    loss: LossChoice = LossChoice(name="dpo")
+    loss: OneOrSum = LossChoice(name="dpo")
     beta: float | None = Field(default=None, gt=0)
     reference: Place = "start"
 
     @field_validator("loss", mode="before")
     @classmethod
     def _name_alone(cls, value: object) -> object:
-        if isinstance(value, list):
-            raise ValueError("a mixture of losses is not in this version; name one loss")
-        return {"name": value} if isinstance(value, str) else value
+        if isinstance(value, str):
+            return {"name": value}
+        return listed(value) if is_mixture(value) else value
 
     @field_validator("reference")
     @classmethod
@@ -215,18 +191,27 @@ class Objective(_Strict):
             raise ValueError(
                 "'base' is the model under an adapter, and adapters are not in this version; use 'start' or a path"
             )
-        if value == "none":
-            raise ValueError(
-                "'none' needs a loss without a reference, and this version has none among pairs; use 'start' or a path"
-            )
         return value
 
     @model_validator(mode="after")
     def _one_beta(self) -> Objective:
-        inner = self.loss.options.get("beta")
-        if self.beta is not None and inner is not None and inner != self.beta:
-            raise ValueError(f"beta is {self.beta:g} and loss.beta is {inner}; set one of them")
+        inner = [part.options["beta"] for part in self.losses if "beta" in part.options]
+        if self.beta is not None and len(inner) == 1 and inner[0] != self.beta:
+            raise ValueError(f"beta is {self.beta:g} and loss.beta is {inner[0]}; set one of them")
         return self
+
+    @property
+    def losses(self) -> list[LossPart]:
+        """The losses of the sum; of one loss, itself."""
+        loss = self.loss
+        return loss if isinstance(loss, list) else [LossPart(**loss.model_dump())]
+
+    @property
+    def loss_label(self) -> str:
+        """The loss, or the sum, in a few words."""
+        if isinstance(self.loss, LossChoice):
+            return self.loss.name
+        return " + ".join(f"{part.weight:g} {part.name}" for part in self.loss)
 
 
 class SftConfig(Keeping, Machine, Pace, Optimisation, Lengths, Start):

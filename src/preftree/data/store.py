@@ -55,6 +55,7 @@ class TokenExample:
       margin: By how much the chosen response is better, where the data says so.
       tie: Neither response is preferred.
       provenance: The row it came from.
+      borrowed: Other responses under its prompt that its loss looks at, and that are no examples themselves.
     """
 
     sequences: tuple[TokenSequence, ...]
@@ -62,6 +63,11 @@ class TokenExample:
     margin: float | None
     tie: bool
     provenance: Provenance
+    borrowed: tuple[TokenSequence, ...] = ()
+    win_prob: float | None = None
+    costs: tuple[float, float] | None = None
+    scores: tuple[float, ...] | None = None
+    desirable: bool | None = None
 
 
 class TokenStore:

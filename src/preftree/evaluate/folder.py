@@ -71,8 +71,10 @@ class Run:
 
     @property
     def loss(self) -> str:
-        """Name of the loss."""
+        """Name of the loss, or of a sum with its weights."""
         loss = self.config.get("loss")
+        if isinstance(loss, list):
+            return " + ".join(f"{part.get('weight', 1):g} {part.get('name')}" for part in loss)
         return str(loss.get("name", "dpo") if isinstance(loss, Mapping) else loss or self.recipe)
 
     @property

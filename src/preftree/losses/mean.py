@@ -9,8 +9,9 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 
@@ -27,6 +28,29 @@ def mean_part(values: Float[Tensor, " P"], weights: Float[Tensor, " P"], total: 
     _check_counts(values, weights)
     _check_total(total)
     return (weights * values).sum() / total
+
+
+def repeats(weights: Float[np.ndarray, " P"]) -> Int[np.ndarray, " P"]:
+    """How often each example has to stand in a step for its weight, where repetition is all that a loss can see.
+
+    Weights are read as multiples of a hundredth or of a simpler fraction: 0.5, 1 and 2 become 1, 2 and 4.
+
+    Args:
+      weights: Of each example, > 0, [P].
+    Raises:
+      ValueError: the weights are no such multiples of each other, or would repeat an example more than 1000 times.
+    """
+    for parts in range(1, 101):
+        counts = np.rint(weights * parts)
+        if counts.min(initial=1) >= 1 and np.abs(counts - weights * parts).max(initial=0.0) < 1e-9 * parts:
+            break
+    else:
+        raise ValueError("weights must be multiples of one fraction, such as 0.5, 1 and 2, got others")
+    whole = counts.astype(np.int64)
+    whole //= np.gcd.reduce(whole) if len(whole) else 1
+    if whole.max(initial=1) > 1000:
+        raise ValueError(f"weights of a step must lie within a factor of 1000, got a factor of {whole.max()}")
+    return whole
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -70,7 +70,7 @@ def lineage(run: Run) -> list[Stop]:
         stops.append(Stop("Held out", what, digests.get("held-out data", "")))
     if run.recipe == "dpo":
         reference = config.get("reference", "start")
-        what = "the start model" if reference == "start" else str(reference)
+        what = {"start": "the start model", "none": "none: the loss compares with none"}.get(reference, str(reference))
         stops.append(Stop("Reference", what, digests.get("weights of the reference", "")))
     beta = beta_of(run)
     loss = run.loss + (f", beta {write(beta)}" if beta is not None else "")

@@ -26,7 +26,7 @@ def model_card(config: RunConfig, summary: Mapping[str, object]) -> str:
     rows = "\n".join(f"| {name} | {_show(value)} |" for name, value in _facts(summary).items())
     name = Path(config.out).name
     what = (
-        f"optimised on preference pairs with the loss `{config.loss.name}`"
+        f"optimised on preference pairs with the loss `{config.loss_label}`"
         if isinstance(config, DpoConfig)
         else "fine-tuned on demonstrations"
     )

@@ -1,115 +1,39 @@
-"""DPO and its family: pairs, a loss from the table, and a reference that is a table of log-probs."""
+"""DPO and its family: preferences, losses of the table, and a reference that is a table of log-probs."""
 
 from __future__ import annotations
 
 import logging
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import astuple
 from pathlib import Path
 
-import numpy as np
-import torch
-from jaxtyping import Float, Int
-from torch import Tensor
-
 from preftree.config.schema import DpoConfig
-from preftree.data.store import TokenExample
 from preftree.distributed.reduce import lead_first
 from preftree.distributed.world import open_world
 from preftree.errors import ConfigError
-from preftree.losses.inputs import ResponseLogps
-from preftree.losses.mean import weigh
-from preftree.losses.metrics import pair_metrics
-from preftree.losses.pairs import pair_up
-from preftree.losses.table import BoundLoss, bind, find, unit_of
+from preftree.losses.table import BoundLoss
 from preftree.models.load import load_tokenizer
 from preftree.reference.build import BuildReport, build_reference
 from preftree.reference.gate import verify_start
 from preftree.reference.key import cache_root, table_key
 from preftree.reference.store import ReferenceTable
 from preftree.scoring.forward import Scorer
-from preftree.stats import wilson
 from preftree.train import run
 from preftree.train.folder import claim_folder, find_start
 from preftree.train.heat import keep_token_rewards
 from preftree.train.loop import Outcome
+from preftree.train.objective import Objective, Part, bind_objective
+from preftree.train.preference import preference_task, table_reference
 from preftree.train.rows import PromptGroups, probe_rows
-from preftree.train.step import Examples, Task, Values
+from preftree.train.task import Examples, Task
 from preftree.train.track import SECONDS_BETWEEN_LINES
-from preftree.tree.segment import sum_responses
 
 log = logging.getLogger("preftree")
 
-COLUMNS = (
-    "loss",
-    "accuracy",
-    "margin",
-    "chosen_rewards",
-    "rejected_rewards",
-    "chosen_logps",
-    "rejected_logps",
-    "chosen_logratio",
-    "rejected_logratio",
-    "grad_weight",
-    "chosen_tokens",
-    "rejected_tokens",
-)
-
 
 def pair_task(examples: Examples, loss: BoundLoss, table: ReferenceTable, *, held_out: bool = False) -> Task:
-    """Pairs under a loss, against the reference log-probs of a table; nothing here can compute one.
-
-    Args:
-      examples: Pairs: two sequences each, the chosen one first.
-      loss: A bound loss of pairs.
-      table: Holds the reference log-probs of every response.
-      held_out: Whether the figures come with a 95 % Wilson interval of the accuracy.
-    """
-
-    def value(policy: ResponseLogps, some: Sequence[TokenExample]) -> Values:
-        sequences = [sequence for example in some for sequence in example.sequences]
-        # Summed by the same function, in the same order and on the same device as the policy's.
-        tokens = torch.from_numpy(table.gather(sequences)).to(policy.logps.device)
-        ref = sum_responses(tokens, policy.num_tokens)
-        chosen = torch.arange(0, len(sequences), 2, device=policy.logps.device)
-        given = {
-            "policy": pair_up(policy.logps, policy.num_tokens, chosen, chosen + 1),
-            "ref": pair_up(ref.logps, ref.num_tokens, chosen, chosen + 1),
-        }
-        return Values(loss(**{name: given[name] for name in loss.inputs}), pair_metrics(loss, given))
-
-    def divisor(rows: Int[np.ndarray, " B"]) -> float:
-        return float(examples.weights[rows].sum())
-
-    def figures(columns: Mapping[str, Float[Tensor, " B"]], rows: Int[np.ndarray, " B"]) -> dict[str, float]:
-        weights = examples.weights[rows]
-        means = weigh(columns, torch.from_numpy(weights)).mean(divisor(rows))
-        if held_out:
-            # Unequal weights tell less than as many equal ones: Kish's effective number of pairs.
-            trials = max(1, math.floor(weights.sum() ** 2 / (weights**2).sum() + 1e-9))
-            _, means["accuracy_low"], means["accuracy_high"] = wilson(means["accuracy"] * trials, trials)
-        return means
-
-    return Task("pairs", examples, COLUMNS, value, divisor, figures)
-
-
-def bind_loss(config: DpoConfig) -> tuple[DpoConfig, BoundLoss]:
-    """The loss that the options name; the options with the beta that it uses.
-
-    Raises:
-      ConfigError: no such loss, or not of pairs; an option that it does not take, lacks, or that is out of its range.
-    """
-    name, options = config.loss.name, dict(config.loss.options)
-    try:
-        if unit_of(find(name)) != "pair":
-            raise ConfigError(f"loss {name!r} is of single responses, not of pairs; see `preftree losses`")
-        if config.beta is not None:
-            options["beta"] = config.beta
-        loss = bind(name, options)
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
-    return config.model_copy(update={"beta": loss.options.get("beta")}), loss
+    """The task of one loss against the reference log-probs of a table; arguments as of `preference_task`."""
+    return preference_task(examples, Objective((Part(loss),)), table_reference(table), held_out=held_out)
 
 
 def run_dpo(config: DpoConfig) -> Outcome:
@@ -118,32 +42,44 @@ def run_dpo(config: DpoConfig) -> Outcome:
     Raises:
       UserError: something outside the program is wrong; the sentence says what to do.
     """
-    config, loss = bind_loss(config)
+    config, objective = bind_objective(config)
     with open_world() as world, claim_folder(config, world):
         setup = run.prepare(config, world, find_start(config, world))
-        table, reference = open_table(setup)
-        path = run.trajectory(
-            setup,
-            {"recipe": "dpo", "loss": loss.name, **loss.options, "weights of the reference": table.key.weights},
-        )
+        opened = open_table(setup) if objective.needs_reference else None
+        weights = {"weights of the reference": opened[0].key.weights} if opened else {}
+        path = run.trajectory(setup, {"recipe": "dpo", **objective.identity, **weights})
         done = run.admit(setup, path)
         if done is not None:
             return done
-        fill_table(setup, table, reference)
-        del reference  # another model's weights are not needed again
-        if setup.start is None and config.reference == "start":
-            groups = [setup.data.train.store[row].sequences for row in probe_rows(setup.data.train)]
-            gate = verify_start(setup.scorer, table, groups, budget=config.micro_batch_tokens)
-            log.info("policy equals reference: %.1e nats of %.1e allowed", gate.largest_logratio, gate.tolerance)
-        outcome = run.execute(setup, lambda store, held_out: pair_task(store, loss, table, held_out=held_out), path)
-        if not outcome.signum and world.leads:
+        table = opened[0] if opened else None
+        if opened:
+            fill_table(setup, *opened)
+        else:
+            log.info("loss %s compares with no reference: none is computed", objective.label)
+        del opened  # another model's weights are not needed again
+        if table is not None and setup.start is None and config.reference == "start":
+            _check_start(setup, table)
+        reference = None if table is None else table_reference(table)
+        outcome = run.execute(
+            setup, lambda store, held_out: preference_task(store, objective, reference, held_out=held_out), path
+        )
+        if table is not None and objective.unit == "pair" and not outcome.signum and world.leads:
             keep_token_rewards(setup, table, config.beta or 1.0)
         return outcome
 
 
+def _check_start(setup: run.Setup[DpoConfig], table: ReferenceTable) -> None:
+    """The policy that has not moved must agree with its reference."""
+    groups = [setup.data.train.store[row].sequences for row in probe_rows(setup.data.train)]
+    gate = verify_start(setup.scorer, table, groups, budget=setup.config.micro_batch_tokens)
+    log.info("policy equals reference: %.1e nats of %.1e allowed", gate.largest_logratio, gate.tolerance)
+
+
 def build_reference_table(config: DpoConfig) -> BuildReport:
     """Everything `preftree ref build` does: the table that `run_dpo` with these options reads, and no training."""
-    config, _ = bind_loss(config)
+    config, objective = bind_objective(config)
+    if not objective.needs_reference:
+        raise ConfigError(f"loss {objective.label} compares with no reference: there is no table to build")
     with open_world() as world:
         setup = run.prepare(config, world, None)
         table, reference = open_table(setup)

@@ -23,10 +23,12 @@ from preftree.errors import TrainingError, UserError
 from preftree.scoring.forward import Scorer
 from preftree.storage.checkpoint import LoadedCheckpoint, save_checkpoint
 from preftree.train.optim import learning_rate, set_learning_rate
+from preftree.train.scores import Moment
 from preftree.train.signals import stop_on_signals
 from preftree.train.snapshots import is_snapshot_step, save_snapshot
 from preftree.train.state import Progress, capture, require_finite, restore
-from preftree.train.step import Task, measure, take_step
+from preftree.train.step import measure, take_step
+from preftree.train.task import Task
 from preftree.train.track import Row, open_tracker
 
 
@@ -76,7 +78,7 @@ def train(
       CheckpointError: a checkpoint could not be read or written.
       UserError: a step could not be computed; the state before it is saved.
     """
-    progress = restore(scorer.model, optimizer, start) if start else Progress()
+    progress = restore(scorer.model, optimizer, start) if start else Progress(state=plan.task.state)
     saved, evaluated = progress.step if start else -1, -1
     figures: dict[str, float] = {}
     out = Path(config.out)
@@ -154,6 +156,7 @@ def train(
                         world=world,
                         stop=asked_to_stop,
                         name=f"evaluation after step {step}",
+                        moment=Moment(config.seed, step, progress.state),
                     )
                 if found is None:
                     continue
@@ -201,6 +204,7 @@ def _advance(
         max_grad_norm=config.max_grad_norm,
         world=world,
         name=f"step {progress.step + 1}",
+        moment=Moment(config.seed, progress.step, progress.state),
     )
     seconds = time.perf_counter() - began
     progress = replace(
@@ -210,12 +214,14 @@ def _advance(
         tokens=progress.tokens + result.num_tokens,
         tokens_alone=progress.tokens_alone + result.num_alone,
         seconds=progress.seconds + seconds,
+        state=dict(result.state),
     )
     unit = plan.task.unit
     return progress, {
         "step": progress.step,
         "epoch": progress.step / plan.steps_per_epoch,
         **plan.task.figures(result.columns, rows),
+        **progress.state,
         "grad_norm": result.grad_norm,
         "lr": lr,
         unit: progress.examples,

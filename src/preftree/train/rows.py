@@ -177,4 +177,4 @@ def _usable(store: TokenStore, config: RunConfig, path: str) -> Int[np.ndarray, 
 
 
 def _loss_name(config: RunConfig) -> str:
-    return config.loss.name if isinstance(config, DpoConfig) else "sft"
+    return config.loss_label if isinstance(config, DpoConfig) else "sft"

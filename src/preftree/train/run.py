@@ -25,7 +25,7 @@ from preftree.train.loop import Outcome, Plan, train
 from preftree.train.optim import build_optimizer, warmup_length
 from preftree.train.rows import Data, check_budget, num_steps, open_data, probe_rows, steps_from
 from preftree.train.state import Progress
-from preftree.train.step import Task
+from preftree.train.task import Task
 
 log = logging.getLogger("preftree")
 

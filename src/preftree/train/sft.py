@@ -12,19 +12,20 @@ from torch import Tensor
 from preftree.config.schema import SftConfig
 from preftree.data.store import TokenExample
 from preftree.distributed.world import open_world
-from preftree.losses.inputs import ResponseLogps
 from preftree.losses.likelihood import sft
 from preftree.losses.mean import weigh
 from preftree.train import run
 from preftree.train.folder import claim_folder, find_start
 from preftree.train.loop import Outcome
-from preftree.train.step import Examples, Task, Values
+from preftree.train.scores import Scores
+from preftree.train.task import Examples, Task, Values
 
 
 def demonstration_task(examples: Examples) -> Task:
     """Demonstrations under `sft`; a step's loss is divided by its scored tokens, each times its example's weight."""
 
-    def value(policy: ResponseLogps, some: Sequence[TokenExample]) -> Values:
+    def value(scores: Scores, some: Sequence[TokenExample]) -> Values:
+        policy = scores.responses()
         loss = sft(policy.logps)
         return Values(loss, {"loss": loss, "response_tokens": policy.num_tokens})
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,7 @@ class Progress:
       tokens_alone: Tokens that would have been computed with every response in a row of its own, without padding.
       seconds: Time spent in training steps, over all sittings.
       rows: Rows of metrics.jsonl.
+      state: Running state of the loss, by name.
     """
 
     step: int = 0
@@ -33,6 +34,7 @@ class Progress:
     tokens_alone: int = 0
     seconds: float = 0.0
     rows: int = 0
+    state: Mapping[str, float] = field(default_factory=dict)
 
 
 def capture(model: nn.Module, optimizer: Optimizer, progress: Progress, about: Mapping[str, object]) -> CheckpointState:

@@ -1,16 +1,9 @@
-"""One optimiser step, and one pass of evaluation: what every recipe shares.
-
-A step is cut into micro-batches and dealt to ranks as memory allows. Its loss is divided by a total known before any
-forward, gradients are summed over ranks, and each figure is kept per example until all are together, so that no cut
-moves the trajectory.
-"""
+"""One optimiser step, and one pass of evaluation: what every recipe shares."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import NamedTuple, Protocol, runtime_checkable
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -19,60 +12,13 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from preftree.data.store import TokenExample
-from preftree.distributed.reduce import max_over_ranks, sum_gradients, sum_over_ranks
+from preftree.distributed.reduce import sum_gradients
 from preftree.distributed.world import World
-from preftree.errors import ConfigError, TrainingError, UserError
-from preftree.losses.inputs import ResponseLogps
-from preftree.losses.mean import mean_part
+from preftree.errors import TrainingError
 from preftree.scoring.forward import Scorer
-from preftree.tree.pack import MicroBatch, plan_step
-from preftree.tree.segment import sum_responses
-
-
-@runtime_checkable
-class Examples(Protocol):
-    """Tokenised examples, as data/store.py keeps them."""
-
-    num_scored: Int[np.ndarray, " N"]
-    weights: Float[np.ndarray, " N"]
-    prompts: Int[np.ndarray, " N"]
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int) -> TokenExample: ...
-
-
-class Values(NamedTuple):
-    """What a loss and its metrics say of P examples.
-
-    Attributes:
-      loss: Loss of each example, carries gradient, [P].
-      columns: Metrics of each example, detached, name -> [P].
-    """
-
-    loss: Float[Tensor, " P"]
-    columns: Mapping[str, Tensor]
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class Task:
-    """Examples, and what a recipe makes of them.
-
-    Attributes:
-      unit: What an example is called in the metrics: `pairs`, say.
-      examples: The tokenised examples.
-      columns: Names of the metrics that `value` returns, in the order of a step's table.
-      value: Loss and metrics of some examples from the policy's summed log-probs of their responses.
-      divisor: What the sum of weighted losses over these rows is divided by.
-      figures: Means over all these rows, from a name -> [B] table of their metrics.
-    """
-
-    unit: str
-    examples: Examples
-    columns: tuple[str, ...]
-    value: Callable[[ResponseLogps, Sequence[TokenExample]], Values]
-    divisor: Callable[[Int[np.ndarray, " B"]], float]
-    figures: Callable[[Mapping[str, Float[Tensor, " B"]], Int[np.ndarray, " B"]], dict[str, float]]
+from preftree.train.gradients import Selection, all_or_none, at_once, by_example, through_the_step
+from preftree.train.scores import Moment, Scores, join_scores
+from preftree.train.task import Task, places
 
 
 class StepResult(NamedTuple):
@@ -81,14 +27,16 @@ class StepResult(NamedTuple):
     Attributes:
       columns: Each metric of each example of the step, float64, on the CPU, name -> [B].
       grad_norm: Global norm of the gradient before clipping.
-      num_tokens: Tokens computed, over all ranks.
+      num_tokens: Tokens computed, over all ranks; where a step is scored twice, those of the pass with a gradient.
       num_alone: Tokens of the same responses, each in a row of its own with its prompt.
+      state: The loss's running state after it.
     """
 
     columns: dict[str, Float[Tensor, " B"]]
     grad_norm: float
     num_tokens: int
     num_alone: int
+    state: Mapping[str, float]
 
 
 def take_step(
@@ -101,6 +49,7 @@ def take_step(
     max_grad_norm: float | None,
     world: World,
     name: str = "step",
+    moment: Moment | None = None,
 ) -> StepResult:
     """Move the policy by one update.
 
@@ -113,34 +62,30 @@ def take_step(
       max_grad_norm: Global norm to clip to; None never clips.
       world: The ranks that share the step.
       name: What an error calls this step.
+      moment: When this is; by default the first step of seed 0.
     Raises:
       TrainingError: a metric or the gradient is not finite; raised before the update, with the rows' places.
       ConfigError: an example alone is larger than the budget.
       UserError: another rank could not compute its part.
     """
-    examples = [task.examples[int(row)] for row in rows]
-    plans = plan(task, rows, examples, scorer, budget, world)
-    weights = torch.from_numpy(task.examples.weights[rows]).to(scorer.device)
-    total = task.divisor(rows)
-    table = torch.zeros(len(task.columns), len(rows), dtype=torch.float64, device=scorer.device)
-    with _all_or_none(world):
-        for micro in plans[world.rank]:
-            loss, index = _value(task, scorer, examples, micro, table)
-            mean_part(loss, weights.index_select(0, index), total).backward()
+    moment = moment or Moment(state=task.state)
+    part = Selection(task, rows, [task.examples[int(row)] for row in rows], moment)
+    backward = through_the_step if task.scope == "step" else by_example
+    table, state, num_tokens = backward(part, scorer, budget, world)
     parameters = [parameter for parameter in scorer.parameters() if parameter.requires_grad]
     sum_gradients(parameters, world)
-    sum_over_ranks(table, world)
 
     norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
     on_host = torch.cat([table.flatten(), norm.double()[None]]).cpu()  # the step's one copy to the host
     columns = dict(zip(task.columns, on_host[:-1].view_as(table), strict=True))
-    num_tokens = sum(len(micro.batch.input_T) for own in plans for micro in own)
-    num_alone = sum(len(sequence.trimmed().ids) - 1 for example in examples for sequence in example.sequences)
-    result = StepResult(columns, float(on_host[-1]), num_tokens, num_alone)
-    _refuse_non_finite(name, examples, columns, "nothing was updated: look at these rows, or lower lr")
-    if not np.isfinite(result.grad_norm):
+    num_alone = sum(len(s.trimmed().ids) - 1 for example in part.examples for s in example.sequences)
+    result = StepResult(columns, float(on_host[-1]), num_tokens, num_alone, state)
+    _refuse_non_finite(name, part.examples, columns, "nothing was updated: look at these rows, or lower lr")
+    if not np.isfinite([result.grad_norm, *state.values()]).all():
+        what = "the gradient's norm" if not np.isfinite(result.grad_norm) else "the loss's running state"
+        shown = result.grad_norm if not np.isfinite(result.grad_norm) else dict(state)
         raise TrainingError(
-            f"{name}: the gradient's norm is {result.grad_norm} though every loss is finite, over {places(examples)}; "
+            f"{name}: {what} is {shown} though every loss is finite, over {places(part.examples)}; "
             "nothing was updated: lower lr, or use precision=fp32"
         )
 
@@ -161,74 +106,49 @@ def measure(
     block: int = 256,
     stop: Callable[[], int] = lambda: 0,
     name: str = "evaluation",
+    moment: Moment | None = None,
 ) -> dict[str, float] | None:
-    """Figures over `rows`, example by example, without gradients; None where `stop` said so between two blocks.
+    """Figures over `rows`, without gradients; None where `stop` said so between two blocks.
+
+    A loss whose value depends on its step takes all `rows` as one step.
 
     Raises:
       TrainingError: a metric is not finite; the rows' places are named.
       ConfigError: an example alone is larger than the budget.
       UserError: another rank could not compute its part.
     """
-    parts = []
+    moment = moment or Moment(state=task.state)
+    found: list[tuple[list[TokenExample], Scores]] = []
+    tables = []
+
+    def evaluate(examples: Sequence[TokenExample], scores: Scores) -> None:
+        with torch.no_grad(), all_or_none(world):
+            if task.scope == "step":
+                values = at_once(task, examples, scores, scores.rows)[1]
+            else:
+                values = task.value(scores, examples).columns
+            columns = {name: column.double().cpu() for name, column in values.items()}
+        _refuse_non_finite(name, examples, columns, "look at these rows, or start again with a lower lr")
+        tables.append(columns)
+
     for start in range(0, len(rows), block):
         if stop():
             return None
         some = rows[start : start + block]
-        examples = [task.examples[int(row)] for row in some]
-        table = torch.zeros(len(task.columns), len(some), dtype=torch.float64, device=scorer.device)
-        plans = plan(task, some, examples, scorer, budget, world)
-        with torch.no_grad(), _all_or_none(world):
+        part = Selection(task, some, [task.examples[int(row)] for row in some], moment)
+        gathered = part.gathered(scorer.device)
+        plans = part.plan(scorer, budget, world)
+        with torch.no_grad(), all_or_none(world):
             for micro in plans[world.rank]:
-                _value(task, scorer, examples, micro, table)
-        parts.append(sum_over_ranks(table, world).cpu())
-        columns = dict(zip(task.columns, parts[-1], strict=True))
-        _refuse_non_finite(name, examples, columns, "look at these rows, or start again with a lower lr")
-    return task.figures(dict(zip(task.columns, torch.cat(parts, dim=1), strict=True)), rows)
-
-
-def plan(
-    task: Task,
-    rows: Int[np.ndarray, " B"],
-    examples: Sequence[TokenExample],
-    scorer: Scorer,
-    budget: int,
-    world: World,
-) -> list[list[MicroBatch]]:
-    """Micro-batches of a step for every rank; a pure function of its arguments.
-
-    Raises:
-      ConfigError: an example alone is larger than the budget.
-    """
-    sequences = [example.sequences for example in examples]
-    prompts = task.examples.prompts[rows].tolist()
-    try:
-        return plan_step(sequences, prompts, budget=budget, world=world.size, share=scorer.shares_prefixes)
-    except ValueError as error:
-        raise ConfigError(f"micro_batch_tokens is too small ({error}); raise it, or lower max_length") from error
-
-
-def _value(
-    task: Task, scorer: Scorer, examples: Sequence[TokenExample], micro: MicroBatch, table: Tensor
-) -> tuple[Float[Tensor, " P"], Int[Tensor, " P"]]:
-    """Score a micro-batch, enter its metrics into the step's table, and return its losses and their places there."""
-    trees = micro.batch.to(scorer.device)
-    policy = sum_responses(scorer(trees), trees.count_R)
-    loss, columns = task.value(policy, [examples[index] for index in micro.examples])
-    index = torch.tensor(micro.examples, dtype=torch.int64, device=scorer.device)
-    table.index_copy_(1, index, torch.stack([columns[name].detach().double() for name in task.columns]))
-    return loss, index
-
-
-@contextmanager
-def _all_or_none(world: World) -> Iterator[None]:
-    """What one rank alone meets stops all of them; else the others would wait for its sums."""
-    try:
-        yield
-    except UserError:
-        max_over_ranks(1, world)
-        raise
-    if max_over_ranks(0, world):
-        raise UserError("another process has stopped the run; its own message says why")
+                gathered.enter(micro.examples, part.score(scorer, micro))
+        scores = gathered.finish(world)
+        if task.scope == "example":
+            evaluate(part.examples, scores)
+        else:
+            found.append((list(part.examples), scores))
+    if found:
+        evaluate([example for examples, _ in found for example in examples], join_scores([s for _, s in found]))
+    return task.figures({name: torch.cat([table[name] for table in tables]) for name in task.columns}, rows)
 
 
 def _refuse_non_finite(
@@ -240,9 +160,3 @@ def _refuse_non_finite(
             raise TrainingError(
                 f"{step}: {name} is {values[bad[0]].item()} for {places(examples[index] for index in bad)}; {advice}"
             )
-
-
-def places(examples: Iterable[TokenExample], most: int = 8) -> str:
-    """Where examples came from, the first few by name."""
-    names = [str(example.provenance) for example in examples]
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
