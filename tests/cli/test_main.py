@@ -171,7 +171,7 @@ def test_sft_on_the_chosen_side(
         (("dpo", "nowhere.yaml"), "error: nowhere.yaml: cannot be read (No such file or directory)"),
         (("dpo", "data=d", "out=o", "model=m", "--lr=1"), "error: '--lr=1': must be key=value"),
         (("dpo", "data=d", "out=o", "model=m", "loss=dop"), "error: loss must be one of dpo, "),
-        (("dpo", "data=d", "out=o", "model=m", "loss=sft"), "error: loss 'sft' is of single responses, not of pairs"),
+        (("dpo", "data=d", "out=o", "model=m", "loss=sft"), "error: loss 'sft' alone has nothing to prefer"),
         (("dpo", "data=d", "out=o", "model=m", "loss=cdpo", "loss.label_smoothing=.5"), "error: label_smoothing must"),
         (("dpo", "data=d", "out=o", "model=m", "loss.label_smoothing=.1"), "error: loss 'dpo' does not take"),
         (("sft", "data=d", "out=o", "model=m", "beta=.1"), "error: option 'beta' belongs to `preftree dpo`"),

@@ -68,7 +68,7 @@ def test_what_is_saved_reads_back_as_the_same(tmp_path: Path) -> None:
 )
 def test_a_sum_of_losses(words: tuple[str, ...], tmp_path: Path) -> None:
     config = dpo(*words)
-    assert [(part.name, part.weight, part.options) for part in config.losses] == [
+    assert [(part.name, weight, part.options) for part, weight in config.losses] == [
         ("dpo", 1.0, {"beta": 0.3}),
         ("sft", 0.2, {}),
     ]
@@ -76,8 +76,8 @@ def test_a_sum_of_losses(words: tuple[str, ...], tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text(dump_config(config))
     assert load_config(DpoConfig, [str(tmp_path / "config.yaml")]) == config
     again = load_config(DpoConfig, [str(tmp_path / "config.yaml"), "loss.sft=.5"])
-    assert [part.weight for part in again.losses] == [1.0, 0.5]
-    assert dpo().losses[0].name == "dpo" and dpo().loss_label == "dpo"
+    assert [weight for _, weight in again.losses] == [1.0, 0.5]
+    assert dpo().losses[0][0].name == "dpo" and dpo().loss_label == "dpo"
 
 
 @pytest.mark.parametrize(

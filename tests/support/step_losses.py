@@ -9,7 +9,7 @@ from torch.nn.functional import logsigmoid
 
 from preftree.losses import BoundLoss, LossSpec, PairLogps
 from preftree.losses.pairs import delta
-from preftree.losses.rewards import scaled_logratios
+from preftree.losses.rewards import plain_logratios
 from preftree.train.objective import Objective, Part
 
 
@@ -31,8 +31,8 @@ def follow(policy: PairLogps, ref: PairLogps, state: Mapping[str, float]) -> dic
 
 
 SPECS = {
-    "centred": LossSpec(centred, "step", None, scaled_logratios),
-    "lagging": LossSpec(lagging, "example", None, scaled_logratios, (), {"mean": 0.0, "steps": 0}, follow),
+    "centred": LossSpec(centred, "step", None, plain_logratios),
+    "lagging": LossSpec(lagging, "example", None, plain_logratios, (), {"mean": 0.0, "steps": 0}, follow),
 }
 
 

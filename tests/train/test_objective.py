@@ -54,6 +54,11 @@ def test_the_resolved_options_say_what_is_used() -> None:
     assert bind_objective(config)[0] == config
 
 
+def test_an_option_called_weight_is_no_weight_of_a_sum() -> None:
+    _, objective = bind_objective(bound("loss=modpo", "loss.weight=.3"))
+    assert (objective.label, objective.lead.options["weight"]) == ("modpo", 0.3)
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [

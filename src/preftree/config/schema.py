@@ -10,7 +10,7 @@ from typing import Literal, TypeAlias
 
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
-from preftree.config.choices import LossChoice, LossPart, OneOrSum, Place, Strict
+from preftree.config.choices import LossChoice, OneOrSum, Place, Strict
 from preftree.config.mixture import is_mixture, listed
 
 
@@ -195,16 +195,16 @@ class Objective(Strict):
 
     @model_validator(mode="after")
     def _one_beta(self) -> Objective:
-        inner = [part.options["beta"] for part in self.losses if "beta" in part.options]
+        inner = [part.options["beta"] for part, _ in self.losses if "beta" in part.options]
         if self.beta is not None and len(inner) == 1 and inner[0] != self.beta:
             raise ValueError(f"beta is {self.beta:g} and loss.beta is {inner[0]}; set one of them")
         return self
 
     @property
-    def losses(self) -> list[LossPart]:
-        """The losses of the sum; of one loss, itself."""
+    def losses(self) -> list[tuple[LossChoice, float]]:
+        """The losses of the sum with their weights; of one loss, itself."""
         loss = self.loss
-        return loss if isinstance(loss, list) else [LossPart(**loss.model_dump())]
+        return [(part, part.weight) for part in loss] if isinstance(loss, list) else [(loss, 1.0)]
 
     @property
     def loss_label(self) -> str:

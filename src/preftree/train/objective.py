@@ -141,18 +141,18 @@ def bind_objective(config: DpoConfig) -> tuple[DpoConfig, Objective]:
     """
     given = config.losses
     try:
-        takes_beta = [part.name for part in given if "beta" in options_of(find(part.name))]
+        takes_beta = [part.name for part, _ in given if "beta" in options_of(find(part.name))]
         if config.beta is not None and len(takes_beta) > 1:
             raise ConfigError(
                 f"beta={config.beta:g} may mean that of {' or of '.join(takes_beta)}; set "
                 + " and ".join(f"loss.{name}.beta" for name in takes_beta)
             )
         parts = []
-        for part in given:
+        for part, weight in given:
             options = part.options
             if config.beta is not None and (part.name in takes_beta or not takes_beta):
                 options = options | {"beta": config.beta}
-            parts.append(Part(bind(part.name, options), part.weight))
+            parts.append(Part(bind(part.name, options), weight))
     except ValueError as error:
         raise ConfigError(str(error)) from error
     names = [part.loss.name for part in parts]
