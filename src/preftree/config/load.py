@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -158,9 +158,10 @@ def _known(kind: type[BaseModel], outer: Sequence[str]) -> list[str]:
     fields = kind.model_fields
     for key in outer:
         inner = fields[key].annotation if key in fields else None
-        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+        kinds = [one for one in (inner, *get_args(inner)) if isinstance(one, type) and issubclass(one, BaseModel)]
+        if not kinds:
             return list(fields)
-        fields = inner.model_fields
+        fields = kinds[0].model_fields
     return [".".join((*outer, name)) for name in fields]
 
 

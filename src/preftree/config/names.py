@@ -56,15 +56,22 @@ OTHER_NAMES: dict[str, str] = {
     "activation_checkpointing": "gradient_checkpointing",
     "reference_free": "loss (a loss that needs no reference)",
     "data_seed": "seed",
+    "use_peft": "lora (lora.r=16, say)",
+    "lora_r": "lora.r",
+    "lora_rank": "lora.r",
+    "lora_alpha": "lora.alpha",
+    "lora_dropout": "lora.dropout (only 0)",
+    "lora_target_modules": "lora.targets",
+    "lora_modules_to_save": "lora.modules_to_save",
+    "use_dora": "lora.dora",
+    "use_rslora": "lora.rslora",
+    "load_in_4bit": "quantize=nf4",
+    "load_in_8bit": "quantize=int8",
+    "ref_adapter_name": "reference",
 }
 
 # Names that the recipes will take one day; a run must not start as if they had been understood.
 NOT_YET: dict[str, str] = {
-    "lora": "adapters are not in this version; train all weights",
-    "quantize": "quantised bases are not in this version; leave it out",
-    "use_peft": "adapters are not in this version; train all weights",
-    "load_in_4bit": "quantised bases are not in this version; leave it out",
-    "load_in_8bit": "quantised bases are not in this version; leave it out",
     "logging_steps": "every optimiser step is written to metrics.jsonl; leave it out",
     "report_to": "every run writes metrics.jsonl and TensorBoard; leave it out",
     "precompute_ref_log_probs": "the reference is always a table, computed once and reused; leave it out",

@@ -10,6 +10,7 @@ from typing import Literal, TypeAlias
 
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
+from preftree.config.adapter import LoraOptions, Quantization
 from preftree.config.choices import LossChoice, OneOrSum, Place, Strict
 from preftree.config.mixture import is_mixture, listed
 
@@ -63,6 +64,24 @@ class Start(Strict):
     def _something_to_evaluate(self) -> Start:
         if self.eval_every is not None and self.eval_data is None:
             raise ValueError("eval_every needs eval_data: a file, or a share of the prompts such as 0.1")
+        return self
+
+
+class Adaptation(Strict):
+    """Which weights are trained.
+
+    Attributes:
+      lora: A LoRA adapter is trained, and nothing else; null trains every weight.
+      quantize: How the frozen weights under the adapter are stored: `nf4`, `int8` or `int4`; null keeps them fp32.
+    """
+
+    lora: LoraOptions | None = None
+    quantize: Quantization | None = None
+
+    @model_validator(mode="after")
+    def _frozen(self) -> Adaptation:
+        if self.quantize is not None and self.lora is None:
+            raise ValueError(f"quantize={self.quantize} stores frozen weights; train an adapter over them: lora.r=16")
         return self
 
 
@@ -169,8 +188,8 @@ class Objective(Strict):
       loss: Name of a loss (see `preftree losses`) with its options; or a weighted sum, `{dpo: 1.0, sft: 0.2}` or
         `[{name, weight, ...}]`.
       beta: Strength of the KL constraint, for the one loss that takes it.
-      reference: `start` is the model the run starts from; a path or hub id is another model; `none` for losses that
-        compare with none.
+      reference: `start` is the model the run starts from, its adapter included; `base` is the bare model under an
+        adapter; a path or hub id is another model; `none` for losses that compare with none.
     """
 
     loss: OneOrSum = LossChoice(name="dpo")
@@ -183,15 +202,6 @@ class Objective(Strict):
         if isinstance(value, str):
             return {"name": value}
         return listed(value) if is_mixture(value) else value
-
-    @field_validator("reference")
-    @classmethod
-    def _served(cls, value: str) -> str:
-        if value == "base":
-            raise ValueError(
-                "'base' is the model under an adapter, and adapters are not in this version; use 'start' or a path"
-            )
-        return value
 
     @model_validator(mode="after")
     def _one_beta(self) -> Objective:
@@ -214,7 +224,7 @@ class Objective(Strict):
         return " + ".join(f"{part.weight:g} {part.name}" for part in self.loss)
 
 
-class SftConfig(Keeping, Machine, Pace, Optimisation, Lengths, Start):
+class SftConfig(Keeping, Machine, Pace, Optimisation, Lengths, Adaptation, Start):
     """Options of `preftree sft`.
 
     Attributes:
@@ -228,7 +238,7 @@ class SftConfig(Keeping, Machine, Pace, Optimisation, Lengths, Start):
     schedule: Literal["constant", "linear", "cosine"] = "linear"
 
 
-class DpoConfig(Keeping, Machine, Pace, Optimisation, Lengths, Objective, Start):
+class DpoConfig(Keeping, Machine, Pace, Optimisation, Lengths, Objective, Adaptation, Start):
     """Options of `preftree dpo`; the defaults are the paper's, but for a warm-up that a small data set can finish."""
 
     lr: float = Field(default=1e-6, gt=0)

@@ -74,15 +74,18 @@ def policies(run: Path, device: torch.device | str = "cpu") -> Iterator[tuple[in
     """
     if not (run / "summary.json").is_file():
         raise DataError(f"{run} holds no finished run: let it come to its end, or give another folder")
-    last = int(json.loads((run / "summary.json").read_bytes())["steps"])
-    model = load_model(run / "model")
-    model.to(device)  # pyright: ignore[reportArgumentType]  # transformers wraps the method
-    final = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    summary = json.loads((run / "summary.json").read_bytes())
+    last = int(summary["steps"])
+    model = load_model(run / "model", quantize=summary.get("config", {}).get("quantize"), device=device)
+    parameters = dict(model.named_parameters())
+    final: dict[str, torch.Tensor] = {}  # of those that the run trained
     for path in list_checkpoints(run / "snapshots"):
         if step_of(path) < last:
             loaded = load_checkpoint(path.parent, path)
             assert loaded is not None  # a named checkpoint is there, or loading it raises
-            _put(model, loaded.state.tensors["model"])
+            snapshot = loaded.state.tensors["model"]
+            final = final or {name: parameters[name].detach().clone() for name in snapshot}
+            _put(model, snapshot)
             yield step_of(path), model
     _put(model, final)
     yield last, model
@@ -188,9 +191,10 @@ def _sequence(prompt: Sequence[int], response: Generation) -> TokenSequence:
 
 
 def _put(model: PreTrainedModel, tensors: Mapping[str, torch.Tensor]) -> None:
+    parameters = dict(model.named_parameters())
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            parameter.copy_(tensors[name])
+        for name, value in tensors.items():
+            parameters[name].copy_(value)
 
 
 def _on_pairs(logratios: Float[np.ndarray, "X N"], world: World, pairs: Sequence[Preference]) -> dict[str, float]:

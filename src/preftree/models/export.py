@@ -1,12 +1,16 @@
-"""Write a model folder that transformers and vLLM load as it is."""
+"""Write a model folder that transformers, peft and vLLM load as it is."""
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from preftree.models.adapters import write_adapter
 from preftree.storage.atomic import staged_dir
 
 
@@ -17,6 +21,7 @@ def save_model(
     *,
     card: str,
     dtype: torch.dtype | None = None,
+    tensors: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Write safetensors weights, configuration, tokenizer and README.md into `out`, whole or not at all.
 
@@ -26,8 +31,9 @@ def save_model(
       out: The folder; replaced where it exists.
       card: Text of README.md, the model card.
       dtype: Of the stored weights; None keeps the model's own.
+      tensors: What to store in place of the model's own, by name.
     """
-    state = model.state_dict()
+    state = dict(tensors or model.state_dict())
     if dtype is not None:
         state = {name: value.to(dtype) if value.is_floating_point() else value for name, value in state.items()}
     before = model.config.dtype
@@ -39,3 +45,33 @@ def save_model(
             (folder / "README.md").write_text(card, encoding="utf-8")
     finally:
         model.config.dtype = before
+
+
+def save_adapter(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    out: Path,
+    *,
+    base: str,
+    card: str,
+    beside: Mapping[str, Path],
+) -> None:
+    """Write the model's adapter as peft loads it, with tokenizer and README.md, whole or not at all.
+
+    Args:
+      model: Holds the adapter.
+      tokenizer: Goes with it, chat template included.
+      out: The folder; replaced where it exists.
+      base: Folder or hub id of the model under the adapter.
+      card: Text of README.md, the model card.
+      beside: Folders of other adapters of the same base; each is copied as it is into a subfolder of this name.
+    """
+    with staged_dir(out) as folder:
+        write_adapter(model, base, folder)
+        tokenizer.save_pretrained(folder)
+        (folder / "README.md").write_text(card, encoding="utf-8")
+        for name, other in beside.items():
+            (folder / name).mkdir()
+            for path in sorted(other.iterdir()):
+                if path.is_file():
+                    shutil.copyfile(path, folder / name / path.name)

@@ -9,7 +9,10 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from preftree.config.adapter import Quantization
 from preftree.errors import ModelError
+from preftree.models.adapters import CONFIG, AdapterFolder, attach_adapter, find_adapter
+from preftree.models.quantize import quantization_options
 
 
 def load_model(
@@ -18,27 +21,66 @@ def load_model(
     dtype: torch.dtype = torch.float32,
     revision: str | None = None,
     trust_remote_code: bool = False,
+    quantize: Quantization | None = None,
+    device: torch.device | str = "cpu",
 ) -> PreTrainedModel:
     """A causal language model, in evaluation mode and without dropout.
+
+    An adapter folder gives its base model with the adapter in it, not merged.
 
     Args:
       name: A folder, or a hub id.
       dtype: Of the weights; fp32 for training, since updates of 1e-6 vanish in bf16 weights.
       revision: Branch, tag or commit of a hub id.
       trust_remote_code: Whether code that comes with the model may run. It runs with your rights.
+      quantize: How to store the weights of the linear layers.
+      device: Where the model goes.
     Raises:
       ModelError: nothing loadable is there, weights are missing, or the model is not a causal LM.
+      ConfigError: it cannot be quantised so.
+    """
+    adapter = find_adapter(name)
+    model = load_base(
+        adapter or name,
+        dtype=dtype,
+        revision=revision,
+        trust_remote_code=trust_remote_code,
+        quantize=quantize,
+        device=device,
+    )
+    if adapter is not None:
+        attach_adapter(model, adapter)
+        remove_dropout(model)
+    return model.eval()
+
+
+def load_base(
+    name: str | Path | AdapterFolder,
+    *,
+    dtype: torch.dtype = torch.float32,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    quantize: Quantization | None = None,
+    device: torch.device | str = "cpu",
+) -> PreTrainedModel:
+    """As `load_model`, but without the adapter where `name` is one.
+
+    Raises:
+      ModelError, ConfigError: as `load_model`.
     """
     options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+    if isinstance(name, AdapterFolder):
+        name = _base_of(name)
     _check_name(name)
+    stored = quantization_options(quantize, torch.device(device)) if quantize else {}
     try:
         config = AutoConfig.from_pretrained(name, **options)
         if getattr(config, "auto_map", None) and not trust_remote_code:
             raise ModelError(f"model '{name}' brings its own code; set trust_remote_code only if you trust its author")
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            name, config=config, dtype=dtype, output_loading_info=True, **options
+            name, config=config, dtype=dtype, output_loading_info=True, **options, **stored
         )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
         raise ModelError(f"model '{name}' cannot be loaded as a causal language model: {_first_line(error)}") from error
     model, loading = loaded
     if missing := sorted(loading["missing_keys"]):
@@ -47,18 +89,22 @@ def load_model(
             "they would be random, so training from it makes no sense"
         )
     remove_dropout(model)
+    if not quantize:
+        model.to(device)  # pyright: ignore[reportArgumentType]  # transformers wraps the method
     return model.eval()
 
 
 def load_tokenizer(
     name: str | Path, *, revision: str | None = None, trust_remote_code: bool = False
 ) -> PreTrainedTokenizerBase:
-    """The tokenizer that belongs to a model.
+    """The tokenizer that belongs to a model; that of its base where an adapter folder holds none.
 
     Raises:
       ModelError: no tokenizer is there, or it has no end-of-sequence token.
     """
     _check_name(name)
+    if (adapter := find_adapter(name)) and not (Path(name).expanduser() / "tokenizer_config.json").exists():
+        name = _base_of(adapter)
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
@@ -83,11 +129,22 @@ def remove_dropout(model: nn.Module) -> None:
                 setattr(module, name, 0.0)
 
 
+def _base_of(adapter: AdapterFolder) -> str:
+    """Where the model under an adapter is; a place that is gone must not be taken for a hub id."""
+    place = Path(adapter.base).expanduser()
+    if (place.is_absolute() or adapter.base.startswith(".")) and not place.is_dir():
+        raise ModelError(
+            f"adapter '{adapter.path}' belongs to the model in '{adapter.base}', which is not there; put that back, or "
+            f"set base_model_name_or_path in its {CONFIG}"
+        )
+    return adapter.base
+
+
 def _check_name(name: str | Path) -> None:
     """A path that does not exist must not be taken for a hub id and looked up on the network."""
     path = Path(name).expanduser()
     looks_local = isinstance(name, Path) or str(name).startswith((".", "/", "~")) or str(name).count("/") > 1
-    if path.is_dir() and not (path / "config.json").exists() and not (path / "tokenizer_config.json").exists():
+    if path.is_dir() and not any((path / file).exists() for file in ("config.json", "tokenizer_config.json", CONFIG)):
         raise ModelError(f"folder '{name}' holds no config.json; give the folder that the model was saved to")
     if looks_local and not path.is_dir():
         raise ModelError(f"model folder '{name}' does not exist")

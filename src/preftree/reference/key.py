@@ -148,6 +148,26 @@ def weights_digest(*folders: Path, memo: Path) -> str:
     return total.hexdigest()
 
 
+def adapted_digest(base: str, folder: Path, *, merged: bool, memo: Path) -> str:
+    """Digest of a model with an adapter: the same weights beside or merged into it round differently.
+
+    Args:
+      base: Digest of the model under the adapter.
+      folder: Of the adapter. Where the adapter says that its base is does not count.
+      merged: Whether the adapter is added to the weights.
+      memo: Where digests of files are remembered.
+    """
+    config = json.loads((folder / "adapter_config.json").read_bytes())
+    for place in ("base_model_name_or_path", "revision", "inference_mode", "peft_version", "auto_mapping"):
+        config.pop(place, None)
+    plain = {name: sorted(value) if isinstance(value, list) else value for name, value in config.items()}
+    total = hashlib.sha256(f"{base}\0{'merged' if merged else 'beside'}\0".encode())
+    total.update(json.dumps(plain, sort_keys=True).encode())
+    for path in sorted(folder.glob("*.safetensors")):
+        total.update(f"\0{path.name}\0{_remembered_digest(path, memo)}".encode())
+    return total.hexdigest()
+
+
 def weights_digest_of_model(model: nn.Module) -> str:
     """Digest of a model in memory: its class, configuration, parameters and buffers by name, dtype, shape and bytes.
 

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from preftree.errors import ModelError
+from preftree.models.quantize import quantization_of
 from preftree.scoring.attention import IMPLEMENTATION, AttentionPath, TreeMask
 from preftree.scoring.head import head_form, head_logps, head_parameters
 from preftree.tree.layout import TokenSequence, TreeBatch, batch_trees, grow_tree
@@ -73,7 +74,9 @@ class Scorer(nn.Module):
     @property
     def numeric_mode(self) -> str:
         """Everything about this scorer, weights aside, that can move a log-prob."""
-        return f"{self.device.type}/{str(self.model.dtype).removeprefix('torch.')}/{self.precision}/{self.attention}"
+        mode = f"{self.device.type}/{str(self.model.dtype).removeprefix('torch.')}/{self.precision}/{self.attention}"
+        stored = quantization_of(self.model)
+        return f"{mode}/{stored}" if stored else mode
 
     def checkpoint_gradients(self) -> None:
         """Keep only each layer's input for the backward and compute the rest again: less memory, a third more time."""
@@ -105,7 +108,8 @@ class Scorer(nn.Module):
         if len(batch.source_S) == 0:
             self._check_depth(batch)
             # Still part of the graph, so that every rank's backward visits every parameter.
-            return weight.sum(dtype=self.dtype) * torch.zeros(0, dtype=self.dtype, device=self.device)
+            anchor = next((one for one in (weight, *self.parameters()) if one.requires_grad), weight)
+            return anchor.sum(dtype=self.dtype) * torch.zeros(0, dtype=self.dtype, device=self.device)
         logps_S = head_logps(self.hidden(batch), weight, bias, batch.target_S, self.head, self.product)
         return logps_S.index_select(0, batch.prediction_I)
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from preftree.errors import ModelError
+from preftree.models.adapters import effective_weight
 
 CHUNK_ELEMENTS = 1 << 24
 """Most logits alive at once: 64 MiB in fp32."""
@@ -49,15 +50,15 @@ def head_form(model: PreTrainedModel) -> HeadForm:
 
 
 def head_parameters(model: PreTrainedModel) -> tuple[Tensor, Tensor | None]:
-    """Weight [V, D] and bias [V] of the model's output layer.
+    """Weight [V, D] and bias [V] of the model's output layer, with an adapter's update in the weight.
 
     Raises:
-      ModelError: the model has no linear output layer.
+      ModelError: the model has no linear output layer, or an adapter of it that is no plain LoRA.
     """
     head = model.get_output_embeddings()
     if head is None or not isinstance(getattr(head, "weight", None), Tensor):
         raise ModelError(f"{type(model).__name__} has no linear LM head to score with; use a causal language model")
-    return head.weight, getattr(head, "bias", None)  # pyright: ignore[reportReturnType]  # Module attributes are untyped
+    return effective_weight(head), getattr(head, "bias", None)  # pyright: ignore[reportReturnType]  # Module attributes are untyped
 
 
 def head_logps(

@@ -20,9 +20,15 @@ def model_card(config: RunConfig, summary: Mapping[str, object]) -> str:
       summary: What RUN/summary.json says: counts, digests, figures.
     """
     recipe = "dpo" if isinstance(config, DpoConfig) else "sft"
-    about = {"library_name": "transformers", "tags": ["preftree", recipe], "pipeline_tag": "text-generation"}
+    library, kind = ("peft", "AutoPeftModelForCausalLM") if config.lora else ("transformers", "AutoModelForCausalLM")
+    about = {"library_name": library, "tags": ["preftree", recipe], "pipeline_tag": "text-generation"}
     if not Path(config.model).exists():
         about["base_model"] = config.model
+    stored = (
+        "This is its adapter, not merged, in safetensors format"
+        if config.lora
+        else "The weights are fp32 in safetensors format"
+    )
     rows = "\n".join(f"| {name} | {_show(value)} |" for name, value in _facts(summary).items())
     name = Path(config.out).name
     what = (
@@ -36,12 +42,13 @@ def model_card(config: RunConfig, summary: Mapping[str, object]) -> str:
 
 # {name}
 
-`{config.model}`, {what} by Preftree {__version__}. The weights are fp32 in safetensors format.
+`{config.model}`, {what} by Preftree {__version__}. {stored}.
 
 ```python
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from {library} import {kind}
+from transformers import AutoTokenizer
 
-model = AutoModelForCausalLM.from_pretrained("{name}/model")
+model = {kind}.from_pretrained("{name}/model")
 tokenizer = AutoTokenizer.from_pretrained("{name}/model")
 ```
 

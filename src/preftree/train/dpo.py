@@ -12,17 +12,16 @@ from preftree.distributed.reduce import lead_first
 from preftree.distributed.world import open_world
 from preftree.errors import ConfigError
 from preftree.losses.table import BoundLoss
-from preftree.models.load import load_tokenizer
 from preftree.reference.build import BuildReport, build_reference
 from preftree.reference.gate import verify_start
 from preftree.reference.key import cache_root, table_key
 from preftree.reference.store import ReferenceTable
-from preftree.scoring.forward import Scorer
 from preftree.train import run
 from preftree.train.folder import claim_folder, find_start
 from preftree.train.heat import keep_token_rewards
 from preftree.train.loop import Outcome
 from preftree.train.objective import Objective, Part, bind_objective
+from preftree.train.policy import Reference, find_reference
 from preftree.train.preference import preference_task, table_reference
 from preftree.train.rows import PromptGroups, probe_rows
 from preftree.train.task import Examples, Task
@@ -51,25 +50,33 @@ def run_dpo(config: DpoConfig) -> Outcome:
         done = run.admit(setup, path)
         if done is not None:
             return done
-        table = opened[0] if opened else None
+        table, words = (opened[0], opened[1].words) if opened else (None, "none")
         if opened:
             fill_table(setup, *opened)
+            _check_start(setup, *opened)
         else:
             log.info("loss %s compares with no reference: none is computed", objective.label)
         del opened  # another model's weights are not needed again
-        if table is not None and setup.start is None and config.reference == "start":
-            _check_start(setup, table)
         reference = None if table is None else table_reference(table)
         outcome = run.execute(
-            setup, lambda store, held_out: preference_task(store, objective, reference, held_out=held_out), path
+            setup,
+            lambda store, held_out: preference_task(store, objective, reference, held_out=held_out),
+            path,
+            reference=words,
         )
         if table is not None and objective.unit == "pair" and not outcome.signum and world.leads:
             keep_token_rewards(setup, table, config.beta or 1.0)
         return outcome
 
 
-def _check_start(setup: run.Setup[DpoConfig], table: ReferenceTable) -> None:
-    """The policy that has not moved must agree with its reference."""
+def _check_start(setup: run.Setup[DpoConfig], table: ReferenceTable, reference: Reference) -> None:
+    """A policy that has not left its reference must agree with it; says so where it has."""
+    if setup.start is not None:
+        log.info("not compared with the reference: this run goes on from step %d", setup.start.step)
+        return
+    if not reference.is_start:
+        log.info("not compared with the reference: it is %s, and the run starts elsewhere", reference.words)
+        return
     groups = [setup.data.train.store[row].sequences for row in probe_rows(setup.data.train)]
     gate = verify_start(setup.scorer, table, groups, budget=setup.config.micro_batch_tokens)
     log.info("policy equals reference: %.1e nats of %.1e allowed", gate.largest_logratio, gate.tolerance)
@@ -86,29 +93,22 @@ def build_reference_table(config: DpoConfig) -> BuildReport:
         return fill_table(setup, table, reference)
 
 
-def open_table(setup: run.Setup[DpoConfig]) -> tuple[ReferenceTable, Scorer]:
-    """The table of the run's reference, and the model that fills it: the policy as it was loaded, or another one.
+def open_table(setup: run.Setup[DpoConfig]) -> tuple[ReferenceTable, Reference]:
+    """The table of the run's reference, and what fills it: the policy as it was loaded, or another model.
 
     Raises:
       ConfigError: the other model has another vocabulary.
     """
     config = setup.config
-    scorer, weights = setup.scorer, setup.weights
-    if config.reference != "start":
-        if load_tokenizer(config.reference).get_vocab() != setup.tokenizer.get_vocab():
-            raise ConfigError(
-                f"reference={config.reference} has another vocabulary than model={config.model}, so it cannot score "
-                "the same tokens; give a model with the same tokenizer"
-            )
-        scorer = run.load_scorer(config.reference, config, setup.world)
-        weights = run.digest_weights(config.reference, scorer, config)
-    table = ReferenceTable.open(Path(config.cache or cache_root()), table_key(weights, scorer.numeric_mode))
+    reference = find_reference(config, setup.policy, setup.tokenizer, setup.world)
+    key = table_key(reference.weights, reference.scorer.numeric_mode)
+    table = ReferenceTable.open(Path(config.cache or cache_root()), key)
     for sentence in table.set_aside:
         log.warning("%s", sentence)
-    return table, scorer
+    return table, reference
 
 
-def fill_table(setup: run.Setup[DpoConfig], table: ReferenceTable, reference: Scorer) -> BuildReport:
+def fill_table(setup: run.Setup[DpoConfig], table: ReferenceTable, reference: Reference) -> BuildReport:
     """Score what the table lacks of the training and the held-out pairs; rank 0 does it, the others then find it."""
 
     def fill() -> BuildReport:
@@ -116,15 +116,16 @@ def fill_table(setup: run.Setup[DpoConfig], table: ReferenceTable, reference: Sc
         for part in (setup.data.train, setup.data.held_out) if setup.world.leads else ():
             if part is not None:
                 groups = PromptGroups(part)
-                done = build_reference(
-                    table,
-                    reference,
-                    groups,
-                    budget=setup.config.micro_batch_tokens,
-                    name=groups.name,
-                    progress=_now_and_then(),
-                    say=lambda sentence: log.info("%s", sentence),
-                )
+                with reference.active() as scorer:
+                    done = build_reference(
+                        table,
+                        scorer,
+                        groups,
+                        budget=setup.config.micro_batch_tokens,
+                        name=groups.name,
+                        progress=_now_and_then(),
+                        say=lambda sentence: log.info("%s", sentence),
+                    )
                 total = BuildReport(*(a + b for a, b in zip(astuple(total), astuple(done), strict=True)))
         table.refresh()
         return total

@@ -25,13 +25,14 @@ from preftree.config.schema import DpoConfig, RunConfig
 from preftree.distributed.reduce import lead_first, max_over_ranks
 from preftree.distributed.world import World
 from preftree.errors import CheckpointError, ConfigError, TrainingError
-from preftree.models.export import save_model
-from preftree.scoring.forward import Scorer
+from preftree.models.adapters import base_tensors
+from preftree.models.export import save_adapter, save_model
 from preftree.storage.atomic import remove_dir, write_atomic
 from preftree.storage.checkpoint import LoadedCheckpoint, list_checkpoints, load_checkpoint, step_of
 from preftree.storage.lock import lock_run
 from preftree.train.card import model_card
 from preftree.train.loop import Outcome
+from preftree.train.policy import Policy
 from preftree.train.state import require_finite
 
 log = logging.getLogger("preftree")
@@ -148,7 +149,7 @@ def is_finished(config: RunConfig, start: LoadedCheckpoint | None, num_steps: in
 
 def finish(
     config: RunConfig,
-    scorer: Scorer,
+    policy: Policy,
     tokenizer: PreTrainedTokenizerBase,
     outcome: Outcome,
     about: Mapping[str, object],
@@ -161,7 +162,7 @@ def finish(
     """
     if not world.leads:
         return
-    require_finite(scorer.model, outcome.progress.step)
+    require_finite(policy.scorer.model, outcome.progress.step)
     out = Path(config.out)
     progress = outcome.progress
     summary = {
@@ -176,7 +177,7 @@ def finish(
         **about,
     }
     try:
-        save_model(scorer.model, tokenizer, out / "model", card=model_card(config, summary))
+        _write_model(config, policy, tokenizer, model_card(config, summary))
         write_atomic(out / "summary.json", json.dumps(summary, indent=1) + "\n")
     except OSError as error:
         raise TrainingError(
@@ -184,6 +185,22 @@ def finish(
             "mend that and start again with resume=auto"
         ) from error
     log.info("model in %s", out / "model")
+
+
+def _write_model(config: RunConfig, policy: Policy, tokenizer: PreTrainedTokenizerBase, card: str) -> None:
+    """RUN/model: the model, or its adapter; RUN/base as well where the adapter's base is in no folder yet."""
+    model, out = policy.scorer.model, Path(config.out)
+    if policy.lora is None:
+        save_model(model, tokenizer, out / "model", card=card)
+        return
+    base = policy.base
+    if policy.merged:
+        assert policy.incoming is not None
+        base = str(out / "base")
+        about = f"# {out.name}, base\n\n`{policy.base}` with adapter `{policy.incoming.path}` merged into it.\n"
+        save_model(model, tokenizer, out / "base", card=about, tensors=base_tensors(model))
+    others = policy.others(config.model)
+    save_adapter(model, tokenizer, out / "model", base=base, card=card, beside=others)
 
 
 def environment(world: World) -> dict[str, str | int]:

@@ -24,8 +24,9 @@ from preftree.evaluate.frontier import (
 from preftree.evaluate.measured import Measured, Point, Sample
 from preftree.generate.hf import Sampling
 from preftree.judges.rules import find_world, identify, load_reward
-from preftree.models.load import load_model, load_tokenizer
+from preftree.models.load import load_tokenizer
 from preftree.scoring.forward import Scorer
+from preftree.train.policy import load_start
 from preftree.train.prompts import run_prompts
 from preftree.worlds.grammar import MOST_OUTCOMES, World
 from preftree.worlds.walk import outcome_logps
@@ -80,7 +81,7 @@ def measure_run(run: Run, how: Measuring) -> Measured:
 
 
 def _exactly(run: Run, config: RunConfig, world: World, how: Measuring) -> dict[str, Any]:
-    tokenizer, reference = load_tokenizer(run.path / "model"), load_model(reference_of(config))
+    tokenizer, reference = load_tokenizer(run.path / "model"), load_start(config)
     prompts, reward = world_prompts(world, tokenizer), load_reward(how.reward)
     sampling = Sampling(world.max_words, seed=how.seed)
     each = MOST_TEXTS // len(world.prompts)
@@ -100,8 +101,7 @@ def _by_samples(run: Run, config: RunConfig, how: Measuring) -> dict[str, Any]:
         prompts, held_out = run_prompts(config, tokenizer, ranks, most=how.prompts, seed=how.seed)
         which = "held-out" if held_out else "training"
         log.info("%s: %d samples for each of %d %s prompts", run.path, how.samples, len(prompts.ids), which)
-        model = load_model(reference_of(config))
-        model.to(ranks.device)  # pyright: ignore[reportArgumentType]  # transformers wraps the method
+        model = load_start(config, ranks.device)
         reference = Scorer(model, precision=config.precision)
         start = last = draw(model, tokenizer, prompts, reward, sampling, samples=how.samples)
         points = [_point(config, 0, sampled_figures(reference, reference, prompts, start))]
@@ -116,12 +116,6 @@ def _by_samples(run: Run, config: RunConfig, how: Measuring) -> dict[str, Any]:
         "sampled_tokens": (points[-1].model_extra or {})["tokens"],
         "ref_sampled_tokens": (points[0].model_extra or {})["tokens"],
     }
-
-
-def reference_of(config: RunConfig) -> str:
-    """The model that a run's KL is measured from: its reference, or the model it started from."""
-    named = config.reference if isinstance(config, DpoConfig) else "start"
-    return config.model if named == "start" else named
 
 
 def _point(config: RunConfig, step: int, figures: Any) -> Point:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Generic, TypeVar
 
 import torch
@@ -15,14 +14,16 @@ from preftree.config.schema import DpoConfig, RunConfig, SftConfig
 from preftree.data.order import steps_per_epoch
 from preftree.data.store import TokenStore
 from preftree.distributed.world import World
-from preftree.models.load import load_model, load_tokenizer
-from preftree.reference.key import cache_root, weights_digest, weights_digest_of_model
+from preftree.models.adapters import targeted, trained_parameters
+from preftree.models.load import load_tokenizer
+from preftree.reference.key import cache_root
 from preftree.scoring.forward import Scorer
 from preftree.scoring.probe import verify_scorer
 from preftree.storage.checkpoint import LoadedCheckpoint
 from preftree.train import folder
 from preftree.train.loop import Outcome, Plan, train
 from preftree.train.optim import build_optimizer, warmup_length
+from preftree.train.policy import Policy, load_policy
 from preftree.train.rows import Data, check_budget, num_steps, open_data, probe_rows, steps_from
 from preftree.train.state import Progress
 from preftree.train.task import Task
@@ -40,9 +41,8 @@ class Setup(Generic[C]):
       config: The options, with nothing left open.
       world: The ranks.
       start: The checkpoint to go on from; None for a fresh run.
-      scorer: The policy, as it was loaded: not yet where the checkpoint left it.
+      policy: The model in training as it was loaded: not yet where the checkpoint left it.
       tokenizer: The policy's.
-      weights: Digest of the policy as it was loaded.
       data: What to train on and what to hold out.
       num_steps: Steps of the whole run.
       warmup: Steps of its warm-up.
@@ -51,12 +51,16 @@ class Setup(Generic[C]):
     config: C
     world: World
     start: LoadedCheckpoint | None
-    scorer: Scorer
+    policy: Policy
     tokenizer: PreTrainedTokenizerBase
-    weights: str
     data: Data
     num_steps: int
     warmup: int
+
+    @property
+    def scorer(self) -> Scorer:
+        """The policy, scoring."""
+        return self.policy.scorer
 
 
 def prepare(config: C, world: World, start: LoadedCheckpoint | None) -> Setup[C]:
@@ -66,13 +70,13 @@ def prepare(config: C, world: World, start: LoadedCheckpoint | None) -> Setup[C]
       UserError: one of these cannot be.
     """
     config = settle(config, start)
-    scorer, tokenizer = load_scorer(config.model, config, world), load_tokenizer(config.model)
+    policy, tokenizer = load_policy(config, world), load_tokenizer(config.model)
+    config = config.model_copy(update={"lora": policy.lora})
     if config.gradient_checkpointing:
-        scorer.checkpoint_gradients()
+        policy.scorer.checkpoint_gradients()
     data = open_data(config, tokenizer, world)
-    weights = digest_weights(config.model, scorer, config)
     steps = num_steps(config, len(data.train.rows))
-    return Setup(config, world, start, scorer, tokenizer, weights, data, steps, _warmup(config, start, steps))
+    return Setup(config, world, start, policy, tokenizer, data, steps, _warmup(config, start, steps))
 
 
 def settle(config: C, start: LoadedCheckpoint | None) -> C:
@@ -90,21 +94,6 @@ def _warmup(config: RunConfig, start: LoadedCheckpoint | None, num_steps: int) -
     return warmup_length(config, num_steps)
 
 
-def load_scorer(name: str, config: RunConfig, world: World) -> Scorer:
-    """A model in fp32 on this rank's device, without dropout, in the run's precision."""
-    model = load_model(name)
-    model.to(world.device)  # pyright: ignore[reportArgumentType] (transformers wraps the method)
-    return Scorer(model, precision=config.precision)
-
-
-def digest_weights(name: str, scorer: Scorer, config: RunConfig) -> str:
-    """What the weights of the model `name`, just loaded into `scorer`, are; files are hashed once."""
-    place = Path(name).expanduser()
-    if any(place.glob("*.safetensors")):
-        return weights_digest(place, memo=Path(config.cache or cache_root()))
-    return weights_digest_of_model(scorer.model)
-
-
 def trajectory(setup: Setup[C], recipe: Mapping[str, object]) -> dict[str, object]:
     """What decides which weights come after which; paths, budgets and how often to save do not.
 
@@ -115,7 +104,8 @@ def trajectory(setup: Setup[C], recipe: Mapping[str, object]) -> dict[str, objec
     config = setup.config
     return {
         **recipe,
-        "weights of the model": setup.weights,
+        "weights of the model": setup.policy.weights,
+        **_adaptation(setup),
         "training data": setup.data.train.store.digest,
         "held-out share": config.eval_data if isinstance(config.eval_data, float) else None,
         "data.order": config.data.order,
@@ -131,6 +121,16 @@ def trajectory(setup: Setup[C], recipe: Mapping[str, object]) -> dict[str, objec
         # A longer run under a constant rate only goes on; under a falling one every step would have been another.
         "steps of the schedule": None if config.schedule == "constant" else setup.num_steps,
     }
+
+
+def _adaptation(setup: Setup[C]) -> dict[str, object]:
+    """What an adapter adds to a trajectory; nothing where all weights are trained."""
+    lora = setup.policy.lora
+    if lora is None:
+        return {}
+    options = {f"lora.{name}": value for name, value in lora.model_dump(exclude={"name", "new"}).items()}
+    start = "merged" if setup.policy.merged else "fresh" if setup.policy.is_fresh else "of the model"
+    return {"adapter": start, **options, "quantize": setup.config.quantize}
 
 
 def admit(setup: Setup[C], path: Mapping[str, object]) -> Outcome | None:
@@ -161,16 +161,21 @@ def admit(setup: Setup[C], path: Mapping[str, object]) -> Outcome | None:
     return None
 
 
-def execute(setup: Setup[C], task: Callable[[TokenStore, bool], Task], path: Mapping[str, object]) -> Outcome:
+def execute(
+    setup: Setup[C], task: Callable[[TokenStore, bool], Task], path: Mapping[str, object], *, reference: str = "none"
+) -> Outcome:
     """Train, and write the model where the run came to its end.
 
     Args:
       setup: The run.
       task: Makes the recipe's task of a store of examples, and of whether they are held out.
       path: The run's trajectory, for its checkpoints.
+      reference: What the policy is compared with, for people.
     """
     config, data = setup.config, setup.data
     about = {
+        "policy": setup.policy.words,
+        "reference": reference,
         "trajectory": dict(path),
         "config": config.model_dump(),
         "environment": folder.environment(setup.world),
@@ -187,7 +192,7 @@ def execute(setup: Setup[C], task: Callable[[TokenStore, bool], Task], path: Map
     settled = config.model_copy(update={"warmup_steps": setup.warmup})  # a share of a longer run would be another count
     outcome = train(plan, setup.scorer, optimizer, settled, setup.world, start=setup.start)
     if not outcome.signum:
-        folder.finish(config, setup.scorer, setup.tokenizer, outcome, about, setup.world)
+        folder.finish(config, setup.policy, setup.tokenizer, outcome, about, setup.world)
     return outcome
 
 
@@ -195,9 +200,20 @@ def _describe(setup: Setup[C]) -> None:
     """Say what is trained on what, and from where."""
     config, scorer, data, world = setup.config, setup.scorer, setup.data, setup.world
     size = sum(parameter.numel() for parameter in scorer.parameters())
+    trained = sum(parameter.numel() for parameter in trained_parameters(scorer).values())
     device = f"{world.size} x cuda" if world.device.type == "cuda" else f"{world.size} x cpu, {config.threads} threads"
     sharing = "" if scorer.shares_prefixes else ", prompts computed once per response"
     log.info("%s: %.1f M parameters, %s on %s%s", config.model, size / 1e6, config.precision, device, sharing)
+    if (lora := setup.policy.lora) is not None:
+        kind = f"{'DoRA' if lora.dora else 'LoRA'} of rank {lora.r}, alpha {lora.alpha:g}"
+        log.info(
+            "%s: %s on %d layers, %.2f M parameters trained%s",
+            setup.policy.words,
+            kind,
+            len(targeted(scorer)),
+            trained / 1e6,
+            f", base in {config.quantize}" if config.quantize else "",
+        )
     held_out = 0 if data.held_out is None else len(data.held_out.rows)
     log.info(
         "%d examples (%d held out), %d steps of %d, %d of warm-up",

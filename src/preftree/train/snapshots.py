@@ -10,6 +10,7 @@ from pathlib import Path
 
 from torch import nn
 
+from preftree.models.adapters import trained_parameters
 from preftree.storage.checkpoint import CheckpointState, save_checkpoint
 from preftree.train.state import require_finite
 
@@ -35,4 +36,4 @@ def save_snapshot(out: Path, model: nn.Module, step: int) -> None:
       CheckpointError: they could not be written.
     """
     require_finite(model, step)
-    save_checkpoint(out / FOLDER, step, CheckpointState({"model": dict(model.named_parameters())}, {}), keep=None)
+    save_checkpoint(out / FOLDER, step, CheckpointState({"model": trained_parameters(model)}, {}), keep=None)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from preftree.errors import CheckpointError, TrainingError
+from preftree.models.adapters import trained_parameters
 from preftree.storage.checkpoint import CheckpointState, LoadedCheckpoint
 from preftree.train.optim import optimizer_tensors, restore_optimizer
 
@@ -43,7 +44,7 @@ def capture(model: nn.Module, optimizer: Optimizer, progress: Progress, about: M
     if torch.cuda.is_available():
         rng |= {f"cuda-{index}": state for index, state in enumerate(torch.cuda.get_rng_state_all())}
     tensors: dict[str, Mapping[str, Tensor]] = {
-        "model": dict(model.named_parameters()),
+        "model": trained_parameters(model),
         "optimizer": optimizer_tensors(model, optimizer),
         "rng": rng,
     }
@@ -56,7 +57,7 @@ def require_finite(model: nn.Module, step: int) -> None:
     Raises:
       TrainingError: a weight is nan or infinite.
     """
-    bad = [name for name, value in model.named_parameters() if not bool(value.isfinite().all())]
+    bad = [name for name, value in trained_parameters(model).items() if not bool(value.isfinite().all())]
     if bad:
         raise TrainingError(
             f"after step {step} {len(bad)} of the model's tensors are not finite, first {bad[0]}; these weights were "
@@ -73,7 +74,7 @@ def restore(model: nn.Module, optimizer: Optimizer, checkpoint: LoadedCheckpoint
       CheckpointError: the checkpoint is of another model.
     """
     stored = checkpoint.state.tensors["model"]
-    parameters = dict(model.named_parameters())
+    parameters = trained_parameters(model)
     if stored.keys() != parameters.keys():
         odd = sorted(stored.keys() ^ parameters.keys())
         raise CheckpointError(f"{checkpoint.path} is of another model: {odd[0]!r} is in one of them only")

@@ -1,0 +1,355 @@
+"""Adapters through peft, inside the model itself: layers are replaced in place, the model keeps its class.
+
+An adapter folder is what peft writes: adapter_config.json and adapter_model.safetensors; other adapters of the same
+base lie in subfolders. In memory the adapter is always called `default`.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from preftree.config.adapter import LoraOptions
+from preftree.errors import ConfigError, ModelError
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+NAME = "default"
+_PREFIX = "base_model.model."
+_MARKS = "*?["
+_PROMPT_LEARNING = (
+    *("PROMPT_TUNING", "MULTITASK_PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "CPT", "CARTRIDGE"),
+    "ADAPTION_PROMPT",
+)
+_ODD = ("alora_invocation_tokens", "arrow_config", "layer_replication", "trainable_token_indices", "lora_bias")
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterFolder:
+    """An adapter on disk.
+
+    Attributes:
+      path: Its folder.
+      base: Folder or hub id of the model that it belongs to.
+      config: Its adapter_config.json.
+    """
+
+    path: Path
+    base: str
+    config: Mapping[str, Any]
+
+
+def find_adapter(name: str | Path, which: str | None = None) -> AdapterFolder | None:
+    """The adapter in a folder, or None where the folder holds a whole model (or `name` is a hub id).
+
+    Args:
+      name: A folder, or a hub id.
+      which: Subfolder of one of several adapters; None is the one at the top.
+    Raises:
+      ModelError: there is no adapter of this name; the adapter adds tokens instead of weights, is not in safetensors
+        format, or does not say which model it belongs to.
+    """
+    top = Path(name).expanduser()
+    found = adapter_names(top)
+    if which is not None and which not in found:
+        raise ModelError(f"'{name}' holds no adapter {which!r}, it holds {', '.join(found) or 'none'}")
+    if which is None and NAME not in found:
+        if found and not (top / "config.json").exists():
+            raise ModelError(f"'{name}' holds the adapters {', '.join(found)}; name one, such as {top / found[0]}")
+        return None
+    folder = top if which in (None, NAME) else top / which
+    config = json.loads((folder / CONFIG).read_bytes())
+    kind = config.get("peft_type")
+    if kind in _PROMPT_LEARNING:
+        raise ModelError(
+            f"adapter '{folder}' is of type {kind}, which puts learned tokens before the text instead of changing "
+            "weights; only LoRA adapters can share a prompt among responses"
+        )
+    odd = [f"{name}={config[name]}" for name in _ODD if config.get(name)]
+    odd += [f"bias={config['bias']}"] if config.get("bias", "none") != "none" else []
+    if kind != "LORA" or odd:
+        raise ModelError(
+            f"adapter '{folder}' is {odd[0] if odd else f'of type {kind}'}; only LoRA (DoRA and rsLoRA "
+            "included) that leaves all else in the model alone is supported"
+        )
+    if not (folder / WEIGHTS).is_file():
+        raise ModelError(f"adapter '{folder}' has no {WEIGHTS}; save it again with peft's save_pretrained")
+    base = config.get("base_model_name_or_path")
+    if not base:
+        raise ModelError(
+            f"{folder / CONFIG} does not name the model under the adapter; set base_model_name_or_path there"
+        )
+    return AdapterFolder(folder, str(base), config)
+
+
+def adapter_names(folder: Path) -> list[str]:
+    """Names of the adapters in a folder: `default` at its top, the others in subfolders."""
+    if not folder.is_dir():
+        return []
+    below = sorted(path.name for path in folder.iterdir() if (path / CONFIG).is_file())
+    return ([NAME] if (folder / CONFIG).is_file() else []) + below
+
+
+def add_adapter(model: PreTrainedModel, options: LoraOptions, *, seed: int) -> None:
+    """Put a fresh LoRA adapter into the model, which is then the only thing in it that is trained.
+
+    It changes nothing yet: B is 0.
+
+    Args:
+      model: Changed in place.
+      options: With nothing left open.
+      seed: Of A.
+    Raises:
+      ConfigError: no layer is called as asked, or the LM head is tied to the embeddings that would move with it.
+    """
+    from peft import LoraConfig, TaskType, get_peft_model
+
+    targets = _targets(model, options.targets or "all-linear")
+    whole = list(options.modules_to_save or ())
+    _refuse_tied(model, [*([] if isinstance(targets, str) else targets), *whole])
+    for name in whole:
+        if not _named(model, name, nn.Module):
+            raise ConfigError(
+                f"lora.modules_to_save names {name!r}, and no layer of {type(model).__name__} is called so"
+            )
+    assert options.r is not None and options.alpha is not None
+    config = LoraConfig(
+        task_type=TaskType.CAUSAL_LM,
+        r=options.r,
+        lora_alpha=int(options.alpha) if options.alpha.is_integer() else options.alpha,  # pyright: ignore[reportArgumentType]  # peft divides it
+        lora_dropout=0.0,
+        target_modules=targets,
+        use_dora=bool(options.dora),
+        use_rslora=bool(options.rslora),
+        modules_to_save=whole or None,
+        fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),
+    )
+    devices = [model.device] if model.device.type == "cuda" else []
+    with torch.random.fork_rng(devices), _quiet():
+        torch.manual_seed(seed)
+        try:
+            get_peft_model(model, config)
+        except (ValueError, TypeError) as error:
+            raise ConfigError(f"lora.targets={options.targets}: {str(error).splitlines()[0]}") from error
+
+
+def attach_adapter(model: PreTrainedModel, adapter: AdapterFolder, *, trained: bool = False) -> None:
+    """Put a stored adapter into its base model.
+
+    Args:
+      model: The base; changed in place.
+      adapter: What to load.
+      trained: Whether it is trained further; everything else is frozen then.
+    Raises:
+      ModelError: it does not fit the model.
+    """
+    _attach(model, adapter, trained)
+
+
+def merge_adapter(model: PreTrainedModel, adapter: AdapterFolder) -> None:
+    """Add a stored adapter's update to the weights of its base model; all of them may be trained then.
+
+    Args:
+      model: The base; changed in place.
+      adapter: What to merge.
+    Raises:
+      ModelError: it does not fit the model.
+    """
+    wrapped = _attach(model, adapter, trained=False)
+    with torch.no_grad(), _quiet():
+        wrapped.merge_and_unload()
+    if hasattr(model, "peft_config"):
+        del model.peft_config
+    for parameter in model.parameters():
+        parameter.requires_grad_(parameter.is_floating_point())
+
+
+def _attach(model: PreTrainedModel, adapter: AdapterFolder, trained: bool) -> Any:
+    from peft import LoraConfig, PeftModel
+
+    try:
+        with _quiet():
+            config = LoraConfig.from_pretrained(str(adapter.path))
+            setattr(config, "lora_dropout", 0.0)  # noqa: B010 (typed as any kind of adapter's)
+            device = str(model.device)
+            return PeftModel.from_pretrained(model, str(adapter.path), NAME, trained, config, torch_device=device)
+    except (ValueError, KeyError, RuntimeError, TypeError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise ModelError(f"adapter '{adapter.path}' does not fit its base '{adapter.base}': {first}") from error
+
+
+@contextmanager
+def adapter_off(model: nn.Module) -> Iterator[None]:
+    """The model under the adapter, while the context lasts; for forwards without gradient."""
+    switches = [(module, module.disable_adapters) for module in _layers(model)]
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for module, _ in switches:
+        module.enable_adapters(False)
+    try:
+        yield
+    finally:
+        for module, was_off in switches:
+            module.enable_adapters(not was_off)
+        for parameter in trained:  # peft sets the flags of what it switches
+            parameter.requires_grad_(True)
+
+
+def has_adapter(model: nn.Module) -> bool:
+    """Whether the model holds an adapter."""
+    return bool(_layers(model))
+
+
+def targeted(model: nn.Module) -> list[str]:
+    """Names of the layers that the adapter changes."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    return [name for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)]
+
+
+def has_targets(model: PreTrainedModel, wanted: str | Sequence[str]) -> bool:
+    """Whether the model's adapter changes just the layers that `lora.targets` names."""
+    tuned = targeted(model)
+    if isinstance(wanted, str):
+        inside = tuple(f"{name}." for name in tuned)
+        head = model.get_output_embeddings()
+        linear = [name for name, module in model.named_modules() if _is_linear(module) and module is not head]
+        return all(name in tuned or name.startswith(inside) for name in linear)
+    fitting = [{name for name in tuned if _fits(name, entry)} for entry in wanted]
+    return all(fitting) and set(tuned) == set().union(*fitting)
+
+
+def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """What training moves, by name: the adapter where there is one, else the whole model."""
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def base_tensors(model: PreTrainedModel) -> dict[str, Tensor]:
+    """The weights under the adapter, by the names that they have without one."""
+    tensors: dict[str, Tensor] = {}
+    for name, value in model.state_dict().items():
+        parts = name.split(".")
+        if not any(part.startswith("lora_") or part == "modules_to_save" for part in parts):
+            tensors[".".join(part for part in parts if part not in ("base_layer", "original_module"))] = value
+    return tensors
+
+
+def write_adapter(model: PreTrainedModel, base: str, folder: Path) -> None:
+    """Write adapter_config.json and adapter_model.safetensors, as peft reads them.
+
+    Args:
+      model: Holds the adapter.
+      base: Folder or hub id of the model under it; a folder is written as an absolute path.
+      folder: Exists.
+    """
+    from peft import get_peft_model_state_dict
+
+    state = get_peft_model_state_dict(model, adapter_name=NAME, save_embedding_layers=False)
+    tensors = {_PREFIX + name: value.detach().cpu().contiguous() for name, value in state.items()}
+    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    options: Any = model.peft_config[NAME]  # pyright: ignore[reportIndexIssue, reportOptionalSubscript, reportCallIssue]  # peft sets it
+    config: dict[str, Any] = options.to_dict()
+    place = Path(base).expanduser()
+    config |= {"base_model_name_or_path": str(place.resolve()) if place.is_dir() else base, "inference_mode": True}
+    plain = {key: sorted(value) if isinstance(value, set) else value for key, value in config.items()}
+    (folder / CONFIG).write_text(json.dumps(plain, indent=2, sort_keys=True, default=_plain) + "\n", encoding="utf-8")
+
+
+def effective_weight(head: nn.Module) -> Float[Tensor, "V D"]:
+    """The weight of a linear layer with its adapter's update, differentiable in the adapter.
+
+    Raises:
+      ModelError: the adapter changes the layer in a way that is no sum of weights.
+    """
+    weight = head.weight
+    if not _is_tuned(head) or head.disable_adapters or head.merged:
+        return weight  # pyright: ignore[reportReturnType]  # Module attributes are untyped
+    for name in head.active_adapters:  # pyright: ignore[reportGeneralTypeIssues]  # Module attributes are untyped
+        if name in getattr(head, "lora_variant", {}):
+            raise ModelError(
+                "an adapter of the LM head must be plain LoRA; leave the head out of lora.targets, or dora"
+            )
+        if name in head.lora_A:  # pyright: ignore[reportOperatorIssue]
+            weight = weight + head.get_delta_weight(name)  # pyright: ignore[reportCallIssue, reportOperatorIssue]
+    return weight  # pyright: ignore[reportReturnType]
+
+
+def _is_tuned(module: nn.Module) -> bool:
+    return hasattr(module, "lora_A") and hasattr(module, "get_delta_weight")
+
+
+def _layers(model: nn.Module) -> list[Any]:
+    if not hasattr(model, "peft_config"):
+        return []
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils.other import AuxiliaryTrainingWrapper
+
+    return [module for module in model.modules() if isinstance(module, BaseTunerLayer | AuxiliaryTrainingWrapper)]
+
+
+def _targets(model: PreTrainedModel, wanted: str | Sequence[str]) -> str | list[str]:
+    """What peft is told: plain names as they are, patterns as the whole names they stand for."""
+    if isinstance(wanted, str):
+        return wanted
+    targets: list[str] = []
+    for entry in wanted:
+        fitting = _named(model, entry, (nn.Linear, Conv1D, nn.Embedding))
+        if not fitting:
+            linear = {name.rpartition(".")[2] for name, part in model.named_modules() if _is_linear(part)}
+            raise ConfigError(
+                f"lora.targets names {entry!r}, and no linear layer of {type(model).__name__} is called so; there are "
+                f"{', '.join(sorted(linear))}"
+            )
+        targets += fitting if any(mark in entry for mark in _MARKS) else [entry]
+    return sorted(set(targets))
+
+
+def _named(model: nn.Module, entry: str, kinds: Any) -> list[str]:
+    return [name for name, module in model.named_modules() if isinstance(module, kinds) and _fits(name, entry)]
+
+
+def _fits(name: str, entry: str) -> bool:
+    if any(mark in entry for mark in _MARKS):
+        return fnmatchcase(name, entry)
+    return name == entry or name.endswith(f".{entry}")
+
+
+def _is_linear(module: nn.Module) -> bool:
+    return isinstance(module, nn.Linear | Conv1D)
+
+
+def _refuse_tied(model: PreTrainedModel, entries: Sequence[str]) -> None:
+    """A merged LM head would take the input embeddings with it where both are one tensor."""
+    ends = [model.get_input_embeddings(), model.get_output_embeddings()]
+    if ends[1] is None or getattr(ends[0], "weight", None) is not getattr(ends[1], "weight", None):
+        return
+    names = {name: module for name, module in model.named_modules(remove_duplicate=False) if module in ends}
+    for entry in entries:
+        if any(name == entry or name.endswith(f".{entry}") for name in names):
+            raise ConfigError(
+                f"lora: {entry!r} cannot be adapted, since {type(model).__name__} uses one tensor as LM head and as "
+                "input embeddings; leave it out"
+            )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """peft asks transformers for things by old names, and says what the caller has chosen."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _plain(value: object) -> object:
+    return sorted(value) if isinstance(value, set) else getattr(value, "value", str(value))

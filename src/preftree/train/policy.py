@@ -1,0 +1,240 @@
+"""The policy as a run begins, and the reference that it is compared with: what each of them really is, and its digest.
+
+model=             lora      the policy is                          its `start` is
+a model            no        that model                             itself
+a model            yes       that model with a fresh adapter        the model, with the adapter off
+an adapter folder  no        the base with the adapter merged       itself
+an adapter folder  yes       the base with that adapter             itself, scored before the first step
+an adapter folder  lora.new  the merged model, a fresh adapter      the merged model, with the fresh adapter off
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from preftree.config.adapter import LoraOptions
+from preftree.config.schema import DpoConfig, RunConfig
+from preftree.distributed.world import World
+from preftree.errors import ConfigError
+from preftree.models.adapters import (
+    AdapterFolder,
+    adapter_names,
+    adapter_off,
+    add_adapter,
+    attach_adapter,
+    find_adapter,
+    has_targets,
+    merge_adapter,
+)
+from preftree.models.load import load_base, load_model, load_tokenizer, remove_dropout
+from preftree.reference.key import adapted_digest, cache_root, weights_digest, weights_digest_of_model
+from preftree.scoring.forward import Scorer
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Policy:
+    """The model that a run trains, as it is before the first step.
+
+    Attributes:
+      scorer: The model, scoring.
+      weights: Digest of what it computes: a fresh adapter changes nothing yet.
+      base: Folder or hub id of the whole model that was loaded.
+      base_weights: Digest of that.
+      lora: Options of the adapter in training, with nothing left open; None where all weights are trained.
+      incoming: The adapter that `model` named, where it named one.
+      merged: Whether the incoming adapter was merged.
+    """
+
+    scorer: Scorer
+    weights: str
+    base: str
+    base_weights: str
+    lora: LoraOptions | None
+    incoming: AdapterFolder | None
+    merged: bool
+
+    @property
+    def is_fresh(self) -> bool:
+        """Whether the adapter in training is new: without it the policy is what it was as the run began."""
+        return self.lora is not None and (self.incoming is None or self.merged)
+
+    @property
+    def words(self) -> str:
+        """What it is, for people."""
+        start = self.base
+        if self.incoming is not None:
+            start += f" with adapter {self.incoming.path}" + (" merged into it" if self.merged else "")
+        return f"{start}, under a new adapter" if self.is_fresh else start
+
+    def others(self, model: str) -> dict[str, Path]:
+        """The adapters beside the one in training, by name, where training goes on with one of several."""
+        if self.incoming is None or self.merged:
+            return {}
+        top = Path(model).expanduser()
+        folders = {name: top / name if (top / name).is_dir() else top for name in adapter_names(top)}
+        return {name: folder for name, folder in folders.items() if folder != self.incoming.path}
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Reference:
+    """What the policy is compared with.
+
+    Attributes:
+      scorer: Scores it.
+      weights: Digest of what it computes.
+      without_adapter: Whether the scorer's adapter has to be off.
+      is_start: Whether it computes what the policy computes before the first step.
+      words: What it is, for people.
+    """
+
+    scorer: Scorer
+    weights: str
+    without_adapter: bool
+    is_start: bool
+    words: str
+
+    @contextmanager
+    def active(self) -> Iterator[Scorer]:
+        """The scorer as the reference, while the context lasts."""
+        if not self.without_adapter:
+            yield self.scorer
+            return
+        with adapter_off(self.scorer.model):
+            yield self.scorer
+
+
+def load_policy(config: RunConfig, world: World) -> Policy:
+    """Load the model of a run in fp32 on this rank's device, and its adapter, new or stored.
+
+    Raises:
+      ModelError: it cannot be loaded.
+      ConfigError: the options do not fit the model, or its adapter.
+    """
+    lora = config.lora
+    incoming = find_adapter(config.model, lora.name if lora else None)
+    model = load_base(incoming or config.model, quantize=config.quantize, device=world.device)
+    base = incoming.base if incoming else config.model
+    base_weights = weights = _digest_base(base, model, config)
+    merged = incoming is not None and (lora is None or lora.new)
+    if incoming is not None:
+        if merged and config.quantize:
+            raise ConfigError(
+                f"lora.new=true merges adapter {incoming.path}, which cannot be done in {config.quantize} weights; "
+                "merge it first with preftree export, or go on with it"
+            )
+        (merge_adapter if merged else _go_on)(model, incoming)
+        weights = _digest_adapted(base_weights, incoming, config, merged=merged)
+    if lora is not None:
+        if incoming is None or merged:
+            lora = lora.filled()
+            add_adapter(model, lora, seed=config.seed)
+        else:
+            lora = _options_of(lora, incoming, model)
+    remove_dropout(model)
+    return Policy(Scorer(model.eval(), precision=config.precision), weights, base, base_weights, lora, incoming, merged)
+
+
+def find_reference(config: DpoConfig, policy: Policy, tokenizer: PreTrainedTokenizerBase, world: World) -> Reference:
+    """The reference that a run asks for; another model is loaded where the policy cannot be it.
+
+    Raises:
+      ConfigError: the other model has another vocabulary, or there is no base.
+      ModelError: it cannot be loaded.
+    """
+    asked, bare = config.reference, "the model under the adapter"
+    if asked == "start":
+        start = policy.words.removesuffix(", under a new adapter")
+        return Reference(policy.scorer, policy.weights, policy.is_fresh, True, f"start: {start}")
+    if asked == "base":
+        if policy.lora is None and policy.incoming is None:
+            raise ConfigError(
+                f"reference=base is the model under an adapter, and neither is model={config.model} an adapter nor is "
+                "lora set; use reference=start"
+            )
+        words = f"base: {policy.base}, {bare}"
+        if not policy.merged:
+            return Reference(policy.scorer, policy.base_weights, True, policy.incoming is None, words)
+        scorer, weights = load_frozen(policy.base, config, world)
+        return Reference(scorer, weights, False, False, words)
+    if load_tokenizer(asked).get_vocab() != tokenizer.get_vocab():
+        raise ConfigError(
+            f"reference={asked} has another vocabulary than model={config.model}, so it cannot score the same tokens; "
+            "give a model with the same tokenizer"
+        )
+    scorer, weights = load_frozen(asked, config, world)
+    return Reference(scorer, weights, False, False, asked)
+
+
+def load_frozen(name: str, config: RunConfig, world: World) -> tuple[Scorer, str]:
+    """Another model than the policy, adapter included, and its digest."""
+    adapter = find_adapter(name)
+    model = load_base(adapter or name, quantize=config.quantize, device=world.device)
+    weights = _digest_base(adapter.base if adapter else name, model, config)
+    if adapter is not None:
+        attach_adapter(model, adapter)
+        remove_dropout(model)
+        weights = _digest_adapted(weights, adapter, config, merged=False)
+    return Scorer(model.eval(), precision=config.precision), weights
+
+
+def load_start(config: RunConfig, device: torch.device | str = "cpu") -> PreTrainedModel:
+    """What a run's KL is measured from: its reference, or the model that it started from where it has none."""
+    named = config.reference if isinstance(config, DpoConfig) else "start"
+    adapter = find_adapter(config.model, config.lora.name if config.lora else None)
+    if named in ("start", "none"):
+        place = adapter.path if adapter else config.model
+    elif named == "base":
+        place = adapter.base if adapter else config.model
+    else:
+        place = named
+    return load_model(place, quantize=config.quantize, device=device)
+
+
+def _go_on(model: PreTrainedModel, adapter: AdapterFolder) -> None:
+    attach_adapter(model, adapter, trained=True)
+
+
+def _options_of(asked: LoraOptions, adapter: AdapterFolder, model: PreTrainedModel) -> LoraOptions:
+    """The options of a stored adapter; those that were asked for must be the same."""
+    stored = adapter.config
+    own: dict[str, Any] = {
+        "r": int(stored["r"]),
+        "alpha": float(stored["lora_alpha"]),
+        "dora": bool(stored.get("use_dora")),
+        "rslora": bool(stored.get("use_rslora")),
+        "modules_to_save": sorted(stored.get("modules_to_save") or []) or None,
+    }
+    wrong = [name for name, value in own.items() if getattr(asked, name) not in (None, value)]
+    if asked.targets is not None and not has_targets(model, asked.targets):
+        wrong.append("targets")
+    if wrong:
+        has = f", it is {own[wrong[0]]}" if wrong[0] in own else ""
+        raise ConfigError(
+            f"lora.{wrong[0]}={getattr(asked, wrong[0])} is not that of adapter {adapter.path}{has}: leave it out to "
+            "go on with the adapter, or set lora.new=true to merge it and train a new one"
+        )
+    targets = stored.get("target_modules")
+    return asked.model_copy(update=own | {"targets": sorted(targets) if isinstance(targets, list) else asked.targets})
+
+
+def _digest_base(name: str, model: PreTrainedModel, config: RunConfig) -> str:
+    """What the weights of the whole model `name`, just loaded, are; files are hashed once."""
+    place = Path(name).expanduser()
+    if any(place.glob("*.safetensors")):
+        return weights_digest(place, memo=_memo(config))
+    return weights_digest_of_model(model)
+
+
+def _digest_adapted(base: str, adapter: AdapterFolder, config: RunConfig, *, merged: bool) -> str:
+    return adapted_digest(base, adapter.path, merged=merged, memo=_memo(config))
+
+
+def _memo(config: RunConfig) -> Path:
+    return Path(config.cache or cache_root())
