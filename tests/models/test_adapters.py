@@ -12,17 +12,16 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from preftree.config.adapter import LoraOptions
 from preftree.errors import ConfigError, ModelError
+from preftree.models.adapter_folder import find_adapter, write_adapter
 from preftree.models.adapters import (
     adapter_off,
     add_adapter,
     attach_adapter,
     base_tensors,
-    find_adapter,
     has_targets,
     merge_adapter,
     targeted,
     trained_parameters,
-    write_adapter,
 )
 from preftree.models.load import load_base, load_model
 from preftree.scoring.forward import Scorer

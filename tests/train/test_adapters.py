@@ -23,7 +23,8 @@ from preftree.distributed.world import World
 from preftree.errors import CheckpointError, ConfigError, ModelError
 from preftree.evaluate.frontier import policies
 from preftree.losses.table import bind
-from preftree.models.adapters import adapter_off, add_adapter, find_adapter, trained_parameters, write_adapter
+from preftree.models.adapter_folder import find_adapter, write_adapter
+from preftree.models.adapters import adapter_off, add_adapter, trained_parameters
 from preftree.models.load import load_base, load_model
 from preftree.reference.key import weights_digest
 from preftree.scoring.forward import Scorer

@@ -25,9 +25,10 @@ Words = Annotated[
 def sft(words: Words = None) -> None:
     """Fine-tune on demonstrations: preftree sft model=MODEL data=FILE out=RUN [key=value ...]
 
-    Options: model data eval_data eval_every out side lr optimizer weight_decay max_grad_norm schedule warmup_steps
-    batch_size micro_batch_tokens epochs max_steps max_length max_prompt_length max_response_length truncation seed
-    precision gradient_checkpointing threads cache resume save_every keep_checkpoints snapshots
+    Options: model data eval_data eval_every out side lora quantize lr optimizer weight_decay max_grad_norm
+    schedule warmup_steps batch_size micro_batch_tokens epochs max_steps max_length max_prompt_length
+    max_response_length truncation seed precision gradient_checkpointing threads cache resume save_every
+    keep_checkpoints snapshots
     """
     from preftree.config.load import load_config
     from preftree.config.schema import SftConfig
@@ -42,9 +43,10 @@ def sft(words: Words = None) -> None:
 def dpo(words: Words = None) -> None:
     """Optimise a policy on preferences: preftree dpo model=MODEL data=FILE out=RUN [loss=dpo] [beta=.1] [key=value ...]
 
-    Options: model data eval_data eval_every out loss beta reference lr optimizer weight_decay max_grad_norm schedule
-    warmup_steps batch_size micro_batch_tokens epochs max_steps max_length max_prompt_length max_response_length
-    truncation seed precision gradient_checkpointing threads cache resume save_every keep_checkpoints snapshots
+    Options: model data eval_data eval_every out loss beta reference lora quantize lr optimizer weight_decay
+    max_grad_norm schedule warmup_steps batch_size micro_batch_tokens epochs max_steps max_length max_prompt_length
+    max_response_length truncation seed precision gradient_checkpointing threads cache resume save_every
+    keep_checkpoints snapshots
     """
     from preftree.config.load import load_config
     from preftree.config.schema import DpoConfig

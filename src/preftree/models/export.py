@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from preftree.models.adapters import write_adapter
+from preftree.models.adapter_folder import write_adapter
 from preftree.storage.atomic import staged_dir
 
 

@@ -11,7 +11,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 
 from preftree.config.adapter import Quantization
 from preftree.errors import ModelError
-from preftree.models.adapters import CONFIG, AdapterFolder, attach_adapter, find_adapter
+from preftree.models.adapter_folder import CONFIG, AdapterFolder, find_adapter
+from preftree.models.adapters import attach_adapter
 from preftree.models.quantize import quantization_options
 
 

@@ -23,16 +23,8 @@ from preftree.config.adapter import LoraOptions
 from preftree.config.schema import DpoConfig, RunConfig
 from preftree.distributed.world import World
 from preftree.errors import ConfigError
-from preftree.models.adapters import (
-    AdapterFolder,
-    adapter_names,
-    adapter_off,
-    add_adapter,
-    attach_adapter,
-    find_adapter,
-    has_targets,
-    merge_adapter,
-)
+from preftree.models.adapter_folder import AdapterFolder, adapter_names, find_adapter
+from preftree.models.adapters import adapter_off, add_adapter, attach_adapter, has_targets, merge_adapter
 from preftree.models.load import load_base, load_model, load_tokenizer, remove_dropout
 from preftree.reference.key import adapted_digest, cache_root, weights_digest, weights_digest_of_model
 from preftree.scoring.forward import Scorer
