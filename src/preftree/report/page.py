@@ -55,6 +55,7 @@ class Page:
       runs: The runs, examined.
       curves: Learning curves.
       legend: Names and tones of the lines in the curves of several runs.
+      seeded: Whether lines are means over seeds.
       stretch: Steps that a point of the curves is the mean of.
       frontier: Reward over KL.
       budgets: Heads and rows of the table below it.
@@ -76,6 +77,7 @@ class Page:
     runs: Sequence[Examined] = ()
     curves: Sequence[Drawing] = ()
     legend: Sequence[tuple[str, str]] = ()
+    seeded: bool = False
     stretch: int = 1
     frontier: Drawing | None = None
     budgets: tuple[Sequence[str], Sequence[tuple[str, Sequence[tuple[str, str]]]]] = ((), ())

@@ -34,6 +34,7 @@ def sweep_page(settings: Sequence[Setting], recommended: Recommendation) -> str:
             runs=[Examined(item.run, item.verdicts, tones[item.run.name]) for item in examine_all(runs)],
             curves=drawn(compared_curves({setting.name: setting.runs for setting in settings if setting.runs})),
             legend=[(setting.name, tone_of(index)) for index, setting in enumerate(settings)],
+            seeded=any(len(setting.runs) > 1 for setting in settings),
             stretch=mean_stretch(runs),
             differing=tables.differing(runs),
             first=[("Settings", *settings_table(settings))],

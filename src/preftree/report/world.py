@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -92,7 +92,7 @@ def demo_page(results: Mapping[str, Any], runs: Sequence[Run] = ()) -> str:
             title=f"The {plain(facts.get('name', 'unnamed'))} world",
             kind="Demo",
             lede=_describe(list(methods), len(ends), start),
-            outcome=judge(ends, start),
+            outcome=_with_choice(judge(ends, start), results.get("recommended")),
             figures=_figures(ends, start),
             runs=examine_all(runs),
             curves=drawn(
@@ -158,6 +158,13 @@ def judge(ends: Sequence[End], start: float | None) -> Outcome:
     if len(ends) > 1:
         sentence += f" Over all {len(ends)} runs it is {percent(min(shares))} to {percent(max(shares))}."
     return answer(verdict, sentence, "Reward, KL and the optimum of this world are computed exactly.")
+
+
+def _with_choice(outcome: Outcome, recommended: Any) -> Outcome:
+    """The outcome, and which of the runs' settings to use where that was worked out."""
+    if not isinstance(recommended, Mapping) or not recommended.get("setting"):
+        return outcome
+    return replace(outcome, caveat=f"{outcome.caveat} To use: {plain(recommended.get('reason', ''))}")
 
 
 def _describe(names: Sequence[str], num_runs: int, start: float | None) -> str:
