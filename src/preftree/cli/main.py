@@ -13,7 +13,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from preftree import __version__
-from preftree.cli import chat, data, demo, eval, generate, losses, ref, report, sweep, train
+from preftree.cli import chat, data, demo, eval, export, generate, losses, ref, report, sweep, train
 from preftree.errors import UserError
 
 app = typer.Typer(
@@ -34,6 +34,7 @@ app.command("generate")(generate.generate)
 app.command("chat")(chat.chat)
 app.add_typer(eval.app, name="eval", help="Measure a run.")
 app.command("report")(report.report)
+app.command("export")(export.export)
 app.command("losses")(losses.losses)
 
 

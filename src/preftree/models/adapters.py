@@ -60,7 +60,10 @@ def add_adapter(model: PreTrainedModel, options: LoraOptions, *, seed: int) -> N
         torch.manual_seed(seed)
         try:
             get_peft_model(model, config)
-        except (ValueError, TypeError) as error:
+        except TypeError as error:  # it says so of weights
+            said = str(error).splitlines()[0]
+            raise ConfigError(f"peft cannot adapt weights stored so ({said}); choose another quantize=") from error
+        except ValueError as error:
             raise ConfigError(f"lora.targets={options.targets}: {str(error).splitlines()[0]}") from error
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +14,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from preftree.models.adapter_folder import write_adapter
 from preftree.storage.atomic import staged_dir
 
+SHARD = "5GB"
+"""Most of one file of weights."""
+
 
 def save_model(
     model: PreTrainedModel,
@@ -23,7 +27,7 @@ def save_model(
     dtype: torch.dtype | None = None,
     tensors: Mapping[str, Tensor] | None = None,
 ) -> None:
-    """Write safetensors weights, configuration, tokenizer and README.md into `out`, whole or not at all.
+    """Write the files of `write_model`, and README.md, into `out`, whole or not at all.
 
     Args:
       model: The model to write; its weights stay as they are in memory.
@@ -33,18 +37,29 @@ def save_model(
       dtype: Of the stored weights; None keeps the model's own.
       tensors: What to store in place of the model's own, by name.
     """
+    with staged_dir(out) as folder:
+        write_model(model, tokenizer, folder, dtype=dtype, tensors=tensors)
+        (folder / "README.md").write_text(card, encoding="utf-8")
+
+
+def write_model(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    *,
+    dtype: torch.dtype | None = None,
+    tensors: Mapping[str, Tensor] | None = None,
+) -> None:
+    """Write safetensors weights, configurations and tokenizer; arguments as of `save_model`."""
     state = dict(tensors or model.state_dict())
     if dtype is not None:
         state = {name: value.to(dtype) if value.is_floating_point() else value for name, value in state.items()}
-    before = model.config.dtype
-    try:
-        model.config.dtype = dtype or model.dtype
-        with staged_dir(out) as folder:
-            model.save_pretrained(folder, state_dict=state)
-            tokenizer.save_pretrained(folder)
-            (folder / "README.md").write_text(card, encoding="utf-8")
-    finally:
-        model.config.dtype = before
+    model.save_pretrained(folder, state_dict=state, max_shard_size=SHARD)
+    tokenizer.save_pretrained(folder)
+    if dtype is not None:  # transformers writes down the dtype that the model has in memory
+        path = folder / "config.json"
+        config = json.loads(path.read_bytes()) | {"dtype": str(dtype).removeprefix("torch.")}
+        path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def save_adapter(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 import json
 from typing import Any
@@ -55,4 +56,6 @@ def quantization_of(model: PreTrainedModel) -> str | None:
     if config is None:
         return None
     options = config if isinstance(config, dict) else config.to_dict()
-    return json.dumps(options, sort_keys=True, default=str)
+    library = str(getattr(options.get("quant_method"), "value", options.get("quant_method")))
+    version = importlib.metadata.version(library) if importlib.util.find_spec(library) else "?"
+    return f"{library} {version}/{json.dumps(options, sort_keys=True, default=str)}"

@@ -12,25 +12,39 @@ from preftree.config.load import dump_config
 from preftree.config.schema import DpoConfig, RunConfig
 
 
-def model_card(config: RunConfig, summary: Mapping[str, object]) -> str:
+def model_card(
+    config: RunConfig,
+    summary: Mapping[str, object],
+    *,
+    place: str | None = None,
+    adapter: bool | None = None,
+    dtype: str = "fp32",
+    more: str = "",
+) -> str:
     """README.md of a trained model, with the metadata that the Hugging Face hub reads.
 
     Args:
       config: The run's resolved options.
       summary: What RUN/summary.json says: counts, digests, figures.
+      place: Where the card's code loads the model from; None is the run's own folder.
+      adapter: Whether the folder holds an adapter; None is what the run trained.
+      dtype: Of the stored weights, for people.
+      more: Sections to stand before the options.
     """
     recipe = "dpo" if isinstance(config, DpoConfig) else "sft"
-    library, kind = ("peft", "AutoPeftModelForCausalLM") if config.lora else ("transformers", "AutoModelForCausalLM")
+    is_adapter = config.lora is not None if adapter is None else adapter
+    library, kind = ("peft", "AutoPeftModelForCausalLM") if is_adapter else ("transformers", "AutoModelForCausalLM")
     about = {"library_name": library, "tags": ["preftree", recipe], "pipeline_tag": "text-generation"}
     if not Path(config.model).exists():
         about["base_model"] = config.model
     stored = (
         "This is its adapter, not merged, in safetensors format"
-        if config.lora
-        else "The weights are fp32 in safetensors format"
+        if is_adapter
+        else f"The weights are {dtype} in safetensors format"
     )
+    name = Path(place or config.out).name
+    place = place or f"{name}/model"
     rows = "\n".join(f"| {name} | {_show(value)} |" for name, value in _facts(summary).items())
-    name = Path(config.out).name
     what = (
         f"optimised on preference pairs with the loss `{config.loss_label}`"
         if isinstance(config, DpoConfig)
@@ -48,8 +62,8 @@ def model_card(config: RunConfig, summary: Mapping[str, object]) -> str:
 from {library} import {kind}
 from transformers import AutoTokenizer
 
-model = {kind}.from_pretrained("{name}/model")
-tokenizer = AutoTokenizer.from_pretrained("{name}/model")
+model = {kind}.from_pretrained("{place}")
+tokenizer = AutoTokenizer.from_pretrained("{place}")
 ```
 
 ## The run
@@ -59,7 +73,7 @@ tokenizer = AutoTokenizer.from_pretrained("{name}/model")
 {rows}
 
 Means are over examples, weighted by the data's weights; intervals are 95 % Wilson intervals. Log-probs are in nats.
-
+{more}
 ## Options
 
 The same options and data on the same kind of machine give the same model again.

@@ -1,0 +1,52 @@
+"""`preftree export`: a finished run as a folder that other programs load."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+class DtypeName(StrEnum):
+    """How exported weights are stored."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
+def export(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run.", show_default=False)],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to make.", show_default=False)],
+    adapter: Annotated[bool, typer.Option("--adapter", help="The adapter alone, as peft and vLLM load it.")] = False,
+    merged: Annotated[bool, typer.Option("--merged", help="The whole model, its adapter merged into it.")] = False,
+    dtype: Annotated[DtypeName, typer.Option(help="Of the whole model's weights.")] = DtypeName.float32,
+    tolerance: Annotated[
+        float | None,
+        typer.Option(min=0, help="Largest difference of a logit; by default 0.001, float16 0.05, bfloat16 0.5."),
+    ] = None,
+) -> None:
+    """Write a run's model into OUT, load it again as others do, and keep it only where its logits are the run's own.
+
+    OUT gets safetensors weights, tokenizer and chat template, a model card with lineage and hashes, and an Ollama
+    Modelfile; the commands for vLLM, llama.cpp and Ollama are printed.
+    """
+    from preftree.errors import ConfigError
+
+    if adapter == merged:
+        raise ConfigError("export takes one of --adapter and --merged")
+    if adapter and dtype is not DtypeName.float32:
+        raise ConfigError(f"--dtype {dtype} is for --merged; an adapter stays as it was trained")
+    from preftree.cli.train import quiet_transformers
+    from preftree.train.export import export_run
+
+    quiet_transformers()
+    found = export_run(run, out, "adapter" if adapter else "merged", dtype=dtype.value, tolerance=tolerance)
+    typer.echo(
+        f"{found.out}: logits differ by at most {found.difference:.3g} from the run's own (allowed: "
+        f"{found.tolerance:.3g}), on {found.num_prompts} prompts of its data"
+    )
+    for name, command in found.commands.items():
+        typer.echo(f"\n{name}:\n  {command}")
