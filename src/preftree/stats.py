@@ -96,6 +96,21 @@ def mean(values: Float[np.ndarray, " N"]) -> Mean:
     return Mean(float(values.mean()), float(stats.sem(values)), len(values))
 
 
+def mean_interval(values: Float[np.ndarray, " N"], *, confidence: float = 0.95) -> Estimate:
+    """Mean of independent values with Student's t interval, which is wide where values are few.
+
+    Args:
+      values: One independent value per example, [N], N > 1.
+      confidence: Probability that the interval holds the mean, in (0, 1).
+    Raises:
+      ValueError: fewer than two values, one is not finite, or confidence is out of its range.
+    """
+    _check_confidence(confidence)
+    found = mean(values)
+    half = float(stats.t.ppf((1 + confidence) / 2, len(values) - 1)) * found.standard_error
+    return Estimate(found.value, found.value - half, found.value + half)
+
+
 def _check_values(values: np.ndarray) -> None:
     if len(values) < 2:
         raise ValueError(f"an interval needs at least 2 values, got {len(values)}")

@@ -75,7 +75,7 @@ def test_sampled_kl_and_reward_agree_with_sums_over_everything() -> None:
     assert abs(found["reward"] - np.mean(goods)) < 3 * error
     assert found["kl"] == pytest.approx(np.mean(kls), rel=0.05)
     assert found["kl_low"] < found["kl"] < found["kl_high"]
-    assert found["kl_high"] - found["kl"] == pytest.approx(1.96 * np.std(kls, ddof=1) / 4, rel=0.2)
+    assert found["kl_high"] - found["kl"] == pytest.approx(2.131 * np.std(kls, ddof=1) / 4, rel=0.2)  # t of 15
     lengths = [len(one.ids) + one.finished for group in drawn.generations for one in group]
     assert found["tokens"] == np.mean(lengths)
     assert 1 < found["tokens"] < 3

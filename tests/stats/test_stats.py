@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from preftree.stats import bootstrap, mean, wilson
+from preftree.stats import bootstrap, mean, mean_interval, wilson
 
 
 @pytest.mark.parametrize("confidence", [0.9, 0.95, 0.99])
@@ -80,3 +80,11 @@ def test_bootstrap_of_equal_values():
 def test_what_is_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_mean_interval_is_students() -> None:
+    """1, 2, 3, 4, 5: mean 3, standard error sqrt(2.5 / 5) = .7071, t of 4 degrees at 97.5 % = 2.7764."""
+    found = mean_interval(np.array([1.0, 2, 3, 4, 5]))
+    assert found == pytest.approx((3, 3 - 1.96324, 3 + 1.96324), abs=1e-4)
+    with pytest.raises(ValueError, match="at least 2 values"):
+        mean_interval(np.array([1.0]))

@@ -26,7 +26,7 @@ from preftree.models.load import load_model
 from preftree.records import Preference
 from preftree.scoring.divergence import token_divergence
 from preftree.scoring.forward import Scorer
-from preftree.stats import mean
+from preftree.stats import mean_interval
 from preftree.storage.checkpoint import list_checkpoints, load_checkpoint, step_of
 from preftree.tree.layout import TokenSequence
 from preftree.tree.pack import pack
@@ -177,9 +177,8 @@ def sampled_figures(
         kls[some] = sums.view(len(some), -1).mean(1).cpu().numpy()
     figures: dict[str, float] = {}
     for name, values in (("kl", kls), ("reward", drawn.rewards.mean(axis=1))):
-        found = mean(values)
-        half = 1.96 * found.standard_error
-        figures |= {name: found.value, f"{name}_low": found.value - half, f"{name}_high": found.value + half}
+        found = mean_interval(values)
+        figures |= {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
     lengths = [len(one.ids) + one.finished for group in drawn.generations for one in group]
     return figures | {"kl": max(0.0, figures["kl"]), "tokens": float(np.mean(lengths))}
 
