@@ -11,6 +11,7 @@ import numpy as np
 from preftree.config.load import check_config
 from preftree.config.schema import DpoConfig, RunConfig, SftConfig
 from preftree.distributed.world import open_world
+from preftree.errors import DataError
 from preftree.evaluate.folder import Run
 from preftree.evaluate.frontier import (
     Drawn,
@@ -100,6 +101,8 @@ def _by_samples(run: Run, config: RunConfig, how: Measuring) -> dict[str, Any]:
     with open_world() as ranks:
         prompts, held_out = run_prompts(config, tokenizer, ranks, most=how.prompts, seed=how.seed)
         which = "held-out" if held_out else "training"
+        if len(prompts.ids) < 2:
+            raise DataError(f"{run.path} has one {which} prompt, and an interval over prompts needs two; hold out more")
         log.info("%s: %d samples for each of %d %s prompts", run.path, how.samples, len(prompts.ids), which)
         model = load_start(config, ranks.device)
         reference = Scorer(model, precision=config.precision)
