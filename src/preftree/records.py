@@ -45,7 +45,17 @@ class Demonstration:
 
 @dataclass(frozen=True, slots=True)
 class Preference:
-    """Two responses to one prompt; `tie` says that neither was preferred, `margin` by how much the chosen one was."""
+    """Two responses to one prompt; pairs of figures are the chosen response's and the rejected one's.
+
+    Attributes:
+      prompt, chosen, rejected: What was asked, and the two answers.
+      weight: 2 counts like the same pair twice.
+      margin: By how much the chosen response is better.
+      tie: Neither was preferred.
+      win_prob: Probability that the chosen one is preferred, by some judge.
+      scores: How good each is; the margin is their difference unless it is given.
+      costs: A second score of each, to be kept low.
+    """
 
     prompt: Text
     chosen: Text
@@ -53,6 +63,9 @@ class Preference:
     weight: float = 1.0
     margin: float | None = None
     tie: bool = False
+    win_prob: float | None = None
+    scores: tuple[float, float] | None = None
+    costs: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)

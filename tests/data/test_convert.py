@@ -11,8 +11,8 @@ from preftree.data.convert import convert_file
 from preftree.data.formats import FORMATS
 from preftree.data.kinds import as_kind
 from preftree.errors import DataError
-from preftree.records import Demonstration, Message, Preference, Ranking
-from support.datafiles import EXAMPLES, read_all, said, write_rows
+from preftree.records import Demonstration, Label, Message, Preference, Ranking
+from support.datafiles import EXAMPLES, one_fault, read_all, said, write_rows
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -50,13 +50,36 @@ def test_a_ranking_as_pairs_and_as_its_best(tmp_path: Path) -> None:
     out = tmp_path / "out.jsonl"
     assert convert_file(path, out, kind="preference")[1] == 3
     assert read_all(str(out))[0] == [
-        Preference("Count:", " 1 2 3", " 1 3 2", margin=1.0),
-        Preference("Count:", " 1 2 3", " x", margin=3.0),
-        Preference("Count:", " 1 3 2", " x", margin=2.0),
+        Preference("Count:", " 1 2 3", " 1 3 2", margin=1.0, scores=(2.0, 1.0)),
+        Preference("Count:", " 1 2 3", " x", margin=3.0, scores=(2.0, -1.0)),
+        Preference("Count:", " 1 3 2", " x", margin=2.0, scores=(1.0, -1.0)),
     ]
     convert_file(path, out, kind="demonstration", chosen_side=True)
     assert read_all(str(out))[0] == [Demonstration("Count:", " 1 2 3")]
     assert as_kind(Ranking("p", ("a", "b")), "preference", chosen_side=False) == [Preference("p", "a", "b")]
+
+
+def test_a_pair_as_two_labels_and_as_a_ranking(tmp_path: Path) -> None:
+    row = {"prompt": "p", "chosen": "a", "rejected": "b", "weight": 2.0, "score_chosen": 4, "score_rejected": 1}
+    tie = {"prompt": "q", "chosen": "a", "rejected": "b", "tie": True}
+    path, out = write_rows(tmp_path / "rows.jsonl", [row, tie]), tmp_path / "out.jsonl"
+    assert convert_file(path, out, kind="label")[1] == 2
+    assert read_all(str(out))[0] == [Label("p", "a", True, 2.0), Label("p", "b", False, 2.0)]
+    assert convert_file(path, out, kind="ranking")[1] == 1
+    assert read_all(str(out))[0] == [Ranking("p", ("a", "b"), (4.0, 1.0), 2.0)]
+
+
+def test_what_a_pair_carries_is_kept(tmp_path: Path) -> None:
+    row = {"prompt": "p", "chosen": "a", "rejected": "b", "win_prob": 0.75, "cost_chosen": 1, "cost_rejected": -2.5}
+    path = write_rows(tmp_path / "rows.jsonl", [row | {"score_chosen": 3, "score_rejected": 1}])
+    out = tmp_path / "o.jsonl"
+    convert_file(path, out)
+    for found in (read_all(path)[0], read_all(str(out))[0]):
+        assert found == [
+            Preference("p", "a", "b", margin=2.0, win_prob=0.75, scores=(3.0, 1.0), costs=(1.0, -2.5)),
+        ]
+    wrong = write_rows(tmp_path / "x.jsonl", [row | {"win_prob": 1.5}])
+    assert one_fault(wrong).message == "'win_prob' must be in [0, 1], got 1.5"
 
 
 @pytest.mark.parametrize(
@@ -68,7 +91,7 @@ def test_a_ranking_as_pairs_and_as_its_best(tmp_path: Path) -> None:
         ("unpaired", "demonstration", True, "has no chosen side"),
         ("messages", "demonstration", True, "has no chosen side"),
         ("hh", "preference", True, "leave 'side' out"),
-        ("hh", "ranking", False, "wanted the kind 'ranking'"),
+        ("unpaired", "ranking", False, "wanted the kind 'ranking'"),
     ],
 )
 def test_a_kind_that_a_file_cannot_give_is_refused(

@@ -177,7 +177,7 @@ def test_text_prompt_beside_whole_conversations(tmp_path: Path) -> None:
     bare = {"prompt": "a?", "chosen": [said("assistant", "x")], "rejected": [said("assistant", "y")]}
     records, tally = read_all(write_rows(tmp_path / "rows.jsonl", [row, bare, row | {"prompt": "other"}]))
     assert records == [
-        Preference((U("a?"),), (A("b"),), (A("c"),), margin=0.5),
+        Preference((U("a?"),), (A("b"),), (A("c"),), margin=0.5, scores=(8.5, 8.0)),
         Preference((U("a?"),), (A("x"),), (A("y"),)),
     ]
     assert tally.rejected[0].fault == "prompts_differ"

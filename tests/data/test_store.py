@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from preftree.data.store import TokenStore
+from preftree.data.store import Says, TokenStore
 from preftree.data.writer import NewExample, StoreWriter
 from preftree.errors import CacheError
 from preftree.records import Provenance
@@ -36,11 +36,10 @@ def pair(line: int = 1, **changes: object) -> NewExample:
         "responses": (ids(1, 2), ids(1, 3, 2)),
         "scored": (((3, 5),), ((3, 6),)),
         "prompt_digest": -5,
-        "weight": 1.0,
-        "margin": None,
-        "tie": False,
         "provenance": Provenance("f.jsonl", line),
     }
+    said = {name: changes.pop(name) for name in list(changes) if name in Says.__dataclass_fields__}
+    fields["says"] = Says(**said)  # type: ignore[arg-type] - built from parts
     return NewExample(**(fields | changes))  # type: ignore[arg-type] - built from parts
 
 
@@ -49,8 +48,8 @@ arrays = st.lists(st.integers(0, 3), min_size=1, max_size=12).map(lambda values:
 
 @st.composite
 def examples(draw: st.DrawFn) -> dict[str, object]:
-    """One or two responses that often begin alike, with any runs of tokens scored."""
-    prompt, responses, scored = draw(arrays), draw(st.lists(arrays, min_size=1, max_size=2)), []
+    """Up to four responses that often begin alike, with any runs of tokens scored."""
+    prompt, responses, scored = draw(arrays), draw(st.lists(arrays, min_size=1, max_size=4)), []
     for response in responses:
         size = len(prompt) + len(response)
         mask = np.array(draw(st.lists(st.booleans(), min_size=size, max_size=size)))
@@ -65,6 +64,10 @@ def examples(draw: st.DrawFn) -> dict[str, object]:
         "weight": draw(st.floats(0.1, 10)),
         "margin": draw(st.none() | st.floats(0, 10)),
         "tie": draw(st.booleans()),
+        "win_prob": draw(st.none() | st.floats(0, 1)),
+        "costs": draw(st.none() | st.tuples(st.floats(-5, 5), st.floats(-5, 5))),
+        "scores": draw(st.none() | st.lists(st.floats(-5, 5), min_size=1, max_size=4).map(tuple)),
+        "desirable": draw(st.none() | st.booleans()),
         "provenance": (draw(st.sampled_from(["a", "b"])), draw(st.integers(1, 10**9))),
     }
 
@@ -77,7 +80,9 @@ def test_what_goes_in_comes_out(tmp_path: Path, drawn: list[dict[str, Any]]) -> 
     assert len(store) == len(new)
     for index, example in enumerate(new):
         got = store[index]
-        assert (got.weight, got.margin, got.tie) == (example.weight, example.margin, example.tie)
+        names = Says.__dataclass_fields__
+        assert {name: getattr(got, name) for name in names} == {name: getattr(example.says, name) for name in names}
+        assert got.num_prompt == len(example.prompt)
         assert got.provenance == example.provenance and store.prompts[index] == example.prompt_digest
         for sequence, response, spans in zip(got.sequences, example.responses, example.scored, strict=True):
             assert sequence.ids.tolist() == [*example.prompt.tolist(), *response.tolist()]
@@ -109,11 +114,15 @@ def test_the_digest_is_of_the_content_alone(tmp_path: Path) -> None:
         pair(weight=2.0),
         pair(margin=0.0),
         pair(tie=True),
+        pair(win_prob=0.5),
+        pair(costs=(0.0, 1.0)),
+        pair(scores=(0.0, 1.0)),
+        pair(desirable=False),
         pair(prompt=ids(7, 8), responses=(ids(9, 1, 2), ids(9, 1, 3, 2))),
         pair(scored=(((3, 5),), ((4, 6),))),
     ]
     digests = {write(tmp_path / f"c{i}", [other]).digest for i, other in enumerate(others)}
-    assert len(digests | {digest}) == 6
+    assert len(digests | {digest}) == 10
     assert write(tmp_path / "d", [pair(), pair()]).digest != digest
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 
 import numpy as np
@@ -13,22 +13,21 @@ from preftree.data.budgets import Budgets, Fit, Truncation, fit, too_long
 from preftree.data.duplicates import ordered_pairs
 from preftree.data.encode import Encoder, Ids
 from preftree.data.faults import RowFault, Tally
-from preftree.data.kinds import pair_margin
+from preftree.data.formats import Kind
+from preftree.data.kinds import pair_of
 from preftree.data.measure import parts
-from preftree.data.store import NO_PROMPT
+from preftree.data.store import NO_PROMPT, Says
 from preftree.data.template import Part, Rendered, check_special, render
 from preftree.data.writer import NewExample
-from preftree.records import Preference, Provenance, Ranking, Record
+from preftree.records import Label, Preference, Provenance, Ranking, Record
 
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """One example to be: places among the responses of its job."""
+    """One example to be: places among the responses of its job, and what is said of them."""
 
     places: tuple[int, ...]
-    weight: float
-    margin: float | None = None
-    tie: bool = False
+    says: Says
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,20 +42,28 @@ class Job:
     ranked: bool
 
 
-def make_job(where: Provenance, record: Record, tokenizer: PreTrainedTokenizerBase, encoder: Encoder) -> Job:
+def make_job(
+    where: Provenance,
+    record: Record,
+    tokenizer: PreTrainedTokenizerBase,
+    encoder: Encoder,
+    kind: Kind = "preference",
+) -> Job:
     """A record as texts to encode: plain text as it stands, a conversation through the chat template.
 
+    Args:
+      where: Where it stood.
+      record: What the row says.
+      tokenizer: Renders conversations.
+      encoder: Finds special tokens.
+      kind: What the examples are to be: `preference` makes pairs of a ranking, `label` two examples of a pair.
     Raises:
       RowFault: a special token is written out in it, or the template does not take it as it is.
     """
     (_, prompt), *named = parts(record)
     if isinstance(record, Ranking):
         named = [(f"response {place + 1}", text) for place, (_, text) in enumerate(named)]
-        units = tuple(Unit((i, j), record.weight, pair_margin(record, i, j)) for i, j in ordered_pairs(record))
-    elif isinstance(record, Preference):
-        units = (Unit((0, 1), record.weight, record.margin, record.tie),)
-    else:
-        units = (Unit((0,), record.weight),)
+    units = _units(record, kind)
     if isinstance(prompt, str):
         for field, text in (("prompt", prompt), *named):
             assert isinstance(text, str)
@@ -67,6 +74,24 @@ def make_job(where: Provenance, record: Record, tokenizer: PreTrainedTokenizerBa
         rendered = render(tokenizer, encoder, prompt, turns)
     fields = tuple(field for field, _ in named)
     return Job(where, rendered, not isinstance(prompt, str), fields, units, isinstance(record, Ranking))
+
+
+def _units(record: Record, kind: Kind) -> tuple[Unit, ...]:
+    if isinstance(record, Ranking) and kind == "ranking":
+        return (Unit(tuple(range(len(record.responses))), Says(record.weight, scores=record.scores)),)
+    if isinstance(record, Ranking):
+        return tuple(Unit((i, j), _of_pair(pair_of(record, i, j))) for i, j in ordered_pairs(record))
+    if isinstance(record, Preference) and kind == "label":  # the two of a tie are left out later, and counted
+        return tuple(Unit((i,), Says(record.weight, tie=record.tie, desirable=i == 0)) for i in (0, 1))
+    if isinstance(record, Preference) and kind == "ranking":  # a tie is left out later, as above
+        return (Unit((0, 1), Says(record.weight, tie=record.tie, scores=record.scores)),)
+    if isinstance(record, Preference):
+        return (Unit((0, 1), _of_pair(record)),)
+    return (Unit((0,), Says(record.weight, desirable=record.desirable if isinstance(record, Label) else None)),)
+
+
+def _of_pair(pair: Preference) -> Says:
+    return Says(pair.weight, pair.margin, pair.tie, pair.win_prob, pair.costs)
 
 
 def make_examples(
@@ -151,11 +176,15 @@ def _fitted(
     shown = _cut_prompt(prompt, start, kept)
     examples, faults, used = [], [], set()
     for unit in job.units:
+        if len(unit.places) > 2:
+            examples.append(_list_of(job, unit, shown, cut, digest, tally))
+            used.update(unit.places)
+            continue
         chosen = [response for place in unit.places if (response := cut[place]) is not None]
         if len(chosen) < len(unit.places):
             place = next(place for place in unit.places if cut[place] is None)
             faults.append(too_long(job.fields[place], len(prompt.ids), sizes[place], budgets))
-        elif len(chosen) == 2 and not unit.tie and np.array_equal(chosen[0].ids, chosen[1].ids):
+        elif len(chosen) == 2 and not unit.says.tie and np.array_equal(chosen[0].ids, chosen[1].ids):
             first, second = (job.fields[place] for place in unit.places)
             message = f"'{first}' and '{second}' are equal as tokens; drop the row, or cut less"
             faults.append(RowFault("same_responses", second, message))
@@ -174,15 +203,38 @@ def _fitted(
     return examples
 
 
+def _list_of(
+    job: Job, unit: Unit, prompt: _Encoded, responses: list[_Encoded | None], digest: int, tally: Tally
+) -> NewExample:
+    """A ranking as one example, less the responses that do not fit or that repeat a better one.
+
+    Raises:
+      RowFault: fewer than two are left.
+    """
+    seen: set[bytes] = set()
+    places = []
+    for place in unit.places:
+        response = responses[place]
+        if response is None or response.ids.tobytes() in seen:
+            tally.note("dropped_response", job.where)
+            continue
+        seen.add(response.ids.tobytes())
+        places.append(place)
+    if len(places) < 2:
+        message = "fewer than two responses of the ranking fit and differ; raise max_length, or choose another policy"
+        raise RowFault("too_long", "responses", message)
+    scores = unit.says.scores and tuple(unit.says.scores[place] for place in places)
+    kept = [response for place in places if (response := responses[place]) is not None]
+    return _example(job, Unit(tuple(places), replace(unit.says, scores=scores)), prompt, kept, digest)
+
+
 def _example(job: Job, unit: Unit, prompt: _Encoded, responses: list[_Encoded], digest: int) -> NewExample:
     return NewExample(
         prompt=prompt.ids,
         responses=tuple(response.ids for response in responses),
         scored=tuple(_spans(prompt, response) for response in responses),
         prompt_digest=digest,
-        weight=unit.weight,
-        margin=unit.margin,
-        tie=unit.tie,
+        says=unit.says,
         provenance=job.where,
     )
 

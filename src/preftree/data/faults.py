@@ -40,6 +40,7 @@ ACTIONS: dict[str, str] = {
     "trimmed_prompt": "prompts cut at the beginning",
     "trimmed_response": "responses cut at the end, without EOS",
     "dropped_pair": "pairs of a ranking left out, since a response is too long or both are equal as tokens",
+    "dropped_response": "responses of a ranking left out, since they are too long or equal a better one as tokens",
     "repeated_response": "chosen responses left out, since an earlier pair has the same",
     "unknown_token": "rows with text that the tokenizer has no token for",
 }

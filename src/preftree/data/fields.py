@@ -132,6 +132,12 @@ def optional_number(row: Row, name: str) -> float | None:
     return None if row.get(name) in (None, "") else number(row[name], name)
 
 
+def both_numbers(row: Row, first: str, second: str) -> tuple[float, float] | None:
+    """Two numbers that say something only together."""
+    one, other = optional_number(row, first), optional_number(row, second)
+    return None if one is None or other is None else (one, other)
+
+
 def flag(value: Any, where: str) -> bool:
     """A truth value: true, false, 0 or 1, also spelled as text."""
     spelled = value.strip().lower() if isinstance(value, str) else value
@@ -162,23 +168,25 @@ def weight(row: Row) -> float:
 
 
 def preference(row: Row, prompt: Text, chosen: tuple[str, Text], rejected: tuple[str, Text]) -> Preference:
-    """A pair with the weight, margin and tie that its row gives; each response comes with its field's name."""
+    """A pair with the weight, tie and figures that its row gives; each response comes with its field's name."""
     tie = row.get("tie") not in (None, "") and flag(row["tie"], "tie")
     margin, source = optional_number(row, "margin"), "margin"
-    if margin is None:
-        source = "score_chosen"
-        better, worse = optional_number(row, "score_chosen"), optional_number(row, "score_rejected")
-        if better is not None and worse is not None:
-            margin = better - worse
-            if not math.isfinite(margin):
-                raise RowFault("bad_value", source, "'score_chosen' minus 'score_rejected' is not finite")
+    scores = both_numbers(row, "score_chosen", "score_rejected")
+    if margin is None and scores is not None:
+        source, margin = "score_chosen", scores[0] - scores[1]
+        if not math.isfinite(margin):
+            raise RowFault("bad_value", source, "'score_chosen' minus 'score_rejected' is not finite")
     if margin is not None and margin < 0:
         raise RowFault(
             "bad_value", source, f"'{source}' puts the chosen response below the rejected one, by {-margin:g}"
         )
     if not tie:
         check_differ((chosen, rejected))
-    return Preference(prompt, chosen[1], rejected[1], weight(row), margin, tie)
+    win_prob = optional_number(row, "win_prob")
+    if win_prob is not None and not 0 <= win_prob <= 1:
+        raise RowFault("bad_value", "win_prob", f"'win_prob' must be in [0, 1], got {win_prob:g}")
+    costs = both_numbers(row, "cost_chosen", "cost_rejected")
+    return Preference(prompt, chosen[1], rejected[1], weight(row), margin, tie, win_prob, scores, costs)
 
 
 def check_differ(named: tuple[tuple[str, Text], ...]) -> None:

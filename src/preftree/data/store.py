@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -20,7 +20,7 @@ from jaxtyping import Bool, Float, Int
 
 from preftree.errors import CacheError
 from preftree.records import Provenance
-from preftree.tree.layout import TokenSequence
+from preftree.tree.layout import TokenSequence, grow_tree
 
 _IDS = pa.list_(pa.int32())
 SCHEMA = pa.schema(
@@ -34,6 +34,12 @@ SCHEMA = pa.schema(
         ("weight", pa.float64()),
         ("margin", pa.float64()),  # NaN where there is none
         ("tie", pa.bool_()),
+        ("win_prob", pa.float64()),  # NaN where there is none, as in the two costs
+        ("cost_chosen", pa.float64()),
+        ("cost_rejected", pa.float64()),
+        ("desirable", pa.int8()),  # -1 where nothing is said
+        ("num_scores", pa.int32()),
+        ("scores", pa.list_(pa.float64())),
         ("file", pa.int32()),
         ("line", pa.int64()),
     ]
@@ -41,8 +47,31 @@ SCHEMA = pa.schema(
 NO_PROMPT = 0
 """Stands in the place of a prompt's digest where there is none, as in plain text."""
 
-HEAVY = ("prompt", "responses", "scored")
+HEAVY = ("prompt", "responses", "scored", "scores")
 LIGHT = tuple(name for name in SCHEMA.names if name not in HEAVY)
+
+
+@dataclass(frozen=True, slots=True)
+class Says:
+    """What the data says of an example, beside its texts; None where it says nothing.
+
+    Attributes:
+      weight: Its weight in every mean.
+      margin: By how much the chosen response is better.
+      tie: Neither response is preferred.
+      win_prob: Probability that the chosen response is preferred, by some judge.
+      costs: A second score of the chosen and of the rejected response, to be kept low.
+      scores: Of each response.
+      desirable: Whether the one response was liked.
+    """
+
+    weight: float = 1.0
+    margin: float | None = None
+    tie: bool = False
+    win_prob: float | None = None
+    costs: tuple[float, float] | None = None
+    scores: tuple[float, ...] | None = None
+    desirable: bool | None = None
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -50,11 +79,11 @@ class TokenExample:
     """One example as token ids.
 
     Attributes:
-      sequences: Chosen and rejected of a preference; the one sequence of a demonstration.
+      sequences: Chosen and rejected of a preference, the responses of a ranking, best first; else the one there is.
       weight: Its weight in every mean.
-      margin: By how much the chosen response is better, where the data says so.
-      tie: Neither response is preferred.
+      margin: As in Says; so are tie, win_prob, costs, scores and desirable.
       provenance: The row it came from.
+      num_prompt: Tokens of the prompt, which all its sequences begin with.
       borrowed: Other responses under its prompt that its loss looks at, and that are no examples themselves.
     """
 
@@ -63,6 +92,7 @@ class TokenExample:
     margin: float | None
     tie: bool
     provenance: Provenance
+    num_prompt: int = 0
     borrowed: tuple[TokenSequence, ...] = ()
     win_prob: float | None = None
     costs: tuple[float, float] | None = None
@@ -81,7 +111,7 @@ class TokenStore:
       ties: Whether neither response of an example is preferred, [N].
       prompts: 64-bit digests of the prompts as they were before any trimming, [N]; equal where the prompts are,
         `NO_PROMPT` where there is none.
-      digest: Hash of the content of all examples: ids, scored places, weights, margins, ties.
+      digest: Hash of the content of all examples: ids, scored places, and what the data says of them.
       report: What the writer said about the source.
     """
 
@@ -125,6 +155,10 @@ class TokenStore:
         self.prompts: Int[np.ndarray, " N"] = column("prompt_digest", np.int64)
         self._margins: Float[np.ndarray, " N"] = column("margin", np.float64)
         self.ties: Bool[np.ndarray, " N"] = column("tie", np.bool_)
+        self._win_probs: Float[np.ndarray, " N"] = column("win_prob", np.float64)
+        self._costs = np.stack([column("cost_chosen", np.float64), column("cost_rejected", np.float64)], axis=1)
+        self._desirable: Int[np.ndarray, " N"] = column("desirable", np.int8)
+        self._num_scores: Int[np.ndarray, " N"] = column("num_scores", np.int32)
         self._file: Int[np.ndarray, " N"] = column("file", np.int32)
         self._line: Int[np.ndarray, " N"] = column("line", np.int64)
 
@@ -149,14 +183,30 @@ class TokenStore:
             response = view["responses"][slice(*view["responses_at"][place : place + 2])]
             spans = view["scored"][slice(*view["scored_at"][place : place + 2])]
             sequences.append(join(prompt, response, spans.reshape(-1, 2)))
-        margin = float(self._margins[index])
+        scores = view["scores"][slice(*view["scores_at"][row : row + 2])].tolist()
+        costs = self._costs[index].tolist()
         return TokenExample(
             sequences=tuple(sequences),
             weight=float(self.weights[index]),
-            margin=None if np.isnan(margin) else margin,
+            margin=_or_none(self._margins[index]),
             tie=bool(self.ties[index]),
             provenance=self.provenance(index),
+            num_prompt=len(prompt),
+            win_prob=_or_none(self._win_probs[index]),
+            costs=None if np.isnan(costs).any() else (costs[0], costs[1]),
+            scores=tuple(scores) or None,
+            desirable=None if self._desirable[index] < 0 else bool(self._desirable[index]),
         )
+
+    def has(self, figure: Literal["margin", "win_prob", "costs", "scores"]) -> Bool[np.ndarray, " N"]:
+        """Of which examples the data says this."""
+        found = {
+            "margin": ~np.isnan(self._margins),
+            "win_prob": ~np.isnan(self._win_probs),
+            "costs": ~np.isnan(self._costs).any(axis=1),
+            "scores": self._num_scores > 0,
+        }
+        return found[figure]
 
     def provenance(self, index: int) -> Provenance:
         """The row that an example came from."""
@@ -167,7 +217,7 @@ class TokenStore:
         if view is None:
             batch = self._reader.get_batch(number)
             self._verify(batch, number, HEAVY, 1)
-            prompt, responses, scored = (batch.column(name) for name in HEAVY)
+            prompt, responses, scored, scores = (batch.column(name) for name in HEAVY)
             view = self._views[number] = {
                 "prompt": _numpy(prompt.values),
                 "prompt_at": _numpy(prompt.offsets),
@@ -176,6 +226,8 @@ class TokenStore:
                 "responses_at": _numpy(responses.values.offsets),
                 "scored": _numpy(scored.values.values),
                 "scored_at": _numpy(scored.values.offsets),
+                "scores": _numpy(scores.values),
+                "scores_at": _numpy(scores.offsets),
             }
         return view
 
@@ -190,9 +242,9 @@ class TokenStore:
 
 
 def count_tokens(sequences: Sequence[TokenSequence]) -> tuple[int, int]:
-    """Unique input tokens of the tree of one or two sequences (as `len(grow_tree(...))`), and their scored tokens."""
+    """Unique input tokens of the tree of some sequences (as `len(grow_tree(...))`), and their scored tokens."""
     inputs = [sequence.trimmed().ids[:-1] for sequence in sequences]
-    tokens = sum(map(len, inputs))
+    tokens = sum(map(len, inputs)) if len(inputs) < 3 else len(grow_tree(sequences))
     if len(inputs) == 2:
         size = min(map(len, inputs))
         differs = np.flatnonzero(inputs[0][:size] != inputs[1][:size])
@@ -212,6 +264,10 @@ def join(prompt: np.ndarray, response: np.ndarray, spans: Sequence[Sequence[int]
 def meta_sum(meta: dict[str, Any]) -> int:
     """CRC-32 over what `meta.json` says."""
     return zlib.crc32(json.dumps(meta, sort_keys=True).encode())
+
+
+def _or_none(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)
 
 
 def _numpy(array: pa.Array) -> np.ndarray:

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 from transformers import PreTrainedTokenizerBase
 
@@ -22,6 +21,7 @@ from preftree.data.duplicates import Seen
 from preftree.data.encode import Encoder, make_encoder
 from preftree.data.examples import Job, make_examples, make_job
 from preftree.data.faults import RowFault, Tally, check_share
+from preftree.data.formats import Kind
 from preftree.data.kinds import as_kind, check_kind
 from preftree.data.measure import length, parts, spread
 from preftree.data.report import TokenReport
@@ -41,7 +41,7 @@ def tokenize_file(
     path: str,
     tokenizer: PreTrainedTokenizerBase,
     *,
-    kind: Literal["preference", "demonstration"],
+    kind: Kind,
     cache_dir: Path,
     budgets: Budgets = Budgets(),  # noqa: B008 - frozen, so one default serves every call
     truncation: Truncation = "drop",
@@ -55,7 +55,8 @@ def tokenize_file(
     Args:
       path: A data file, a folder of them, or a hub id.
       tokenizer: The model's tokenizer; its chat template renders conversations.
-      kind: What an example is: a pair (a ranking gives all its pairs), or a demonstration.
+      kind: What an example is: a pair (a ranking gives all its pairs), a label (a pair gives two), a ranking, or a
+        demonstration.
       cache_dir: Stores are kept in its `tokens` folder.
       budgets: Most tokens of a sequence and its fields.
       truncation: What happens to a row over a budget.
@@ -133,7 +134,7 @@ def _jobs(
     tally: Tally,
     *,
     path: str,
-    kind: Literal["preference", "demonstration"],
+    kind: Kind,
     chosen_side: bool,
 ) -> Iterator[tuple[Job, int]]:
     """Rows ready to encode, each with its size in characters; faulty ones go to the tally."""
@@ -149,7 +150,7 @@ def _jobs(
         if not isinstance(record.prompt, str):
             check_template(tokenizer, path)
         try:
-            job = make_job(where, record, tokenizer, encoder)
+            job = make_job(where, record, tokenizer, encoder, kind)
         except RowFault as fault:
             tally.reject(where, fault)
         else:

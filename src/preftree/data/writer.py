@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Int
 
-from preftree.data.store import HEAVY, LIGHT, SCHEMA, checksum, count_tokens, join, meta_sum
+from preftree.data.store import HEAVY, LIGHT, SCHEMA, Says, checksum, count_tokens, join, meta_sum
 from preftree.records import Provenance
 
 _BATCH_EXAMPLES = 512
@@ -29,16 +29,15 @@ class NewExample:
       responses: Ids of each response, int32.
       scored: Of each sequence, the places [start, stop) of scored tokens, counted from the prompt's first.
       prompt_digest: Equal for equal prompts before any trimming.
-      weight: As in TokenExample; so are margin, tie and provenance.
+      says: What the data says of it.
+      provenance: The row it came from.
     """
 
     prompt: Int[np.ndarray, " P"]
     responses: tuple[np.ndarray, ...]
     scored: tuple[tuple[tuple[int, int], ...], ...]
     prompt_digest: int
-    weight: float
-    margin: float | None
-    tie: bool
+    says: Says
     provenance: Provenance
 
 
@@ -108,9 +107,14 @@ class StoreWriter:
             pa.array([example.prompt_digest for example in examples], pa.int64()),
             pa.array([tokens for tokens, _ in counts], pa.int64()),
             pa.array([count for _, count in counts], pa.int64()),
-            pa.array([example.weight for example in examples], pa.float64()),
-            pa.array([np.nan if example.margin is None else example.margin for example in examples], pa.float64()),
-            pa.array([example.tie for example in examples], pa.bool_()),
+            pa.array([example.says.weight for example in examples], pa.float64()),
+            _figures([example.says.margin for example in examples]),
+            pa.array([example.says.tie for example in examples], pa.bool_()),
+            _figures([example.says.win_prob for example in examples]),
+            *(_figures([e.says.costs and e.says.costs[side] for e in examples]) for side in (0, 1)),
+            pa.array([-1 if e.says.desirable is None else int(e.says.desirable) for e in examples], pa.int8()),
+            pa.array([len(example.says.scores or ()) for example in examples], pa.int32()),
+            pa.array([list(example.says.scores or ()) for example in examples], pa.list_(pa.float64())),
             pa.array([self._files.setdefault(e.provenance.file, len(self._files)) for e in examples], pa.int32()),
             pa.array([example.provenance.line for example in examples], pa.int64()),
         ]
@@ -122,9 +126,16 @@ class StoreWriter:
 def _content(example: NewExample) -> bytes:
     """The content of an example as bytes; unequal examples never give equal ones, since every length stands before."""
     arrays = [example.prompt, *example.responses, *(np.array(spans, np.int32).reshape(-1) for spans in example.scored)]
-    margin = np.nan if example.margin is None else example.margin
-    head = np.array([len(arrays), *map(len, arrays), example.tie], np.int64)
-    return head.tobytes() + np.array([example.weight, margin]).tobytes() + b"".join(array.tobytes() for array in arrays)
+    says = example.says
+    margin = np.nan if says.margin is None else says.margin
+    head = np.array([len(arrays), *map(len, arrays), says.tie], np.int64)
+    content = head.tobytes() + np.array([says.weight, margin]).tobytes() + b"".join(array.tobytes() for array in arrays)
+    more = [says.win_prob, says.costs, says.scores, says.desirable]
+    return content if more == [None] * len(more) else content + json.dumps(more).encode()
+
+
+def _figures(values: Sequence[float | None]) -> pa.Array:
+    return pa.array([np.nan if value is None else value for value in values], pa.float64())
 
 
 def _lists(arrays: Sequence[np.ndarray]) -> pa.ListArray:

@@ -12,15 +12,20 @@ import numpy as np
 from jaxtyping import Bool, Int
 from transformers import PreTrainedTokenizerBase
 
-from preftree.config.schema import DpoConfig, Pace, RunConfig
+from preftree.config.schema import DpoConfig, Pace, RunConfig, SftConfig
 from preftree.data.budgets import Budgets
+from preftree.data.formats import Kind
+from preftree.data.mismatch import MismatchedStore
 from preftree.data.order import hold_out, iterate_steps, order_groups, steps_per_epoch
-from preftree.data.store import TokenStore
+from preftree.data.store import TokenStore, count_tokens
 from preftree.data.tokenize import tokenize_file
 from preftree.distributed.reduce import lead_first
 from preftree.distributed.world import World
 from preftree.errors import ConfigError, DataError
+from preftree.losses.mean import repeats
 from preftree.reference.key import cache_root
+from preftree.train.objective import Objective, bind_objective
+from preftree.train.scores import sequences_of
 from preftree.tree.layout import TokenSequence
 
 log = logging.getLogger("preftree")
@@ -38,7 +43,7 @@ class Part:
       rows: Which of them, in file order, [N].
     """
 
-    store: TokenStore
+    store: TokenStore | MismatchedStore
     rows: Int[np.ndarray, " N"]
 
 
@@ -56,17 +61,23 @@ def open_data(config: RunConfig, tokenizer: PreTrainedTokenizerBase, world: Worl
     Raises:
       DataError: a file cannot be read, is of another kind, holds too many faults, or nothing that can be trained on.
     """
-    store = lead_first(world, lambda: _tokenize(config, config.data.path, config.data.format, tokenizer))
-    rows = _usable(store, config, config.data.path)
-    held: Part | None = None
+    objective = bind_objective(config)[1] if isinstance(config, DpoConfig) else None
+
+    def read(path: str) -> tuple[TokenStore, Int[np.ndarray, " N"]]:
+        store = lead_first(world, lambda: _tokenize(config, objective, path, tokenizer))
+        return store, _usable(store, objective, path)
+
+    def part(store: TokenStore, rows: Int[np.ndarray, " N"], name: str = "the training rows") -> Part:
+        mismatched = objective is not None and "mismatched" in objective.inputs
+        return Part(MismatchedStore(store, rows, config.max_length, name) if mismatched else store, rows)
+
+    store, rows = read(config.data.path)
     if isinstance(config.eval_data, str):
-        place = config.eval_data
-        other = lead_first(world, lambda: _tokenize(config, place, config.data.format, tokenizer))
-        held = Part(other, _usable(other, config, place))
+        return Data(part(store, rows), part(*read(config.eval_data), "the held-out rows"))
     if isinstance(config.eval_data, float):
         kept, out = hold_out(store.prompts[rows], config.eval_data, SPLIT_SEED)
-        rows, held = rows[kept], Part(store, rows[out])
-    return Data(Part(store, rows), held)
+        return Data(part(store, rows[kept]), part(store, rows[out], "the held-out rows"))
+    return Data(part(store, rows), None)
 
 
 def num_steps(pace: Pace, num_examples: int) -> int:
@@ -117,7 +128,7 @@ class PromptGroups:
 
     def __iter__(self) -> Iterator[Iterator[TokenSequence]]:
         for rows in self._rows:
-            yield (sequence for row in rows for sequence in self._part.store[int(row)].sequences)
+            yield (sequence for row in rows for sequence in sequences_of(self._part.store[int(row)]))
 
     def name(self, group: int) -> str:
         """Where the first row of a group stands in the data."""
@@ -132,9 +143,12 @@ def check_budget(part: Part, shares_prefixes: bool, budget: int) -> None:
     """
     store = part.store
     if shares_prefixes:
-        sizes = store.num_tokens[part.rows]
+        sizes = store.num_tokens[part.rows].copy()
+        if isinstance(store, MismatchedStore):  # it knows upper bounds only
+            for place in np.flatnonzero(sizes > budget):
+                sizes[place] = count_tokens(sequences_of(store[int(part.rows[place])]))[0]
     else:
-        lengths = ([len(sequence.trimmed().ids) - 1 for sequence in store[int(row)].sequences] for row in part.rows)
+        lengths = ([len(s.trimmed().ids) - 1 for s in sequences_of(store[int(row)])] for row in part.rows)
         sizes = np.array([len(some) * max(some) for some in lengths])  # rows are padded to the longest
     longest = int(sizes.argmax())
     if sizes[longest] > budget:
@@ -145,18 +159,29 @@ def check_budget(part: Part, shares_prefixes: bool, budget: int) -> None:
         )
 
 
-def _tokenize(config: RunConfig, path: str, format_name: str | None, tokenizer: PreTrainedTokenizerBase) -> TokenStore:
-    pairs = isinstance(config, DpoConfig)
-    kind: Literal["preference", "demonstration"] = "preference" if pairs else "demonstration"
+_KINDS: dict[str, Kind] = {"pair": "preference", "response": "label", "list": "ranking"}
+
+_FIGURES: dict[str, tuple[Literal["margin", "win_prob", "costs", "scores"], str]] = {
+    "margins": ("margin", "'margin', or 'score_chosen' and 'score_rejected'"),
+    "win_prob": ("win_prob", "'win_prob', the probability that a judge prefers the chosen response"),
+    "costs": ("costs", "'cost_chosen' and 'cost_rejected'"),
+    "list_scores": ("scores", "'scores' (of a pair: 'score_chosen' and 'score_rejected')"),
+}
+"""Inputs of losses that come from the data: what the store calls them, and the fields of a row that give them."""
+
+
+def _tokenize(
+    config: RunConfig, objective: Objective | None, path: str, tokenizer: PreTrainedTokenizerBase
+) -> TokenStore:
     store, report = tokenize_file(
         path,
         tokenizer,
-        kind=kind,
+        kind="demonstration" if objective is None else _KINDS[objective.unit],
         cache_dir=Path(config.cache or cache_root()),
         budgets=Budgets(config.max_length, config.max_prompt_length, config.max_response_length),
         truncation=config.truncation,
-        format_name=format_name,
-        chosen_side=not pairs and config.side == "chosen",
+        format_name=config.data.format,
+        chosen_side=isinstance(config, SftConfig) and config.side == "chosen",
         max_rejected_share=config.data.max_rejected,
     )
     for line in report.lines():
@@ -164,17 +189,41 @@ def _tokenize(config: RunConfig, path: str, format_name: str | None, tokenizer: 
     return store
 
 
-def _usable(store: TokenStore, config: RunConfig, path: str) -> Int[np.ndarray, " N"]:
-    """The rows of `path` that the recipe can train on: of pairs, those that are no ties."""
+def _usable(store: TokenStore, objective: Objective | None, path: str) -> Int[np.ndarray, " N"]:
+    """The rows of `path` that the recipe can train on: of pairs, those that are no ties unless the loss takes ties.
+
+    Raises:
+      DataError: none is left; or a row lacks a figure that the loss needs, or has a weight that it cannot use.
+    """
     ties: Bool[np.ndarray, " N"] = store.ties
+    if objective is None or "ties" in objective.inputs:
+        ties = np.zeros(len(store), np.bool_)
     rows = np.flatnonzero(~ties)
+    name = "sft" if objective is None else objective.label
     if len(rows) < len(store):
         first = ", ".join(str(store.provenance(int(row))) for row in np.flatnonzero(ties)[:3])
-        log.info("  left out %d ties, which loss %s cannot use; first %s", int(ties.sum()), _loss_name(config), first)
+        log.info("  left out %d ties, which loss %s cannot use; first %s", int(ties.sum()), name, first)
     if not len(rows):
-        raise DataError(f"{path} holds nothing but ties, which loss {_loss_name(config)} cannot use; add other pairs")
+        raise DataError(f"{path} holds nothing but ties, which loss {name} cannot use; add other pairs")
+    if objective is not None:
+        _check_figures(store, rows, objective, path)
     return rows
 
 
-def _loss_name(config: RunConfig) -> str:
-    return config.loss_label if isinstance(config, DpoConfig) else "sft"
+def _check_figures(store: TokenStore, rows: Int[np.ndarray, " N"], objective: Objective, path: str) -> None:
+    for name in objective.inputs:
+        if name not in _FIGURES:
+            continue
+        figure, fields = _FIGURES[name]
+        lacking = rows[~store.has(figure)[rows] & ~store.ties[rows]]
+        if len(lacking):
+            more = f", like {len(lacking) - 1} others" if len(lacking) > 1 else ""
+            raise DataError(
+                f"loss {objective.label} needs {figure.replace('_', ' ')} in every row, and "
+                f"{store.provenance(int(lacking[0]))} has none{more}; give {fields}, or choose another loss"
+            )
+    if objective.scope == "step" or objective.state:
+        try:
+            repeats(store.weights[rows])
+        except ValueError as error:
+            raise DataError(f"{path}: loss {objective.label} counts a weight as repetitions: {error}") from error

@@ -12,7 +12,6 @@ from transformers import PreTrainedTokenizerBase
 
 from preftree.config.schema import DpoConfig, RunConfig, SftConfig
 from preftree.data.order import steps_per_epoch
-from preftree.data.store import TokenStore
 from preftree.distributed.world import World
 from preftree.models.adapters import targeted, trained_parameters
 from preftree.models.load import load_tokenizer
@@ -26,7 +25,7 @@ from preftree.train.optim import build_optimizer, warmup_length
 from preftree.train.policy import Policy, load_policy
 from preftree.train.rows import Data, check_budget, num_steps, open_data, probe_rows, steps_from
 from preftree.train.state import Progress
-from preftree.train.task import Task
+from preftree.train.task import Examples, Task
 
 log = logging.getLogger("preftree")
 
@@ -162,7 +161,7 @@ def admit(setup: Setup[C], path: Mapping[str, object]) -> Outcome | None:
 
 
 def execute(
-    setup: Setup[C], task: Callable[[TokenStore, bool], Task], path: Mapping[str, object], *, reference: str = "none"
+    setup: Setup[C], task: Callable[[Examples, bool], Task], path: Mapping[str, object], *, reference: str = "none"
 ) -> Outcome:
     """Train, and write the model where the run came to its end.
 

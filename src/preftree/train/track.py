@@ -27,7 +27,7 @@ Row: TypeAlias = Mapping[str, float | int | str]
 Display: TypeAlias = Callable[[Row, str], None]
 
 # Fields that measure the clock; two equal runs may differ in these alone.
-TIME_FIELDS = frozenset({"seconds", "pairs_per_second", "examples_per_second"})
+TIME_FIELDS = frozenset({"seconds", *(f"{unit}_per_second" for unit in ("pairs", "examples", "responses", "lists"))})
 
 SECONDS_BETWEEN_LINES = 20.0
 
@@ -158,7 +158,7 @@ def describe(row: Row) -> str:
             words.append(f"{name} {row[name]:{form}}")
             if name == "accuracy" and "accuracy_low" in row:
                 words[-1] += f" [{row['accuracy_low']:.3f}, {row['accuracy_high']:.3f}]"
-    for name in ("pairs_per_second", "examples_per_second"):
+    for name in sorted(TIME_FIELDS - {"seconds"}):
         if name in row:
             words.append(f"{row[name]:.1f} {name.removesuffix('_per_second')}/s")
     return "  ".join(words)
