@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 export PYTHONUTF8 = 1
 export HF_HUB_DISABLE_TELEMETRY = 1
 
-.PHONY: demo test check bench bench-diagnose bench-hh docs-losses test-slow test-gpu clean
+.PHONY: demo test check bench bench-adapters bench-adapters-world bench-diagnose bench-hh docs-losses test-slow test-gpu clean
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -37,6 +37,14 @@ check: $(VENV)/.ready
 
 bench: $(VENV)/.bench
 	$(BIN)/python benchmarks/step.py
+
+# Peak memory and step time: all weights, LoRA, quantised LoRA where installed, TRL with the same LoRA.
+bench-adapters: $(VENV)/.bench
+	$(BIN)/python benchmarks/adapters.py
+
+# True reward of LoRA and of all weights within 4 nats; resumable.
+bench-adapters-world: $(VENV)/.ready
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/adapters_world.py --out runs/adapters-world
 
 # Planted failures against the checks of `preftree eval diagnose`; about 20 minutes on one core, and resumable.
 bench-diagnose: $(VENV)/.ready

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from preftree.storage.checkpoint import list_checkpoints
 from preftree.train import loop
@@ -47,6 +48,23 @@ def test_two_processes_train_as_one(place: Path) -> None:
     run_processes(2, work)
     assert_same_course(place / "two", place / "one")
     assert len([row for row in rows_of(place / "two") if row.get("split") == "eval"]) == 2
+
+
+def test_two_processes_train_an_adapter_as_one(place: Path) -> None:
+    words = (*WORDS, "lora.r=4", "batch_size=3")  # of three pairs, a rank has none now and then
+    words = tuple(word for word in words if word != "batch_size=8")
+    run_dpo(dpo_config(place, "lora-one", *words))
+
+    def work(rank: int) -> None:
+        run_dpo(dpo_config(place, "lora-two", *words))
+
+    run_processes(2, work)
+    for a, b in zip(rows_of(place / "lora-two"), rows_of(place / "lora-one"), strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], abs=1e-5)
+    folders = [place / out / "model" / "adapter_model.safetensors" for out in ("lora-one", "lora-two")]
+    one, two = (load_file(path) for path in folders)
+    assert one.keys() == two.keys()
+    assert all(torch.allclose(value, two[name], atol=1e-4) for name, value in one.items())
 
 
 def test_a_signal_to_one_rank_stops_all_and_one_process_goes_on(place: Path) -> None:

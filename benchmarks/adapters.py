@@ -1,0 +1,204 @@
+"""Peak memory and step time of DPO: all weights, LoRA, LoRA over a quantised base, and TRL with the same LoRA.
+
+    python benchmarks/adapters.py --profile hh --size 31m --precision fp32 --rounds 3
+
+Model and pairs are those of step.py. Each turn is a process of its own, so that its peak memory is its own; the turns
+go round in order, so that a busy machine is busy for all. A quantised base is measured where its library is installed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from step import BETA, PROFILES, SIZES, prepare
+
+LR = 1e-5
+TURNS = ("full", "lora", "lora-nf4", "lora-int8", "trl-lora")
+LIBRARY = {"lora-nf4": "bitsandbytes", "lora-int8": "torchao", "trl-lora": "trl"}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--profile", choices=PROFILES, default="hh")
+    parser.add_argument("--size", choices=SIZES, default="31m")
+    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
+    parser.add_argument("--pairs", type=int, default=64)
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--rank", type=int, default=16)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--turn", choices=TURNS, help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.turn:
+        result = trl(options) if options.turn == "trl-lora" else ours(options)
+        (options.folder / f"{options.turn}.json").write_text(json.dumps(result))
+        return
+    turns = [turn for turn in TURNS if turn not in LIBRARY or importlib.util.find_spec(LIBRARY[turn])]
+    results: dict[str, list[dict[str, Any]]] = {turn: [] for turn in turns}
+    with tempfile.TemporaryDirectory() as folder:
+        options.folder = Path(folder)
+        prepare(options)
+        for number in range(options.rounds):
+            for turn in turns:
+                results[turn].append(take_turn(turn, options))
+                print(f"round {number + 1} {turn}: {results[turn][-1]}", file=sys.stderr)
+    report(results, options)
+
+
+def take_turn(turn: str, options: argparse.Namespace) -> dict[str, Any]:
+    names = ("profile", "size", "precision", "pairs", "batch", "rank", "folder")
+    words = [f"--turn={turn}", *(f"--{name}={getattr(options, name)}" for name in names)]
+    subprocess.run([sys.executable, "-W", "ignore", __file__, *words], check=True, stdout=subprocess.DEVNULL)
+    return json.loads((options.folder / f"{turn}.json").read_text())
+
+
+def report(results: dict[str, list[dict[str, Any]]], options: argparse.Namespace) -> None:
+    figures: dict[str, Any] = {
+        name: getattr(options, name) for name in ("profile", "size", "precision", "batch", "rank")
+    }
+    figures["not installed"] = [turn for turn in TURNS if turn not in results]
+    for turn, found in results.items():
+        figures[turn] = {
+            "seconds_per_step": round(statistics.median(one["seconds_per_step"] for one in found), 3),
+            "peak_mib": round(statistics.median(one["peak_mib"] for one in found)),
+            "trained_parameters": found[0]["trained"],
+            "first_loss": found[0]["losses"][0],
+        }
+    print(json.dumps(figures, indent=1))
+
+
+def peak_mib() -> float:
+    """The most memory of this process: on the GPU where there is one, else resident."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def ours(options: argparse.Namespace) -> dict[str, Any]:
+    import torch
+
+    from preftree.config.adapter import LoraOptions
+    from preftree.data.tokenize import tokenize_file
+    from preftree.distributed.world import open_world
+    from preftree.losses import bind
+    from preftree.models.adapters import adapter_off, add_adapter, trained_parameters
+    from preftree.models.load import load_base, load_tokenizer
+    from preftree.reference.build import build_reference
+    from preftree.reference.key import table_key, weights_digest
+    from preftree.reference.store import ReferenceTable
+    from preftree.scoring.forward import Scorer
+    from preftree.train.dpo import pair_task
+    from preftree.train.step import take_step
+
+    folder = options.folder
+    store, _ = tokenize_file(
+        str(folder / "pairs.jsonl"), load_tokenizer(folder / "model"), kind="preference", cache_dir=folder / "cache"
+    )
+    with open_world() as world:
+        _, _, quantize = options.turn.partition("-")
+        model = load_base(folder / "model", quantize=quantize or None, device=world.device)  # pyright: ignore[reportArgumentType]
+        if options.turn != "full":
+            add_adapter(model, LoraOptions(r=options.rank).filled(), seed=0)
+        scorer = Scorer(model, precision=options.precision)
+        key = table_key(weights_digest(folder / "model", memo=folder / "cache"), scorer.numeric_mode)
+        table = ReferenceTable.open(folder / "cache", key)
+        with adapter_off(model):
+            build_reference(table, scorer, [store[index].sequences for index in range(len(store))], budget=8192)
+        task = pair_task(store, bind("dpo", {"beta": BETA}), table)
+        parameters = trained_parameters(model)
+        optimizer = torch.optim.AdamW(parameters.values(), lr=LR, weight_decay=0.0, fused=True)
+        batches = np.arange(len(store)).reshape(-1, options.batch)
+        losses, seconds = [], []
+        for rows in [batches[0], *batches]:
+            began = time.perf_counter()
+            result = take_step(task, rows, scorer, optimizer, budget=8192, max_grad_norm=1.0, world=world)
+            seconds.append(time.perf_counter() - began)
+            losses.append(float(result.columns["loss"].mean()))
+    return {
+        "seconds_per_step": statistics.mean(seconds[1:]),  # the first one warms up
+        "losses": losses,
+        "peak_mib": peak_mib(),
+        "trained": sum(value.numel() for value in parameters.values()),
+    }
+
+
+def trl(options: argparse.Namespace) -> dict[str, Any]:
+    import torch
+    from datasets import Dataset
+    from peft import LoraConfig
+    from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+    from trl import DPOConfig, DPOTrainer
+
+    class InOrder(DPOTrainer):
+        def _get_train_sampler(self, *_: object) -> Any:
+            return torch.utils.data.SequentialSampler(self.train_dataset)
+
+    class Clock(TrainerCallback):
+        def __init__(self) -> None:
+            self.began, self.seconds = 0.0, []
+
+        def on_step_begin(self, *_: object, **__: object) -> None:
+            self.began = time.perf_counter()
+
+        def on_step_end(self, *_: object, **__: object) -> None:
+            self.seconds.append(time.perf_counter() - self.began)
+
+    folder = options.folder
+    rows = [json.loads(line) for line in (folder / "pairs.jsonl").read_text().splitlines()]
+    config = DPOConfig(
+        output_dir=str(folder / "trl"),
+        per_device_train_batch_size=options.batch,
+        num_train_epochs=1,
+        learning_rate=LR,
+        lr_scheduler_type="constant",
+        warmup_steps=0,
+        max_grad_norm=1.0,
+        beta=BETA,
+        max_length=None,
+        optim="adamw_torch_fused",
+        bf16=options.precision == "bf16",
+        gradient_checkpointing=False,
+        precompute_ref_log_probs=True,
+        use_cpu=not torch.cuda.is_available(),
+        logging_steps=1,
+        report_to="none",
+        save_strategy="no",
+        disable_tqdm=True,
+    )
+    trainer = InOrder(
+        model=AutoModelForCausalLM.from_pretrained(folder / "model", dtype=torch.float32),
+        args=config,
+        # The first batch once more in front: the step that warms up, as ours.
+        train_dataset=Dataset.from_list(rows[: options.batch] + rows),
+        processing_class=AutoTokenizer.from_pretrained(folder / "model"),
+        peft_config=LoraConfig(
+            r=options.rank, lora_alpha=32, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM"
+        ),
+    )
+    clock = Clock()
+    trainer.add_callback(clock)
+    trainer.train()
+    return {
+        "seconds_per_step": statistics.mean(clock.seconds[1:]),
+        "losses": [row["loss"] for row in trainer.state.log_history if "loss" in row],
+        "peak_mib": peak_mib(),
+        "trained": sum(value.numel() for value in trainer.model.parameters() if value.requires_grad),
+    }
+
+
+if __name__ == "__main__":
+    main()
