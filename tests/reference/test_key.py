@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 import torch
 
+from preftree.config.adapter import LoraOptions
 from preftree.errors import ModelError
+from preftree.models.adapters import add_adapter
 from preftree.reference import key as key_module
 from preftree.reference.key import (
     cache_root,
@@ -123,8 +125,18 @@ def test_model_digest_sees_one_weight_a_name_a_dtype_and_the_configuration():
     other = tiny_llama()
     other.config.rms_norm_eps = 1e-5
     assert weights_digest_of_model(other) != before
-    with pytest.raises(ValueError, match="before adapters are added"):
+    with pytest.raises(ValueError, match="digest the model in the wrapper"):
         weights_digest_of_model(with_adapter(tiny_llama(), seed=0))
+
+
+def test_model_digest_sees_an_adapter_and_its_options():
+    def digest(seed: int = 0, alpha: float = 32.0) -> str:
+        model = tiny_llama()
+        add_adapter(model, LoraOptions(r=2, alpha=alpha).filled(), seed=seed)
+        return weights_digest_of_model(model)
+
+    assert digest() == digest()
+    assert len({weights_digest_of_model(tiny_llama()), digest(), digest(seed=1), digest(alpha=16.0)}) == 4
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from preftree.config.adapter import LoraOptions
 from preftree.config.load import load_config
 from preftree.config.schema import DpoConfig, RunConfig
 from preftree.distributed.world import World
-from preftree.errors import CheckpointError, ConfigError, ModelError
+from preftree.errors import CheckpointError, ConfigError, ModelError, TrainingError
 from preftree.evaluate.frontier import policies
 from preftree.losses.table import bind
 from preftree.models.adapter_folder import find_adapter, write_adapter
@@ -261,6 +262,26 @@ def test_what_the_reference_is_when_a_run_starts_from_an_adapter(
     gated = reference_is.startswith("start")
     assert ("policy equals reference" in caplog.text) == gated
     assert ("not compared with the reference: it is" in caplog.text) == (not gated)
+
+
+def test_the_bare_base_in_place_of_the_start_is_caught(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The trap: `disable_adapter` as the reference of a policy that came with an adapter."""
+
+    def bare(config: DpoConfig, own: policy.Policy, *rest: object) -> policy.Reference:
+        found = policy.find_reference(config, own, *rest)  # pyright: ignore[reportArgumentType]
+        return replace(found, weights=own.base_weights, without_adapter=True)
+
+    monkeypatch.setattr("preftree.train.dpo.find_reference", bare)
+    with pytest.raises(TrainingError, match="before the first step the policy differs from its reference by"):
+        run(dpo_config(place, "trapped", f"model={place / 'sft' / 'model'}", "lora={}", "max_steps=1"))
+
+
+@pytest.mark.parametrize("words", [("precision=bf16", "gradient_checkpointing=true"), ("lora.dora=true",)])
+def test_runs_of_other_kinds_begin_at_ln_2_and_learn(place: Path, words: tuple[str, ...]) -> None:
+    run(config_of(place, words[0].replace("=", "-"), "eval_data=null", *words))
+    losses = [float(row["loss"]) for row in rows_of(place / words[0].replace("=", "-"))]
+    assert losses[0] == pytest.approx(0.6931471805599453, abs=1e-5)
+    assert losses[-1] < 0.66
 
 
 def test_bases_have_one_digest_whatever_is_on_them(place: Path) -> None:

@@ -11,9 +11,10 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -158,11 +159,8 @@ def adapted_digest(base: str, folder: Path, *, merged: bool, memo: Path) -> str:
       memo: Where digests of files are remembered.
     """
     config = json.loads((folder / "adapter_config.json").read_bytes())
-    for place in ("base_model_name_or_path", "revision", "inference_mode", "peft_version", "auto_mapping"):
-        config.pop(place, None)
-    plain = {name: sorted(value) if isinstance(value, list) else value for name, value in config.items()}
     total = hashlib.sha256(f"{base}\0{'merged' if merged else 'beside'}\0".encode())
-    total.update(json.dumps(plain, sort_keys=True).encode())
+    total.update(_adapter_options(config))
     for path in sorted(folder.glob("*.safetensors")):
         total.update(f"\0{path.name}\0{_remembered_digest(path, memo)}".encode())
     return total.hexdigest()
@@ -171,15 +169,17 @@ def adapted_digest(base: str, folder: Path, *, merged: bool, memo: Path) -> str:
 def weights_digest_of_model(model: nn.Module) -> str:
     """Digest of a model in memory: its class, configuration, parameters and buffers by name, dtype, shape and bytes.
 
-    For a reference that is no plain folder. A PEFT model is taken apart by the caller: digest the model before adapters
-    are added, or the folders of model and adapter.
+    For a reference that is no plain folder. An adapter in the model counts as switched on.
 
     Raises:
-      ValueError: the model is wrapped by PEFT.
+      ValueError: the model is wrapped by peft, which changes the names of its parameters.
     """
-    if hasattr(model, "peft_config"):
-        raise ValueError("a PEFT model has no digest of its own: digest the model before adapters are added")
+    adapters: Any = getattr(model, "peft_config", {})
+    if adapters and not isinstance(model, transformers.PreTrainedModel):
+        raise ValueError("a model wrapped by peft has no digest of its own: digest the model in the wrapper")
     total = hashlib.sha256(type(model).__name__.encode())
+    for name, options in sorted(adapters.items()):
+        total.update(f"\0{name}\0".encode() + _adapter_options(options.to_dict()))
     config = getattr(model, "config", None)
     if isinstance(config, transformers.PretrainedConfig):
         # Where it was loaded from and by whom does not matter; the dtype is the tensors' own.
@@ -191,6 +191,17 @@ def weights_digest_of_model(model: nn.Module) -> str:
         total.update(f"\0{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
         total.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
     return total.hexdigest()
+
+
+def _adapter_options(config: Mapping[str, Any]) -> bytes:
+    """What of an adapter's configuration says what it computes; where its base is does not count."""
+    apart = ("base_model_name_or_path", "revision", "inference_mode", "peft_version", "auto_mapping")
+    plain = {
+        name: sorted(value) if isinstance(value, list | set) else value
+        for name, value in config.items()
+        if name not in apart
+    }
+    return json.dumps(plain, sort_keys=True, default=str).encode()
 
 
 def cache_root() -> Path:
