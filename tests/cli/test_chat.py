@@ -12,7 +12,7 @@ from preftree.data.kinds import as_kind
 from preftree.errors import DataError
 from preftree.generate import talk
 from preftree.generate.hf import Generation
-from preftree.generate.talk import Answer, Talk, add_choice, shuffle_sides
+from preftree.generate.talk import Answer, Talk, require_text, shuffle_sides
 from preftree.records import Message, Preference
 from support.datafiles import read_all
 from support.models import tiny_llama
@@ -99,10 +99,21 @@ def test_models_of_two_kinds_cannot_be_compared(place: Path) -> None:
     assert "has a chat template and the other has none" in str(done.exception)
 
 
-def test_bytes_that_are_no_text_are_not_recorded(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="was not recorded; ask again"):
-        add_choice(tmp_path / "p.jsonl", Talk(False).ask("a"), Answer("x", "b\ufffd"), Answer("y", "c"), tie=False)
-    assert not (tmp_path / "p.jsonl").exists()
+@pytest.mark.parametrize(("text", "said"), [("b\ufffd", "bytes that are no text"), (" ", "is empty")])
+def test_an_answer_that_no_file_may_hold_is_refused(text: str, said: str) -> None:
+    with pytest.raises(DataError, match=f"{said}.*; ask again"):
+        require_text(Answer("x", text))
+
+
+@pytest.mark.usefixtures("numbered")
+def test_a_question_that_comes_up_again_gets_other_draws_and_sides(place: Path) -> None:
+    record = place / "again.jsonl"
+    told = call(["Hi", "1", "/new"] * 8, place / "one", "--against", place / "two", "--blind", "--record", record)
+    told += call(["Hi", "1", "/new"] * 8, place / "one", "--against", place / "two", "--blind", "--record", record)
+    rows = [json.loads(line) for line in record.read_text().splitlines()]
+    assert len(rows) == 16
+    assert len({row["chosen"] for row in rows}) == 16
+    assert {row["chosen_model"] for row in rows} == {str(place / "one"), str(place / "two")}
 
 
 def test_undo_takes_a_question_and_its_answer_back() -> None:

@@ -30,8 +30,8 @@ def test_a_sweep_compares_its_runs_and_survives_one_that_fails(
 ) -> None:
     make_model(tmp_path / "model")
     make_pairs(tmp_path / "pairs.jsonl", 12)
-    (tmp_path / "rule.py").write_text("def short(prompt, response):\n    return -float(len(response))\n")
-    command = words(tmp_path, "lr=1e-3,1e30", "--reward", f"{tmp_path / 'rule.py'}:short", "--prompts", "3")
+    (tmp_path / "rule.py").write_text("def long(prompt, response):\n    return float(len(response))\n")
+    command = words(tmp_path, "lr=1e-3,1e30", "--reward", f"{tmp_path / 'rule.py'}:long", "--prompts", "3")
     with caplog.at_level("INFO", "preftree"):
         done = CliRunner().invoke(app, command)
     assert done.exit_code == 0, done.output

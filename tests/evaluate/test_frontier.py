@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -161,3 +162,12 @@ def test_a_world_is_a_reward() -> None:
 def test_an_unfinished_run_cannot_be_measured(place: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="holds no finished run"):
         next(policies(tmp_path))
+
+
+def test_a_start_model_that_is_another_one_now_is_noticed(place: Path, tmp_path: Path) -> None:
+    shutil.copytree(place / "model", tmp_path / "model")
+    shutil.copy(place / "pairs.jsonl", tmp_path / "pairs.jsonl")
+    run_dpo(dpo_config(tmp_path, "run", "max_steps=2", "eval_data=.3"))
+    make_model(tmp_path / "model", seed=5)
+    with pytest.raises(DataError, match=r"began at weights .* put that model back"):
+        measure_run(read_run(tmp_path / "run"), Measuring(f"{place / 'rules.py'}:brevity", prompts=3, samples=1))

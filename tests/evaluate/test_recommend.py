@@ -33,8 +33,11 @@ def by_beta(runs: dict[str, Any]) -> dict[str, Any]:
 
 def test_the_highest_reward_wins_where_nothing_is_near() -> None:
     found = recommend(settings_of(by_beta({".1": run((5, 0.9)), "1": run((1, 0.7)), "5": run((0.1, 0.5))})))
-    assert (found.setting, found.sure) == ("beta=.1", True)
-    assert found.reason == "beta=.1 ends at a reward of 0.900 (KL 5.00), above all others (next 0.700)."
+    assert (found.setting, found.sure) == ("beta=.1", False)
+    assert found.reason == (
+        "beta=.1 ends at a reward of 0.900 (KL 5.00), above all others (next 0.700), with one seed: what another would "
+        "give is not known."
+    )
     assert found.figures["beta=1"] == {"reward": 0.7, "kl": 1}
 
 
@@ -46,7 +49,7 @@ def test_a_hundredth_of_the_gain_is_no_reason_to_go_further() -> None:
 
 
 def test_seeds_say_what_noise_is() -> None:
-    """Means .85 and .80; standard errors .05 and .02: 1.96 x .054 = .106 is more than .05."""
+    """Means .85 and .80; standard errors .05 and .02, times t of 1 degree, 12.7: far more than .05."""
     runs = {
         f"beta{beta}-seed{seed}": ({"beta": beta, "seed": str(seed)}, run((kl, reward)))
         for beta, kl, rewards in ((".1", 5, (0.8, 0.9)), ("1", 1, (0.78, 0.82)))
@@ -54,8 +57,31 @@ def test_seeds_say_what_noise_is() -> None:
     }
     settings = settings_of(runs)
     assert [setting.mean("reward") for setting in settings] == pytest.approx([0.85, 0.8])
-    assert [setting.noise("reward") for setting in settings] == pytest.approx([0.05, 0.02])
+    assert [setting.half_width("reward") for setting in settings] == pytest.approx(
+        [0.05 * 12.706, 0.02 * 12.706], rel=1e-3
+    )
     assert recommend(settings).setting == "beta=1"
+
+
+def test_more_than_one_seed_can_be_sure() -> None:
+    runs = {
+        f"beta{beta}-seed{seed}": ({"beta": beta, "seed": str(seed)}, run((kl, reward)))
+        for beta, kl, rewards in ((".1", 5, (0.9, 0.901, 0.899)), ("1", 1, (0.7, 0.701, 0.699)))
+        for seed, reward in enumerate(rewards)
+    }
+    found = recommend(settings_of(runs))
+    assert (found.setting, found.sure) == ("beta=.1", True)
+
+
+def test_nothing_is_recommended_that_is_worse_than_the_start() -> None:
+    found = recommend(settings_of(by_beta({".1": run((5, 0.3)), "1": run((1, 0.39))})))
+    assert found.setting is None
+    assert "below the start's 0.400; the highest is beta=1, 0.390" in found.reason
+
+
+def test_runs_without_pairs_go_by_held_out_loss() -> None:
+    found = recommend(settings_of({"a": ({"lr": "1"}, run(loss=2.5)), "b": ({"lr": "2"}, run(loss=2.4))}))
+    assert (found.setting, found.sure) == ("lr=2", False)
 
 
 def test_an_interval_over_prompts_says_what_noise_is() -> None:

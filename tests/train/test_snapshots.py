@@ -1,8 +1,10 @@
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
+from preftree.evaluate.frontier import policies
 from preftree.storage.checkpoint import list_checkpoints, load_checkpoint, step_of
 from preftree.train.dpo import run_dpo
 from preftree.train.snapshots import is_snapshot_step
@@ -39,3 +41,19 @@ def test_a_run_leaves_its_weights_along_the_way(tmp_path: Path) -> None:
         assert kept.state.tensors.keys() == {"model"}
         for name, tensor in whole.state.tensors["model"].items():
             assert torch.equal(kept.state.tensors["model"][name], tensor)
+
+
+def test_snapshots_of_a_run_that_died_are_not_those_of_the_next(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    make_model(tmp_path / "model")
+    make_pairs(tmp_path / "pairs.jsonl", 12)
+    run_dpo(dpo_config(tmp_path, "run", "max_steps=3", "snapshots=1.2", "lr=1e-2"))
+    for name in ("checkpoints", "model", "summary.json"):  # as if it had been killed before its first checkpoint
+        path = tmp_path / "run" / name
+        path.unlink() if path.is_file() else shutil.rmtree(path)
+    run_dpo(dpo_config(tmp_path, "run", "max_steps=5", "snapshots=4", "lr=1e-3"))
+    with caplog.at_level("WARNING", "preftree"):
+        steps = [step for step, _ in policies(tmp_path / "run")]
+    assert steps == [1, 4, 5]
+    assert sum("is of another run" in record.getMessage() for record in caplog.records) == 2

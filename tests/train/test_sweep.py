@@ -24,7 +24,10 @@ def test_words_and_inner_options_are_varied_too() -> None:
     _, variants = plan_sweep(DpoConfig, ["loss=dpo,ipo_sum", "snapshots=null", *BASE])
     assert [variant.config.loss.name for variant in variants] == ["dpo", "ipo_sum"]
     assert [variant.name for variant in variants] == ["lossdpo", "lossipo_sum"]
-    assert variants[0].config.snapshots is None
+    assert variants[0].config.snapshots == 2
+    _, variants = plan_sweep(DpoConfig, ["seed=20240101,20240102", "snapshots=1.5", *BASE])
+    assert [variant.name for variant in variants] == ["seed20240101", "seed20240102"]
+    assert variants[0].config.snapshots == 1.5
     _, variants = plan_sweep(DpoConfig, ["loss=cdpo", "loss.label_smoothing=.1,.2", *BASE])
     assert [variant.config.loss.options["label_smoothing"] for variant in variants] == [0.1, 0.2]
 
@@ -39,6 +42,7 @@ def test_a_comma_in_quotes_separates_nothing() -> None:
     [
         ([], "a sweep needs an option with several values"),
         (["beta=.1,0.10"], "gives 0.10 twice"),
+        (["beta=,"], "needs two values or more"),
         (["beta=.1,.2", "beta=.3,.4"], "option 'beta' is given twice"),
         (["beta=.1,-1"], "beta must be > 0, got -1"),
         (["betta=.1,.2"], "did you mean 'beta'"),

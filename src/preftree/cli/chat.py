@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -42,11 +43,13 @@ def chat(
     from preftree.cli.train import quiet_transformers
     from preftree.errors import ConfigError, UserError
     from preftree.generate.hf import Sampling
-    from preftree.generate.talk import Speaker, Talk
+    from preftree.generate.talk import Speaker, Talk, count_rows
     from preftree.models.load import load_model, load_tokenizer
 
     quiet_transformers()
-    console = Console(highlight=False, markup=False)
+    if against is None and blind:
+        raise ConfigError("--blind compares two models; give the other one with --against")
+    console = Console(highlight=False, markup=False, emoji=False)
     sampling = Sampling(max_new_tokens, temperature, top_p, seed)
     speakers = []
     for name in [model] if against is None else [model, against]:
@@ -55,7 +58,11 @@ def chat(
         speakers.append(Speaker(name, network, load_tokenizer(name)))
     if len({speaker.has_template for speaker in speakers}) > 1:
         raise ConfigError("one of the models has a chat template and the other has none: they cannot answer the same")
+    if system is not None and not speakers[0].has_template:
+        raise ConfigError(f"{model} has no chat template, so --system has no place; leave it out")
     talk = Talk(speakers[0].has_template, system)
+    # Numbers of the questions: one that comes up again, here or in another session, gets other draws and sides.
+    numbers = itertools.count(1 if against is None else 1 + count_rows(record))
     console.print(COMMANDS, style="dim")
     if not talk.templated:
         console.print("No chat template: the model continues what you write, each line for itself.", style="dim")
@@ -64,34 +71,36 @@ def chat(
             if line.startswith("/"):
                 talk = _obey(console, talk, line)
             elif line and against is None:
-                talk = _converse(console, speakers[0], talk.ask(line), sampling)
+                talk = _converse(console, speakers[0], talk.ask(line), sampling, next(numbers))
             elif line:
-                talk = _compare(console, speakers, talk.ask(line), sampling, blind, record)
+                talk = _compare(console, speakers, talk.ask(line), sampling, next(numbers), blind, record)
         except UserError as error:
             console.print(f"error: {error}", style="red")
     console.print()
 
 
-def _converse(console: Console, speaker: Speaker, talk: Talk, sampling: Sampling) -> Talk:
+def _converse(console: Console, speaker: Speaker, talk: Talk, sampling: Sampling, number: int) -> Talk:
     from preftree.generate.talk import answer
 
     console.print("model> ", end="", style="bold")
-    said = answer(speaker, talk, sampling, row=talk.number, show=lambda text: console.print(text, end=""))
+    said = answer(speaker, talk, sampling, row=number, show=lambda text: console.print(text, end=""))
     console.print()
     return talk.hear(said.text)
 
 
 def _compare(
-    console: Console, speakers: list[Speaker], talk: Talk, sampling: Sampling, blind: bool, record: Path
+    console: Console, speakers: list[Speaker], talk: Talk, sampling: Sampling, number: int, blind: bool, record: Path
 ) -> Talk:
     """Show both answers, ask which is better, record it; the talk goes on with the better one."""
-    from preftree.generate.talk import add_choice, answer, shuffle_sides
+    from preftree.generate.talk import add_choice, answer, require_text, shuffle_sides
 
     with console.status("both are answering"):
-        sides = [answer(own, talk, sampling, row=2 * talk.number + i) for i, own in enumerate(speakers)]
+        sides = [answer(own, talk, sampling, row=2 * number + i) for i, own in enumerate(speakers)]
     if blind:
-        sides = shuffle_sides(sides, seed=sampling.seed, number=talk.number)
+        sides = shuffle_sides(sides, seed=sampling.seed, number=number)
     _show(console, sides, blind)
+    for side in sides:
+        require_text(side)
     if sides[0].text == sides[1].text:
         console.print("Both say the same; there is nothing to choose.", style="dim")
         return talk.hear(sides[0].text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -13,6 +14,8 @@ from preftree.cli.frontier import REWARD
 
 if TYPE_CHECKING:
     from preftree.train.sweep import Variant
+
+log = logging.getLogger("preftree")
 
 
 def sweep(
@@ -36,6 +39,7 @@ def sweep(
     from preftree.cli.frontier import measure_folder
     from preftree.cli.report import conclude
     from preftree.cli.train import quiet_transformers
+    from preftree.errors import TrainingError, UserError
     from preftree.evaluate.folder import Run, read_run
     from preftree.evaluate.recommend import recommend, settings_of
     from preftree.judges.rules import load_reward
@@ -53,13 +57,21 @@ def sweep(
         for variant, error in ends:
             folder = Path(variant.config.out)
             if error is None and reward is not None:
-                measure_folder(folder, Measuring(reward, prompts, samples))
+                try:
+                    measure_folder(folder, Measuring(reward, prompts, samples))
+                except UserError as fault:
+                    log.warning("%s: %s", variant.name, fault)
+                    error = str(fault)
             if error is None:
                 conclude(folder)
             ended[variant.name] = variant.values, error or read_run(folder)
     except Stopped as stopped:
         raise typer.Exit(128 + stopped.signum) from None
 
+    if all(isinstance(run, str) for _, run in ended.values()):
+        raise TrainingError(
+            f"no run of this sweep came to its end; {out} has no report of it, each run's error is above"
+        )
     settings = settings_of(ended)
     found = recommend(settings)
     told: dict[str, Any] = {
@@ -77,8 +89,6 @@ def sweep(
     _print(*settings_table(settings))
     typer.echo(f"recommended: {found.setting or 'nothing'}. {found.reason}")
     typer.echo(f"see {Path(out) / 'report.html'}")
-    if all(isinstance(run, str) for _, run in ended.values()):
-        raise typer.Exit(2)
 
 
 def _start(recipe: str, words: list[str]) -> tuple[str, Iterator[tuple[Variant[Any], str | None]]]:

@@ -36,7 +36,7 @@ def read_prompts(path: str) -> list[Prompt]:
     """
     if path.endswith(".txt"):
         try:
-            lines = Path(path).expanduser().read_text(encoding="utf-8").splitlines()
+            lines = Path(path).expanduser().read_text(encoding="utf-8").split("\n")
         except (OSError, UnicodeDecodeError) as error:
             raise DataError(f"{path} cannot be read: {error}") from error
         found = [Prompt(Provenance(path, number), line) for number, line in enumerate(lines, 1) if line.strip()]

@@ -8,6 +8,7 @@ that the policy wrote.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,8 @@ from preftree.tree.segment import sum_responses
 from preftree.worlds.exact import Table, best_reward, measure
 from preftree.worlds.grammar import World, rewards
 from preftree.worlds.walk import outcome_logps
+
+log = logging.getLogger("preftree")
 
 Meter: TypeAlias = Callable[[PreTrainedModel], Mapping[str, float]]
 """A policy's figures: at least `kl` and `reward`."""
@@ -83,6 +86,9 @@ def policies(run: Path, device: torch.device | str = "cpu") -> Iterator[tuple[in
         if step_of(path) < last:
             loaded = load_checkpoint(path.parent, path)
             assert loaded is not None  # a named checkpoint is there, or loading it raises
+            if loaded.state.meta.get("trajectory") != summary.get("trajectory"):
+                log.warning("%s is of another run that was begun in this folder; it is left out", path)
+                continue
             snapshot = loaded.state.tensors["model"]
             final = final or {name: parameters[name].detach().clone() for name in snapshot}
             _put(model, snapshot)

@@ -90,6 +90,7 @@ class Measured(_Part):
     Attributes:
       how: What the frontier and the samples were measured with.
       frontier: Points along training.
+      optimum: The best reward at some KLs, where a world tells it: the highest that any policy can have.
       temperature: Figures over sampling temperatures, all of one kind.
       temperature_figure: What that kind is.
       samples: Texts side by side.
@@ -103,6 +104,7 @@ class Measured(_Part):
 
     how: dict[str, str | int | None] = Field(default_factory=dict)
     frontier: tuple[Point, ...] = ()
+    optimum: tuple[Point, ...] = ()
     temperature: tuple[Temperature, ...] = ()
     temperature_figure: str = "win rate"
     samples: tuple[Sample, ...] = ()

@@ -7,13 +7,15 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from preftree.evaluate.diagnose import examine_run, found_in
 from preftree.evaluate.evidence import is_number
 from preftree.evaluate.folder import Run
 from preftree.evaluate.measured import Point
+from preftree.stats import mean_interval
 
-Z = 1.96
-"""Standard errors on either side of a 95 % interval."""
+CONFIDENCE = 0.95
 
 LEAST_GAIN = 0.01
 """Share of the gain in reward below which a difference does not count, however small the noise."""
@@ -42,13 +44,14 @@ class Setting:
         values = self._values(name)
         return statistics.fmean(values) if values else None
 
-    def noise(self, name: str) -> float:
-        """Standard error of that mean: over seeds, or from the one run's own interval; 0 where nothing tells."""
+    def half_width(self, name: str) -> float:
+        """Half of the mean's 95 % interval: Student's over seeds, or the one run's own; 0 where nothing tells."""
         values = self._values(name)
         if len(values) > 1:
-            return statistics.stdev(values) / math.sqrt(len(values))
+            found = mean_interval(np.array(values), confidence=CONFIDENCE)
+            return found.high - found.value
         ends = self._values(f"{name}_high"), self._values(f"{name}_low")
-        return (ends[0][0] - ends[1][0]) / (2 * Z) if ends[0] and ends[1] else 0.0
+        return (ends[0][0] - ends[1][0]) / 2 if ends[0] and ends[1] else 0.0
 
     def _values(self, name: str) -> list[float]:
         if name.startswith(("reward", "kl")):
@@ -99,10 +102,11 @@ def settings_of(runs: Mapping[str, tuple[Mapping[str, str], Run | str]]) -> list
 def recommend(settings: Sequence[Setting]) -> Recommendation:
     """The setting to use.
 
-    By final reward where it was measured: of all settings whose reward is within noise of the highest, the one with the
-    smallest KL, since what is equally good and closer to the reference has risked less. Otherwise by held-out accuracy,
-    of all within noise the one whose chosen responses moved least; accuracy does not rank policies well
-    (arXiv:2406.02900), and the reason says so.
+    By final reward where it was measured: of all settings whose reward is within noise of the highest (half intervals
+    added in quadrature), the one with the smallest KL, since what is equally good and closer to the reference has
+    risked less. Otherwise by held-out accuracy, of all within noise the one whose chosen responses moved least; that
+    accuracy does not rank policies well (arXiv:2406.02900) is part of the reason. Runs without pairs go by held-out
+    loss. With one seed nothing is sure.
     """
     sound = [setting for setting in settings if setting.runs and not setting.faults]
     if not sound:
@@ -119,6 +123,11 @@ def recommend(settings: Sequence[Setting]) -> Recommendation:
             found.sure,
             found.figures,
         )
+    fitted = [setting for setting in sound if setting.mean("loss") is not None]
+    if fitted:
+        best = min(fitted, key=lambda setting: setting.mean("loss") or 0.0)
+        reason = f"{best.name} ends at the lowest held-out loss, {best.mean('loss'):.3f}; give a reward with --reward."
+        return Recommendation(best.name, reason)
     return Recommendation(None, "Nothing was measured on held-out pairs or samples; set eval_data, or give --reward.")
 
 
@@ -130,11 +139,17 @@ def _by(settings: Sequence[Setting], name: str, distance: str, called: str) -> R
     best = max(settings, key=lambda setting: value(setting, name))
     top = value(best, name)
     starts = [run.measured.frontier[0].reward for run in best.runs if run.measured.frontier]
-    least = LEAST_GAIN * (top - statistics.fmean(starts)) if name == "reward" and starts else 0.0
+    before = statistics.fmean(starts) if name == "reward" and starts else -math.inf
+    if top <= before:
+        reason = (
+            f"Every setting ends at a {called} below the start's {before:.3f}; the highest is {best.name}, {top:.3f}."
+        )
+        return Recommendation(None, reason)
+    least = LEAST_GAIN * (top - before) if math.isfinite(before) else 0.0
     near = [
         setting
         for setting in settings
-        if top - value(setting, name) <= max(least, Z * math.hypot(best.noise(name), setting.noise(name)))
+        if top - value(setting, name) <= max(least, math.hypot(best.half_width(name), setting.half_width(name)))
     ]
     chosen = min(near, key=lambda setting: (abs(value(setting, distance)), settings.index(setting)))
     figures: dict[str, dict[str, float]] = {}
@@ -146,8 +161,11 @@ def _by(settings: Sequence[Setting], name: str, distance: str, called: str) -> R
         what += f" ({'KL' if distance == 'kl' else 'chosen logratio'} {value(chosen, distance):.2f})"
     if len(near) == 1:
         others = [value(setting, name) for setting in settings if setting is not chosen]
+        above = f"{what}, above all others{f' (next {max(others):.3f})' if others else ''}"
+        if min(len(setting.runs) for setting in settings) > 1:
+            return Recommendation(chosen.name, f"{above}.", True, figures)
         return Recommendation(
-            chosen.name, f"{what}, above all others{f' (next {max(others):.3f})' if others else ''}.", True, figures
+            chosen.name, f"{above}, with one seed: what another would give is not known.", False, figures
         )
     rest = ", ".join(f"{setting.name} {value(setting, name):.3f}" for setting in near if setting is not chosen)
     closest = "at the smallest KL" if distance == "kl" else "and its chosen responses moved least"

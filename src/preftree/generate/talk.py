@@ -110,14 +110,29 @@ def shuffle_sides(answers: Sequence[Answer], *, seed: int, number: int) -> list[
     return list(reversed(answers)) if turned else list(answers)
 
 
+def require_text(said: Answer) -> None:
+    """Refuse an answer that no preference file may hold.
+
+    Raises:
+      DataError: it is empty, or holds bytes that are no text.
+    """
+    if not said.text.strip():
+        raise DataError("an answer is empty, so there is nothing to choose; ask again")
+    if "\ufffd" in said.text:
+        raise DataError("an answer holds bytes that are no text (U+FFFD), so nothing was recorded; ask again")
+
+
+def count_rows(path: Path) -> int:
+    """Lines of a file; 0 where there is none."""
+    return path.read_bytes().count(b"\n") if path.is_file() else 0
+
+
 def add_choice(path: Path, talk: Talk, better: Answer, other: Answer, *, tie: bool) -> None:
     """Append a choice to a preference file, with the names of the models; on the disk when this returns.
 
     Raises:
-      DataError: an answer holds bytes that are no text, which no preference file may; or the file cannot be written.
+      DataError: the file cannot be written.
     """
-    if "\ufffd" in better.text + other.text:
-        raise DataError("an answer holds bytes that are no text (U+FFFD), so the choice was not recorded; ask again")
     row: dict[str, Any] = {"prompt": _plain(talk.prompt)}
     for side, said in (("chosen", better), ("rejected", other)):
         text: Text = (Message("assistant", said.text),) if talk.templated else said.text

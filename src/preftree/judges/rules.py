@@ -6,6 +6,8 @@ import hashlib
 import importlib
 import importlib.util
 import math
+import numbers
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -70,7 +72,7 @@ def load_reward(spec: str) -> Reward:
             raise JudgeError(
                 f"reward {spec!r} raised {type(error).__name__} ({error}) on the response {response[:60]!r}"
             ) from error
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value):
             raise JudgeError(f"reward {spec!r} must return a finite number, got {value!r} for {response[:60]!r}")
         return float(value)
 
@@ -80,12 +82,13 @@ def load_reward(spec: str) -> Reward:
 def _load(place: str, spec: str) -> Any:
     try:
         if not place.endswith(".py"):
-            return importlib.import_module(place)
+            return importlib.import_module(place)  # of an installed package; a file ends in .py
         path = Path(place).expanduser()
         found = importlib.util.spec_from_file_location(path.stem, path)
         if found is None or found.loader is None or not path.is_file():
             raise ConfigError(f"reward {spec!r}: {place} does not exist")
         module = importlib.util.module_from_spec(found)
+        sys.modules.setdefault(path.stem, module)  # dataclasses look their module up
         found.loader.exec_module(module)
         return module
     except ConfigError:

@@ -47,28 +47,23 @@ def sweep_page(settings: Sequence[Setting], recommended: Recommendation) -> str:
 
 
 def settings_table(settings: Sequence[Setting]) -> tuple[list[str], list[list[str]]]:
-    """Heads and rows: final figures of each setting, means over seeds with 1.96 standard errors where there are any."""
+    """Heads and rows: final figures of each setting, means over seeds with their 95 % intervals where there are any."""
     names = {"kl": "KL, nats", "reward": "reward", "accuracy": "held-out accuracy", "loss": "held-out loss"}
     names = {name: head for name, head in names.items() if any(s.mean(name) is not None for s in settings)}
     rows = []
     for setting in settings:
         cells = []
         for name in names:
-            value, noise = setting.mean(name), 1.96 * setting.noise(name)
+            value, noise = setting.mean(name), setting.half_width(name)
             cells.append("" if value is None else fixed(value, 3, sign=False) + (f" ± {noise:.3f}" if noise else ""))
         rows.append([setting.name, str(len(setting.runs)), *cells])
     return ["setting", "runs", *names.values()], rows
 
 
 def optimum_of(runs: Sequence[Run]) -> list[Point]:
-    """The best possible reward at each KL that was reached, where a world told it: the optimum's edge."""
-    known = {
-        point.kl: (point.model_extra or {})["best"]
-        for run in runs
-        for point in run.measured.frontier
-        if "best" in (point.model_extra or {})
-    }
-    return [Point(kl=kl, reward=reward) for kl, reward in sorted(known.items())]
+    """The best possible reward over KL, where a world told it and it is the same for all runs."""
+    known = {run.measured.optimum for run in runs}
+    return list(known.pop()) if len(known) == 1 else []
 
 
 def _outcome(recommended: Recommendation) -> Outcome:

@@ -81,7 +81,8 @@ def head_logps(
     Returns:
       Nats, fp32 (float64 for float64 products), [S].
     """
-    return _HeadLogps.apply(hidden_SD, weight_VD, bias_V, target_S, form, product_dtype)  # pyright: ignore[reportReturnType]  # apply is untyped
+    room = KEPT_ELEMENTS if torch.is_grad_enabled() else 0
+    return _HeadLogps.apply(hidden_SD, weight_VD, bias_V, target_S, form, product_dtype, room)  # pyright: ignore[reportReturnType]  # apply is untyped
 
 
 def head_logits(
@@ -110,13 +111,13 @@ class _HeadLogps(torch.autograd.Function):
         target: Tensor,
         form: HeadForm,
         dtype: torch.dtype,
+        room: int,
     ) -> Tensor:
         wide = torch.float64 if dtype == torch.float64 else torch.float32
         logps = torch.empty(len(target), dtype=wide, device=hidden.device)
         normaliser = torch.empty_like(logps)
         low = weight.to(dtype)
         kept: list[Tensor] = []
-        room = KEPT_ELEMENTS if any(ctx.needs_input_grad) else 0
         for rows in chunks(len(target), len(weight)):
             place = target[rows, None]
             logits = _logits(hidden[rows].to(dtype), low, bias, form, wide)
@@ -172,6 +173,7 @@ class _HeadLogps(torch.autograd.Function):
             grad_hidden,
             None if grad_weight is None else grad_weight.to(weight.dtype),
             None if grad_bias is None else grad_bias.to(bias.dtype),
+            None,
             None,
             None,
             None,

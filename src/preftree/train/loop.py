@@ -124,7 +124,7 @@ def train(
 
         def snapshot() -> None:
             if world.leads:
-                save_snapshot(out, scorer.model, progress.step)
+                save_snapshot(out, scorer.model, progress.step, plan.about.get("trajectory"))
 
         @contextmanager
         def saving_on_failure() -> Iterator[None]:

@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+import torch
+from transformers import PreTrainedModel
 
 from preftree.config.load import check_config
 from preftree.config.schema import DpoConfig, RunConfig, SftConfig
@@ -27,9 +29,10 @@ from preftree.generate.hf import Sampling
 from preftree.judges.rules import find_world, identify, load_reward
 from preftree.models.load import load_tokenizer
 from preftree.scoring.forward import Scorer
-from preftree.train.policy import load_start
+from preftree.train.policy import load_start, start_digest
 from preftree.train.prompts import run_prompts
-from preftree.worlds.grammar import MOST_OUTCOMES, World
+from preftree.worlds.exact import best_reward
+from preftree.worlds.grammar import MOST_OUTCOMES, World, rewards
 from preftree.worlds.walk import outcome_logps
 
 log = logging.getLogger("preftree")
@@ -38,6 +41,9 @@ MOST_TEXTS = 12
 """Pairs of texts that are kept to be read."""
 
 DEFAULT_NEW_TOKENS = 256
+
+OPTIMUM_KLS = (*np.linspace(0, 1, 21).round(4).tolist(), *np.linspace(1.25, 8, 28).tolist())
+"""Nats at which a world's optimum is kept: straight lines between them are within .001 of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +76,9 @@ def measure_run(run: Run, how: Measuring) -> Measured:
       ConfigError: there is no such reward.
       JudgeError: the reward failed.
     """
+    if not run.summary:
+        raise DataError(f"{run.path} holds no finished run: let it come to its end, or give another folder")
+    load_reward(how.reward)  # a name that is wrong is told first
     told = asdict(how) | {"reward": identify(how.reward)}
     if run.measured.how == told and run.measured.frontier[-1].step == run.steps:
         return run.measured
@@ -82,17 +91,19 @@ def measure_run(run: Run, how: Measuring) -> Measured:
 
 
 def _exactly(run: Run, config: RunConfig, world: World, how: Measuring) -> dict[str, Any]:
-    tokenizer, reference = load_tokenizer(run.path / "model"), load_start(config)
+    tokenizer, reference = load_tokenizer(run.path / "model"), _load_reference(run, config)
     prompts, reward = world_prompts(world, tokenizer), load_reward(how.reward)
     sampling = Sampling(world.max_words, seed=how.seed)
     each = MOST_TEXTS // len(world.prompts)
-    meter = world_meter(world, tokenizer, outcome_logps(reference, tokenizer, world))
+    ref_logps = outcome_logps(reference, tokenizer, world)
+    meter = world_meter(world, tokenizer, ref_logps)
     points = [_point(config, 0, meter(reference))]
     start = last = draw(reference, tokenizer, prompts, reward, sampling, samples=each)
     for step, model in policies(run.path):
         points.append(_point(config, step, meter(model)))
         last = draw(model, tokenizer, prompts, reward, sampling, samples=each)
-    return {"frontier": tuple(points), "samples": _side_by_side(prompts, start, last)}
+    edge = [Point(kl=kl, reward=best_reward(ref_logps, rewards(world), kl)) for kl in OPTIMUM_KLS]
+    return {"frontier": tuple(points), "optimum": tuple(edge), "samples": _side_by_side(prompts, start, last)}
 
 
 def _by_samples(run: Run, config: RunConfig, how: Measuring) -> dict[str, Any]:
@@ -104,7 +115,7 @@ def _by_samples(run: Run, config: RunConfig, how: Measuring) -> dict[str, Any]:
         if len(prompts.ids) < 2:
             raise DataError(f"{run.path} has one {which} prompt, and an interval over prompts needs two; hold out more")
         log.info("%s: %d samples for each of %d %s prompts", run.path, how.samples, len(prompts.ids), which)
-        model = load_start(config, ranks.device)
+        model = _load_reference(run, config, ranks.device)
         reference = Scorer(model, precision=config.precision)
         start = last = draw(model, tokenizer, prompts, reward, sampling, samples=how.samples)
         points = [_point(config, 0, sampled_figures(reference, reference, prompts, start))]
@@ -119,6 +130,23 @@ def _by_samples(run: Run, config: RunConfig, how: Measuring) -> dict[str, Any]:
         "sampled_tokens": (points[-1].model_extra or {})["tokens"],
         "ref_sampled_tokens": (points[0].model_extra or {})["tokens"],
     }
+
+
+def _load_reference(run: Run, config: RunConfig, device: torch.device | str = "cpu") -> PreTrainedModel:
+    """The model that the run's KL is measured from, as it was then.
+
+    Raises:
+      DataError: the folder holds other weights now.
+    """
+    model = load_start(config, device)
+    known = run.summary.get("trajectory", {})
+    before = known.get("weights of the reference", known.get("weights of the model"))
+    now = start_digest(config)
+    if before and now and before != now:
+        raise DataError(
+            f"{run.path} began at weights {before[:8]}.., and its start model has {now[:8]}.. now; put that model back"
+        )
+    return model
 
 
 def _point(config: RunConfig, step: int, figures: Any) -> Point:

@@ -178,15 +178,24 @@ def load_frozen(name: str, config: RunConfig, world: World) -> tuple[Scorer, str
 
 def load_start(config: RunConfig, device: torch.device | str = "cpu") -> PreTrainedModel:
     """What a run's KL is measured from: its reference, or the model that it started from where it has none."""
+    return load_model(_start_place(config), quantize=config.quantize, device=device)
+
+
+def start_digest(config: RunConfig) -> str | None:
+    """What that model's weights are now; None for adapters, quantised ones, and what is no folder."""
+    place = Path(_start_place(config)).expanduser()
+    plain = config.quantize is None and find_adapter(config.model, None) is None and any(place.glob("*.safetensors"))
+    return weights_digest(place, memo=_memo(config)) if plain else None
+
+
+def _start_place(config: RunConfig) -> str | Path:
     named = config.reference if isinstance(config, DpoConfig) else "start"
     adapter = find_adapter(config.model, config.lora.name if config.lora else None)
     if named in ("start", "none"):
-        place = adapter.path if adapter else config.model
-    elif named == "base":
-        place = adapter.base if adapter else config.model
-    else:
-        place = named
-    return load_model(place, quantize=config.quantize, device=device)
+        return adapter.path if adapter else config.model
+    if named == "base":
+        return adapter.base if adapter else config.model
+    return named
 
 
 def _go_on(model: PreTrainedModel, adapter: AdapterFolder) -> None:

@@ -28,12 +28,13 @@ def is_snapshot_step(step: int, factor: float | None) -> bool:
     return any(round(factor**near) == step for near in range(max(0, power - 1), power + 2))
 
 
-def save_snapshot(out: Path, model: nn.Module, step: int) -> None:
-    """Write the weights as they are after `step`.
+def save_snapshot(out: Path, model: nn.Module, step: int, trajectory: object) -> None:
+    """Write the weights as they are after `step`, and which run they are of: plain JSON, as its summary will have it.
 
     Raises:
       TrainingError: a weight is not finite.
       CheckpointError: they could not be written.
     """
     require_finite(model, step)
-    save_checkpoint(out / FOLDER, step, CheckpointState({"model": trained_parameters(model)}, {}), keep=None)
+    state = CheckpointState({"model": trained_parameters(model)}, {"trajectory": trajectory})
+    save_checkpoint(out / FOLDER, step, state, keep=None)

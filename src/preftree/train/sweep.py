@@ -14,6 +14,9 @@ from preftree.config.schema import DpoConfig, SftConfig
 from preftree.errors import ConfigError, UserError
 from preftree.train.loop import Outcome
 
+SNAPSHOTS = 2.0
+"""Factor between the steps of snapshots where the options name none."""
+
 log = logging.getLogger("preftree")
 
 C = TypeVar("C", SftConfig, DpoConfig)
@@ -37,8 +40,8 @@ class Variant(Generic[C]):
 def plan_sweep(kind: type[C], words: Sequence[str]) -> tuple[str, list[Variant[C]]]:
     """The runs that a command line asks for: every combination of `key=a,b,c` words, the last one fastest.
 
-    Runs keep their snapshots (`snapshots=2`) unless a word says otherwise. A comma inside brackets or quotes separates
-    nothing.
+    Runs keep snapshots, each the size of the model, at doubling steps, or as their options say. A comma inside brackets
+    or quotes separates nothing.
 
     Args:
       kind: The recipe's configuration.
@@ -53,15 +56,13 @@ def plan_sweep(kind: type[C], words: Sequence[str]) -> tuple[str, list[Variant[C
         raise ConfigError("a sweep needs an option with several values, such as beta=.05,.1,.5")
     if "out" in varied:
         raise ConfigError("out is the folder of the whole sweep; give one")
-    if not any(word.startswith("snapshots=") for word in words):
-        fixed.append("snapshots=2")
     out, variants = "", []
     choices = [[(key, value) for value in values] for key, values in varied.items()]
     for combination in itertools.product(*choices):
         own = load_config(kind, [*fixed, *(f"{key}={value}" for key, value in combination)])
         out = own.out
         name = "-".join(f"{key.rpartition('.')[2]}{_as_name(value)}" for key, value in combination)
-        config = own.model_copy(update={"out": f"{out}/{name}"})
+        config = own.model_copy(update={"out": f"{out}/{name}", "snapshots": own.snapshots or SNAPSHOTS})
         variants.append(Variant(name, {key: _as_name(value) for key, value in combination}, config))
     return out, variants
 
@@ -102,6 +103,8 @@ def _split(words: Sequence[str]) -> tuple[list[str], dict[str, list[str]]]:
             fixed.append(word)
             continue
         values = [value.strip() for value in text.split(",") if value.strip()]
+        if len(values) < 2:
+            raise ConfigError(f"{word!r} needs two values or more; put a value with a comma in quotes")
         if key in varied:
             raise ConfigError(f"option {key!r} is given twice; keep one")
         names = [_as_name(value) for value in values]
@@ -114,6 +117,7 @@ def _split(words: Sequence[str]) -> tuple[list[str], dict[str, list[str]]]:
 def _as_name(value: str) -> str:
     """A value as part of a folder's name: `.1` and `0.1` are the same number."""
     try:
-        return f"{float(value):g}"
+        number = float(value)
+        return str(int(number)) if number.is_integer() and abs(number) < 1e15 else repr(number)
     except ValueError:
         return re.sub(r"[^\w.+-]+", "_", value).strip("_.") or "_"
