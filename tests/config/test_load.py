@@ -153,6 +153,25 @@ def test_faults_in_a_file_name_their_line(tmp_path: Path) -> None:
         load_config(DpoConfig, [str(path)])
 
 
+def test_a_reference_that_follows(tmp_path: Path) -> None:
+    config = dpo("reference.sync_every=8")
+    assert (config.reference_place, config.reference_schedule and config.reference_schedule.mixup) == ("start", 0.6)
+    config = dpo("reference=some/model", "reference.sync_every=8", "reference.mixup=.5")
+    (tmp_path / "config.yaml").write_text(dump_config(config))
+    assert "from: some/model" in (tmp_path / "config.yaml").read_text()
+    assert load_config(DpoConfig, [str(tmp_path / "config.yaml")]) == config
+    assert dpo("reference=x").reference_schedule is None
+    for word, said in (
+        ("reference.mixup=.5", "reference.sync_every is not set"),
+        ("reference={sync_every: 2, mixup: 2}", "reference.mixup must be <= 1, got 2"),
+        ("reference.sync_every=0", "reference.sync_every must be > 0, got 0"),
+        ("reference.sync=2", "unknown option 'reference.sync'"),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            dpo(word)
+        assert str(caught.value).startswith(said)
+
+
 def test_an_unknown_option_is_named_before_a_missing_one() -> None:
     with pytest.raises(ConfigError, match="unknown option 'model_name_or_path'; here it is called model"):
         load_config(SftConfig, ["model_name_or_path=m", "data=d", "out=o"])

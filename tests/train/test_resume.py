@@ -299,9 +299,11 @@ def test_a_run_lets_the_checkpoint_go(place: Path, monkeypatch: pytest.MonkeyPat
     starts: list[LoadedCheckpoint] = []
     real, restore = loop.take_step, loop.restore
 
-    def keep(model: nn.Module, optimizer: Optimizer, checkpoint: LoadedCheckpoint) -> Progress:
+    def keep(
+        model: nn.Module, optimizer: Optimizer, checkpoint: LoadedCheckpoint, reference: nn.Module | None
+    ) -> Progress:
         starts.append(checkpoint)
-        return restore(model, optimizer, checkpoint)
+        return restore(model, optimizer, checkpoint, reference)
 
     def look(*args: object, **options: object) -> object:
         assert not starts[0].state.tensors

@@ -1,4 +1,4 @@
-"""The shapes that options come in: a place, a loss or a sum of losses."""
+"""The shapes that options come in: a place, a loss or a sum of losses, a reference that stays or follows."""
 
 from __future__ import annotations
 
@@ -6,7 +6,16 @@ import math
 import os
 from typing import Annotated, Any, TypeAlias
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    PositiveInt,
+    Tag,
+    model_serializer,
+)
 
 from preftree.config.mixture import HIDDEN
 
@@ -68,3 +77,31 @@ _One: TypeAlias = Annotated[LossChoice, Tag(f"{HIDDEN}one")]
 _Sum: TypeAlias = Annotated[list[LossPart], Tag(f"{HIDDEN}sum"), Field(min_length=1)]
 OneOrSum: TypeAlias = Annotated[_One | _Sum, Discriminator(_kind_of_loss)]
 """A loss, or the parts of a weighted sum."""
+
+
+class ReferenceSchedule(Strict):
+    """A reference that follows the policy: reference <- mixup * policy + (1 - mixup) * reference, now and then.
+
+    Attributes:
+      start: What it is at first, written `from`: as `reference` where that is a word.
+      sync_every: Optimiser steps from one such update to the next.
+      mixup: Share of the policy in it; 1 takes the policy as it is.
+    """
+
+    start: Place = Field(default="start", validation_alias="from")
+    sync_every: PositiveInt
+    mixup: float = Field(default=0.6, gt=0, le=1)
+
+    @model_serializer
+    def _as_written(self) -> dict[str, str | int | float]:
+        return {"from": self.start, "sync_every": self.sync_every, "mixup": self.mixup}
+
+
+def _kind_of_reference(value: object) -> str:
+    return f"{HIDDEN}place" if isinstance(value, str) else f"{HIDDEN}schedule"
+
+
+_Fixed: TypeAlias = Annotated[Place, Tag(f"{HIDDEN}place")]
+_Moving: TypeAlias = Annotated[ReferenceSchedule, Tag(f"{HIDDEN}schedule")]
+PlaceOrSchedule: TypeAlias = Annotated[_Fixed | _Moving, Discriminator(_kind_of_reference)]
+"""A reference that stays, or one that follows the policy."""

@@ -18,7 +18,7 @@ from preftree.errors import ConfigError
 C = TypeVar("C", SftConfig, DpoConfig)
 
 # Options that may be written as one word; the word is the value of this inner option.
-SHORTHANDS = {"data": "path", "loss": "name"}
+SHORTHANDS = {"data": "path", "loss": "name", "reference": "from"}
 
 
 def load_config(kind: type[C], words: Sequence[str]) -> C:

@@ -11,7 +11,7 @@ from typing import Literal, TypeAlias
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from preftree.config.adapter import LoraOptions, Quantization
-from preftree.config.choices import LossChoice, OneOrSum, Place, Strict
+from preftree.config.choices import LossChoice, OneOrSum, Place, PlaceOrSchedule, ReferenceSchedule, Strict
 from preftree.config.mixture import is_mixture, listed
 
 
@@ -189,12 +189,13 @@ class Objective(Strict):
         `[{name, weight, ...}]`.
       beta: Strength of the KL constraint, for the one loss that takes it.
       reference: `start` is the model the run starts from, its adapter included; `base` is the bare model under an
-        adapter; a path or hub id is another model; `none` for losses that compare with none.
+        adapter; a path or hub id is another model; `none` for losses that compare with none. `{from, sync_every,
+        mixup}` is one that follows the policy.
     """
 
     loss: OneOrSum = LossChoice(name="dpo")
     beta: float | None = Field(default=None, gt=0)
-    reference: Place = "start"
+    reference: PlaceOrSchedule = "start"
 
     @field_validator("loss", mode="before")
     @classmethod
@@ -209,6 +210,16 @@ class Objective(Strict):
         if self.beta is not None and len(inner) == 1 and inner[0] != self.beta:
             raise ValueError(f"beta is {self.beta:g} and loss.beta is {inner[0]}; set one of them")
         return self
+
+    @property
+    def reference_place(self) -> str:
+        """What the reference is, at first where it moves."""
+        return self.reference if isinstance(self.reference, str) else self.reference.start
+
+    @property
+    def reference_schedule(self) -> ReferenceSchedule | None:
+        """How the reference follows the policy; None where it stays."""
+        return None if isinstance(self.reference, str) else self.reference
 
     @property
     def losses(self) -> list[tuple[LossChoice, float]]:

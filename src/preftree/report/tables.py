@@ -70,7 +70,10 @@ def lineage(run: Run) -> list[Stop]:
         stops.append(Stop("Held out", what, digests.get("held-out data", "")))
     if run.recipe == "dpo":
         reference = config.get("reference", "start")
-        what = {"start": "the start model", "none": "none: the loss compares with none"}.get(reference, str(reference))
+        place = reference.get("from", "start") if isinstance(reference, Mapping) else reference
+        what = {"start": "the start model", "none": "none: the loss compares with none"}.get(place, str(place))
+        if isinstance(reference, Mapping):
+            what += f", taking in {reference.get('mixup'):g} of the policy every {reference.get('sync_every')} steps"
         stops.append(Stop("Reference", what, digests.get("weights of the reference", "")))
     beta = beta_of(run)
     loss = run.loss + (f", beta {write(beta)}" if beta is not None else "")

@@ -18,10 +18,11 @@ from preftree.reference.key import cache_root, table_key
 from preftree.reference.store import ReferenceTable
 from preftree.train import run
 from preftree.train.folder import claim_folder, find_start
+from preftree.train.follow import Follower
 from preftree.train.heat import keep_token_rewards
 from preftree.train.loop import Outcome
 from preftree.train.objective import Objective, Part, bind_objective
-from preftree.train.policy import Reference, find_reference
+from preftree.train.policy import Reference, find_live_reference, find_reference
 from preftree.train.preference import preference_task, table_reference
 from preftree.train.rows import PromptGroups, probe_rows
 from preftree.train.task import Examples, Task
@@ -44,29 +45,50 @@ def run_dpo(config: DpoConfig) -> Outcome:
     config, objective = bind_objective(config)
     with open_world() as world, claim_folder(config, world):
         setup = run.prepare(config, world, find_start(config, world))
-        opened = open_table(setup) if objective.needs_reference else None
-        weights = {"weights of the reference": opened[0].key.weights} if opened else {}
-        path = run.trajectory(setup, {"recipe": "dpo", **objective.identity, **weights})
+        table, reference = _open_reference(setup, objective)
+        identity = {} if reference is None else {"weights of the reference": reference.weights}
+        if schedule := config.reference_schedule:
+            identity |= {"reference.sync_every": schedule.sync_every, "reference.mixup": schedule.mixup}
+        path = run.trajectory(setup, {"recipe": "dpo", **objective.identity, **identity})
         done = run.admit(setup, path)
         if done is not None:
             return done
-        table, words = (opened[0], opened[1].words) if opened else (None, "none")
-        if opened:
-            fill_table(setup, *opened)
-            _check_start(setup, *opened)
+        words, live, follower = "none" if reference is None else reference.words, None, None
+        if table is not None and reference is not None:
+            fill_table(setup, table, reference)
+            _check_start(setup, table, reference)
+        elif reference is not None:
+            kind = "the policy without its adapter" if reference.without_adapter else "a second model in memory"
+            log.info("the reference scores beside the policy, in every step: %s", kind)
+            live = reference.active
+            if schedule:
+                follower = Follower(reference.scorer.model, schedule.sync_every, schedule.mixup)
         else:
             log.info("loss %s compares with no reference: none is computed", objective.label)
-        del opened  # another model's weights are not needed again
-        reference = None if table is None else table_reference(table)
+        del reference  # another model's weights are not needed again, unless it is live
+        stored = None if table is None else table_reference(table)
         outcome = run.execute(
             setup,
-            lambda store, held_out: preference_task(store, objective, reference, held_out=held_out),
+            lambda store, held_out: preference_task(store, objective, stored, live=live, held_out=held_out),
             path,
             reference=words,
+            follower=follower,
         )
         if table is not None and objective.unit == "pair" and not outcome.signum and world.leads:
             keep_token_rewards(setup, table, config.beta or 1.0)
         return outcome
+
+
+def _open_reference(
+    setup: run.Setup[DpoConfig], objective: Objective
+) -> tuple[ReferenceTable, Reference] | tuple[None, Reference | None]:
+    """The run's reference, with its table unless it has to be live: for a KL over the vocabulary, or since it moves."""
+    if not objective.needs_reference:
+        return None, None
+    config = setup.config
+    if "kl" in objective.inputs or config.reference_schedule is not None:
+        return None, find_live_reference(config, setup.policy, setup.tokenizer, setup.world)
+    return open_table(setup)
 
 
 def _check_start(setup: run.Setup[DpoConfig], table: ReferenceTable, reference: Reference) -> None:
@@ -87,6 +109,8 @@ def build_reference_table(config: DpoConfig) -> BuildReport:
     config, objective = bind_objective(config)
     if not objective.needs_reference:
         raise ConfigError(f"loss {objective.label} compares with no reference: there is no table to build")
+    if "kl" in objective.inputs or config.reference_schedule is not None:
+        raise ConfigError("this reference scores beside the policy in every step: there is no table to build")
     with open_world() as world:
         setup = run.prepare(config, world, None)
         table, reference = open_table(setup)

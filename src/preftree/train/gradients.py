@@ -21,7 +21,7 @@ from preftree.distributed.world import World
 from preftree.errors import ConfigError, UserError
 from preftree.losses.mean import mean_part, repeats
 from preftree.scoring.forward import Scorer
-from preftree.train.scores import Gathered, Moment, Scores, repeat_scores, score, sequences_of
+from preftree.train.scores import Gathered, Moment, Scores, Views, repeat_scores, score, sequences_of
 from preftree.train.task import Task
 from preftree.tree.pack import MicroBatch, plan_step
 
@@ -48,10 +48,15 @@ class Selection:
         except ValueError as error:
             raise ConfigError(f"micro_batch_tokens is too small ({error}); raise it, or lower max_length") from error
 
-    def score(self, scorer: Scorer, micro: MicroBatch, *, borrowed: bool = True) -> Scores:
-        """What the models say of a micro-batch; only the policy where it holds nothing borrowed."""
-        reference = self.task.reference if borrowed else None
-        return score(scorer, reference, self.examples, micro, self.rows, self.moment, borrowed=borrowed)
+    def score(self, scorer: Scorer, micro: MicroBatch) -> Scores:
+        """What the models say of a micro-batch."""
+        return score(scorer, self.task.views, self.examples, micro, self.rows, self.moment)
+
+    def score_again(self, scorer: Scorer, micro: MicroBatch) -> Scores:
+        """Only what carries a gradient, of a micro-batch without what its examples borrow."""
+        views = self.task.views
+        only = Views(live=views.live, kl=True) if views.kl else Views()
+        return score(scorer, only, self.examples, micro, self.rows, self.moment, borrowed=False)
 
     def gathered(self, device: torch.device) -> Gathered:
         """Room for the scores of all examples."""
@@ -122,7 +127,7 @@ def through_the_step(
         for leaf in leaves:
             leaf.requires_grad_(False)
         for number, micro in enumerate(plans[world.rank]):
-            scores = kept[number] if once else part.score(scorer, micro, borrowed=False)
+            scores = kept[number] if once else part.score_again(scorer, micro)
             places = gathered.places(micro.examples, borrowed=once)
             graphs = [graph for graph in (scores.policy, scores.kl) if graph is not None]
             pairs = zip(slopes, graphs, strict=True)

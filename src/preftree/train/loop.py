@@ -22,6 +22,7 @@ from preftree.distributed.world import World
 from preftree.errors import TrainingError, UserError
 from preftree.scoring.forward import Scorer
 from preftree.storage.checkpoint import LoadedCheckpoint, save_checkpoint
+from preftree.train.follow import Follower
 from preftree.train.optim import learning_rate, set_learning_rate
 from preftree.train.scores import Moment
 from preftree.train.signals import stop_on_signals
@@ -43,6 +44,7 @@ class Plan:
       steps_per_epoch: Steps of one pass over the data.
       held_out: Another task and its rows to evaluate on, or None.
       about: Plain JSON that each checkpoint carries: what run it is of.
+      follower: The reference, if it moves.
     """
 
     task: Task
@@ -51,6 +53,7 @@ class Plan:
     steps_per_epoch: int
     held_out: tuple[Task, Int[np.ndarray, " N"]] | None
     about: Mapping[str, object]
+    follower: Follower | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +81,8 @@ def train(
       CheckpointError: a checkpoint could not be read or written.
       UserError: a step could not be computed; the state before it is saved.
     """
-    progress = restore(scorer.model, optimizer, start) if start else Progress(state=plan.task.state)
+    moving = plan.follower and plan.follower.model
+    progress = restore(scorer.model, optimizer, start, moving) if start else Progress(state=plan.task.state)
     saved, evaluated = progress.step if start else -1, -1
     figures: dict[str, float] = {}
     out = Path(config.out)
@@ -116,7 +120,7 @@ def train(
                 if world.leads:
                     require_finite(scorer.model, progress.step)
                     tracker.sync()
-                    state = capture(scorer.model, optimizer, progress, plan.about)
+                    state = capture(scorer.model, optimizer, progress, plan.about, moving)
                     save_checkpoint(out / "checkpoints", progress.step, state, keep=config.keep_checkpoints)
 
             lead_first(world, write)
@@ -206,6 +210,8 @@ def _advance(
         name=f"step {progress.step + 1}",
         moment=Moment(config.seed, progress.step, progress.state),
     )
+    if plan.follower is not None:
+        plan.follower.follow(scorer.model, progress.step + 1)
     seconds = time.perf_counter() - began
     progress = replace(
         progress,

@@ -160,11 +160,10 @@ def bind_objective(config: DpoConfig) -> tuple[DpoConfig, Objective]:
         raise ConfigError(f"a sum of losses names each once, got {max(names, key=names.count)!r} twice")
     objective = Objective(tuple(parts))
     _check_units(objective)
-    if not objective.needs_reference and config.reference not in ("start", "none"):
-        raise ConfigError(
-            f"loss {objective.label} compares with no reference, got reference={config.reference}; leave it out"
-        )
-    if objective.needs_reference and config.reference == "none":
+    if not objective.needs_reference and (config.reference_schedule or config.reference not in ("start", "none")):
+        got = "a schedule for it" if config.reference_schedule else f"reference={config.reference}"
+        raise ConfigError(f"loss {objective.label} compares with no reference, got {got}; leave it out")
+    if objective.needs_reference and config.reference_place == "none":
         raise ConfigError(
             f"loss {objective.label} compares with a reference, got reference=none; give 'start' or the path of a model"
         )

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -140,7 +140,7 @@ def find_reference(config: DpoConfig, policy: Policy, tokenizer: PreTrainedToken
       ConfigError: the other model has another vocabulary, or there is no base.
       ModelError: it cannot be loaded.
     """
-    asked, bare = config.reference, "the model under the adapter"
+    asked, bare = config.reference_place, "the model under the adapter"
     if asked == "start":
         start = policy.words.removesuffix(", under a new adapter")
         return Reference(policy.scorer, policy.weights, policy.is_fresh, True, f"start: {start}")
@@ -162,6 +162,29 @@ def find_reference(config: DpoConfig, policy: Policy, tokenizer: PreTrainedToken
         )
     scorer, weights = load_frozen(asked, config, world)
     return Reference(scorer, weights, False, False, asked)
+
+
+def find_live_reference(
+    config: DpoConfig, policy: Policy, tokenizer: PreTrainedTokenizerBase, world: World
+) -> Reference:
+    """The reference as a model that scores beside the policy: the policy without its adapter, or a second model.
+
+    Raises:
+      ConfigError: as `find_reference`; or an adapter is trained, and the reference is to follow it.
+      ModelError: it cannot be loaded.
+    """
+    if config.reference_schedule is not None and policy.lora is not None:
+        raise ConfigError(
+            "reference.sync_every moves all weights of the reference, and lora trains an adapter alone; leave one out"
+        )
+    reference = find_reference(config, policy, tokenizer, world)
+    if reference.scorer is policy.scorer and not reference.without_adapter:  # it moves away from what it was
+        place = policy.incoming.path if policy.incoming else config.model
+        scorer, _ = load_frozen(str(place), config, world)
+        reference = replace(reference, scorer=scorer)
+    if reference.scorer is not policy.scorer:
+        reference.scorer.requires_grad_(False)
+    return reference
 
 
 def load_frozen(name: str, config: RunConfig, world: World) -> tuple[Scorer, str]:
@@ -189,7 +212,7 @@ def start_digest(config: RunConfig) -> str | None:
 
 
 def _start_place(config: RunConfig) -> str | Path:
-    named = config.reference if isinstance(config, DpoConfig) else "start"
+    named = config.reference_place if isinstance(config, DpoConfig) else "start"
     adapter = find_adapter(config.model, config.lora.name if config.lora else None)
     if named in ("start", "none"):
         return adapter.path if adapter else config.model

@@ -14,15 +14,16 @@ from preftree.data.store import TokenExample
 from preftree.losses.mean import weigh
 from preftree.losses.metrics import by_label
 from preftree.reference.store import ReferenceTable
+from preftree.scoring.figures import LiveReference
 from preftree.stats import wilson
 from preftree.train.inputs import make_inputs
 from preftree.train.objective import Objective
-from preftree.train.scores import Reference, Scores
+from preftree.train.scores import Lookup, Scores, Views
 from preftree.train.task import Examples, Task, Values
 from preftree.tree.layout import TokenSequence, TreeBatch
 
 
-def table_reference(table: ReferenceTable) -> Reference:
+def table_reference(table: ReferenceTable) -> Lookup:
     """Log-probs that a table holds; nothing here can compute one."""
 
     def look_up(batch: TreeBatch, sequences: Sequence[TokenSequence]) -> Float[Tensor, " I"]:
@@ -32,14 +33,20 @@ def table_reference(table: ReferenceTable) -> Reference:
 
 
 def preference_task(
-    examples: Examples, objective: Objective, reference: Reference | None, *, held_out: bool = False
+    examples: Examples,
+    objective: Objective,
+    reference: Lookup | None,
+    *,
+    live: LiveReference | None = None,
+    held_out: bool = False,
 ) -> Task:
     """Examples under an objective.
 
     Args:
       examples: Pairs, the chosen response first; single responses; or lists, the best response first.
       objective: The losses.
-      reference: Where the reference's log-probs come from; None for an objective that needs none.
+      reference: Where the reference's stored log-probs come from; None for an objective that needs none.
+      live: The reference itself, where the table cannot serve: for a KL over the vocabulary, or one that moves.
       held_out: Whether the figures of pairs come with a 95 % Wilson interval of the accuracy.
     """
 
@@ -74,7 +81,7 @@ def preference_task(
         divisor,
         figures,
         scope=objective.scope,
-        reference=reference,
+        views=Views(reference, live, "kl" in objective.inputs, "confidence" in objective.inputs),
         state=objective.state,
         advance=advance if objective.state else None,
     )

@@ -20,6 +20,7 @@ from preftree.scoring.forward import Scorer
 from preftree.scoring.probe import verify_scorer
 from preftree.storage.checkpoint import LoadedCheckpoint
 from preftree.train import folder
+from preftree.train.follow import Follower
 from preftree.train.loop import Outcome, Plan, train
 from preftree.train.optim import build_optimizer, warmup_length
 from preftree.train.policy import Policy, load_policy
@@ -161,7 +162,12 @@ def admit(setup: Setup[C], path: Mapping[str, object]) -> Outcome | None:
 
 
 def execute(
-    setup: Setup[C], task: Callable[[Examples, bool], Task], path: Mapping[str, object], *, reference: str = "none"
+    setup: Setup[C],
+    task: Callable[[Examples, bool], Task],
+    path: Mapping[str, object],
+    *,
+    reference: str = "none",
+    follower: Follower | None = None,
 ) -> Outcome:
     """Train, and write the model where the run came to its end.
 
@@ -170,6 +176,7 @@ def execute(
       task: Makes the recipe's task of a store of examples, and of whether they are held out.
       path: The run's trajectory, for its checkpoints.
       reference: What the policy is compared with, for people.
+      follower: The reference, if it moves.
     """
     config, data = setup.config, setup.data
     about = {
@@ -186,6 +193,7 @@ def execute(
         steps_per_epoch=steps_per_epoch(len(data.train.rows), config.batch_size),
         held_out=None if data.held_out is None else (task(data.held_out.store, True), data.held_out.rows),
         about=about,
+        follower=follower,
     )
     optimizer = build_optimizer(setup.scorer, config)
     settled = config.model_copy(update={"warmup_steps": setup.warmup})  # a share of a longer run would be another count

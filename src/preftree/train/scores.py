@@ -19,13 +19,31 @@ from preftree.data.store import TokenExample
 from preftree.distributed.reduce import sum_over_ranks
 from preftree.distributed.world import World
 from preftree.losses.inputs import ResponseLogps
+from preftree.scoring.figures import LiveReference, token_figures
 from preftree.scoring.forward import Scorer
 from preftree.tree.layout import TokenSequence, TreeBatch
 from preftree.tree.pack import MicroBatch
 from preftree.tree.segment import sum_responses
 
-Reference: TypeAlias = Callable[[TreeBatch, Sequence[TokenSequence]], Tensor]
-"""Token log-probs of the sequences of a batch under a reference, nats, without gradient, [I]."""
+Lookup: TypeAlias = Callable[[TreeBatch, Sequence[TokenSequence]], Tensor]
+"""Stored log-probs of the tokens of a batch under a reference, nats, [I]."""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Views:
+    """What a loss looks at beside the policy's log-probs.
+
+    Attributes:
+      stored: Where the reference's log-probs come from, if they are kept.
+      live: The reference, if it has to score beside the policy.
+      kl: Whether its divergence is looked at.
+      confidence: Whether the policy's confidence is.
+    """
+
+    stored: Lookup | None = None
+    live: LiveReference | None = None
+    kl: bool = False
+    confidence: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +99,7 @@ class Scores:
 
 def score(
     scorer: Scorer,
-    reference: Reference | None,
+    views: Views,
     examples: Sequence[TokenExample],
     micro: MicroBatch,
     rows: Int[np.ndarray, " B"],
@@ -93,7 +111,7 @@ def score(
 
     Args:
       scorer: The policy.
-      reference: Where the reference's log-probs come from, if the loss needs them.
+      views: What else to look at.
       examples: The examples of the step.
       micro: Some of them, laid out.
       rows: Places of all of them in the data, [B].
@@ -102,9 +120,10 @@ def score(
     """
     trees = micro.batch.to(scorer.device)
     sequences = [sequence for index in micro.examples for sequence in sequences_of(examples[index], borrowed)]
-    policy = scorer(trees)
-    ref = None if reference is None else reference(trees, sequences)
-    return Scores(policy, trees.count_R, ref, None, None, rows[list(micro.examples)], moment)
+    found = token_figures(scorer, trees, live=views.live, kl=views.kl, confidence=views.confidence)
+    ref = found.ref if views.stored is None else views.stored(trees, sequences)
+    places = rows[list(micro.examples)]
+    return Scores(found.policy, trees.count_R, ref, found.kl, found.confidence, places, moment)
 
 
 def sequences_of(example: TokenExample, borrowed: bool = True) -> tuple[TokenSequence, ...]:

@@ -38,8 +38,22 @@ class Progress:
     state: Mapping[str, float] = field(default_factory=dict)
 
 
-def capture(model: nn.Module, optimizer: Optimizer, progress: Progress, about: Mapping[str, object]) -> CheckpointState:
-    """Everything a run needs to go on; `about` is plain JSON on what run this is."""
+def capture(
+    model: nn.Module,
+    optimizer: Optimizer,
+    progress: Progress,
+    about: Mapping[str, object],
+    reference: nn.Module | None = None,
+) -> CheckpointState:
+    """Everything a run needs to go on.
+
+    Args:
+      model: The policy.
+      optimizer: Its optimiser.
+      progress: How far the run is.
+      about: Plain JSON on what run this is.
+      reference: The reference, if it moves.
+    """
     rng = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         rng |= {f"cuda-{index}": state for index, state in enumerate(torch.cuda.get_rng_state_all())}
@@ -48,6 +62,8 @@ def capture(model: nn.Module, optimizer: Optimizer, progress: Progress, about: M
         "optimizer": optimizer_tensors(model, optimizer),
         "rng": rng,
     }
+    if reference is not None:
+        tensors["reference"] = dict(reference.named_parameters())
     return CheckpointState(tensors, {"progress": asdict(progress), **about})
 
 
@@ -65,24 +81,19 @@ def require_finite(model: nn.Module, step: int) -> None:
         )
 
 
-def restore(model: nn.Module, optimizer: Optimizer, checkpoint: LoadedCheckpoint) -> Progress:
-    """Put model, optimiser and random numbers back to where a checkpoint was taken.
+def restore(
+    model: nn.Module, optimizer: Optimizer, checkpoint: LoadedCheckpoint, reference: nn.Module | None = None
+) -> Progress:
+    """Put model, optimiser, a reference that moves and random numbers back to where a checkpoint was taken.
 
     The checkpoint's tensors are let go: a run needs its memory for other things, and only once.
 
     Raises:
       CheckpointError: the checkpoint is of another model.
     """
-    stored = checkpoint.state.tensors["model"]
-    parameters = trained_parameters(model)
-    if stored.keys() != parameters.keys():
-        odd = sorted(stored.keys() ^ parameters.keys())
-        raise CheckpointError(f"{checkpoint.path} is of another model: {odd[0]!r} is in one of them only")
-    with torch.no_grad():
-        for name, parameter in parameters.items():
-            if stored[name].shape != parameter.shape or stored[name].dtype != parameter.dtype:
-                raise CheckpointError(f"{checkpoint.path} is of another model: {name!r} has another shape or dtype")
-            parameter.copy_(stored[name])
+    _copy_into(trained_parameters(model), checkpoint, "model")
+    if reference is not None:
+        _copy_into(dict(reference.named_parameters()), checkpoint, "reference")
     restore_optimizer(model, optimizer, dict(checkpoint.state.tensors["optimizer"]))
     for name, state in checkpoint.state.tensors["rng"].items():
         if name == "cpu":
@@ -91,3 +102,15 @@ def restore(model: nn.Module, optimizer: Optimizer, checkpoint: LoadedCheckpoint
             torch.cuda.set_rng_state(state, int(name.removeprefix("cuda-")))
     checkpoint.state.tensors.clear()
     return Progress(**checkpoint.state.meta["progress"])
+
+
+def _copy_into(parameters: Mapping[str, nn.Parameter], checkpoint: LoadedCheckpoint, file: str) -> None:
+    stored = checkpoint.state.tensors.get(file, {})
+    if stored.keys() != parameters.keys():
+        odd = sorted(stored.keys() ^ parameters.keys())
+        raise CheckpointError(f"{checkpoint.path} is of another model: {odd[0]!r} is in one of them only")
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            if stored[name].shape != parameter.shape or stored[name].dtype != parameter.dtype:
+                raise CheckpointError(f"{checkpoint.path} is of another model: {name!r} has another shape or dtype")
+            parameter.copy_(stored[name])

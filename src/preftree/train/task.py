@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from preftree.data.store import TokenExample
-from preftree.train.scores import Reference, Scores
+from preftree.train.scores import Scores, Views
 
 
 @runtime_checkable
@@ -51,7 +51,7 @@ class Task:
       divisor: What the sum of weighted losses over these rows is divided by.
       figures: Means over all these rows, from a name -> [B] table of their metrics.
       scope: `step` where `value` must see all examples of a step at once.
-      reference: Where the reference's log-probs come from, if the loss needs them.
+      views: What the loss looks at beside the policy's log-probs.
       state: Running state of the loss before the first step.
       advance: The state after a step, from the scores of all its examples; None where there is none to keep.
     """
@@ -63,7 +63,7 @@ class Task:
     divisor: Callable[[Int[np.ndarray, " B"]], float]
     figures: Callable[[Mapping[str, Float[Tensor, " B"]], Int[np.ndarray, " B"]], dict[str, float]]
     scope: Literal["example", "step"] = "example"
-    reference: Reference | None = None
+    views: Views = field(default_factory=Views)
     state: Mapping[str, float] = field(default_factory=dict)
     advance: Callable[[Scores, Sequence[TokenExample]], Mapping[str, float]] | None = None
 
