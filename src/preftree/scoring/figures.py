@@ -135,25 +135,34 @@ class _ReferenceKl(torch.autograd.Function):
         form, product, ref_form, ref_product = ctx.forms
         ref = Head(ref_hidden, ref_weight, ref_bias, ref_form, ref_product)
         (grad,) = grads
-        needed = ctx.needs_input_grad[:3]
-        # Autograd itself goes through one tile at a time: d KL / d logits = p - p_ref, whatever the head's form.
-        pairs = zip((weight, bias), needed[1:], strict=True)
-        leaves = [None if x is None else x.detach().requires_grad_(need) for x, need in pairs]
-        sums: list[Tensor | None] = [None if x is None or not x.requires_grad else torch.zeros_like(x) for x in leaves]
-        grad_hidden = torch.empty_like(hidden) if needed[0] else None
+        needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
+        wide = grad.dtype
+        grad_hidden = torch.empty_like(hidden) if needs_hidden else None
+        grad_weight = torch.zeros(weight.shape, dtype=wide, device=weight.device) if needs_weight else None
+        grad_bias = torch.zeros(bias.shape, dtype=wide, device=bias.device) if needs_bias else None
+        low = weight.to(product)
         for rows in chunks(len(hidden), 2 * len(weight)):
-            with torch.enable_grad():
-                tile = hidden[rows].detach().requires_grad_(needed[0])
-                logits = head_logits(tile, leaves[0], leaves[1], form, product)  # pyright: ignore[reportArgumentType]
-            slope = (logits.detach().softmax(1) - ref.all_logps(rows).exp()) * grad[rows, None].to(logits.dtype)
-            wanted = [x for x in (tile, *leaves) if x is not None and x.requires_grad]
-            found = iter(torch.autograd.grad(logits, wanted, slope))
+            logits = head_logits(hidden[rows], weight, bias, form, product)
+            slope = None if form.softcap is None else 1 - (logits / form.softcap).square()
+            d = logits.softmax(1).sub_(ref.all_logps(rows).exp_()).mul_(grad[rows, None])
+            if slope is not None:
+                d *= slope
+            if form.scale != 1.0:
+                d *= form.scale
+            if grad_bias is not None:
+                grad_bias += d.sum(0)
+            d = d.to(product)
             if grad_hidden is not None:
-                grad_hidden[rows] = next(found)
-            for total in sums:
-                if total is not None:
-                    total += next(found)
-        return grad_hidden, sums[0], sums[1], None, None
+                grad_hidden[rows] = (d @ low).to(hidden.dtype)
+            if grad_weight is not None:
+                grad_weight += d.T @ hidden[rows].to(product)
+        return (
+            grad_hidden,
+            None if grad_weight is None else grad_weight.to(weight.dtype),
+            None if grad_bias is None else grad_bias.to(bias.dtype),
+            None,
+            None,
+        )
 
 
 def _collision(head: Head) -> Float[Tensor, " S"]:
