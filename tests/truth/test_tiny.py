@@ -161,3 +161,51 @@ def test_a_second_demo_in_the_folder_finds_all_of_it_done(out: Path, results: di
     assert {path: path.stat().st_mtime_ns for path in models} == models
     again = json.loads((out / "results.json").read_text())
     assert {**again, "seconds": None} == {**results, "seconds": None}
+
+
+def sweep(home: Path, out: Path, max_words: int, steps: int, *words: str) -> dict[str, Any]:
+    """`preftree sweep dpo` from the fine-tuned model and the pairs of a demo; what sweep.json says."""
+    options = {
+        "model": home / "sft" / "model",
+        "data": home / "pairs.jsonl",
+        "eval_data": home / "held_out.jsonl",
+        "data.order": "example",
+        "max_response_length": max_words,
+        "truncation": "trim_response",
+        "cache": home / "cache",
+        "lr": 3e-3,
+        "optimizer": "adamw",
+        "schedule": "cosine",
+        "warmup_steps": 20,
+        "batch_size": 32,
+        "max_steps": steps,
+        "threads": 1,
+        "out": out,
+    }
+    command = ["sweep", "dpo", *(f"{name}={value}" for name, value in options.items()), *words]
+    code = "from preftree.cli.main import main; main()"
+    done = subprocess.run([sys.executable, "-c", code, *command], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads((out / "sweep.json").read_text())
+
+
+def test_chosen_responses_lose_likelihood_at_beta_a_tenth(out: Path) -> None:
+    """And no point of a sweep lies above the optimum either."""
+    told = sweep(out, out.parent / "sweep", 3, 80, "beta=.1,.2", "--reward", "world:tiny")
+    assert all(p["reward"] <= p["best"] + 1e-3 for run in told["runs"].values() for p in run["points"])
+    rows = [json.loads(line) for line in (out.parent / "sweep" / "beta0.1" / "metrics.jsonl").read_text().splitlines()]
+    assert [row["chosen_logratio"] for row in rows if row.get("split") == "eval"][-1] < -3
+
+
+@pytest.mark.slow
+def test_dpo_does_not_fall_behind_unlikelihood_in_the_small_world(tmp_path: Path) -> None:
+    """At KL 2 and 4. In the tiny world it does: three words leave unlikelihood nothing to break."""
+    code = "from preftree.cli.main import main; main()"
+    command = [sys.executable, "-c", code, "demo", "--out", str(tmp_path / "demo")]
+    subprocess.run(command, capture_output=True, check=True)
+    words = ["loss=unlikelihood", "loss.alpha=.3,.6,1", "snapshots=1.5", "--reward", "world:small"]
+    told = sweep(tmp_path / "demo", tmp_path / "sweep", 5, 256, *words)
+    points = [point for run in told["runs"].values() for point in run["points"]]
+    for row in json.loads((tmp_path / "demo" / "results.json").read_text())["budgets"]:
+        if row["method"] == "dpo_adamw" and row["kl"] in (2, 4):
+            assert row["reward"] >= max(point["reward"] for point in points if point["kl"] <= row["kl"]) - 0.01
