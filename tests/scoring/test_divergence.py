@@ -51,3 +51,11 @@ def test_other_vocabularies_are_refused() -> None:
     groups = [[TokenSequence(np.array([1, 2, 3], np.int32), np.array([False, True, True]))]]
     with pytest.raises(ModelError, match="have 40 and 50 tokens"):
         token_divergence(scorer, Scorer(tiny_llama(50)), scorer.lay_out(groups))
+
+
+def test_a_model_of_trees_and_one_of_rows_meet_in_rows() -> None:
+    policy, reference = Scorer(tiny("llama")), Scorer(tiny("gptj"))
+    groups = [random_sequences(np.random.default_rng(2), responses=3, prompt=9)]
+    found = token_divergence(policy, reference, reference.lay_out(groups))
+    expected = torch.cat([naive(policy.model, reference.model, sequence) for sequence in groups[0]])
+    torch.testing.assert_close(found, expected, rtol=0, atol=2e-5)

@@ -177,8 +177,9 @@ def sampled_figures(
     groups = [[_sequence(ids, one) for one in group] for ids, group in zip(prompts.ids, drawn.generations, strict=True)]
     sizes = [sum(len(sequence.ids) for sequence in group) for group in groups]
     kls = np.zeros(len(groups))
+    rows = policy if reference.shares_prefixes else reference  # a model that takes trees takes single branches too
     for some in pack(sizes, max(budget, *sizes)):
-        batch = policy.lay_out([groups[index] for index in some])
+        batch = rows.lay_out([groups[index] for index in some])
         sums = sum_responses(token_divergence(policy, reference, batch), batch.count_R).logps
         kls[some] = sums.view(len(some), -1).mean(1).cpu().numpy()
     figures: dict[str, float] = {}
