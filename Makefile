@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 export PYTHONUTF8 = 1
 export HF_HUB_DISABLE_TELEMETRY = 1
 
-.PHONY: demo test check bench bench-adapters bench-adapters-world bench-diagnose bench-hh docs-losses test-slow test-gpu clean
+.PHONY: demo test check bench bench-league bench-adapters bench-adapters-world bench-diagnose bench-hh docs-losses test-slow test-gpu clean
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -57,6 +57,9 @@ bench-hh: $(VENV)/.ready
 # The table of docs/losses.md, from the docstrings.
 docs-losses: $(VENV)/.ready
 	$(BIN)/preftree losses --into docs/losses.md
+
+bench-league: $(VENV)/.ready
+	$(BIN)/python -W ignore benchmarks/league.py --out runs/league
 
 clean:
 	rm -rf $(VENV) build dist
