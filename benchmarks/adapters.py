@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from step import BETA, PROFILES, SIZES, prepare
+from step import BETA, PROFILES, SIZES, prepare, trl_trainer
 
 LR = 1e-5
 TURNS = ("full", "lora", "lora-nf4", "lora-int8", "trl-lora")
@@ -137,63 +137,15 @@ def ours(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def trl(options: argparse.Namespace) -> dict[str, Any]:
-    import torch
-    from datasets import Dataset
     from peft import LoraConfig
-    from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
-    from trl import DPOConfig, DPOTrainer
 
-    class InOrder(DPOTrainer):
-        def _get_train_sampler(self, *_: object) -> Any:
-            return torch.utils.data.SequentialSampler(self.train_dataset)
-
-    class Clock(TrainerCallback):
-        def __init__(self) -> None:
-            self.began, self.seconds = 0.0, []
-
-        def on_step_begin(self, *_: object, **__: object) -> None:
-            self.began = time.perf_counter()
-
-        def on_step_end(self, *_: object, **__: object) -> None:
-            self.seconds.append(time.perf_counter() - self.began)
-
-    folder = options.folder
-    rows = [json.loads(line) for line in (folder / "pairs.jsonl").read_text().splitlines()]
-    config = DPOConfig(
-        output_dir=str(folder / "trl"),
-        per_device_train_batch_size=options.batch,
-        num_train_epochs=1,
-        learning_rate=LR,
-        lr_scheduler_type="constant",
-        warmup_steps=0,
-        max_grad_norm=1.0,
-        beta=BETA,
-        max_length=None,
-        optim="adamw_torch_fused",
-        bf16=options.precision == "bf16",
-        gradient_checkpointing=False,
-        precompute_ref_log_probs=True,
-        use_cpu=not torch.cuda.is_available(),
-        logging_steps=1,
-        report_to="none",
-        save_strategy="no",
-        disable_tqdm=True,
+    lora = LoraConfig(
+        r=options.rank, lora_alpha=32, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM"
     )
-    trainer = InOrder(
-        model=AutoModelForCausalLM.from_pretrained(folder / "model", dtype=torch.float32),
-        args=config,
-        # The first batch once more in front: the step that warms up, as ours.
-        train_dataset=Dataset.from_list(rows[: options.batch] + rows),
-        processing_class=AutoTokenizer.from_pretrained(folder / "model"),
-        peft_config=LoraConfig(
-            r=options.rank, lora_alpha=32, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM"
-        ),
-    )
-    clock = Clock()
-    trainer.add_callback(clock)
+    trainer, seconds = trl_trainer(options, options.batch, LR, peft_config=lora)
     trainer.train()
     return {
-        "seconds_per_step": statistics.mean(clock.seconds[1:]),
+        "seconds_per_step": statistics.mean(seconds[1:]),
         "losses": [row["loss"] for row in trainer.state.log_history if "loss" in row],
         "peak_mib": peak_mib(),
         "trained": sum(value.numel() for value in trainer.model.parameters() if value.requires_grad),

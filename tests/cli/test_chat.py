@@ -120,3 +120,9 @@ def test_undo_takes_a_question_and_its_answer_back() -> None:
     said = Talk(True).ask("a").hear("b").ask("c").hear("d")
     assert said.undo() == Talk(True).ask("a").hear("b")
     assert said.undo().undo().undo() == Talk(True)
+
+
+@pytest.mark.parametrize("words", [["--blind"], ["--record", "x.jsonl"]])
+def test_options_of_two_models_are_refused_with_one(place: Path, words: list[str]) -> None:
+    done = CliRunner().invoke(app, ["chat", str(place / "one"), *words])
+    assert "are for two models" in str(done.exception)

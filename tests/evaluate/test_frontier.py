@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import shutil
 from pathlib import Path
 
@@ -119,7 +120,8 @@ def test_a_run_is_measured_at_its_snapshots_and_its_end(place: Path) -> None:
     assert 0 < kls[1] < kls[-1]
     assert len(measured.samples) == 6
     assert all(sample.reference_reward == -len(sample.reference) for sample in measured.samples)
-    assert {sample.prompt.split(":")[0] for sample in measured.samples}  # the prompts' own text
+    rows = [json.loads(line) for line in (place / "pairs.jsonl").read_text().splitlines()]
+    assert {sample.prompt for sample in measured.samples} <= {row["prompt"] for row in rows}
     again = measure_run(read_run(place / "run"), how)
     assert again == measured
 
@@ -171,3 +173,8 @@ def test_a_start_model_that_is_another_one_now_is_noticed(place: Path, tmp_path:
     make_model(tmp_path / "model", seed=5)
     with pytest.raises(DataError, match=r"began at weights .* put that model back"):
         measure_run(read_run(tmp_path / "run"), Measuring(f"{place / 'rules.py'}:brevity", prompts=3, samples=1))
+
+
+def test_a_world_does_not_judge_the_prompts_of_other_data(place: Path) -> None:
+    with pytest.raises(DataError, match="'world:text' knows its own prompts only"):
+        measure_run(read_run(place / "run"), Measuring("world:text"))

@@ -149,3 +149,10 @@ def test_settings_that_make_no_sense_are_refused(options: dict, message: str) ->
 def test_an_empty_prompt_is_refused() -> None:
     with pytest.raises(ConfigError, match="prompt 8 has no tokens"):
         generate(llama(), TOKENIZER, [[3], []], Sampling(2), first_row=7)
+
+
+def test_a_prompt_that_leaves_no_room_is_refused_where_the_model_would_break() -> None:
+    asked = [[5, 6], [7] * 62]  # 64 learned positions; the last token drawn is no input
+    assert len(generate(gpt2(), TOKENIZER, asked, Sampling(3))) == 2
+    with pytest.raises(ConfigError, match="prompt 11 has 62 tokens, and with 4 new ones it would pass the 64"):
+        generate(gpt2(), TOKENIZER, asked, Sampling(4), first_row=10)

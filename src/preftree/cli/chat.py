@@ -24,9 +24,12 @@ def chat(
         str | None, typer.Option(metavar="MODEL2", help="Answer side by side with another model.", show_default=False)
     ] = None,
     blind: Annotated[bool, typer.Option("--blind", help="Do not say which answer is whose until you chose.")] = False,
-    record: Annotated[Path, typer.Option(help="Preference file that choices are added to.")] = Path(
-        "preferences.jsonl"
-    ),
+    record: Annotated[
+        Path | None,
+        typer.Option(
+            help="Preference file that choices are added to.  [default: preferences.jsonl]", show_default=False
+        ),
+    ] = None,
     system: Annotated[str | None, typer.Option(help="System message.", show_default=False)] = None,
     temperature: Annotated[float, typer.Option(min=0, help="0 takes the most likely token.")] = 0.7,
     top_p: Annotated[float, typer.Option(help="Draw from the fewest tokens that hold this mass.")] = 1.0,
@@ -37,32 +40,30 @@ def chat(
 
     A model without a chat template continues what you write, each line for itself.
     """
-    import torch
     from rich.console import Console
 
     from preftree.cli.train import quiet_transformers
     from preftree.errors import ConfigError, UserError
     from preftree.generate.hf import Sampling
     from preftree.generate.talk import Speaker, Talk, count_rows
-    from preftree.models.load import load_model, load_tokenizer
+    from preftree.models.load import best_device, load_model, load_tokenizer
 
     quiet_transformers()
-    if against is None and blind:
-        raise ConfigError("--blind compares two models; give the other one with --against")
+    if against is None and (blind or record is not None):
+        raise ConfigError("--blind and --record are for two models; give the other one with --against")
+    choices = record or Path("preferences.jsonl")
     console = Console(highlight=False, markup=False, emoji=False)
     sampling = Sampling(max_new_tokens, temperature, top_p, seed)
     speakers = []
     for name in [model] if against is None else [model, against]:
-        network = load_model(name)
-        network.to("cuda" if torch.cuda.is_available() else "cpu")  # pyright: ignore[reportArgumentType]  # wrapped
-        speakers.append(Speaker(name, network, load_tokenizer(name)))
+        speakers.append(Speaker(name, load_model(name, device=best_device()), load_tokenizer(name)))
     if len({speaker.has_template for speaker in speakers}) > 1:
         raise ConfigError("one of the models has a chat template and the other has none: they cannot answer the same")
     if system is not None and not speakers[0].has_template:
         raise ConfigError(f"{model} has no chat template, so --system has no place; leave it out")
     talk = Talk(speakers[0].has_template, system)
     # Numbers of the questions: one that comes up again, here or in another session, gets other draws and sides.
-    numbers = itertools.count(1 if against is None else 1 + count_rows(record))
+    numbers = itertools.count(1 if against is None else 1 + count_rows(choices))
     console.print(COMMANDS, style="dim")
     if not talk.templated:
         console.print("No chat template: the model continues what you write, each line for itself.", style="dim")
@@ -73,7 +74,7 @@ def chat(
             elif line and against is None:
                 talk = _converse(console, speakers[0], talk.ask(line), sampling, next(numbers))
             elif line:
-                talk = _compare(console, speakers, talk.ask(line), sampling, next(numbers), blind, record)
+                talk = _compare(console, speakers, talk.ask(line), sampling, next(numbers), blind, choices)
         except UserError as error:
             console.print(f"error: {error}", style="red")
     console.print()

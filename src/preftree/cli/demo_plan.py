@@ -10,8 +10,6 @@ RESPONSES_PER_PROMPT = 4
 HELD_OUT_PROMPTS = 90
 LABELLER = Labeller("bt", scale=10.0)
 BEST_OF = (2, 3, 4, 8, 16, 32, 64, 128)
-BUDGETS = (0.25, 0.5, 1.0, 2.0, 4.0)
-"""Nats of KL at which methods are compared."""
 TEMPERATURES = (0.25, 0.5, 0.75, 1.0)
 TEMPERED_BETA = 1.0
 """The beta whose policies are sampled at other temperatures."""

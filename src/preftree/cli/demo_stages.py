@@ -11,12 +11,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
+import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from preftree.cli.demo_plan import (
     BEST_OF,
-    BUDGETS,
     HELD_OUT_PROMPTS,
     LABELLER,
     RESPONSES_PER_PROMPT,
@@ -36,6 +35,7 @@ from preftree.generate.hf import Generation, Sampling, generate
 from preftree.models.export import save_model
 from preftree.models.load import load_model, load_tokenizer
 from preftree.records import Preference, Record
+from preftree.report.frontier import BUDGETS
 from preftree.storage.atomic import make_folder, write_atomic
 from preftree.train.dpo import run_dpo
 from preftree.train.sft import run_sft
@@ -269,7 +269,7 @@ def _measure(run: Path, plan: Plan, meter: Meter, variant: Variant[Any], seed: i
 
 
 def _optimum(ref_logps: Table, table: Table, seed: int) -> list[dict[str, float]]:
-    betas = torch.logspace(-3, 1.7, 81, dtype=torch.float64).tolist()
+    betas = np.geomspace(0.001, 50, 81).tolist()
     edge = frontier(ref_logps, table, [LABELLER.scale / beta for beta in betas])
     return [{"beta": beta, "seed": seed, **point._asdict()} for beta, point in zip(betas, edge, strict=True)]
 

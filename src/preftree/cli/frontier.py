@@ -26,13 +26,14 @@ def frontier(
 ) -> None:
     """Reward and KL to the reference at a run's snapshots (snapshots=2 keeps them) and at its end.
 
-    Exact in a world whose responses can be enumerated; elsewhere from samples, with 95 % intervals over prompts. The
-    figures go to RUN/measured.json and into RUN/report.html.
+    Exact in a world whose responses can be enumerated; elsewhere from samples, with 95 % intervals over prompts; the
+    options on samples then count. The figures go to RUN/measured.json and into RUN/report.html.
     """
     from rich.console import Console
     from rich.table import Table
 
     from preftree.cli.train import quiet_transformers
+    from preftree.report.page import write_report
     from preftree.train.measure import Measuring
 
     quiet_transformers()
@@ -41,19 +42,18 @@ def frontier(
         table = Table("step", "KL, nats", "reward", title=str(path), title_justify="left")
         for point in measure_folder(path, how).frontier:
             table.add_row(str(point.step), interval(point, "kl"), interval(point, "reward"))
+        write_report([path], path / "report.html")
         Console(markup=False, highlight=False).print(table)
 
 
 def measure_folder(path: Path, how: Measuring) -> Measured:
-    """Measure a run; write RUN/measured.json and its page anew."""
+    """Measure a run, and write RUN/measured.json."""
     from preftree.evaluate.folder import read_run
     from preftree.evaluate.measured import write_measured
-    from preftree.report.page import write_report
     from preftree.train.measure import measure_run
 
     measured = measure_run(read_run(path), how)
     write_measured(path / "measured.json", measured)
-    write_report([path], path / "report.html")
     return measured
 
 

@@ -39,7 +39,7 @@ def generate(
     from preftree.data.prompts import as_conversation, encode_prompts, read_prompts
     from preftree.generate.hf import Sampling
     from preftree.generate.job import describe_job, sample_file
-    from preftree.models.load import load_model, load_tokenizer
+    from preftree.models.load import best_device, load_model, load_tokenizer
     from preftree.reference.key import weights_digest_of_model
     from preftree.train.signals import stop_on_signals
 
@@ -50,8 +50,8 @@ def generate(
     if chat or system is not None:
         rows = as_conversation(rows, system)
     ids = encode_prompts(tokenizer, rows)
-    network = load_model(model, dtype=torch.float32 if precision == "fp32" else torch.bfloat16)
-    network.to("cuda" if torch.cuda.is_available() else "cpu")  # pyright: ignore[reportArgumentType]  # a wrapped method
+    dtype = torch.float32 if precision == "fp32" else torch.bfloat16
+    network = load_model(model, dtype=dtype, device=best_device())
     job = describe_job(weights_digest_of_model(network), precision, ids, sampling, samples)
     total = samples * len(rows)
     with Progress(console=Console(stderr=True)) as bar, stop_on_signals() as request:

@@ -33,6 +33,9 @@ class Budgets:
                 raise ConfigError(f"{name} must be at least {least}, got {value}")
 
 
+UNLIMITED = Budgets()
+
+
 @dataclass(frozen=True, slots=True)
 class Fit:
     """How much of a prompt and its responses is kept.

@@ -54,7 +54,6 @@ def convert_file(
             os.fsync(file.fileno())
         os.replace(partial, out)
         fsync_folder(out.parent)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+    finally:
+        partial.unlink(missing_ok=True)  # there is none once it has its name
     return tally, written

@@ -60,27 +60,28 @@ def pair_of(ranking: Ranking, better: int, worse: int) -> Preference:
 
 def to_row(record: Record) -> Row:
     """A record as a row that reads back as the same record."""
-    row: dict[str, Any] = {"prompt": _plain(record.prompt)}
+    row: dict[str, Any] = {"prompt": plain_text(record.prompt)}
     if isinstance(record, Preference):
-        row |= {"chosen": _plain(record.chosen), "rejected": _plain(record.rejected)}
+        row |= {"chosen": plain_text(record.chosen), "rejected": plain_text(record.rejected)}
         row |= {} if record.margin is None else {"margin": record.margin}
         row |= {"tie": True} if record.tie else {}
         row |= {} if record.win_prob is None else {"win_prob": record.win_prob}
         for name, both in (("score", record.scores), ("cost", record.costs)):
             row |= {} if both is None else {f"{name}_chosen": both[0], f"{name}_rejected": both[1]}
     elif isinstance(record, Ranking):
-        row["responses"] = [_plain(response) for response in record.responses]
+        row["responses"] = [plain_text(response) for response in record.responses]
         row |= {} if record.scores is None else {"scores": list(record.scores)}
     elif isinstance(record, Label):
-        row |= {"completion": _plain(record.response), "label": record.desirable}
+        row |= {"completion": plain_text(record.response), "label": record.desirable}
     elif record.prompt == "":
         row = {"text": record.response}
     else:
-        row["completion"] = _plain(record.response)
+        row["completion"] = plain_text(record.response)
     return row if record.weight == 1 else row | {"weight": record.weight}
 
 
-def _plain(text: Text) -> str | list[Row]:
+def plain_text(text: Text) -> str | list[Row]:
+    """A text as a row holds it: a string, or a list of messages."""
     return text if isinstance(text, str) else [_message(message) for message in text]
 
 

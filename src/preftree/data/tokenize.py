@@ -15,7 +15,7 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
-from preftree.data.budgets import Budgets, Truncation
+from preftree.data.budgets import UNLIMITED, Budgets, Truncation
 from preftree.data.cache import content_digests, file_mark, store_key
 from preftree.data.duplicates import Seen
 from preftree.data.encode import Encoder, make_encoder
@@ -43,7 +43,7 @@ def tokenize_file(
     *,
     kind: Kind,
     cache_dir: Path,
-    budgets: Budgets = Budgets(),  # noqa: B008 - frozen, so one default serves every call
+    budgets: Budgets = UNLIMITED,
     truncation: Truncation = "drop",
     format_name: str | None = None,
     chosen_side: bool = False,

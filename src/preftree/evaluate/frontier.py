@@ -25,7 +25,7 @@ from preftree.generate.hf import Generation, Sampling, generate
 from preftree.judges.rules import Reward
 from preftree.models.load import load_model
 from preftree.records import Preference
-from preftree.scoring.divergence import token_divergence
+from preftree.scoring.figures import token_divergence
 from preftree.scoring.forward import Scorer
 from preftree.stats import mean_interval
 from preftree.storage.checkpoint import list_checkpoints, load_checkpoint, step_of

@@ -29,6 +29,7 @@ from transformers import (
 from preftree.data.template import closing_token
 from preftree.errors import ConfigError, ModelError
 from preftree.scoring.attention import plain_attention
+from preftree.scoring.forward import position_limit
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,13 +99,20 @@ def generate(
       show: Gets the text of the one row piece by piece, as it is drawn.
     Raises:
       ModelError: the tokenizer has no end-of-sequence token.
-      ConfigError: a prompt is empty.
+      ConfigError: a prompt is empty, or leaves no room for max_new_tokens in a model that breaks beyond its positions.
     """
     ends = end_tokens(model, tokenizer)
     if empty := [row for row, prompt in enumerate(prompts) if not len(prompt)]:
         raise ConfigError(
             f"prompt {empty[0] + first_row} has no tokens; a model needs one to begin with, such as a BOS"
         )
+    limit = position_limit(model)
+    for row, prompt in enumerate(prompts):
+        if limit is not None and len(prompt) + sampling.max_new_tokens - 1 > limit:
+            raise ConfigError(
+                f"prompt {row + first_row} has {len(prompt)} tokens, and with {sampling.max_new_tokens} new ones it "
+                f"would pass the {limit} positions of this model; lower max_new_tokens, or shorten the prompt"
+            )
     order = sorted(range(len(prompts)), key=lambda row: len(prompts[row]))
     results: dict[int, Generation] = {}
     with torch.inference_mode(), plain_attention(model), _own_settings(model):

@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from preftree.data.kinds import plain_text
 from preftree.data.prompts import Prompt
 from preftree.errors import DataError
 from preftree.generate.hf import Sampling, generate
-from preftree.records import Text
 from preftree.storage.atomic import write_atomic
 
 BATCHES_AT_ONCE = 8
@@ -87,7 +87,7 @@ def sample_file(
         )
         lines = []
         for row, one in zip(rows, drawn, strict=True):
-            told = {"prompt": _plain(prompts[row // samples].text), "response": one.text}
+            told = {"prompt": plain_text(prompts[row // samples].text), "response": one.text}
             told |= {"sample": row % samples, "finished": one.finished, "tokens": len(one.ids) + one.finished}
             lines.append(json.dumps(told, ensure_ascii=False) + "\n")
         _append(out, "".join(lines).encode())
@@ -131,7 +131,3 @@ def _append(out: Path, lines: bytes) -> None:
         raise DataError(
             f"{out} cannot be written ({error.strerror}); mend that and give the same command again"
         ) from error
-
-
-def _plain(text: Text) -> str | list[dict[str, str]]:
-    return text if isinstance(text, str) else [{"role": turn.role, "content": turn.content} for turn in text]

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from preftree.data.kinds import plain_text
 from preftree.data.prompts import Prompt, encode_prompts
 from preftree.errors import DataError
 from preftree.generate.hf import Sampling, generate, uniforms
@@ -133,10 +134,10 @@ def add_choice(path: Path, talk: Talk, better: Answer, other: Answer, *, tie: bo
     Raises:
       DataError: the file cannot be written.
     """
-    row: dict[str, Any] = {"prompt": _plain(talk.prompt)}
+    row: dict[str, Any] = {"prompt": plain_text(talk.prompt)}
     for side, said in (("chosen", better), ("rejected", other)):
         text: Text = (Message("assistant", said.text),) if talk.templated else said.text
-        row |= {side: _plain(text), f"{side}_model": said.speaker}
+        row |= {side: plain_text(text), f"{side}_model": said.speaker}
     if tie:
         row["tie"] = True
     try:
@@ -146,7 +147,3 @@ def add_choice(path: Path, talk: Talk, better: Answer, other: Answer, *, tie: bo
             os.fsync(file.fileno())
     except OSError as error:
         raise DataError(f"{path} cannot be written ({error.strerror}); give another --record") from error
-
-
-def _plain(text: Text) -> str | list[dict[str, str]]:
-    return text if isinstance(text, str) else [{"role": turn.role, "content": turn.content} for turn in text]

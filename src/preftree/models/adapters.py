@@ -104,7 +104,8 @@ def _attach(model: PreTrainedModel, adapter: AdapterFolder, trained: bool) -> An
     try:
         with _quiet():
             config = LoraConfig.from_pretrained(str(adapter.path))
-            setattr(config, "lora_dropout", 0.0)  # noqa: B010 (typed as any kind of adapter's)
+            assert isinstance(config, LoraConfig)  # declared as any kind of adapter's
+            config.lora_dropout = 0.0
             device = str(model.device)
             return PeftModel.from_pretrained(model, str(adapter.path), NAME, trained, config, torch_device=device)
     except (ValueError, KeyError, RuntimeError, TypeError) as error:

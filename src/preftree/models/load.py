@@ -16,6 +16,11 @@ from preftree.models.adapters import attach_adapter
 from preftree.models.quantize import quantization_options
 
 
+def best_device() -> torch.device:
+    """The first CUDA device, or the CPU where there is none."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 def load_model(
     name: str | Path,
     *,

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from preftree.errors import ModelError
 from preftree.scoring.forward import Scorer
-from preftree.scoring.head import HeadForm, chunks, head_logits, head_logps, head_parameters
+from preftree.scoring.head import HeadForm, HeadGrads, chunks, head_logits, head_logps, head_parameters
 from preftree.tree.layout import TreeBatch
 
 LiveReference: TypeAlias = Callable[[], AbstractContextManager[Scorer]]
@@ -116,6 +116,27 @@ def reference_kl(policy: Head, ref: Head) -> Float[Tensor, " S"]:
     return _ReferenceKl.apply(policy.hidden_SD, policy.weight_VD, policy.bias_V, policy, ref)  # pyright: ignore[reportReturnType]  # apply is untyped
 
 
+def token_divergence(policy: Scorer, reference: Scorer, batch: TreeBatch) -> Float[Tensor, " I"]:
+    """KL(policy || reference) of the next-token distribution at every scored token, without a gradient.
+
+    Summed over a response that the policy sampled, and averaged over responses, it estimates the KL of whole responses
+    with less variance than the difference of log-probs: at each token the expectation over the vocabulary is exact.
+
+    Args:
+      policy: The distribution that the expectation is under.
+      reference: The other one.
+      batch: Trees of responses, laid out for both models.
+    Returns:
+      Nats, response after response and in token order, [I].
+    Raises:
+      ModelError: the models have vocabularies of different size, or a sequence is too long for one.
+    """
+    if len(batch.source_S) == 0:
+        return torch.zeros(0, dtype=policy.dtype, device=policy.device)
+    with torch.no_grad():
+        return reference_kl(_head(reference, batch), _head(policy, batch)).index_select(0, batch.prediction_I)
+
+
 class _ReferenceKl(torch.autograd.Function):
     """Nothing over the vocabulary is kept: a tile of both models' logits is computed again in the backward."""
 
@@ -135,34 +156,12 @@ class _ReferenceKl(torch.autograd.Function):
         form, product, ref_form, ref_product = ctx.forms
         ref = Head(ref_hidden, ref_weight, ref_bias, ref_form, ref_product)
         (grad,) = grads
-        needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
-        wide = grad.dtype
-        grad_hidden = torch.empty_like(hidden) if needs_hidden else None
-        grad_weight = torch.zeros(weight.shape, dtype=wide, device=weight.device) if needs_weight else None
-        grad_bias = torch.zeros(bias.shape, dtype=wide, device=bias.device) if needs_bias else None
-        low = weight.to(product)
+        sums = HeadGrads(hidden, weight, bias, form, product, ctx.needs_input_grad)
         for rows in chunks(len(hidden), 2 * len(weight)):
             logits = head_logits(hidden[rows], weight, bias, form, product)
-            slope = None if form.softcap is None else 1 - (logits / form.softcap).square()
             d = logits.softmax(1).sub_(ref.all_logps(rows).exp_()).mul_(grad[rows, None])
-            if slope is not None:
-                d *= slope
-            if form.scale != 1.0:
-                d *= form.scale
-            if grad_bias is not None:
-                grad_bias += d.sum(0)
-            d = d.to(product)
-            if grad_hidden is not None:
-                grad_hidden[rows] = (d @ low).to(hidden.dtype)
-            if grad_weight is not None:
-                grad_weight += d.T @ hidden[rows].to(product)
-        return (
-            grad_hidden,
-            None if grad_weight is None else grad_weight.to(weight.dtype),
-            None if grad_bias is None else grad_bias.to(bias.dtype),
-            None,
-            None,
-        )
+            sums.add(rows, d, None if form.softcap is None else logits)
+        return (*sums.finish(), None, None)
 
 
 def _collision(head: Head) -> Float[Tensor, " S"]:

@@ -59,7 +59,7 @@ class Scorer(nn.Module):
             model.set_attn_implementation(IMPLEMENTATION)
         else:
             _log.warning("%s: %s; prompts are computed once per response.", type(model).__name__, reason)
-        self._limit = _position_limit(model)
+        self._limit = position_limit(model)
 
     @property
     def device(self) -> torch.device:
@@ -186,7 +186,7 @@ def _attention_path(model: PreTrainedModel, device: torch.device) -> AttentionPa
     return "flex" if device.type == "cuda" and width >= 16 else "sdpa"
 
 
-def _position_limit(model: PreTrainedModel) -> int | None:
+def position_limit(model: PreTrainedModel) -> int | None:
     """Positions after which the model breaks, or changes with the longest row of a batch; None if it does neither."""
     config = model.config.get_text_config()
     most = getattr(config, "max_position_embeddings", None)

@@ -9,7 +9,7 @@ rounding it to bf16 would cost up to 4e-3 nats a token, while the normaliser ave
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -140,44 +140,63 @@ class _HeadLogps(torch.autograd.Function):
         hidden, weight, bias, target, normaliser = ctx.saved_tensors
         (grad,) = grads
         form, dtype, wide = ctx.form, ctx.dtype, ctx.wide
-        needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
-        grad_hidden = torch.empty_like(hidden) if needs_hidden else None
-        grad_weight = torch.zeros(weight.shape, dtype=wide, device=weight.device) if needs_weight else None
-        grad_bias = torch.zeros(bias.shape, dtype=wide, device=bias.device) if needs_bias else None
-        low = weight.to(dtype)
+        sums = HeadGrads(hidden, weight, bias, form, dtype, ctx.needs_input_grad)
         for number, rows in enumerate(chunks(len(target), len(weight))):
-            h, g = hidden[rows].to(dtype), grad[rows].to(wide)
+            g = grad[rows].to(wide)
             if number < len(ctx.kept):
                 all_logps = ctx.kept[number]
             else:
-                all_logps = _logits(h, low, bias, form, wide).sub_(normaliser[rows, None])
-            slope = None
-            if form.softcap is not None:
-                slope = 1 - ((all_logps + normaliser[rows, None]) / form.softcap).square()
+                all_logps = _logits(hidden[rows].to(dtype), sums.low, bias, form, wide).sub_(normaliser[rows, None])
+            logits = None if form.softcap is None else all_logps + normaliser[rows, None]
             # What was kept stays as it is: a graph may be gone through twice.
             d = all_logps.exp() if number < len(ctx.kept) else all_logps.exp_()
             d.mul_(-g[:, None])
             d.scatter_add_(1, target[rows, None], g[:, None])
-            if slope is not None:
-                d *= slope
-            if form.scale != 1.0:
-                d *= form.scale
-            if grad_bias is not None:
-                grad_bias += d.sum(0)
-            d = d.to(dtype)
-            if grad_hidden is not None:
-                grad_hidden[rows] = (d @ low).to(hidden.dtype)
-            if grad_weight is not None:
-                grad_weight += d.T @ h
-        return (
-            grad_hidden,
-            None if grad_weight is None else grad_weight.to(weight.dtype),
-            None if grad_bias is None else grad_bias.to(bias.dtype),
-            None,
-            None,
-            None,
-            None,
-        )
+            sums.add(rows, d, logits)
+        return (*sums.finish(), None, None, None, None)
+
+
+class HeadGrads:
+    """Gradients of hidden states, weight and bias, added up chunk by chunk from the slopes of the logits."""
+
+    def __init__(
+        self,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        form: HeadForm,
+        dtype: torch.dtype,
+        needs: Sequence[bool],
+    ) -> None:
+        """Room for those of (hidden, weight, bias) that `needs` says; products in `dtype`, sums at least in fp32."""
+        wide = torch.float64 if dtype == torch.float64 else torch.float32
+        self.low = weight.to(dtype)
+        self._inputs, self._form, self._dtype = (hidden, weight, bias), form, dtype
+        self._hidden = torch.empty_like(hidden) if needs[0] else None
+        self._weight = torch.zeros(weight.shape, dtype=wide, device=weight.device) if needs[1] else None
+        self._bias = torch.zeros(bias.shape, dtype=wide, device=bias.device) if bias is not None and needs[2] else None
+
+    def add(self, rows: slice, d: Float[Tensor, "s V"], logits: Float[Tensor, "s V"] | None) -> None:
+        """Take in the slopes `d` of some rows' final logits, which are overwritten; `logits` where they are capped."""
+        if logits is not None and self._form.softcap is not None:
+            d *= 1 - (logits / self._form.softcap).square()
+        if self._form.scale != 1.0:
+            d *= self._form.scale
+        if self._bias is not None:
+            self._bias += d.sum(0)
+        d = d.to(self._dtype)
+        hidden = self._inputs[0][rows]
+        if self._hidden is not None:
+            self._hidden[rows] = (d @ self.low).to(hidden.dtype)
+        if self._weight is not None:
+            self._weight += d.T @ hidden.to(self._dtype)
+
+    def finish(self) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """The gradients, each in the dtype of what it is of; None for what needs none."""
+        sums = (self._hidden, self._weight, self._bias)
+        pairs = zip(sums, self._inputs, strict=True)
+        hidden, weight, bias = (None if g is None or of is None else g.to(of.dtype) for g, of in pairs)
+        return hidden, weight, bias
 
 
 def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, form: HeadForm, wide: torch.dtype) -> Tensor:

@@ -42,10 +42,8 @@ def write_atomic(path: Path, content: bytes | str) -> None:
             os.fsync(file.fileno())
         os.replace(staging, path)
         fsync_folder(path.parent)
-    except BaseException:
-        staging.unlink(missing_ok=True)
-        raise
     finally:
+        staging.unlink(missing_ok=True)  # there is none once it has its name
         release_lock(lock)
 
 
@@ -68,10 +66,8 @@ def staged_dir(final: Path) -> Iterator[Path]:
                 _fsync(Path(folder, name))
             fsync_folder(Path(folder))
         _move_into_place(staging, final)
-    except BaseException:
-        shutil.rmtree(staging, ignore_errors=True)
-        raise
     finally:
+        shutil.rmtree(staging, ignore_errors=True)  # there is none once it has its name
         release_lock(lock)
 
 

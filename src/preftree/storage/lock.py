@@ -41,18 +41,18 @@ def take_lock(path: Path, *, wait: bool, create: bool = False) -> int | None:
     while True:
         descriptor = os.open(path, flags, 0o666)
         _held.add(descriptor)
+        ours = False
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
             # While this process waited, the former holder may have moved the path away or put another in its place.
             if path.exists() and os.path.samestat(os.fstat(descriptor), os.stat(path)):
+                ours = True
                 return descriptor
         except BlockingIOError:
-            release_lock(descriptor)
             return None
-        except BaseException:
-            release_lock(descriptor)
-            raise
-        release_lock(descriptor)
+        finally:
+            if not ours:
+                release_lock(descriptor)
 
 
 def release_lock(descriptor: int) -> None:

@@ -48,6 +48,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """The tensors of a file that `write_tensors` wrote, in memory of their own, on the CPU."""
     with safe_open(path, framework="pt") as file:
         # A tensor as the library hands it out may lie in the mapped file: it would die with a file that is cut short.
-        tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 (not a dict)
+        names = file.keys()
+        tensors = {name: file.get_tensor(name).clone() for name in names}
         ties: dict[str, str] = json.loads(file.metadata()[_TIES])
     return tensors | {name: tensors[other] for name, other in ties.items()}

@@ -74,8 +74,15 @@ def run_dpo(config: DpoConfig) -> Outcome:
             reference=words,
             follower=follower,
         )
-        if table is not None and objective.unit == "pair" and not outcome.signum and world.leads:
-            keep_token_rewards(setup, table, config.beta or 1.0)
+        beta = objective.lead.options.get("beta")
+        if (
+            table is not None
+            and objective.unit == "pair"
+            and isinstance(beta, float)
+            and not outcome.signum
+            and world.leads
+        ):
+            keep_token_rewards(setup, table, beta)
         return outcome
 
 

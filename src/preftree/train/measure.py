@@ -7,11 +7,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-import torch
-from transformers import PreTrainedModel
 
 from preftree.config.load import check_config
 from preftree.config.schema import DpoConfig, RunConfig, SftConfig
+from preftree.distributed.world import World as Ranks
 from preftree.distributed.world import open_world
 from preftree.errors import DataError
 from preftree.evaluate.folder import Run
@@ -27,9 +26,10 @@ from preftree.evaluate.frontier import (
 from preftree.evaluate.measured import Measured, Point, Sample
 from preftree.generate.hf import Sampling
 from preftree.judges.rules import find_world, identify, load_reward
+from preftree.models.adapter_folder import find_adapter
 from preftree.models.load import load_tokenizer
 from preftree.scoring.forward import Scorer
-from preftree.train.policy import load_start, start_digest
+from preftree.train.policy import load_frozen, start_place
 from preftree.train.prompts import run_prompts
 from preftree.worlds.exact import best_reward
 from preftree.worlds.grammar import MOST_OUTCOMES, World, rewards
@@ -86,12 +86,14 @@ def measure_run(run: Run, how: Measuring) -> Measured:
     config = check_config(DpoConfig, run.config) if dpo else check_config(SftConfig, run.config)
     world = find_world(how.reward)
     exact = world is not None and world.num_outcomes <= MOST_OUTCOMES
-    found = _exactly(run, config, world, how) if world and exact else _by_samples(run, config, how)
+    found = _exactly(run, config, world, how) if world and exact else _by_samples(run, config, world, how)
     return run.measured.model_copy(update=found | {"how": told})
 
 
 def _exactly(run: Run, config: RunConfig, world: World, how: Measuring) -> dict[str, Any]:
-    tokenizer, reference = load_tokenizer(run.path / "model"), _load_reference(run, config)
+    tokenizer = load_tokenizer(run.path / "model")
+    with open_world() as ranks:
+        reference = _load_reference(run, config, ranks).model
     prompts, reward = world_prompts(world, tokenizer), load_reward(how.reward)
     sampling = Sampling(world.max_words, seed=how.seed)
     each = MOST_TEXTS // len(world.prompts)
@@ -106,7 +108,7 @@ def _exactly(run: Run, config: RunConfig, world: World, how: Measuring) -> dict[
     return {"frontier": tuple(points), "optimum": tuple(edge), "samples": _side_by_side(prompts, start, last)}
 
 
-def _by_samples(run: Run, config: RunConfig, how: Measuring) -> dict[str, Any]:
+def _by_samples(run: Run, config: RunConfig, world: World | None, how: Measuring) -> dict[str, Any]:
     tokenizer, reward = load_tokenizer(run.path / "model"), load_reward(how.reward)
     sampling = Sampling(how.max_new_tokens or config.max_response_length or DEFAULT_NEW_TOKENS, seed=how.seed)
     with open_world() as ranks:
@@ -114,10 +116,11 @@ def _by_samples(run: Run, config: RunConfig, how: Measuring) -> dict[str, Any]:
         which = "held-out" if held_out else "training"
         if len(prompts.ids) < 2:
             raise DataError(f"{run.path} has one {which} prompt, and an interval over prompts needs two; hold out more")
+        if world is not None and (odd := set(prompts.texts) - set(world.prompts)):
+            raise DataError(f"reward {how.reward!r} knows its own prompts only, and {run.path} asks {min(odd)[:60]!r}")
         log.info("%s: %d samples for each of %d %s prompts", run.path, how.samples, len(prompts.ids), which)
-        model = _load_reference(run, config, ranks.device)
-        reference = Scorer(model, precision=config.precision)
-        start = last = draw(model, tokenizer, prompts, reward, sampling, samples=how.samples)
+        reference = _load_reference(run, config, ranks)
+        start = last = draw(reference.model, tokenizer, prompts, reward, sampling, samples=how.samples)
         points = [_point(config, 0, sampled_figures(reference, reference, prompts, start))]
         for step, model in policies(run.path, ranks.device):
             last = draw(model, tokenizer, prompts, reward, sampling, samples=how.samples)
@@ -132,21 +135,21 @@ def _by_samples(run: Run, config: RunConfig, how: Measuring) -> dict[str, Any]:
     }
 
 
-def _load_reference(run: Run, config: RunConfig, device: torch.device | str = "cpu") -> PreTrainedModel:
+def _load_reference(run: Run, config: RunConfig, world: Ranks) -> Scorer:
     """The model that the run's KL is measured from, as it was then.
 
     Raises:
       DataError: the folder holds other weights now.
     """
-    model = load_start(config, device)
+    place = start_place(config)
+    scorer, now = load_frozen(place, config, world)
     known = run.summary.get("trajectory", {})
     before = known.get("weights of the reference", known.get("weights of the model"))
-    now = start_digest(config)
-    if before and now and before != now:
+    if find_adapter(config.model) is None and before not in (None, now):  # a merged adapter has a digest of its own
         raise DataError(
-            f"{run.path} began at weights {before[:8]}.., and its start model has {now[:8]}.. now; put that model back"
+            f"{run.path} began at weights {before[:8]}.., and {place} holds {now[:8]}.. now; put that model back"
         )
-    return model
+    return scorer
 
 
 def _point(config: RunConfig, step: int, figures: Any) -> Point:

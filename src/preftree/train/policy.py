@@ -16,7 +16,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from preftree.config.adapter import LoraOptions
@@ -25,7 +24,7 @@ from preftree.distributed.world import World
 from preftree.errors import ConfigError
 from preftree.models.adapter_folder import AdapterFolder, adapter_names, find_adapter
 from preftree.models.adapters import adapter_off, add_adapter, attach_adapter, has_targets, merge_adapter
-from preftree.models.load import load_base, load_model, load_tokenizer, remove_dropout
+from preftree.models.load import load_base, load_tokenizer, remove_dropout
 from preftree.reference.key import adapted_digest, cache_root, weights_digest, weights_digest_of_model
 from preftree.scoring.forward import Scorer
 
@@ -199,23 +198,12 @@ def load_frozen(name: str, config: RunConfig, world: World) -> tuple[Scorer, str
     return Scorer(model.eval(), precision=config.precision), weights
 
 
-def load_start(config: RunConfig, device: torch.device | str = "cpu") -> PreTrainedModel:
-    """What a run's KL is measured from: its reference, or the model that it started from where it has none."""
-    return load_model(_start_place(config), quantize=config.quantize, device=device)
-
-
-def start_digest(config: RunConfig) -> str | None:
-    """What that model's weights are now; None for adapters, quantised ones, and what is no folder."""
-    place = Path(_start_place(config)).expanduser()
-    plain = config.quantize is None and find_adapter(config.model, None) is None and any(place.glob("*.safetensors"))
-    return weights_digest(place, memo=_memo(config)) if plain else None
-
-
-def _start_place(config: RunConfig) -> str | Path:
+def start_place(config: RunConfig) -> str:
+    """Where that lies what a run's KL is measured from: its reference, or where it has none what it started from."""
     named = config.reference_place if isinstance(config, DpoConfig) else "start"
     adapter = find_adapter(config.model, config.lora.name if config.lora else None)
     if named in ("start", "none"):
-        return adapter.path if adapter else config.model
+        return str(adapter.path) if adapter else config.model
     if named == "base":
         return adapter.base if adapter else config.model
     return named
