@@ -1,0 +1,31 @@
+"""Rewards of many responses at once, whoever gives them: a world, a function that the user wrote."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+import numpy as np
+from jaxtyping import Float
+
+from preftree.data.kinds import plain_text
+from preftree.judges.rules import load_reward
+from preftree.records import Text
+
+Rewards: TypeAlias = Callable[[Sequence[Text], Sequence[str]], Float[np.ndarray, " N"]]
+"""(prompts, responses) -> rewards; prompts as their file has them, responses as text without special tokens."""
+
+
+def load_rewards(spec: str) -> Rewards:
+    """Rewards by name: as `load_reward`; a function of the user gets a conversation as a list of role and content.
+
+    Raises:
+      ConfigError: there is no such world, file, module or function.
+    """
+    reward = load_reward(spec)
+
+    def of_each(prompts: Sequence[Text], responses: Sequence[str]) -> Float[np.ndarray, " N"]:
+        pairs = zip(prompts, responses, strict=True)
+        return np.array([reward(plain_text(prompt), response) for prompt, response in pairs], np.float64)
+
+    return of_each
