@@ -16,8 +16,8 @@ from preftree.errors import ConfigError, JudgeError
 from preftree.worlds.grammar import World, reward
 from preftree.worlds.sentiment import WORLDS
 
-Reward: TypeAlias = Callable[[str, str], float]
-"""(prompt, response) -> reward, both as text without special tokens."""
+Reward: TypeAlias = Callable[[Any, str], float]
+"""(prompt, response) -> reward; the prompt is text, or a list of messages where its file has a conversation."""
 
 
 def find_world(spec: str) -> World | None:
@@ -65,7 +65,7 @@ def load_reward(spec: str) -> Reward:
     if not callable(function):
         raise ConfigError(f"reward {spec!r}: {place} has no function {name!r}")
 
-    def checked(prompt: str, response: str) -> float:
+    def checked(prompt: Any, response: str) -> float:
         try:
             value = function(prompt, response)
         except Exception as error:  # whatever the user's code raises is the user's to mend, and is named
