@@ -6,7 +6,7 @@ move it. Inheritance here only joins fields; there is nothing to override.
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
+from typing import ClassVar, Literal
 
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
@@ -235,13 +235,24 @@ class Objective(Strict):
         return " + ".join(f"{part.weight:g} {part.name}" for part in self.loss)
 
 
-class SftConfig(Keeping, Machine, Pace, Optimisation, Lengths, Adaptation, Start):
+class RunConfig(Keeping, Machine, Pace, Optimisation, Lengths, Adaptation, Start):
+    """What every run is told; a recipe adds its own, as SftConfig and DpoConfig do here.
+
+    Attributes:
+      recipe: Name of the verb that runs it.
+    """
+
+    recipe: ClassVar[str]
+
+
+class SftConfig(RunConfig):
     """Options of `preftree sft`.
 
     Attributes:
       side: Which side of a preference file to imitate; null wants a file of demonstrations.
     """
 
+    recipe: ClassVar[str] = "sft"
     side: Literal["chosen"] | None = None
     lr: float = Field(default=2e-5, gt=0)
     optimizer: Literal["adamw", "rmsprop"] = "adamw"
@@ -249,13 +260,11 @@ class SftConfig(Keeping, Machine, Pace, Optimisation, Lengths, Adaptation, Start
     schedule: Literal["constant", "linear", "cosine"] = "linear"
 
 
-class DpoConfig(Keeping, Machine, Pace, Optimisation, Lengths, Objective, Adaptation, Start):
+class DpoConfig(RunConfig, Objective):
     """Options of `preftree dpo`; the defaults are the paper's, but for a warm-up that a small data set can finish."""
 
+    recipe: ClassVar[str] = "dpo"
     lr: float = Field(default=1e-6, gt=0)
     optimizer: Literal["adamw", "rmsprop"] = "rmsprop"
     max_grad_norm: float | None = Field(default=10.0, gt=0)
     schedule: Literal["constant", "linear", "cosine"] = "constant"
-
-
-RunConfig: TypeAlias = SftConfig | DpoConfig

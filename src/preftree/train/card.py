@@ -31,7 +31,7 @@ def model_card(
       dtype: Of the stored weights, for people.
       more: Sections to stand before the options.
     """
-    recipe = "dpo" if isinstance(config, DpoConfig) else "sft"
+    recipe = config.recipe
     is_adapter = config.lora is not None if adapter is None else adapter
     library, kind = ("peft", "AutoPeftModelForCausalLM") if is_adapter else ("transformers", "AutoModelForCausalLM")
     about = {"library_name": library, "tags": ["preftree", recipe], "pipeline_tag": "text-generation"}

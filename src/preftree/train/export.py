@@ -200,7 +200,7 @@ run's model, on {result.num_prompts} prompts of the run's data, in fp32.
 
 def _lineage(path: Path, config: RunConfig) -> list[str]:
     """What was made from what, as far as the folders tell, the first one first."""
-    steps = [f"`{path}`: {'dpo' if isinstance(config, DpoConfig) else 'sft'} on `{config.data.path}`"]
+    steps = [f"`{path}`: {config.recipe} on `{config.data.path}`"]
     start = Path(config.model).expanduser()
     seen = {path.resolve()}
     while (summary := start.parent / "summary.json").is_file() and start.parent.resolve() not in seen:

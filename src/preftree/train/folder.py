@@ -21,7 +21,7 @@ from transformers import PreTrainedTokenizerBase
 
 from preftree import __version__
 from preftree.config.load import changed_options, dump_config
-from preftree.config.schema import DpoConfig, RunConfig
+from preftree.config.schema import RunConfig
 from preftree.distributed.reduce import lead_first, max_over_ranks
 from preftree.distributed.world import World
 from preftree.errors import CheckpointError, ConfigError, TrainingError
@@ -166,7 +166,7 @@ def finish(
     out = Path(config.out)
     progress = outcome.progress
     summary = {
-        "recipe": "dpo" if isinstance(config, DpoConfig) else "sft",
+        "recipe": config.recipe,
         "steps": progress.step,
         "examples": progress.examples,
         "tokens": progress.tokens,

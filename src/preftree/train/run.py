@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from preftree.config.schema import DpoConfig, RunConfig, SftConfig
+from preftree.config.schema import RunConfig
 from preftree.data.order import steps_per_epoch
 from preftree.distributed.world import World
 from preftree.models.adapters import targeted, trained_parameters
@@ -30,7 +30,7 @@ from preftree.train.task import Examples, Task
 
 log = logging.getLogger("preftree")
 
-C = TypeVar("C", SftConfig, DpoConfig)
+C = TypeVar("C", bound=RunConfig)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
