@@ -59,7 +59,7 @@ MAIN: dict[str, tuple[str, tuple[Any, ...]]] = {
     "sppo_soft": ("beta", (0.1, 0.3, 1.0)),
     "chi_po": ("beta", (0.1, 0.3, 1.0)),
     "ln_dpo": ("beta", (1.0, 3.0, 10.0)),
-    "gpo": ("f", ("square", "exponential", "savage")),
+    "gpo": ("f", ("squared", "exponential", "savage")),
     "cal_dpo": ("beta", (0.1, 0.3, 1.0)),
     "unlikelihood": ("alpha", (0.03, 0.1, 0.3)),
 }
