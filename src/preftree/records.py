@@ -8,7 +8,7 @@ next: one assistant message as a rule, more than one where a dialogue goes on.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +86,28 @@ class Label:
     response: Text
     desirable: bool
     weight: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What a judge sees: a prompt as its file has it, and two responses to it as text."""
+
+    prompt: Text
+    left: str
+    right: str
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A judge's answer to a comparison.
+
+    Attributes:
+      choice: The better response, or neither; `invalid` where the judge gave no answer that can be read.
+      scores: How good it finds the left and the right response, where it says so.
+    """
+
+    choice: Literal["left", "right", "tie", "invalid"]
+    scores: tuple[float, float] | None = None
 
 
 Record: TypeAlias = Demonstration | Preference | Ranking | Label

@@ -86,6 +86,46 @@ def bootstrap(
     return Estimate(float(values.mean()), float(low), float(high))
 
 
+def share_interval(
+    values: Float[np.ndarray, " N"], *, seed: int, confidence: float = 0.95, resamples: int = 10_000
+) -> Estimate:
+    """Mean of independent shares, a win rate by prompt say, with a percentile bootstrap interval.
+
+    Where all values are equal the bootstrap has no width, which is no certainty: the interval then allows for as large
+    a share of other values as Wilson's interval does for N of N.
+
+    Args:
+      values: One independent value per example, in [0, 1], [N], N > 1.
+      seed: Of the resampling.
+      confidence: Probability that the interval holds the mean, in (0, 1).
+      resamples: How often the values are drawn again.
+    Raises:
+      ValueError: fewer than two values, or one is not in [0, 1].
+    """
+    _check_values(values)
+    if values.min() < 0 or values.max() > 1:
+        raise ValueError(f"values must be in [0, 1], got {values.min():g} to {values.max():g}")
+    if values.min() < values.max():
+        return bootstrap(values, seed=seed, confidence=confidence, resamples=resamples)
+    value, unseen = float(values[0]), 1 - wilson(len(values), len(values), confidence=confidence).low
+    return Estimate(value, value - unseen * value, value + unseen * (1 - value))
+
+
+def resampled_means(
+    values: Float[np.ndarray, "N C"], *, seed: int, resamples: int = 10_000
+) -> Float[np.ndarray, "R C"]:
+    """Means of the columns over rows drawn again with replacement; a row's columns stay together.
+
+    Raises:
+      ValueError: fewer than two rows, or a value is not finite.
+    """
+    _check_values(values)
+    generator, rows = np.random.default_rng(seed), len(values)
+    piece = max(1, 2**22 // rows)  # so many resamples at a time that memory stays near 32 MiB
+    counts = (min(piece, resamples - start) for start in range(0, resamples, piece))
+    return np.concatenate([generator.multinomial(rows, [1 / rows] * rows, num) @ values / rows for num in counts])
+
+
 def mean(values: Float[np.ndarray, " N"]) -> Mean:
     """Mean of independent values with its standard error (from the sample variance, divided by N - 1).
 

@@ -71,9 +71,9 @@ def test_a_job_goes_on_where_its_file_was_torn(place: Path) -> None:
 def test_ctrl_c_leaves_whole_rows_and_the_same_command_ends_the_job(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from preftree.generate import job
+    from preftree.generate import hf, job
 
-    real, calls = job.generate, []
+    real, calls = hf.generate, []
 
     def interrupted(*args, **options):
         calls.append(options["first_row"])
@@ -81,14 +81,14 @@ def test_ctrl_c_leaves_whole_rows_and_the_same_command_ends_the_job(
             signal.raise_signal(signal.SIGINT)
         return real(*args, **options)
 
-    monkeypatch.setattr(job, "generate", interrupted)
+    monkeypatch.setattr(hf, "generate", interrupted)
     monkeypatch.setattr(job, "BATCHES_AT_ONCE", 1)
     words = ["generate", str(place / "model"), str(place / "prompts.jsonl"), str(place / "stop.jsonl")]
     words += ["--max-new-tokens", "8", "--batch-size", "4"]
     done = CliRunner().invoke(app, words)
     assert done.exit_code == 130
     assert len((place / "stop.jsonl").read_text().splitlines()) == 8
-    monkeypatch.setattr(job, "generate", real)
+    monkeypatch.setattr(hf, "generate", real)
     monkeypatch.setattr(job, "BATCHES_AT_ONCE", 8)
     assert call(place, "stop.jsonl") == call(place, "straight.jsonl")
 

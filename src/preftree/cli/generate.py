@@ -37,8 +37,9 @@ def generate(
 
     from preftree.cli.train import quiet_transformers
     from preftree.data.prompts import as_conversation, encode_prompts, read_prompts
-    from preftree.generate.hf import Sampling
+    from preftree.generate.hf import hf_sampler
     from preftree.generate.job import describe_job, sample_file
+    from preftree.generate.protocol import Sampling
     from preftree.models.load import best_device, load_model, load_tokenizer
     from preftree.reference.key import weights_digest_of_model
     from preftree.train.signals import stop_on_signals
@@ -57,8 +58,7 @@ def generate(
     with Progress(console=Console(stderr=True)) as bar, stop_on_signals() as request:
         task = bar.add_task("responses", total=total)
         done = sample_file(
-            network,
-            tokenizer,
+            hf_sampler(network, tokenizer, batch_size=batch_size),
             rows,
             ids,
             out,

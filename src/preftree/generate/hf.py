@@ -10,12 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import (
     GenerationConfig,
@@ -23,58 +22,16 @@ from transformers import (
     LogitsProcessorList,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    StoppingCriteria,
+    StoppingCriteriaList,
     TextStreamer,
 )
 
 from preftree.data.template import closing_token
 from preftree.errors import ConfigError, ModelError
+from preftree.generate.protocol import Generation, Sampler, Sampling, decode, finish, first_stop
 from preftree.scoring.attention import plain_attention
 from preftree.scoring.forward import position_limit
-
-
-@dataclass(frozen=True, slots=True)
-class Sampling:
-    """How responses are drawn.
-
-    Attributes:
-      max_new_tokens: Most tokens of a response, its end-of-sequence token included.
-      temperature: Logits are divided by it; 0 takes the most likely token, and the lowest id among equals.
-      top_p: Tokens are drawn from the fewest that together hold this mass.
-      seed: Of the random numbers.
-    """
-
-    max_new_tokens: int
-    temperature: float = 1.0
-    top_p: float = 1.0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.max_new_tokens < 1:
-            raise ConfigError(f"max_new_tokens must be >= 1, got {self.max_new_tokens}")
-        if not 0 <= self.temperature < float("inf"):
-            raise ConfigError(f"temperature must be >= 0 and finite, got {self.temperature}")
-        if not 0 < self.top_p <= 1:
-            raise ConfigError(f"top_p must be in (0, 1], got {self.top_p}")
-
-
-@dataclass(frozen=True, slots=True)
-class Generation:
-    """One sampled response.
-
-    Attributes:
-      text: The response as text, without special tokens at its end.
-      ids: Its token ids, without the token that ended it.
-      end: The token that ended it; None where max_new_tokens cut it.
-    """
-
-    text: str
-    ids: tuple[int, ...]
-    end: int | None
-
-    @property
-    def finished(self) -> bool:
-        """Whether the model ended it."""
-        return self.end is not None
 
 
 def generate(
@@ -120,19 +77,25 @@ def generate(
             rows = order[start : start + batch_size]
             new = _generate_batch(
                 model,
+                tokenizer,
                 [prompts[row] for row in rows],
                 [row + first_row for row in rows],
                 sampling,
                 ends,
                 None if show is None else _Streamer(tokenizer, show),
             )
-            for row, ids in zip(rows, new, strict=True):
-                stop = next((place for place, token in enumerate(ids) if token in ends), None)
-                kept = ids[:stop]
-                text = tokenizer.decode(kept, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-                assert isinstance(text, str)
-                results[row] = Generation(text, tuple(kept), None if stop is None else ids[stop])
+            for row, drawn in zip(rows, new, strict=True):
+                results[row] = finish(tokenizer, drawn, ends, sampling.stop)
     return [results[row] for row in range(len(prompts))]
+
+
+def hf_sampler(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, batch_size: int = 64) -> Sampler:
+    """A model of transformers as a sampler; the arguments are those of `generate`."""
+
+    def sample(prompts: Sequence[Sequence[int]], sampling: Sampling, *, first_row: int = 0) -> list[Generation]:
+        return generate(model, tokenizer, prompts, sampling, batch_size=batch_size, first_row=first_row)
+
+    return sample
 
 
 def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -142,10 +105,15 @@ def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> li
     Raises:
       ModelError: the tokenizer has no end-of-sequence token.
     """
+    return ends_of(model.generation_config, tokenizer)
+
+
+def ends_of(settings: GenerationConfig | None, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """As `end_tokens`, of a model's generation settings alone."""
     end = tokenizer.eos_token_id
     if not isinstance(end, int):
         raise ModelError("the tokenizer has no end-of-sequence token, so no response could end; set eos_token")
-    own = getattr(model.generation_config, "eos_token_id", None)
+    own = getattr(settings, "eos_token_id", None)
     named = [own] if isinstance(own, int) else list(own or [])
     closing = closing_token(tokenizer)
     return list(dict.fromkeys([end, *named, *([] if closing is None else [closing])]))
@@ -153,6 +121,7 @@ def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> li
 
 def _generate_batch(
     model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[Sequence[int]],
     rows: list[int],
     sampling: Sampling,
@@ -174,6 +143,7 @@ def _generate_batch(
         attention_mask=mask.to(model.device),
         generation_config=settings,
         logits_processor=LogitsProcessorList([_Draw(sampling, rows, width)]),
+        stopping_criteria=StoppingCriteriaList([_Stop(tokenizer, sampling.stop, width)] if sampling.stop else []),
         streamer=streamer,
     )
     assert isinstance(out, Tensor)
@@ -190,6 +160,26 @@ class _Streamer(TextStreamer):
 
     def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
         self._show(text)
+
+
+class _Stop(StoppingCriteria):
+    """Ends a row once its text holds a stop text; it only saves work, since `finish` cuts."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, stop: Sequence[str], width: int) -> None:
+        self.tokenizer, self.stop, self.width = tokenizer, stop, width
+        # A token is a byte at least as a rule; where it is less, a row goes on a little longer than it need.
+        self.tail = max(len(one.encode()) for one in stop) + 4
+
+    # The base class has the type of tensors on the CPU.
+    def __call__(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, input_ids: Int[Tensor, "B L"], scores: object, **_: object
+    ) -> Bool[Tensor, " B"]:
+        done = [
+            first_stop(decode(self.tokenizer, row[-self.tail :]), self.stop) is not None
+            and first_stop(decode(self.tokenizer, row), self.stop) is not None
+            for row in input_ids[:, self.width :].tolist()
+        ]
+        return torch.tensor(done, device=input_ids.device)
 
 
 class _Draw(LogitsProcessor):

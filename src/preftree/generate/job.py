@@ -1,6 +1,7 @@
 """Samples for a file of prompts, written as they are drawn; a job that was stopped goes on where its file ends.
 
-OUT.jsonl       one object a response, prompts in their order: prompt, response, sample, finished, tokens
+OUT.jsonl       one object a response, prompts in their order: prompt, response, sample, finished, tokens; the best of
+                several also tells best_of, reward, rewards and kl_bound
 OUT.jsonl.job   what the file is of: digests of model and prompts, and how was sampled
 """
 
@@ -8,45 +9,85 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from jaxtyping import Float
 
 from preftree.data.kinds import plain_text
 from preftree.data.prompts import Prompt
 from preftree.errors import DataError
-from preftree.generate.hf import Sampling, generate
+from preftree.generate.protocol import Sampler, Sampling
+from preftree.records import Text
 from preftree.storage.atomic import write_atomic
 
 BATCHES_AT_ONCE = 8
 """Batches whose rows are sorted by length together, and written together."""
 
 
+@dataclass(frozen=True, slots=True)
+class BestOf:
+    """Keep the best of several responses.
+
+    Attributes:
+      num: How many are drawn for each that is kept.
+      rewards: (prompts, responses) -> rewards; the first of the highest wins.
+      name: Which rewards these are, with a digest where there is one.
+    """
+
+    num: int
+    rewards: Callable[[Sequence[Text], Sequence[str]], Float[np.ndarray, " N"]]
+    name: str
+
+    @property
+    def kl_bound(self) -> float:
+        """The most that the KL to the sampler can be, nats: ln N - (N - 1) / N.
+
+        Source: Stiennon et al. 2020, arXiv:2009.01325, Appendix G.3; a bound and not always the value: Beirami et al.
+        2024, arXiv:2401.01879.
+        """
+        return math.log(self.num) - (self.num - 1) / self.num
+
+
 def describe_job(
-    weights: str, dtype: str, ids: Sequence[Sequence[int]], sampling: Sampling, samples: int
+    weights: str,
+    dtype: str,
+    ids: Sequence[Sequence[int]],
+    sampling: Sampling,
+    samples: int,
+    *,
+    best_of: BestOf | None = None,
+    engine: str = "hf",
 ) -> dict[str, Any]:
     """What decides every byte of the output, the machine's rounding aside."""
     digest = hashlib.sha256()
     for own in ids:
         digest.update(np.array([len(own), *own], np.int64).tobytes())
+    how = asdict(sampling)
+    optional = {
+        "stop": list(how.pop("stop")),
+        "best_of": best_of and best_of.num,
+        "reward": best_of and best_of.name,
+        "engine": "" if engine == "hf" else engine,
+    }
     return {
         "weights": weights,
         "dtype": dtype,
         "prompts": digest.hexdigest(),
         "num_prompts": len(ids),
         "samples": samples,
-        **asdict(sampling),
+        **how,
+        **{name: value for name, value in optional.items() if value},
     }
 
 
 def sample_file(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    sampler: Sampler,
     prompts: Sequence[Prompt],
     ids: Sequence[Sequence[int]],
     out: Path,
@@ -55,19 +96,21 @@ def sample_file(
     *,
     samples: int,
     batch_size: int,
+    best_of: BestOf | None = None,
     stop: Callable[[], int] = lambda: 0,
     progress: Callable[[int], None] = lambda rows: None,
 ) -> int:
     """Draw what `out` lacks, and append it.
 
     Args:
-      model, tokenizer: What answers.
+      sampler: What answers.
       prompts, ids: The prompts, and their token ids.
       out: A .jsonl file, new or of the same job.
       sampling: How responses are drawn.
       job: As `describe_job` has it.
       samples: Responses to each prompt, one after the other.
-      batch_size: Rows computed at once; a text depends on it only through the rounding of the products.
+      batch_size: Responses that the sampler computes at once.
+      best_of: Each response is the best of several, all of which have random numbers of their own.
       stop: A signal's number ends the job between two blocks.
       progress: Told how many rows are there, block by block.
     Returns:
@@ -76,19 +119,28 @@ def sample_file(
       DataError: the file is of another job, or cannot be written.
     """
     total = samples * len(prompts)
+    each = best_of.num if best_of else 1
+    block = max(1, BATCHES_AT_ONCE * batch_size // each)
     done = _open(out, job)
     if done > total:
         raise DataError(f"{out} holds {done} rows, and this job has {total}; choose another OUT")
     progress(done)
     while done < total and not stop():
-        rows = range(done, min(done + BATCHES_AT_ONCE * batch_size, total))
-        drawn = generate(
-            model, tokenizer, [ids[row // samples] for row in rows], sampling, batch_size=batch_size, first_row=done
-        )
+        rows = range(done, min(done + block, total))
+        asked = [ids[row // samples] for row in rows for _ in range(each)]
+        drawn = sampler(asked, sampling, first_row=done * each)
         lines = []
-        for row, one in zip(rows, drawn, strict=True):
-            told = {"prompt": plain_text(prompts[row // samples].text), "response": one.text}
-            told |= {"sample": row % samples, "finished": one.finished, "tokens": len(one.ids) + one.finished}
+        for place, row in enumerate(rows):
+            mine, prompt = drawn[place * each : (place + 1) * each], prompts[row // samples].text
+            kept, more = 0, {}
+            if best_of:
+                rewards = best_of.rewards([prompt] * each, [one.text for one in mine])
+                kept = int(rewards.argmax())
+                more = {"best_of": each, "reward": float(rewards[kept]), "rewards": rewards.tolist()}
+                more["kl_bound"] = best_of.kl_bound
+            one = mine[kept]
+            told = {"prompt": plain_text(prompt), "response": one.text, "sample": row % samples}
+            told |= {"finished": one.finished, "tokens": one.num_tokens, **more}
             lines.append(json.dumps(told, ensure_ascii=False) + "\n")
         _append(out, "".join(lines).encode())
         done = rows.stop
@@ -111,7 +163,8 @@ def _open(out: Path, job: Mapping[str, Any]) -> int:
         before = json.loads(about.read_bytes())
     except (OSError, ValueError):
         raise DataError(f"{out} exists and was not written by `preftree generate`; choose another OUT") from None
-    changed = [f"{key} was {before.get(key)}, is {job[key]}" for key in job if before.get(key) != job[key]]
+    names = dict.fromkeys((*before, *job))
+    changed = [f"{key} was {before.get(key)}, is {job.get(key)}" for key in names if before.get(key) != job.get(key)]
     if changed:
         raise DataError(f"{out} is of another job ({'; '.join(changed)}); put that back, or choose another OUT")
     content = out.read_bytes()

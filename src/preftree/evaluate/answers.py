@@ -1,0 +1,302 @@
+"""Who answers: a model that is sampled into files, a file of responses, or the reference answers of the data."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from preftree.data.faults import RowFault, Tally, check_share
+from preftree.data.fields import messages, response_messages, text
+from preftree.data.kinds import as_kind, check_kind
+from preftree.data.prompts import Prompt, encode_prompts, read_prompts
+from preftree.data.read import SUFFIXES
+from preftree.data.source import find_format, find_source, read_records, read_rows
+from preftree.errors import ConfigError, DataError
+from preftree.generate.hf import hf_sampler
+from preftree.generate.job import describe_job, sample_file
+from preftree.generate.protocol import Sampling
+from preftree.models.load import best_device, load_model, load_tokenizer
+from preftree.records import Demonstration, Text
+from preftree.reference.key import weights_digest_of_model
+
+log = logging.getLogger("preftree")
+
+REFERENCE = "chosen"
+"""Names the reference answers of the prompts' own file."""
+
+MAX_REJECTED = 0.05
+
+
+class Interrupted(Exception):
+    """A signal ended the sampling; what was drawn is in its file."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """Responses of one side.
+
+    Attributes:
+      name: What to call the side.
+      texts: For each prompt its responses, [prompts][samples].
+      finished: Share of the responses that came to their own end; None where that is not known.
+    """
+
+    name: str
+    texts: tuple[tuple[str, ...], ...]
+    finished: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """What a word of the command line stands for.
+
+    Attributes:
+      name: What to call it.
+      kind: A model to sample, a file of responses, or the reference answers.
+      place: The model's folder or hub id, or the file.
+    """
+
+    name: str
+    kind: Literal["model", "file", "reference"]
+    place: str
+
+
+@dataclass(frozen=True, slots=True)
+class Drawing:
+    """How models are sampled into files.
+
+    Attributes:
+      folder: Where the files go; one that is there already is used again.
+      samples: Responses to each prompt.
+      batch_size: Responses at once.
+      precision: Of the weights: fp32 or bf16.
+      stop: A signal's number ends the work between two blocks.
+      progress: Told the name of a file and how many of its rows are there.
+    """
+
+    folder: Path
+    samples: int = 1
+    batch_size: int = 32
+    precision: str = "fp32"
+    stop: Callable[[], int] = lambda: 0
+    progress: Callable[[str, int], None] = lambda name, rows: None
+
+
+def find_sides(words: Sequence[str]) -> list[Side]:
+    """What words stand for: `chosen`, a data file, a run's folder, a model's folder or hub id; no two of one name.
+
+    Raises:
+      DataError: a data file does not exist.
+    """
+    sides = [_find_side(word) for word in words]
+    names = [side.name for side in sides]
+    if len(set(names)) == len(names):
+        return sides
+    return [replace(side, name=f"{side.name} ({number})") for number, side in enumerate(sides, 1)]
+
+
+def _find_side(word: str) -> Side:
+    if word == REFERENCE:
+        return Side(word, "reference", word)
+    path = Path(word).expanduser()
+    if word.lower().endswith(SUFFIXES):
+        if not path.is_file():
+            raise DataError(f"{word} does not exist; give a file as `preftree generate` writes it")
+        return Side(path.name.partition(".")[0], "file", word)
+    if (path / "model").is_dir() and not (path / "config.json").exists():
+        return Side(path.resolve().name, "model", str(path / "model"))
+    name = path.resolve().parent.name if path.name == "model" and path.is_dir() else Path(word).name
+    return Side(name or word, "model", word)
+
+
+def read_questions(path: str, *, most: int | None, seed: int) -> list[Prompt]:
+    """The different prompts of a file, in order of first sight; `most` of them, chosen by seed, where there are more.
+
+    Raises:
+      DataError: the file cannot be read, or has one prompt only, which no interval over prompts can rest on.
+    """
+    prompts = list({prompt_key(prompt.text): prompt for prompt in reversed(read_prompts(path))}.values())[::-1]
+    if most is not None and len(prompts) > most:
+        places = np.sort(np.random.default_rng(seed).choice(len(prompts), most, replace=False))
+        prompts = [prompts[place] for place in places.tolist()]
+    if len(prompts) < 2:
+        raise DataError(f"{path} has one prompt, and an interval over prompts needs two; add prompts")
+    return prompts
+
+
+def prompt_key(prompt: Text) -> str:
+    """Equal for prompts that ask the same, as text or as what a user says in a conversation's only turn."""
+    if isinstance(prompt, str):
+        return prompt
+    turns = [turn for turn in prompt if turn.role not in ("system", "developer")]
+    if len(turns) == 1:
+        return turns[0].content
+    return json.dumps([[turn.role, turn.content] for turn in prompt], ensure_ascii=False)
+
+
+def reference_answers(path: str, prompts: Sequence[Prompt]) -> Answers:
+    """The answers in a data file: the chosen response of a pair, the best of a ranking, a demonstration's response.
+
+    Raises:
+      DataError: the file has none, or not for every prompt.
+    """
+    source = find_source(path)
+    form = find_format(source)
+    paired = form.kind in ("preference", "ranking")
+    check_kind(path, form, "demonstration", chosen_side=paired)
+    tally = Tally()
+    found: dict[str, list[str]] = {}
+    for where, record in read_records(source, form, tally):
+        for one in as_kind(record, "demonstration", chosen_side=paired):
+            assert isinstance(one, Demonstration)
+            mine = found.setdefault(prompt_key(one.prompt), [])
+            if (said := _as_text(one.response, str(where))) not in mine:
+                mine.append(said)
+    check_share(path, tally.rows, tally.faults, tally.rejected, MAX_REJECTED)
+    if tally.num_rejected:
+        log.warning("%s: %d rows have faults and are left out (first: %s)", path, tally.num_rejected, tally.rejected[0])
+    return Answers(REFERENCE, _for_each(prompts, found, path))
+
+
+def read_answers(side: Side, prompts: Sequence[Prompt]) -> Answers:
+    """The responses of a file to prompts, as `preftree generate` writes it: `prompt` and `response`.
+
+    Raises:
+      DataError: a row cannot be read, or a prompt has no response.
+    """
+    found: dict[str, list[str]] = {}
+    ended: list[bool] = []
+    asked = {prompt_key(prompt.text) for prompt in prompts}
+    others = 0
+    for raw in read_rows(find_source(side.place)):
+        try:
+            if isinstance(raw.row, RowFault):
+                raise raw.row
+            key, said = _exchange(raw.row)
+        except RowFault as fault:
+            raise DataError(f"{raw.where}: {fault}; mend the row") from fault
+        if key not in asked:
+            others += 1
+            continue
+        found.setdefault(key, []).append(said)
+        ended += [raw.row["finished"]] if isinstance(raw.row.get("finished"), bool) else []
+    if others:
+        log.info("%s: %d responses to other prompts are left out", side.place, others)
+    texts = _for_each(prompts, found, side.place)
+    known = len(ended) == sum(map(len, texts))
+    return Answers(side.name, texts, float(np.mean(ended)) if known else None)
+
+
+def draw_answers(side: Side, prompts: Sequence[Prompt], samplings: Sequence[Sampling], how: Drawing) -> list[Answers]:
+    """Responses of a model to prompts, once for each way of sampling; drawn into files, or found there.
+
+    Raises:
+      ModelError: the model cannot be loaded.
+      Interrupted: a signal came in between.
+    """
+    tokenizer = load_tokenizer(side.place)
+    dtype = torch.float32 if how.precision == "fp32" else torch.bfloat16
+    model = load_model(side.place, dtype=dtype, device=best_device())
+    weights = weights_digest_of_model(model)
+    ids = encode_prompts(tokenizer, prompts)
+    sampler = hf_sampler(model, tokenizer, batch_size=how.batch_size)
+    drawn = []
+    for sampling in samplings:
+        job = describe_job(weights, how.precision, ids, sampling, how.samples)
+        digest = hashlib.sha256(json.dumps(job, sort_keys=True).encode()).hexdigest()[:8]
+        name = re.sub(r"[^\w.-]+", "_", side.name)
+        out = how.folder / f"{name}-t{sampling.temperature:g}-{digest}.jsonl"
+        done = sample_file(
+            sampler,
+            prompts,
+            ids,
+            out,
+            sampling,
+            job,
+            samples=how.samples,
+            batch_size=how.batch_size,
+            stop=how.stop,
+            progress=lambda rows, name=out.name: how.progress(name, rows),
+        )
+        if done < how.samples * len(prompts):
+            raise Interrupted
+        drawn.append(read_answers(Side(side.name, "file", str(out)), prompts))
+    return drawn
+
+
+def draws_of(side: Side, num_prompts: int, samples: int, sampling: Sampling) -> tuple[Any, ...] | None:
+    """What decides a side's random numbers: seed, numbers of prompts and samples; None where unknown, or greedy.
+
+    Two sides with equal ones draw alike, and how often one wins is then not how often it wins against a fresh sample.
+
+    Raises:
+      DataError: what `preftree generate` wrote beside a file cannot be read.
+    """
+    if side.kind == "model":
+        return (sampling.seed, num_prompts, samples) if sampling.temperature else None
+    about = Path(f"{side.place}.job")
+    if side.kind == "reference" or not about.is_file():
+        return None
+    try:
+        job = json.loads(about.read_bytes())
+        return (job["seed"], job["num_prompts"], job["samples"]) if job["temperature"] else None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{about} cannot be read ({error}); put it back, or move it away") from error
+
+
+def _exchange(row: dict[str, Any]) -> tuple[str, str]:
+    """The key of a row's prompt, and the response as text; raises RowFault."""
+    prompt, response = row.get("prompt"), row.get("response", row.get("completion"))
+    for name, value in (("prompt", prompt), ("response", response)):
+        if value is None:
+            raise RowFault("missing_field", name, f"'{name}' is missing")
+    asked = messages(prompt, "prompt") if isinstance(prompt, list) else text(prompt, "prompt")
+    if isinstance(response, list):
+        return prompt_key(asked), _as_text(response_messages(messages(response, "response"), "response"), "")
+    if not isinstance(response, str):  # a cut character is no fault here, and an empty response is one as any
+        raise RowFault("wrong_type", "response", "'response' must be text or a list of messages")
+    return prompt_key(asked), response
+
+
+def _as_text(response: Text, where: str) -> str:
+    if isinstance(response, str):
+        return response
+    first, *more = response
+    if more:
+        raise DataError(f"{where}: a response of {len(response)} turns cannot be judged as one answer; drop the row")
+    return first.content
+
+
+def _for_each(prompts: Sequence[Prompt], found: dict[str, list[str]], path: str) -> tuple[tuple[str, ...], ...]:
+    for prompt in prompts:
+        if prompt_key(prompt.text) not in found:
+            asked = prompt_key(prompt.text)[:60]
+            raise DataError(f"{path} has no answer to the prompt of {prompt.where} ({asked!r}); give one that has")
+    return tuple(tuple(found[prompt_key(prompt.text)]) for prompt in prompts)
+
+
+def gather(
+    side: Side, path: str, prompts: Sequence[Prompt], samplings: Sequence[Sampling], how: Drawing
+) -> list[Answers]:
+    """The answers of a side to prompts: of a model once for each way of sampling, of a file or the data once.
+
+    Raises:
+      ConfigError: reference answers were asked for, and the prompts are lines of text.
+      DataError, ModelError, Interrupted: as the functions above.
+    """
+    if side.kind == "model":
+        return draw_answers(side, prompts, samplings, how)
+    if side.kind == "file":
+        return [read_answers(side, prompts)]
+    if path.endswith(".txt"):
+        raise ConfigError(f"'{REFERENCE}' stands for the answers in --prompts, and {path} holds prompts only")
+    return [reference_answers(path, prompts)]

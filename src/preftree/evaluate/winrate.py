@@ -1,0 +1,209 @@
+"""How often one side's response is the better one, and how sure that is.
+
+Sample i of one side meets sample i of the other; a side with fewer samples starts again with its first. A pair is
+worth 1 to the side that wins, 1/2 in a tie, 0 to the other; a prompt is worth the mean of its pairs, and the win rate
+is the mean over prompts, which are the independent units of its interval.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from preftree.data.kinds import to_row
+from preftree.evaluate.answers import Answers
+from preftree.judges.pairwise import VALUE, Judge, ask, turn
+from preftree.records import Comparison, Message, Preference, Text, Verdict
+from preftree.stats import Estimate, share_interval
+
+SIMILAR = 0.1
+"""Responses are of similar length where they differ by no more than this share of the longer one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A response of either side to one prompt, judged.
+
+    Attributes:
+      row: Place of the prompt.
+      left, right: The responses of side A and of side B.
+      verdicts: What the judge said of them, once for each order that it saw; empty where both are the same text, which
+        is a tie.
+    """
+
+    row: int
+    left: str
+    right: str
+    verdicts: tuple[Verdict, ...]
+
+    @property
+    def value(self) -> float:
+        """What the pair is worth to side A: 1, 1/2 or 0, or the mean of that over both orders."""
+        return sum(VALUE[one.choice] for one in self.verdicts) / len(self.verdicts) if self.verdicts else 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class WinRate:
+    """Figures of one side against another.
+
+    Attributes:
+      a, b: Names of the sides.
+      judge: Who judged.
+      orders: How often each pair was shown: 2 where the judge sees the order, with the sides changed.
+      prompts, pairs: How many.
+      rate: Win rate of A, with its 95 % interval by prompt.
+      wins, ties, losses: Pairs that were worth more than 1/2 to A, 1/2, less.
+      identical: Ties of one and the same text, which no judge was asked about.
+      invalid: Verdicts that could not be read; they count 1/2.
+      agreement: Share of pairs on which both orders had one verdict; None where one was shown.
+      left_rate: How often the response on the left was preferred, a tie 1/2; None where one order was shown.
+      characters_a, characters_b: Mean length of a response.
+      similar: Win rate among pairs of similar length; None where fewer than two prompts have one.
+      similar_pairs: How many these are.
+      finished_a, finished_b: Share of the responses that came to their own end; None where not known.
+    """
+
+    a: str
+    b: str
+    judge: str
+    orders: int
+    prompts: int
+    pairs: int
+    rate: Estimate
+    wins: int
+    ties: int
+    losses: int
+    identical: int
+    invalid: int
+    agreement: float | None
+    left_rate: float | None
+    characters_a: float
+    characters_b: float
+    similar: Estimate | None
+    similar_pairs: int
+    finished_a: float | None
+    finished_b: float | None
+
+    def as_json(self) -> dict[str, Any]:
+        """The figures as a JSON object; an interval is value, low and high."""
+        told = asdict(self)
+        for name in ("rate", "similar"):
+            told[name] = told[name] and Estimate(*told[name])._asdict()
+        return told
+
+
+def judge_pairs(judge: Judge, prompts: Sequence[Text], a: Answers, b: Answers) -> list[Pair]:
+    """Every sample of A against its counterpart of B; two texts that meet more than once are judged once.
+
+    Raises:
+      JudgeError: the judge failed.
+    """
+    met = [
+        (row, ours[index % len(ours)], theirs[index % len(theirs)])
+        for row, (ours, theirs) in enumerate(zip(a.texts, b.texts, strict=True))
+        for index in range(max(len(ours), len(theirs)))
+    ]
+    different: dict[tuple[int, str, str], tuple[Verdict, ...]] = {}
+    for row, left, right in met:
+        if left != right and (row, right, left) not in different:
+            different[row, left, right] = ()
+    verdicts = ask(judge, [Comparison(prompts[row], left, right) for row, left, right in different])
+    different = dict(zip(different, verdicts, strict=True))
+    pairs = []
+    for row, left, right in met:
+        said = different.get((row, left, right))
+        if said is None:  # the other way round, or one and the same text; the first verdict has `left` on the left
+            said = tuple(turn(one) for one in reversed(different.get((row, right, left), ())))
+        pairs.append(Pair(row, left, right, said))
+    return pairs
+
+
+def count_wins(judge: Judge, a: Answers, b: Answers, pairs: Sequence[Pair], *, seed: int) -> WinRate:
+    """The figures of judged pairs.
+
+    Args:
+      judge: Who judged.
+      a, b: The sides.
+      pairs: From `judge_pairs`.
+      seed: Of the intervals' resampling.
+    """
+    values, lengths = _values(pairs), np.array([[len(one.left), len(one.right)] for one in pairs], np.float64)
+    similar = np.abs(lengths[:, 0] - lengths[:, 1]) <= SIMILAR * lengths.max(axis=1)
+    verdicts = [verdict for one in pairs for verdict in one.verdicts]
+    twice = [one.verdicts for one in pairs if len(one.verdicts) == 2]
+    # The second verdict is already turned round: there the response that stood on the left is the right one.
+    lefts = [(VALUE[first.choice] + 1 - VALUE[second.choice]) / 2 for first, second in twice]
+    by_prompt = by_row(pairs)
+    near = by_row(pairs, similar)
+    return WinRate(
+        a=a.name,
+        b=b.name,
+        judge=judge.name,
+        orders=2 if judge.sees_order else 1,
+        prompts=len(by_prompt),
+        pairs=len(pairs),
+        rate=share_interval(by_prompt, seed=seed),
+        wins=int((values > 0.5).sum()),
+        ties=int((values == 0.5).sum()),
+        losses=int((values < 0.5).sum()),
+        identical=sum(not one.verdicts for one in pairs),
+        invalid=sum(verdict.choice == "invalid" for verdict in verdicts),
+        agreement=float(np.mean([first.choice == second.choice for first, second in twice])) if twice else None,
+        left_rate=float(np.mean(lefts)) if twice else None,
+        characters_a=float(lengths[:, 0].mean()),
+        characters_b=float(lengths[:, 1].mean()),
+        similar=share_interval(near, seed=seed) if len(near) > 1 else None,
+        similar_pairs=int(similar.sum()),
+        finished_a=a.finished,
+        finished_b=b.finished,
+    )
+
+
+def by_row(pairs: Sequence[Pair], keep: Bool[np.ndarray, " P"] | None = None) -> Float[np.ndarray, " X"]:
+    """What each prompt is worth to A: the mean over its kept pairs; prompts in order, those without any left out."""
+    kept = np.ones(len(pairs), bool) if keep is None else keep
+    rows = np.array([one.row for one in pairs])[kept]
+    counts = np.bincount(rows)
+    return (np.bincount(rows, _values(pairs)[kept]) / np.maximum(counts, 1))[counts > 0]
+
+
+def preference_rows(prompts: Sequence[Text], pairs: Iterable[Pair], names: tuple[str, str]) -> list[dict[str, Any]]:
+    """The verdicts as rows of preference data: each two texts once, with how often they met as weight.
+
+    Beside what such a row has, `chosen_by` and `rejected_by` count whose response each was, and in how many of them.
+    """
+    rows: dict[tuple[int, str, str], dict[str, Any]] = {}
+    for one in pairs:
+        turned = one.value < 0.5 or (one.value == 0.5 and (one.row, one.right, one.left) in rows)
+        texts, by = ((one.right, one.left), names[::-1]) if turned else ((one.left, one.right), names)
+        row = rows.setdefault((one.row, *texts), {"pair": one, "turned": turned, "by": (Counter(), Counter())})
+        for counter, name in zip(row["by"], by, strict=True):
+            counter[name] += 1
+    return [_as_row(prompts[key[0]], key[1:], row) for key, row in rows.items()]
+
+
+def _as_row(prompt: Text, texts: tuple[str, str], row: dict[str, Any]) -> dict[str, Any]:
+    pair: Pair = row["pair"]
+    said = pair.verdicts[0].scores if len(pair.verdicts) == 1 else None
+    scores = (said[1], said[0]) if said and row["turned"] else said
+    value = max(pair.value, 1 - pair.value)
+    chosen, rejected = (one if isinstance(prompt, str) else (Message("assistant", one),) for one in texts)
+    record = Preference(
+        prompt,
+        chosen,
+        rejected,
+        weight=float(row["by"][0].total()),
+        tie=value == 0.5,
+        win_prob=value if 0.5 < value < 1 else None,
+        scores=scores,
+    )
+    return to_row(record) | {"chosen_by": dict(row["by"][0]), "rejected_by": dict(row["by"][1])}
+
+
+def _values(pairs: Sequence[Pair]) -> Float[np.ndarray, " P"]:
+    return np.array([one.value for one in pairs], np.float64)

@@ -1,0 +1,110 @@
+"""What every engine that draws responses agrees on: token ids of prompts in, generations out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+from preftree.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How responses are drawn.
+
+    Attributes:
+      max_new_tokens: Most tokens of a response, its end-of-sequence token included.
+      temperature: Logits are divided by it; 0 takes the most likely token, and the lowest id among equals.
+      top_p: Tokens are drawn from the fewest that together hold this mass.
+      seed: Of the random numbers.
+      stop: Texts that end a response where the first of them begins. A row draws no further once its text holds one.
+    """
+
+    max_new_tokens: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+    seed: int = 0
+    stop: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1:
+            raise ConfigError(f"max_new_tokens must be >= 1, got {self.max_new_tokens}")
+        if not 0 <= self.temperature < float("inf"):
+            raise ConfigError(f"temperature must be >= 0 and finite, got {self.temperature}")
+        if not 0 < self.top_p <= 1:
+            raise ConfigError(f"top_p must be in (0, 1], got {self.top_p}")
+        if not all(self.stop):
+            raise ConfigError("a stop text must not be empty; leave it out")
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """One sampled response.
+
+    Attributes:
+      text: The response as text, without special tokens at its end, and without the stop text and what follows it.
+      ids: Its token ids, without the token that ended it; where a stop text ended it, up to the token that completed
+        that text.
+      end: The token that ended it; None where max_new_tokens or a stop text cut it.
+      stopped: Whether a stop text ended it.
+    """
+
+    text: str
+    ids: tuple[int, ...]
+    end: int | None
+    stopped: bool = False
+
+    @property
+    def finished(self) -> bool:
+        """Whether it came to its end before max_new_tokens."""
+        return self.end is not None or self.stopped
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that were drawn, the ending one included."""
+        return len(self.ids) + (self.end is not None)
+
+
+@runtime_checkable
+class Sampler(Protocol):
+    """An engine with a model in it (hf.py, vllm.py)."""
+
+    def __call__(self, prompts: Sequence[Sequence[int]], sampling: Sampling, *, first_row: int = 0) -> list[Generation]:
+        """One response a prompt, in order.
+
+        Args:
+          prompts: Token ids of each row's prompt; a prompt that stands twice is drawn twice.
+          sampling: How responses are drawn.
+          first_row: Number of the first prompt among all rows of the job: seed and number decide a row's text.
+        """
+        ...
+
+
+def finish(tokenizer: Any, drawn: Sequence[int], ends: Sequence[int], stop: Sequence[str]) -> Generation:
+    """A row's drawn tokens as a response: up to the first end token or stop text, whichever comes first.
+
+    Args:
+      tokenizer: Turns ids into text.
+      drawn: Token ids; whatever follows an end token or a stop text does not count.
+      ends: Tokens that end a response.
+      stop: Texts that end a response.
+    """
+    place = next((place for place, token in enumerate(drawn) if token in ends), None)
+    kept = drawn[:place]
+    text = decode(tokenizer, kept)
+    if first_stop(text, stop) is not None:
+        num = next(num for num in range(len(kept) + 1) if first_stop(decode(tokenizer, kept[:num]), stop) is not None)
+        text = decode(tokenizer, kept[:num])
+        return Generation(text[: first_stop(text, stop)], tuple(kept[:num]), None, stopped=True)
+    return Generation(text, tuple(kept), None if place is None else drawn[place])
+
+
+def decode(tokenizer: Any, ids: Sequence[int]) -> str:
+    """Ids as text, special tokens and spaces as they are."""
+    return str(tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+
+def first_stop(text: str, stop: Sequence[str]) -> int | None:
+    """Where the first stop text of a text begins; None where it holds none."""
+    return min((place for one in stop if (place := text.find(one)) >= 0), default=None)

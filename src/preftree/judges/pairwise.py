@@ -1,0 +1,89 @@
+"""Judges of pairs: a batch of comparisons in, a verdict on each out.
+
+Whoever compares two responses stands behind `Judge`: here a reward of single responses. A judge that reads both
+responses at once, such as a language model asked for its opinion, sets `sees_order` and is shown every pair twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from preftree.errors import JudgeError
+from preftree.judges.reward import Rewards, load_rewards
+from preftree.judges.rules import identify
+from preftree.records import Comparison, Verdict
+
+VALUE = {"left": 1.0, "tie": 0.5, "invalid": 0.5, "right": 0.0}
+"""What a verdict is worth to the left response."""
+
+
+@dataclass(frozen=True, slots=True)
+class Judge:
+    """Says which of two responses is better.
+
+    Attributes:
+      name: What to call it, with a digest of what it is where there is one.
+      decide: The verdicts on a batch of comparisons, in their order.
+      sees_order: Whether the side on which a response stands can change the verdict.
+    """
+
+    name: str
+    decide: Callable[[Sequence[Comparison]], Sequence[Verdict]]
+    sees_order: bool = True
+
+
+def judge_by_rewards(rewards: Rewards, name: str) -> Judge:
+    """A judge that prefers the response of higher reward; equal rewards are ties.
+
+    Args:
+      rewards: Rewards of single responses, so that the sides cannot matter.
+      name: What to call it.
+    """
+
+    def decide(comparisons: Sequence[Comparison]) -> list[Verdict]:
+        sides = [one.left for one in comparisons] + [one.right for one in comparisons]
+        values = rewards([one.prompt for one in comparisons] * 2, sides).tolist()
+        pairs = zip(values[: len(comparisons)], values[len(comparisons) :], strict=True)
+        return [Verdict("left" if a > b else "right" if b > a else "tie", (a, b)) for a, b in pairs]
+
+    return Judge(name, decide, sees_order=False)
+
+
+def load_judge(spec: str) -> Judge:
+    """A judge by its name, as `--judge` takes it: any reward (judges/reward.py).
+
+    Raises:
+      ConfigError: there is no such reward.
+    """
+    return judge_by_rewards(load_rewards(spec), identify(spec))
+
+
+def ask(judge: Judge, comparisons: Sequence[Comparison]) -> list[tuple[Verdict, ...]]:
+    """The verdicts on each comparison, all said of left and right as they stand in it.
+
+    Returns:
+      For each comparison one verdict, or two where the judge sees the order: the second with the sides changed.
+    Raises:
+      JudgeError: the judge gave another number of verdicts than it was asked for.
+    """
+    straight = _decide(judge, comparisons)
+    if not judge.sees_order:
+        return [(verdict,) for verdict in straight]
+    turned = _decide(judge, [Comparison(one.prompt, one.right, one.left) for one in comparisons])
+    return [(one, turn(other)) for one, other in zip(straight, turned, strict=True)]
+
+
+def turn(verdict: Verdict) -> Verdict:
+    """The same verdict with the sides changed."""
+    scores = verdict.scores and (verdict.scores[1], verdict.scores[0])
+    if verdict.choice == "left":
+        return Verdict("right", scores)
+    return Verdict("left" if verdict.choice == "right" else verdict.choice, scores)
+
+
+def _decide(judge: Judge, comparisons: Sequence[Comparison]) -> list[Verdict]:
+    verdicts = list(judge.decide(comparisons)) if comparisons else []
+    if len(verdicts) != len(comparisons):
+        raise JudgeError(f"judge {judge.name!r} gave {len(verdicts)} verdicts on {len(comparisons)} comparisons")
+    return verdicts

@@ -1,0 +1,296 @@
+"""Win rates against closed forms and slow loops, and the command that prints them."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from preftree.cli.main import app
+from preftree.data.faults import Tally
+from preftree.data.source import find_format, find_source, read_records
+from preftree.errors import UserError
+from preftree.evaluate.answers import Answers
+from preftree.evaluate.winrate import Pair, count_wins, judge_pairs, preference_rows
+from preftree.judges.pairwise import Judge, ask, judge_by_rewards, turn
+from preftree.records import Comparison, Message, Preference, Record, Text, Verdict
+from preftree.stats import wilson
+from preftree.worlds.grammar import reward
+from preftree.worlds.sentiment import WORLDS, build_model, build_tokenizer
+
+TINY = WORLDS["tiny"]
+
+
+def by_length(prompts: Sequence[Text], responses: Sequence[str]) -> np.ndarray:
+    return np.array([float(len(one)) for one in responses])
+
+
+LONGER = judge_by_rewards(by_length, "longer")
+LEFT = Judge("left", lambda asked: [Verdict("left")] * len(asked))
+
+
+def answers(name: str, *texts: str) -> Answers:
+    """One side; the samples of a prompt are written with bars between them."""
+    return Answers(name, tuple(tuple(one.split("|")) for one in texts))
+
+
+def test_figures_by_hand() -> None:
+    prompts = ("p", "q", "r")
+    a = answers("a", "xxxx|x", "xx|xx", "xxx|x")
+    b = answers("b", "xx|xx", "yy|x", "x|xxxxxxxx")
+    pairs = judge_pairs(LONGER, prompts, a, b)
+    assert [one.value for one in pairs] == [1, 0, 0.5, 1, 1, 0]
+    found = count_wins(LONGER, a, b, pairs, seed=0)
+    assert found.rate.value == pytest.approx((0.5 + 0.75 + 0.5) / 3)
+    assert (found.wins, found.ties, found.losses, found.pairs, found.prompts) == (3, 1, 2, 6, 3)
+    assert (found.orders, found.identical, found.invalid, found.agreement, found.left_rate) == (1, 0, 0, None, None)
+    assert (found.characters_a, found.characters_b) == (13 / 6, 16 / 6)
+    assert (found.similar, found.similar_pairs) == (None, 1)
+
+
+def test_fewer_samples_start_again() -> None:
+    pairs = judge_pairs(LONGER, ("p", "q"), answers("a", "x|xx|xxx", "x"), answers("b", "xx", "x|xx"))
+    assert [(one.row, one.left, one.right) for one in pairs] == [
+        (0, "x", "xx"),
+        (0, "xx", "xx"),
+        (0, "xxx", "xx"),
+        (1, "x", "x"),
+        (1, "x", "xx"),
+    ]
+    assert [one.value for one in pairs] == [0, 0.5, 1, 0.5, 0]
+
+
+def test_a_judge_of_the_left_gives_one_half_after_both_orders() -> None:
+    a, b = answers("a", *["good"] * 20), answers("b", *["bad"] * 20)
+    pairs = judge_pairs(LEFT, ["p"] * 20, a, b)
+    found = count_wins(LEFT, a, b, pairs, seed=0)
+    assert found.rate.value == 0.5
+    assert (found.orders, found.agreement, found.left_rate, found.ties) == (2, 0, 1, 20)
+
+
+def test_both_orders_average_a_bias_away() -> None:
+    """A judge that sees the longer text at times, and else takes the left one: the first is what is left of it."""
+
+    def decide(asked: Sequence[Comparison]) -> list[Verdict]:
+        return [Verdict("right" if len(one.right) > len(one.left) + 1 else "left") for one in asked]
+
+    judge = Judge("biased", decide)
+    a, b = answers("a", "xxxx", "xx", "x", "xxx"), answers("b", "x", "x", "xxxx", "xx")
+    pairs = judge_pairs(judge, "pqrs", a, b)
+    assert [one.value for one in pairs] == [1, 0.5, 0, 0.5]
+    found = count_wins(judge, a, b, pairs, seed=0)
+    assert found.rate.value == 0.5
+    assert (found.agreement, found.left_rate) == (0.5, 0.75)
+
+
+def test_a_pair_that_comes_the_other_way_round_is_asked_about_once() -> None:
+    seen: list[Comparison] = []
+
+    def decide(asked: Sequence[Comparison]) -> list[Verdict]:
+        seen.extend(asked)
+        return [Verdict("left" if one.left == "x" else "tie") for one in asked]
+
+    pairs = judge_pairs(Judge("j", decide), ["p"], answers("a", "x|y|x|z"), answers("b", "y|x|y|z"))
+    assert [(one.left, one.right) for one in seen] == [("x", "y"), ("y", "x")]
+    assert [one.value for one in pairs] == [0.75, 0.25, 0.75, 0.5]
+    # What stood on the left when it was asked first: x in the first pair, and y, which was first the second time.
+    assert [[v.choice for v in one.verdicts] for one in pairs] == [
+        ["left", "tie"],
+        ["tie", "right"],
+        ["left", "tie"],
+        [],
+    ]
+
+
+def test_verdicts_that_could_not_be_read_are_counted_and_count_half() -> None:
+    judge = Judge("mute", lambda asked: [Verdict("invalid")] * len(asked))
+    a, b = answers("a", "x", "y"), answers("b", "z", "z")
+    found = count_wins(judge, a, b, judge_pairs(judge, "pq", a, b), seed=0)
+    assert (found.rate.value, found.invalid, found.ties) == (0.5, 4, 2)
+
+
+def test_a_judge_must_answer_every_comparison() -> None:
+    with pytest.raises(UserError, match="judge 'lazy' gave 0 verdicts on 1 comparisons"):
+        ask(Judge("lazy", lambda asked: []), [Comparison("p", "a", "b")])
+    assert turn(Verdict("left", (2.0, 1.0))) == Verdict("right", (1.0, 2.0))
+    assert turn(turn(Verdict("right"))) == Verdict("right")
+    assert turn(Verdict("tie")).choice == "tie"
+
+
+def test_the_interval_is_by_prompt() -> None:
+    """Against a bootstrap of whole prompts, slowly; samples of one prompt that agree do not make it narrower."""
+    rng = np.random.default_rng(0)
+    firsts = rng.random(30) < 0.7
+    one = [Pair(row, "a", "b", (Verdict("left" if wins else "right"),)) for row, wins in enumerate(firsts)]
+    a, b = answers("a", *["a"] * 30), answers("b", *["b"] * 30)
+    found = count_wins(LONGER, a, b, one, seed=3)
+    means = np.sort([firsts[rng.integers(30, size=30)].mean() for _ in range(20_000)])
+    assert found.rate.low == pytest.approx(means[500], abs=0.034)
+    assert found.rate.high == pytest.approx(means[-500], abs=0.034)
+    again = count_wins(LONGER, a, b, [pair for pair in one for _ in range(8)], seed=3)
+    assert again.rate == found.rate
+
+
+def test_prompts_that_all_agree_make_nothing_certain() -> None:
+    a, b = answers("a", *["xx"] * 12), answers("b", *["x"] * 12)
+    won = count_wins(LONGER, a, b, judge_pairs(LONGER, "p" * 12, a, b), seed=0).rate
+    assert won == pytest.approx(wilson(12, 12))
+    tied = count_wins(LONGER, a, a, judge_pairs(LONGER, "p" * 12, a, a), seed=0)
+    assert tied.rate.value == 0.5 and tied.rate.low == pytest.approx(0.5 * won.low)
+    assert tied.rate.high == pytest.approx(1 - 0.5 * won.low)
+    assert tied.identical == 12
+
+
+def test_verdicts_read_back_as_preferences(tmp_path: Path) -> None:
+    chat = (Message("user", "r"),)
+    a, b = answers("a", "xx|y|xx|y", "xx|z", "x"), answers("b", "y|xx|y|z", "x|x", "xxx")
+    prompts = ("p", "q", chat)
+    pairs = judge_pairs(LONGER, prompts, a, b)
+    rows = preference_rows(prompts, pairs, ("a", "b"))
+    read: list[Record] = []
+    for name, some in (("plain", rows[:4]), ("chat", rows[4:])):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in some))
+        source, tally = find_source(str(tmp_path / f"{name}.jsonl")), Tally()
+        read += [record for _, record in read_records(source, find_format(source), tally)]
+        assert not tally.num_rejected
+    assert read == [
+        Preference("p", "xx", "y", 3.0, 1.0, scores=(2.0, 1.0)),
+        Preference("p", "y", "z", 1.0, 0.0, tie=True, scores=(1.0, 1.0)),
+        Preference("q", "xx", "x", 1.0, 1.0, scores=(2.0, 1.0)),
+        Preference("q", "z", "x", 1.0, 0.0, tie=True, scores=(1.0, 1.0)),
+        Preference(chat, (Message("assistant", "xxx"),), (Message("assistant", "x"),), 1.0, 2.0, scores=(3.0, 1.0)),
+    ]
+    assert rows[0]["chosen_by"] == {"a": 2, "b": 1} and rows[0]["rejected_by"] == {"b": 2, "a": 1}
+    assert rows[4]["chosen_by"] == {"b": 1}
+
+
+# --- the command --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("winrate")
+    tokenizer = build_tokenizer()
+    for seed in (0, 1):
+        build_model(tokenizer, seed).save_pretrained(folder / f"m{seed}")
+        tokenizer.save_pretrained(folder / f"m{seed}")
+    rows = [{"prompt": prompt, "chosen": "very good fun", "rejected": "bad bad bad"} for prompt in TINY.prompts]
+    rows.append({"prompt": TINY.prompts[0], "chosen": "great great great", "rejected": "bad bad bad"})
+    (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "rules.py").write_text("def length(prompt, response):\n    return len(response)\n")
+    return folder
+
+
+def call(place: Path, *words: str, out: str = "out") -> dict:
+    command = ["eval", "winrate", *words, "--prompts", str(place / "pairs.jsonl"), "--out", str(place / out)]
+    if "--judge" not in words:
+        command += ["--judge", "world:tiny"]
+    done = CliRunner().invoke(app, command, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return json.loads((place / out / "winrate.json").read_text()) | {"printed": done.output}
+
+
+def test_two_models_against_a_slow_loop(place: Path) -> None:
+    found = call(place, str(place / "m0"), str(place / "m1"), "--samples", "40", "--seed", "5")
+    files = sorted((place / "out" / "responses").glob("*.jsonl"))
+    assert [file.name[:6] for file in files] == ["m0-t1-", "m1-t1-"]
+    sides = [[json.loads(line) for line in file.read_text().splitlines()] for file in files]
+    values = []
+    for ours, theirs in zip(*sides, strict=True):
+        assert ours["prompt"] == theirs["prompt"]
+        mine, other = (reward(TINY, row["prompt"], row["response"]) for row in (ours, theirs))
+        values.append((mine > other) + (mine == other) / 2)
+    assert found["rate"]["value"] == pytest.approx(np.mean(values))
+    assert found["rate"]["low"] <= found["rate"]["value"] <= found["rate"]["high"]
+    assert (found["prompts"], found["pairs"], found["orders"]) == (3, 120, 1)
+    assert (found["a"], found["b"], found["judge"]) == ("m0", "m1", "world:tiny")
+    assert "win rate" in found["printed"] and "judged once" in found["printed"]
+
+
+def test_a_model_against_itself_is_even(place: Path) -> None:
+    found = call(place, str(place / "m0"), str(place / "m0"), "--samples", "150", out="same")
+    assert found["pairs"] == 450
+    assert found["rate"]["value"] == pytest.approx(0.5, abs=3 * 0.5 / 450**0.5)
+    assert 0 < found["identical"] < 450  # the sides have random numbers of their own
+    greedy = call(place, str(place / "m0"), str(place / "m0"), "--temperature", "0", out="greedy")
+    assert (greedy["rate"]["value"], greedy["identical"]) == (0.5, 3)
+
+
+def test_responses_are_used_again(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = (str(place / "m0"), str(place / "m1"), "--samples", "3")
+    first = call(place, *words, out="again")
+    from preftree.generate import hf
+
+    monkeypatch.setattr(hf, "generate", None)  # whoever draws now fails
+    assert call(place, *words, out="again") == first
+    monkeypatch.undo()
+    torn = next((place / "again" / "responses").glob("m0*.jsonl"))
+    torn.write_text(torn.read_text()[:-40])
+    assert call(place, *words, out="again") == first
+
+
+def test_reference_answers_and_files(place: Path) -> None:
+    found = call(place, str(place / "m0"), "chosen", "--samples", "2", out="ref")
+    assert (found["pairs"], found["b"]) == (6, "chosen")
+    assert found["rate"]["value"] < 0.5
+    file = next((place / "ref" / "responses").glob("m0*.jsonl"))
+    again = call(place, str(file), "chosen", out="ref2")
+    assert again["rate"] == found["rate"]
+    turned = call(place, "chosen", str(file), out="ref3")
+    assert turned["rate"]["value"] == pytest.approx(1 - found["rate"]["value"])
+    rows = [json.loads(line) for line in (place / "ref" / "verdicts.jsonl").read_text().splitlines()]
+    assert sum(row.get("weight", 1) for row in rows) == 6
+    assert all(row["score_chosen"] >= row["score_rejected"] for row in rows)
+
+
+def test_a_runs_folder_stands_for_its_model(place: Path) -> None:
+    shutil.copytree(place / "m0", place / "run" / "model", dirs_exist_ok=True)
+    ours = call(place, str(place / "run"), "chosen", out="run1")
+    assert ours["a"] == "run"
+    assert ours["rate"] == call(place, str(place / "m0"), "chosen", out="run2")["rate"]
+
+
+def test_equal_random_numbers_are_pointed_out(place: Path, caplog: pytest.LogCaptureFixture) -> None:
+    from preftree.evaluate.answers import Side, draws_of
+    from preftree.generate.protocol import Sampling
+
+    for name in ("m0", "m1"):
+        command = ["generate", str(place / name), str(place / "pairs.jsonl"), str(place / f"{name}.jsonl")]
+        CliRunner().invoke(app, [*command, "--max-new-tokens", "3"], catch_exceptions=False)
+    both = [draws_of(Side(name, "file", str(place / f"{name}.jsonl")), 3, 1, Sampling(3)) for name in ("m0", "m1")]
+    assert both[0] == both[1] == (0, 4, 1)
+    call(place, str(place / "m0.jsonl"), str(place / "m1.jsonl"), out="alike")
+    assert "were drawn with the same random numbers (seed 0)" in caplog.text
+    assert draws_of(Side("m", "model", "m"), 3, 1, Sampling(3, temperature=0.0)) is None
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["nowhere.jsonl", "chosen"], "nowhere.jsonl does not exist; give a file"),
+        (["{}/none", "chosen"], "model folder '.*none' does not exist"),
+        (["{}/short.jsonl", "chosen"], r"short.jsonl has no answer to the prompt of .*pairs.jsonl:2"),
+        (["{}/odd.jsonl", "chosen"], r"odd.jsonl:1: 'response' is missing; mend the row"),
+        (["{}/m0", "chosen", "--judge", "nothing"], "reward must be world:NAME"),
+        (["{}/m0", "chosen", "--prompts", "{}/other.txt"], r"'world:tiny' knows its own prompts only.*other.txt:2"),
+        (["{}/m0", "chosen", "--prompts", "{}/world.txt"], "'chosen' stands for the answers in --prompts"),
+        (["{}/m0", "chosen", "--prompts", "{}/one.txt"], "has one prompt, and an interval over prompts needs two"),
+        (["{}/m0", "chosen", "--top-p", "0"], "top_p must be in"),
+    ],
+)
+def test_what_makes_no_sense_is_one_sentence(place: Path, words: list[str], said: str) -> None:
+    (place / "short.jsonl").write_text(json.dumps({"prompt": TINY.prompts[0], "response": "bad"}) + "\n")
+    (place / "odd.jsonl").write_text(json.dumps({"prompt": TINY.prompts[0]}) + "\n")
+    (place / "other.txt").write_text(f"{TINY.prompts[0]}\nsay\n")
+    (place / "world.txt").write_text("\n".join(TINY.prompts))
+    (place / "one.txt").write_text(f"{TINY.prompts[0]}\n" * 2)
+    given = ["--prompts", str(place / "pairs.jsonl"), "--judge", "world:tiny", "--out", str(place / "bad")]
+    done = CliRunner().invoke(app, ["eval", "winrate", *given, *(word.format(place) for word in words)])
+    assert isinstance(done.exception, UserError), done.output
+    assert re.search(said, str(done.exception)), done.exception
