@@ -34,7 +34,7 @@ LIMITS = [
     (("r_dpo", {"beta": 0.3, "alpha": 0}), DPO, 0),
     (("rpo", {"beta": 0.3, "nll_weight": 0}), DPO, 0),
     (("iterative_rpo", {"beta": 0.3, "nll_weight": 0}), DPO, 0),
-    (("modpo", {"beta": 0.3, "weight": 1}), DPO, 0),
+    (("modpo", {"beta": 0.3, "objective_weight": 1}), DPO, 0),
     (("odpo", {"beta": 0.3, "alpha": 0}), DPO, 0),
     (("gpo", {"beta": 0.3, "f": "logistic"}), DPO, 1e-12),
     (("gpo", {"beta": 0.3, "f": "hinge"}), ("hinge", {"beta": 0.3}), 0),

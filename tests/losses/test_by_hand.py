@@ -98,7 +98,7 @@ WORKED = [
     ("rpo", {"beta": 0.5, "nll_weight": 0.1}, {}, [SOFTPLUS[-1] + 1.0, SOFTPLUS[1] + 1.2]),
     ("iterative_rpo", {"beta": 0.5, "nll_weight": 1}, {}, [SOFTPLUS[-1] + 2.5, SOFTPLUS[1] + 6]),
     # (.5 * 2 - .75 * 2) / .25 = -2; (.5 * -2 - .75 * .5) / .25 = -5.5
-    ("modpo", {"beta": 0.5, "weight": 0.25}, {}, [SOFTPLUS[2], math.log(1 + math.exp(5.5))]),
+    ("modpo", {"beta": 0.5, "objective_weight": 0.25}, {}, [SOFTPLUS[2], math.log(1 + math.exp(5.5))]),
     # log(1 + 2 / e), log(1 + .5 e)
     ("odpo", {"beta": 0.5}, {}, [math.log(1 + 2 / math.e), math.log(1 + math.e / 2)]),
     # x = 1 and -1

@@ -529,9 +529,9 @@ FACTS: dict[str, Facts] = {
         delta_only=False,
     ),
     "modpo": Facts(
-        options=({"beta": 0.1, "weight": 0.5}, {"beta": 0.5, "weight": 0.9}),
-        oracle=lambda policy, ref, margins, beta, weight: softplus(
-            -(beta / weight) * gap(policy, ref) + (1 / weight - 1) * margins
+        options=({"beta": 0.1, "objective_weight": 0.5}, {"beta": 0.5, "objective_weight": 0.9}),
+        oracle=lambda policy, ref, margins, beta, objective_weight: softplus(
+            -(beta / objective_weight) * gap(policy, ref) + (1 / objective_weight - 1) * margins
         ),
         at_reference=None,
         delta_only=True,

@@ -16,7 +16,7 @@ from preftree.evaluate.diagnose import examine_run
 from preftree.evaluate.folder import read_run
 from preftree.losses import LossSpec, PairLogps, PairValues
 from preftree.losses.options import Beta
-from preftree.losses.table import LOSSES
+from preftree.losses.table import LOSSES, options_of
 from preftree.report.page import write_report
 from preftree.train.dpo import build_reference_table, run_dpo
 from preftree.train.objective import bind_objective
@@ -54,9 +54,15 @@ def test_the_resolved_options_say_what_is_used() -> None:
     assert bind_objective(config)[0] == config
 
 
-def test_an_option_called_weight_is_no_weight_of_a_sum() -> None:
-    _, objective = bind_objective(bound("loss=modpo", "loss.weight=.3"))
-    assert (objective.label, objective.lead.options["weight"]) == ("modpo", 0.3)
+def test_the_weight_of_an_objective_is_no_weight_of_a_sum() -> None:
+    _, objective = bind_objective(bound("loss=[{name: modpo, weight: 2, objective_weight: .3}, {name: sft}]"))
+    assert (objective.label, objective.lead.options["objective_weight"]) == ("2 modpo + 1 sft", 0.3)
+    with pytest.raises(ConfigError, match="loss 'modpo' does not take 'weight'"):
+        bind_objective(bound("loss=modpo", "loss.weight=.3"))
+
+
+def test_no_loss_has_an_option_that_a_sum_would_take_for_its_weight() -> None:
+    assert not [name for name, spec in LOSSES.items() if {"name", "weight"} & options_of(spec).keys()]
 
 
 @pytest.mark.parametrize(

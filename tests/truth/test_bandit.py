@@ -105,7 +105,7 @@ def test_modpo_reaches_the_optimum_of_the_weighted_rewards(beta: float, weight: 
     both = replace(SIX_ARMS, known=(1.0, -0.5, 0.3, 2.0, -1.0, 0.0))
     mixed = np.array(both.rewards) * weight + np.array(both.known) * (1 - weight)
     expected = dpo_optimum(Bandit(both.reference, tuple(mixed)), beta=beta)
-    assert total_variation(optimise("modpo", {"beta": beta, "weight": weight}, both), expected) < 1e-6
+    assert total_variation(optimise("modpo", {"beta": beta, "objective_weight": weight}, both), expected) < 1e-6
 
 
 @pytest.mark.parametrize("multiplier", [0.0, 0.5, 3.0])
