@@ -55,6 +55,7 @@ class Preference:
       win_prob: Probability that the chosen one is preferred, by some judge.
       scores: How good each is; the margin is their difference unless it is given.
       costs: A second score of each, to be kept low.
+      other_margin: By how much the chosen response is better under another objective; below 0 where it is worse.
     """
 
     prompt: Text
@@ -66,6 +67,7 @@ class Preference:
     win_prob: float | None = None
     scores: tuple[float, float] | None = None
     costs: tuple[float, float] | None = None
+    other_margin: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

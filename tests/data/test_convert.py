@@ -71,12 +71,22 @@ def test_a_pair_as_two_labels_and_as_a_ranking(tmp_path: Path) -> None:
 
 def test_what_a_pair_carries_is_kept(tmp_path: Path) -> None:
     row = {"prompt": "p", "chosen": "a", "rejected": "b", "win_prob": 0.75, "cost_chosen": 1, "cost_rejected": -2.5}
-    path = write_rows(tmp_path / "rows.jsonl", [row | {"score_chosen": 3, "score_rejected": 1}])
+    more = {"score_chosen": 3, "score_rejected": 1, "other_margin": -1.5}
+    path = write_rows(tmp_path / "rows.jsonl", [row | more])
     out = tmp_path / "o.jsonl"
     convert_file(path, out)
     for found in (read_all(path)[0], read_all(str(out))[0]):
         assert found == [
-            Preference("p", "a", "b", margin=2.0, win_prob=0.75, scores=(3.0, 1.0), costs=(1.0, -2.5)),
+            Preference(
+                "p",
+                "a",
+                "b",
+                margin=2.0,
+                win_prob=0.75,
+                scores=(3.0, 1.0),
+                costs=(1.0, -2.5),
+                other_margin=-1.5,
+            )
         ]
     wrong = write_rows(tmp_path / "x.jsonl", [row | {"win_prob": 1.5}])
     assert one_fault(wrong).message == "'win_prob' must be in [0, 1], got 1.5"

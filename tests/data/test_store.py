@@ -65,6 +65,7 @@ def examples(draw: st.DrawFn) -> dict[str, object]:
         "margin": draw(st.none() | st.floats(0, 10)),
         "tie": draw(st.booleans()),
         "win_prob": draw(st.none() | st.floats(0, 1)),
+        "other_margin": draw(st.none() | st.floats(-10, 10)),
         "costs": draw(st.none() | st.tuples(st.floats(-5, 5), st.floats(-5, 5))),
         "scores": draw(st.none() | st.lists(st.floats(-5, 5), min_size=1, max_size=4).map(tuple)),
         "desirable": draw(st.none() | st.booleans()),
@@ -115,6 +116,7 @@ def test_the_digest_is_of_the_content_alone(tmp_path: Path) -> None:
         pair(margin=0.0),
         pair(tie=True),
         pair(win_prob=0.5),
+        pair(other_margin=0.5),
         pair(costs=(0.0, 1.0)),
         pair(scores=(0.0, 1.0)),
         pair(desirable=False),
@@ -122,7 +124,7 @@ def test_the_digest_is_of_the_content_alone(tmp_path: Path) -> None:
         pair(scored=(((3, 5),), ((4, 6),))),
     ]
     digests = {write(tmp_path / f"c{i}", [other]).digest for i, other in enumerate(others)}
-    assert len(digests | {digest}) == 10
+    assert len(digests | {digest}) == 11
     assert write(tmp_path / "d", [pair(), pair()]).digest != digest
 
 

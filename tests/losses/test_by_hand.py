@@ -37,6 +37,7 @@ GIVEN = {
     "kl": both((0.5, 0.2), (1.5, 0.2)),
     "confidence": both((0.5, -0.25), (0.25, -0.5)),
     "margins": values(2, 0.5),
+    "other_margins": values(2, 0.5),
     "win_prob": values(0.75, 0.5),
     "ties": torch.tensor([False, True]),
     "costs": both((1, 1), (0, 4)),
@@ -235,7 +236,7 @@ def test_the_multiplier_rises_where_the_cost_is_over_the_bound():
     [
         ("odpo", {}, {"margins": values(1, 0)}, "must be > 0, got 0"),
         ("odpo", {}, {"margins": values(1, math.nan)}, "must be > 0, got nan"),
-        ("modpo", {}, {"margins": values(1)}, "margins must hold one entry per pair, got 1 for 2 pairs"),
+        ("modpo", {}, {"other_margins": values(1)}, "other_margins must hold one entry per pair, got 1 for 2 pairs"),
         ("sppo_soft", {}, {"win_prob": values(1)}, "win_prob must hold one entry per pair"),
         ("rao_kupper", {"nu": 1}, {}, "a tie is impossible with nu = 1"),
         ("davidson", {"nu": 0}, {}, "a tie is impossible with nu = 0"),

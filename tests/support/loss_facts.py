@@ -530,8 +530,8 @@ FACTS: dict[str, Facts] = {
     ),
     "modpo": Facts(
         options=({"beta": 0.1, "objective_weight": 0.5}, {"beta": 0.5, "objective_weight": 0.9}),
-        oracle=lambda policy, ref, margins, beta, objective_weight: softplus(
-            -(beta / objective_weight) * gap(policy, ref) + (1 / objective_weight - 1) * margins
+        oracle=lambda policy, ref, other_margins, beta, objective_weight: softplus(
+            -(beta / objective_weight) * gap(policy, ref) + (1 / objective_weight - 1) * other_margins
         ),
         at_reference=None,
         delta_only=True,

@@ -137,6 +137,7 @@ def draw(case: Case, num: int = 7, seed: int = 0) -> Given:
         "kl": pair_values(rng.uniform(0.1, 5, (2, num))),
         "confidence": pair_values(rng.normal(-0.2, 0.5, (2, num))),
         "margins": tensor(rng.uniform(0.1, 3, num)),
+        "other_margins": tensor(np.random.default_rng(seed + 2).normal(0, 1, num)),
         "win_prob": tensor(rng.uniform(0.55, 1, num)),
         "ties": torch.tensor((np.arange(num) % 3 == 1).tolist()),
         "costs": pair_values(rng.normal(0, 1, (2, num))),

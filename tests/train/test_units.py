@@ -58,6 +58,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         {
             "weight": [0.5, 1.0, 2.0][index % 3],
             "win_prob": 0.5 + 0.04 * index,
+            "other_margin": 0.25 * index - 1,
             "score_chosen": 1.0 + index,
             "score_rejected": 0.5,
             "cost_chosen": 0.1 * index,
@@ -151,7 +152,18 @@ def sums(model: Any, sequences: Sequence[TokenSequence]) -> list[float]:
 
 
 def test_pairs_carry_what_the_rows_say(place: Path, tmp_path: Path) -> None:
-    names = ("policy", "policy_tokens", "ref_tokens", "margins", "win_prob", "costs", "uniforms", "logps", "ties")
+    names = (
+        "policy",
+        "policy_tokens",
+        "ref_tokens",
+        "margins",
+        "win_prob",
+        "costs",
+        "uniforms",
+        "logps",
+        "ties",
+        "other_margins",
+    )
     given, examples, model, _ = scored_inputs(place, tmp_path, "pairs.jsonl", *names, loss="sppo_soft")
     chosen, rejected = ([example.sequences[side] for example in examples] for side in (0, 1))
     assert given["policy"].chosen.tolist() == pytest.approx(sums(model, chosen), abs=1e-4)
@@ -162,6 +174,7 @@ def test_pairs_carry_what_the_rows_say(place: Path, tmp_path: Path) -> None:
     )
     assert given["margins"].tolist() == [0.5 + index for index in range(10)]
     assert given["win_prob"].tolist() == pytest.approx([0.5 + 0.04 * index for index in range(10)])
+    assert given["other_margins"].tolist() == [0.25 * index - 1 for index in range(10)]
     assert given["costs"].chosen.tolist() == pytest.approx([0.1 * index for index in range(10)])
     assert given["costs"].rejected.tolist() == [0.3] * 10
     assert not given["ties"].any()

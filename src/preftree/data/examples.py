@@ -91,7 +91,7 @@ def _units(record: Record, kind: Kind) -> tuple[Unit, ...]:
 
 
 def _of_pair(pair: Preference) -> Says:
-    return Says(pair.weight, pair.margin, pair.tie, pair.win_prob, pair.costs)
+    return Says(pair.weight, pair.margin, pair.tie, pair.win_prob, pair.costs, other_margin=pair.other_margin)
 
 
 def make_examples(

@@ -186,7 +186,8 @@ def preference(row: Row, prompt: Text, chosen: tuple[str, Text], rejected: tuple
     if win_prob is not None and not 0 <= win_prob <= 1:
         raise RowFault("bad_value", "win_prob", f"'win_prob' must be in [0, 1], got {win_prob:g}")
     costs = both_numbers(row, "cost_chosen", "cost_rejected")
-    return Preference(prompt, chosen[1], rejected[1], weight(row), margin, tie, win_prob, scores, costs)
+    other = optional_number(row, "other_margin")
+    return Preference(prompt, chosen[1], rejected[1], weight(row), margin, tie, win_prob, scores, costs, other)
 
 
 def check_differ(named: tuple[tuple[str, Text], ...]) -> None:

@@ -66,6 +66,7 @@ def to_row(record: Record) -> Row:
         row |= {} if record.margin is None else {"margin": record.margin}
         row |= {"tie": True} if record.tie else {}
         row |= {} if record.win_prob is None else {"win_prob": record.win_prob}
+        row |= {} if record.other_margin is None else {"other_margin": record.other_margin}
         for name, both in (("score", record.scores), ("cost", record.costs)):
             row |= {} if both is None else {f"{name}_chosen": both[0], f"{name}_rejected": both[1]}
     elif isinstance(record, Ranking):

@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -34,7 +34,8 @@ SCHEMA = pa.schema(
         ("weight", pa.float64()),
         ("margin", pa.float64()),  # NaN where there is none
         ("tie", pa.bool_()),
-        ("win_prob", pa.float64()),  # NaN where there is none, as in the two costs
+        ("win_prob", pa.float64()),  # NaN where there is none, as in the other margin and the two costs
+        ("other_margin", pa.float64()),
         ("cost_chosen", pa.float64()),
         ("cost_rejected", pa.float64()),
         ("desirable", pa.int8()),  # -1 where nothing is said
@@ -44,6 +45,9 @@ SCHEMA = pa.schema(
         ("line", pa.int64()),
     ]
 )
+Figure: TypeAlias = Literal["margin", "win_prob", "other_margin", "costs", "scores"]
+"""What a row may say of its responses beside which is better."""
+
 NO_PROMPT = 0
 """Stands in the place of a prompt's digest where there is none, as in plain text."""
 
@@ -63,6 +67,7 @@ class Says:
       costs: A second score of the chosen and of the rejected response, to be kept low.
       scores: Of each response.
       desirable: Whether the one response was liked.
+      other_margin: By how much the chosen response is better under another objective, of either sign.
     """
 
     weight: float = 1.0
@@ -72,6 +77,7 @@ class Says:
     costs: tuple[float, float] | None = None
     scores: tuple[float, ...] | None = None
     desirable: bool | None = None
+    other_margin: float | None = None
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -81,7 +87,7 @@ class TokenExample:
     Attributes:
       sequences: Chosen and rejected of a preference, the responses of a ranking, best first; else the one there is.
       weight: Its weight in every mean.
-      margin: As in Says; so are tie, win_prob, costs, scores and desirable.
+      margin: As in Says; so are tie, win_prob, costs, scores, desirable and other_margin.
       provenance: The row it came from.
       num_prompt: Tokens of the prompt, which all its sequences begin with.
       borrowed: Other responses under its prompt that its loss looks at, and that are no examples themselves.
@@ -98,6 +104,7 @@ class TokenExample:
     costs: tuple[float, float] | None = None
     scores: tuple[float, ...] | None = None
     desirable: bool | None = None
+    other_margin: float | None = None
 
 
 class TokenStore:
@@ -108,6 +115,7 @@ class TokenStore:
       num_tokens: Unique input tokens of each example's own tree, [N].
       num_scored: Scored tokens over all sequences of each example, [N].
       weights: [N].
+      margins: NaN where there is none, [N].
       ties: Whether neither response of an example is preferred, [N].
       prompts: 64-bit digests of the prompts as they were before any trimming, [N]; equal where the prompts are,
         `NO_PROMPT` where there is none.
@@ -153,9 +161,10 @@ class TokenStore:
         self.num_scored: Int[np.ndarray, " N"] = column("num_scored", np.int64)
         self.weights: Float[np.ndarray, " N"] = column("weight", np.float64)
         self.prompts: Int[np.ndarray, " N"] = column("prompt_digest", np.int64)
-        self._margins: Float[np.ndarray, " N"] = column("margin", np.float64)
+        self.margins: Float[np.ndarray, " N"] = column("margin", np.float64)
         self.ties: Bool[np.ndarray, " N"] = column("tie", np.bool_)
         self._win_probs: Float[np.ndarray, " N"] = column("win_prob", np.float64)
+        self._other_margins: Float[np.ndarray, " N"] = column("other_margin", np.float64)
         self._costs = np.stack([column("cost_chosen", np.float64), column("cost_rejected", np.float64)], axis=1)
         self._desirable: Int[np.ndarray, " N"] = column("desirable", np.int8)
         self._num_scores: Int[np.ndarray, " N"] = column("num_scores", np.int32)
@@ -188,7 +197,7 @@ class TokenStore:
         return TokenExample(
             sequences=tuple(sequences),
             weight=float(self.weights[index]),
-            margin=_or_none(self._margins[index]),
+            margin=_or_none(self.margins[index]),
             tie=bool(self.ties[index]),
             provenance=self.provenance(index),
             num_prompt=len(prompt),
@@ -196,13 +205,15 @@ class TokenStore:
             costs=None if np.isnan(costs).any() else (costs[0], costs[1]),
             scores=tuple(scores) or None,
             desirable=None if self._desirable[index] < 0 else bool(self._desirable[index]),
+            other_margin=_or_none(self._other_margins[index]),
         )
 
-    def has(self, figure: Literal["margin", "win_prob", "costs", "scores"]) -> Bool[np.ndarray, " N"]:
+    def has(self, figure: Figure) -> Bool[np.ndarray, " N"]:
         """Of which examples the data says this."""
         found = {
-            "margin": ~np.isnan(self._margins),
+            "margin": ~np.isnan(self.margins),
             "win_prob": ~np.isnan(self._win_probs),
+            "other_margin": ~np.isnan(self._other_margins),
             "costs": ~np.isnan(self._costs).any(axis=1),
             "scores": self._num_scores > 0,
         }

@@ -111,6 +111,7 @@ class StoreWriter:
             _figures([example.says.margin for example in examples]),
             pa.array([example.says.tie for example in examples], pa.bool_()),
             _figures([example.says.win_prob for example in examples]),
+            _figures([example.says.other_margin for example in examples]),
             *(_figures([e.says.costs and e.says.costs[side] for e in examples]) for side in (0, 1)),
             pa.array([-1 if e.says.desirable is None else int(e.says.desirable) for e in examples], pa.int8()),
             pa.array([len(example.says.scores or ()) for example in examples], pa.int32()),
@@ -130,7 +131,7 @@ def _content(example: NewExample) -> bytes:
     margin = np.nan if says.margin is None else says.margin
     head = np.array([len(arrays), *map(len, arrays), says.tie], np.int64)
     content = head.tobytes() + np.array([says.weight, margin]).tobytes() + b"".join(array.tobytes() for array in arrays)
-    more = [says.win_prob, says.costs, says.scores, says.desirable]
+    more = [says.win_prob, says.costs, says.scores, says.desirable, says.other_margin]
     return content if more == [None] * len(more) else content + json.dumps(more).encode()
 
 

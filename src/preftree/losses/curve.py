@@ -16,7 +16,8 @@ def loss_curve(loss: BoundLoss, deltas: Float[Tensor, " D"]) -> tuple[Float[Tens
     The pair's two responses are one token each; half of delta is the chosen response's logratio, and half, with a
     minus, the other's. Under a loss without a reference these are added to log-probs that are equal. What else the
     loss needs is
-    neutral: no divergence, no cost, a margin of 1, a win that is certain, a run that begins.
+    neutral: no divergence, no cost, a margin of 1 and none of another objective, a win that is certain, a run that
+    begins.
 
     Args:
       loss: A bound loss of pairs.
@@ -50,6 +51,7 @@ def _at(loss: BoundLoss, deltas: Tensor, start: Tensor) -> tuple[Tensor, Tensor]
         "confidence": PairValues(zero, zero),
         "costs": PairValues(zero, zero),
         "margins": one,
+        "other_margins": zero,
         "win_prob": one,
         "ties": zero.bool(),
         "uniforms": one / 2,

@@ -14,6 +14,7 @@ _NEEDS = {
     "kl": "KL per token",
     "confidence": "token confidence",
     "margins": "margins",
+    "other_margins": "margins of another objective",
     "win_prob": "win probabilities",
     "ties": "tie flags",
     "costs": "costs",

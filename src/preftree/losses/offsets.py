@@ -43,14 +43,14 @@ def r_dpo(policy: PairLogps, ref: PairLogps, *, beta: Beta = 0.1, alpha: NotNega
 def modpo(
     policy: PairLogps,
     ref: PairLogps,
-    margins: Float[Tensor, " P"],
+    other_margins: Float[Tensor, " P"],
     *,
     beta: Beta = 0.1,
     objective_weight: Part = 0.5,
 ) -> Float[Tensor, " P"]:
     """DPO for a weighted sum of two objectives: the one that is labelled here, and one whose reward is known.
 
-    loss = -log sigmoid((beta * delta - (1 - objective_weight) * margins) / objective_weight)
+    loss = -log sigmoid((beta * delta - (1 - objective_weight) * other_margins) / objective_weight)
 
     The optimum is that of w * (the labelled reward) + (1 - w) * (the known reward), w = objective_weight. A sweep of
     it gives the front between the two; docs/pareto.md has one whose exact front is known.
@@ -58,18 +58,18 @@ def modpo(
     Args:
       policy: Summed response log-probs of each pair, nats, [P]; carries gradient.
       ref: The same pairs under the frozen reference, nats, [P].
-      margins: Known reward of the chosen response minus that of the rejected one, either sign, [P].
+      other_margins: Known reward of the chosen response minus that of the rejected one, either sign, [P].
       beta: Strength of the KL constraint, > 0.
       objective_weight: Share of the labelled objective, in (0, 1]; 1 is DPO. An entry of the paper's weight vector w.
     Returns:
       Loss per pair, nats, [P]; not reduced.
     Raises:
       ValueError: pair or margin counts differ, beta <= 0, or objective_weight outside (0, 1].
-    At policy == reference: no fixed value; softplus((1 - objective_weight) / objective_weight * margins).
+    At policy == reference: no fixed value; softplus((1 - objective_weight) / objective_weight * other_margins).
     Source: Zhou et al. 2023, arXiv:2310.03708, for two objectives. Checked by derivation and on the bandit.
     """
-    check_one_each(policy, margins=margins)
-    gap = beta * delta(policy, ref) - (1 - objective_weight) * margins
+    check_one_each(policy, other_margins=other_margins)
+    gap = beta * delta(policy, ref) - (1 - objective_weight) * other_margins
     return -logsigmoid(gap / objective_weight)
 
 

@@ -80,6 +80,7 @@ def _of_pairs(scores: Scores, examples: Sequence[TokenExample]) -> Builders:
         "kl": lambda: sides(scores.kl),
         "confidence": lambda: sides(scores.confidence, mean=True),
         "margins": lambda: _numbers([_known(example.margin) for example in examples], scores),
+        "other_margins": lambda: _numbers([_known(example.other_margin) for example in examples], scores),
         "win_prob": lambda: _numbers([_known(example.win_prob) for example in examples], scores),
         "ties": lambda: _flags([example.tie for example in examples], scores),
         "costs": costs,

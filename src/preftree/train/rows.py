@@ -6,7 +6,6 @@ import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Int
@@ -17,7 +16,7 @@ from preftree.data.budgets import Budgets
 from preftree.data.formats import Kind
 from preftree.data.mismatch import MismatchedStore
 from preftree.data.order import hold_out, iterate_steps, order_groups, steps_per_epoch
-from preftree.data.store import TokenStore, count_tokens
+from preftree.data.store import Figure, TokenStore, count_tokens
 from preftree.data.tokenize import tokenize_file
 from preftree.distributed.reduce import lead_first
 from preftree.distributed.world import World
@@ -161,8 +160,9 @@ def check_budget(part: Part, shares_prefixes: bool, budget: int) -> None:
 
 _KINDS: dict[str, Kind] = {"pair": "preference", "response": "label", "list": "ranking"}
 
-_FIGURES: dict[str, tuple[Literal["margin", "win_prob", "costs", "scores"], str]] = {
+_FIGURES: dict[str, tuple[Figure, str]] = {
     "margins": ("margin", "'margin', or 'score_chosen' and 'score_rejected'"),
+    "other_margins": ("other_margin", "'other_margin', the other objective's reward, chosen minus rejected"),
     "win_prob": ("win_prob", "'win_prob', the probability that a judge prefers the chosen response"),
     "costs": ("costs", "'cost_chosen' and 'cost_rejected'"),
     "list_scores": ("scores", "'scores' (of a pair: 'score_chosen' and 'score_rejected')"),
@@ -221,6 +221,13 @@ def _check_figures(store: TokenStore, rows: Int[np.ndarray, " N"], objective: Ob
             raise DataError(
                 f"loss {objective.label} needs {figure.replace('_', ' ')} in every row, and "
                 f"{store.provenance(int(lacking[0]))} has none{more}; give {fields}, or choose another loss"
+            )
+        flat = rows[(store.margins[rows] <= 0) & ~store.ties[rows]] if name == "margins" else rows[:0]
+        if len(flat):
+            more = f", like {len(flat) - 1} others" if len(flat) > 1 else ""
+            raise DataError(
+                f"loss {objective.label} needs a margin > 0 in every row, and {store.provenance(int(flat[0]))} has "
+                f"{store.margins[flat[0]]:g}{more}; label such pairs as ties, or choose another loss"
             )
     if objective.scope == "step" or objective.state:
         try:

@@ -90,7 +90,7 @@ def _paired(loss: BoundLoss, policy: Tensor, ref: Tensor, bandit: Bandit, multip
         "policy": PairLogps(policy[high], policy[low], one, one),
         "ref": PairLogps(ref[high], ref[low], one, one),
         "ties": torch.from_numpy(ties),
-        "margins": known[high] - known[low],
+        "other_margins": known[high] - known[low],
         "costs": PairValues(known[high], known[low]),
         "state": {"multiplier": multiplier},
     }
