@@ -223,12 +223,13 @@ def test_the_first_step_of_beta_dpo_at_the_reference():
 
 
 def test_the_multiplier_rises_where_the_cost_is_over_the_bound():
-    """The policy's costs: sigmoid(2) 1 + sigmoid(-2) 0, and sigmoid(-2) 1 + sigmoid(2) 4."""
-    mean = (SIGMOID[2] + SIGMOID[-2] + 4 * SIGMOID[2]) / 2
+    """Costs 1, 1, 0 and 4 of responses whose policy / reference are e, 1/e, 1/e and e."""
+    mean = (math.e + 1 / math.e + 4 * math.e) / (2 * math.e + 2 / math.e)
     given = {key: GIVEN[key] for key in ("policy", "ref", "costs")}
     for bound, expected in ((1.0, 0.5 + 0.1 * (mean - 1)), (9.0, 0.0)):
         loss = bind("constrained_dpo", {"bound": bound, "step_size": 0.1})
-        assert loss.advance(**given, state={"multiplier": 0.5}) == {"multiplier": pytest.approx(expected)}
+        found = loss.advance(**given, state={"multiplier": 0.5, "cost": 0.0})
+        assert found == pytest.approx({"multiplier": expected, "cost": mean})
 
 
 @pytest.mark.parametrize(

@@ -108,6 +108,28 @@ def test_sft_resumes_as_well(place: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert rows_of(place / "sft-stopped") == rows_of(place / "sft-straight")
 
 
+@pytest.mark.parametrize("words", [("loss=constrained_dpo", "loss.bound=.2", "loss.step_size=.5"), ("loss=beta_dpo",)])
+def test_a_loss_with_a_running_state_goes_on_with_it(
+    place: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
+    rows = [json.loads(line) for line in (place / "pairs.jsonl").read_text().splitlines()]
+    costs = [row | {"cost_chosen": index % 3 / 2, "cost_rejected": 0.25} for index, row in enumerate(rows)]
+    (place / "costs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in costs))
+    name = words[0].removeprefix("loss=")
+    words = (*words, f"data={place / 'costs.jsonl'}", "lr=1e-2")
+    run(config_of(place, f"{name}-straight", *words))
+    undo = stop_during(monkeypatch, 4, signal.SIGTERM)
+    assert run(config_of(place, f"{name}-stopped", *words)).signum == signal.SIGTERM
+    undo()
+    state = run(config_of(place, f"{name}-stopped", *words)).progress.state
+    told = rows_of(place / f"{name}-straight")
+    assert rows_of(place / f"{name}-stopped") == told
+    assert final_state(place / f"{name}-stopped") == final_state(place / f"{name}-straight")
+    last = [row for row in told if "split" not in row][-1]
+    assert {key: last[key] for key in state} == dict(state)
+    assert all(key.startswith(f"{name}.") for key in state) and any(state.values())
+
+
 def test_rows_after_the_checkpoint_are_cut_off(place: Path, straight: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def die(*_: object, **options: object) -> None:
         if options["name"] == "step 6":

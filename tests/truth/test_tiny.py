@@ -163,9 +163,9 @@ def test_a_second_demo_in_the_folder_finds_all_of_it_done(out: Path, results: di
     assert {**again, "seconds": None} == {**results, "seconds": None}
 
 
-def sweep(home: Path, out: Path, max_words: int, steps: int, *words: str) -> dict[str, Any]:
-    """`preftree sweep dpo` from the fine-tuned model and the pairs of a demo; what sweep.json says."""
-    options = {
+def small_run(home: Path, out: Path, max_words: int, steps: int) -> dict[str, Any]:
+    """Options of a run from the fine-tuned model and the pairs of a demo."""
+    return {
         "model": home / "sft" / "model",
         "data": home / "pairs.jsonl",
         "eval_data": home / "held_out.jsonl",
@@ -182,6 +182,48 @@ def sweep(home: Path, out: Path, max_words: int, steps: int, *words: str) -> dic
         "threads": 1,
         "out": out,
     }
+
+
+def test_a_bound_on_a_cost_is_kept(out: Path) -> None:
+    """A word that is forbidden, though the reward likes it: the policy says it as often as the bound allows."""
+
+    def cost(text: str) -> float:
+        return float("great" in text.split())
+
+    rows = [json.loads(line) for line in (out / "pairs.jsonl").read_text().splitlines()]
+    rows = [row | {f"cost_{side}": cost(row[side]) for side in ("chosen", "rejected")} for row in rows]
+    (out.parent / "costs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    bound, run = 0.1, out.parent / "constrained"
+    words = ["loss=constrained_dpo", "loss.beta=1", f"loss.bound={bound}", "loss.step_size=.5"]
+    words += [
+        f"{name}={value}" for name, value in small_run(out, run, 3, STEPS).items() if name not in ("data", "eval_data")
+    ]
+    code = "from preftree.cli.main import main; main()"
+    command = [sys.executable, "-c", code, "dpo", f"data={out.parent / 'costs.jsonl'}", *words]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+
+    tokenizer = load_tokenizer(out / "sft" / "model")
+    costs = np.array([[*map(cost, TINY.responses()), 0.0]] * len(TINY.prompts))
+    ref_logps = outcome_logps(load_model(out / "sft" / "model"), tokenizer, TINY)
+    found = {}
+    for name, folder in (("free", out / "dpo-adamw-beta1"), ("bound", run)):
+        logps = outcome_logps(load_model(folder / "model"), tokenizer, TINY)
+        found[name] = measure(logps, ref_logps, costs).reward, measure(logps, ref_logps, rewards(TINY)).reward
+    assert found["free"][0] > 2 * bound
+    assert found["bound"][0] == pytest.approx(bound, abs=0.03)
+    assert found["bound"][1] > found["free"][1] - 0.05  # `good` and `fun` are as good
+
+    told = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    trained = [row for row in told if "split" not in row]
+    assert trained[0]["constrained_dpo.multiplier"] < trained[-1]["constrained_dpo.multiplier"]
+    estimate = np.mean([row["constrained_dpo.cost"] for row in trained[-20:]])
+    assert estimate == pytest.approx(found["bound"][0], abs=0.05)
+
+
+def sweep(home: Path, out: Path, max_words: int, steps: int, *words: str) -> dict[str, Any]:
+    """`preftree sweep dpo` from the fine-tuned model and the pairs of a demo; what sweep.json says."""
+    options = small_run(home, out, max_words, steps)
     command = ["sweep", "dpo", *(f"{name}={value}" for name, value in options.items()), *words]
     code = "from preftree.cli.main import main; main()"
     done = subprocess.run([sys.executable, "-c", code, *command], capture_output=True, text=True, check=False)

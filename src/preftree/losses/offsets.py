@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from preftree.losses.inputs import PairLogps, PairValues
 from preftree.losses.options import Beta, NotNegative, Number, Part, Positive, checked
-from preftree.losses.pairs import check_one_each, delta
+from preftree.losses.pairs import check_one_each, delta, logratios
 
 
 @checked
@@ -120,19 +121,19 @@ def constrained_dpo(
     ref * exp((reward - multiplier * cost) / beta) / Z, so the labelled reward is beta * logratio + multiplier * cost
     plus a constant per prompt, and Bradley-Terry labels of it give the loss above. The multiplier rises by dual ascent:
 
-    multiplier' = max(0, multiplier + step_size * (mean over pairs of the policy's cost - bound))
+    multiplier' = max(0, multiplier + step_size * (the policy's cost - bound))
 
-    The policy's cost of a pair is sigmoid(delta) chosen_cost + sigmoid(-delta) rejected_cost: its two responses
-    weighed by policy / reference. That is a self-normalised importance estimate from two responses, exact only where
-    the data were drawn from the reference and the two stand for all: compare with costs of samples before relying on
-    the bound. The loss uses the multiplier from before the step; the step's costs then move it. `bound` and
-    `step_size` act through `advance_multiplier` alone.
+    The policy's cost is the mean of the costs of all responses of the step, each weighed by policy / reference: a
+    self-normalised importance estimate. It tends to the policy's expected cost as steps grow, where the responses were
+    drawn from the reference; on other data, or with few effective responses (KL of several nats), it is off: compare
+    with costs of samples before relying on the bound. The loss uses the multiplier from before the step; the step's
+    costs then move it. `bound` and `step_size` act through `advance_multiplier` alone.
 
     Args:
       policy: Summed response log-probs of each pair, nats, [P]; carries gradient.
       ref: The same pairs under the frozen reference, nats, [P]; the data should stem from it.
       costs: Cost of each response, any scale, [P].
-      state: multiplier: of the constraint, >= 0, per unit of cost.
+      state: multiplier: of the constraint, >= 0, per unit of cost; cost: the estimate of the step before.
       beta: Strength of the KL constraint, > 0.
       bound: What the mean cost may be, in units of cost.
       step_size: How far the multiplier moves per unit of violation and step, > 0.
@@ -158,9 +159,9 @@ def advance_multiplier(
     bound: Number = 0.0,
     step_size: Positive = 0.01,
 ) -> dict[str, float]:
-    """The multiplier of `constrained_dpo` after a step; a step without pairs leaves it."""
+    """The multiplier of `constrained_dpo` after a step, and what it takes for the policy's cost; no pairs change none."""
     if not len(policy.chosen):
         return dict(state)
-    share = delta(policy, ref).detach().sigmoid()
-    cost = float((share * costs.chosen + (1 - share) * costs.rejected).mean())
-    return {"multiplier": max(0.0, state["multiplier"] + step_size * (cost - bound))}
+    share = torch.cat(logratios(policy, ref)).detach().double().softmax(0)
+    cost = float((share * torch.cat(costs)).sum())
+    return {"multiplier": max(0.0, state["multiplier"] + step_size * (cost - bound)), "cost": cost}

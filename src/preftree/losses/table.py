@@ -113,7 +113,7 @@ LOSSES: dict[str, LossSpec] = {
         "example",
         None,
         rewards.scaled_logratios,
-        initial_state={"multiplier": 0.0},
+        initial_state={"multiplier": 0.0, "cost": 0.0},
         advance=advance_multiplier,
     ),
     "sft": LossSpec(sft, "example", None, None, trl=("sft",)),
