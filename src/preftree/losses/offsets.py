@@ -159,7 +159,7 @@ def advance_multiplier(
     bound: Number = 0.0,
     step_size: Positive = 0.01,
 ) -> dict[str, float]:
-    """The multiplier of `constrained_dpo` after a step, and what it takes for the policy's cost; no pairs change none."""
+    """The multiplier of `constrained_dpo` after a step, and its estimate of the policy's cost; no pairs change none."""
     if not len(policy.chosen):
         return dict(state)
     share = torch.cat(logratios(policy, ref)).detach().double().softmax(0)
