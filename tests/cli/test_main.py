@@ -22,8 +22,9 @@ from transformers.utils import logging as transformers_logging
 
 from preftree import __version__
 from preftree.cli.main import main
-from preftree.cli.train import dpo, sft
-from preftree.config.schema import DpoConfig, SftConfig
+from preftree.cli.train import dpo, reward, sft
+from preftree.config.reward import RewardConfig
+from preftree.config.schema import DpoConfig, RunConfig, SftConfig
 from preftree.storage.checkpoint import list_checkpoints
 from preftree.train import loop
 from support.small_runs import load_trained, make_model, make_pairs, rows_of
@@ -80,8 +81,8 @@ def test_version_and_help(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
         assert verb in out
 
 
-@pytest.mark.parametrize(("verb", "kind"), [(sft, SftConfig), (dpo, DpoConfig)])
-def test_help_names_every_option(verb: Callable[..., None], kind: type[SftConfig | DpoConfig]) -> None:
+@pytest.mark.parametrize(("verb", "kind"), [(sft, SftConfig), (dpo, DpoConfig), (reward, RewardConfig)])
+def test_help_names_every_option(verb: Callable[..., None], kind: type[RunConfig]) -> None:
     text = inspect.getdoc(verb) or ""
     assert set(text.partition("Options:")[2].split()) == set(kind.model_fields)
 

@@ -1,4 +1,4 @@
-"""`preftree sft` and `preftree dpo`: a configuration file, options as key=value, or both."""
+"""`preftree sft`, `preftree dpo` and `preftree reward`: a configuration file, options as key=value, or both."""
 
 from __future__ import annotations
 
@@ -56,6 +56,24 @@ def dpo(words: Words = None) -> None:
 
     quiet_transformers()
     _end(run_dpo(config).signum, config.out)
+
+
+def reward(words: Words = None) -> None:
+    """Train a reward model on preferences: preftree reward model=MODEL data=FILE out=RUN [key=value ...]
+
+    Options: model data eval_data eval_every out loss lora quantize lr optimizer weight_decay max_grad_norm
+    schedule warmup_steps batch_size micro_batch_tokens epochs max_steps max_length max_prompt_length
+    max_response_length truncation seed precision gradient_checkpointing threads cache resume save_every
+    keep_checkpoints snapshots
+    """
+    from preftree.config.load import load_config
+    from preftree.config.reward import RewardConfig
+
+    config = load_config(RewardConfig, words or [])
+    from preftree.train.reward import run_reward
+
+    quiet_transformers()
+    _end(run_reward(config).signum, config.out)
 
 
 def quiet_transformers() -> None:

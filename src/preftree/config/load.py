@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from preftree.config.mixture import HIDDEN, is_mixture, set_in_mixture
 from preftree.config.names import unknown_option
+from preftree.config.reward import RewardConfig
 from preftree.config.schema import DpoConfig, RunConfig, SftConfig
 from preftree.config.text import PlainMap, flatten, read_yaml, read_yaml_file
 from preftree.errors import ConfigError
@@ -167,5 +168,5 @@ def _known(kind: type[BaseModel], outer: Sequence[str]) -> list[str]:
 
 def _other_recipe(kind: type[BaseModel], name: str) -> str | None:
     """The verb that takes the option, where another one does."""
-    recipes: list[type[RunConfig]] = [SftConfig, DpoConfig]
+    recipes: list[type[RunConfig]] = [SftConfig, DpoConfig, RewardConfig]
     return next((own.recipe for own in recipes if own is not kind and name in own.model_fields), None)

@@ -7,6 +7,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from preftree.errors import DataError
+from preftree.stats import Bin
 from preftree.storage.atomic import write_atomic
 
 
@@ -84,6 +85,19 @@ class PairRewards(_Part):
     where: str = ""
 
 
+class Reliability(_Part):
+    """Predictions of about one confidence: their mean, how often they were right, their share of all."""
+
+    confidence: float
+    right: float
+    share: float
+
+    @classmethod
+    def of(cls, one: Bin) -> Reliability:
+        """A bin of a calibration."""
+        return cls(**one._asdict())
+
+
 class Measured(_Part):
     """Figures that metrics.jsonl cannot hold.
 
@@ -95,6 +109,7 @@ class Measured(_Part):
       temperature_figure: What that kind is.
       samples: Texts side by side.
       token_rewards: Pairs with a reward for each token.
+      reliability: Of a reward model's predictions on held-out pairs, by confidence.
       sampled_tokens: Mean length of the policy's own samples.
       ref_sampled_tokens: The same of the reference's.
       effective_share: Effective sample size of the weights policy / reference over reference samples, as a share of
@@ -109,6 +124,7 @@ class Measured(_Part):
     temperature_figure: str = "win rate"
     samples: tuple[Sample, ...] = ()
     token_rewards: tuple[PairRewards, ...] = ()
+    reliability: tuple[Reliability, ...] = ()
     sampled_tokens: float | None = Field(default=None, gt=0)
     ref_sampled_tokens: float | None = Field(default=None, gt=0)
     effective_share: float | None = Field(default=None, ge=0, le=1)

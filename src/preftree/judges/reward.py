@@ -1,4 +1,4 @@
-"""Rewards of many responses at once, whoever gives them: a world, a function that the user wrote."""
+"""Rewards of many responses at once, whoever gives them: a world, a function that the user wrote, a reward model."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 import numpy as np
+import torch
 from jaxtyping import Float
 
 from preftree.data.kinds import plain_text
+from preftree.judges.model import RewardModel, find_reward_model
 from preftree.judges.rules import load_reward
 from preftree.records import Text
 
@@ -16,12 +18,21 @@ Rewards: TypeAlias = Callable[[Sequence[Text], Sequence[str]], Float[np.ndarray,
 """(prompts, responses) -> rewards; prompts as their file has them, responses as text without special tokens."""
 
 
-def load_rewards(spec: str) -> Rewards:
-    """Rewards by name: as `load_reward`; a function of the user gets a conversation as a list of role and content.
+def load_rewards(spec: str, *, device: torch.device | str | None = None) -> Rewards:
+    """Rewards by name: as `load_reward`, or those of a reward model, `rm:PATH` or the path of its folder or its run.
 
+    A function of the user gets a conversation as a list of role and content.
+
+    Args:
+      spec: Which.
+      device: Where a reward model goes; by default the first GPU, or the CPU.
     Raises:
-      ConfigError: there is no such world, file, module or function.
+      ConfigError: there is no such world, file, module, function or folder.
+      ModelError: the folder holds no reward model.
     """
+    folder = find_reward_model(spec)
+    if folder is not None:
+        return RewardModel(folder, device=device)
     reward = load_reward(spec)
 
     def of_each(prompts: Sequence[Text], responses: Sequence[str]) -> Float[np.ndarray, " N"]:

@@ -7,7 +7,14 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from preftree.config.adapter import Quantization
 from preftree.errors import ModelError
@@ -77,17 +84,19 @@ def load_base(
     options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     if isinstance(name, AdapterFolder):
         name = _base_of(name)
-    _check_name(name)
+    check_name(name)
     stored = quantization_options(quantize, torch.device(device)) if quantize else {}
     try:
         config = AutoConfig.from_pretrained(name, **options)
         if getattr(config, "auto_map", None) and not trust_remote_code:
             raise ModelError(f"model '{name}' brings its own code; set trust_remote_code only if you trust its author")
+        if is_reward_config(config):
+            raise ModelError(f"model '{name}' is a reward model, wanted a causal language model; give another folder")
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             name, config=config, dtype=dtype, output_loading_info=True, **options, **stored
         )
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
-        raise ModelError(f"model '{name}' cannot be loaded as a causal language model: {_first_line(error)}") from error
+        raise ModelError(f"model '{name}' cannot be loaded as a causal language model: {first_line(error)}") from error
     model, loading = loaded
     if missing := sorted(loading["missing_keys"]):
         raise ModelError(
@@ -108,13 +117,13 @@ def load_tokenizer(
     Raises:
       ModelError: no tokenizer is there, or it has no end-of-sequence token.
     """
-    _check_name(name)
+    check_name(name)
     if (adapter := find_adapter(name)) and not (Path(name).expanduser() / "tokenizer_config.json").exists():
         name = _base_of(adapter)
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise ModelError(f"no tokenizer can be loaded from '{name}': {_first_line(error)}") from error
+        raise ModelError(f"no tokenizer can be loaded from '{name}': {first_line(error)}") from error
     if tokenizer.eos_token_id is None:
         raise ModelError(
             f"the tokenizer of '{name}' has no end-of-sequence token, so responses could never end; set eos_token"
@@ -146,8 +155,18 @@ def _base_of(adapter: AdapterFolder) -> str:
     return adapter.base
 
 
-def _check_name(name: str | Path) -> None:
-    """A path that does not exist must not be taken for a hub id and looked up on the network."""
+def is_reward_config(config: PretrainedConfig) -> bool:
+    """Whether a configuration is that of a model with a head for classes or rewards in the place of an LM head."""
+    names = getattr(config, "architectures", None) or []
+    return bool(names) and all(name.endswith("ForSequenceClassification") for name in names)
+
+
+def check_name(name: str | Path) -> None:
+    """A path that does not exist must not be taken for a hub id and looked up on the network.
+
+    Raises:
+      ModelError: it is a path, and no model lies there.
+    """
     path = Path(name).expanduser()
     looks_local = isinstance(name, Path) or str(name).startswith((".", "/", "~")) or str(name).count("/") > 1
     if path.is_dir() and not any((path / file).exists() for file in ("config.json", "tokenizer_config.json", CONFIG)):
@@ -156,5 +175,6 @@ def _check_name(name: str | Path) -> None:
         raise ModelError(f"model folder '{name}' does not exist")
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """What an error says first."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -50,7 +50,7 @@ class Scorer(nn.Module):
         self.model = model
         self.precision = precision
         self.head = head_form(model)
-        head_parameters(model)
+        self.check_head()
         reason = why_not_tree(model)
         self.shares_prefixes = reason is None
         self.attention: Literal["sdpa", "flex", "rows"] = "rows"
@@ -60,6 +60,14 @@ class Scorer(nn.Module):
         else:
             _log.warning("%s: %s; prompts are computed once per response.", type(model).__name__, reason)
         self._limit = position_limit(model)
+
+    def check_head(self) -> None:
+        """Refuse a model that has no head to score with.
+
+        Raises:
+          ModelError: it has none.
+        """
+        head_parameters(self.model)
 
     @property
     def device(self) -> torch.device:

@@ -9,6 +9,7 @@ import yaml
 
 from preftree import __version__
 from preftree.config.load import dump_config
+from preftree.config.reward import RewardConfig
 from preftree.config.schema import DpoConfig, RunConfig
 
 
@@ -35,6 +36,8 @@ def model_card(
     is_adapter = config.lora is not None if adapter is None else adapter
     library, kind = ("peft", "AutoPeftModelForCausalLM") if is_adapter else ("transformers", "AutoModelForCausalLM")
     about = {"library_name": library, "tags": ["preftree", recipe], "pipeline_tag": "text-generation"}
+    if isinstance(config, RewardConfig):
+        kind, about["pipeline_tag"] = "AutoModelForSequenceClassification", "text-classification"
     if not Path(config.model).exists():
         about["base_model"] = config.model
     stored = (
@@ -48,6 +51,8 @@ def model_card(
     what = (
         f"optimised on preference pairs with the loss `{config.loss_label}`"
         if isinstance(config, DpoConfig)
+        else f"made a reward model from preferences with the loss `{config.loss.name}`"
+        if isinstance(config, RewardConfig)
         else "fine-tuned on demonstrations"
     )
     return f"""---

@@ -10,9 +10,11 @@ from typing import Any, Literal
 from jaxtyping import Float
 from torch import Tensor
 
-from preftree.config.schema import DpoConfig
+from preftree.config.reward import RewardConfig
+from preftree.config.schema import DpoConfig, RunConfig
 from preftree.errors import ConfigError
 from preftree.losses.metrics import columns_of, list_metrics, pair_metrics, response_metrics
+from preftree.losses.reward_model import bind_reward_loss
 from preftree.losses.table import BoundLoss, bind, find, needs_reference, options_of, unit_of
 
 Unit = Literal["pair", "response", "list"]
@@ -173,6 +175,29 @@ def bind_objective(config: DpoConfig) -> tuple[DpoConfig, Objective]:
         "reference": config.reference if objective.needs_reference else "none",
     }
     return config.model_copy(update=settled), objective
+
+
+def bind_reward(config: RewardConfig) -> Objective:
+    """The loss of a reward model that the options name.
+
+    Raises:
+      ConfigError: no such loss, or an option that it does not take, or that is out of its range.
+    """
+    try:
+        return Objective((Part(bind_reward_loss(config.loss.name, config.loss.options)),))
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+def objective_of(config: RunConfig) -> Objective | None:
+    """What a run on preferences minimises; None for a run on anything else.
+
+    Raises:
+      ConfigError: as `bind_objective` and `bind_reward`.
+    """
+    if isinstance(config, RewardConfig):
+        return bind_reward(config)
+    return bind_objective(config)[1] if isinstance(config, DpoConfig) else None
 
 
 def _check_units(objective: Objective) -> None:

@@ -112,7 +112,7 @@ def load_policy(config: RunConfig, world: World) -> Policy:
     incoming = find_adapter(config.model, lora.name if lora else None)
     model = load_base(incoming or config.model, quantize=config.quantize, device=world.device)
     base = incoming.base if incoming else config.model
-    base_weights = weights = _digest_base(base, model, config)
+    base_weights = weights = digest_base(base, model, config)
     merged = incoming is not None and (lora is None or lora.new)
     if incoming is not None:
         if merged and config.quantize:
@@ -190,7 +190,7 @@ def load_frozen(name: str, config: RunConfig, world: World) -> tuple[Scorer, str
     """Another model than the policy, adapter included, and its digest."""
     adapter = find_adapter(name)
     model = load_base(adapter or name, quantize=config.quantize, device=world.device)
-    weights = _digest_base(adapter.base if adapter else name, model, config)
+    weights = digest_base(adapter.base if adapter else name, model, config)
     if adapter is not None:
         attach_adapter(model, adapter)
         remove_dropout(model)
@@ -236,8 +236,8 @@ def _options_of(asked: LoraOptions, adapter: AdapterFolder, model: PreTrainedMod
     return asked.model_copy(update=own | {"targets": sorted(targets) if isinstance(targets, list) else asked.targets})
 
 
-def _digest_base(name: str, model: PreTrainedModel, config: RunConfig) -> str:
-    """What the weights of the whole model `name`, just loaded, are; files are hashed once."""
+def digest_base(name: str, model: PreTrainedModel, config: RunConfig) -> str:
+    """Digest of the weights of the whole model `name`, just loaded; files are hashed once."""
     place = Path(name).expanduser()
     if any(place.glob("*.safetensors")):
         return weights_digest(place, memo=_memo(config))

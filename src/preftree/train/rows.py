@@ -11,8 +11,9 @@ import numpy as np
 from jaxtyping import Bool, Int
 from transformers import PreTrainedTokenizerBase
 
-from preftree.config.schema import DpoConfig, Pace, RunConfig, SftConfig
+from preftree.config.schema import Pace, RunConfig, SftConfig
 from preftree.data.budgets import Budgets
+from preftree.data.ending import EndStore
 from preftree.data.formats import Kind
 from preftree.data.mismatch import MismatchedStore
 from preftree.data.order import hold_out, iterate_steps, order_groups, steps_per_epoch
@@ -23,7 +24,7 @@ from preftree.distributed.world import World
 from preftree.errors import ConfigError, DataError
 from preftree.losses.mean import repeats
 from preftree.reference.key import cache_root
-from preftree.train.objective import Objective, bind_objective
+from preftree.train.objective import Objective, objective_of
 from preftree.train.scores import sequences_of
 from preftree.tree.layout import TokenSequence
 
@@ -42,7 +43,7 @@ class Part:
       rows: Which of them, in file order, [N].
     """
 
-    store: TokenStore | MismatchedStore
+    store: TokenStore | MismatchedStore | EndStore
     rows: Int[np.ndarray, " N"]
 
 
@@ -60,7 +61,7 @@ def open_data(config: RunConfig, tokenizer: PreTrainedTokenizerBase, world: Worl
     Raises:
       DataError: a file cannot be read, is of another kind, holds too many faults, or nothing that can be trained on.
     """
-    objective = bind_objective(config)[1] if isinstance(config, DpoConfig) else None
+    objective = objective_of(config)
 
     def read(path: str) -> tuple[TokenStore, Int[np.ndarray, " N"]]:
         store = lead_first(world, lambda: _tokenize(config, objective, path, tokenizer))
@@ -143,7 +144,7 @@ def check_budget(part: Part, shares_prefixes: bool, budget: int) -> None:
     store = part.store
     if shares_prefixes:
         sizes = store.num_tokens[part.rows].copy()
-        if isinstance(store, MismatchedStore):  # it knows upper bounds only
+        if not isinstance(store, TokenStore):  # the others know upper bounds only
             for place in np.flatnonzero(sizes > budget):
                 sizes[place] = count_tokens(sequences_of(store[int(part.rows[place])]))[0]
     else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -17,7 +17,7 @@ from preftree.models.adapters import targeted, trained_parameters
 from preftree.models.load import load_tokenizer
 from preftree.reference.key import cache_root
 from preftree.scoring.forward import Scorer
-from preftree.scoring.probe import verify_scorer
+from preftree.scoring.probe import ProbeReport, verify_scorer
 from preftree.storage.checkpoint import LoadedCheckpoint
 from preftree.train import folder
 from preftree.train.follow import Follower
@@ -27,6 +27,7 @@ from preftree.train.policy import Policy, load_policy
 from preftree.train.rows import Data, check_budget, num_steps, open_data, probe_rows, steps_from
 from preftree.train.state import Progress
 from preftree.train.task import Examples, Task
+from preftree.tree.layout import TokenSequence
 
 log = logging.getLogger("preftree")
 
@@ -63,14 +64,24 @@ class Setup(Generic[C]):
         return self.policy.scorer
 
 
-def prepare(config: C, world: World, start: LoadedCheckpoint | None) -> Setup[C]:
+def prepare(
+    config: C,
+    world: World,
+    start: LoadedCheckpoint | None,
+    load: Callable[[C, World], Policy] | None = None,
+) -> Setup[C]:
     """Pin threads and seeds, load the model, tokenise the data.
 
+    Args:
+      config: The options.
+      world: The ranks.
+      start: The checkpoint to go on from.
+      load: Loads the model, where it is no language model.
     Raises:
       UserError: one of these cannot be.
     """
     config = settle(config, start)
-    policy, tokenizer = load_policy(config, world), load_tokenizer(config.model)
+    policy, tokenizer = (load or load_policy)(config, world), load_tokenizer(config.model)
     config = config.model_copy(update={"lora": policy.lora})
     if config.gradient_checkpointing:
         policy.scorer.checkpoint_gradients()
@@ -133,12 +144,17 @@ def _adaptation(setup: Setup[C]) -> dict[str, object]:
     return {"adapter": start, **options, "quantize": setup.config.quantize}
 
 
-def admit(setup: Setup[C], path: Mapping[str, object]) -> Outcome | None:
+def admit(
+    setup: Setup[C],
+    path: Mapping[str, object],
+    verify: Callable[[Scorer, Sequence[Sequence[TokenSequence]]], ProbeReport] = verify_scorer,
+) -> Outcome | None:
     """Look whether the run may start or go on; the outcome where it has finished before.
 
     Args:
       setup: The run.
       path: Its trajectory.
+      verify: Compares the tree path with the model itself, on a few examples.
     Raises:
       CheckpointError: the checkpoint is of another trajectory.
       ConfigError: an example is larger than a micro-batch may be.
@@ -156,7 +172,7 @@ def admit(setup: Setup[C], path: Mapping[str, object]) -> Outcome | None:
     folder.start_over(config, setup.world)
     folder.write_config(config, setup.world)
     _describe(setup)
-    report = verify_scorer(scorer, [data.train.store[row].sequences for row in probe_rows(data.train)])
+    report = verify(scorer, [data.train.store[row].sequences for row in probe_rows(data.train)])
     log.info("scores equal the model's own: difference %.1e nats of %.1e allowed", report.difference, report.tolerance)
     return None
 

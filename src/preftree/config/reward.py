@@ -1,0 +1,38 @@
+"""The options of `preftree reward`."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import Field, field_validator
+
+from preftree.config.adapter import LoraOptions
+from preftree.config.choices import LossChoice
+from preftree.config.schema import RunConfig
+
+
+class RewardConfig(RunConfig):
+    """Options of `preftree reward`.
+
+    Attributes:
+      loss: `bradley_terry` for pairs, `bradley_terry_margin` for pairs that say by how much, `rao_kupper` or `davidson`
+        for pairs with ties, `plackett_luce` for rankings.
+    """
+
+    recipe: ClassVar[str] = "reward"
+    loss: LossChoice = LossChoice(name="bradley_terry")
+    lr: float = Field(default=1e-5, gt=0)
+    optimizer: Literal["adamw", "rmsprop"] = "adamw"
+    max_grad_norm: float | None = Field(default=1.0, gt=0)
+    schedule: Literal["constant", "linear", "cosine"] = "linear"
+
+    @field_validator("loss", mode="before")
+    @classmethod
+    def _name_alone(cls, value: object) -> object:
+        return {"name": value} if isinstance(value, str) else value
+
+    @field_validator("lora")
+    @classmethod
+    def _all_weights(cls, value: LoraOptions | None) -> None:
+        if value is not None:
+            raise ValueError("a reward model is trained whole; leave lora out")
