@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from preftree.cli.frontier import frontier
+from preftree.cli.temperature import temperature
 from preftree.cli.winrate import winrate
 
 app = typer.Typer(no_args_is_help=True)
@@ -20,6 +21,7 @@ def _root() -> None:
 
 app.command("frontier")(frontier)
 app.command("winrate")(winrate)
+app.command("temperature")(temperature)
 
 
 @app.command("diagnose")

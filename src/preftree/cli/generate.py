@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+
+from preftree.cli.frontier import REWARD
+
+if TYPE_CHECKING:
+    from preftree.generate.job import BestOf
+    from preftree.generate.protocol import Sampler
 
 log = logging.getLogger("preftree")
 
@@ -21,44 +27,61 @@ def generate(
     temperature: Annotated[float, typer.Option(min=0, help="0 takes the most likely token.")] = 1.0,
     top_p: Annotated[float, typer.Option(help="Draw from the fewest tokens that hold this mass.")] = 1.0,
     samples: Annotated[int, typer.Option(min=1, help="Responses to each prompt.")] = 1,
-    seed: Annotated[int, typer.Option(min=0, help="Of the random numbers.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the random numbers, and of the choice of shots.")] = 0,
+    stop: Annotated[
+        list[str] | None, typer.Option(help="End a response where this text begins; may be given several times.")
+    ] = None,
+    best_of: Annotated[
+        int | None, typer.Option(min=1, help="Draw so many for each response, and keep the one of highest reward.")
+    ] = None,
+    reward: Annotated[str | None, typer.Option(help=f"For --best-of: {REWARD}")] = None,
+    shots: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Put demonstrations of this data file before each prompt.")
+    ] = None,
+    num_shots: Annotated[int, typer.Option(min=1, help="How many.")] = 2,
     batch_size: Annotated[int, typer.Option(min=1, help="Rows at once.")] = 32,
     chat: Annotated[bool, typer.Option("--chat", help="Put plain prompts through the chat template.")] = False,
     system: Annotated[str | None, typer.Option(help="System message of those; implies --chat.")] = None,
     precision: Annotated[Literal["fp32", "bf16"], typer.Option(help="Of the weights.")] = "fp32",
+    engine: Annotated[Literal["hf", "vllm"], typer.Option(help="What samples; vllm is an extra.")] = "hf",
 ) -> None:
     """Draw responses to prompts, in batches; the same seed draws the same text for a row however rows are batched.
 
     Stopped with Ctrl-C it goes on where it was when the same command is given again.
     """
-    import torch
     from rich.console import Console
     from rich.progress import Progress
 
     from preftree.cli.train import quiet_transformers
-    from preftree.data.prompts import as_conversation, encode_prompts, read_prompts
-    from preftree.generate.hf import hf_sampler
+    from preftree.data.prompts import as_conversation, encode_prompts, read_demonstrations, read_prompts
     from preftree.generate.job import describe_job, sample_file
     from preftree.generate.protocol import Sampling
-    from preftree.models.load import best_device, load_model, load_tokenizer
-    from preftree.reference.key import weights_digest_of_model
+    from preftree.generate.shots import STOP, demonstrations_as_conversation, with_shots
+    from preftree.models.load import load_tokenizer
     from preftree.train.signals import stop_on_signals
 
     quiet_transformers()
-    sampling = Sampling(max_new_tokens, temperature, top_p, seed)
+    stops = tuple(stop or ())
+    best = best_of_many(best_of, reward, temperature)
     tokenizer = load_tokenizer(model)
-    rows = read_prompts(prompts)
+    rows = asked = read_prompts(prompts)
     if chat or system is not None:
-        rows = as_conversation(rows, system)
-    ids = encode_prompts(tokenizer, rows)
-    dtype = torch.float32 if precision == "fp32" else torch.bfloat16
-    network = load_model(model, dtype=dtype, device=best_device())
-    job = describe_job(weights_digest_of_model(network), precision, ids, sampling, samples)
+        rows = asked = as_conversation(rows, system)
+    if shots is not None:
+        shown = read_demonstrations(shots)
+        shown = demonstrations_as_conversation(shown) if chat or system is not None else shown
+        asked = with_shots(rows, shown, num_shots, seed=seed)
+        if any(isinstance(row.text, str) for row in rows):
+            stops = tuple(dict.fromkeys((*stops, STOP)))
+    sampling = Sampling(max_new_tokens, temperature, top_p, seed, stops)
+    ids = encode_prompts(tokenizer, asked)
+    sampler, weights = load_sampler(model, engine, precision, batch_size)
+    job = describe_job(weights, precision, ids, sampling, samples, best_of=best, engine=engine)
     total = samples * len(rows)
     with Progress(console=Console(stderr=True)) as bar, stop_on_signals() as request:
         task = bar.add_task("responses", total=total)
         done = sample_file(
-            hf_sampler(network, tokenizer, batch_size=batch_size),
+            sampler,
             rows,
             ids,
             out,
@@ -66,9 +89,69 @@ def generate(
             job,
             samples=samples,
             batch_size=batch_size,
+            best_of=best,
             stop=lambda: request.signum,
             progress=lambda number: bar.update(task, completed=number),
         )
     typer.echo(f"{out}: {done} of {total} responses", err=True)
     if done < total:
         raise typer.Exit(128 + request.signum)
+    if best is not None:
+        typer.echo(describe_best_of(out), err=True)
+
+
+def best_of_many(num: int | None, reward: str | None, temperature: float) -> BestOf | None:
+    """Best-of-N as the options say it.
+
+    Raises:
+      ConfigError: one of the two is missing, all of N would be the same text, or there is no such reward.
+    """
+    from preftree.errors import ConfigError
+    from preftree.generate.job import BestOf
+    from preftree.judges.reward import load_rewards
+    from preftree.judges.rules import identify
+
+    if num is None and reward is None:
+        return None
+    if num is None or reward is None:
+        raise ConfigError("--best-of and --reward go together: how many are drawn, and what says which is the best")
+    if temperature == 0 and num > 1:
+        raise ConfigError(f"--best-of {num} needs a temperature > 0: at 0 all {num} responses are the same text")
+    return BestOf(num, load_rewards(reward), identify(reward))
+
+
+def load_sampler(
+    model: str, engine: Literal["hf", "vllm"], precision: Literal["fp32", "bf16"], batch_size: int
+) -> tuple[Sampler, str]:
+    """The engine with the model in it, and what tells its weights from others."""
+    import torch
+
+    from preftree.generate.hf import hf_sampler
+    from preftree.models.load import best_device, load_model, load_tokenizer
+    from preftree.reference.key import weights_digest_of_model
+
+    tokenizer = load_tokenizer(model)
+    if engine == "vllm":
+        from preftree.generate.vllm import folder_digest, vllm_sampler
+
+        return vllm_sampler(model, tokenizer, precision=precision), folder_digest(model)
+    dtype = torch.float32 if precision == "fp32" else torch.bfloat16
+    network = load_model(model, dtype=dtype, device=best_device())
+    return hf_sampler(network, tokenizer, batch_size=batch_size), weights_digest_of_model(network)
+
+
+def describe_best_of(out: Path) -> str:
+    """What the best of fewer would have earned, from the rewards of all that were drawn."""
+    import json
+    import math
+
+    import numpy as np
+
+    from preftree.evaluate.best_of import expected_best
+
+    with out.open(encoding="utf-8") as file:
+        rewards = [json.loads(line)["rewards"] for line in file]
+    table = expected_best(np.array(rewards)).mean(axis=0)
+    sizes = [2**power for power in range(len(table).bit_length()) if 2**power < len(table)] + [len(table)]
+    told = [f"{n}: {table[n - 1]:.4g} (KL at most {math.log(n) - (n - 1) / n:.2f})" for n in sizes]
+    return f"mean reward of the best of {', '.join(told)}"

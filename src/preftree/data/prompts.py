@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,12 +11,18 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerBase
 
 from preftree.data.encode import make_encoder
-from preftree.data.faults import RowFault
+from preftree.data.faults import RowFault, Tally, check_share
 from preftree.data.fields import Row, messages, prompt_messages, text
-from preftree.data.source import find_format, find_source, read_rows
+from preftree.data.kinds import as_kind, check_kind
+from preftree.data.source import find_format, find_source, read_records, read_rows
 from preftree.data.template import check_special, check_template, render
 from preftree.errors import DataError
-from preftree.records import Message, Provenance, Text
+from preftree.records import Demonstration, Message, Provenance, Text
+
+log = logging.getLogger("preftree")
+
+MAX_REJECTED = 0.05
+"""Share of rows with faults that a file of demonstrations may have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +76,38 @@ def _from_rows(path: str) -> list[Prompt]:
 def _prompt(row: Row) -> Text:
     value = row["prompt"]
     return text(value, "prompt") if isinstance(value, str) else prompt_messages(messages(value, "prompt"), "prompt")
+
+
+def prompt_key(prompt: Text) -> str:
+    """Equal for prompts that ask the same, as text or as what a user says in a conversation's only turn."""
+    if isinstance(prompt, str):
+        return prompt
+    turns = [turn for turn in prompt if turn.role not in ("system", "developer")]
+    if len(turns) == 1:
+        return turns[0].content
+    return json.dumps([[turn.role, turn.content] for turn in prompt], ensure_ascii=False)
+
+
+def read_demonstrations(path: str) -> list[tuple[Provenance, Demonstration]]:
+    """The answers in a data file: the chosen response of a pair, the best of a ranking, a demonstration's response.
+
+    Raises:
+      DataError: the file cannot be read, has no such answers, or too many faults.
+    """
+    source = find_source(path)
+    form = find_format(source)
+    paired = form.kind in ("preference", "ranking")
+    check_kind(path, form, "demonstration", chosen_side=paired)
+    tally = Tally()
+    found = []
+    for where, record in read_records(source, form, tally):
+        for one in as_kind(record, "demonstration", chosen_side=paired):
+            assert isinstance(one, Demonstration)
+            found.append((where, one))
+    check_share(path, tally.rows, tally.faults, tally.rejected, MAX_REJECTED)
+    if tally.num_rejected:
+        log.warning("%s: %d rows have faults and are left out (first: %s)", path, tally.num_rejected, tally.rejected[0])
+    return found
 
 
 def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]) -> list[list[int]]:

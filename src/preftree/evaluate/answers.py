@@ -14,26 +14,23 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from preftree.data.faults import RowFault, Tally, check_share
+from preftree.data.faults import RowFault
 from preftree.data.fields import messages, response_messages, text
-from preftree.data.kinds import as_kind, check_kind
-from preftree.data.prompts import Prompt, encode_prompts, read_prompts
+from preftree.data.prompts import Prompt, encode_prompts, prompt_key, read_demonstrations, read_prompts
 from preftree.data.read import SUFFIXES
-from preftree.data.source import find_format, find_source, read_records, read_rows
+from preftree.data.source import find_source, read_rows
 from preftree.errors import ConfigError, DataError
 from preftree.generate.hf import hf_sampler
 from preftree.generate.job import describe_job, sample_file
 from preftree.generate.protocol import Sampling
 from preftree.models.load import best_device, load_model, load_tokenizer
-from preftree.records import Demonstration, Text
+from preftree.records import Text
 from preftree.reference.key import weights_digest_of_model
 
 log = logging.getLogger("preftree")
 
 REFERENCE = "chosen"
 """Names the reference answers of the prompts' own file."""
-
-MAX_REJECTED = 0.05
 
 
 class Interrupted(Exception):
@@ -133,37 +130,17 @@ def read_questions(path: str, *, most: int | None, seed: int) -> list[Prompt]:
     return prompts
 
 
-def prompt_key(prompt: Text) -> str:
-    """Equal for prompts that ask the same, as text or as what a user says in a conversation's only turn."""
-    if isinstance(prompt, str):
-        return prompt
-    turns = [turn for turn in prompt if turn.role not in ("system", "developer")]
-    if len(turns) == 1:
-        return turns[0].content
-    return json.dumps([[turn.role, turn.content] for turn in prompt], ensure_ascii=False)
-
-
 def reference_answers(path: str, prompts: Sequence[Prompt]) -> Answers:
-    """The answers in a data file: the chosen response of a pair, the best of a ranking, a demonstration's response.
+    """The answers in a data file, all different ones of a prompt.
 
     Raises:
       DataError: the file has none, or not for every prompt.
     """
-    source = find_source(path)
-    form = find_format(source)
-    paired = form.kind in ("preference", "ranking")
-    check_kind(path, form, "demonstration", chosen_side=paired)
-    tally = Tally()
     found: dict[str, list[str]] = {}
-    for where, record in read_records(source, form, tally):
-        for one in as_kind(record, "demonstration", chosen_side=paired):
-            assert isinstance(one, Demonstration)
-            mine = found.setdefault(prompt_key(one.prompt), [])
-            if (said := _as_text(one.response, str(where))) not in mine:
-                mine.append(said)
-    check_share(path, tally.rows, tally.faults, tally.rejected, MAX_REJECTED)
-    if tally.num_rejected:
-        log.warning("%s: %d rows have faults and are left out (first: %s)", path, tally.num_rejected, tally.rejected[0])
+    for where, one in read_demonstrations(path):
+        mine = found.setdefault(prompt_key(one.prompt), [])
+        if (said := _as_text(one.response, str(where))) not in mine:
+            mine.append(said)
     return Answers(REFERENCE, _for_each(prompts, found, path))
 
 

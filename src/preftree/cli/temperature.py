@@ -1,0 +1,195 @@
+"""`preftree eval temperature`: win rates over sampling temperatures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from preftree.cli.frontier import REWARD
+from preftree.cli.winrate import (
+    SIDE,
+    BatchSize,
+    MaxNewTokens,
+    NumPrompts,
+    Precision,
+    Prompts,
+    Seed,
+    TopP,
+    check_world,
+    drawing,
+    warn_of_equal_draws,
+    write,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from preftree.evaluate.answers import Drawing, Side
+    from preftree.evaluate.temperature import Curves
+    from preftree.worlds.grammar import World
+
+
+def temperature(
+    models: Annotated[
+        list[str], typer.Argument(metavar="MODEL [MODEL ...]", help="Models' or runs' folders, hub ids.")
+    ],
+    baseline: Annotated[str, typer.Option(help=f"{SIDE}; or `chosen`: the answers in PROMPTS.")],
+    prompts: Prompts,
+    judge: Annotated[str, typer.Option(help=REWARD)],
+    temperatures: Annotated[str, typer.Option(help="Two or more, with commas.")] = "0,.25,.5,.75,1",
+    baseline_temperature: Annotated[float, typer.Option(min=0, help="Of a baseline that is a model.")] = 1.0,
+    samples: Annotated[int, typer.Option(min=1, help="Responses to each prompt.")] = 1,
+    num_prompts: NumPrompts = None,
+    top_p: TopP = 1.0,
+    max_new_tokens: MaxNewTokens = None,
+    seed: Seed = 0,
+    batch_size: BatchSize = 32,
+    precision: Precision = "fp32",
+    out: Annotated[Path, typer.Option(help="Where responses, figures and the page go.")] = Path("temperature"),
+) -> None:
+    """How often each model's responses are better than the baseline's, at each sampling temperature.
+
+    With 95 % intervals by prompt, the area under each curve and its drop from the best to the last temperature. In a
+    world whose responses can be enumerated, with itself as the judge and models on both sides, the figures are exact
+    and the options on samples do not count. The page is OUT/temperature.html.
+    """
+    import json
+    from dataclasses import asdict
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from preftree.evaluate.answers import find_sides, read_questions
+    from preftree.evaluate.temperature import sampled_curves
+    from preftree.generate.protocol import Sampling
+    from preftree.judges.pairwise import load_judge
+    from preftree.report.temperature import figures_table, temperature_page
+
+    judged_by = load_judge(judge)
+    values = read_temperatures(temperatures)
+    *policies, other = find_sides([*models, baseline])
+    require_models(policies)
+    asked = read_questions(prompts, most=num_prompts, seed=seed)
+    limit = check_world(judge, prompts, asked, max_new_tokens)
+    world = countable_world(judge, other, limit, top_p)
+    texts = [prompt.text for prompt in asked]
+    if world is not None:
+        curves = exactly(world, [str(text) for text in texts], values, policies, other, baseline_temperature, judge)
+    else:
+        ways = [Sampling(limit, value, top_p, seed) for value in values]
+        base_way = Sampling(limit, baseline_temperature, top_p, seed + 1)  # random numbers of its own
+        warn_of_equal_draws([policies[0], other], [ways[-1], base_way], len(asked), samples)
+
+        def draw(how: Drawing) -> list[Any]:
+            from preftree.evaluate.answers import gather
+
+            return [
+                gather(other, prompts, asked, [base_way], how)[0],
+                *(gather(side, prompts, asked, ways, how) for side in policies),
+            ]
+
+        base, *drawn = drawing(
+            draw, out, samples=samples, total=samples * len(asked), batch_size=batch_size, precision=precision
+        )
+        found = {side.name: answers for side, answers in zip(policies, drawn, strict=True)}
+        curves = sampled_curves(judged_by, texts, values, found, base, seed=seed)
+    told = {
+        "baseline": curves.baseline,
+        "baseline_temperature": baseline_temperature if other.kind == "model" else None,
+        "judge": curves.judge,
+        "exact": curves.pairs is None,
+        "prompts": curves.prompts,
+        "pairs": curves.pairs,
+        "prompts_file": prompts,
+        "temperature": [point.model_dump() for point in curves.points],
+        "temperature_figure": "win rate",
+        "robustness": [
+            asdict(one) | {"area": one.area._asdict(), "drop": one.drop._asdict()} for one in curves.robustness
+        ],
+    }
+    write(out / "temperature.json", json.dumps(told, indent=1, ensure_ascii=False) + "\n")
+    write(out / "temperature.html", temperature_page(curves))
+    heads, rows = figures_table(curves)
+    title = f"win rate against {curves.baseline}, judged by {curves.judge}; {how_known(curves)}"
+    table = Table(*heads, title=title, title_justify="left")
+    for row in rows:
+        table.add_row(*(cell.replace(" [", "\n[") for cell in row))
+    Console(markup=False, highlight=False).print(table)
+    typer.echo(f"{out / 'temperature.html'} has the curves, {out / 'temperature.json'} the figures", err=True)
+
+
+def read_temperatures(text: str) -> list[float]:
+    """Temperatures from a list with commas, rising.
+
+    Raises:
+      ConfigError: fewer than two different ones, or one is no number >= 0.
+    """
+    import math
+
+    from preftree.errors import ConfigError
+
+    try:
+        values = sorted({float(part) for part in text.split(",") if part.strip()})
+    except ValueError:
+        values = []
+    if len(values) < 2 or not all(math.isfinite(value) and value >= 0 for value in values):
+        raise ConfigError(f"--temperatures must be two or more numbers >= 0 with commas between, got {text!r}")
+    return values
+
+
+def require_models(sides: Sequence[Side]) -> None:
+    """Only a model can be sampled at another temperature.
+
+    Raises:
+      ConfigError: a side is none.
+    """
+    from preftree.errors import ConfigError
+
+    for side in sides:
+        if side.kind != "model":
+            raise ConfigError(f"{side.place} cannot be sampled at temperatures; give models, and it as the --baseline")
+
+
+def countable_world(judge: str, baseline: Side, limit: int, top_p: float) -> World | None:
+    """The world whose figures can be exact; None where samples are needed."""
+    from preftree.judges.rules import find_world
+    from preftree.worlds.grammar import MOST_OUTCOMES
+
+    world = find_world(judge)
+    if world is None or world.num_outcomes > MOST_OUTCOMES or baseline.kind != "model" or top_p < 1:
+        return None
+    return world if limit == world.max_words else None
+
+
+def exactly(
+    world: World,
+    asked: Sequence[str],
+    temperatures: Sequence[float],
+    policies: Sequence[Side],
+    baseline: Side,
+    baseline_temperature: float,
+    judge: str,
+) -> Curves:
+    """The curves without samples; one model in memory at a time."""
+    from preftree.cli.train import quiet_transformers
+    from preftree.evaluate.temperature import exact_curves, policy_table
+    from preftree.models.load import best_device, load_model, load_tokenizer
+
+    quiet_transformers()
+
+    def tables(side: Side, values: Sequence[float]) -> list[Any]:
+        model, tokenizer = load_model(side.place, device=best_device()), load_tokenizer(side.place)
+        return [policy_table(model, tokenizer, world, value) for value in values]
+
+    (base,) = tables(baseline, [baseline_temperature])
+    found = {side.name: tables(side, temperatures) for side in policies}
+    return exact_curves(world, asked, temperatures, found, (baseline.name, base), judge=judge)
+
+
+def how_known(curves: Curves) -> str:
+    """What the figures rest on."""
+    if curves.pairs is None:
+        return f"exact, {curves.prompts} prompts"
+    return f"{curves.pairs} pairs each, 95 % intervals over {curves.prompts} prompts"

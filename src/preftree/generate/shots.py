@@ -1,0 +1,98 @@
+"""Demonstrations before a prompt: what a model can do when it is shown, and not trained.
+
+Plain text:      prompt1 response1 SEPARATOR prompt2 response2 SEPARATOR prompt; a response ends where STOP begins.
+Conversations:   each demonstration is turns of its own, before the turns of the prompt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from preftree.data.prompts import Prompt, prompt_key
+from preftree.errors import ConfigError, DataError
+from preftree.records import Demonstration, Message, Provenance, Text
+
+SEPARATOR = "\n\n###\n\n"
+STOP = SEPARATOR.rstrip()
+"""What a response to plain text ends at: a model that goes on after it begins a demonstration of its own."""
+
+Shot = tuple[Provenance, Demonstration]
+
+
+def with_shots(prompts: Sequence[Prompt], shots: Sequence[Shot], num: int, *, seed: int) -> list[Prompt]:
+    """Prompts with `num` demonstrations before each, the same for all but where one asks what the prompt asks.
+
+    Args:
+      prompts: What is asked.
+      shots: Demonstrations to choose from; of those of one prompt the first counts.
+      num: How many stand before a prompt.
+      seed: Of the choice and its order.
+    Raises:
+      ConfigError: there are too few demonstrations.
+      DataError: a demonstration is plain text and the prompt a conversation, or the other way round; it holds the
+        separator, or a system message other than the prompt's.
+    """
+    different = list({prompt_key(shot.prompt): (where, shot) for where, shot in reversed(shots)}.values())[::-1]
+    order = np.random.default_rng(seed).permutation(len(different)).tolist()
+    # One more than is needed: the prompt itself may be among them.
+    chosen = [different[place] for place in order[: num + 1]]
+    keys = [prompt_key(shot.prompt) for _, shot in chosen]
+    made = []
+    for prompt in prompts:
+        asked = prompt_key(prompt.text)
+        mine = [shot for key, shot in zip(keys, chosen, strict=True) if key != asked][:num]
+        if len(mine) < num:
+            raise ConfigError(
+                f"--num-shots asks for {num} demonstrations, and there are {len(mine)} of prompts other than that of "
+                f"{prompt.where}; give more, or ask for fewer"
+            )
+        made.append(replace(prompt, text=_joined(mine, prompt)))
+    return made
+
+
+def demonstrations_as_conversation(shots: Sequence[Shot]) -> list[Shot]:
+    """Plain demonstrations as what a user says and the assistant answers; conversations as they are."""
+    return [
+        (where, replace(shot, prompt=(Message("user", shot.prompt),), response=(Message("assistant", shot.response),)))
+        if isinstance(shot.prompt, str) and isinstance(shot.response, str)
+        else (where, shot)
+        for where, shot in shots
+    ]
+
+
+def _joined(shots: Sequence[Shot], prompt: Prompt) -> Text:
+    text = prompt.text
+    for where, shot in shots:
+        if isinstance(shot.prompt, str) != isinstance(text, str):
+            kinds = ("plain text", "a conversation")
+            raise DataError(
+                f"{where} is {kinds[not isinstance(shot.prompt, str)]} and the prompt of {prompt.where} is "
+                f"{kinds[not isinstance(text, str)]}; give demonstrations of the prompts' kind, or --chat"
+            )
+    if isinstance(text, str):
+        return "".join(_plain(where, shot) + SEPARATOR for where, shot in shots) + text
+    system = tuple(turn for turn in text if _is_system(turn))
+    turns = tuple(turn for where, shot in shots for turn in _turns(where, shot, system))
+    return (*system, *turns, *(turn for turn in text if not _is_system(turn)))
+
+
+def _plain(where: Provenance, shot: Demonstration) -> str:
+    whole = f"{shot.prompt}{shot.response}"
+    if STOP in whole:
+        raise DataError(f"{where} holds {STOP!r}, which stands between demonstrations; take it out")
+    return whole
+
+
+def _turns(where: Provenance, shot: Demonstration, system: tuple[Message, ...]) -> tuple[Message, ...]:
+    assert not isinstance(shot.prompt, str) and not isinstance(shot.response, str)  # both are of one kind
+    turns = (*shot.prompt, *shot.response)
+    if (own := tuple(turn for turn in turns if _is_system(turn))) and own != system:
+        raise DataError(f"{where} has a system message that the prompts do not have; take it out, or give it to both")
+    return tuple(turn for turn in turns if not _is_system(turn))
+
+
+def _is_system(turn: Message) -> bool:
+    return turn.role in ("system", "developer")
