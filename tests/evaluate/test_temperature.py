@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from preftree.cli.main import app
 from preftree.errors import UserError
 from preftree.evaluate.answers import Answers
-from preftree.evaluate.temperature import exact_curves, policy_table, sampled_curves, sum_up
+from preftree.evaluate.temperature import exact_curves, lead, policy_table, sampled_curves, sum_up
 from preftree.generate.hf import generate
 from preftree.generate.protocol import Sampling
 from preftree.judges.pairwise import load_judge
@@ -50,6 +50,16 @@ def test_area_and_drop_by_hand() -> None:
     assert (found.area.low, found.area.high) == pytest.approx(tuple(areas), abs=0.05)
     wide = sum_up("p", [0.0, 0.5, 2.0], values, seed=0)  # the span is divided out
     assert wide.area.value == pytest.approx(((means[0] + means[1]) * 0.5 + (means[1] + means[2]) * 1.5) / 2 / 2)
+
+
+def test_a_lead_is_by_prompt() -> None:
+    """Prompts that are easy for both widen both curves' intervals, and not that of the lead."""
+    rng = np.random.default_rng(0)
+    easy = rng.uniform(0.1, 0.8, size=(40, 1)) * np.ones((1, 2))
+    better, worse = (sum_up(name, [0.0, 1.0], easy + more, seed=0) for name, more in (("a", 0.05), ("b", 0.0)))
+    assert better.area.low < worse.area.high
+    found = lead(better, worse, seed=0)
+    assert found == pytest.approx((0.05, 0.05, 0.05))
 
 
 def test_a_greedy_policy_is_one_outcome() -> None:
@@ -115,13 +125,12 @@ def test_a_world_gives_exact_figures_for_the_prompts_that_were_asked(place: Path
     assert [point["value"] for point in found["temperature"]] == pytest.approx(wanted, abs=1e-6)
     assert [point["temperature"] for point in found["temperature"]] == [0.5, 1, 0.5, 1]
     assert found["temperature"][3]["value"] == pytest.approx(0.5)  # the same policy on both sides
-    # A name that comes twice is numbered.
-    assert [one["name"] for one in found["robustness"]] == ["m0 (1)", "m1 (2)"] and found["baseline"] == "m1 (3)"
+    assert [one["name"] for one in found["robustness"]] == ["m0", "m1"] and found["baseline"] == "m1 at T 1"
     first = found["robustness"][0]
     assert first["area"]["value"] == pytest.approx((wanted[0] + wanted[1]) / 2)
     assert not (place / "out" / "responses").exists()
     page = (place / "out" / "temperature.html").read_text()
-    assert "Win rate against m1 (3)" in page and "Exact." in page and "<svg" in page
+    assert "Win rate against m1 at T 1" in page and "Exact." in page and "<svg" in page
 
 
 def test_against_reference_answers_it_samples_into_files(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

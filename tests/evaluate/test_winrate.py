@@ -16,7 +16,7 @@ from preftree.cli.main import app
 from preftree.data.faults import Tally
 from preftree.data.source import find_format, find_source, read_records
 from preftree.errors import UserError
-from preftree.evaluate.answers import Answers
+from preftree.evaluate.answers import Answers, find_sides
 from preftree.evaluate.winrate import Pair, count_wins, judge_pairs, preference_rows
 from preftree.judges.pairwise import Judge, ask, judge_by_rewards, turn
 from preftree.records import Comparison, Message, Preference, Record, Text, Verdict
@@ -268,6 +268,11 @@ def test_equal_random_numbers_are_pointed_out(place: Path, caplog: pytest.LogCap
     call(place, str(place / "m0.jsonl"), str(place / "m1.jsonl"), out="alike")
     assert "were drawn with the same random numbers (seed 0)" in caplog.text
     assert draws_of(Side("m", "model", "m"), 3, 1, Sampling(3, temperature=0.0)) is None
+
+
+def test_sides_of_one_name_are_numbered(place: Path) -> None:
+    names = [side.name for side in find_sides([str(place / "m0"), str(place / "m1"), str(place / "m0")])]
+    assert names == ["m0 (1)", "m1", "m0 (2)"]
 
 
 @pytest.mark.parametrize(

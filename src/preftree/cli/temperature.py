@@ -9,6 +9,7 @@ import typer
 
 from preftree.cli.frontier import REWARD
 from preftree.cli.winrate import (
+    FEW_PROMPTS,
     SIDE,
     BatchSize,
     MaxNewTokens,
@@ -19,6 +20,7 @@ from preftree.cli.winrate import (
     TopP,
     check_world,
     drawing,
+    few,
     warn_of_equal_draws,
     write,
 )
@@ -56,7 +58,7 @@ def temperature(
     and the options on samples do not count. The page is OUT/temperature.html.
     """
     import json
-    from dataclasses import asdict
+    from dataclasses import replace
 
     from rich.console import Console
     from rich.table import Table
@@ -69,8 +71,11 @@ def temperature(
 
     judged_by = load_judge(judge)
     values = read_temperatures(temperatures)
-    *policies, other = find_sides([*models, baseline])
+    policies = find_sides(models)
     require_models(policies)
+    (other,) = find_sides([baseline])
+    if other.kind == "model":
+        other = replace(other, name=f"{other.name} at T {baseline_temperature:g}")
     asked = read_questions(prompts, most=num_prompts, seed=seed)
     limit = check_world(judge, prompts, asked, max_new_tokens)
     world = countable_world(judge, other, limit, top_p)
@@ -90,9 +95,7 @@ def temperature(
                 *(gather(side, prompts, asked, ways, how) for side in policies),
             ]
 
-        base, *drawn = drawing(
-            draw, out, samples=samples, total=samples * len(asked), batch_size=batch_size, precision=precision
-        )
+        base, *drawn = drawing(draw, out, samples=samples, batch_size=batch_size, precision=precision)
         found = {side.name: answers for side, answers in zip(policies, drawn, strict=True)}
         curves = sampled_curves(judged_by, texts, values, found, base, seed=seed)
     told = {
@@ -106,17 +109,22 @@ def temperature(
         "temperature": [point.model_dump() for point in curves.points],
         "temperature_figure": "win rate",
         "robustness": [
-            asdict(one) | {"area": one.area._asdict(), "drop": one.drop._asdict()} for one in curves.robustness
+            {"name": one.name, "area": one.area._asdict(), "best_at": one.best_at, "drop": one.drop._asdict()}
+            for one in curves.robustness
         ],
     }
     write(out / "temperature.json", json.dumps(told, indent=1, ensure_ascii=False) + "\n")
     write(out / "temperature.html", temperature_page(curves))
     heads, rows = figures_table(curves)
     title = f"win rate against {curves.baseline}, judged by {curves.judge}; {how_known(curves)}"
-    table = Table(*heads, title=title, title_justify="left")
+    table = Table(title=title, title_justify="left")
+    for head in heads:
+        table.add_column(head, overflow="fold")
     for row in rows:
         table.add_row(*(cell.replace(" [", "\n[") for cell in row))
     Console(markup=False, highlight=False).print(table)
+    if curves.pairs is not None and curves.prompts < FEW_PROMPTS:
+        typer.echo(few(curves.prompts), err=True)
     typer.echo(f"{out / 'temperature.html'} has the curves, {out / 'temperature.json'} the figures", err=True)
 
 

@@ -32,6 +32,8 @@ Seed = Annotated[int, typer.Option(min=0, help="Of the random numbers, and of th
 BatchSize = Annotated[int, typer.Option(min=1, help="Responses at once.")]
 Precision = Annotated[Literal["fp32", "bf16"], typer.Option(help="Of the weights.")]
 DEFAULT_NEW_TOKENS = 256
+FEW_PROMPTS = 20
+"""With fewer a bootstrap over prompts is too narrow."""
 
 
 def winrate(
@@ -74,9 +76,7 @@ def winrate(
     def draw(how: Drawing) -> list[Any]:
         return [gather(side, prompts, asked, [way], how)[0] for side, way in zip(sides, ways, strict=True)]
 
-    first, second = drawing(
-        draw, out, samples=samples, total=samples * len(asked), batch_size=batch_size, precision=precision
-    )
+    first, second = drawing(draw, out, samples=samples, batch_size=batch_size, precision=precision)
     texts = [prompt.text for prompt in asked]
     pairs = judge_pairs(judged_by, texts, first, second)
     found = count_wins(judged_by, first, second, pairs, seed=seed)
@@ -92,6 +92,8 @@ def winrate(
     write(out / "verdicts.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     write(out / "winrate.json", json.dumps(told, indent=1, ensure_ascii=False) + "\n")
     Console(markup=False, highlight=False, soft_wrap=True).print(describe(found))
+    if found.prompts < FEW_PROMPTS:
+        typer.echo(few(found.prompts), err=True)
     typer.echo(f"{out / 'winrate.json'} has the figures, {out / 'verdicts.jsonl'} the verdicts", err=True)
 
 
@@ -133,7 +135,7 @@ def warn_of_equal_draws(sides: Sequence[Any], ways: Sequence[Any], num_prompts: 
 
 
 def drawing(
-    work: Callable[[Drawing], list[Any]], out: Path, *, samples: int, total: int, batch_size: int, precision: str
+    work: Callable[[Drawing], list[Any]], out: Path, *, samples: int, batch_size: int, precision: str
 ) -> list[Any]:
     """Do what draws responses, with a bar for each file and an end at Ctrl-C."""
     from rich.console import Console
@@ -147,7 +149,7 @@ def drawing(
     with Progress(console=Console(stderr=True)) as bar, stop_on_signals() as request:
         tasks: dict[str, Any] = {}
 
-        def show(name: str, rows: int) -> None:
+        def show(name: str, rows: int, total: int) -> None:
             if name not in tasks:
                 tasks[name] = bar.add_task(name, total=total)
             bar.update(tasks[name], completed=rows)
@@ -203,6 +205,11 @@ def describe(found: WinRate) -> Any:
         if share is not None and share < 1:
             table.add_row("cut", f"{1 - share:.1%} of the responses of {name}, at the limit of their tokens")
     return table
+
+
+def few(num: int) -> str:
+    """A word on intervals over few prompts."""
+    return f"warning: {num} prompts are few: intervals over fewer than {FEW_PROMPTS} are too narrow"
 
 
 def agreed(found: WinRate) -> str:

@@ -73,11 +73,11 @@ class Drawing:
 
     Attributes:
       folder: Where the files go; one that is there already is used again.
-      samples: Responses to each prompt.
+      samples: Responses to each prompt; at temperature 0 one, since all would be the same.
       batch_size: Responses at once.
       precision: Of the weights: fp32 or bf16.
       stop: A signal's number ends the work between two blocks.
-      progress: Told the name of a file and how many of its rows are there.
+      progress: Told the name of a file, how many of its rows are there, and how many it will have.
     """
 
     folder: Path
@@ -85,7 +85,7 @@ class Drawing:
     batch_size: int = 32
     precision: str = "fp32"
     stop: Callable[[], int] = lambda: 0
-    progress: Callable[[str, int], None] = lambda name, rows: None
+    progress: Callable[[str, int, int], None] = lambda name, rows, total: None
 
 
 def find_sides(words: Sequence[str]) -> list[Side]:
@@ -96,9 +96,10 @@ def find_sides(words: Sequence[str]) -> list[Side]:
     """
     sides = [_find_side(word) for word in words]
     names = [side.name for side in sides]
-    if len(set(names)) == len(names):
-        return sides
-    return [replace(side, name=f"{side.name} ({number})") for number, side in enumerate(sides, 1)]
+    return [
+        replace(side, name=f"{side.name} ({names[: at + 1].count(side.name)})") if names.count(side.name) > 1 else side
+        for at, side in enumerate(sides)
+    ]
 
 
 def _find_side(word: str) -> Side:
@@ -188,7 +189,9 @@ def draw_answers(side: Side, prompts: Sequence[Prompt], samplings: Sequence[Samp
     sampler = hf_sampler(model, tokenizer, batch_size=how.batch_size)
     drawn = []
     for sampling in samplings:
-        job = describe_job(weights, how.precision, ids, sampling, how.samples)
+        samples = how.samples if sampling.temperature else 1
+        total = samples * len(prompts)
+        job = describe_job(weights, how.precision, ids, sampling, samples)
         digest = hashlib.sha256(json.dumps(job, sort_keys=True).encode()).hexdigest()[:8]
         name = re.sub(r"[^\w.-]+", "_", side.name)
         out = how.folder / f"{name}-t{sampling.temperature:g}-{digest}.jsonl"
@@ -199,12 +202,12 @@ def draw_answers(side: Side, prompts: Sequence[Prompt], samplings: Sequence[Samp
             out,
             sampling,
             job,
-            samples=how.samples,
+            samples=samples,
             batch_size=how.batch_size,
             stop=how.stop,
-            progress=lambda rows, name=out.name: how.progress(name, rows),
+            progress=lambda rows, name=out.name, total=total: how.progress(name, rows, total),
         )
-        if done < how.samples * len(prompts):
+        if done < total:
             raise Interrupted
         drawn.append(read_answers(Side(side.name, "file", str(out)), prompts))
     return drawn

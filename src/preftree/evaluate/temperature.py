@@ -17,7 +17,7 @@ from preftree.generate.hf import generate
 from preftree.generate.protocol import Sampling
 from preftree.judges.pairwise import Judge
 from preftree.records import Text
-from preftree.stats import Estimate, resampled_means, share_interval
+from preftree.stats import Estimate, bootstrap, resampled_means, share_interval
 from preftree.worlds.exact import Table, win_rate
 from preftree.worlds.grammar import World, rewards
 from preftree.worlds.walk import outcome_logps
@@ -33,12 +33,14 @@ class Robustness:
       best_at: The temperature of its highest point.
       drop: Its highest point less its last one, >= 0. Noise makes it larger on average, for the highest of several
         noisy figures is chosen.
+      areas: The area of each prompt's own curve, by which two policies are compared; empty where rates are exact.
     """
 
     name: str
     area: Estimate
     best_at: float
     drop: Estimate
+    areas: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,12 +162,22 @@ def sum_up(name: str, temperatures: Sequence[float], values: Float[np.ndarray, "
     means = values.mean(axis=0)
     again = resampled_means(values, seed=seed)
     low, high = np.quantile(again.max(axis=1) - again[:, -1], [0.025, 0.975])
+    areas = np.clip(_areas(temperatures, values), 0, 1)
     return Robustness(
         name,
-        share_interval(np.clip(_areas(temperatures, values), 0, 1), seed=seed),
+        share_interval(areas, seed=seed),
         temperatures[int(means.argmax())],
         Estimate(float(means.max() - means[-1]), float(low), float(high)),
+        tuple(areas.tolist()),
     )
+
+
+def lead(one: Robustness, other: Robustness, *, seed: int) -> Estimate:
+    """By how much the area of one curve is larger than that of another, with a 95 % interval over their prompts."""
+    gap = one.area.value - other.area.value
+    if not one.areas:
+        return Estimate(gap, gap, gap)
+    return bootstrap(np.array(one.areas) - np.array(other.areas), seed=seed)
 
 
 def _areas(temperatures: Sequence[float], values: Float[np.ndarray, "X T"]) -> Float[np.ndarray, " X"]:

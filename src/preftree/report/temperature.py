@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from preftree.evaluate.temperature import Curves, Robustness
+from preftree.evaluate.temperature import Curves, Robustness, lead
 from preftree.report.charts import Level, draw
 from preftree.report.frontier import temperature_chart
 from preftree.report.page import Page, render
 from preftree.report.scale import percent, write
-from preftree.report.words import Outcome
+from preftree.report.words import Outcome, in_words
 from preftree.stats import Estimate
 
 
@@ -36,15 +36,17 @@ def temperature_page(curves: Curves) -> str:
 
 
 def figures_table(curves: Curves) -> tuple[list[str], list[list[str]]]:
-    """Heads and rows: the win rate of each policy at each temperature, its mean over them, and its drop."""
+    """Heads and rows, a column a policy: the win rate at each temperature, the mean over them, and the drop."""
     temperatures = list(dict.fromkeys(point.temperature for point in curves.points))
-    heads = ["policy", *(f"T {write(value)}" for value in temperatures), "area", "best at", "drop"]
     rows = []
-    for one in curves.robustness:
-        mine = [point for point in curves.points if point.name == one.name]
+    for value in temperatures:
+        mine = [point for point in curves.points if point.temperature == value]
         rates = [with_ends(Estimate(p.value, _or(p.low, p.value), _or(p.high, p.value))) for p in mine]
-        rows.append([one.name, *rates, with_ends(one.area), write(one.best_at), with_ends(one.drop)])
-    return heads, rows
+        rows.append([f"T {write(value)}", *rates])
+    rows.append(["area", *(with_ends(one.area) for one in curves.robustness)])
+    rows.append(["best at", *(f"T {write(one.best_at)}" for one in curves.robustness)])
+    rows.append(["drop", *(with_ends(one.drop) for one in curves.robustness)])
+    return ["", *(one.name for one in curves.robustness)], rows
 
 
 def judge_curves(curves: Curves) -> Outcome:
@@ -52,16 +54,21 @@ def judge_curves(curves: Curves) -> Outcome:
     ranked = sorted(curves.robustness, key=lambda one: -one.area.value)
     best, others = ranked[0], ranked[1:]
     sentence = f"{best.name} wins {_share(best)} on average over the temperatures"
-    lost = f"and loses {percent(best.drop.value)} from its best, at T {write(best.best_at)}, to the last."
+    last = curves.points[-1].temperature
+    lost = f"Its win rate falls by {best.drop.value:.3f} from its best, at T {write(best.best_at)}, to T {write(last)}."
+    if best.best_at == last:
+        lost = f"Its win rate is at its best at the last, T {write(last)}."
     if not others:
         answer = "yes" if best.area.low > 0.5 else "no" if best.area.high < 0.5 else "unclear"
         word = {"yes": "Yes", "no": "No", "unclear": "Too close to call"}[answer]
-        return Outcome(answer, word, f"{sentence}, {lost}", "", f"Does it beat {curves.baseline}?")
+        return Outcome(answer, word, f"{sentence}. {lost}", "", f"Does it beat {curves.baseline}?")
     question = "Which does best over temperatures?"
-    close = [one.name for one in others if one.area.high >= best.area.low]
-    told = f"{sentence}; next is {others[0].name} with {_share(others[0])}. It {lost.removeprefix('and ')}"
+    leads = {one.name: lead(best, one, seed=0) for one in others}
+    close = [name for name, found in leads.items() if found.low <= 0]
+    told = f"{sentence}; next is {others[0].name} with {_share(others[0])}. {lost}"
     if close:
-        return Outcome("unclear", "Too close to call", told, "Their intervals overlap.", question)
+        caveat = f"Its lead over {in_words(close)} is within chance: {with_ends(leads[close[0]])}, by prompt."
+        return Outcome("unclear", "Too close to call", told, caveat, question)
     return Outcome("yes", best.name, told, "", question)
 
 
