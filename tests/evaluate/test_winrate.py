@@ -19,10 +19,14 @@ from preftree.errors import UserError
 from preftree.evaluate.answers import Answers, find_sides
 from preftree.evaluate.winrate import Pair, count_wins, judge_pairs, preference_rows
 from preftree.judges.pairwise import Judge, ask, judge_by_rewards, turn
+from preftree.judges.reward import load_rewards
 from preftree.records import Comparison, Message, Preference, Record, Text, Verdict
 from preftree.stats import wilson
 from preftree.worlds.grammar import reward
 from preftree.worlds.sentiment import WORLDS, build_model, build_tokenizer
+from support.rewards import reward_model
+from support.small_runs import make_model
+from support.tokenizers import plain_tokenizer
 
 TINY = WORLDS["tiny"]
 
@@ -299,3 +303,19 @@ def test_what_makes_no_sense_is_one_sentence(place: Path, words: list[str], said
     done = CliRunner().invoke(app, ["eval", "winrate", *given, *(word.format(place) for word in words)])
     assert isinstance(done.exception, UserError), done.output
     assert re.search(said, str(done.exception)), done.exception
+
+
+def test_a_reward_model_judges(place: Path) -> None:
+    folder = place / "judge"
+    make_model(place / "base")
+    reward_model(place / "base").save_pretrained(folder)
+    plain_tokenizer().save_pretrained(folder)
+    rows = [{"prompt": prompt, "response": text} for prompt in TINY.prompts for text in ("good plot", "bad", "")]
+    (place / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (place / "theirs.jsonl").write_text("".join(json.dumps(row | {"response": "the movie"}) + "\n" for row in rows))
+    found = call(place, str(place / "mine.jsonl"), str(place / "theirs.jsonl"), "--judge", str(folder), out="rm")
+    rewards = load_rewards(str(folder))
+    values = rewards([row["prompt"] for row in rows], [row["response"] for row in rows])
+    others = rewards([row["prompt"] for row in rows], ["the movie"] * len(rows))
+    assert 0 < found["rate"]["value"] == pytest.approx(np.mean((1 + np.sign(values - others)) / 2))
+    assert found["judge"].startswith(f"{folder} ")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from preftree.cli.frontier import REWARD
+from preftree.cli.winrate import JUDGE
 
 if TYPE_CHECKING:
     from preftree.generate.job import BestOf
@@ -34,7 +34,7 @@ def generate(
     best_of: Annotated[
         int | None, typer.Option(min=1, help="Draw so many for each response, and keep the one of highest reward.")
     ] = None,
-    reward: Annotated[str | None, typer.Option(help=f"For --best-of: {REWARD}")] = None,
+    reward: Annotated[str | None, typer.Option(help=f"For --best-of: {JUDGE}")] = None,
     shots: Annotated[
         str | None, typer.Option(metavar="FILE", help="Put demonstrations of this data file before each prompt.")
     ] = None,
@@ -108,8 +108,7 @@ def best_of_many(num: int | None, reward: str | None, temperature: float) -> Bes
     """
     from preftree.errors import ConfigError
     from preftree.generate.job import BestOf
-    from preftree.judges.reward import load_rewards
-    from preftree.judges.rules import identify
+    from preftree.judges.reward import load_rewards, name_rewards
 
     if num is None and reward is None:
         return None
@@ -117,7 +116,7 @@ def best_of_many(num: int | None, reward: str | None, temperature: float) -> Bes
         raise ConfigError("--best-of and --reward go together: how many are drawn, and what says which is the best")
     if temperature == 0 and num > 1:
         raise ConfigError(f"--best-of {num} needs a temperature > 0: at 0 all {num} responses are the same text")
-    return BestOf(num, load_rewards(reward), identify(reward))
+    return BestOf(num, load_rewards(reward), name_rewards(reward))
 
 
 def load_sampler(

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from preftree.cli.frontier import REWARD
 from preftree.cli.winrate import (
     FEW_PROMPTS,
+    JUDGE,
     SIDE,
     BatchSize,
     MaxNewTokens,
@@ -39,7 +39,7 @@ def temperature(
     ],
     baseline: Annotated[str, typer.Option(help=f"{SIDE}; or `chosen`: the answers in PROMPTS.")],
     prompts: Prompts,
-    judge: Annotated[str, typer.Option(help=REWARD)],
+    judge: Annotated[str, typer.Option(help=JUDGE)],
     temperatures: Annotated[str, typer.Option(help="Two or more, with commas.")] = "0,.25,.5,.75,1",
     baseline_temperature: Annotated[float, typer.Option(min=0, help="Of a baseline that is a model.")] = 1.0,
     samples: Annotated[int, typer.Option(min=1, help="Responses to each prompt.")] = 1,

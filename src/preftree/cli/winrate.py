@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from preftree.evaluate.answers import Drawing
     from preftree.evaluate.winrate import WinRate
 
+JUDGE = f"A reward model's folder, {REWARD}"
 SIDE = "A model's or a run's folder, a hub id, or a file that `preftree generate` wrote"
 Prompts = Annotated[str, typer.Option(help="A data file with a `prompt` in each row, or a .txt file.")]
 NumPrompts = Annotated[
@@ -40,7 +41,7 @@ def winrate(
     a: Annotated[str, typer.Argument(metavar="A", help=f"{SIDE}.")],
     b: Annotated[str, typer.Argument(metavar="B", help=f"{SIDE}; or `chosen`: the answers in PROMPTS.")],
     prompts: Prompts,
-    judge: Annotated[str, typer.Option(help=REWARD)],
+    judge: Annotated[str, typer.Option(help=JUDGE)],
     samples: Annotated[int, typer.Option(min=1, help="Responses to each prompt.")] = 1,
     num_prompts: NumPrompts = None,
     temperature: Annotated[float, typer.Option(min=0, help="0 takes the most likely token.")] = 1.0,

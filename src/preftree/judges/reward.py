@@ -10,12 +10,22 @@ import torch
 from jaxtyping import Float
 
 from preftree.data.kinds import plain_text
-from preftree.judges.model import RewardModel, find_reward_model
-from preftree.judges.rules import load_reward
+from preftree.judges.model import RewardModel, find_reward_model, model_digest
+from preftree.judges.rules import identify, load_reward
 from preftree.records import Text
 
 Rewards: TypeAlias = Callable[[Sequence[Text], Sequence[str]], Float[np.ndarray, " N"]]
 """(prompts, responses) -> rewards; prompts as their file has them, responses as text without special tokens."""
+
+
+def name_rewards(spec: str) -> str:
+    """The name of rewards with a digest of what they are: a reward model's weights, or the file of a function.
+
+    Raises:
+      ConfigError: `rm:` is followed by no folder of a model.
+    """
+    folder = find_reward_model(spec)
+    return identify(spec) if folder is None else f"{spec} {model_digest(folder)}"
 
 
 def load_rewards(spec: str, *, device: torch.device | str | None = None) -> Rewards:
