@@ -56,6 +56,7 @@ OTHER_NAMES: dict[str, str] = {
     "activation_checkpointing": "gradient_checkpointing",
     "reference_free": "loss (a loss that needs no reference)",
     "data_seed": "seed",
+    "torch_compile": "compile",
     "use_peft": "lora (lora.r=16, say)",
     "lora_r": "lora.r",
     "lora_rank": "lora.r",

@@ -153,6 +153,8 @@ class Machine(Strict):
       seed: Of the data order and of every random number.
       precision: `fp32`, or `bf16` for bfloat16 autocast; the weights and the optimiser stay fp32 either way.
       gradient_checkpointing: Recompute activations in the backward pass: less memory, about a third more time.
+      compile: Fuse what stands between the matrix products of a layer (torch.compile): faster steps and less memory, a
+        minute or more at the start; on a CPU it needs a C++ compiler.
       threads: CPU threads; null takes what PyTorch chose and pins that for the run and its resumptions.
       cache: Folder of tokenised data and reference tables; null is $PREFTREE_CACHE, or ~/.cache/preftree.
     """
@@ -160,6 +162,7 @@ class Machine(Strict):
     seed: int = Field(default=0, ge=0, lt=2**63)
     precision: Literal["fp32", "bf16"] = "fp32"
     gradient_checkpointing: bool = False
+    compile: bool = False
     threads: PositiveInt | None = None
     cache: Place | None = None
 

@@ -95,18 +95,20 @@ def tree_attention(
     return out.transpose(1, 2), None
 
 
-AttentionInterface.register(IMPLEMENTATION, tree_attention)
+# A compiled layer calls it as it is: branches differ from batch to batch, and the fused kernel is compiled by itself.
+AttentionInterface.register(IMPLEMENTATION, torch.compiler.disable(tree_attention))
 
 
 @contextmanager
 def plain_attention(model: PreTrainedModel) -> Iterator[None]:
-    """Let `model` attend as transformers wrote it (for generation, and for checks) while the context lasts."""
+    """Let `model` run as transformers wrote it (for generation, and for checks) while the context lasts."""
     before = model.config._attn_implementation
     if before == IMPLEMENTATION:
         # Capped scores and sinks have no fused form in transformers.
         model.set_attn_implementation("sdpa" if getattr(model, "_supports_sdpa", False) else "eager")
     try:
-        yield
+        with torch.compiler.set_stance("force_eager"):
+            yield
     finally:
         if before == IMPLEMENTATION:
             model.set_attn_implementation(before)

@@ -60,6 +60,7 @@ class Scorer(nn.Module):
         else:
             _log.warning("%s: %s; prompts are computed once per response.", type(model).__name__, reason)
         self._limit = position_limit(model)
+        self._compiled = False
 
     def check_head(self) -> None:
         """Refuse a model that has no head to score with.
@@ -84,7 +85,7 @@ class Scorer(nn.Module):
         """Everything about this scorer, weights aside, that can move a log-prob."""
         mode = f"{self.device.type}/{str(self.model.dtype).removeprefix('torch.')}/{self.precision}/{self.attention}"
         stored = quantization_of(self.model)
-        return f"{mode}/{stored}" if stored else mode
+        return "/".join([mode, *([stored] if stored else []), *(["compiled"] if self._compiled else [])])
 
     def checkpoint_gradients(self) -> None:
         """Keep only each layer's input for the backward and compute the rest again: less memory, a third more time."""
@@ -97,6 +98,22 @@ class Scorer(nn.Module):
         # transformers checkpoints in training mode only; the layers alone are told so, since dropout is off everywhere.
         for layer in layers:
             layer.training = True
+
+    def compile_layers(self) -> None:
+        """Fuse what stands between a layer's matrix products: less time and memory, for a slow first step.
+
+        Attention is left as it is. Sums within a fused kernel run in another order, so a compiled scorer has a numeric
+        mode of its own.
+
+        Raises:
+          ModelError: the model's layers are not transformers' own, so that they cannot be told from the rest.
+        """
+        layers = [module for module in self.model.modules() if isinstance(module, GradientCheckpointingLayer)]
+        if not layers:
+            raise ModelError(f"{type(self.model).__name__} has no layers that can be compiled; leave compile out")
+        for layer in layers:
+            layer.compile(dynamic=True)
+        self._compiled = True
 
     def lay_out(self, groups: Sequence[Sequence[TokenSequence]]) -> TreeBatch:
         """One tree a group (one a sequence where beginnings cannot be shared), on the scorer's device."""

@@ -142,7 +142,7 @@ def _load_reference(run: Run, config: RunConfig, world: Ranks) -> Scorer:
       DataError: the folder holds other weights now.
     """
     place = start_place(config)
-    scorer, now = load_frozen(place, config, world)
+    scorer, now = load_frozen(place, config.model_copy(update={"compile": False}), world)
     known = run.summary.get("trajectory", {})
     before = known.get("weights of the reference", known.get("weights of the model"))
     if find_adapter(config.model) is None and before not in (None, now):  # a merged adapter has a digest of its own

@@ -123,6 +123,7 @@ def trajectory(setup: Setup[C], recipe: Mapping[str, object]) -> dict[str, objec
         "seed": config.seed,
         "batch_size": config.batch_size,
         "precision": config.precision,
+        **({"compile": True} if config.compile else {}),
         "optimizer": config.optimizer,
         "lr": config.lr,
         "weight_decay": config.weight_decay,

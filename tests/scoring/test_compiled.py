@@ -1,0 +1,62 @@
+"""Compiled layers: the same function, its rounding aside, and the same for every packing."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from preftree.errors import ModelError
+from preftree.scoring.forward import Scorer
+from preftree.train.dpo import run_dpo
+from support.models import random_sequences, tiny
+from support.small_runs import dpo_config, make_model, make_pairs, rows_of
+
+pytestmark = pytest.mark.slow  # the compiler takes a minute
+
+GROUPS = [
+    random_sequences(np.random.default_rng(seed), responses=3, prompt=prompt)
+    for seed, prompt in enumerate((5, 12, 40, 33))
+]
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "gemma2"])
+@pytest.mark.filterwarnings("ignore")  # of the compiler, about its own insides
+def test_it_is_the_same_function(name: str) -> None:
+    plain, fused = Scorer(tiny(name)), Scorer(tiny(name))
+    fused.compile_layers()
+    assert fused.numeric_mode == f"{plain.numeric_mode}/compiled"
+    batch = plain.lay_out(GROUPS)
+    expected, found = plain(batch), fused(batch)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    assert not torch.equal(found, expected), "nothing was fused"
+    expected.sum().backward()
+    found.sum().backward()
+    for (what, one), other in zip(plain.named_parameters(), fused.parameters(), strict=True):
+        torch.testing.assert_close(other.grad, one.grad, rtol=1e-4, atol=1e-4, msg=what)
+    with torch.no_grad():
+        alone = torch.cat([fused(fused.lay_out([group])) for group in GROUPS])
+        assert torch.equal(fused(batch), found)
+        assert torch.equal(alone, found)
+
+
+def test_a_model_whose_layers_are_not_known_is_refused() -> None:
+    scorer = Scorer(tiny("llama"))
+    scorer.model.model.layers = torch.nn.ModuleList()
+    with pytest.raises(ModelError, match="no layers that can be compiled; leave compile out"):
+        scorer.compile_layers()
+
+
+@pytest.mark.filterwarnings("ignore")  # as above
+def test_a_run_starts_at_its_reference_and_goes_the_same_way(tmp_path: Path) -> None:
+    make_model(tmp_path / "model")
+    make_pairs(tmp_path / "pairs.jsonl", 40)
+    for out, more in (("plain", ()), ("fused", ("compile=true",))):
+        run_dpo(dpo_config(tmp_path, out, "max_steps=3", "lr=1e-3", *more))
+    plain, fused = (rows_of(tmp_path / out) for out in ("plain", "fused"))
+    assert fused[0]["loss"] == plain[0]["loss"] == pytest.approx(math.log(2), abs=1e-6)
+    assert [row["loss"] for row in fused] == pytest.approx([row["loss"] for row in plain], abs=1e-5)
+    assert fused[-1]["loss"] != plain[-1]["loss"]
