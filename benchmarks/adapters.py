@@ -11,18 +11,16 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
-import resource
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from step import BETA, PROFILES, SIZES, prepare, trl_trainer
+from common import PROFILES, SIZES, now, peak_mib, prepare, ready, trl_trainer
 
 LR = 1e-5
 TURNS = ("full", "lora", "lora-nf4", "lora-int8", "trl-lora")
@@ -79,60 +77,31 @@ def report(results: dict[str, list[dict[str, Any]]], options: argparse.Namespace
     print(json.dumps(figures, indent=1))
 
 
-def peak_mib() -> float:
-    """The most memory of this process: on the GPU where there is one, else resident."""
-    import torch
-
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
 def ours(options: argparse.Namespace) -> dict[str, Any]:
-    import torch
-
     from preftree.config.adapter import LoraOptions
-    from preftree.data.tokenize import tokenize_file
     from preftree.distributed.world import open_world
-    from preftree.losses import bind
-    from preftree.models.adapters import adapter_off, add_adapter, trained_parameters
-    from preftree.models.load import load_base, load_tokenizer
-    from preftree.reference.build import build_reference
-    from preftree.reference.key import table_key, weights_digest
-    from preftree.reference.store import ReferenceTable
-    from preftree.scoring.forward import Scorer
-    from preftree.train.dpo import pair_task
-    from preftree.train.step import take_step
+    from preftree.models.adapters import add_adapter
 
-    folder = options.folder
-    store, _ = tokenize_file(
-        str(folder / "pairs.jsonl"), load_tokenizer(folder / "model"), kind="preference", cache_dir=folder / "cache"
-    )
-    with open_world() as world:
-        _, _, quantize = options.turn.partition("-")
-        model = load_base(folder / "model", quantize=quantize or None, device=world.device)  # pyright: ignore[reportArgumentType]
+    _, _, quantize = options.turn.partition("-")
+
+    def adapt(model: Any) -> None:
         if options.turn != "full":
             add_adapter(model, LoraOptions(r=options.rank).filled(), seed=0)
-        scorer = Scorer(model, precision=options.precision)
-        key = table_key(weights_digest(folder / "model", memo=folder / "cache"), scorer.numeric_mode)
-        table = ReferenceTable.open(folder / "cache", key)
-        with adapter_off(model):
-            build_reference(table, scorer, [store[index].sequences for index in range(len(store))], budget=8192)
-        task = pair_task(store, bind("dpo", {"beta": BETA}), table)
-        parameters = trained_parameters(model)
-        optimizer = torch.optim.AdamW(parameters.values(), lr=LR, weight_decay=0.0, fused=True)
-        batches = np.arange(len(store)).reshape(-1, options.batch)
+
+    with open_world() as world:
+        bench = ready(options, world, lr=LR, adapt=adapt, quantize=quantize or None)
+        batches = np.arange(len(bench.store)).reshape(-1, options.batch)
         losses, seconds = [], []
         for rows in [batches[0], *batches]:
-            began = time.perf_counter()
-            result = take_step(task, rows, scorer, optimizer, budget=8192, max_grad_norm=1.0, world=world)
-            seconds.append(time.perf_counter() - began)
+            began = now()
+            result = bench.step(rows)
+            seconds.append(now() - began)
             losses.append(float(result.columns["loss"].mean()))
     return {
         "seconds_per_step": statistics.mean(seconds[1:]),  # the first one warms up
         "losses": losses,
         "peak_mib": peak_mib(),
-        "trained": sum(value.numel() for value in parameters.values()),
+        "trained": sum(value.numel() for value in bench.scorer.parameters() if value.requires_grad),
     }
 
 
