@@ -63,7 +63,7 @@ def reward(words: Words = None) -> None:
 
     Options: model data eval_data eval_every out loss lora quantize lr optimizer weight_decay max_grad_norm
     schedule warmup_steps batch_size micro_batch_tokens epochs max_steps max_length max_prompt_length
-    max_response_length truncation seed precision gradient_checkpointing threads cache resume save_every
+    max_response_length truncation seed precision gradient_checkpointing compile threads cache resume save_every
     keep_checkpoints snapshots
     """
     from preftree.config.load import load_config

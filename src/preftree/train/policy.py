@@ -129,7 +129,7 @@ def load_policy(config: RunConfig, world: World) -> Policy:
         else:
             lora = _options_of(lora, incoming, model)
     remove_dropout(model)
-    return Policy(_scorer(model, config), weights, base, base_weights, lora, incoming, merged)
+    return Policy(Scorer(model.eval(), precision=config.precision), weights, base, base_weights, lora, incoming, merged)
 
 
 def find_reference(config: DpoConfig, policy: Policy, tokenizer: PreTrainedTokenizerBase, world: World) -> Reference:
@@ -195,14 +195,10 @@ def load_frozen(name: str, config: RunConfig, world: World) -> tuple[Scorer, str
         attach_adapter(model, adapter)
         remove_dropout(model)
         weights = _digest_adapted(weights, adapter, config, merged=False)
-    return _scorer(model, config), weights
-
-
-def _scorer(model: PreTrainedModel, config: RunConfig) -> Scorer:
     scorer = Scorer(model.eval(), precision=config.precision)
     if config.compile:
         scorer.compile_layers()
-    return scorer
+    return scorer, weights
 
 
 def start_place(config: RunConfig) -> str:

@@ -85,6 +85,8 @@ def prepare(
     config = config.model_copy(update={"lora": policy.lora})
     if config.gradient_checkpointing:
         policy.scorer.checkpoint_gradients()
+    if config.compile:
+        policy.scorer.compile_layers()
     data = open_data(config, tokenizer, world)
     steps = num_steps(config, len(data.train.rows))
     return Setup(config, world, start, policy, tokenizer, data, steps, _warmup(config, start, steps))
