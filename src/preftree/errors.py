@@ -33,5 +33,9 @@ class TrainingError(UserError):
     """A run cannot go on: a non-finite loss, or a gate at the start that did not hold."""
 
 
+class HalfwayError(TrainingError):
+    """A step broke off after some of its updates: the weights are those of no step, and must not be saved."""
+
+
 class JudgeError(UserError):
     """A reward or a judge failed, or answered with what is no reward."""

@@ -29,6 +29,8 @@ app.add_typer(data.app, name="data", help="Look at data files and convert them."
 app.command("sft", context_settings=train.OPEN)(train.sft)
 app.command("dpo", context_settings=train.OPEN)(train.dpo)
 app.command("reward", context_settings=train.OPEN)(train.reward)
+app.command("ppo", context_settings=train.OPEN)(train.ppo)
+app.command("rloo", context_settings=train.OPEN)(train.rloo)
 app.command("sweep", context_settings=train.OPEN)(sweep.sweep)
 app.add_typer(ref.app, name="ref", help="Reference log-probs, computed once.")
 app.command("generate")(generate.generate)

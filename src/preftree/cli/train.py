@@ -1,4 +1,4 @@
-"""`preftree sft`, `preftree dpo` and `preftree reward`: a configuration file, options as key=value, or both."""
+"""`preftree sft`, `dpo`, `reward`, `ppo` and `rloo`: a configuration file, options as key=value, or both."""
 
 from __future__ import annotations
 
@@ -74,6 +74,45 @@ def reward(words: Words = None) -> None:
 
     quiet_transformers()
     _end(run_reward(config).signum, config.out)
+
+
+def ppo(words: Words = None) -> None:
+    """Optimise a policy for a reward: preftree ppo model=MODEL data=PROMPTS reward=REWARD out=RUN [key=value ...]
+
+    Options: model data eval_data eval_every out reward reference lora quantize samples_per_prompt batch_size
+    minibatch_size ppo_epochs temperature max_new_tokens generation_batch normalize_rewards clip_rewards
+    missing_eos_penalty kl_coef kl_target kl_horizon kl_estimator clip entropy_coef max_approx_kl gamma lam vf_coef
+    clip_value critic critic_lr whiten_advantages lr optimizer weight_decay max_grad_norm schedule warmup_steps
+    micro_batch_tokens epochs max_steps seed precision gradient_checkpointing threads cache resume save_every
+    keep_checkpoints snapshots
+    """
+    from preftree.config.load import load_config
+    from preftree.config.online import PpoConfig
+
+    config = load_config(PpoConfig, words or [])
+    from preftree.train.ppo import run_ppo
+
+    quiet_transformers()
+    _end(run_ppo(config).signum, config.out)
+
+
+def rloo(words: Words = None) -> None:
+    """As ppo without a critic: preftree rloo model=MODEL data=PROMPTS reward=REWARD out=RUN [advantage=rloo|grpo] ...
+
+    Options: model data eval_data eval_every out reward reference lora quantize advantage samples_per_prompt batch_size
+    minibatch_size ppo_epochs temperature max_new_tokens generation_batch normalize_rewards clip_rewards
+    missing_eos_penalty kl_coef kl_target kl_horizon kl_estimator clip entropy_coef max_approx_kl lr optimizer
+    weight_decay max_grad_norm schedule warmup_steps micro_batch_tokens epochs max_steps seed precision
+    gradient_checkpointing threads cache resume save_every keep_checkpoints snapshots
+    """
+    from preftree.config.load import load_config
+    from preftree.config.online import RlooConfig
+
+    config = load_config(RlooConfig, words or [])
+    from preftree.train.ppo import run_rloo
+
+    quiet_transformers()
+    _end(run_rloo(config).signum, config.out)
 
 
 def quiet_transformers() -> None:

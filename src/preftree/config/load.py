@@ -11,12 +11,11 @@ from pydantic import BaseModel, ValidationError
 
 from preftree.config.mixture import HIDDEN, is_mixture, set_in_mixture
 from preftree.config.names import unknown_option
-from preftree.config.reward import RewardConfig
-from preftree.config.schema import DpoConfig, RunConfig, SftConfig
+from preftree.config.recipes import RECIPES, AnyConfig
 from preftree.config.text import PlainMap, flatten, read_yaml, read_yaml_file
 from preftree.errors import ConfigError
 
-C = TypeVar("C", bound=RunConfig)
+C = TypeVar("C", bound=AnyConfig)
 
 # Options that may be written as one word; the word is the value of this inner option.
 SHORTHANDS = {"data": "path", "loss": "name", "reference": "from"}
@@ -56,7 +55,7 @@ def check_config(kind: type[C], options: Mapping[str, object], where: Mapping[st
         raise ConfigError(_sentence(kind, error, where or {})) from None
 
 
-def dump_config(config: RunConfig) -> str:
+def dump_config(config: AnyConfig) -> str:
     """The configuration as YAML that `load_config` reads back as the same object."""
     return yaml.safe_dump(config.model_dump(), sort_keys=False, allow_unicode=True)
 
@@ -168,5 +167,5 @@ def _known(kind: type[BaseModel], outer: Sequence[str]) -> list[str]:
 
 def _other_recipe(kind: type[BaseModel], name: str) -> str | None:
     """The verb that takes the option, where another one does."""
-    recipes: list[type[RunConfig]] = [SftConfig, DpoConfig, RewardConfig]
+    recipes = RECIPES.values()
     return next((own.recipe for own in recipes if own is not kind and name in own.model_fields), None)

@@ -64,9 +64,11 @@ class Run:
 
     @property
     def recipe(self) -> str:
-        """`dpo` or `sft`."""
+        """The verb that it is a run of."""
         if "recipe" in self.summary:
             return str(self.summary["recipe"])
+        if "reward" in self.config:
+            return "ppo" if "lam" in self.config else "rloo"
         return "dpo" if "loss" in self.config or any("margin" in row for row in self.rows) else "sft"
 
     @property

@@ -174,7 +174,10 @@ def sampled_figures(
     Returns:
       kl, kl_low, kl_high (nats a response); reward, reward_low, reward_high; tokens (mean length of a response).
     """
-    groups = [[_sequence(ids, one) for one in group] for ids, group in zip(prompts.ids, drawn.generations, strict=True)]
+    groups = [
+        [response_sequence(ids, one) for one in group]
+        for ids, group in zip(prompts.ids, drawn.generations, strict=True)
+    ]
     sizes = [sum(len(sequence.ids) for sequence in group) for group in groups]
     kls = np.zeros(len(groups))
     rows = policy if reference.shares_prefixes else reference  # a model that takes trees takes single branches too
@@ -190,7 +193,7 @@ def sampled_figures(
     return figures | {"kl": max(0.0, figures["kl"]), "tokens": float(np.mean(lengths))}
 
 
-def _sequence(prompt: Sequence[int], response: Generation) -> TokenSequence:
+def response_sequence(prompt: Sequence[int], response: Generation) -> TokenSequence:
     """Prompt and response; the token that ended it counts where there is one."""
     ids = np.array([*prompt, *response.ids, *([] if response.end is None else [response.end])], np.int32)
     return TokenSequence(ids, np.arange(len(ids)) >= len(prompt))

@@ -70,7 +70,7 @@ PANELS = (
         "Of whole responses under the policy.",
         "nats",
     ),
-    Panel("KL to the reference", (("kl", "KL", "main"),), "From the policy's own samples.", "nats"),
+    Panel("KL to the reference", (("kl", "KL", "main"),), "Of whole responses, from the policy's own samples.", "nats"),
     Panel("Reward", (("reward", "reward", "main"),), "By the reward that samples were scored with."),
     Panel(
         "Gradient weight",
@@ -87,6 +87,36 @@ PANELS = (
         "tokens",
     ),
     Panel("Response length", (("response_tokens", "response", "main"),), "Scored tokens.", "tokens"),
+    Panel("Policy loss", (("policy_loss", "policy loss", "main"),), "Of the clipped surrogate, a token or a response."),
+    Panel(
+        "Critic",
+        (("value_loss", "value loss", "main"),),
+        "Half the squared distance of values from returns.",
+        include=(0.0,),
+    ),
+    Panel(
+        "Explained variance",
+        (("explained_variance", "explained variance", "main"),),
+        "Of the returns, by the critic's values; 1 is perfect, 0 a constant.",
+        level=_ZERO,
+    ),
+    Panel(
+        "Step from the policy that sampled",
+        (("approx_kl", "approximate KL", "main"),),
+        "Nats a token, a mean over the updates of an iteration.",
+        "nats",
+        include=(0.0,),
+    ),
+    Panel(
+        "Clipped",
+        (("clip_fraction", "share clipped", "main"),),
+        "Actions whose gradient the clip took away.",
+        include=(0.0,),
+    ),
+    Panel(
+        "Ended", (("finished", "share ended", "main"),), "Responses that the model ended itself.", include=(0.0, 1.0)
+    ),
+    Panel("Throughput", (("responses_per_second", "responses per second", "main"),), unit="responses / s"),
     Panel("Throughput", (("pairs_per_second", "pairs per second", "main"),), unit="pairs / s", include=(0.0,)),
     Panel("Throughput", (("examples_per_second", "examples per second", "main"),), unit="rows / s", include=(0.0,)),
 )
@@ -97,6 +127,14 @@ NOT_DRAWN = frozenset({"step", "epoch", "split", "pairs", "examples", "tokens", 
     "rejected_rewards",
     "accuracy_low",
     "accuracy_high",
+    "reward_low",
+    "reward_high",
+    "kl_low",
+    "kl_high",
+    "responses",
+    "seconds_generating",
+    "seconds_scoring",
+    "seconds_updating",
 }
 
 

@@ -34,6 +34,9 @@ class Outcome:
     question: str = "Did it work?"
 
 
+ONLINE = ("ppo", "rloo")
+"""Recipes that sample from the policy they train."""
+
 _WORD: Mapping[Answer, str] = {"yes": "Yes", "no": "No", "unclear": "Unclear"}
 
 
@@ -61,6 +64,8 @@ def describe(run: Run) -> str:
     beta = beta_of(run)
     how = f"with the loss {run.loss}" + (f" at beta {write(beta)}" if beta is not None else "")
     what = f"optimised on the preferences of {path} {how}" if run.recipe == "dpo" else f"fine-tuned on {path}"
+    if run.recipe in ONLINE:
+        what = f"optimised by {run.recipe.upper()} for the reward {config.get('reward')} on the prompts of {path}"
     seen = _seen(run)
     optimizer = f"{config.get('optimizer', 'optimiser')} at {write(config.get('lr'))}"
     return f"{config.get('model')}, {what}: {run.steps:,} steps{seen}, {optimizer}, seed {config.get('seed')}."
@@ -78,6 +83,8 @@ def judge(run: Run) -> Outcome:
     """Did a run work, by its own figures?"""
     if broken(run):
         return answer("no", "Training met figures that are not finite.", "The curves show what came before.")
+    if run.recipe in ONLINE:
+        return _judge_online(run)
     return _judge_pairs(run) if run.recipe == "dpo" else _judge_sft(run)
 
 
@@ -109,7 +116,11 @@ def headline(run: Run) -> list[Figure]:
     if is_number(row.get("chosen_logratio")):
         figures.append(Figure("Chosen", fixed(row["chosen_logratio"], 1), "nats against the reference"))
         figures.append(Figure("Rejected", fixed(row["rejected_logratio"], 1), "nats against the reference"))
-    if run.measured.frontier:
+    if run.recipe in ONLINE and is_number(row.get("reward")):
+        where = "held out" if held_out else "sampled, last step"
+        figures.append(Figure("Reward", write(row["reward"]), where))
+        figures.append(Figure("KL", write(row["kl"]), "nats to the reference"))
+    elif run.measured.frontier:
         last = max(run.measured.frontier, key=lambda point: point.step or 0)
         figures.append(Figure("Reward", write(last.reward), f"at KL {write(last.kl)}"))
     seconds = run.summary.get("training_seconds", train.get("seconds"))
@@ -159,9 +170,27 @@ def _judge_sft(run: Run) -> Outcome:
     )
 
 
+def _judge_online(run: Run) -> Outcome:
+    """Whether the reward rose: of held-out answers where there are any, else of what was sampled to train on."""
+    held_out = [row for row in run.rows if row.get("split") == "eval" and is_number(row.get("reward"))]
+    rows = held_out if len(held_out) > 1 else [r for r in run.rows if "split" not in r and is_number(r.get("reward"))]
+    if len(rows) < 2:
+        return answer("unclear", "There are too few figures yet.", "")
+    tail = rows[-1:] if rows is held_out else rows[-max(1, len(rows) // 10) :]
+    before, after = rows[0]["reward"], sum(row["reward"] for row in tail) / len(tail)
+    kl = sum(row["kl"] for row in tail) / len(tail)
+    what = "The reward of held-out answers" if rows is held_out else "The reward of sampled answers"
+    return answer(
+        "yes" if after > before else "no",
+        f"{what} {'rose' if after > before else 'fell'} from {write(before)} to {write(after)}, at a KL of {write(kl)} "
+        "nats to the reference.",
+        "A reward can rise for reasons that nobody wanted: read samples, or compare with another judge.",
+    )
+
+
 def _seen(run: Run) -> str:
     train, _ = last_rows(run)
-    for unit in ("pairs", "examples"):
+    for unit in ("pairs", "examples", "responses"):
         if is_number(train.get(unit)):
             return f" over {int(train[unit]):,} {unit}"
     return ""
@@ -169,7 +198,7 @@ def _seen(run: Run) -> str:
 
 def _speed(run: Run, seconds: float) -> str:
     train, _ = last_rows(run)
-    for unit in ("pairs", "examples"):
+    for unit in ("pairs", "examples", "responses"):
         if is_number(train.get(unit)) and seconds > 0:
             return f"{write(float(train[unit] / seconds))} {unit} / s"
     return ""

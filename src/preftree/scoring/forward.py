@@ -48,7 +48,7 @@ class Scorer(nn.Module):
     ) -> None:
         super().__init__()
         self.model = model
-        self.precision = precision
+        self.precision: Precision = precision
         self.head = head_form(model)
         self.check_head()
         reason = why_not_tree(model)

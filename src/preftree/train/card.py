@@ -9,12 +9,14 @@ import yaml
 
 from preftree import __version__
 from preftree.config.load import dump_config
+from preftree.config.online import PpoConfig, RlooConfig
+from preftree.config.recipes import AnyConfig
 from preftree.config.reward import RewardConfig
-from preftree.config.schema import DpoConfig, RunConfig
+from preftree.config.schema import DpoConfig, SftConfig
 
 
 def model_card(
-    config: RunConfig,
+    config: AnyConfig,
     summary: Mapping[str, object],
     *,
     place: str | None = None,
@@ -48,20 +50,13 @@ def model_card(
     name = Path(place or config.out).name
     place = place or f"{name}/model"
     rows = "\n".join(f"| {name} | {_show(value)} |" for name, value in _facts(summary).items())
-    what = (
-        f"optimised on preference pairs with the loss `{config.loss_label}`"
-        if isinstance(config, DpoConfig)
-        else f"made a reward model from preferences with the loss `{config.loss.name}`"
-        if isinstance(config, RewardConfig)
-        else "fine-tuned on demonstrations"
-    )
     return f"""---
 {yaml.safe_dump(about, sort_keys=False).strip()}
 ---
 
 # {name}
 
-`{config.model}`, {what} by Preftree {__version__}. {stored}.
+`{config.model}`, {_deed(config)} by Preftree {__version__}. {stored}.
 
 ```python
 from {library} import {kind}
@@ -87,6 +82,17 @@ The same options and data on the same kind of machine give the same model again.
 {dump_config(config).strip()}
 ```
 """
+
+
+def _deed(config: AnyConfig) -> str:
+    if isinstance(config, DpoConfig):
+        return f"optimised on preference pairs with the loss `{config.loss_label}`"
+    if isinstance(config, RewardConfig):
+        return f"made a reward model from preferences with the loss `{config.loss.name}`"
+    if isinstance(config, SftConfig):
+        return "fine-tuned on demonstrations"
+    assert isinstance(config, PpoConfig | RlooConfig)
+    return f"optimised by {config.recipe.upper()} for the reward `{config.reward}`"
 
 
 def _facts(summary: Mapping[str, object]) -> dict[str, object]:

@@ -14,7 +14,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from preftree.config.load import check_config
-from preftree.config.schema import DpoConfig, RunConfig, SftConfig
+from preftree.config.recipes import RECIPES, AnyConfig
 from preftree.distributed.world import open_world
 from preftree.errors import ConfigError, DataError, ModelError
 from preftree.evaluate.folder import Run, read_run
@@ -122,16 +122,14 @@ def export_run(
     return result
 
 
-def _open(path: Path) -> tuple[Run, RunConfig]:
+def _open(path: Path) -> tuple[Run, AnyConfig]:
     run = read_run(path)
     if not run.summary:
         raise DataError(f"{path} holds no finished run: let it come to its end, or give another folder")
-    if run.recipe == "dpo":
-        return run, check_config(DpoConfig, run.config)
-    return run, check_config(SftConfig, run.config)
+    return run, check_config(RECIPES[run.recipe], run.config)
 
 
-def _prompts(config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
+def _prompts(config: AnyConfig, tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
     with open_world() as world:
         found, _ = run_prompts(config, tokenizer, world, most=PROMPTS, seed=0)
     return [list(ids)[-MOST_TOKENS:] for ids in found.ids]
@@ -171,7 +169,7 @@ def _compare(
     )
 
 
-def _sections(run: Run, config: RunConfig, folder: Path, result: Exported) -> str:
+def _sections(run: Run, config: AnyConfig, folder: Path, result: Exported) -> str:
     """Lineage, hashes, the comparison, and the commands, for the card."""
     hashes = "\n".join(f"| {path.name} | {hash_file(path)} |" for path in sorted(folder.glob("*.safetensors")))
     calls = "\n".join(f"{name}:\n\n    {command}\n" for name, command in result.commands.items())
@@ -198,7 +196,7 @@ run's model, on {result.num_prompts} prompts of the run's data, in fp32.
 {calls}"""
 
 
-def _lineage(path: Path, config: RunConfig) -> list[str]:
+def _lineage(path: Path, config: AnyConfig) -> list[str]:
     """What was made from what, as far as the folders tell, the first one first."""
     steps = [f"`{path}`: {config.recipe} on `{config.data.path}`"]
     start = Path(config.model).expanduser()

@@ -21,7 +21,7 @@ from transformers import PreTrainedTokenizerBase
 
 from preftree import __version__
 from preftree.config.load import changed_options, dump_config
-from preftree.config.schema import RunConfig
+from preftree.config.recipes import AnyConfig
 from preftree.distributed.reduce import lead_first, max_over_ranks
 from preftree.distributed.world import World
 from preftree.errors import CheckpointError, ConfigError, TrainingError
@@ -39,7 +39,7 @@ log = logging.getLogger("preftree")
 
 
 @contextmanager
-def claim_folder(config: RunConfig, world: World) -> Iterator[None]:
+def claim_folder(config: AnyConfig, world: World) -> Iterator[None]:
     """Keep the run's folder to this run, and the talk to the rank that leads.
 
     Raises:
@@ -61,7 +61,7 @@ def claim_folder(config: RunConfig, world: World) -> Iterator[None]:
         yield
 
 
-def find_start(config: RunConfig, world: World) -> LoadedCheckpoint | None:
+def find_start(config: AnyConfig, world: World) -> LoadedCheckpoint | None:
     """The checkpoint to go on from, the same on every rank; None for a fresh run.
 
     Raises:
@@ -89,7 +89,7 @@ def find_start(config: RunConfig, world: World) -> LoadedCheckpoint | None:
     return start
 
 
-def start_over(config: RunConfig, world: World) -> None:
+def start_over(config: AnyConfig, world: World) -> None:
     """With resume=never, take away what an unfinished run left in the folder, and say so."""
     if config.resume != "never" or not world.leads:
         return
@@ -104,7 +104,7 @@ def start_over(config: RunConfig, world: World) -> None:
             remove_dir(out / name)
 
 
-def check_trajectory(config: RunConfig, start: LoadedCheckpoint | None, trajectory: Mapping[str, object]) -> None:
+def check_trajectory(config: AnyConfig, start: LoadedCheckpoint | None, trajectory: Mapping[str, object]) -> None:
     """Refuse to go on from a checkpoint of another trajectory.
 
     Args:
@@ -133,13 +133,13 @@ def check_trajectory(config: RunConfig, start: LoadedCheckpoint | None, trajecto
     )
 
 
-def write_config(config: RunConfig, world: World) -> None:
+def write_config(config: AnyConfig, world: World) -> None:
     """Write the resolved options to RUN/config.yaml."""
     if world.leads:
         write_atomic(Path(config.out) / "config.yaml", dump_config(config))
 
 
-def is_finished(config: RunConfig, start: LoadedCheckpoint | None, num_steps: int) -> bool:
+def is_finished(config: AnyConfig, start: LoadedCheckpoint | None, num_steps: int) -> bool:
     """Whether the folder holds the finished run already: its last checkpoint, its model and its summary."""
     out = Path(config.out)
     if start is None or start.step < num_steps or not (out / "model").is_dir() or not (out / "summary.json").exists():
@@ -148,7 +148,7 @@ def is_finished(config: RunConfig, start: LoadedCheckpoint | None, num_steps: in
 
 
 def finish(
-    config: RunConfig,
+    config: AnyConfig,
     policy: Policy,
     tokenizer: PreTrainedTokenizerBase,
     outcome: Outcome,
@@ -187,7 +187,7 @@ def finish(
     log.info("model in %s", out / "model")
 
 
-def _write_model(config: RunConfig, policy: Policy, tokenizer: PreTrainedTokenizerBase, card: str) -> None:
+def _write_model(config: AnyConfig, policy: Policy, tokenizer: PreTrainedTokenizerBase, card: str) -> None:
     """RUN/model: the model, or its adapter; RUN/base as well where the adapter's base is in no folder yet."""
     model, out = policy.scorer.model, Path(config.out)
     if policy.lora is None:

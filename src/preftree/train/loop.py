@@ -9,17 +9,20 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 from jaxtyping import Int
+from torch import nn
 from torch.optim import Optimizer
 
+from preftree.config.recipes import AnyConfig
 from preftree.config.schema import RunConfig
 from preftree.distributed.reduce import lead_first, max_over_ranks
 from preftree.distributed.world import World
-from preftree.errors import TrainingError, UserError
+from preftree.errors import HalfwayError, TrainingError, UserError
 from preftree.scoring.forward import Scorer
 from preftree.storage.checkpoint import LoadedCheckpoint, save_checkpoint
 from preftree.train.follow import Follower
@@ -27,33 +30,44 @@ from preftree.train.optim import learning_rate, set_learning_rate
 from preftree.train.scores import Moment
 from preftree.train.signals import stop_on_signals
 from preftree.train.snapshots import is_snapshot_step, save_snapshot
-from preftree.train.state import Progress, capture, require_finite, restore
+from preftree.train.state import Beside, Progress, capture, require_finite, restore
 from preftree.train.step import measure, take_step
 from preftree.train.task import Task
 from preftree.train.track import Row, open_tracker
 
+Advance: TypeAlias = Callable[[Progress], tuple[Progress, Row]]
+"""Makes the step after a progress, by it and by the weights alone; where the run is then, and the row to write.
+
+A UserError before anything was updated is as if the step had not begun; one after that is a `HalfwayError`.
+"""
+
+Evaluate: TypeAlias = Callable[[Progress, Callable[[], int]], Mapping[str, float] | None]
+"""Figures of the policy at a progress; None where the second argument, a signal's number or 0, said to stop."""
+
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Plan:
-    """What to train on, when.
+    """What to do, how often.
 
     Attributes:
-      task: The training examples and their loss.
-      steps: The rows of each step from a given one on; pure, so a resumed run meets what it would have met.
+      advance: Makes a step.
       num_steps: Steps of the whole run.
       steps_per_epoch: Steps of one pass over the data.
-      held_out: Another task and its rows to evaluate on, or None.
+      evaluate: Measures the policy on what was held out; None where nothing was.
       about: Plain JSON that each checkpoint carries: what run it is of.
-      follower: The reference, if it moves.
+      state: Running state before the first step.
+      reference: The reference, if it moves.
+      critic: A module that is trained beside the policy, with its optimiser.
     """
 
-    task: Task
-    steps: Callable[[int], Iterator[Int[np.ndarray, " B"]]]
+    advance: Advance
     num_steps: int
-    steps_per_epoch: int
-    held_out: tuple[Task, Int[np.ndarray, " N"]] | None
+    steps_per_epoch: int | float
+    evaluate: Evaluate | None
     about: Mapping[str, object]
-    follower: Follower | None = None
+    state: Mapping[str, float] = field(default_factory=dict)
+    reference: nn.Module | None = None
+    critic: tuple[nn.Module, Optimizer] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +86,7 @@ class Outcome:
 
 
 def train(
-    plan: Plan, scorer: Scorer, optimizer: Optimizer, config: RunConfig, world: World, *, start: LoadedCheckpoint | None
+    plan: Plan, scorer: Scorer, optimizer: Optimizer, config: AnyConfig, world: World, *, start: LoadedCheckpoint | None
 ) -> Outcome:
     """Run the loop from the start, or from a checkpoint, to its end or a signal; it always leaves a checkpoint.
 
@@ -81,8 +95,8 @@ def train(
       CheckpointError: a checkpoint could not be read or written.
       UserError: a step could not be computed; the state before it is saved.
     """
-    moving = plan.follower and plan.follower.model
-    progress = restore(scorer.model, optimizer, start, moving) if start else Progress(state=plan.task.state)
+    beside = Beside(plan.reference, plan.critic)
+    progress = restore(scorer.model, optimizer, start, beside) if start else Progress(state=plan.state)
     saved, evaluated = progress.step if start else -1, -1
     figures: dict[str, float] = {}
     out = Path(config.out)
@@ -119,8 +133,10 @@ def train(
             def write() -> None:
                 if world.leads:
                     require_finite(scorer.model, progress.step)
+                    if plan.critic is not None:
+                        require_finite(plan.critic[0], progress.step)
                     tracker.sync()
-                    state = capture(scorer.model, optimizer, progress, plan.about, moving)
+                    state = capture(scorer.model, optimizer, progress, plan.about, beside)
                     save_checkpoint(out / "checkpoints", progress.step, state, keep=config.keep_checkpoints)
 
             lead_first(world, write)
@@ -134,12 +150,13 @@ def train(
         def saving_on_failure() -> Iterator[None]:
             try:
                 yield
+            except HalfwayError:
+                raise
             except UserError:  # on every rank, and nothing was updated
                 if saved != progress.step:
                     save()
                 raise
 
-        steps = plan.steps(progress.step)
         while True:
             step = progress.step
             last = step >= plan.num_steps
@@ -149,35 +166,17 @@ def train(
             if stop:
                 break
             due = last or (config.eval_every is not None and step > 0 and step % config.eval_every == 0)
-            if plan.held_out and due and evaluated != step:
-                task, rows = plan.held_out
+            if plan.evaluate and due and evaluated != step:
                 with saving_on_failure():
-                    found = measure(
-                        task,
-                        rows,
-                        scorer,
-                        budget=config.micro_batch_tokens,
-                        world=world,
-                        stop=asked_to_stop,
-                        name=f"evaluation after step {step}",
-                        moment=Moment(config.seed, step, progress.state),
-                    )
+                    found = plan.evaluate(progress, asked_to_stop)
                 if found is None:
                     continue
-                figures, evaluated = found, step
-                tracker.write(
-                    {
-                        "split": "eval",
-                        "step": step,
-                        "epoch": step / plan.steps_per_epoch,
-                        **figures,
-                        task.unit: len(rows),
-                    }
-                )
+                figures, evaluated = dict(found), step
+                tracker.write({"split": "eval", "step": step, "epoch": step / plan.steps_per_epoch, **figures})
             if last:
                 break
             with saving_on_failure():
-                progress, row = _advance(plan, next(steps), scorer, optimizer, config, world, progress)
+                progress, row = plan.advance(progress)
             tracker.write(row)
             if is_snapshot_step(progress.step, config.snapshots):  # before the checkpoint, which is not gone behind
                 lead_first(world, snapshot)
@@ -186,52 +185,92 @@ def train(
     return Outcome(progress, figures, stop)
 
 
-def _advance(
-    plan: Plan,
-    rows: Int[np.ndarray, " B"],
+def supervised(
+    task: Task,
+    steps: Callable[[int], Iterator[Int[np.ndarray, " B"]]],
+    num_steps: int,
+    steps_per_epoch: int,
     scorer: Scorer,
     optimizer: Optimizer,
     config: RunConfig,
     world: World,
-    progress: Progress,
-) -> tuple[Progress, Row]:
-    """Make one update; where the run is then, and the row to write."""
-    began = time.perf_counter()
-    lr = learning_rate(progress.step, config, plan.num_steps)
-    set_learning_rate(optimizer, lr)
-    result = take_step(
-        plan.task,
-        rows,
-        scorer,
-        optimizer,
-        budget=config.micro_batch_tokens,
-        max_grad_norm=config.max_grad_norm,
-        world=world,
-        name=f"step {progress.step + 1}",
-        moment=Moment(config.seed, progress.step, progress.state),
-    )
-    if plan.follower is not None:
-        plan.follower.follow(scorer.model, progress.step + 1)
-    seconds = time.perf_counter() - began
-    progress = replace(
-        progress,
-        step=progress.step + 1,
-        examples=progress.examples + len(rows),
-        tokens=progress.tokens + result.num_tokens,
-        tokens_alone=progress.tokens_alone + result.num_alone,
-        seconds=progress.seconds + seconds,
-        state=dict(result.state),
-    )
-    unit = plan.task.unit
-    return progress, {
-        "step": progress.step,
-        "epoch": progress.step / plan.steps_per_epoch,
-        **plan.task.figures(result.columns, rows),
-        **progress.state,
-        "grad_norm": result.grad_norm,
-        "lr": lr,
-        unit: progress.examples,
-        "tokens": progress.tokens,
-        f"{unit}_per_second": len(rows) / seconds,
-        "seconds": progress.seconds,
-    }
+    follower: Follower | None = None,
+) -> Advance:
+    """Steps on examples that are there beforehand: one update each.
+
+    Args:
+      task: The training examples and their loss.
+      steps: The rows of each step from a given one on; pure, so a resumed run meets what it would have met.
+      num_steps: Steps of the whole run.
+      steps_per_epoch: Steps of one pass over the data.
+      scorer: The policy.
+      optimizer: Its optimiser.
+      config: The run's options.
+      world: The ranks.
+      follower: The reference, if it moves.
+    """
+    coming: Iterator[Int[np.ndarray, " B"]] | None = None
+
+    def advance(progress: Progress) -> tuple[Progress, Row]:
+        nonlocal coming
+        began = time.perf_counter()
+        coming = coming or steps(progress.step)
+        rows = next(coming)
+        lr = learning_rate(progress.step, config, num_steps)
+        set_learning_rate(optimizer, lr)
+        result = take_step(
+            task,
+            rows,
+            scorer,
+            optimizer,
+            budget=config.micro_batch_tokens,
+            max_grad_norm=config.max_grad_norm,
+            world=world,
+            name=f"step {progress.step + 1}",
+            moment=Moment(config.seed, progress.step, progress.state),
+        )
+        if follower is not None:
+            follower.follow(scorer.model, progress.step + 1)
+        seconds = time.perf_counter() - began
+        progress = replace(
+            progress,
+            step=progress.step + 1,
+            examples=progress.examples + len(rows),
+            tokens=progress.tokens + result.num_tokens,
+            tokens_alone=progress.tokens_alone + result.num_alone,
+            seconds=progress.seconds + seconds,
+            state=dict(result.state),
+        )
+        return progress, {
+            "step": progress.step,
+            "epoch": progress.step / steps_per_epoch,
+            **task.figures(result.columns, rows),
+            **progress.state,
+            "grad_norm": result.grad_norm,
+            "lr": lr,
+            task.unit: progress.examples,
+            "tokens": progress.tokens,
+            f"{task.unit}_per_second": len(rows) / seconds,
+            "seconds": progress.seconds,
+        }
+
+    return advance
+
+
+def held_out(task: Task, rows: Int[np.ndarray, " N"], scorer: Scorer, config: RunConfig, world: World) -> Evaluate:
+    """The figures of a task over rows that are not trained on, and their number."""
+
+    def evaluate(progress: Progress, stop: Callable[[], int]) -> Mapping[str, float] | None:
+        found = measure(
+            task,
+            rows,
+            scorer,
+            budget=config.micro_batch_tokens,
+            world=world,
+            stop=stop,
+            name=f"evaluation after step {progress.step}",
+            moment=Moment(config.seed, progress.step, progress.state),
+        )
+        return None if found is None else found | {task.unit: len(rows)}
+
+    return evaluate

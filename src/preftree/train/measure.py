@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 
 from preftree.config.load import check_config
-from preftree.config.schema import DpoConfig, RunConfig, SftConfig
+from preftree.config.online import PpoConfig, RlooConfig
+from preftree.config.recipes import RECIPES, AnyConfig
+from preftree.config.schema import DpoConfig
 from preftree.distributed.world import World as Ranks
 from preftree.distributed.world import open_world
 from preftree.errors import DataError
@@ -82,15 +84,14 @@ def measure_run(run: Run, how: Measuring) -> Measured:
     told = asdict(how) | {"reward": identify(how.reward)}
     if run.measured.how == told and run.measured.frontier[-1].step == run.steps:
         return run.measured
-    dpo = run.recipe == "dpo"
-    config = check_config(DpoConfig, run.config) if dpo else check_config(SftConfig, run.config)
+    config = check_config(RECIPES[run.recipe], run.config)
     world = find_world(how.reward)
     exact = world is not None and world.num_outcomes <= MOST_OUTCOMES
     found = _exactly(run, config, world, how) if world and exact else _by_samples(run, config, world, how)
     return run.measured.model_copy(update=found | {"how": told})
 
 
-def _exactly(run: Run, config: RunConfig, world: World, how: Measuring) -> dict[str, Any]:
+def _exactly(run: Run, config: AnyConfig, world: World, how: Measuring) -> dict[str, Any]:
     tokenizer = load_tokenizer(run.path / "model")
     with open_world() as ranks:
         reference = _load_reference(run, config, ranks).model
@@ -108,9 +109,9 @@ def _exactly(run: Run, config: RunConfig, world: World, how: Measuring) -> dict[
     return {"frontier": tuple(points), "optimum": tuple(edge), "samples": _side_by_side(prompts, start, last)}
 
 
-def _by_samples(run: Run, config: RunConfig, world: World | None, how: Measuring) -> dict[str, Any]:
+def _by_samples(run: Run, config: AnyConfig, world: World | None, how: Measuring) -> dict[str, Any]:
     tokenizer, reward = load_tokenizer(run.path / "model"), load_reward(how.reward)
-    sampling = Sampling(how.max_new_tokens or config.max_response_length or DEFAULT_NEW_TOKENS, seed=how.seed)
+    sampling = Sampling(how.max_new_tokens or _limit(config), seed=how.seed)
     with open_world() as ranks:
         prompts, held_out = run_prompts(config, tokenizer, ranks, most=how.prompts, seed=how.seed)
         which = "held-out" if held_out else "training"
@@ -135,7 +136,7 @@ def _by_samples(run: Run, config: RunConfig, world: World | None, how: Measuring
     }
 
 
-def _load_reference(run: Run, config: RunConfig, world: Ranks) -> Scorer:
+def _load_reference(run: Run, config: AnyConfig, world: Ranks) -> Scorer:
     """The model that the run's KL is measured from, as it was then.
 
     Raises:
@@ -152,7 +153,14 @@ def _load_reference(run: Run, config: RunConfig, world: Ranks) -> Scorer:
     return scorer
 
 
-def _point(config: RunConfig, step: int, figures: Any) -> Point:
+def _limit(config: AnyConfig) -> int:
+    """Tokens of a response, as the run has it."""
+    if isinstance(config, PpoConfig | RlooConfig):
+        return config.max_new_tokens
+    return config.max_response_length or DEFAULT_NEW_TOKENS
+
+
+def _point(config: AnyConfig, step: int, figures: Any) -> Point:
     beta = config.beta if isinstance(config, DpoConfig) else None
     return Point.model_validate({"step": step, "beta": beta, "seed": config.seed, **figures})
 

@@ -19,7 +19,9 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from preftree.config.adapter import LoraOptions
-from preftree.config.schema import DpoConfig, RunConfig
+from preftree.config.online import OnlineConfig, PpoConfig, RlooConfig
+from preftree.config.recipes import AnyConfig
+from preftree.config.schema import DpoConfig
 from preftree.distributed.world import World
 from preftree.errors import ConfigError
 from preftree.models.adapter_folder import AdapterFolder, adapter_names, find_adapter
@@ -101,7 +103,7 @@ class Reference:
             yield self.scorer
 
 
-def load_policy(config: RunConfig, world: World) -> Policy:
+def load_policy(config: AnyConfig, world: World) -> Policy:
     """Load the model of a run in fp32 on this rank's device, and its adapter, new or stored.
 
     Raises:
@@ -132,7 +134,9 @@ def load_policy(config: RunConfig, world: World) -> Policy:
     return Policy(Scorer(model.eval(), precision=config.precision), weights, base, base_weights, lora, incoming, merged)
 
 
-def find_reference(config: DpoConfig, policy: Policy, tokenizer: PreTrainedTokenizerBase, world: World) -> Reference:
+def find_reference(
+    config: DpoConfig | OnlineConfig, policy: Policy, tokenizer: PreTrainedTokenizerBase, world: World
+) -> Reference:
     """The reference that a run asks for; another model is loaded where the policy cannot be it.
 
     Raises:
@@ -164,7 +168,7 @@ def find_reference(config: DpoConfig, policy: Policy, tokenizer: PreTrainedToken
 
 
 def find_live_reference(
-    config: DpoConfig, policy: Policy, tokenizer: PreTrainedTokenizerBase, world: World
+    config: DpoConfig | OnlineConfig, policy: Policy, tokenizer: PreTrainedTokenizerBase, world: World
 ) -> Reference:
     """The reference as a model that scores beside the policy: the policy without its adapter, or a second model.
 
@@ -186,7 +190,7 @@ def find_live_reference(
     return reference
 
 
-def load_frozen(name: str, config: RunConfig, world: World) -> tuple[Scorer, str]:
+def load_frozen(name: str, config: AnyConfig, world: World) -> tuple[Scorer, str]:
     """Another model than the policy, adapter included, and its digest."""
     adapter = find_adapter(name)
     model = load_base(adapter or name, quantize=config.quantize, device=world.device)
@@ -201,9 +205,9 @@ def load_frozen(name: str, config: RunConfig, world: World) -> tuple[Scorer, str
     return scorer, weights
 
 
-def start_place(config: RunConfig) -> str:
+def start_place(config: AnyConfig) -> str:
     """Where that lies what a run's KL is measured from: its reference, or where it has none what it started from."""
-    named = config.reference_place if isinstance(config, DpoConfig) else "start"
+    named = config.reference_place if isinstance(config, DpoConfig | PpoConfig | RlooConfig) else "start"
     adapter = find_adapter(config.model, config.lora.name if config.lora else None)
     if named in ("start", "none"):
         return str(adapter.path) if adapter else config.model
@@ -239,7 +243,7 @@ def _options_of(asked: LoraOptions, adapter: AdapterFolder, model: PreTrainedMod
     return asked.model_copy(update=own | {"targets": sorted(targets) if isinstance(targets, list) else asked.targets})
 
 
-def digest_base(name: str, model: PreTrainedModel, config: RunConfig) -> str:
+def digest_base(name: str, model: PreTrainedModel, config: AnyConfig) -> str:
     """Digest of the weights of the whole model `name`, just loaded; files are hashed once."""
     place = Path(name).expanduser()
     if any(place.glob("*.safetensors")):
@@ -247,9 +251,9 @@ def digest_base(name: str, model: PreTrainedModel, config: RunConfig) -> str:
     return weights_digest_of_model(model)
 
 
-def _digest_adapted(base: str, adapter: AdapterFolder, config: RunConfig, *, merged: bool) -> str:
+def _digest_adapted(base: str, adapter: AdapterFolder, config: AnyConfig, *, merged: bool) -> str:
     return adapted_digest(base, adapter.path, merged=merged, memo=_memo(config))
 
 
-def _memo(config: RunConfig) -> Path:
+def _memo(config: AnyConfig) -> Path:
     return Path(config.cache or cache_root())

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import numpy as np
+from jaxtyping import Int
 from transformers import PreTrainedTokenizerBase
 
-from preftree.config.schema import RunConfig
+from preftree.config.online import PpoConfig, RlooConfig
+from preftree.config.recipes import AnyConfig
 from preftree.distributed.world import World
 from preftree.evaluate.frontier import Prompts
+from preftree.train.rollout import open_prompts
 from preftree.train.rows import open_data
 
 
 def run_prompts(
-    config: RunConfig, tokenizer: PreTrainedTokenizerBase, world: World, *, most: int, seed: int
+    config: AnyConfig, tokenizer: PreTrainedTokenizerBase, world: World, *, most: int, seed: int
 ) -> tuple[Prompts, bool]:
     """Some of the different prompts of a run's held-out rows, or of its training rows where none are held out.
 
@@ -27,15 +30,26 @@ def run_prompts(
     Raises:
       DataError: the run's data cannot be read.
     """
+    if isinstance(config, PpoConfig | RlooConfig):
+        found = open_prompts(config.eval_data or config.data.path, tokenizer)
+        _, rows = np.unique(found.same, return_index=True)
+        rows = _some(rows, most, seed)
+        ids = [list(found.ids[row]) for row in rows.tolist()]
+        return Prompts(ids, [_decoded(tokenizer, own) for own in ids]), config.eval_data is not None
     data = open_data(config, tokenizer, world)
     part = data.train if data.held_out is None else data.held_out
     _, first = np.unique(part.store.prompts[part.rows], return_index=True)
-    rows = part.rows[np.sort(first)]
-    if len(rows) > most:
-        rows = np.sort(np.random.default_rng(seed).choice(rows, most, replace=False))
+    rows = _some(part.rows[np.sort(first)], most, seed)
     ids = []
     for row in rows.tolist():
         sequence = part.store[row].sequences[0]
         ids.append(sequence.ids[: int(np.argmax(sequence.scored))].tolist())
-    texts = [str(tokenizer.decode(own, skip_special_tokens=True, clean_up_tokenization_spaces=False)) for own in ids]
-    return Prompts(ids, texts), data.held_out is not None
+    return Prompts(ids, [_decoded(tokenizer, own) for own in ids]), data.held_out is not None
+
+
+def _some(rows: Int[np.ndarray, " N"], most: int, seed: int) -> Int[np.ndarray, " M"]:
+    return rows if len(rows) <= most else np.sort(np.random.default_rng(seed).choice(rows, most, replace=False))
+
+
+def _decoded(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
+    return str(tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))

@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Generic, TypeVar
 
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from preftree.config.schema import RunConfig
+from preftree.config.recipes import AnyConfig
+from preftree.config.schema import Machine, RunConfig
 from preftree.data.order import steps_per_epoch
 from preftree.distributed.world import World
 from preftree.models.adapters import targeted, trained_parameters
@@ -21,7 +23,7 @@ from preftree.scoring.probe import ProbeReport, verify_scorer
 from preftree.storage.checkpoint import LoadedCheckpoint
 from preftree.train import folder
 from preftree.train.follow import Follower
-from preftree.train.loop import Outcome, Plan, train
+from preftree.train.loop import Outcome, Plan, held_out, supervised, train
 from preftree.train.optim import build_optimizer, warmup_length
 from preftree.train.policy import Policy, load_policy
 from preftree.train.rows import Data, check_budget, num_steps, open_data, probe_rows, steps_from
@@ -32,6 +34,7 @@ from preftree.tree.layout import TokenSequence
 log = logging.getLogger("preftree")
 
 C = TypeVar("C", bound=RunConfig)
+M = TypeVar("M", bound=Machine)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -89,10 +92,10 @@ def prepare(
         policy.scorer.compile_layers()
     data = open_data(config, tokenizer, world)
     steps = num_steps(config, len(data.train.rows))
-    return Setup(config, world, start, policy, tokenizer, data, steps, _warmup(config, start, steps))
+    return Setup(config, world, start, policy, tokenizer, data, steps, warmup_of(config, start, steps))
 
 
-def settle(config: C, start: LoadedCheckpoint | None) -> C:
+def settle(config: M, start: LoadedCheckpoint | None) -> M:
     """Fix what the options left open, pin the CPU threads and seed the random numbers."""
     threads = config.threads or (start.state.meta["environment"]["threads"] if start else torch.get_num_threads())
     torch.set_num_threads(threads)
@@ -100,7 +103,7 @@ def settle(config: C, start: LoadedCheckpoint | None) -> C:
     return config.model_copy(update={"threads": threads, "cache": config.cache or str(cache_root())})
 
 
-def _warmup(config: RunConfig, start: LoadedCheckpoint | None, num_steps: int) -> int:
+def warmup_of(config: AnyConfig, start: LoadedCheckpoint | None, num_steps: int) -> int:
     """Steps of warm-up: under a constant rate a run that is made longer keeps the length it began with."""
     if start and config.schedule == "constant" and start.state.meta["config"]["warmup_steps"] == config.warmup_steps:
         return start.state.meta["trajectory"]["steps of warm-up"]
@@ -118,7 +121,7 @@ def trajectory(setup: Setup[C], recipe: Mapping[str, object]) -> dict[str, objec
     return {
         **recipe,
         "weights of the model": setup.policy.weights,
-        **_adaptation(setup),
+        **adaptation(setup.policy, config),
         "training data": setup.data.train.store.digest,
         "held-out share": config.eval_data if isinstance(config.eval_data, float) else None,
         "data.order": config.data.order,
@@ -137,14 +140,14 @@ def trajectory(setup: Setup[C], recipe: Mapping[str, object]) -> dict[str, objec
     }
 
 
-def _adaptation(setup: Setup[C]) -> dict[str, object]:
+def adaptation(policy: Policy, config: AnyConfig) -> dict[str, object]:
     """What an adapter adds to a trajectory; nothing where all weights are trained."""
-    lora = setup.policy.lora
+    lora = policy.lora
     if lora is None:
         return {}
     options = {f"lora.{name}": value for name, value in lora.model_dump(exclude={"name", "new"}).items()}
-    start = "merged" if setup.policy.merged else "fresh" if setup.policy.is_fresh else "of the model"
-    return {"adapter": start, **options, "quantize": setup.config.quantize}
+    start = "merged" if policy.merged else "fresh" if policy.is_fresh else "of the model"
+    return {"adapter": start, **options, "quantize": config.quantize}
 
 
 def admit(
@@ -205,18 +208,24 @@ def execute(
         "config": config.model_dump(),
         "environment": folder.environment(setup.world),
     }
-    plan = Plan(
-        task=task(data.train.store, False),
-        steps=lambda first: steps_from(data.train, config, first, setup.num_steps),
-        num_steps=setup.num_steps,
-        steps_per_epoch=steps_per_epoch(len(data.train.rows), config.batch_size),
-        held_out=None if data.held_out is None else (task(data.held_out.store, True), data.held_out.rows),
-        about=about,
-        follower=follower,
-    )
     optimizer = build_optimizer(setup.scorer, config)
     settled = config.model_copy(update={"warmup_steps": setup.warmup})  # a share of a longer run would be another count
-    outcome = train(plan, setup.scorer, optimizer, settled, setup.world, start=setup.start)
+    own, length = task(data.train.store, False), steps_per_epoch(len(data.train.rows), config.batch_size)
+    machine = (setup.scorer, optimizer, settled, setup.world)
+    steps = partial(steps_from, data.train, config, last=setup.num_steps)
+    measured = None
+    if (rest := data.held_out) is not None:
+        measured = held_out(task(rest.store, True), rest.rows, setup.scorer, settled, setup.world)
+    plan = Plan(
+        advance=supervised(own, steps, setup.num_steps, length, *machine, follower),
+        num_steps=setup.num_steps,
+        steps_per_epoch=length,
+        evaluate=measured,
+        about=about,
+        state=own.state,
+        reference=follower and follower.model,
+    )
+    outcome = train(plan, *machine, start=setup.start)
     if not outcome.signum:
         folder.finish(config, setup.policy, setup.tokenizer, outcome, about, setup.world)
     return outcome

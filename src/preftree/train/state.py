@@ -38,12 +38,25 @@ class Progress:
     state: Mapping[str, float] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, eq=False, slots=True)
+class Beside:
+    """What else moves in a run.
+
+    Attributes:
+      reference: The reference, if it follows the policy.
+      critic: A module that is trained beside the policy, with its optimiser.
+    """
+
+    reference: nn.Module | None = None
+    critic: tuple[nn.Module, Optimizer] | None = None
+
+
 def capture(
     model: nn.Module,
     optimizer: Optimizer,
     progress: Progress,
     about: Mapping[str, object],
-    reference: nn.Module | None = None,
+    beside: Beside | None = None,
 ) -> CheckpointState:
     """Everything a run needs to go on.
 
@@ -52,8 +65,9 @@ def capture(
       optimizer: Its optimiser.
       progress: How far the run is.
       about: Plain JSON on what run this is.
-      reference: The reference, if it moves.
+      beside: What else moves.
     """
+    beside = beside or Beside()
     rng = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         rng |= {f"cuda-{index}": state for index, state in enumerate(torch.cuda.get_rng_state_all())}
@@ -62,8 +76,12 @@ def capture(
         "optimizer": optimizer_tensors(model, optimizer),
         "rng": rng,
     }
-    if reference is not None:
-        tensors["reference"] = dict(reference.named_parameters())
+    if beside.reference is not None:
+        tensors["reference"] = dict(beside.reference.named_parameters())
+    if beside.critic is not None:
+        critic, its_optimizer = beside.critic
+        tensors["critic"] = trained_parameters(critic)
+        tensors["critic_optimizer"] = optimizer_tensors(critic, its_optimizer)
     return CheckpointState(tensors, {"progress": asdict(progress), **about})
 
 
@@ -82,9 +100,9 @@ def require_finite(model: nn.Module, step: int) -> None:
 
 
 def restore(
-    model: nn.Module, optimizer: Optimizer, checkpoint: LoadedCheckpoint, reference: nn.Module | None = None
+    model: nn.Module, optimizer: Optimizer, checkpoint: LoadedCheckpoint, beside: Beside | None = None
 ) -> Progress:
-    """Put model, optimiser, a reference that moves and random numbers back to where a checkpoint was taken.
+    """Put model, optimiser, what moves beside them and random numbers back to where a checkpoint was taken.
 
     The checkpoint's tensors are let go: a run needs its memory for other things, and only once.
 
@@ -92,8 +110,13 @@ def restore(
       CheckpointError: the checkpoint is of another model.
     """
     _copy_into(trained_parameters(model), checkpoint, "model")
-    if reference is not None:
-        _copy_into(dict(reference.named_parameters()), checkpoint, "reference")
+    beside = beside or Beside()
+    if beside.reference is not None:
+        _copy_into(dict(beside.reference.named_parameters()), checkpoint, "reference")
+    if beside.critic is not None:
+        critic, its_optimizer = beside.critic
+        _copy_into(trained_parameters(critic), checkpoint, "critic")
+        restore_optimizer(critic, its_optimizer, dict(checkpoint.state.tensors["critic_optimizer"]))
     restore_optimizer(model, optimizer, dict(checkpoint.state.tensors["optimizer"]))
     for name, state in checkpoint.state.tensors["rng"].items():
         if name == "cpu":

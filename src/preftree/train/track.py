@@ -27,7 +27,8 @@ Row: TypeAlias = Mapping[str, float | int | str]
 Display: TypeAlias = Callable[[Row, str], None]
 
 # Fields that measure the clock; two equal runs may differ in these alone.
-TIME_FIELDS = frozenset({"seconds", *(f"{unit}_per_second" for unit in ("pairs", "examples", "responses", "lists"))})
+SPEEDS = frozenset(f"{unit}_per_second" for unit in ("pairs", "examples", "responses", "lists"))
+TIME_FIELDS = SPEEDS | {"seconds", "seconds_generating", "seconds_scoring", "seconds_updating"}
 
 SECONDS_BETWEEN_LINES = 20.0
 
@@ -153,12 +154,12 @@ def cut_rows(path: Path, keep: int) -> int:
 def describe(row: Row) -> str:
     """The figures of a row that a reader wants to see go by."""
     words = []
-    for name, form in (("loss", ".4f"), ("accuracy", ".3f"), ("margin", "+.3f")):
+    for name, form in (("loss", ".4f"), ("accuracy", ".3f"), ("margin", "+.3f"), ("reward", ".4g"), ("kl", ".3g")):
         if name in row:
             words.append(f"{name} {row[name]:{form}}")
             if name == "accuracy" and "accuracy_low" in row:
                 words[-1] += f" [{row['accuracy_low']:.3f}, {row['accuracy_high']:.3f}]"
-    for name in sorted(TIME_FIELDS - {"seconds"}):
+    for name in sorted(SPEEDS):
         if name in row:
             words.append(f"{row[name]:.1f} {name.removesuffix('_per_second')}/s")
     return "  ".join(words)

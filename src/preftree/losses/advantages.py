@@ -1,0 +1,213 @@
+"""What a sampled response was worth, token by token or as a whole: the estimates that policy gradients weigh with.
+
+Values over tokens are ragged: response after response and in token order, [I], with the token count of each, [R].
+Nothing here carries a gradient.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from preftree.losses.ragged import filled, spread
+
+KlEstimator: TypeAlias = Literal["k1", "k3"]
+
+
+def kl_estimate(
+    policy: Float[Tensor, " N"], ref: Float[Tensor, " N"], estimator: KlEstimator = "k1"
+) -> Float[Tensor, " N"]:
+    """An estimate of KL(policy || reference) from one sample of the policy.
+
+    With x = ref - policy:  k1 = -x,  k3 = e^x - 1 - x. Both are unbiased; k3 is never negative and varies less while
+    the two are near each other, and more when they are not.
+
+    Args:
+      policy: Log-probs of what the policy sampled, nats, [N].
+      ref: The same under the reference, nats, [N].
+      estimator: Which.
+    Raises:
+      ValueError: counts differ, or there is no such estimator.
+    At policy == reference: 0.
+    Source: Schulman 2020, Approximating KL divergence, http://joschu.net/blog/kl-approx.html.
+    """
+    if policy.shape != ref.shape:
+        raise ValueError(f"policy and ref must have one log-prob each, got {len(policy)} and {len(ref)}")
+    x = ref - policy
+    if estimator == "k1":
+        return -x
+    if estimator == "k3":
+        return x.expm1() - x
+    raise ValueError(f"estimator must be k1 or k3, got {estimator!r}")
+
+
+def penalised_rewards(
+    scores: Float[Tensor, " R"], kl: Float[Tensor, " I"], count_R: Int[Tensor, " R"], *, kl_coef: float
+) -> Float[Tensor, " I"]:
+    """Reward of each token: what its step away from the reference costs, and at the last token the response's score.
+
+    reward_t = -kl_coef * kl_t + [t is the last] * score
+
+    Args:
+      scores: Of each response, [R].
+      kl: Estimates at each token, nats, [I].
+      count_R: Tokens of each response, at least 1, [R].
+      kl_coef: Reward that a nat costs.
+    Raises:
+      ValueError: a response has no token, or counts do not fit.
+    Source: Ziegler et al. 2019, arXiv:1909.08593, Eq. 2; Ouyang et al. 2022, arXiv:2203.02155, Appendix C.
+    """
+    _check(kl, count_R)
+    if scores.shape != count_R.shape:
+        raise ValueError(f"scores must hold one for each of {len(count_R)} responses, got {len(scores)}")
+    last = count_R.cumsum(0) - 1
+    return (-kl_coef * kl).index_add(0, last, scores.to(kl.dtype))
+
+
+def gae(
+    rewards: Float[Tensor, " I"],
+    values: Float[Tensor, " I"],
+    count_R: Int[Tensor, " R"],
+    *,
+    gamma: float,
+    lam: float,
+) -> tuple[Float[Tensor, " I"], Float[Tensor, " I"]]:
+    """Generalised advantage estimates, and the returns that values are fitted to.
+
+    delta_t = reward_t + gamma * value_{t+1} - value_t,  advantage_t = delta_t + gamma * lam * advantage_{t+1}, with
+    value and advantage 0 past the last token;  return_t = advantage_t + value_t.
+
+    Args:
+      rewards: Of each token, [I].
+      values: Value of the state before each token, [I].
+      count_R: Tokens of each response, at least 1, [R].
+      gamma: Discount, in [0, 1].
+      lam: 1 trusts rewards alone, 0 the next value alone; in [0, 1].
+    Returns:
+      Advantages and returns, [I] each.
+    Raises:
+      ValueError: counts do not fit, or gamma or lam is out of range.
+    Source: Schulman et al. 2015, arXiv:1506.02438, Eqs. 11 to 16.
+    """
+    _check(rewards, count_R)
+    if values.shape != rewards.shape:
+        raise ValueError(f"values must be one for each of {len(rewards)} rewards, got {len(values)}")
+    for name, number in (("gamma", gamma), ("lam", lam)):
+        if not 0 <= number <= 1:
+            raise ValueError(f"{name} must be in [0, 1], got {number}")
+    inside = filled(count_R)
+    rewards_RT = spread(rewards, count_R, fill=0.0)
+    values_RT = spread(values, count_R, fill=0.0)
+    advantages = torch.zeros_like(rewards_RT)
+    ahead = following = torch.zeros(len(count_R), dtype=rewards.dtype, device=rewards.device)
+    for t in reversed(range(inside.shape[1])):
+        slope = rewards_RT[:, t] + gamma * following - values_RT[:, t]
+        ahead = torch.where(inside[:, t], slope + gamma * lam * ahead, 0.0)
+        following = values_RT[:, t]
+        advantages[:, t] = ahead
+    found = advantages[inside]
+    return found, found + values
+
+
+def leave_one_out(rewards: Float[Tensor, "X K"]) -> Float[Tensor, "X K"]:
+    """RLOO: a response's reward less the mean of the other responses to its prompt.
+
+    advantage_i = reward_i - (1 / (K - 1)) sum_{j != i} reward_j
+
+    Args:
+      rewards: Of K >= 2 responses to each of X prompts, the KL penalty included, [X, K].
+    Raises:
+      ValueError: one response a prompt.
+    Source: Ahmadian et al. 2024, arXiv:2402.14740, Section 3; Kool et al. 2019.
+    """
+    if rewards.shape[1] < 2:
+        raise ValueError("leaving one out needs at least 2 responses to a prompt, got 1")
+    num = rewards.shape[1]
+    return (rewards - rewards.mean(1, keepdim=True)) * (num / (num - 1))
+
+
+def group_normalised(rewards: Float[Tensor, "X K"], *, eps: float = 1e-4) -> Float[Tensor, "X K"]:
+    """GRPO: a response's reward less the mean of its prompt's responses, divided by their standard deviation.
+
+    advantage_i = (reward_i - mean_j reward_j) / (std_j reward_j + eps), std with K - 1
+
+    Args:
+      rewards: Of K >= 2 responses to each of X prompts, [X, K].
+      eps: Keeps prompts whose responses are all alike at 0.
+    Raises:
+      ValueError: one response a prompt.
+    Source: Shao et al. 2024, arXiv:2402.03300, Section 4.1.2.
+    """
+    if rewards.shape[1] < 2:
+        raise ValueError("a group needs at least 2 responses to a prompt, got 1")
+    return (rewards - rewards.mean(1, keepdim=True)) / (rewards.std(1, keepdim=True) + eps)
+
+
+def whiten(values: Float[Tensor, " N"], *, eps: float = 1e-8) -> Float[Tensor, " N"]:
+    """Shifted to mean 0 and scaled to standard deviation 1 (over N); all alike become 0."""
+    centred = values - values.mean()
+    return centred / (centred.square().mean() + eps).sqrt()
+
+
+def adapted_kl_coef(kl_coef: float, kl: float, *, target: float, horizon: float, num_responses: int) -> float:
+    """The KL coefficient after a batch: larger where the KL was above its target, smaller where it was below.
+
+    kl_coef * (1 + clip(kl / target - 1, -0.2, 0.2) * num_responses / horizon)
+
+    Args:
+      kl_coef: Before it.
+      kl: Mean KL of a response in the batch, nats.
+      target: What it should be, nats.
+      horizon: Responses over which the coefficient changes by 20 % at the most.
+      num_responses: Of the batch.
+    Source: Ziegler et al. 2019, arXiv:1909.08593, Section 2.2; their K_beta is num_responses / horizon.
+    """
+    error = min(max(kl / target - 1, -0.2), 0.2)
+    return kl_coef * (1 + error * num_responses / horizon)
+
+
+@dataclass(frozen=True, slots=True)
+class Moments:
+    """Mean and spread of all numbers seen so far.
+
+    Attributes:
+      count: How many.
+      mean: Their mean.
+      square: Sum of their squared distances from it.
+    """
+
+    count: float = 0.0
+    mean: float = 0.0
+    square: float = 0.0
+
+    @property
+    def std(self) -> float:
+        """Standard deviation (over N); 1 where all were alike, so that nothing is divided by 0."""
+        deviation = (self.square / self.count) ** 0.5 if self.count else 0.0
+        return deviation if deviation > 1e-8 else 1.0
+
+    def with_batch(self, values: Float[Tensor, " N"]) -> Moments:
+        """The moments with more numbers taken in. Source: Chan, Golub and LeVeque 1979."""
+        wide = values.double()
+        num = len(wide)
+        mean = float(wide.mean())
+        square = float((wide - mean).square().sum())
+        total, gap = self.count + num, mean - self.mean
+        return Moments(total, self.mean + gap * num / total, self.square + square + gap**2 * self.count * num / total)
+
+
+def explained_variance(values: Float[Tensor, " I"], returns: Float[Tensor, " I"]) -> float:
+    """1 - var(returns - values) / var(returns): 1 for perfect values, 0 for a constant; 0 where returns do not vary."""
+    spread_of = float(returns.var(correction=0))
+    return 1 - float((returns - values).var(correction=0)) / spread_of if spread_of > 0 else 0.0
+
+
+def _check(values: Tensor, count_R: Tensor) -> None:
+    if int(count_R.sum()) != len(values):
+        raise ValueError(f"counts must sum to the number of tokens, got {int(count_R.sum())} and {len(values)}")
+    if len(count_R) and int(count_R.min()) < 1:
+        raise ValueError("every response must have a token")

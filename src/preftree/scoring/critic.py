@@ -1,0 +1,58 @@
+"""The critic: what a response is still worth, read off the hidden state that predicts its next token.
+
+Shape suffixes as in tree/layout.py. A value stands where a prediction has its source: it is the value of the state
+before the token, so all responses to a prompt share the value of the prompt.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from preftree.scoring.forward import Scorer
+from preftree.scoring.head import head_parameters
+from preftree.tree.layout import TreeBatch
+
+
+class Critic(nn.Module):
+    """One number for each prediction: a linear head on a trunk.
+
+    Attributes:
+      trunk: A language model of its own, whose LM head is not used; None where the head stands on the policy's trunk.
+      head: From the hidden state to the value; 0 at first.
+    """
+
+    def __init__(self, policy: Scorer, *, shared: bool) -> None:
+        """A critic for a policy: over its trunk, or over a copy of it as it is now."""
+        super().__init__()
+        self.trunk = None if shared else _copied(policy)
+        width = head_parameters(policy.model)[0].shape[1]
+        self.head = nn.Linear(width, 1, dtype=policy.dtype, device=policy.device)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, batch: TreeBatch, hidden_SD: Float[Tensor, "S D"]) -> Float[Tensor, " I"]:
+        """Values of the states before the scored tokens, response after response and in token order, [I].
+
+        Args:
+          batch: The trees.
+          hidden_SD: The policy's hidden states of the same batch, used where the trunk is shared.
+        """
+        if self.trunk is not None:
+            hidden_SD = self.trunk.hidden(batch)
+        values_S = self.head(hidden_SD.to(self.head.weight.dtype))[:, 0]
+        return values_S.index_select(0, batch.prediction_I)
+
+
+def _copied(policy: Scorer) -> Scorer:
+    """A copy of the policy as a trunk: its LM head is frozen, unless it is the input embedding as well."""
+    with torch.no_grad():
+        model = copy.deepcopy(policy.model)
+    head, embeddings = model.get_output_embeddings(), model.get_input_embeddings()
+    for parameter in [] if head is None else head.parameters():
+        if parameter is not getattr(embeddings, "weight", None):
+            parameter.requires_grad_(False)
+    return Scorer(model, precision=policy.precision)
