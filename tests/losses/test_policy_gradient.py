@@ -67,7 +67,7 @@ def rloo_gradients(logits: Tensor, samples: Tensor, rewards: Tensor) -> Tensor:
 
 
 def test_rloo_is_unbiased_on_the_bandit() -> None:
-    """The mean over 1e5 samples is the exact gradient of the penalised reward, within 3 standard errors; with a baseline
+    """The mean over 1e5 samples is the exact gradient of the penalised reward within 3 standard errors; with a baseline
     that counts the response itself it is off by (K - 1) / K.
     """
     kl_coef, groups, num = 0.5, 25_000, 4

@@ -41,7 +41,7 @@ OTHER_NAMES: dict[str, str] = {
     "num_train_epochs": "epochs",
     "n_epochs": "epochs",
     "num_epochs": "epochs",
-    "max_completion_length": "max_response_length (of training data) or max_new_tokens (of ppo and rloo)",
+    "max_completion_length": "max_response_length",
     "truncation_mode": "truncation",
     "save_steps": "save_every",
     "eval_steps": "eval_every",
@@ -69,6 +69,11 @@ OTHER_NAMES: dict[str, str] = {
     "load_in_4bit": "quantize=nf4",
     "load_in_8bit": "quantize=int8",
     "ref_adapter_name": "reference",
+}
+
+# The same for recipes that sample: TRL's PPO, RLOO and GRPO, verl and OpenRLHF; an answer only where the option exists.
+ONLINE_NAMES: dict[str, str] = {
+    "max_completion_length": "max_new_tokens",
     "cliprange": "clip",
     "clip_range": "clip",
     "clip_ratio": "clip",
@@ -124,6 +129,8 @@ def unknown_option(name: str, known: list[str]) -> str:
     for asked in (name, first):
         if asked in known:
             break
+        if (ours := ONLINE_NAMES.get(asked)) and ours.split()[0] in known:
+            return f"unknown option {name!r}; here it is called {ours}"
         if asked in OTHER_NAMES:
             return f"unknown option {name!r}; here it is called {OTHER_NAMES[asked]}"
         if asked in NOT_YET:

@@ -15,13 +15,9 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.optim import Optimizer
-from transformers import PreTrainedTokenizerBase
 
 from preftree.config.online import OnlineConfig, PpoConfig
 from preftree.errors import HalfwayError, TrainingError, UserError
-from preftree.generate.hf import Sampling
-from preftree.judges.reward import Rewards
 from preftree.losses.advantages import (
     Moments,
     adapted_kl_coef,
@@ -34,18 +30,13 @@ from preftree.losses.advantages import (
     whiten,
 )
 from preftree.losses.policy_gradient import clipped_surrogate, is_clipped, value_loss
-from preftree.scoring.critic import Critic
 from preftree.scoring.entropy import head_entropy
-from preftree.scoring.figures import Head, reference_kl
-from preftree.scoring.forward import Scorer
-from preftree.scoring.head import head_parameters
 from preftree.stats import mean_interval
+from preftree.train.learner import Learner, Scored, head_of, score
 from preftree.train.optim import learning_rate, set_learning_rate
-from preftree.train.policy import Reference
-from preftree.train.rollout import Minibatch, PromptSet, Rollout, cut_minibatches, lay_out, prompts_of, roll_out
+from preftree.train.rollout import Minibatch, Rollout, cut_minibatches, prompts_of
 from preftree.train.state import Progress
 from preftree.train.track import Row
-from preftree.tree.layout import TreeBatch
 from preftree.tree.segment import sum_responses
 
 LARGEST_START = {"fp32": 1e-4, "bf16": 3e-2}
@@ -53,78 +44,6 @@ LARGEST_START = {"fp32": 1e-4, "bf16": 3e-2}
 
 HELD_OUT_ROW = 1 << 48
 """Number of the first held-out response: its random numbers are nobody else's, and the same at every evaluation."""
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class Learner:
-    """What a run has at hand.
-
-    Attributes:
-      config: Its options, with nothing left open.
-      scorer: The policy.
-      optimizer: Its optimiser.
-      critic: The critic with its optimiser; None for RLOO.
-      reference: What the KL penalty is against.
-      tokenizer: The policy's.
-      prompts: What to answer.
-      held_out: What to answer in evaluations, or None.
-      rewards: Who judges.
-      num_steps: Iterations of the whole run.
-    """
-
-    config: OnlineConfig
-    scorer: Scorer
-    optimizer: Optimizer
-    critic: tuple[Critic, Optimizer] | None
-    reference: Reference
-    tokenizer: PreTrainedTokenizerBase
-    prompts: PromptSet
-    held_out: PromptSet | None
-    rewards: Rewards
-    num_steps: int
-
-    @property
-    def share(self) -> bool:
-        """Whether both models compute a shared beginning once."""
-        return self.scorer.shares_prefixes and self.reference.scorer.shares_prefixes
-
-    def sample(self, prompts: PromptSet, rows: np.ndarray, samples: int, first_row: int) -> Rollout:
-        """Responses of the policy as it is."""
-        config = self.config
-        sampling = Sampling(config.max_new_tokens, temperature=config.temperature, seed=config.seed)
-        return roll_out(
-            self.scorer,
-            self.tokenizer,
-            prompts,
-            rows,
-            self.rewards,
-            sampling,
-            samples=samples,
-            first_row=first_row,
-            batch_size=config.generation_batch,
-        )
-
-    def lay_out(self, rollout: Rollout, responses: np.ndarray) -> Minibatch:
-        """Responses as micro-batches."""
-        return lay_out(rollout, responses, budget=self.config.micro_batch_tokens, share=self.share)
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class Scored:
-    """Figures of the tokens of a rollout under the models that it was sampled with, without gradients, [I].
-
-    Attributes:
-      policy, ref: Log-probs of the tokens, nats.
-      kl: KL(policy || reference) of the next token, over the whole vocabulary, nats.
-      entropy: Of the policy's next token, nats.
-      values: Of the state before each token; None without a critic.
-    """
-
-    policy: Float[Tensor, " I"]
-    ref: Float[Tensor, " I"]
-    kl: Float[Tensor, " I"]
-    entropy: Float[Tensor, " I"]
-    values: Float[Tensor, " I"] | None
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -257,34 +176,6 @@ def evaluate(learner: Learner, progress: Progress, stop: Callable[[], int]) -> M
     return figures | {"response_tokens": lengths, "finished": finished, "responses": len(rows)}
 
 
-def score(learner: Learner, rollout: Rollout, batches: list[Minibatch]) -> Scored:
-    """Score a rollout under policy, reference and critic, in the packing of `batches`, each response in one of them."""
-    size, device = int(rollout.count_R.sum()), learner.scorer.device
-    names = ("policy", "ref", "kl", "entropy", *(("values",) if learner.critic else ()))
-    table = {name: torch.zeros(size, dtype=torch.float64, device=device) for name in names}
-    with torch.no_grad():
-        for batch in batches:
-            for micro in batch.micros:
-                trees = micro.batch.to(device)
-                with learner.reference.active() as scorer:
-                    ref = _head(scorer, trees)
-                policy = _head(learner.scorer, trees)
-                found = {
-                    "policy": policy.logps(trees.target_S),
-                    "ref": ref.logps(trees.target_S),
-                    "kl": reference_kl(ref, policy),
-                    "entropy": head_entropy(policy),
-                }
-                found = {name: values.index_select(0, trees.prediction_I) for name, values in found.items()}
-                if learner.critic is not None:
-                    found["values"] = learner.critic[0](trees, policy.hidden_SD)
-                places = rollout.places(batch.responses[list(micro.examples)])
-                index = torch.from_numpy(places).to(device)
-                for name, values in found.items():
-                    table[name].index_copy_(0, index, values.double())
-    return Scored(table["policy"], table["ref"], table["kl"], table["entropy"], table.get("values"))
-
-
 def shape_rewards(
     config: OnlineConfig, rewards: Float[Tensor, " R"], finished: Tensor, moments: Moments
 ) -> tuple[Float[Tensor, " R"], Moments]:
@@ -343,7 +234,7 @@ def update(
         responses = batch.responses[list(micro.examples)]
         index = torch.from_numpy(rollout.places(responses)).to(device)
         trees = micro.batch.to(device)
-        head = _head(learner.scorer, trees)
+        head = head_of(learner.scorer, trees)
         logps = head.logps(trees.target_S).index_select(0, trees.prediction_I).double()
         old = targets.old.index_select(0, index)
         acts, old_acts, actions, num_actions = logps, old, index, num_tokens
@@ -409,11 +300,6 @@ def update(
     if learner.critic is not None:
         figures |= {"value_loss": critic_loss, "critic_grad_norm": float(host[8])}
     return figures
-
-
-def _head(scorer: Scorer, trees: TreeBatch) -> Head:
-    weight, bias = head_parameters(scorer.model)
-    return Head(scorer.hidden(trees), weight, bias, scorer.head, scorer.product)
 
 
 def _forget(learner: Learner) -> None:

@@ -22,8 +22,9 @@ from preftree.scoring.forward import Scorer
 from preftree.scoring.probe import verify_scorer
 from preftree.storage.checkpoint import LoadedCheckpoint
 from preftree.train import folder
+from preftree.train.learner import Learner
 from preftree.train.loop import Outcome, Plan, train
-from preftree.train.online import Learner, advance, begin_state, evaluate
+from preftree.train.online import advance, begin_state, evaluate
 from preftree.train.optim import build_optimizer
 from preftree.train.policy import Policy, Reference, find_live_reference, load_policy
 from preftree.train.rollout import PromptSet, open_prompts
