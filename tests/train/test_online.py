@@ -426,7 +426,7 @@ def test_a_target_needs_a_coefficient(place: Path) -> None:
 def test_what_cannot_start_says_so(place: Path) -> None:
     with pytest.raises(ConfigError, match="micro_batch_tokens must be at least 17"):
         run(config_of(place, "ppo", "small", "micro_batch_tokens=16"))
-    with pytest.raises(DataError, match="prompts"):
+    with pytest.raises(DataError, match="does not exist"):
         run(config_of(place, "ppo", "nothing", f"data={place / 'none.jsonl'}"))
     config = config_of(place, "rloo", "told", "max_steps=1")
     run(config)
