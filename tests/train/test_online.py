@@ -409,6 +409,7 @@ def test_prompts_go_on_through_new_orders() -> None:
         ("ppo", "minibatch_size=3", "minibatch_size must divide batch_size=8, got 3"),
         ("ppo", "eval_every=3", "eval_every needs eval_data: a file of prompts that are not trained on"),
         ("ppo", "lora.r=4", "lora trains an adapter alone, and critic=separate a whole model; set critic=shared"),
+        ("ppo", "compile=true", "compile: fused layers cannot sample; leave compile out"),
         ("ppo", "temperature=0.0", "temperature must be > 0, got 0.0"),
     ],
 )

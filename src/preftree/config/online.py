@@ -132,6 +132,13 @@ class _Online(Keeping, Machine, Pace, Optimisation, Adaptation, Surrogate, Rewar
     max_grad_norm: float | None = Field(default=1.0, gt=0)
     schedule: Literal["constant", "linear", "cosine"] = "constant"
 
+    @field_validator("compile")
+    @classmethod
+    def _not_compiled(cls, value: bool) -> bool:
+        if value:
+            raise ValueError("fused layers cannot sample; leave compile out")
+        return value
+
     @model_validator(mode="after")
     def _whole_numbers(self) -> _Online:
         if self.batch_size % self.samples_per_prompt:
