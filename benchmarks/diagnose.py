@@ -113,11 +113,12 @@ def look(folder: Path) -> dict[str, Any]:
 
 
 def figures_of(run: Run) -> dict[str, float]:
-    evidence = gather(run.rows, loss=run.loss, starts_at_reference=True, measured=run.measured)
+    told = {"measured": run.measured, "config": run.config}
+    evidence = gather(run.rows, loss=run.loss, starts_at_reference=True, **told)
     lost = [drift.lost_share(evidence, side) for side in ("chosen", "rejected")]
     length = drift.length_share(evidence)
     losses = [row["loss"] for row in evidence.held_out]
-    with_coin = run.loss in fit.VALUE_AT_REFERENCE
+    coin = evidence.traits.untrained
     figures = {
         "lost_share": lost[0],
         "least_lost_share": None if lost[0] is None or lost[1] is None else min(lost[0], lost[1]),
@@ -126,9 +127,9 @@ def figures_of(run: Run) -> dict[str, float]:
         "length_as_labelled": length and length.as_labelled,
         "reward_lost": fit.reward_lost(evidence),
         "loss_rise": losses[-1] / min(losses) - 1 if losses else None,
-        "grad_weight": evidence.end("grad_weight") if run.loss in fit.UNBOUNDED else None,
+        "grad_weight": evidence.end("grad_weight") if evidence.traits.endless else None,
         "train_accuracy": evidence.end("accuracy"),
-        "learned_nats": fit.VALUE_AT_REFERENCE[run.loss] - min(losses) if losses and with_coin else None,
+        "learned_nats": coin - min(losses) if losses and coin is not None else None,
         "accuracy_high": evidence.last("accuracy_high"),
     }
     return {name: round(float(value), 5) for name, value in figures.items() if value is not None}

@@ -66,6 +66,7 @@ def examine(
     loss: str = "dpo",
     starts_at_reference: bool = True,
     measured: Measured | None = None,
+    config: Mapping[str, Any] | None = None,
 ) -> list[Verdict]:
     """Put every check that fits the recipe to a run.
 
@@ -75,8 +76,10 @@ def examine(
       loss: Name of the loss.
       starts_at_reference: Whether the reference is the model that training started from.
       measured: Figures measured after training.
+      config: The run's options, for those of its loss; by default the loss has none set.
     """
-    evidence = gather(rows, loss=loss, starts_at_reference=starts_at_reference, measured=measured or Measured())
+    measured = measured or Measured()
+    evidence = gather(rows, loss=loss, starts_at_reference=starts_at_reference, measured=measured, config=config)
     verdicts = []
     for check in CHECKS:
         if check.pairs_only and recipe not in PAIRS:
@@ -99,16 +102,18 @@ def diagnose(
     loss: str = "dpo",
     starts_at_reference: bool = True,
     measured: Measured | None = None,
+    config: Mapping[str, Any] | None = None,
 ) -> list[Diagnosis]:
     """What looks wrong, the worst first; empty for a healthy run. Arguments as of `examine`."""
-    verdicts = examine(rows, recipe=recipe, loss=loss, starts_at_reference=starts_at_reference, measured=measured)
-    return found_in(verdicts)
+    told = {"starts_at_reference": starts_at_reference, "measured": measured, "config": config}
+    return found_in(examine(rows, recipe=recipe, loss=loss, **told))
 
 
 def examine_run(run: Run) -> list[Verdict]:
     """Put every check to a run's folder."""
     starts = run.config.get("reference", "start") == "start"
-    return examine(run.rows, recipe=run.recipe, loss=run.loss, starts_at_reference=starts, measured=run.measured)
+    told = {"starts_at_reference": starts, "measured": run.measured, "config": run.config}
+    return examine(run.rows, recipe=run.recipe, loss=run.loss, **told)
 
 
 def found_in(verdicts: Iterable[Verdict]) -> list[Diagnosis]:

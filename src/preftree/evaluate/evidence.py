@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from preftree.evaluate.measured import Measured
+from preftree.evaluate.traits import Traits, traits_of
 
 Severity = Literal["failure", "warning", "note"]
 
@@ -57,6 +58,7 @@ class Evidence:
       train: Those of optimiser steps.
       held_out: Those of evaluations.
       loss: Name of the loss.
+      traits: What is known of it.
       starts_at_reference: Whether the policy of step 1 is the reference.
       measured: What was measured after training.
     """
@@ -65,6 +67,7 @@ class Evidence:
     train: tuple[Mapping[str, Any], ...]
     held_out: tuple[Mapping[str, Any], ...]
     loss: str
+    traits: Traits
     starts_at_reference: bool
     measured: Measured
 
@@ -88,12 +91,20 @@ class Evidence:
         return float(values[-1]) if len(values) else self.end(name)
 
 
-def gather(rows: Iterable[Mapping[str, Any]], *, loss: str, starts_at_reference: bool, measured: Measured) -> Evidence:
-    """Sort rows into those of steps and those of evaluations."""
+def gather(
+    rows: Iterable[Mapping[str, Any]],
+    *,
+    loss: str,
+    starts_at_reference: bool,
+    measured: Measured,
+    config: Mapping[str, Any] | None = None,
+) -> Evidence:
+    """Sort rows into those of steps and those of evaluations; `config` has the loss's options where they matter."""
     rows = tuple(rows)
     train = tuple(row for row in rows if "split" not in row)
     held_out = tuple(row for row in rows if row.get("split") == "eval")
-    return Evidence(rows, train, held_out, loss, starts_at_reference, measured)
+    traits = traits_of({"loss": loss} if config is None else config)
+    return Evidence(rows, train, held_out, loss, traits, starts_at_reference, measured)
 
 
 def is_number(value: object) -> bool:

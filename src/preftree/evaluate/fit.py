@@ -29,7 +29,9 @@ ACCURACY_DROP = 0.03
 """Fall of held-out accuracy from its best."""
 
 SATURATED_WEIGHT = 0.1
-"""Mean gradient weight below which most pairs have stopped teaching.
+"""Mean gradient weight below which most pairs have stopped teaching, where it is 1/2 in the first step.
+
+In proportion for losses that begin elsewhere: a mean over tokens divides the weight by their number.
 
 Healthy runs ended at .23 to .28 and 77 to 84 % training accuracy, deterministic labels at .003 to .035 and 98 to 100 %.
 """
@@ -37,17 +39,11 @@ Healthy runs ended at .23 to .28 and 77 to 84 % training accuracy, deterministic
 SATURATED_ACCURACY = 0.95
 """Training accuracy that goes with it when labels never contradict each other."""
 
-UNBOUNDED = frozenset({"dpo"})
-"""Losses that have no minimum on labels that never contradict each other."""
-
-VALUE_AT_REFERENCE = {"dpo": math.log(2), "cdpo": math.log(2)}
-"""Losses whose value at the reference is what a coin would score."""
-
 CONFIDENT_EXCESS = 0.005
-"""Nats by which the held-out loss may exceed a coin's."""
+"""By how much the held-out loss may exceed a coin's, where a coin's is ln 2; in proportion for other losses."""
 
 LEARNED_NATS = 0.02
-"""Fall of the held-out loss below a coin's that counts as having learned something that carries over.
+"""Fall of the held-out loss below a coin's that counts as having learned something that carries over; as above.
 
 Healthy runs fell by .13 to .31, with 45 % of the labels flipped by .002 or not at all.
 """
@@ -148,20 +144,21 @@ def _overfit(evidence: Evidence, losses: list[tuple[int, float]]) -> Diagnosis |
 def saturation(evidence: Evidence) -> Diagnosis | Missing | None:
     """Margins run away because the labels never contradict each other (arXiv:2310.12036)."""
     weight, accuracy, margin = (evidence.end(name) for name in ("grad_weight", "accuracy", "margin"))
-    if evidence.loss not in UNBOUNDED:
+    if not evidence.traits.endless:
         return None
     if weight is None or accuracy is None or margin is None:
         return Missing(f"grad_weight and accuracy of at least {MIN_ROWS} steps")
-    if weight >= SATURATED_WEIGHT or accuracy <= SATURATED_ACCURACY:
+    most = 2 * SATURATED_WEIGHT * float(evidence.column("grad_weight")[0])
+    if weight >= most or accuracy <= SATURATED_ACCURACY:
         return None
     return Diagnosis(
         "saturation",
         "warning",
         {"grad_weight": weight, "accuracy": accuracy, "margin": margin},
-        f"mean gradient weight < {SATURATED_WEIGHT:g} and training accuracy > {SATURATED_ACCURACY:.0%}",
+        f"mean gradient weight < {most:.2g} and training accuracy > {SATURATED_ACCURACY:.0%}",
         f"Training pairs are ranked right {accuracy:.1%} of the time with a margin of {margin:.1f}; the gradient "
         f"weight is down to {weight:.3f}. With labels that never contradict each other, {evidence.loss} has no minimum "
-        "and KL grows on.",
+        "and the policy moves on.",
         "Stop earlier or raise beta; loss=cdpo with label_smoothing, or loss=ipo_sum, stop at a finite margin.",
     )
 
@@ -172,7 +169,7 @@ def label_noise(evidence: Evidence) -> Diagnosis | Missing | None:
     settled = _settled_by(evidence)
     if accuracy is None or loss is None or settled is None:
         return Missing(f"accuracy and loss of at least {MIN_ROWS} steps")
-    coin = VALUE_AT_REFERENCE.get(evidence.loss)
+    coin = evidence.traits.untrained
     high = evidence.held_out[-1].get("accuracy_high", accuracy) if evidence.held_out else accuracy
     figures = {"accuracy": accuracy, "loss": loss}
     advice = "Read twenty pairs and judge them yourself; look for flipped columns; loss=cdpo expects a share of flips."
@@ -186,15 +183,17 @@ def label_noise(evidence: Evidence) -> Diagnosis | Missing | None:
             "the training pairs.",
             advice,
         )
-    if evidence.held_out and coin is not None and loss > coin + CONFIDENT_EXCESS and not _carries_over(evidence):
+    most = math.inf if coin is None else coin + _as_share_of(coin, CONFIDENT_EXCESS)
+    if evidence.held_out and coin is not None and loss > most and not _carries_over(evidence):
         return Diagnosis(
             "label_noise",
             "warning",
             figures,
-            f"held-out loss > {coin + CONFIDENT_EXCESS:.3f}, more than a coin's; and no evaluation had one below "
-            f"{coin - LEARNED_NATS:.3f}, or an accuracy above {WEAK_ACCURACY:.0%} with its whole interval",
-            f"On held-out pairs the policy is wrong too often for how sure it is: its loss of {loss:.3f} is above the "
-            f"{coin:.3f} that an untrained policy scores, at {accuracy:.1%} accuracy, and it never was better.",
+            f"held-out loss > {most:.4g}, more than a coin's; and no evaluation had one below "
+            f"{coin - _as_share_of(coin, LEARNED_NATS):.4g}, or an accuracy above {WEAK_ACCURACY:.0%} with its whole "
+            "interval",
+            f"On held-out pairs the policy is wrong too often for how sure it is: its loss of {loss:.4g} is above the "
+            f"{coin:.4g} that an untrained policy scores, at {accuracy:.1%} accuracy, and it never was better.",
             f"{advice} Or train fewer steps, with a larger beta.",
         )
     if high < WEAK_ACCURACY and abs(settled) < SETTLED_LOSS:
@@ -213,9 +212,15 @@ def label_noise(evidence: Evidence) -> Diagnosis | Missing | None:
 
 def _carries_over(evidence: Evidence) -> bool:
     """Whether an evaluation was better than a coin: by its loss or, where margins are too large for it, by accuracy."""
-    most = VALUE_AT_REFERENCE.get(evidence.loss, math.inf) - LEARNED_NATS
+    coin = evidence.traits.untrained
+    most = math.inf if coin is None else coin - _as_share_of(coin, LEARNED_NATS)
     by_loss = any(value < most for _, value in _held_out_losses(evidence))
     return by_loss or any(row.get("accuracy_low", 0.0) > WEAK_ACCURACY for row in evidence.held_out)
+
+
+def _as_share_of(coin: float, nats: float) -> float:
+    """A difference that is `nats` where a coin's loss is ln 2."""
+    return nats * coin / math.log(2)
 
 
 def _settled_by(evidence: Evidence) -> float | None:

@@ -9,13 +9,12 @@ from dataclasses import dataclass, replace
 from preftree.evaluate.evidence import is_number
 from preftree.evaluate.folder import Row, Run
 from preftree.evaluate.measured import Point
+from preftree.evaluate.traits import traits_of
 from preftree.report.charts import MAX_POINTS, Chart, Level, Line, thin
-from preftree.report.scale import Kind
+from preftree.report.scale import Kind, write
 
 NUM_RUN_TONES = 8
 """Colours for runs; the ninth has the first one's again."""
-
-COIN_LOSS = {"dpo": math.log(2), "cdpo": math.log(2)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,9 +231,9 @@ def _chart(panel: Panel, lines: list[Line], level: Level | None, steps: tuple[fl
 
 
 def _level(panel: Panel, runs: Sequence[Run]) -> Level | None:
-    losses = {run.loss for run in runs}
-    if panel.title == "Loss" and len(losses) == 1 and (value := COIN_LOSS.get(losses.pop())) is not None:
-        return Level(value, "ln 2: untrained")
+    values = {traits_of(run.config).untrained for run in runs} if panel.title == "Loss" else set()
+    if len(values) == 1 and (value := values.pop()) is not None:
+        return Level(value, "ln 2: untrained" if value == math.log(2) else f"{write(value)}: untrained")
     return panel.level
 
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from preftree.evaluate.evidence import is_number
 from preftree.evaluate.folder import Row, Run
-from preftree.report.curves import COIN_LOSS
+from preftree.evaluate.traits import traits_of
 from preftree.report.scale import duration, fixed, percent, write
 
 Answer = Literal["yes", "no", "unclear"]
@@ -109,7 +109,7 @@ def headline(run: Run) -> list[Figure]:
     if is_number(row.get("margin")):
         figures.append(Figure("Margin", fixed(row["margin"], 2), f"{where}; 0 at the start"))
     if is_number(row.get("loss")):
-        coin = COIN_LOSS.get(run.loss)
+        coin = traits_of(run.config).untrained
         figures.append(
             Figure("Loss", fixed(row["loss"], 4, sign=False), f"{where}{f'; {coin:.4f} untrained' if coin else ''}")
         )
