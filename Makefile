@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 export PYTHONUTF8 = 1
 export HF_HUB_DISABLE_TELEMETRY = 1
 
-.PHONY: demo test check bench bench-league bench-adapters bench-adapters-world bench-diagnose bench-hh docs-losses test-slow test-gpu clean
+.PHONY: demo test check bench bench-league bench-pareto bench-adapters bench-adapters-world bench-diagnose bench-hh docs-losses test-slow test-gpu clean
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -60,6 +60,11 @@ docs-losses: $(VENV)/.ready
 
 bench-league: $(VENV)/.ready
 	$(BIN)/python -W ignore benchmarks/league.py --out runs/league
+
+# Two objectives against the exact front: MODPO, labels of the weighted sum, a sum of two losses; about 7 minutes on one
+# core, and resumable.
+bench-pareto: $(VENV)/.ready
+	OMP_NUM_THREADS=1 $(BIN)/python -W ignore benchmarks/pareto.py --out runs/pareto
 
 clean:
 	rm -rf $(VENV) build dist

@@ -45,6 +45,20 @@ METHODS = {
 }
 ENDS = {1.0: "DPO on sentiment", 0.0: "DPO on brevity"}
 BLUE, ORANGE, GREEN, GREY = "#2b5f9e", "#d08a3c", "#4b9460", "#888"
+READING = (
+    "What these three seeds show:",
+    "",
+    "- MODPO and labels of the weighted sum have one optimum, and end equally far from the front and from it: knowing",
+    "  one objective's reward is worth as much here as labels that were made for this w, at every w, from one file of",
+    "  labels.",
+    "- The sum of two losses stays nearer the start at the same beta: what it averages is the two labellers'",
+    "  probabilities, which contradict each other where the objectives do. It is no further from the front at its own",
+    "  KL, but its w says less about where it ends.",
+    "- Nobody reaches the front where sentiment has a say: labels are one draw for each pair. Brevity alone, which a",
+    "  policy can read off a position, is all but solved.",
+    "- Everything that prefers short responses makes empty ones likely, which no pair held: a second objective needs",
+    "  data, or a rule of sampling, where it leads.",
+)
 TONES = {"modpo": BLUE, "labels": ORANGE, "losses": GREEN, "end": GREY}
 
 
@@ -249,6 +263,7 @@ def page(found: Sequence[dict[str, Any]], num_seeds: int) -> str:
                     f"{statistics.fmean(one['empty'] for one in own):.2f} |"
                 )
     lines += ["", "In brackets the least and the largest of the seeds.", "", *verdict(found), ""]
+    lines += [*READING, ""]
     lines += ["![Sentiment against brevity: the exact front, and the policies](pareto.svg)", ""]
     return "\n".join(lines)
 
