@@ -335,10 +335,10 @@ def plot(found: Sequence[dict[str, Any]]) -> str:
     parts.append('<text x="310" y="424" text-anchor="middle">sentiment</text>')
     parts.append('<text x="16" y="220" text-anchor="middle" transform="rotate(-90 16 220)">brevity</text>')
     names = {**METHODS, "end": "DPO on one objective"}
-    for place, (method, name) in enumerate(names.items()):
-        parts.append(f'<circle cx="76" cy="{294 + 18 * place}" r="4" fill="{TONES[method]}"/>')
-        parts.append(f'<text x="86" y="{298 + 18 * place}">{name}</text>')
-    parts.append('<path d="M68 370h16" stroke="#333" stroke-width="1.5"/><text x="90" y="374">optimum, by w</text>')
+    for (method, name), (x, y) in zip(names.items(), ((66, 16), (66, 34), (310, 16), (310, 34)), strict=True):
+        parts.append(f'<circle cx="{x}" cy="{y - 4}" r="4" fill="{TONES[method]}"/>')
+        parts.append(f'<text x="{x + 10}" y="{y}">{name}</text>')
+    parts.append('<path d="M482 12h16" stroke="#333" stroke-width="1.5"/><text x="504" y="16">optimum, by w</text>')
     return (
         '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 600 432" font-family="sans-serif" font-size="11" '
         f'fill="#777"><path d="M60 390h500M60 390v-340" stroke="#bbb" fill="none"/>{"".join(parts)}</svg>\n'
