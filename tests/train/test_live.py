@@ -5,15 +5,21 @@ from __future__ import annotations
 import math
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from preftree.errors import CheckpointError, ConfigError
+from preftree.config.adapter import LoraOptions
+from preftree.errors import CheckpointError, ConfigError, TrainingError
+from preftree.models.adapter_folder import write_adapter
+from preftree.models.adapters import add_adapter
+from preftree.models.load import load_model
 from preftree.storage.checkpoint import load_checkpoint
-from preftree.train import loop
+from preftree.train import loop, policy
 from preftree.train.dpo import build_reference_table, run_dpo
 from preftree.train.follow import Follower
+from support.adapters import moved
 from support.small_runs import dpo_config, make_model, make_pairs, rows_of
 
 WORDS = ("max_steps=5", "schedule=constant", "lr=3e-3", "warmup_steps=0")
@@ -41,6 +47,57 @@ def test_a_run_starts_where_its_live_reference_is(
     kind = "the policy without its adapter" if "lora.r=4" in words else "a second model in memory"
     assert f"the reference scores beside the policy, in every step: {kind}" in caplog.text
     assert not (place / "cache" / "tables").exists()
+    assert "policy equals reference: 0.0e+00 nats of" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("loss=tdpo1",),
+        ("loss=tdpo1", "lora={}", "precision=bf16"),
+        ("loss=tdpo2", "lora.r=4", "lora.new=true"),
+        FOLLOWING[4:],
+    ],
+)
+def test_a_start_with_an_adapter_is_compared_as_well(
+    place: Path, words: tuple[str, ...], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Merged into the weights, trained further, or merged under a new one."""
+    caplog.set_level("INFO")
+    folder = place / "adapter"
+    if not folder.exists():
+        model = load_model(place / "model")
+        add_adapter(model, LoraOptions(r=2).filled(), seed=3)
+        moved(model)
+        folder.mkdir()
+        write_adapter(model, str(place / "model"), folder)
+    out = f"start-{'-'.join(words)}".replace("=", "").replace(".", "")
+    run_dpo(dpo_config(place, out, f"model={folder}", "max_steps=1", *words))
+    assert "policy equals reference" in caplog.text
+
+
+@pytest.mark.parametrize("word", ["loss=tdpo2", "reference.sync_every=2"])
+def test_a_live_reference_that_is_not_the_start_stops_the_run(
+    place: Path, word: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = policy.load_frozen
+
+    def other(*args: Any, **options: Any) -> Any:
+        scorer, weights = real(*args, **options)
+        with torch.no_grad():
+            next(iter(scorer.parameters())).mul_(1.01)
+        return scorer, weights
+
+    monkeypatch.setattr(policy, "load_frozen", other)
+    with pytest.raises(TrainingError, match="before the first step the policy differs from its reference by"):
+        run_dpo(dpo_config(place, "broken", *WORDS, word))
+
+
+def test_a_live_reference_that_is_another_model_is_not_compared(place: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    make_model(place / "other", seed=5)
+    run_dpo(dpo_config(place, "elsewhere", "max_steps=1", "loss=tdpo1", f"reference={place / 'other'}"))
+    assert "not compared with the reference: it is" in caplog.text
 
 
 def test_the_reference_follows_by_the_formula(place: Path) -> None:

@@ -14,12 +14,13 @@ import pytest
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from preftree.cli.main import main
 from preftree.config.schema import DpoConfig
 from preftree.data.mismatch import partners
 from preftree.data.store import TokenExample
 from preftree.distributed.world import World
-from preftree.errors import ConfigError, DataError
-from preftree.losses.table import LOSSES
+from preftree.errors import ConfigError, DataError, UserError
+from preftree.losses.table import LOSSES, inputs_of, unit_of
 from preftree.models.load import load_model, load_tokenizer
 from preftree.reference.build import build_reference
 from preftree.reference.key import table_key
@@ -284,6 +285,94 @@ def test_what_the_data_lacks_is_a_sentence(
     words = (f"loss={loss}", f"data={data}", f"cache={tmp_path}", "data.max_rejected=1.0")
     with pytest.raises(DataError, match=sentence):
         open_part(bind_objective(dpo_config(place, "unused", *words))[0])
+
+
+NEEDS = {
+    "margins": "margin",
+    "other_margins": "other margin",
+    "win_prob": "win prob",
+    "costs": "costs",
+    "list_scores": "scores",
+}
+
+
+def opened(place: Path, cache: Path, name: str, data: str) -> str:
+    """What opening a file for a loss comes to: an empty sentence, or the error's."""
+    words = (f"loss={name}", f"data={place / data}", f"cache={cache}")
+    try:
+        open_part(bind_objective(dpo_config(place, "unused", *words))[0])
+    except UserError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize("name", [name for name in LOSSES if name != "sft"])
+def test_every_loss_says_what_its_data_lacks(place: Path, tmp_path: Path, name: str) -> None:
+    """Bare pairs, labels, demonstrations and rankings: taken, or refused in one sentence."""
+    write(place / "demonstrations.jsonl", [{"prompt": f"{i}: p", "completion": " good"} for i in range(3)])
+    spec, unit = LOSSES[name], unit_of(LOSSES[name])
+    lacking = [words for key, words in NEEDS.items() if key in inputs_of(spec)]
+    told = {data: opened(place, tmp_path, name, f"{data}.jsonl") for data in ("plain", "labels", "lists")}
+    told["demonstrations"] = opened(place, tmp_path, name, "demonstrations.jsonl")
+    assert all("\n" not in sentence for sentence in told.values())
+    wanted = {"pair": "preference", "response": "label", "list": "ranking"}[unit]
+    assert f"wanted the kind '{wanted}'" in told["demonstrations"]
+    assert (f"wanted the kind '{wanted}'" in told["labels"]) == (unit != "response")
+    if unit == "response":
+        assert not told["plain"] and not told["labels"] and "wanted the kind 'label'" in told["lists"]
+        return
+    needed = f"loss {name} needs {lacking[0]} in every row" if lacking else ""
+    assert told["plain"].startswith(needed) and bool(told["plain"]) == bool(lacking)
+    # Scores of a ranking are margins of its pairs; nothing else stands in it.
+    known = not lacking or lacking[0] in ("margin", "scores")
+    assert told["lists"].startswith("" if known else needed) and bool(told["lists"]) == (not known)
+
+
+@pytest.mark.parametrize(
+    ("words", "row", "sentence"),
+    [
+        (("loss=odpo",), {"margin": 0}, r"needs a margin > 0 in every row, and .*:1 has 0, like 3 others; label such"),
+        (("loss=rao_kupper", "loss.nu=1"), {"tie": True}, "loss rao_kupper: a tie is impossible with nu = 1; set nu >"),
+        (("loss=davidson", "loss.nu=0"), {"tie": True}, "loss davidson: a tie is impossible with nu = 0; set nu > 0"),
+        (
+            ("loss={dpo: 1, davidson: 1}",),
+            {"tie": True},
+            r"nothing but ties, which loss 1 dpo \+ 1 davidson cannot use",
+        ),
+    ],
+)
+def test_what_a_loss_cannot_use_is_a_sentence(
+    place: Path, tmp_path: Path, words: tuple[str, ...], row: dict[str, Any], sentence: str
+) -> None:
+    data = write(tmp_path / "bare.jsonl", [pair(index) | row for index in range(4)])
+    with pytest.raises(UserError, match=sentence):
+        open_part(bind_objective(dpo_config(place, "unused", *words, f"data={data}", f"cache={tmp_path}"))[0])
+
+
+def test_a_sum_takes_ties_where_all_that_prefers_does(place: Path) -> None:
+    config = dpo_config(place, "unused", "loss={davidson: 1, sft: .1}")
+    assert bind_objective(config)[1].takes_ties
+
+
+@pytest.mark.parametrize("words", [("loss=modpo",), ("loss=kto", "data={place}/lists.jsonl")])
+def test_the_command_line_says_it_and_exits_with_2(
+    place: Path, words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = [
+        f"model={place / 'model'}",
+        f"data={place / 'plain.jsonl'}",
+        f"out={place / 'x'}",
+        f"cache={place / 'c'}",
+    ]
+    given = {word.partition("=")[0] for word in words}
+    told = [word.format(place=place) for word in words]
+    options = [option for option in options if option.partition("=")[0] not in given] + told
+    monkeypatch.setattr("sys.argv", ["preftree", "dpo", *options])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("error: ") and ("needs other margin in every row" in last or "wanted the kind" in last)
 
 
 def test_losses_of_two_kinds_are_no_sum() -> None:

@@ -14,6 +14,7 @@ from preftree.errors import TrainingError
 from preftree.reference.build import evaluating
 from preftree.reference.key import layout_digests
 from preftree.reference.store import ReferenceTable
+from preftree.scoring.figures import LiveReference
 from preftree.scoring.forward import Scorer
 from preftree.tree.layout import TokenSequence
 from preftree.tree.pack import pack
@@ -61,6 +62,60 @@ def verify_start(
       TrainingError: they differ by more; both figures are in the message.
       CacheError: the table lacks a response.
     """
+    look = _look(scorer, groups, budget)
+    tokens = torch.from_numpy(table.gather(look.sequences))
+    counts = torch.tensor([int(sequence.scored.sum()) for sequence in look.sequences])
+    reference = sum_responses(tokens, counts).logps
+    size = sum_responses(tokens.double().square(), counts).logps.sqrt()
+    cuts = np.concatenate([layout_digests(group, share=scorer.shares_prefixes) for group in groups])
+    noise = torch.where(torch.from_numpy(cuts == table.layouts(look.sequences)), look.packing, look.cutting)
+    rounding = torch.finfo(tokens.dtype).eps * size
+    return _compare(look.policy, reference, noise, rounding, f", or delete {table.folder}")
+
+
+def verify_live_start(
+    scorer: Scorer, live: LiveReference, groups: Sequence[Sequence[TokenSequence]], *, budget: int = 8192
+) -> GateReport:
+    """As `verify_start`, with a reference that scores beside the policy: both compute the same batches.
+
+    Args:
+      scorer: The policy, in the mode it is trained in.
+      live: The reference.
+      groups: A few prompts with their responses.
+      budget: Most tokens of a forward; a group that is larger is computed by itself.
+
+    Raises:
+      TrainingError: they differ by more than `verify_start` allows; both figures are in the message.
+    """
+    look = _look(scorer, groups, budget)
+    counts = torch.tensor([int(sequence.scored.sum()) for sequence in look.sequences])
+    with torch.no_grad(), live() as reference:
+        sums = _packed(reference, groups, look.bins)
+    # Of a response's tokens there is the sum alone here: as if all were equal, which is the least that it can be.
+    rounding = torch.finfo(sums.dtype).eps * sums.double().abs() / counts.sqrt()
+    return _compare(look.policy, sums, torch.full_like(rounding, look.packing), rounding, "")
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class _Look:
+    """The policy's sums, and how much they depend on what is computed together.
+
+    Attributes:
+      sequences: The responses, [R].
+      bins: Groups that are computed together.
+      policy: Summed log-probs, nats, [R].
+      packing: Largest difference between two packings of the same groups.
+      cutting: The same, a response in a tree of its own among them.
+    """
+
+    sequences: list[TokenSequence]
+    bins: list[list[int]]
+    policy: Float[Tensor, " R"]
+    packing: float
+    cutting: float
+
+
+def _look(scorer: Scorer, groups: Sequence[Sequence[TokenSequence]], budget: int) -> _Look:
     sequences = [sequence for group in groups for sequence in group]
     sizes = [len(scorer.lay_out([group]).input_T) for group in groups]
     bins = [sorted(some) for some in pack(sizes, max([budget, *sizes]))]
@@ -70,26 +125,23 @@ def verify_start(
             together = _packed(scorer, groups, bins)
             one_group = torch.cat([_sums(scorer, [group]) for group in groups])
             one_response = torch.cat([_sums(scorer, [[sequence]]) for sequence in sequences])
-    tokens = torch.from_numpy(table.gather(sequences))
-    counts = torch.tensor([int(sequence.scored.sum()) for sequence in sequences])
-    reference = sum_responses(tokens, counts).logps
-    size = sum_responses(tokens.double().square(), counts).logps.sqrt()
-
     packing = float((together - one_group).abs().max())
     cutting = max(packing, float((together - one_response).abs().max()))
     if len(bins) == len(groups):
         packing = cutting  # nothing was packed, so that says nothing of how packing rounds
-    cuts = np.concatenate([layout_digests(group, share=scorer.shares_prefixes) for group in groups])
-    noise = torch.where(torch.from_numpy(cuts == table.layouts(sequences)), packing, cutting)
-    allowed = TIMES_NOISE * torch.maximum(noise, torch.finfo(tokens.dtype).eps * size)
+    return _Look(sequences, bins, policy, packing, cutting)
+
+
+def _compare(policy: Tensor, reference: Tensor, noise: Tensor, rounding: Tensor, advice: str) -> GateReport:
+    allowed = TIMES_NOISE * torch.maximum(noise, rounding)
     logratio = (policy - reference).abs()
     worst = int((logratio / allowed).nan_to_num(torch.inf).argmax())
-    report = GateReport(len(sequences), float(noise[worst]), float(logratio[worst]), float(allowed[worst]))
+    report = GateReport(len(policy), float(noise[worst]), float(logratio[worst]), float(allowed[worst]))
     if not report.largest_logratio <= report.tolerance:  # nan compares false with everything
         raise TrainingError(
             f"before the first step the policy differs from its reference by {report.largest_logratio:.3g} nats in a "
             f"response, while packing noise is {report.noise:.3g} (allowed: {report.tolerance:.3g}); the reference is "
-            f"of other weights or another adapter, or dropout is on: check both models, or delete {table.folder}"
+            f"of other weights or another adapter, or dropout is on: check both models{advice}"
         )
     return report
 

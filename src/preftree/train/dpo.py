@@ -13,9 +13,10 @@ from preftree.distributed.world import open_world
 from preftree.errors import ConfigError
 from preftree.losses.table import BoundLoss
 from preftree.reference.build import BuildReport, build_reference
-from preftree.reference.gate import verify_start
+from preftree.reference.gate import verify_live_start, verify_start
 from preftree.reference.key import cache_root, table_key
 from preftree.reference.store import ReferenceTable
+from preftree.scoring.figures import LiveReference
 from preftree.train import run
 from preftree.train.folder import claim_folder, find_start
 from preftree.train.follow import Follower
@@ -61,6 +62,7 @@ def run_dpo(config: DpoConfig) -> Outcome:
             kind = "the policy without its adapter" if reference.without_adapter else "a second model in memory"
             log.info("the reference scores beside the policy, in every step: %s", kind)
             live = reference.active
+            _check_start(setup, live, reference)
             if schedule:
                 follower = Follower(reference.scorer.model, schedule.sync_every, schedule.mixup)
         else:
@@ -98,7 +100,7 @@ def _open_reference(
     return open_table(setup)
 
 
-def _check_start(setup: run.Setup[DpoConfig], table: ReferenceTable, reference: Reference) -> None:
+def _check_start(setup: run.Setup[DpoConfig], scored: ReferenceTable | LiveReference, reference: Reference) -> None:
     """A policy that has not left its reference must agree with it; says so where it has."""
     if setup.start is not None:
         log.info("not compared with the reference: this run goes on from step %d", setup.start.step)
@@ -107,7 +109,11 @@ def _check_start(setup: run.Setup[DpoConfig], table: ReferenceTable, reference: 
         log.info("not compared with the reference: it is %s, and the run starts elsewhere", reference.words)
         return
     groups = [setup.data.train.store[row].sequences for row in probe_rows(setup.data.train)]
-    gate = verify_start(setup.scorer, table, groups, budget=setup.config.micro_batch_tokens)
+    budget = setup.config.micro_batch_tokens
+    if isinstance(scored, ReferenceTable):
+        gate = verify_start(setup.scorer, scored, groups, budget=budget)
+    else:
+        gate = verify_live_start(setup.scorer, scored, groups, budget=budget)
     log.info("policy equals reference: %.1e nats of %.1e allowed", gate.largest_logratio, gate.tolerance)
 
 

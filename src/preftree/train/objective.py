@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from preftree.config.reward import RewardConfig
 from preftree.config.schema import DpoConfig, RunConfig
 from preftree.errors import ConfigError
+from preftree.losses.inputs import PairLogps
 from preftree.losses.metrics import columns_of, list_metrics, pair_metrics, response_metrics
 from preftree.losses.reward_model import bind_reward_loss
 from preftree.losses.table import BoundLoss, bind, find, needs_reference, options_of, unit_of
@@ -62,6 +64,27 @@ class Objective:
     def needs_reference(self) -> bool:
         """Whether any part compares with a reference."""
         return any(needs_reference(part.loss.spec) for part in self.parts)
+
+    @property
+    def takes_ties(self) -> bool:
+        """Whether all losses of examples know what a tie is; else one of them would take its first response's side."""
+        units = [part.loss for part in self.parts if unit_of(part.loss.spec) != "demonstration"]
+        return all("ties" in loss.inputs for loss in units)
+
+    def check_ties(self) -> None:
+        """Ask the losses that take ties whether there can be any.
+
+        Raises:
+          ConfigError: under its options, a tie would be impossible.
+        """
+        one, count = torch.zeros(1), torch.ones(1, dtype=torch.int64)
+        pair = PairLogps(one, one, count, count)
+        for part in self.parts:
+            if "ties" in part.loss.inputs:
+                try:
+                    part.loss(policy=pair, ref=pair, ties=count.bool())
+                except ValueError as error:
+                    raise ConfigError(f"loss {part.loss.name}: {error}") from error
 
     @property
     def scope(self) -> Literal["example", "step"]:

@@ -183,22 +183,22 @@ def find_live_reference(
     reference = find_reference(config, policy, tokenizer, world)
     if reference.scorer is policy.scorer and not reference.without_adapter:  # it moves away from what it was
         place = policy.incoming.path if policy.incoming else config.model
-        scorer, _ = load_frozen(str(place), config, world)
+        scorer, _ = load_frozen(str(place), config, world, merged=policy.merged)
         reference = replace(reference, scorer=scorer)
     if reference.scorer is not policy.scorer:
         reference.scorer.requires_grad_(False)
     return reference
 
 
-def load_frozen(name: str, config: AnyConfig, world: World) -> tuple[Scorer, str]:
-    """Another model than the policy, adapter included, and its digest."""
+def load_frozen(name: str, config: AnyConfig, world: World, *, merged: bool = False) -> tuple[Scorer, str]:
+    """Another model than the policy, adapter included (`merged`: in its weights), and its digest."""
     adapter = find_adapter(name)
     model = load_base(adapter or name, quantize=config.quantize, device=world.device)
     weights = digest_base(adapter.base if adapter else name, model, config)
     if adapter is not None:
-        attach_adapter(model, adapter)
+        (merge_adapter if merged else attach_adapter)(model, adapter)
         remove_dropout(model)
-        weights = _digest_adapted(weights, adapter, config, merged=False)
+        weights = _digest_adapted(weights, adapter, config, merged=merged)
     scorer = Scorer(model.eval(), precision=config.precision)
     if config.compile:
         scorer.compile_layers()

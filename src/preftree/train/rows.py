@@ -195,9 +195,10 @@ def _usable(store: TokenStore, objective: Objective | None, path: str) -> Int[np
 
     Raises:
       DataError: none is left; or a row lacks a figure that the loss needs, or has a weight that it cannot use.
+      ConfigError: a tie is there that is impossible under the loss's options.
     """
     ties: Bool[np.ndarray, " N"] = store.ties
-    if objective is None or "ties" in objective.inputs:
+    if objective is None or objective.takes_ties:
         ties = np.zeros(len(store), np.bool_)
     rows = np.flatnonzero(~ties)
     name = "sft" if objective is None else objective.label
@@ -208,6 +209,8 @@ def _usable(store: TokenStore, objective: Objective | None, path: str) -> Int[np
         raise DataError(f"{path} holds nothing but ties, which loss {name} cannot use; add other pairs")
     if objective is not None:
         _check_figures(store, rows, objective, path)
+        if store.ties[rows].any():
+            objective.check_ties()
     return rows
 
 
