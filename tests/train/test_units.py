@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from typer.testing import CliRunner
 
-from preftree.cli.main import main
+from preftree.cli.main import app
 from preftree.config.schema import DpoConfig
 from preftree.data.mismatch import partners
 from preftree.data.store import TokenExample
@@ -354,25 +355,17 @@ def test_a_sum_takes_ties_where_all_that_prefers_does(place: Path) -> None:
     assert bind_objective(config)[1].takes_ties
 
 
-@pytest.mark.parametrize("words", [("loss=modpo",), ("loss=kto", "data={place}/lists.jsonl")])
-def test_the_command_line_says_it_and_exits_with_2(
-    place: Path, words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    options = [
-        f"model={place / 'model'}",
-        f"data={place / 'plain.jsonl'}",
-        f"out={place / 'x'}",
-        f"cache={place / 'c'}",
-    ]
-    given = {word.partition("=")[0] for word in words}
-    told = [word.format(place=place) for word in words]
-    options = [option for option in options if option.partition("=")[0] not in given] + told
-    monkeypatch.setattr("sys.argv", ["preftree", "dpo", *options])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    assert ended.value.code == 2
-    last = capsys.readouterr().err.splitlines()[-1]
-    assert last.startswith("error: ") and ("needs other margin in every row" in last or "wanted the kind" in last)
+@pytest.mark.parametrize(
+    ("loss", "data", "sentence"),
+    [("modpo", "plain", "needs other margin in every row"), ("kto", "lists", "wanted the kind 'label'")],
+)
+def test_the_verbs_stop_with_the_sentence(place: Path, loss: str, data: str, sentence: str) -> None:
+    """`preftree dpo`, and a sweep of which no run came to its end."""
+    words = [f"model={place / 'model'}", f"data={place / data}.jsonl", f"cache={place / 'c'}", f"loss={loss}"]
+    done = CliRunner().invoke(app, ["dpo", *words, f"out={place / 'x'}"])
+    assert isinstance(done.exception, UserError) and sentence in str(done.exception)  # main() exits with 2
+    swept = CliRunner().invoke(app, ["sweep", "dpo", *words, f"out={place / 'y'}", "loss.beta=1,2"])
+    assert isinstance(swept.exception, UserError) and "no run of this sweep came to its end" in str(swept.exception)
 
 
 def test_losses_of_two_kinds_are_no_sum() -> None:
