@@ -1,19 +1,28 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from rich.console import Console
 from typer.testing import CliRunner
 
+from preftree.cli.chat import _with_adapters
 from preftree.cli.main import app
+from preftree.config.adapter import LoraOptions
 from preftree.data.kinds import as_kind
-from preftree.errors import DataError
+from preftree.errors import DataError, UserError
 from preftree.generate import talk
 from preftree.generate.hf import Generation
 from preftree.generate.talk import Answer, Talk, require_text, shuffle_sides
+from preftree.models.adapter_folder import write_adapter
+from preftree.models.adapters import add_adapter, use_adapter
+from preftree.models.load import load_model
 from preftree.records import Message, Preference
+from support.adapters import moved
 from support.datafiles import read_all
 from support.models import tiny_llama
 from support.small_runs import make_model
@@ -120,6 +129,64 @@ def test_undo_takes_a_question_and_its_answer_back() -> None:
     said = Talk(True).ask("a").hear("b").ask("c").hear("d")
     assert said.undo() == Talk(True).ask("a").hear("b")
     assert said.undo().undo().undo() == Talk(True)
+
+
+@pytest.fixture(scope="module")
+def adapters(place: Path) -> Path:
+    """Two adapters of the model `one`, in a folder that holds nothing else."""
+    for seed, name in enumerate(("a", "b")):
+        model = load_model(place / "one")
+        add_adapter(model, LoraOptions(r=2).filled(), seed=seed)
+        moved(model, seed=seed, by=0.2)
+        (place / "many" / name).mkdir(parents=True)
+        write_adapter(model, str(place / "one"), place / "many" / name)
+    return place / "many"
+
+
+def test_two_adapters_answer_from_one_base(place: Path, adapters: Path) -> None:
+    ids = torch.tensor([[5, 9, 3, 7]])
+    for model, names in ((adapters, ["a", "b"]), (place / "one", [str(adapters / "a"), str(adapters / "b")])):
+        speakers = _with_adapters(Console(), str(model), names)
+        assert speakers[0].model is speakers[1].model
+        for speaker in (*speakers, *reversed(speakers)):
+            assert speaker.adapter is not None
+            alone = load_model(adapters / "ab"[speaker.adapter])
+            use_adapter(speaker.model, speaker.adapter)
+            with torch.no_grad():
+                logits = speaker.model(ids).logits
+                assert torch.equal(logits, alone(ids).logits)
+                assert (logits - load_model(place / "one")(ids).logits).abs().max() > 1e-3
+
+
+def test_an_adapter_talks_as_its_folder_does(place: Path, adapters: Path) -> None:
+    lines = ["the plot", "and?"]
+    told = call(lines, adapters / "b")
+    assert call(lines, place / "one", "--adapter", adapters / "b") == told != call(lines, place / "one")
+    assert call(lines, adapters, "--adapter", "b") == told
+
+
+@pytest.mark.usefixtures("numbered")
+def test_a_choice_between_adapters_is_recorded_by_their_names(place: Path, adapters: Path) -> None:
+    record = place / "adapters.jsonl"
+    call(["Hi", "2"], adapters, "--adapter", "a", "--adapter", "b", "--record", record)
+    call(["Hi", "1"], place / "one", "--adapter", adapters / "a", "--against", place / "two", "--record", record)
+    rows = [json.loads(line) for line in record.read_text().splitlines()]
+    sides = [(Path(row["chosen_model"]).name, Path(row["rejected_model"]).name) for row in rows]
+    assert sides == [("b", "a"), ("a", "two")]
+
+
+@pytest.mark.parametrize(
+    ("model", "words", "sentence"),
+    [
+        ("many", ["--adapter", "c"], "--adapter c: neither an adapter in .*many', which holds a, b, nor a folder with"),
+        ("one", ["--adapter", "c"], "--adapter c: neither an adapter in .*one', which holds none, nor a folder"),
+        ("many", ["--adapter", "a", "--adapter", "b", "--against", "x"], "two models can be compared at once"),
+        ("many", ["--adapter", "a", "--blind"], "are for two models"),
+    ],
+)
+def test_adapters_that_are_not_there(place: Path, adapters: Path, model: str, words: list[str], sentence: str) -> None:
+    done = CliRunner().invoke(app, ["chat", str(place / model), *words])
+    assert isinstance(done.exception, UserError) and re.search(sentence, str(done.exception))
 
 
 @pytest.mark.parametrize("words", [["--blind"], ["--record", "x.jsonl"]])

@@ -23,6 +23,14 @@ def chat(
     against: Annotated[
         str | None, typer.Option(metavar="MODEL2", help="Answer side by side with another model.", show_default=False)
     ] = None,
+    adapter: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME|FOLDER",
+            help="An adapter over MODEL: its name in MODEL's folder, or its own folder; give two to compare them.",
+            show_default=False,
+        ),
+    ] = None,
     blind: Annotated[bool, typer.Option("--blind", help="Do not say which answer is whose until you chose.")] = False,
     record: Annotated[
         Path | None,
@@ -36,7 +44,7 @@ def chat(
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of an answer.")] = 512,
     seed: Annotated[int, typer.Option(min=0, help="Of the answers, and of the sides when blind.")] = 0,
 ) -> None:
-    """Talk to a model in the terminal; with --against, compare two and collect preferences.
+    """Talk to a model in the terminal; with --against, or two --adapter, compare two and collect preferences.
 
     A model without a chat template continues what you write, each line for itself.
     """
@@ -49,13 +57,19 @@ def chat(
     from preftree.models.load import best_device, load_model, load_tokenizer
 
     quiet_transformers()
-    if against is None and (blind or record is not None):
-        raise ConfigError("--blind and --record are for two models; give the other one with --against")
+    adapters = adapter or []
+    if len(adapters) + (against is not None) > 2:
+        raise ConfigError("two models can be compared at once; give one --adapter with --against, or two without it")
+    single = against is None and len(adapters) < 2
+    if single and (blind or record is not None):
+        raise ConfigError(
+            "--blind and --record are for two models; give the other one with --against, or two --adapter"
+        )
     choices = record or Path("preferences.jsonl")
     console = Console(highlight=False, markup=False, emoji=False)
     sampling = Sampling(max_new_tokens, temperature, top_p, seed)
-    speakers = []
-    for name in [model] if against is None else [model, against]:
+    speakers = _with_adapters(console, model, adapters) if adapters else []
+    for name in (*(() if adapters else (model,)), *(() if against is None else (against,))):
         speakers.append(Speaker(name, load_model(name, device=best_device()), load_tokenizer(name)))
     if len({speaker.has_template for speaker in speakers}) > 1:
         raise ConfigError("one of the models has a chat template and the other has none: they cannot answer the same")
@@ -63,7 +77,7 @@ def chat(
         raise ConfigError(f"{model} has no chat template, so --system has no place; leave it out")
     talk = Talk(speakers[0].has_template, system)
     # Numbers of the questions: one that comes up again, here or in another session, gets other draws and sides.
-    numbers = itertools.count(1 if against is None else 1 + count_rows(choices))
+    numbers = itertools.count(1 if single else 1 + count_rows(choices))
     console.print(COMMANDS, style="dim")
     if not talk.templated:
         console.print("No chat template: the model continues what you write, each line for itself.", style="dim")
@@ -71,13 +85,36 @@ def chat(
         try:
             if line.startswith("/"):
                 talk = _obey(console, talk, line)
-            elif line and against is None:
+            elif line and single:
                 talk = _converse(console, speakers[0], talk.ask(line), sampling, next(numbers))
             elif line:
                 talk = _compare(console, speakers, talk.ask(line), sampling, next(numbers), blind, choices)
         except UserError as error:
             console.print(f"error: {error}", style="red")
     console.print()
+
+
+def _with_adapters(console: Console, model: str, names: list[str]) -> list[Speaker]:
+    """A speaker for each adapter, all of them on one base in memory."""
+    from preftree.errors import ConfigError
+    from preftree.generate.talk import Speaker
+    from preftree.models.adapter_folder import adapter_names, find_over
+    from preftree.models.adapters import attach_adapters
+    from preftree.models.load import best_device, load_base, load_tokenizer, remove_dropout
+
+    found = [find_over(model, name) for name in names]
+    whole = (Path(model).expanduser() / "config.json").exists() or not adapter_names(Path(model).expanduser())
+    if not whole and len({adapter.base for adapter in found}) > 1:
+        bases = " and ".join(adapter.base for adapter in found)
+        raise ConfigError(f"adapters {' and '.join(names)} belong to {bases}; give the one model for both as MODEL")
+    for adapter in found if whole else ():
+        if Path(adapter.base).expanduser().resolve() != Path(model).expanduser().resolve():
+            console.print(f"{adapter.path} was trained over {adapter.base}, and answers over {model}.", style="dim")
+    base = load_base(model if whole else found[0], device=best_device())
+    attach_adapters(base, found)
+    remove_dropout(base)
+    tokenizer = load_tokenizer(model if whole else found[0].path)
+    return [Speaker(name, base.eval(), tokenizer, place) for place, name in enumerate(names)]
 
 
 def _converse(console: Console, speaker: Speaker, talk: Talk, sampling: Sampling, number: int) -> Talk:

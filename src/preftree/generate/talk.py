@@ -16,6 +16,7 @@ from preftree.data.kinds import plain_text
 from preftree.data.prompts import Prompt, encode_prompts
 from preftree.errors import DataError
 from preftree.generate.hf import Sampling, generate, uniforms
+from preftree.models.adapters import use_adapter
 from preftree.records import Message, Provenance, Text
 
 
@@ -26,11 +27,13 @@ class Speaker:
     Attributes:
       name: As the user named it.
       model, tokenizer: What answers.
+      adapter: Which of the model's adapters does, where it holds several.
     """
 
     name: str
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
+    adapter: int | None = None
 
     @property
     def has_template(self) -> bool:
@@ -100,6 +103,8 @@ def answer(
       DataError: the template refuses the conversation, or a special token is written out in it.
     """
     ids = encode_prompts(speaker.tokenizer, [Prompt(Provenance("chat", talk.number), talk.prompt)])
+    if speaker.adapter is not None:
+        use_adapter(speaker.model, speaker.adapter)
     (one,) = generate(speaker.model, speaker.tokenizer, ids, sampling, first_row=row, show=show)
     # Where the limit cut a character in two, its first bytes are no text.
     return Answer(speaker.name, one.text if one.finished else one.text.rstrip("\ufffd"))

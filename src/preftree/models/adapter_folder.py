@@ -93,6 +93,24 @@ def adapter_names(folder: Path) -> list[str]:
     return ([NAME] if (folder / CONFIG).is_file() else []) + below
 
 
+def find_over(model: str, which: str) -> AdapterFolder:
+    """An adapter by the name that it has in the folder `model`, or by its own folder.
+
+    Raises:
+      ModelError: it is neither, or not of a kind that can be used.
+    """
+    own = adapter_names(Path(model).expanduser())
+    found = find_adapter(model, which) if which in own else None
+    if found is None and adapter_names(Path(which).expanduser()):
+        found = find_adapter(which)
+    if found is None:
+        raise ModelError(
+            f"--adapter {which}: neither an adapter in '{model}', which holds {', '.join(own) or 'none'}, nor a folder "
+            f"with an {CONFIG}"
+        )
+    return found
+
+
 def write_adapter(model: PreTrainedModel, base: str, folder: Path) -> None:
     """Write adapter_config.json and adapter_model.safetensors, as peft reads them.
 

@@ -80,6 +80,32 @@ def attach_adapter(model: PreTrainedModel, adapter: AdapterFolder, *, trained: b
     _attach(model, adapter, trained)
 
 
+def attach_adapters(model: PreTrainedModel, adapters: Sequence[AdapterFolder]) -> None:
+    """Put several stored adapters into one base model; the first acts, until `use_adapter` says otherwise.
+
+    Args:
+      model: The base; changed in place.
+      adapters: What to load, one at least.
+    Raises:
+      ModelError: one does not fit the model.
+    """
+    wrapped = _attach(model, adapters[0], trained=False)
+    for place, adapter in enumerate(adapters[1:], 1):
+        with _fitting(adapter), _quiet():
+            wrapped.load_adapter(str(adapter.path), _name(place), torch_device=str(model.device))
+    use_adapter(model, 0)
+
+
+def use_adapter(model: PreTrainedModel, place: int) -> None:
+    """Let the adapter act that stood at this place when `attach_adapters` loaded it, and no other."""
+    for layer in _layers(model):
+        layer.set_adapter(_name(place))
+
+
+def _name(place: int) -> str:
+    return NAME if place == 0 else f"{NAME}-{place}"
+
+
 def merge_adapter(model: PreTrainedModel, adapter: AdapterFolder) -> None:
     """Add a stored adapter's update to the weights of its base model; all of them may be trained then.
 
@@ -101,13 +127,19 @@ def merge_adapter(model: PreTrainedModel, adapter: AdapterFolder) -> None:
 def _attach(model: PreTrainedModel, adapter: AdapterFolder, trained: bool) -> Any:
     from peft import LoraConfig, PeftModel
 
+    with _fitting(adapter), _quiet():
+        config = LoraConfig.from_pretrained(str(adapter.path))
+        assert isinstance(config, LoraConfig)  # declared as any kind of adapter's
+        config.lora_dropout = 0.0
+        device = str(model.device)
+        return PeftModel.from_pretrained(model, str(adapter.path), NAME, trained, config, torch_device=device)
+
+
+@contextmanager
+def _fitting(adapter: AdapterFolder) -> Iterator[None]:
+    """Say which adapter does not fit, where peft raises."""
     try:
-        with _quiet():
-            config = LoraConfig.from_pretrained(str(adapter.path))
-            assert isinstance(config, LoraConfig)  # declared as any kind of adapter's
-            config.lora_dropout = 0.0
-            device = str(model.device)
-            return PeftModel.from_pretrained(model, str(adapter.path), NAME, trained, config, torch_device=device)
+        yield
     except (ValueError, KeyError, RuntimeError, TypeError) as error:
         first = str(error).strip().splitlines()[0]
         raise ModelError(f"adapter '{adapter.path}' does not fit its base '{adapter.base}': {first}") from error
