@@ -113,7 +113,8 @@ def tdpo1(policy: PairLogps, ref: PairLogps, kl: PairValues, *, beta: Beta = 0.1
     Raises:
       ValueError: pair or kl counts differ, or beta <= 0.
     At policy == reference: ln 2.
-    Source: Zeng et al. 2024, arXiv:2404.11999, TDPO1.
+    Source: Zeng et al. 2024, arXiv:2404.11999, TDPO1. Checked against the authors' code,
+      github.com/Vance0124/Token-level-Direct-Preference-Optimization.
     """
     check_one_each(policy, **{"chosen kl": kl.chosen, "rejected kl": kl.rejected})
     return -logsigmoid(beta * (delta(policy, ref) - (kl.rejected - kl.chosen)))
@@ -139,7 +140,8 @@ def tdpo2(
     Raises:
       ValueError: pair or kl counts differ, beta <= 0, or alpha < 0.
     At policy == reference: ln 2.
-    Source: Zeng et al. 2024, arXiv:2404.11999, TDPO2.
+    Source: Zeng et al. 2024, arXiv:2404.11999, TDPO2. Checked against the authors' code as `tdpo1`, what is detached
+      included.
     """
     check_one_each(policy, **{"chosen kl": kl.chosen, "rejected kl": kl.rejected})
     return -logsigmoid(beta * (delta(policy, ref) - alpha * (kl.rejected - kl.chosen.detach())))

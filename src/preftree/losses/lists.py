@@ -62,7 +62,7 @@ def lipo(
       ValueError: the lists or the number of scores differ, or beta <= 0.
     At policy == reference: no fixed value; ln 2 times the sum of the weights.
     Source: Liu et al. 2024, arXiv:2402.01878 (LiPO-lambda). Checked by hand on lists of two and three, with the weights
-      of LambdaRank.
+      of LambdaRank; not compared with code of the authors.
     """
     gap = _gaps(beta * list_logratios(policy_lists, ref_lists), policy_lists.sizes)
     better = _better(list_scores, policy_lists)
@@ -95,7 +95,8 @@ def rrhf(
     Raises:
       ValueError: the number of scores differs, or nll_weight < 0.
     At policy == reference: no fixed value; there is no reference.
-    Source: Yuan et al. 2023, arXiv:2304.05302. Checked by hand on lists of two and three.
+    Source: Yuan et al. 2023, arXiv:2304.05302. Checked by hand on lists of two and three, and against the authors'
+      code, github.com/GanjinZero/RRHF: the same pairs and scores; its default weighs the hinge 100 times.
     """
     means = policy_lists.logps / policy_lists.num_tokens
     gap = _gaps(means, policy_lists.sizes)

@@ -67,7 +67,8 @@ def modpo(
     Raises:
       ValueError: pair or margin counts differ, beta <= 0, or objective_weight outside (0, 1].
     At policy == reference: no fixed value; softplus((1 - objective_weight) / objective_weight * other_margins).
-    Source: Zhou et al. 2023, arXiv:2310.03708, for two objectives. Checked by derivation and on the bandit.
+    Source: Zhou et al. 2023, arXiv:2310.03708, for two objectives. Checked by derivation, on the bandit, and against
+      the authors' code, github.com/ZHZisZZ/modpo, which has the same argument of the sigmoid.
     """
     check_one_each(policy, other_margins=other_margins)
     gap = beta * delta(policy, ref) - (1 - objective_weight) * other_margins
@@ -94,7 +95,8 @@ def odpo(
       ValueError: pair or margin counts differ, a margin is not > 0, beta <= 0, or alpha < 0.
     At policy == reference: no fixed value; ln(1 + margins^alpha).
     Source: Amini et al. 2024, arXiv:2402.10571, with f = log. Checked: for Gumbel noise on two utilities, the
-      probability that their difference exceeds the offset is sigmoid(gap - offset), as the paper's theorem has it.
+      probability that their difference exceeds the offset is sigmoid(gap - offset), as the paper's theorem has it; and
+      the authors' code, github.com/rycolab/odpo, has the same argument of the sigmoid.
     """
     check_one_each(policy, margins=margins)
     if not bool((margins > 0).all()):

@@ -114,7 +114,7 @@ def cal_dpo(policy: PairLogps, ref: PairLogps, *, beta: Beta = 1e-3) -> Float[Te
 
     loss = -log sigmoid(delta) + (chosen_logratio - 1 / (2 beta))^2 + (rejected_logratio + 1 / (2 beta))^2
 
-    There is no beta in the first term, as in the authors' code.
+    There is no beta in the first term, as in the authors' code; that halves the two squares, the paper does not.
 
     Args:
       policy: Summed response log-probs of each pair, nats, [P]; carries gradient.
@@ -125,7 +125,8 @@ def cal_dpo(policy: PairLogps, ref: PairLogps, *, beta: Beta = 1e-3) -> Float[Te
     Raises:
       ValueError: pair counts differ, or beta <= 0.
     At policy == reference: ln 2 + 1 / (2 beta^2).
-    Source: Xiao et al. 2024, arXiv:2412.14516; the terms as in github.com/tengxiao1/Cal-DPO.
+    Source: Xiao et al. 2024, arXiv:2412.14516. Checked against the authors' code, github.com/tengxiao1/Cal-DPO,
+      which has 1/2 before the squares.
     """
     ratios = logratios(policy, ref)
     contrast = -logsigmoid(ratios.chosen - ratios.rejected)
