@@ -235,6 +235,7 @@ def make_run(out: Path, job: Job) -> None:
         "snapshots": FACTOR,
         "seed": job.seed,
     }
+    options["data"]["max_rejected"] = 0.2  # a flipped ranking may contradict another one of its prompt
     loss[option] = job.value
     try:
         run_dpo(check_config(DpoConfig, options | {"loss": loss}))
