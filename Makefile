@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 export PYTHONUTF8 = 1
 export HF_HUB_DISABLE_TELEMETRY = 1
 
-.PHONY: demo test check bench bench-league bench-pareto bench-adapters bench-adapters-world bench-diagnose bench-hh docs-losses test-slow test-gpu clean
+.PHONY: demo test check bench bench-league bench-pareto bench-adapters bench-adapters-world bench-diagnose bench-rewards bench-hh docs-losses test-slow test-gpu clean
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -49,6 +49,10 @@ bench-adapters-world: $(VENV)/.ready
 # Planted failures against the checks of `preftree eval diagnose`; about 20 minutes on one core, and resumable.
 bench-diagnose: $(VENV)/.ready
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/diagnose.py --out runs/diagnose
+
+# What a reward model and DPO's policy know of a known reward, in and out of distribution
+bench-rewards: $(VENV)/.ready
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/rewards.py --out runs/rewards
 
 # make bench-hh DATA=hh.jsonl.gz
 bench-hh: $(VENV)/.ready

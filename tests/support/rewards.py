@@ -38,6 +38,7 @@ def reward_config(folder: Path, out: str, *words: str) -> RewardConfig:
         "micro_batch_tokens=128",
         "lr=3e-3",
         "warmup_steps=2",
+        "head=zero",
     ]
     return load_config(RewardConfig, [word for word in base if word.partition("=")[0] not in given] + list(words))
 

@@ -17,9 +17,15 @@ from transformers import AutoTokenizer
 from preftree.config.load import load_config
 from preftree.config.reward import RewardConfig
 from preftree.errors import CheckpointError, ConfigError, DataError, ModelError
+from preftree.evaluate.folder import read_run
 from preftree.judges.reward import load_rewards
+from preftree.judges.rules import identify, load_reward
+from preftree.report.curves import learning_curves
+from preftree.report.page import run_page
 from preftree.train import loop
 from preftree.train.dpo import run_dpo
+from preftree.train.export import export_run
+from preftree.train.measure import Measuring, measure_run
 from preftree.train.reward import run_reward
 from support.rewards import plain_ids, reward_config
 from support.small_runs import dpo_config, make_model, make_pairs, rows_of
@@ -135,6 +141,15 @@ def test_a_stopped_run_is_the_straight_one(place: Path, monkeypatch: pytest.Monk
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
+def test_a_random_head_is_the_seeds(place: Path) -> None:
+    for seed in (0, 1):
+        run_reward(reward_config(place, f"head{seed}", "head=random", f"seed={seed}", "max_steps=1", "lr=1e-12"))
+    heads = [load_file(place / f"head{n}" / "model" / "model.safetensors")["score.weight"] for n in (0, 1)]
+    assert not torch.equal(heads[0], heads[1])
+    assert all(0.5 < float(head.std()) * 65**0.5 < 1.5 for head in heads)
+    assert rows_of(place / "head0")[0]["loss"] != math.log(2)
+
+
 def test_packing_does_not_move_the_trajectory(place: Path) -> None:
     for tokens in (80, 4096):
         run_reward(reward_config(place, f"packed{tokens}", "max_steps=4", f"micro_batch_tokens={tokens}"))
@@ -180,6 +195,30 @@ def test_rankings_of_unlike_length(place: Path) -> None:
 def test_rankings_make_pairs_for_bradley_terry(place: Path) -> None:
     run_reward(reward_config(place, "all-pairs", f"data={place / 'ranked.jsonl'}"))
     assert rows_of(place / "all-pairs")[-1]["pairs"] == 3 * 1 + 3 * 3
+
+
+def test_the_page_shows_the_run(trained: Path) -> None:
+    run = read_run(trained)
+    titles = [chart.title for chart in learning_curves(run)]
+    assert {"Loss", "Accuracy", "Margin", "Rewards", "Brier score", "Calibration error", "Reliability"} <= set(titles)
+    page = run_page([run])
+    assert "made a reward model from the preferences of" in page
+    assert "how sure it is" in page
+    assert len(run_page([run, run])) > 1000
+    with pytest.raises(DataError, match="is the run of a reward model, which writes nothing"):
+        measure_run(run, Measuring("world:small"))
+    with pytest.raises(DataError, match="is the run of a reward model, whose folder is whole"):
+        export_run(trained, trained / "out", "merged")
+
+
+def test_a_reward_by_name_is_one_at_a_time_and_has_a_digest(trained: Path) -> None:
+    spec = f"rm:{trained}"
+    both = load_rewards(spec)(["the plot", "a movie"], [" was good", " bad"])
+    one = load_reward(spec)
+    assert [one("the plot", " was good"), one("a movie", " bad")] == pytest.approx(both.tolist(), abs=1e-5)
+    name, digest = identify(spec).split()
+    assert (name, len(digest)) == (spec, 16)
+    assert identify(str(trained / "model")).split()[1] == digest
 
 
 def test_bad_input_is_one_sentence(place: Path, trained: Path, tmp_path: Path) -> None:

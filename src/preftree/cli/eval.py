@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from preftree.cli.frontier import frontier
+from preftree.cli.rewards import rewards
 from preftree.cli.temperature import temperature
 from preftree.cli.winrate import winrate
 
@@ -20,6 +21,7 @@ def _root() -> None:
 
 
 app.command("frontier")(frontier)
+app.command("rewards")(rewards)
 app.command("winrate")(winrate)
 app.command("temperature")(temperature)
 

@@ -61,7 +61,7 @@ def dpo(words: Words = None) -> None:
 def reward(words: Words = None) -> None:
     """Train a reward model on preferences: preftree reward model=MODEL data=FILE out=RUN [key=value ...]
 
-    Options: model data eval_data eval_every out loss lora quantize lr optimizer weight_decay max_grad_norm
+    Options: model data eval_data eval_every out loss head lora quantize lr optimizer weight_decay max_grad_norm
     schedule warmup_steps batch_size micro_batch_tokens epochs max_steps max_length max_prompt_length
     max_response_length truncation seed precision gradient_checkpointing compile threads cache resume save_every
     keep_checkpoints snapshots

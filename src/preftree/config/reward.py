@@ -17,10 +17,13 @@ class RewardConfig(RunConfig):
     Attributes:
       loss: `bradley_terry` for pairs, `bradley_terry_margin` for pairs that say by how much, `rao_kupper` or `davidson`
         for pairs with ties, `plackett_luce` for rankings.
+      head: How the head of a language model begins: `random` by the seed, of variance 1 / (width + 1), or `zero`, where
+        all rewards are 0; the head of a reward model goes on as it is.
     """
 
     recipe: ClassVar[str] = "reward"
     loss: LossChoice = LossChoice(name="bradley_terry")
+    head: Literal["random", "zero"] = "random"
     lr: float = Field(default=1e-5, gt=0)
     optimizer: Literal["adamw", "rmsprop"] = "adamw"
     max_grad_norm: float | None = Field(default=1.0, gt=0)

@@ -1,4 +1,4 @@
-"""A reward as a function of prompt and response: a world's own, or one that the user wrote."""
+"""A reward as a function of prompt and response: a world's own, one that the user wrote, or a reward model."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from preftree.data.fields import messages
 from preftree.errors import ConfigError, JudgeError
+from preftree.judges.model import RewardModel, find_reward_model, model_digest
+from preftree.records import Text
 from preftree.worlds.grammar import World, reward
 from preftree.worlds.sentiment import WORLDS
 
@@ -35,7 +38,14 @@ def find_world(spec: str) -> World | None:
 
 
 def identify(spec: str) -> str:
-    """The name of a reward with a digest of the file it stands in: what a figure was measured with."""
+    """The name of a reward with a digest of its file or its weights: what a figure was measured with.
+
+    Raises:
+      ConfigError: as `load_reward`, of a world or a reward model.
+    """
+    folder = find_reward_model(spec)
+    if folder is not None:
+        return f"{spec} {model_digest(folder)}"
     place, _, _ = spec.rpartition(":")
     if find_world(spec) is not None:
         return spec
@@ -47,7 +57,8 @@ def identify(spec: str) -> str:
 
 
 def load_reward(spec: str) -> Reward:
-    """A reward by its name: `world:small`, `rules.py:brevity` (a file) or `package.module:brevity`.
+    """A reward by its name: `world:small`, `rules.py:brevity` (a file), `package.module:brevity`, or a reward model:
+    `rm:PATH`, or the path of its folder or its run.
 
     The function gets a prompt and a response and returns a finite number; the code of a file or module runs with the
     user's rights.
@@ -58,9 +69,13 @@ def load_reward(spec: str) -> Reward:
     world = find_world(spec)
     if world is not None:
         return lambda prompt, response: reward(world, prompt, response)
+    folder = find_reward_model(spec)
+    if folder is not None:
+        model = RewardModel(folder)
+        return lambda prompt, response: float(model([_text(prompt)], [response])[0])
     place, colon, name = spec.rpartition(":")
     if not colon or not place or not name.isidentifier():
-        raise ConfigError(f"reward must be world:NAME, FILE.py:FUNCTION or MODULE:FUNCTION, got {spec!r}")
+        raise ConfigError(f"reward must be world:NAME, rm:FOLDER, FILE.py:FUNCTION or MODULE:FUNCTION, got {spec!r}")
     function = getattr(_load(place, spec), name, None)
     if not callable(function):
         raise ConfigError(f"reward {spec!r}: {place} has no function {name!r}")
@@ -77,6 +92,11 @@ def load_reward(spec: str) -> Reward:
         return float(value)
 
     return checked
+
+
+def _text(prompt: Any) -> Text:
+    """A prompt as its record has it, from what a row holds."""
+    return prompt if isinstance(prompt, str) else messages(prompt, "prompt")
 
 
 def _load(place: str, spec: str) -> Any:

@@ -57,13 +57,18 @@ def load_reward_model(name: str | Path, *, device: torch.device | str = "cpu") -
 
 
 def grow_reward_model(
-    name: str | Path, tokenizer: PreTrainedTokenizerBase, *, device: torch.device | str = "cpu"
+    name: str | Path,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    seed: int | None = None,
+    device: torch.device | str = "cpu",
 ) -> PreTrainedModel:
-    """A causal language model with a new head of zeros in the place of its own: every reward is 0.
+    """A causal language model with a new head in the place of its own.
 
     Args:
       name: A folder, or a hub id.
       tokenizer: Its tokenizer: the model's padding becomes a token of it that ends no response, or none.
+      seed: Of the head's weights, normal with variance 1 / (width + 1); None makes them 0, and with them every reward.
       device: Where the model goes.
     Raises:
       ModelError: nothing loadable is there, or transformers has no such classifier of this architecture.
@@ -79,8 +84,12 @@ def grow_reward_model(
     if missing != ["score.weight"]:
         what = f"lacks weights for {missing[0]}" if missing else "has a head of its own"
         raise ModelError(f"model '{name}' cannot become a reward model: it {what}; give a causal language model")
+    weight = reward_head(model).weight
     with torch.no_grad():
-        reward_head(model).weight.zero_()
+        if seed is None:
+            weight.zero_()
+        else:
+            weight.normal_(std=(weight.shape[1] + 1) ** -0.5, generator=torch.Generator().manual_seed(seed))
     return _ready(model, name, device)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from preftree.evaluate.evidence import is_number
 from preftree.evaluate.folder import Row, Run
-from preftree.evaluate.measured import Point
+from preftree.evaluate.measured import Point, Reliability
 from preftree.evaluate.traits import traits_of
 from preftree.report.charts import MAX_POINTS, Chart, Level, Line, thin
 from preftree.report.scale import Kind, write
@@ -47,14 +47,33 @@ PANELS = (
     Panel(
         "Accuracy",
         (("accuracy", "accuracy", "main"),),
-        "Share of pairs whose chosen response has the larger implicit reward.",
+        "Share of pairs whose chosen response has the larger reward; of a policy, the implicit one.",
         level=Level(0.5, "a coin"),
     ),
     Panel(
         "Margin",
         (("margin", "margin", "main"),),
-        "Chosen minus rejected implicit reward: beta × the difference of logratios.",
+        "Chosen minus rejected reward; the implicit one of a policy is beta × its logratio.",
         level=_ZERO,
+    ),
+    Panel(
+        "Rewards",
+        (("chosen_rewards", "chosen", "chosen"), ("rejected_rewards", "rejected", "rejected")),
+        "Of a reward model. Only differences within a prompt mean something.",
+        level=_ZERO,
+    ),
+    Panel(
+        "Brier score",
+        (("brier", "Brier score", "main"),),
+        "Mean of (1 - chance that the reward model gives to the label)²; a coin has .25, and 0 is certain and right.",
+        level=Level(0.25, "a coin"),
+        include=(0.0,),
+    ),
+    Panel(
+        "Calibration error",
+        (("calibration_error", "calibration error", "main"),),
+        "Mean distance between how sure it is and how often it is right, over ten bins.",
+        include=(0.0,),
     ),
     Panel(
         "Logratios",
@@ -154,7 +173,27 @@ def learning_curves(run: Run) -> list[Chart]:
         lines += _measured_lines(panel, run)
         if lines:
             charts.append(_chart(panel, lines, _level(panel, [run]), steps))
+    if run.measured.reliability:
+        charts.append(_reliability(run.measured.reliability))
     return charts
+
+
+def _reliability(bins: Sequence[Reliability]) -> Chart:
+    points = [(one.confidence, one.right) for one in bins]
+    about = [f"{one.confidence:.2f} sure, right in {one.right:.2f}; {one.share:.0%} of the pairs" for one in bins]
+    return Chart(
+        "Reliability",
+        (
+            Line("as sure as right", [(0.5, 0.5), (1.0, 1.0)], "held-out"),
+            Line("held-out pairs", points, "main", "both", about=about),
+        ),
+        "How often the reward model is right on held-out pairs, by how sure it is.",
+        x_name="chance given to the likelier label",
+        y_name="share right",
+        hover="point",
+        include_x=(0.5, 1.0),
+        include_y=(0.5, 1.0),
+    )
 
 
 def compared_curves(groups: Mapping[str, Sequence[Run]]) -> list[Chart]:
@@ -246,7 +285,8 @@ def _panels(runs: Sequence[Run]) -> list[Panel]:
         for name, value in row.items()
         if name not in known and is_number(value)
     )
-    return [*PANELS, *(Panel(name.replace("_", " ").capitalize(), ((name, name, "main"),)) for name in others)]
+    shown = [panel for panel in PANELS if panel.title != "Rewards" or any(run.recipe == "reward" for run in runs)]
+    return [*shown, *(Panel(name.replace("_", " ").capitalize(), ((name, name, "main"),)) for name in others)]
 
 
 def _span(runs: Sequence[Run]) -> tuple[float, float]:

@@ -63,7 +63,10 @@ def describe(run: Run) -> str:
     path = data.get("path") if isinstance(data, Mapping) else data
     beta = beta_of(run)
     how = f"with the loss {run.loss}" + (f" at beta {write(beta)}" if beta is not None else "")
-    what = f"optimised on the preferences of {path} {how}" if run.recipe == "dpo" else f"fine-tuned on {path}"
+    what = {
+        "dpo": f"optimised on the preferences of {path} {how}",
+        "reward": f"made a reward model from the preferences of {path} {how}",
+    }.get(run.recipe, f"fine-tuned on {path}")
     if run.recipe in ONLINE:
         what = f"optimised by {run.recipe.upper()} for the reward {config.get('reward')} on the prompts of {path}"
     seen = _seen(run)
@@ -85,7 +88,7 @@ def judge(run: Run) -> Outcome:
         return answer("no", "Training met figures that are not finite.", "The curves show what came before.")
     if run.recipe in ONLINE:
         return _judge_online(run)
-    return _judge_pairs(run) if run.recipe == "dpo" else _judge_sft(run)
+    return _judge_pairs(run) if run.recipe in ("dpo", "reward") else _judge_sft(run)
 
 
 def broken(run: Run) -> bool:
@@ -139,6 +142,8 @@ def last_rows(run: Run) -> tuple[Row, Row]:
 def _judge_pairs(run: Run) -> Outcome:
     train, held_out = last_rows(run)
     caveat = "Ranking pairs is not yet writing better text: compare samples or win rates."
+    if run.recipe == "reward":
+        caveat = "On texts like these: a policy that is trained with these rewards will write others."
     if not is_number(held_out.get("accuracy")):
         if not is_number(train.get("accuracy")):
             return answer("unclear", "There are no figures on pairs yet.", "")

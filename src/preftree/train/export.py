@@ -126,6 +126,8 @@ def _open(path: Path) -> tuple[Run, AnyConfig]:
     run = read_run(path)
     if not run.summary:
         raise DataError(f"{path} holds no finished run: let it come to its end, or give another folder")
+    if run.recipe == "reward":
+        raise DataError(f"{path} is the run of a reward model, whose folder is whole as it is: {path / 'model'}")
     return run, check_config(RECIPES[run.recipe], run.config)
 
 

@@ -80,6 +80,8 @@ def measure_run(run: Run, how: Measuring) -> Measured:
     """
     if not run.summary:
         raise DataError(f"{run.path} holds no finished run: let it come to its end, or give another folder")
+    if run.recipe == "reward":
+        raise DataError(f"{run.path} is the run of a reward model, which writes nothing; give the run of a policy")
     load_reward(how.reward)  # a name that is wrong is told first
     told = asdict(how) | {"reward": identify(how.reward)}
     if run.measured.how == told and run.measured.frontier[-1].step == run.steps:
@@ -94,7 +96,7 @@ def measure_run(run: Run, how: Measuring) -> Measured:
 def _exactly(run: Run, config: AnyConfig, world: World, how: Measuring) -> dict[str, Any]:
     tokenizer = load_tokenizer(run.path / "model")
     with open_world() as ranks:
-        reference = _load_reference(run, config, ranks).model
+        reference = load_reference(run, config, ranks).model
     prompts, reward = world_prompts(world, tokenizer), load_reward(how.reward)
     sampling = Sampling(world.max_words, seed=how.seed)
     each = MOST_TEXTS // len(world.prompts)
@@ -120,7 +122,7 @@ def _by_samples(run: Run, config: AnyConfig, world: World | None, how: Measuring
         if world is not None and (odd := set(prompts.texts) - set(world.prompts)):
             raise DataError(f"reward {how.reward!r} knows its own prompts only, and {run.path} asks {min(odd)[:60]!r}")
         log.info("%s: %d samples for each of %d %s prompts", run.path, how.samples, len(prompts.ids), which)
-        reference = _load_reference(run, config, ranks)
+        reference = load_reference(run, config, ranks)
         start = last = draw(reference.model, tokenizer, prompts, reward, sampling, samples=how.samples)
         points = [_point(config, 0, sampled_figures(reference, reference, prompts, start))]
         for step, model in policies(run.path, ranks.device):
@@ -136,7 +138,7 @@ def _by_samples(run: Run, config: AnyConfig, world: World | None, how: Measuring
     }
 
 
-def _load_reference(run: Run, config: AnyConfig, world: Ranks) -> Scorer:
+def load_reference(run: Run, config: AnyConfig, world: Ranks) -> Scorer:
     """The model that the run's KL is measured from, as it was then.
 
     Raises:

@@ -97,7 +97,7 @@ def run_reward(config: RewardConfig) -> Outcome:
             setup.tokenizer.pad_token_id = padding
         model.config.preftree_lengths = {name: getattr(config, name) for name in LENGTHS}
         setup = replace(setup, data=_marked(setup.data, padding))
-        head = "of the model" if is_reward_model(config.model) else "zeros"
+        head = "of the model" if is_reward_model(config.model) else config.head
         path = run.trajectory(setup, {"recipe": config.recipe, **objective.identity, "head": head})
         done = run.admit(setup, path, verify_rewards)
         if done is not None:
@@ -113,7 +113,8 @@ def _load(config: RewardConfig, world: World) -> Policy:
     if is_reward_model(config.model):
         model = load_reward_model(config.model, device=world.device)
     else:
-        model = grow_reward_model(config.model, load_tokenizer(config.model), device=world.device)
+        seed = config.seed if config.head == "random" else None
+        model = grow_reward_model(config.model, load_tokenizer(config.model), seed=seed, device=world.device)
     scorer = RewardScorer(model, precision=config.precision)
     weights = digest_base(config.model, model, config)
     return Policy(scorer, weights, config.model, weights, lora=None, incoming=None, merged=False)

@@ -8,8 +8,9 @@ end in the middle of such a phrase.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -23,15 +24,18 @@ POLARITY = {"good": 1.0, "great": 1.0, "fun": 1.0, "bad": -1.0, "dull": -1.0, "a
 FACTOR = {"not": -1.0, "very": 1.5}
 SHARPNESS = 1.5
 
+Grammar: TypeAlias = Mapping[str, Mapping[str, float]]
+"""After each word, the words that may follow, with their weights."""
+
 _ADJECTIVES = {"good": 15.0, "great": 9.0, "fun": 13.0, "bad": 24.0, "dull": 22.0, "awful": 17.0}
-_NEXT: dict[str, dict[str, float]] = {
-    "the": {"movie": 50, "plot": 50},
-    "movie": {"was": 70, "not": 10, "very": 10, "the": 10},
-    "plot": {"was": 70, "not": 10, "very": 10, "the": 10},
-    "was": {"very": 25, "not": 20, **_ADJECTIVES},
+MILD: Grammar = {
+    "the": {"movie": 50.0, "plot": 50.0},
+    "movie": {"was": 70.0, "not": 10.0, "very": 10.0, "the": 10.0},
+    "plot": {"was": 70.0, "not": 10.0, "very": 10.0, "the": 10.0},
+    "was": {"very": 25.0, "not": 20.0, **_ADJECTIVES},
     "very": _ADJECTIVES,
-    "not": {"very": 25, **_ADJECTIVES},
-    **{word: {"the": 35, "very": 10, "not": 5, "movie": 5, "plot": 5, **_ADJECTIVES} for word in _ADJECTIVES},
+    "not": {"very": 25.0, **_ADJECTIVES},
+    **{word: {"the": 35.0, "very": 10.0, "not": 5.0, "movie": 5.0, "plot": 5.0, **_ADJECTIVES} for word in _ADJECTIVES},
 }
 _NOISE = 0.1
 
@@ -144,10 +148,10 @@ def brevities(world: World) -> Float[np.ndarray, "X N"]:
     return np.tile(row, (len(world.prompts), 1))
 
 
-def draw_corpus(world: World, num: int, seed: int) -> list[Demonstration]:
-    """`num` texts of the grammar: a random prompt, a random length, and words that follow one another plausibly."""
+def draw_corpus(world: World, num: int, seed: int, grammar: Grammar = MILD) -> list[Demonstration]:
+    """`num` texts of a grammar: a random prompt, a random length, and words that follow one another plausibly."""
     chances = np.full((len(WORDS), len(WORDS)), _NOISE / len(WORDS))
-    for word, following in _NEXT.items():
+    for word, following in grammar.items():
         total = sum(following.values())
         for after, weight in following.items():
             chances[WORDS.index(word), WORDS.index(after)] += (1 - _NOISE) * weight / total

@@ -147,12 +147,12 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def build_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> LlamaForCausalLM:
-    """An untrained Llama of two layers, width 64: about 80 000 parameters, fp32."""
+def build_model(tokenizer: PreTrainedTokenizerFast, seed: int, width: int = 64) -> LlamaForCausalLM:
+    """An untrained Llama of two layers, fp32; about 80 000 parameters where it is 64 wide."""
     config = LlamaConfig(
         vocab_size=len(tokenizer),
-        hidden_size=64,
-        intermediate_size=128,
+        hidden_size=width,
+        intermediate_size=2 * width,
         num_hidden_layers=2,
         num_attention_heads=4,
         max_position_embeddings=32,

@@ -1,0 +1,116 @@
+"""Implicit rewards beside explicit ones, against figures made by hand from transformers' forwards."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from preftree.cli.main import main
+from preftree.errors import ConfigError, DataError, ModelError
+from preftree.evaluate.folder import read_run
+from preftree.train.dpo import run_dpo
+from preftree.train.implicit import compare_rewards
+from preftree.train.reward import run_reward
+from support.rewards import plain_ids, reward_config
+from support.small_runs import dpo_config, make_model, make_pairs
+from support.tokenizers import plain_tokenizer
+
+BETA = 0.5
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("implicit")
+    make_model(folder / "model")
+    make_pairs(folder / "pairs.jsonl", 24)
+    make_pairs(folder / "other.jsonl", 12, seed=1)
+    run_dpo(dpo_config(folder, "dpo", f"beta={BETA}", "max_steps=4"))
+    run_reward(reward_config(folder, "rm", "max_steps=4"))
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PREFTREE_CACHE", str(place / "cache"))
+
+
+def margins_by_hand(place: Path, file: str) -> np.ndarray:
+    """beta * (difference of logratios), each model's own forward on one row at a time."""
+    tokenizer = plain_tokenizer()
+    models = [AutoModelForCausalLM.from_pretrained(place / name).eval() for name in ("dpo/model", "model")]
+
+    def logp(model: torch.nn.Module, prompt: str, response: str) -> float:
+        ids = torch.tensor(plain_ids(tokenizer, prompt, response))
+        start = len(tokenizer(prompt)["input_ids"])
+        with torch.no_grad():
+            logps = model(input_ids=ids[None]).logits[0, :-1].log_softmax(-1)
+        return float(logps.gather(1, ids[1:, None])[start - 1 :, 0].double().sum())
+
+    rows = [json.loads(line) for line in (place / file).read_text().splitlines()]
+    ratio = [
+        [logp(models[0], r["prompt"], r[s]) - logp(models[1], r["prompt"], r[s]) for s in ("chosen", "rejected")]
+        for r in rows
+    ]
+    return BETA * np.array(ratio) @ np.array([1.0, -1.0])
+
+
+def test_accuracy_and_calibration_are_those_by_hand(place: Path) -> None:
+    found = compare_rewards(
+        read_run(place / "dpo"),
+        [str(place / "pairs.jsonl"), str(place / "other.jsonl")],
+        against=f"rm:{place / 'rm'}",
+    )
+    assert [one.num_pairs for one in found] == [24, 12]
+    for one, file in zip(found, ("pairs.jsonl", "other.jsonl")):
+        margins = margins_by_hand(place, file)
+        assert one.implicit.accuracy.value == pytest.approx((margins > 0).mean())
+        chances = 1 / (1 + np.exp(-margins))
+        assert one.implicit.calibration.brier == pytest.approx(((1 - chances) ** 2).mean(), abs=1e-5)
+        assert one.implicit.calibration.log_score == pytest.approx(-np.log(chances).mean(), abs=1e-5)
+        assert one.explicit is not None and one.difference is not None
+        gap = one.implicit.accuracy.value - one.explicit.accuracy.value
+        assert one.difference.value == pytest.approx(gap)
+        assert one.difference.low <= gap <= one.difference.high
+        assert one.implicit.accuracy.low <= one.implicit.accuracy.value <= one.implicit.accuracy.high
+    assert found[0].resampled == "pairs"  # twelve prompts are few
+
+
+def test_the_command_writes_a_table_and_a_file(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["rewards", str(place / "dpo"), "--data", str(place / "pairs.jsonl"), "--ood", str(place / "other.jsonl")]
+    monkeypatch.setattr(sys, "argv", ["preftree", "eval", *words, "--against", str(place / "rm")])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 0
+    assert "difference" in capsys.readouterr().out
+    kept = json.loads((place / "dpo" / "rewards.json").read_text())
+    assert kept["against"].startswith(str(place / "rm"))
+    assert [one["num_pairs"] for one in kept["data"]] == [24, 12]
+    assert set(kept["data"][0]["explicit"]) >= {"accuracy", "calibration_error", "brier", "reliability"}
+
+
+def test_without_a_reward_model(place: Path) -> None:
+    (found,) = compare_rewards(read_run(place / "dpo"), [str(place / "other.jsonl")])
+    assert found.explicit is None
+    assert found.as_json()["difference"] is None
+
+
+def test_what_cannot_be_compared_is_named(place: Path, tmp_path: Path) -> None:
+    run = read_run(place / "dpo")
+    file = str(place / "pairs.jsonl")
+    with pytest.raises(DataError, match="holds no finished run of `preftree dpo`"):
+        compare_rewards(read_run(place / "rm"), [file])
+    with pytest.raises(ModelError, match="is a language model, wanted a reward model"):
+        compare_rewards(run, [file], against=str(place / "model"))
+    with pytest.raises(ConfigError, match="against must name the folder of a reward model, got 'world:small'"):
+        compare_rewards(run, [file], against="world:small")
+    (tmp_path / "ties.jsonl").write_text(json.dumps({"prompt": "a", "chosen": "b", "rejected": "c", "tie": True}))
+    with pytest.raises(DataError, match="holds 0 pairs that can be compared"):
+        compare_rewards(run, [str(tmp_path / "ties.jsonl")])
