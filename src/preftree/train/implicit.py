@@ -105,7 +105,7 @@ def compare_rewards(run: Run, files: list[str], *, against: str | None = None, s
     tokenizer, budget = load_tokenizer(run.path / "model"), config.micro_batch_tokens
     implicit: list[_Values] = []
     with open_world() as ranks:
-        policy, _ = load_frozen(str(run.path / "model"), config, ranks)
+        policy, _ = load_frozen(str(run.path / "model"), config.model_copy(update={"compile": False}), ranks)
         reference = load_reference(run, config, ranks)
         lengths = Budgets(config.max_length, config.max_prompt_length, config.max_response_length)
         for file in files:
