@@ -237,3 +237,9 @@ def test_bad_input_is_one_sentence(place: Path, trained: Path, tmp_path: Path) -
         run_dpo(dpo_config(place, "dpo", f"model={trained / 'model'}"))
     with pytest.raises(CheckpointError, match="loss was bradley_terry, is davidson"):
         run_reward(reward_config(place, "trained", "epochs=5", "eval_data=.2", "schedule=linear", "loss=davidson"))
+
+
+def test_a_tie_that_cannot_be_is_told_before_the_start(place: Path) -> None:
+    words = (f"data={place / 'odd.jsonl'}", "loss=rao_kupper", "loss.nu=1")
+    with pytest.raises(ConfigError, match="a tie is impossible with nu = 1"):
+        run_reward(reward_config(place, "no-ties", *words))

@@ -81,8 +81,9 @@ class Objective:
         pair = PairLogps(one, one, count, count)
         for part in self.parts:
             if "ties" in part.loss.inputs:
+                given = {"policy": pair, "ref": pair, "ties": count.bool()}
                 try:
-                    part.loss(policy=pair, ref=pair, ties=count.bool())
+                    part.loss(**{name: given[name] for name in part.loss.inputs})
                 except ValueError as error:
                     raise ConfigError(f"loss {part.loss.name}: {error}") from error
 
