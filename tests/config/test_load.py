@@ -93,7 +93,13 @@ def test_a_sum_of_losses(words: tuple[str, ...], tmp_path: Path) -> None:
         (("batch_size='8'",), "batch_size must be a whole number, got '8'"),
         (("epochs=1.5",), "epochs must be a whole number, got 1.5"),
         (("precision=fp16",), "precision must be 'fp32' or 'bf16', got 'fp16'"),
-        (("gradient_checkpointing=yes",), "gradient_checkpointing must be true or false, got 'yes'"),
+        *(
+            (
+                (f"gradient_checkpointing={word}",),
+                f"gradient_checkpointing must be true, false or a share of the layers between 0 and 1, got {got}",
+            )
+            for word, got in (("yes", "'yes'"), ("1.5", "1.5"), ("-.5", "-0.5"), (".nan", "nan"), ("null", "None"))
+        ),
         (("warmup_steps=1.0",), "warmup_steps must be a number of steps, or a share of the run below 1, got 1.0"),
         (("eval_data=2",), "eval_data must be a file or a share of the prompts between 0 and 1, got 2"),
         (("loss.label_smoothing=[1]",), "loss.label_smoothing must be a finite number or a word, got [1]"),

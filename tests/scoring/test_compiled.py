@@ -12,6 +12,7 @@ import torch
 from preftree.errors import ModelError
 from preftree.scoring.forward import Scorer
 from preftree.train.dpo import run_dpo
+from support.memory import saved_bytes
 from support.models import random_sequences, tiny
 from support.small_runs import dpo_config, make_model, make_pairs, rows_of
 
@@ -41,6 +42,26 @@ def test_it_is_the_same_function(name: str) -> None:
         alone = torch.cat([fused(fused.lay_out([group])) for group in GROUPS])
         assert torch.equal(fused(batch), found)
         assert torch.equal(alone, found)
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma2"])
+@pytest.mark.parametrize("share", [0.5, 1.0])
+@pytest.mark.filterwarnings("ignore")  # as above
+def test_layers_that_are_computed_again_are_fused_as_well(name: str, share: float) -> None:
+    plain, fused, again = Scorer(tiny(name)), Scorer(tiny(name)), Scorer(tiny(name))
+    fused.compile_layers()
+    again.checkpoint_gradients(share)
+    again.compile_layers()
+    batch = plain.lay_out(GROUPS)
+    found = {scorer: saved_bytes(scorer, lambda: scorer(batch)) for scorer in (plain, fused, again)}  # noqa: B023  # called at once
+    for logps, _ in found.values():
+        logps.sum().backward()
+    assert found[again][1] < (0.8 if share < 1 else 0.4) * found[fused][1]
+    assert torch.equal(found[again][0], found[fused][0]) and not torch.equal(found[again][0], found[plain][0])
+    for (what, one), other in zip(fused.named_parameters(), again.parameters(), strict=True):
+        assert torch.equal(one.grad, other.grad), what  # pyright: ignore[reportArgumentType]  # it has one
+    with torch.no_grad():
+        assert torch.equal(again(batch), found[again][0])
 
 
 def test_a_model_whose_layers_are_not_known_is_refused() -> None:

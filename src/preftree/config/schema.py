@@ -152,7 +152,8 @@ class Machine(Strict):
     Attributes:
       seed: Of the data order and of every random number.
       precision: `fp32`, or `bf16` for bfloat16 autocast; the weights and the optimiser stay fp32 either way.
-      gradient_checkpointing: Recompute activations in the backward pass: less memory, about a third more time.
+      gradient_checkpointing: Compute activations again in the backward pass: less memory, about a third more time; a
+        number between 0 and 1 does so for that share of the layers.
       compile: Fuse what stands between the matrix products of a layer (torch.compile): faster steps and less memory, a
         minute or more at the start; on a CPU it needs a C++ compiler.
       threads: CPU threads; null takes what PyTorch chose and pins that for the run and its resumptions.
@@ -161,10 +162,17 @@ class Machine(Strict):
 
     seed: int = Field(default=0, ge=0, lt=2**63)
     precision: Literal["fp32", "bf16"] = "fp32"
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: bool | float = False
     compile: bool = False
     threads: PositiveInt | None = None
     cache: Place | None = None
+
+    @field_validator("gradient_checkpointing", mode="before")
+    @classmethod
+    def _all_none_or_share(cls, value: object) -> object:
+        if isinstance(value, bool) or (isinstance(value, int | float) and 0 <= value <= 1):
+            return value
+        raise ValueError(f"must be true, false or a share of the layers between 0 and 1, got {value!r}")
 
 
 class Keeping(Strict):

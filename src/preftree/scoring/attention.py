@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.nn.attention.flex_attention import AuxRequest, BlockMask, create_block_mask, flex_attention
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from preftree.errors import ModelError
 from preftree.tree.layout import TreeBatch
@@ -106,10 +107,17 @@ def plain_attention(model: PreTrainedModel) -> Iterator[None]:
     if before == IMPLEMENTATION:
         # Capped scores and sinks have no fused form in transformers.
         model.set_attn_implementation("sdpa" if getattr(model, "_supports_sdpa", False) else "eager")
+    # Layers that compute their activations again would drop the cache of keys and values that generation writes.
+    recomputed = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+    recomputed = [layer for layer in recomputed if layer.training]
+    for layer in recomputed:
+        layer.training = False
     try:
         with torch.compiler.set_stance("force_eager"):
             yield
     finally:
+        for layer in recomputed:
+            layer.training = True
         if before == IMPLEMENTATION:
             model.set_attn_implementation(before)
 
@@ -243,15 +251,22 @@ def _block_mask(tree: TreeMask, device: torch.device, window: int | None) -> Blo
     return tree.cache[cache_key]
 
 
+def compile_or_fail() -> None:
+    """Raise the compiler's limit of variants, and make meeting it an error.
+
+    Past it the compiler falls back to uncompiled code, with no more than a warning.
+    """
+    torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
+    torch._dynamo.config.fail_on_recompile_limit_hit = True
+
+
 @functools.cache
 def _flex(compiled: bool) -> Any:
     """The fused kernel; uncompiled only where there is nothing to compile for (checks on the CPU).
 
-    Windows, caps, precisions and gradients each compile anew. Past its limit the compiler would fall back, with no more
-    than a warning, to a form that needs [H, T, T] of memory: the limit is raised, and meeting it is an error.
+    Windows, caps, precisions and gradients each compile anew; the form to fall back to needs [H, T, T] of memory.
     """
     if not compiled:
         return flex_attention
-    torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
-    torch._dynamo.config.fail_on_recompile_limit_hit = True
+    compile_or_fail()
     return torch.compile(flex_attention, dynamic=True)

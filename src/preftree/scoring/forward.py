@@ -5,19 +5,22 @@ Shape suffixes as in tree/layout.py; D is the model's width.
 
 from __future__ import annotations
 
+import functools
 import logging
-from collections.abc import Sequence
-from typing import Literal, cast
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from preftree.errors import ModelError
 from preftree.models.quantize import quantization_of
-from preftree.scoring.attention import IMPLEMENTATION, AttentionPath, TreeMask
+from preftree.scoring.attention import IMPLEMENTATION, AttentionPath, TreeMask, compile_or_fail
 from preftree.scoring.head import head_form, head_logps, head_parameters
 from preftree.tree.layout import TokenSequence, TreeBatch, batch_trees, grow_tree
 
@@ -87,17 +90,27 @@ class Scorer(nn.Module):
         stored = quantization_of(self.model)
         return "/".join([mode, *([stored] if stored else []), *(["compiled"] if self._compiled else [])])
 
-    def checkpoint_gradients(self) -> None:
-        """Keep only each layer's input for the backward and compute the rest again: less memory, a third more time."""
-        layers = [module for module in self.model.modules() if isinstance(module, GradientCheckpointingLayer)]
+    def checkpoint_gradients(self, share: float = 1.0) -> None:
+        """Keep only the input of some layers for the backward and compute the rest of them again there.
+
+        Memory falls and time grows with the share; the gradient is the same to the last bit. Call it before
+        `compile_layers`.
+
+        Args:
+          share: Of the layers, in (0, 1], rounded up to whole layers; they are spread evenly.
+        Raises:
+          ModelError: the model does not support it.
+        """
+        assert not self._compiled, "compile_layers has to know which layers are computed again"
+        layers = self._layers()
         if not self.model.supports_gradient_checkpointing or not layers:
             raise ModelError(f"{type(self.model).__name__} does not support gradient checkpointing")
         # transformers 5.23 renamed the method, and warns about the old name.
         enable = getattr(self.model, "activation_checkpointing_enable", self.model.gradient_checkpointing_enable)
         enable({"use_reentrant": False})
-        # transformers checkpoints in training mode only; the layers alone are told so, since dropout is off everywhere.
-        for layer in layers:
-            layer.training = True
+        # transformers checkpoints in training mode only; the chosen layers alone are told so, since dropout is off.
+        for index in spread(len(layers), share):
+            layers[index].training = True
 
     def compile_layers(self) -> None:
         """Fuse what stands between a layer's matrix products: less time and memory, for a slow first step.
@@ -108,12 +121,20 @@ class Scorer(nn.Module):
         Raises:
           ModelError: the model's layers are not transformers' own, so that they cannot be told from the rest.
         """
-        layers = [module for module in self.model.modules() if isinstance(module, GradientCheckpointingLayer)]
+        layers = self._layers()
         if not layers:
             raise ModelError(f"{type(self.model).__name__} has no layers that can be compiled; leave compile out")
+        compile_or_fail()
         for layer in layers:
-            layer.compile(dynamic=True)
+            if layer.training:
+                # Compiled from outside, a checkpoint that holds a graph break would run as if it were not compiled.
+                layer._gradient_checkpointing_func = _recompute_fused  # pyright: ignore[reportArgumentType]  # untyped there
+            else:
+                layer.compile(dynamic=True)
         self._compiled = True
+
+    def _layers(self) -> list[GradientCheckpointingLayer]:
+        return [module for module in self.model.modules() if isinstance(module, GradientCheckpointingLayer)]
 
     def lay_out(self, groups: Sequence[Sequence[TokenSequence]]) -> TreeBatch:
         """One tree a group (one a sequence where beginnings cannot be shared), on the scorer's device."""
@@ -183,6 +204,30 @@ class Scorer(nn.Module):
                 f"a sequence of {longest + 1} tokens is longer than the {self._limit} positions of this model; "
                 f"set max_length to at most {self._limit}"
             )
+
+
+def spread(number: int, share: float) -> list[int]:
+    """Which of `number` places to take, evenly, so that they are at least that share of them."""
+    taken = min(number, math.ceil(share * number - 1e-9))
+    return [index for index in range(number) if (index + 1) * taken // number > index * taken // number]
+
+
+def _recompute_fused(function: Callable[..., Any], *inputs: Any) -> Any:
+    """A layer's forward, compiled, as what the backward computes again.
+
+    Args:
+      function: The forward of the layer's class, with the layer and its keyword arguments bound, as transformers
+        hands it over.
+      inputs: The layer's inputs.
+    """
+    assert isinstance(function, functools.partial)
+    fused = functools.partial(_fused(function.func), *function.args, **function.keywords)
+    return checkpoint(fused, *inputs, use_reentrant=False)
+
+
+@functools.cache
+def _fused(forward: Callable[..., Any]) -> Callable[..., Any]:
+    return torch.compile(forward, dynamic=True)
 
 
 def why_not_tree(model: PreTrainedModel) -> str | None:

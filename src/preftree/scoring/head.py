@@ -131,25 +131,25 @@ class _HeadLogps(torch.autograd.Function):
             room -= all_logps.numel()
             if room >= 0:
                 kept.append(all_logps)
-        ctx.save_for_backward(hidden, weight, bias, target, normaliser)
-        ctx.form, ctx.dtype, ctx.wide, ctx.kept = form, dtype, wide, kept
+        ctx.save_for_backward(hidden, weight, bias, target, normaliser, *kept)
+        ctx.form, ctx.dtype, ctx.wide = form, dtype, wide
         return logps
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
-        hidden, weight, bias, target, normaliser = ctx.saved_tensors
+        hidden, weight, bias, target, normaliser, *kept = ctx.saved_tensors
         (grad,) = grads
         form, dtype, wide = ctx.form, ctx.dtype, ctx.wide
         sums = HeadGrads(hidden, weight, bias, form, dtype, ctx.needs_input_grad)
         for number, rows in enumerate(chunks(len(target), len(weight))):
             g = grad[rows].to(wide)
-            if number < len(ctx.kept):
-                all_logps = ctx.kept[number]
+            if number < len(kept):
+                all_logps = kept[number]
             else:
                 all_logps = _logits(hidden[rows].to(dtype), sums.low, bias, form, wide).sub_(normaliser[rows, None])
             logits = None if form.softcap is None else all_logps + normaliser[rows, None]
             # What was kept stays as it is: a graph may be gone through twice.
-            d = all_logps.exp() if number < len(ctx.kept) else all_logps.exp_()
+            d = all_logps.exp() if number < len(kept) else all_logps.exp_()
             d.mul_(-g[:, None])
             d.scatter_add_(1, target[rows, None], g[:, None])
             sums.add(rows, d, logits)

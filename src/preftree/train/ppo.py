@@ -71,7 +71,7 @@ def _run(config: OnlineConfig) -> Outcome:
         policy, tokenizer = load_policy(config, world), load_tokenizer(config.model)
         config = config.model_copy(update={"lora": policy.lora})
         if config.gradient_checkpointing:
-            policy.scorer.checkpoint_gradients()
+            policy.scorer.checkpoint_gradients(float(config.gradient_checkpointing))
         prompts = open_prompts(config.data.path, tokenizer)
         held_out = None if config.eval_data is None else open_prompts(config.eval_data, tokenizer)
         rewards = load_rewards(config.reward)

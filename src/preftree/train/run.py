@@ -87,7 +87,7 @@ def prepare(
     policy, tokenizer = (load or load_policy)(config, world), load_tokenizer(config.model)
     config = config.model_copy(update={"lora": policy.lora})
     if config.gradient_checkpointing:
-        policy.scorer.checkpoint_gradients()
+        policy.scorer.checkpoint_gradients(float(config.gradient_checkpointing))
     if config.compile:
         policy.scorer.compile_layers()
     data = open_data(config, tokenizer, world)
