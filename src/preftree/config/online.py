@@ -7,7 +7,7 @@ from typing import ClassVar, Literal, TypeAlias
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from preftree.config.choices import Place, Strict
-from preftree.config.schema import Adaptation, Keeping, Machine, Optimisation, Pace
+from preftree.config.schema import Adaptation, Keeping, Machine, Optimisation, OptimizerName, Pace
 
 
 class PromptSource(Strict):
@@ -128,7 +128,7 @@ class Surrogate(Strict):
 
 class _Online(Keeping, Machine, Pace, Optimisation, Adaptation, Surrogate, RewardShaping, Rollouts, OnlineStart):
     lr: float = Field(default=1e-6, gt=0)
-    optimizer: Literal["adamw", "rmsprop"] = "adamw"
+    optimizer: OptimizerName = "adamw"
     max_grad_norm: float | None = Field(default=1.0, gt=0)
     schedule: Literal["constant", "linear", "cosine"] = "constant"
 

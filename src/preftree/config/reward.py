@@ -8,7 +8,7 @@ from pydantic import Field, field_validator
 
 from preftree.config.adapter import LoraOptions
 from preftree.config.choices import LossChoice
-from preftree.config.schema import RunConfig
+from preftree.config.schema import OptimizerName, RunConfig
 
 
 class RewardConfig(RunConfig):
@@ -25,7 +25,7 @@ class RewardConfig(RunConfig):
     loss: LossChoice = LossChoice(name="bradley_terry")
     head: Literal["random", "zero"] = "random"
     lr: float = Field(default=1e-5, gt=0)
-    optimizer: Literal["adamw", "rmsprop"] = "adamw"
+    optimizer: OptimizerName = "adamw"
     max_grad_norm: float | None = Field(default=1.0, gt=0)
     schedule: Literal["constant", "linear", "cosine"] = "linear"
 

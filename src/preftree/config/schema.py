@@ -6,13 +6,15 @@ move it. Inheritance here only joins fields; there is nothing to override.
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, TypeAlias
 
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from preftree.config.adapter import LoraOptions, Quantization
 from preftree.config.choices import LossChoice, OneOrSum, Place, PlaceOrSchedule, ReferenceSchedule, Strict
 from preftree.config.mixture import is_mixture, listed
+
+OptimizerName: TypeAlias = Literal["adamw", "rmsprop", "adamw_8bit"]
 
 
 class DataSource(Strict):
@@ -106,7 +108,8 @@ class Optimisation(Strict):
 
     Attributes:
       lr: Peak learning rate.
-      optimizer: `adamw`, or the paper's `rmsprop`; both with PyTorch's own constants.
+      optimizer: `adamw`, the paper's `rmsprop`, or `adamw_8bit`, whose moments take a byte each (needs torchao); all
+        with PyTorch's own constants.
       weight_decay: Decay of matrices (biases and norms keep theirs); decoupled in AdamW, an L2 term in RMSprop.
       max_grad_norm: Global norm that gradients are clipped to; null never clips.
       schedule: Course of the learning rate after the warm-up; linear and cosine end at 0.
@@ -114,7 +117,7 @@ class Optimisation(Strict):
     """
 
     lr: float = Field(gt=0)
-    optimizer: Literal["adamw", "rmsprop"]
+    optimizer: OptimizerName
     weight_decay: float = Field(default=0.0, ge=0)
     max_grad_norm: float | None = Field(gt=0)
     schedule: Literal["constant", "linear", "cosine"]
@@ -266,7 +269,7 @@ class SftConfig(RunConfig):
     recipe: ClassVar[str] = "sft"
     side: Literal["chosen"] | None = None
     lr: float = Field(default=2e-5, gt=0)
-    optimizer: Literal["adamw", "rmsprop"] = "adamw"
+    optimizer: OptimizerName = "adamw"
     max_grad_norm: float | None = Field(default=1.0, gt=0)
     schedule: Literal["constant", "linear", "cosine"] = "linear"
 
@@ -276,6 +279,6 @@ class DpoConfig(RunConfig, Objective):
 
     recipe: ClassVar[str] = "dpo"
     lr: float = Field(default=1e-6, gt=0)
-    optimizer: Literal["adamw", "rmsprop"] = "rmsprop"
+    optimizer: OptimizerName = "rmsprop"
     max_grad_norm: float | None = Field(default=10.0, gt=0)
     schedule: Literal["constant", "linear", "cosine"] = "constant"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 
 import torch
@@ -9,13 +10,23 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer, RMSprop
 
 from preftree.config.schema import Optimisation
-from preftree.errors import CheckpointError
+from preftree.errors import CheckpointError, ConfigError
+
+_PARTS = ("codes", "scale", "qmap")
+"""Of a moment in 8 bits: a byte for each value, the size of each block, and what the bytes mean."""
 
 
 def build_optimizer(model: nn.Module, options: Optimisation) -> Optimizer:
-    """AdamW (fused) or RMSprop (foreach) over the model's trainable parameters, with PyTorch's own constants.
+    """The optimiser that is asked for, over the model's trainable parameters, with PyTorch's own constants.
+
+    `adamw` is fused and `rmsprop` foreach. `adamw_8bit` is torchao's: a byte for each value of both moments, and an
+    fp32 scale for each block of 256 (Dettmers et al. 2022, arXiv:2110.02861); tensors of fewer than 4,096 values, or of
+    no whole number of blocks, keep theirs in fp32.
 
     Weight decay reaches parameters of two or more dimensions; biases and norm gains are left out of it.
+
+    Raises:
+      ConfigError: the optimiser's library is not installed.
     """
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = [
@@ -23,9 +34,26 @@ def build_optimizer(model: nn.Module, options: Optimisation) -> Optimizer:
         {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
-    if options.optimizer == "adamw":
-        return AdamW(groups, lr=options.lr, fused=True)
-    return RMSprop(groups, lr=options.lr, foreach=True)
+    match options.optimizer:
+        case "adamw":
+            return AdamW(groups, lr=options.lr, fused=True)
+        case "rmsprop":
+            return RMSprop(groups, lr=options.lr, foreach=True)
+        case "adamw_8bit":
+            check_optimizer(options)
+            from torchao.optim import AdamW8bit  # pyright: ignore[reportMissingImports]  # an extra
+
+            return AdamW8bit(groups, lr=options.lr)
+
+
+def check_optimizer(options: Optimisation) -> None:
+    """Look whether the optimiser can be built.
+
+    Raises:
+      ConfigError: its library is not installed.
+    """
+    if options.optimizer == "adamw_8bit" and importlib.util.find_spec("torchao") is None:
+        raise ConfigError("optimizer=adamw_8bit needs torchao, which is not installed; pip install 'preftree[quant]'")
 
 
 def warmup_length(options: Optimisation, num_steps: int) -> int:
@@ -57,16 +85,25 @@ def learning_rate(step: int, options: Optimisation, num_steps: int) -> float:
 def set_learning_rate(optimizer: Optimizer, lr: float) -> None:
     """Use `lr` for the next update of every parameter."""
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        if isinstance(group["lr"], Tensor):  # torchao's, which compiles its update for any rate
+            group["lr"].fill_(lr)
+        else:
+            group["lr"] = lr
 
 
 def optimizer_tensors(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
-    """The optimiser's state under `parameter name/quantity`, without copies."""
+    """The optimiser's state under `parameter name/quantity`, without copies.
+
+    What is stored in 8 bits appears as its parts, `parameter name/quantity.codes` and so on.
+    """
     tensors: dict[str, Tensor] = {}
     for name, parameter in model.named_parameters():
         for quantity, value in optimizer.state.get(parameter, {}).items():
             assert isinstance(value, Tensor), f"{quantity} of {name} is no tensor"
-            tensors[f"{name}/{quantity}"] = value
+            if type(value) is Tensor:
+                tensors[f"{name}/{quantity}"] = value
+            else:
+                tensors |= {f"{name}/{quantity}.{part}": getattr(value, part) for part in _PARTS}
     return tensors
 
 
@@ -77,11 +114,23 @@ def restore_optimizer(model: nn.Module, optimizer: Optimizer, tensors: dict[str,
       CheckpointError: the state speaks of a parameter that the model does not have, or of another shape.
     """
     parameters = dict(model.named_parameters())
+    parts: dict[tuple[nn.Parameter, str], dict[str, Tensor]] = {}
     for key, value in tensors.items():
         name, _, quantity = key.rpartition("/")
+        quantity, _, part = quantity.partition(".")
         parameter = parameters.get(name)
-        if parameter is None or (value.ndim and value.shape != parameter.shape):
+        whole = part in ("", "codes")
+        if parameter is None or (whole and value.ndim and value.shape != parameter.shape):
             raise CheckpointError(f"the checkpoint's optimiser state {key!r} fits no parameter of this model")
+        if part:
+            parts.setdefault((parameter, quantity), {})[part] = value.to(parameter.device, copy=True)
+            continue
         # PyTorch keeps the step counter where the optimiser wants it: on the CPU unless fused on a device.
         device = parameter.device if value.ndim or isinstance(optimizer, AdamW) else torch.device("cpu")
         optimizer.state[parameter][quantity] = value.to(device, copy=True)
+    for (parameter, quantity), stored in parts.items():
+        from torchao.optim.subclass_8bit import OptimState8bit  # pyright: ignore[reportMissingImports]  # an extra
+
+        codes, scale, table = (stored[part] for part in _PARTS)
+        signed = bool((table < 0).any())
+        optimizer.state[parameter][quantity] = OptimState8bit(codes, scale, table, signed, dtype=parameter.dtype)

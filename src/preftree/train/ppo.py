@@ -25,7 +25,7 @@ from preftree.train import folder
 from preftree.train.learner import Learner
 from preftree.train.loop import Outcome, Plan, train
 from preftree.train.online import advance, begin_state, evaluate
-from preftree.train.optim import build_optimizer
+from preftree.train.optim import build_optimizer, check_optimizer
 from preftree.train.policy import Policy, Reference, find_live_reference, load_policy
 from preftree.train.rollout import PromptSet, open_prompts
 from preftree.train.run import adaptation, settle, warmup_of
@@ -66,6 +66,7 @@ def _run(config: OnlineConfig) -> Outcome:
     with open_world() as world, folder.claim_folder(config, world):
         if world.size > 1:
             raise ConfigError(f"preftree {config.recipe} runs in one process, got {world.size}; leave torchrun out")
+        check_optimizer(config)
         start = folder.find_start(config, world)
         config = settle(config, start)
         policy, tokenizer = load_policy(config, world), load_tokenizer(config.model)

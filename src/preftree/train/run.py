@@ -24,7 +24,7 @@ from preftree.storage.checkpoint import LoadedCheckpoint
 from preftree.train import folder
 from preftree.train.follow import Follower
 from preftree.train.loop import Outcome, Plan, held_out, supervised, train
-from preftree.train.optim import build_optimizer, warmup_length
+from preftree.train.optim import build_optimizer, check_optimizer, warmup_length
 from preftree.train.policy import Policy, load_policy
 from preftree.train.rows import Data, check_budget, num_steps, open_data, probe_rows, steps_from
 from preftree.train.state import Progress
@@ -83,6 +83,7 @@ def prepare(
     Raises:
       UserError: one of these cannot be.
     """
+    check_optimizer(config)
     config = settle(config, start)
     policy, tokenizer = (load or load_policy)(config, world), load_tokenizer(config.model)
     config = config.model_copy(update={"lora": policy.lora})
