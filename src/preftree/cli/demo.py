@@ -8,17 +8,26 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from preftree.cli.demo_compare import Ended
     from preftree.cli.demo_plan import Plan
+    from preftree.cli.demo_stages import Start
     from preftree.evaluate.folder import Run
+
+FULL = "All methods, three seeds: DPO, PPO, RLOO, Unlikelihood, Preferred-FT, Best-of-N; about an hour on two cores."
+MOST_AT_ONCE = 16
 
 
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the runs, results.json and report.html.")] = Path("demo"),
     fast: Annotated[bool, typer.Option("--fast", help="A smaller world, in seconds.")] = False,
-    full: Annotated[bool, typer.Option("--full", help="Three seeds, more betas, longer runs: an hour.")] = False,
+    full: Annotated[bool, typer.Option("--full", help=FULL)] = False,
 ) -> None:
-    """Fine-tune a small model, collect preferences, run DPO, and compare with the exact optimum."""
+    """Fine-tune a small model, collect preferences, run DPO, and compare with the exact optimum.
+
+    As many runs at a time as there are cores. Stopped with Ctrl-C it goes on where it was when given again.
+    """
     import json
+    import os
     import time
 
     from preftree.errors import ConfigError
@@ -28,10 +37,12 @@ def demo(
     import torch
 
     from preftree.cli.demo_plan import PLANS
-    from preftree.cli.demo_stages import claim, run_world
+    from preftree.cli.demo_runs import Job, run_job
+    from preftree.cli.demo_stages import claim, prepare, quiet
     from preftree.cli.train import quiet_transformers
     from preftree.report.world import budget_lines, demo_page
-    from preftree.storage.atomic import make_folder, write_atomic
+    from preftree.storage.atomic import write_atomic
+    from preftree.train.apart import run_apart
     from preftree.train.sweep import Stopped
     from preftree.worlds.bandit import check_bandit
 
@@ -44,20 +55,41 @@ def demo(
 
     plan = PLANS["fast" if fast else "full" if full else "demo"]
     claim(out, plan)
-    parts: list[dict[str, Any]] = []
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    at_once = min(cores, MOST_AT_ONCE)
+    alone = len(plan.seeds) == 1
+    tasks = [(plan, seed, out if alone else out / f"seed{seed}") for seed in plan.seeds]
+    starts: list[Start] = []
+    ended: list[Any] = []
     try:
-        for seed in plan.seeds:
-            folder = out if len(plan.seeds) == 1 else out / f"seed{seed}"
-            make_folder(folder)
-            parts.append(run_world(folder, plan, seed, say))
+        for (_, seed, folder), start in run_apart(tasks, prepare, at_once=at_once, begin=quiet):
+            starts.append(start)
+            where = "" if alone else f"seed {seed}: "
+            say(f"{where}fine-tuned on {plan.texts} texts, mildly negative: true reward {start.reward:.3f} of 1")
+            say(f"{where}{start.counts['pairs']} labelled pairs between its samples in {folder / 'pairs.jsonl'}")
+        starts.sort(key=lambda start: start.seed)
+        jobs = [
+            Job(plan, start, method, value)
+            for start in starts
+            for method in plan.methods
+            for value in method.values or (None,)
+        ]
+        for job, measured in run_apart(jobs, run_job, at_once=at_once, begin=quiet):
+            ended.append((job, measured))
+            end = measured.points[-1]
+            say(
+                f"{'' if alone else f'seed {job.start.seed}: '}{job.name}: true reward {job.start.reward:.3f} -> "
+                f"{end.reward:.3f} at KL {end.kl:.2f}, where {(end.model_extra or {})['best']:.3f} is the best possible"
+            )
     except Stopped as stopped:
         raise typer.Exit(128 + stopped.signum) from None
+    order = {job: place for place, job in enumerate((job.start.seed, job.name) for job in jobs)}
+    ended.sort(key=lambda pair: order[pair[0].start.seed, pair[0].name])
+    results, shown = _together(plan, starts, ended)
     bandit = check_bandit()
     say(f"bandit: every loss within {max(gap for row in bandit.values() for gap in row.values()):.0e} of its optimum")
-    runs = [part.pop("runs") for part in parts]
-    recommended, shown = _recommend(plan, runs)
-    results: dict[str, Any] = _together(plan, parts) | {"bandit": bandit, "recommended": recommended}
-    results["seconds"]["total"] = round(time.perf_counter() - began, 1)
+    results |= {"bandit": bandit, "seconds": _seconds(starts, ended)}
+    results["seconds"]["all, as the clock went"] = round(time.perf_counter() - began, 1)
     write_atomic(out / "results.json", json.dumps(results, indent=1, allow_nan=False) + "\n")
     write_atomic(out / "report.html", demo_page(results, shown))
     for line in budget_lines(results):
@@ -65,21 +97,40 @@ def demo(
     say(f"see {out / 'report.html'} and {out / 'results.json'}")
 
 
-def _together(plan: Plan, parts: list[dict[str, Any]]) -> dict[str, Any]:
-    """One results.json out of those of the seeds."""
+def _together(plan: Plan, starts: list[Start], ended: Ended) -> tuple[dict[str, Any], list[Run]]:
+    """One results.json of all seeds, and the runs of the first seed that the page shows."""
     from dataclasses import asdict
 
+    from preftree.cli.demo_compare import (
+        best_of_n,
+        budgets_of,
+        chosen_runs,
+        costs,
+        optimum_of,
+        rewards_in_and_out,
+        texts_of,
+        win_rates,
+    )
     from preftree.cli.demo_plan import LABELLER
+    from preftree.evaluate.folder import read_run
+    from preftree.evaluate.measured import Point
     from preftree.worlds.sentiment import WORLDS
 
-    world = WORLDS[plan.world]
-    starts = [part["world"]["start_reward"] for part in parts]
-    names = parts[0]["methods"]
-    return {
-        "world": parts[0]["world"]
+    world, first = WORLDS[plan.world], starts[0]
+    points: dict[str, list[Point]] = {}
+    for job, measured in ended:
+        points.setdefault(job.method.name, []).extend(measured.points)
+    points["best_of_n"] = [point for start in starts for point in best_of_n(start, plan)]
+    chosen = chosen_runs(ended)
+    few = [job for job, _ in ended if job.start is first]
+    if len(starts) > 1:  # all runs of all methods would be a wall
+        few = [own[first.seed] for own in chosen.values()]
+    shown = [job.folder for job in few]
+    results = {
+        "world": dict(first.counts)
         | {
+            "start_reward": sum(start.reward for start in starts) / len(starts),
             "name": world.name,
-            "start_reward": sum(starts) / len(starts),
             "prompts": list(world.prompts),
             "words_per_response": world.max_words,
             "outcomes_per_prompt": world.num_outcomes,
@@ -87,28 +138,41 @@ def _together(plan: Plan, parts: list[dict[str, Any]]) -> dict[str, Any]:
             "label_scale": LABELLER.scale,
             "plan": asdict(plan),
         },
-        "optimum": [point for part in parts for point in part["optimum"]],
-        "methods": {name: [point for part in parts for point in part["methods"][name]] for name in names},
-        "budgets": [row for part in parts for row in part["budgets"]],
-        "texts": parts[0]["texts"],
-        "temperature": parts[0]["temperature"],
-        "seconds": {
-            name: round(sum(part["seconds"].get(name, 0.0) for part in parts), 1) for name in parts[0]["seconds"]
-        },
+        "optimum": [point for start in starts for point in optimum_of(start, plan)],
+        "methods": {name: [point.model_dump(exclude_none=True) for point in own] for name, own in points.items()},
+        "budgets": [row for start in starts for row in budgets_of(start, plan, points)],
+        **win_rates(plan, starts, chosen),
+        "rewards": rewards_in_and_out(plan, starts, chosen) if plan.reward_steps else [],
+        "costs": costs(plan, starts, ended),
+        "texts": texts_of(
+            plan, first, {"reference": first.model} | {folder.name: folder / "model" for folder in shown}
+        ),
+        "recommended": _recommend(ended),
     }
+    return results, [read_run(folder) for folder in shown]
 
 
-def _recommend(plan: Plan, runs: list[dict[str, tuple[dict[str, str], Run]]]) -> tuple[dict[str, Any], list[Run]]:
-    """Which setting to use, by the exact rewards; and the runs of the first seed, which the page shows."""
+def _seconds(starts: list[Start], ended: Ended) -> dict[str, float]:
+    """What the parts took, CPU seconds of the runs."""
+    found = {"corpus, SFT, pairs, reward model": sum(start.seconds for start in starts)}
+    for job, measured in ended:
+        found[job.method.name] = found.get(job.method.name, 0.0) + measured.seconds
+    return {name: round(value, 1) for name, value in found.items()}
+
+
+def _recommend(ended: Ended) -> dict[str, Any]:
+    """Which setting of DPO to use, by the exact rewards; and Preferred-FT, which costs the same."""
     from dataclasses import replace
 
+    from preftree.evaluate.folder import read_run
     from preftree.evaluate.recommend import recommend, settings_of
 
-    every = {
-        f"{name} seed {seed}": (values, replace(run, name=name))
-        for seed, own in zip(plan.seeds, runs, strict=True)
-        for name, (values, run) in own.items()
-    }
+    every = {}
+    for job, _ in ended:
+        if job.method.name.startswith(("dpo", "preferred")):
+            values = {"method": job.method.name.replace("_", "-")}
+            values |= {} if job.value is None else {job.option: f"{job.value:g}"}
+            name = f"{job.name} seed {job.start.seed}"
+            every[name] = values, replace(read_run(job.folder), name=name)
     found = recommend(settings_of(every))
-    told = {"setting": found.setting, "reason": found.reason, "sure": found.sure, "figures": dict(found.figures)}
-    return told, [run for _, run in runs[0].values()]
+    return {"setting": found.setting, "reason": found.reason, "sure": found.sure, "figures": dict(found.figures)}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from preftree.worlds.sentiment import Labeller
 
@@ -10,26 +12,32 @@ RESPONSES_PER_PROMPT = 4
 HELD_OUT_PROMPTS = 90
 LABELLER = Labeller("bt", scale=10.0)
 BEST_OF = (2, 3, 4, 8, 16, 32, 64, 128)
-TEMPERATURES = (0.25, 0.5, 0.75, 1.0)
-TEMPERED_BETA = 1.0
-"""The beta whose policies are sampled at other temperatures."""
+TEMPERATURES = (0.0, 0.25, 0.5, 0.75, 1.0)
+FARTHEST = 4.0
+"""Nats of KL within which the setting that stands for a method has to end, where one of its settings does."""
 
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """A way to train, at several betas.
+    """A way to train, at several values of one option.
 
     Attributes:
       name: As results.json has it.
-      optimizer, lr, schedule: Of all its runs.
-      betas: One run each; empty where the method has no beta (Preferred-FT).
+      recipe: The verb.
+      option: What is varied.
+      values: One run each; empty for one run in all.
+      options: Of all its runs.
+      reward: What its responses are scored by as they are drawn: the world, or a reward model of the seed's pairs.
+      knobs: The options that somebody has to choose, for the table of costs.
     """
 
     name: str
-    optimizer: str
-    lr: float
-    schedule: str
-    betas: tuple[float, ...] = ()
+    recipe: Literal["dpo", "sft", "ppo", "rloo"]
+    option: str = ""
+    values: tuple[float, ...] = ()
+    options: Mapping[str, Any] = field(default_factory=dict)
+    reward: Literal["world", "model"] | None = None
+    knobs: tuple[str, ...] = ("lr", "steps", "schedule")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +50,12 @@ class Plan:
       texts: Texts of the corpus.
       prompts: Prompts that responses are drawn for and compared, four each.
       sft_steps: Steps of fine-tuning, of 64 texts.
-      steps: Steps of each DPO run and of Preferred-FT.
+      steps: Steps of a run on pairs.
       batch_size: Pairs of a step.
       snapshots: Factor between the steps at which a policy is measured.
       first: First step at which it is.
       methods: What is compared, all from the same fine-tuned model and the same pairs.
+      reward_steps: Steps of the reward model; 0 trains none.
     """
 
     world: str
@@ -59,19 +68,60 @@ class Plan:
     snapshots: float
     first: int
     methods: tuple[Method, ...]
+    reward_steps: int = 0
 
 
-def _methods(adamw: tuple[float, ...], rmsprop: tuple[float, ...]) -> tuple[Method, ...]:
+_ADAMW = {"optimizer": "adamw", "lr": 3e-3, "schedule": "cosine"}
+_RMSPROP = {"optimizer": "rmsprop", "lr": 1e-3, "schedule": "constant"}
+
+_ONLINE = {
+    "batch_size": 128,
+    "minibatch_size": 128,
+    "samples_per_prompt": 8,
+    "generation_batch": 512,
+    "max_steps": 100,
+    "lr": 2e-3,
+    "schedule": "cosine",
+    "warmup_steps": 5,
+    "snapshots": 1.25,
+}
+"""Of PPO and RLOO: tried by hand on two seeds until more trying gained nothing."""
+
+_ONLINE_KNOBS = ("lr", "kl_coef", "batch", "minibatch", "epochs", "iterations", "schedule")
+
+
+def _dpo(betas: tuple[float, ...], rmsprop: tuple[float, ...]) -> tuple[Method, ...]:
+    knobs = ("lr", "beta", "steps", "schedule")
     return (
-        Method("dpo_adamw", "adamw", 3e-3, "cosine", adamw),
-        Method("dpo_rmsprop", "rmsprop", 1e-3, "constant", rmsprop),
-        Method("preferred_ft", "adamw", 3e-3, "cosine"),
+        Method("dpo_adamw", "dpo", "beta", betas, _ADAMW, knobs=knobs),
+        Method("dpo_rmsprop", "dpo", "beta", rmsprop, _RMSPROP, knobs=knobs),
+        Method("preferred_ft", "sft", options={**_ADAMW, "side": "chosen"}),
+    )
+
+
+def _baselines() -> tuple[Method, ...]:
+    """What DPO replaces. A reward model of labels of scale 10 gives rewards ten times as large as the world's, so ten
+    times the coefficient is the same pull."""
+    four, two = {**_ONLINE, "ppo_epochs": 4}, {**_ONLINE, "ppo_epochs": 2}
+    learned = (*_ONLINE_KNOBS, "lr and steps of the reward model")
+    return (
+        Method(
+            "unlikelihood",
+            "dpo",
+            "loss.alpha",
+            (0.3, 0.6, 1.0),
+            {**_ADAMW, "loss": {"name": "unlikelihood"}},
+            knobs=("lr", "alpha", "steps", "schedule"),
+        ),
+        Method("ppo", "ppo", "kl_coef", (0.1, 0.5, 2.0), four, "model", learned),
+        Method("ppo_gt", "ppo", "kl_coef", (0.01, 0.05, 0.2), four, "world", _ONLINE_KNOBS),
+        Method("rloo_gt", "rloo", "kl_coef", (0.01, 0.05, 0.2), two, "world", _ONLINE_KNOBS),
     )
 
 
 PLANS = {
-    "fast": Plan("tiny", (0,), 2000, 400, 100, 80, 32, 2.0, 8, _methods((0.3, 1.0, 2.0, 5.0), (1.0,))),
-    "demo": Plan("small", (0,), 8000, 1500, 300, 256, 32, 1.5, 8, _methods((0.6, 1.0, 2.0, 5.0), (1.0,))),
+    "fast": Plan("tiny", (0,), 2000, 400, 100, 80, 32, 2.0, 8, _dpo((0.3, 1.0, 2.0, 5.0), (1.0,))),
+    "demo": Plan("small", (0,), 8000, 1500, 300, 256, 32, 1.5, 8, _dpo((0.6, 1.0, 2.0, 5.0), (1.0,))),
     "full": Plan(
         "small",
         (0, 1, 2),
@@ -82,6 +132,7 @@ PLANS = {
         64,
         1.5,
         5,
-        _methods((0.3, 0.5, 1.0, 2.0, 5.0), (0.3, 0.5, 1.0, 2.0, 5.0)),
+        _dpo((0.3, 0.5, 1.0, 2.0, 5.0), (0.5, 1.0, 2.0)) + _baselines(),
+        reward_steps=1200,
     ),
 }

@@ -71,7 +71,7 @@ class Stopped(Exception):
     """A signal stopped a run; what is done is kept, and the same command goes on from there."""
 
     def __init__(self, signum: int) -> None:
-        super().__init__(f"stopped by signal {signum}")
+        super().__init__(signum)  # as it was given, so that it can be pickled
         self.signum = signum
 
 
