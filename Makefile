@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 export PYTHONUTF8 = 1
 export HF_HUB_DISABLE_TELEMETRY = 1
 
-.PHONY: demo test check bench bench-league bench-pareto bench-adapters bench-adapters-world bench-online bench-diagnose bench-rewards bench-hh docs-losses test-slow test-gpu clean
+.PHONY: demo demo-full test check bench bench-league bench-pareto bench-adapters bench-adapters-world bench-diagnose bench-rewards bench-hh docs-losses test-slow test-gpu clean
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -46,9 +46,9 @@ bench-adapters: $(VENV)/.bench
 bench-adapters-world: $(VENV)/.ready
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/adapters_world.py --out runs/adapters-world
 
-# PPO and RLOO against a world's optimum, and their cost beside DPO; resumable.
-bench-online: $(VENV)/.ready
-	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/online.py --out runs/online
+# Every method on one world, three seeds, and one report; as many runs at once as there are cores, resumable.
+demo-full: $(VENV)/.ready
+	$(BIN)/preftree demo --full --out runs/full
 
 # Planted failures against the checks of `preftree eval diagnose`; about 20 minutes on one core, and resumable.
 bench-diagnose: $(VENV)/.ready

@@ -40,6 +40,7 @@ def demo(
     from preftree.cli.demo_runs import Job, run_job
     from preftree.cli.demo_stages import claim, prepare, quiet
     from preftree.cli.train import quiet_transformers
+    from preftree.report.comparison import comparison_page
     from preftree.report.world import budget_lines, demo_page
     from preftree.storage.atomic import write_atomic
     from preftree.train.apart import run_apart
@@ -91,7 +92,7 @@ def demo(
     results |= {"bandit": bandit, "seconds": _seconds(starts, ended)}
     results["seconds"]["all, as the clock went"] = round(time.perf_counter() - began, 1)
     write_atomic(out / "results.json", json.dumps(results, indent=1, allow_nan=False) + "\n")
-    write_atomic(out / "report.html", demo_page(results, shown))
+    write_atomic(out / "report.html", comparison_page(results) if plan.reward_steps else demo_page(results, shown))
     for line in budget_lines(results):
         typer.echo(line)
     say(f"see {out / 'report.html'} and {out / 'results.json'}")

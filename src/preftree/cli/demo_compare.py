@@ -96,7 +96,7 @@ def win_rates(plan: Plan, starts: Sequence[Start], chosen: Mapping[str, Mapping[
     sums: dict[str, list[tuple[float, float]]] = {}
     for start in starts:
         tokenizer = load_tokenizer(start.model)
-        models = {"fine_tuned": start.model} | {name: own[start.seed].folder / "model" for name, own in chosen.items()}
+        models = {name: own[start.seed].folder / "model" for name, own in chosen.items()} | {"fine_tuned": start.model}
         tables = {
             name: [policy_table(load_model(folder), tokenizer, world, value) for value in TEMPERATURES]
             for name, folder in models.items()
@@ -136,8 +136,8 @@ def rewards_in_and_out(
         for (name, path), one in zip(files.items(), found, strict=True):
             assert one.explicit is not None  # a reward model was named
             rows.append(
-                {"seed": start.seed, "pairs": name, "count": one.num_pairs, "true reward": _true_accuracy(world, path)}
-                | {"DPO": _ends(one.implicit.accuracy), "reward model": _ends(one.explicit.accuracy)}
+                {"seed": start.seed, "pairs": name, "count": one.num_pairs, "true_reward": _true_accuracy(world, path)}
+                | {"dpo": _ends(one.implicit.accuracy), "reward_model": _ends(one.explicit.accuracy)}
             )
     return rows
 

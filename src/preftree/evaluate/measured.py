@@ -23,6 +23,7 @@ class Point(BaseModel):
       reward: Expected reward.
       step: Optimiser step; 0 is the reference.
       beta: Of the run.
+      setting: What tells the run from others of its method, where that is more than beta.
       seed: Of the run.
     """
 
@@ -32,6 +33,7 @@ class Point(BaseModel):
     reward: float
     step: int | None = None
     beta: float | None = None
+    setting: str | None = None
     seed: int | None = None
 
 

@@ -60,13 +60,13 @@ def frontier_chart(methods: Mapping[str, Sequence[Point]], optimum: Sequence[Poi
 
 def paths(points: Sequence[Point]) -> list[list[Point]]:
     """Points of one training run each, by step; points of a seed without a step are one path by KL."""
-    groups: dict[tuple[float | None, int | None], list[Point]] = {}
+    groups: dict[tuple[float | None, str | None, int | None], list[Point]] = {}
     loose: dict[int | None, list[Point]] = {}
     for point in points:
         if point.step is None:
             loose.setdefault(point.seed, []).append(point)
         else:
-            groups.setdefault((point.beta, point.seed), []).append(point)
+            groups.setdefault((point.beta, point.setting, point.seed), []).append(point)
     ordered = [sorted(group, key=lambda point: point.step or 0) for group in groups.values()]
     return [*ordered, *(sorted(group, key=lambda point: point.kl) for group in loose.values())]
 
@@ -188,7 +188,9 @@ def temperature_chart(points: Sequence[Temperature], figure: str) -> Chart:
 
 def _about(name: str, point: Point) -> str:
     told = [f"KL {write(point.kl)}", f"reward {write(point.reward)}"]
-    for label in ("beta", "seed", "step"):
+    if point.setting is not None:
+        told.append(point.setting)
+    for label in ("seed", "step") if point.setting is not None else ("beta", "seed", "step"):
         value = getattr(point, label)
         if value is not None:
             told.append(f"{label} {write(value)}")

@@ -45,6 +45,17 @@ class Examined:
 
 
 @dataclass(frozen=True, slots=True)
+class Part:
+    """A section of its own: a sentence or two, a drawing, a table; what is empty is left out."""
+
+    title: str
+    note: str = ""
+    drawing: Drawing | None = None
+    heads: Sequence[str] = ()
+    rows: Sequence[Sequence[str]] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Page:
     """What the template shows; empty parts are left out.
 
@@ -64,6 +75,7 @@ class Page:
       differing: Options in which the runs differ.
       texts: What several models write: heads, and for each prompt a cell (text, note) a model.
       first, extra: Further tables, before all else and after: title, heads, rows.
+      parts: Further sections, after reward and KL.
       notes: Further things to look at.
       facts: Further names and values for the record.
       world: Whether the frontier is what the page is about.
@@ -87,6 +99,7 @@ class Page:
     differing: Sequence[tuple[str, Sequence[str]]] = ()
     first: Sequence[tuple[str, Sequence[str], Sequence[Sequence[str]]]] = ()
     extra: Sequence[tuple[str, Sequence[str], Sequence[Sequence[str]]]] = ()
+    parts: Sequence[Part] = ()
     texts: tuple[Sequence[str], Sequence[tuple[str, Sequence[tuple[str, str]]]]] = ((), ())
     notes: Sequence[str] = ()
     facts: Sequence[tuple[str, str]] = ()

@@ -26,11 +26,16 @@ REACHED = 0.8
 OUTSIDE = 0.02
 """Share of responses that are none of the world, above which it is pointed out."""
 
-_NAMES = {
+NAMES = {
     "dpo_adamw": "DPO (AdamW)",
     "dpo_rmsprop": "DPO (RMSprop)",
     "best_of_n": "Best of N",
     "preferred_ft": "Preferred-FT",
+    "unlikelihood": "Unlikelihood",
+    "ppo": "PPO (reward model)",
+    "ppo_gt": "PPO (true reward)",
+    "rloo_gt": "RLOO (true reward)",
+    "fine_tuned": "the fine-tuned model",
 }
 """What methods are called in results.json, and on the page; another name is shown as it is."""
 
@@ -58,35 +63,35 @@ def demo_page(results: Mapping[str, Any], runs: Sequence[Run] = ()) -> str:
     Raises:
       DataError: a part of the results has another form.
     """
-    optimum: list[Point] = _parse(list[Point], results.get("optimum", []), "optimum")
-    raw: dict[str, list[Point]] = _parse(dict[str, list[Point]], results.get("methods", {}), "methods")
+    optimum: list[Point] = parse_part(list[Point], results.get("optimum", []), "optimum")
+    raw: dict[str, list[Point]] = parse_part(dict[str, list[Point]], results.get("methods", {}), "methods")
     said = results.get("world", "unnamed")
     facts = said if isinstance(said, Mapping) else {"name": said}
     start = facts.get("start_reward", min((point.reward for point in optimum), default=None))
     if start is not None and optimum:
         optimum = [Point(kl=0.0, reward=start, seed=optimum[0].seed), *optimum]  # the reference itself
-    methods = {_NAMES.get(name, name): _from_start(points, start) for name, points in raw.items()}
+    methods = {NAMES.get(name, name): _from_start(points, start) for name, points in raw.items()}
     measured = Measured(
-        temperature=_parse(tuple[Temperature, ...], results.get("temperature", ()), "temperature"),
-        samples=_parse(tuple[Sample, ...], results.get("samples", ()), "samples"),
-        token_rewards=_parse(tuple[PairRewards, ...], results.get("token_rewards", ()), "token_rewards")
+        temperature=win_rates(results),
+        samples=parse_part(tuple[Sample, ...], results.get("samples", ()), "samples"),
+        token_rewards=parse_part(tuple[PairRewards, ...], results.get("token_rewards", ()), "token_rewards")
         or next((run.measured.token_rewards for run in runs if run.measured.token_rewards), ()),
     )
     ends = ends_of(methods, optimum, start)
     extra: list[tuple[str, Sequence[str], Sequence[Sequence[str]]]] = []
-    if bandit := _parse(dict[str, dict[str, float]], results.get("bandit", {}), "bandit"):
+    if bandit := parse_part(dict[str, dict[str, float]], results.get("bandit", {}), "bandit"):
         betas = list(dict.fromkeys(beta for row in bandit.values() for beta in row))
         gaps = [(loss, *(_size(row[beta]) if beta in row else "" for beta in betas)) for loss, row in bandit.items()]
         heads = ("total variation at", *(f"beta {beta}" for beta in betas))
         extra.append(("A bandit against its closed form", heads, gaps))
-    if seconds := _parse(dict[str, float], results.get("seconds", {}), "seconds"):
+    if seconds := parse_part(dict[str, float], results.get("seconds", {}), "seconds"):
         timed = [(name, scale.duration(value)) for name, value in seconds.items()]
         extra.append(("Time", ("part", "took"), timed))
     alike = [run for run in runs if run.recipe == runs[0].recipe]  # losses of another recipe have another unit
     many = len(alike) > 1
     parts = measured_parts(measured, methods, [point for point in optimum if point.seed in (None, optimum[0].seed)])
-    if budgets := _parse(list[BudgetRow], results.get("budgets", []), "budgets"):
-        parts["budgets"] = exact_budgets(budgets, _NAMES)
+    if budgets := parse_part(list[BudgetRow], results.get("budgets", []), "budgets"):
+        parts["budgets"] = exact_budgets(budgets, NAMES)
     return render(
         Page(
             title=f"The {plain(facts.get('name', 'unnamed'))} world",
@@ -103,7 +108,7 @@ def demo_page(results: Mapping[str, Any], runs: Sequence[Run] = ()) -> str:
             legend=[(run.name, tone_of(index)) for index, run in enumerate(alike)],
             stretch=mean_stretch(runs),
             differing=tables.differing(runs) if len(runs) > 1 else (),
-            texts=_texts(results.get("texts", [])),
+            texts=text_table(results.get("texts", [])),
             extra=extra,
             notes=_notes(ends),
             facts=[(name, plain(value)) for name, value in flatten(dict(facts)).items()],
@@ -113,12 +118,18 @@ def demo_page(results: Mapping[str, Any], runs: Sequence[Run] = ()) -> str:
     )
 
 
+def win_rates(results: Mapping[str, Any]) -> tuple[Temperature, ...]:
+    """Figures over sampling temperatures, with the names that people read."""
+    found: tuple[Temperature, ...] = parse_part(tuple[Temperature, ...], results.get("temperature", ()), "temperature")
+    return tuple(one.model_copy(update={"name": NAMES.get(one.name, one.name)}) for one in found)
+
+
 def budget_lines(results: Mapping[str, Any]) -> list[str]:
     """The best rewards within KL budgets as a Markdown table, regret in brackets; nothing where not measured."""
-    rows: list[BudgetRow] = _parse(list[BudgetRow], results.get("budgets", []), "budgets")
+    rows: list[BudgetRow] = parse_part(list[BudgetRow], results.get("budgets", []), "budgets")
     if not rows:
         return []
-    heads, table = exact_budgets(rows, _NAMES)
+    heads, table = exact_budgets(rows, NAMES)
     lines = [f"| best true reward at | {' | '.join(heads)} |", f"|---|{'---|' * len(heads)}"]
     for name, cells in table:
         shown = [value + (f" ({note.splitlines()[0]})" if note else "") for value, note in cells]
@@ -135,7 +146,7 @@ def ends_of(methods: Mapping[str, Sequence[Point]], optimum: Sequence[Point], st
             limit = optimum_at(optimum, last.kl)
             if limit is None or start is None or limit <= start:
                 continue
-            called = [f"beta {write(last.beta)}"] if last.beta is not None else []
+            called = [last.setting] if last.setting else [f"beta {write(last.beta)}"] if last.beta is not None else []
             called += [f"seed {last.seed}"] if last.seed else []
             share = (last.reward - start) / (limit - start)
             ends.append(End(", ".join([name, *called]), last, limit, share))
@@ -203,16 +214,16 @@ def _from_start(points: Sequence[Point], start: float | None) -> list[Point]:
     if start is None:
         return list(points)
     first = [
-        Point(kl=0.0, reward=start, step=0, beta=path[0].beta, seed=path[0].seed)
+        Point(kl=0.0, reward=start, step=0, beta=path[0].beta, setting=path[0].setting, seed=path[0].seed)
         for path in paths([point for point in points if point.step is not None])
         if path[0].step
     ]
     return [*first, *points]
 
 
-def _texts(rows: Any) -> tuple[list[str], list[tuple[str, list[tuple[str, str]]]]]:
+def text_table(rows: Any) -> tuple[list[str], list[tuple[str, list[tuple[str, str]]]]]:
     """A table of what each model writes: heads, and rows of (prompt, cells of a text and its reward)."""
-    parsed = _parse(list[_Answers], rows, "texts")
+    parsed = parse_part(list[_Answers], rows, "texts")
     names = list(dict.fromkeys(name for row in parsed for name in row.responses))
     cells = [
         (
@@ -245,7 +256,12 @@ def _reward(response: _Response) -> str:
     return "" if response.reward is None else f"reward {response.reward:.2f}"
 
 
-def _parse(kind: Any, value: object, name: str) -> Any:
+def parse_part(kind: Any, value: object, name: str) -> Any:
+    """A part of the results, checked.
+
+    Raises:
+      DataError: it has another form.
+    """
     try:
         return TypeAdapter(kind).validate_python(value)
     except ValidationError as error:

@@ -21,7 +21,7 @@ SECONDS_BETWEEN_LOOKS = 0.2
 
 
 def run_apart(
-    jobs: Sequence[J], work: Callable[[J], R], *, at_once: int, begin: Callable[[], None] = lambda: None
+    jobs: Sequence[J], work: Callable[[J], R], *, at_once: int, begin: Callable[[], None] | None = None
 ) -> Iterator[tuple[J, R]]:
     """Do each job in a new process; each with its result as it ends, in whatever order that is.
 
@@ -72,7 +72,7 @@ def run_apart(
         raise Stopped(request.signum)
 
 
-def _alone(begin: Callable[[], None]) -> None:
+def _alone(begin: Callable[[], None] | None) -> None:
     """Leave the terminal's group: Ctrl-C comes once, from the parent, since a second one ends a run at once.
 
     Outside of a run either signal is an exception of the job, since a process that dies takes the pool with it.
@@ -81,7 +81,8 @@ def _alone(begin: Callable[[], None]) -> None:
         os.setpgrp()
     for number in SIGNALS:
         signal.signal(number, signal.default_int_handler)
-    begin()
+    if begin is not None:
+        begin()
 
 
 def _pass_on(signum: int) -> int:

@@ -1,0 +1,248 @@
+"""The page of all methods on one world: what each got of what could be had, for what, and at other temperatures."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel
+
+from preftree.config.text import flatten
+from preftree.evaluate.compute import best_so_far, reward_by
+from preftree.evaluate.measured import Point
+from preftree.report import scale
+from preftree.report.charts import Chart, Level, Line, draw
+from preftree.report.curves import tone_of
+from preftree.report.frontier import BudgetRow, exact_budgets, optimum_at, temperature_chart
+from preftree.report.page import Page, Part, render
+from preftree.report.scale import percent
+from preftree.report.words import Outcome, in_words, plain
+from preftree.report.world import NAMES, parse_part, text_table, win_rates
+
+WITHIN = 2.0
+"""Nats of KL at which methods are compared in one figure, and in the chart over compute."""
+
+FARTHEST = 5.0
+"""Nats of KL up to which the chart of the best rewards goes."""
+
+
+class Cost(BaseModel):
+    """What a run of a method takes, as results.json has it: means over its runs."""
+
+    settings: int
+    seconds: float
+    reward_model_seconds: float
+    seconds_to_goal: float | None
+    samples: float
+    tokens: float
+    models: int
+    memory: int
+    knobs: list[str]
+
+
+class InAndOut(BaseModel):
+    """Accuracy of three sources of rewards on one kind of pairs, one seed; the learned ones with their intervals."""
+
+    model_config = {"populate_by_name": True, "extra": "forbid"}
+
+    seed: int
+    pairs: str
+    count: int
+    true_reward: float
+    dpo: tuple[float, float, float]
+    reward_model: tuple[float, float, float]
+
+
+def comparison_page(results: Mapping[str, Any]) -> str:
+    """The page as HTML.
+
+    Args:
+      results: results.json of `preftree demo --full`.
+    Raises:
+      DataError: a part of the results has another form.
+    """
+    world = results["world"]
+    start = float(world["start_reward"])
+    optimum: list[Point] = parse_part(list[Point], results["optimum"], "optimum")
+    methods: dict[str, list[Point]] = parse_part(dict[str, list[Point]], results["methods"], "methods")
+    budgets: list[BudgetRow] = parse_part(list[BudgetRow], results["budgets"], "budgets")
+    found: dict[str, Cost] = parse_part(dict[str, Cost], results["costs"], "costs")
+    ranked: list[InAndOut] = parse_part(list[InAndOut], results["rewards"], "rewards")
+    temperature = temperature_chart(win_rates(results), "win rate")
+    temperature = replace(
+        temperature,
+        lines=[replace(line, tone="ink") if line.name == NAMES["fine_tuned"] else line for line in temperature.lines],
+        title="Win rate against the fine-tuned model at temperature 1",
+        caption="Exact, by the true reward, ties half: means over seeds of each seed's best setting that ends within 4 "
+        "nats; bands span the seeds.",
+        levels=[Level(0.5, "even")],
+        include_y=[0.5],
+    )
+    seeds = sorted({row.seed for row in budgets})
+    return render(
+        Page(
+            title=f"Every method on the {plain(world['name'])} world",
+            kind="Comparison",
+            lede=f"A world so small that reward, KL and the best possible policy are known exactly. All methods start "
+            f"from the same fine-tuned model, whose expected reward is {start:.3f}, and learn from the same pairs or "
+            f"the same reward; {len(seeds)} seeds of everything.",
+            outcome=summary(budgets, start),
+            frontier=draw(best_chart(methods, optimum, start)),
+            budgets=exact_budgets(budgets, NAMES),
+            parts=[
+                Part(
+                    "What it costs",
+                    "CPU seconds of one thread; those of a reward model count for the runs that need one. A method may "
+                    f"take any of its settings. The goal is .9 of the gain that {WITHIN:g} nats can buy. What somebody "
+                    f"has to choose: {knobs(found)}.",
+                    draw(compute_chart(methods, found, start)),
+                    *cost_table(found),
+                ),
+                Part(
+                    "Rewards, in and out of distribution",
+                    "How often a label is what a source of rewards says: DPO's implicit reward, the reward model, and "
+                    "the true reward itself, which no source can beat by more than luck since labels are drawn. Means "
+                    "over seeds, lowest to highest.",
+                    None,
+                    *rewards_table(ranked),
+                ),
+            ],
+            temperature=draw(temperature),
+            extra=[("Over temperatures", *robustness_table(results["robustness"]))],
+            texts=text_table(results.get("texts", [])),
+            facts=[(name, plain(value)) for name, value in flatten(dict(world)).items()],
+            world=True,
+        )
+    )
+
+
+def summary(budgets: Sequence[BudgetRow], start: float) -> Outcome:
+    """Each method's share of the gain in reward that WITHIN nats can buy, the best first."""
+    shares: dict[str, float] = {}
+    for name in dict.fromkeys(row.method for row in budgets):
+        own = [row for row in budgets if row.method == name and row.kl == WITHIN]
+        shares[name] = statistics.fmean((row.reward - start) / (row.optimum - start) for row in own)
+    ranked = sorted(shares, key=lambda name: -shares[name])
+    told = ", ".join(f"{NAMES.get(name, name)} {percent(shares[name])}" for name in ranked)
+    dpo = max((name for name in shares if name.startswith("dpo")), key=lambda name: shares[name])
+    return Outcome(
+        "yes",
+        f"DPO: {percent(shares[dpo])}",
+        f"Of all methods: {told}.",
+        "Best-of-N and methods named after the true reward see the true reward of every response they draw; the "
+        "others see labels alone.",
+        f"Of the gain in reward that {WITHIN:g} nats can buy, how much did each get?",
+    )
+
+
+def best_chart(methods: Mapping[str, Sequence[Point]], optimum: Sequence[Point], start: float) -> Chart:
+    """The best reward of every method within a KL, over the KL: mean over seeds of each seed's best policy."""
+    kls = (np.linspace(0, np.sqrt(FARTHEST), 57) ** 2).tolist()
+    seeds = sorted({point.seed or 0 for point in optimum})
+    edge = [
+        (
+            kl,
+            statistics.fmean(
+                optimum_at([Point(kl=0, reward=start), *(p for p in optimum if p.seed == seed)], kl) or start
+                for seed in seeds
+            ),
+        )
+        for kl in kls
+    ]
+    lines = [Line("optimum", edge, "ink", "line")]
+    for index, (name, points) in enumerate(methods.items()):
+        each = [
+            [
+                max([start, *(point.reward for point in points if point.seed == seed and point.kl <= kl)])
+                for seed in seeds
+            ]
+            for kl in kls
+        ]
+        means = [(kl, statistics.fmean(values)) for kl, values in zip(kls, each, strict=True)]
+        lines.append(Line(NAMES.get(name, name), means, tone_of(index), "line"))
+    return Chart(
+        "Best true reward within a KL to the fine-tuned model",
+        lines,
+        "Of all measured policies of a method; means over seeds. The horizontal scale is a square root.",
+        x_name="KL(policy || fine-tuned), nats",
+        y_name="expected reward",
+        x_kind="sqrt",
+        large=True,
+    )
+
+
+def compute_chart(methods: Mapping[str, Sequence[Point]], found: Mapping[str, Cost], start: float) -> Chart:
+    """The best reward within WITHIN nats that a method has by a moment, its settings run beside each other."""
+    lines = []
+    for index, name in enumerate(methods):
+        if name not in found:  # nothing was trained
+            continue
+        points = methods[name]
+        steps = [
+            best_so_far([point for point in points if point.seed == seed], kl=WITHIN)
+            for seed in sorted({point.seed or 0 for point in points})
+        ]
+        last = max(float((point.model_extra or {})["seconds"]) for point in points)
+        moments = [float(moment) for moment in np.geomspace(0.5, last, 60)]
+        means = [(moment, statistics.fmean(reward_by(own, moment, start) for own in steps)) for moment in moments]
+        lines.append(Line(NAMES.get(name, name), means, tone_of(index), "line"))
+    return Chart(
+        f"Best true reward within {WITHIN:g} nats by what it cost",
+        lines,
+        "Means over seeds.",
+        x_name="CPU seconds of a run",
+        y_name="expected reward",
+        x_kind="log",
+        large=True,
+    )
+
+
+def cost_table(found: Mapping[str, Cost]) -> tuple[list[str], list[list[str]]]:
+    """Heads, and a row a method."""
+    heads = ["one run", "CPU time", "to the goal", "responses drawn", "tokens trained on", "models", "peak memory"]
+    heads += ["settings tried", "to choose"]
+    rows = []
+    for name, cost in found.items():
+        reward_model = f" + {cost.reward_model_seconds:.0f} s" if cost.reward_model_seconds else ""
+        goal = "never" if cost.seconds_to_goal is None else f"{cost.seconds_to_goal:.0f} s"
+        figures = [f"{cost.seconds:.0f} s{reward_model}", goal, f"{cost.samples:,.0f}", f"{cost.tokens:,.0f}"]
+        figures += [str(cost.models), scale.size(cost.memory), str(cost.settings), str(len(cost.knobs))]
+        rows.append([NAMES.get(name, name), *figures])
+    return heads, rows
+
+
+def knobs(found: Mapping[str, Cost]) -> str:
+    """What has to be chosen for each method, those with the same together."""
+    alike: dict[str, list[str]] = {}
+    for name, cost in found.items():
+        alike.setdefault(", ".join(cost.knobs), []).append(NAMES.get(name, name))
+    return "; ".join(f"{in_words(names)}: {told}" for told, names in alike.items())
+
+
+def rewards_table(ranked: Sequence[InAndOut]) -> tuple[list[str], list[list[str]]]:
+    """Heads, and a row a kind of pairs."""
+    rows = []
+    for kind in dict.fromkeys(row.pairs for row in ranked):
+        own = [row for row in ranked if row.pairs == kind]
+        dpo, model = [row.dpo[0] for row in own], [row.reward_model[0] for row in own]
+        gaps = [one - other for one, other in zip(dpo, model, strict=True)]
+        rows.append(
+            [kind, _spread([row.true_reward for row in own]), _spread(model), _spread(dpo), _spread(gaps, sign=True)]
+        )
+    return ["pairs", "true reward", "reward model", "DPO's implicit reward", "DPO less reward model"], rows
+
+
+def robustness_table(found: Mapping[str, Mapping[str, float]]) -> tuple[list[str], list[list[str]]]:
+    """Heads, and a row a policy: the mean win rate over temperatures, and what is lost at the last."""
+    rows = [[NAMES.get(name, name), f"{one['area']:.3f}", f"{one['drop']:.3f}"] for name, one in found.items()]
+    return ["policy", "mean win rate", "highest less that at 1"], rows
+
+
+def _spread(values: Sequence[float], *, sign: bool = False) -> str:
+    mean = scale.fixed(statistics.fmean(values), 3, sign=sign)
+    if len(values) == 1:
+        return mean
+    return f"{mean} ({scale.fixed(min(values), 3, sign=sign)} to {scale.fixed(max(values), 3, sign=sign)})"
