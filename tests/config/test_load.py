@@ -211,16 +211,3 @@ def test_changed_options_have_dotted_names() -> None:
         "loss.name": ("dpo", "cdpo"),
         "loss.label_smoothing": (None, 0.1),
     }
-
-
-@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
-def test_recipes_are_valid(path: Path) -> None:
-    load_config(DpoConfig, [str(path), *NEEDED])
-
-
-def test_the_papers_recipe() -> None:
-    config = load_config(DpoConfig, [str(RECIPES / "paper-dpo.yaml"), *NEEDED])
-    assert (config.beta, config.batch_size, config.optimizer, config.lr) == (0.1, 64, "rmsprop", 1e-6)
-    assert (config.warmup_steps, config.schedule, config.loss.name) == (150, "constant", "dpo")
-    summarize = load_config(DpoConfig, [str(RECIPES / "paper-summarize.yaml"), *NEEDED])
-    assert changed_options(config.model_dump(), summarize.model_dump()) == {"beta": (0.1, 0.5)}

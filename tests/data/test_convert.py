@@ -143,3 +143,23 @@ def test_the_input_and_strange_names_are_not_written_to(tmp_path: Path) -> None:
         with pytest.raises(DataError, match=sentence):
             convert_file(path, out)
     assert [json.loads(line) for line in Path(path).read_text().splitlines()] == [EXAMPLES["hh"]]
+
+
+def test_single_turns_and_some_rows(tmp_path: Path) -> None:
+    one = {"chosen": "\n\nHuman: A?\n\nAssistant: b", "rejected": "\n\nHuman: A?\n\nAssistant: c"}
+    turns = [said("user", "a"), said("assistant", "b"), said("user", "c")]
+    chat = {"prompt": turns, "chosen": [said("assistant", "d")], "rejected": [said("assistant", "e")]}
+    plain = write_rows(tmp_path / "hh.jsonl", [EXAMPLES["hh"], one])
+    tally, written = convert_file(plain, tmp_path / "out.jsonl", max_turns=1)
+    assert (written, dict(tally.actions)) == (1, {"longer_dialogue": 1})
+    assert read_all(str(tmp_path / "out.jsonl"))[0] == [Preference("\n\nHuman: A?\n\nAssistant:", " b", " c")]
+    conversations = write_rows(tmp_path / "chat.jsonl", [chat, chat | {"prompt": turns[:1]}])
+    assert [convert_file(conversations, tmp_path / "out.jsonl", max_turns=most)[1] for most in (1, 2)] == [1, 2]
+    many = write_rows(tmp_path / "many.jsonl", [{"prompt": f"{row}\u2028", "completion": "a"} for row in range(50)])
+    convert_file(many, tmp_path / "out.jsonl", num_rows=7)
+    first = read_all(str(tmp_path / "out.jsonl"))[0]
+    assert len(first) == 7 and [record.prompt for record in read_all(many)[0] if record in first] == [
+        record.prompt for record in first
+    ]
+    assert convert_file(many, tmp_path / "other.jsonl", num_rows=7, seed=1)[1] == 7
+    assert read_all(str(tmp_path / "other.jsonl"))[0] != first

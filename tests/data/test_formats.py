@@ -24,6 +24,9 @@ EXPECTED = {
         "\n\nHuman: Hi?\n\nAssistant: Yes.\n\nHuman: Who?\n\nAssistant:", " I think it is good.", " I think it is bad."
     ),
     "shp": Preference((U("How do I boil an egg?"),), (A("In oil."),), (A("In water."),), margin=math.log(4)),
+    "tldr_pairs": Preference(
+        "SUBREDDIT: r/AskReddit\nTITLE: A cat\nPOST: I saw a cat.\nTL;DR:", " A cat was seen.", " A dog."
+    ),
     "tldr": Preference(
         "SUBREDDIT: r/AskReddit\n\nTITLE: A cat\n\nPOST: I saw a cat.\n\nTL;DR:", " A cat was seen.", " A dog."
     ),
@@ -105,6 +108,8 @@ FAULTY = [
     ("shp", {"score_ratio": 0.5}, "bad_value", "score_ratio"),
     ("shp", {"human_ref_B": " "}, "empty_response", "human_ref_B"),
     ("shp", {"human_ref_B": "In water."}, "same_responses", "human_ref_A"),
+    ("tldr_pairs", {"chosen": "A cat."}, "bad_value", "chosen"),
+    ("tldr_pairs", {"rejected": "TL;DR: "}, "empty_response", "rejected"),
     ("tldr", {"choice": 2}, "bad_value", "choice"),
     ("tldr", {"summaries": [{"text": "a"}]}, "wrong_type", "summaries"),
     ("tldr", {"summaries": [{"text": "a"}, {"text": " "}]}, "empty_response", "summaries[1].text"),
@@ -217,3 +222,8 @@ def test_a_format_can_be_named_and_a_wrong_name_is_refused(tmp_path: Path) -> No
     assert find_format(find_source(path), "explicit").name == "explicit"
     with pytest.raises(DataError, match="format must be one of"):
         find_format(find_source(path), "hhh")
+
+
+def test_a_completion_may_be_called_label(tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "rows.jsonl", [{"prompt": "POST: a\nTL;DR:", "label": " b"}])
+    assert read_all(path)[0] == [Demonstration("POST: a\nTL;DR:", " b")]

@@ -67,8 +67,8 @@ def test_sampled_kl_and_reward_agree_with_sums_over_everything() -> None:
         kls.append(sum(np.exp(mine[key]) * (mine[key] - theirs[key]) for key in mine))
         goods.append(sum(np.exp(value) for key, value in mine.items() if tokenizer.decode(key).count("good")))
     samples = 400
-    reward = lambda prompt, response: float("good" in response)  # noqa: E731 (the shortest reward there is)
-    drawn = draw(policy, tokenizer, prompts, reward, Sampling(LENGTH, seed=3), samples=samples)
+    rewards = lambda prompts, responses: np.array(["good" in one for one in responses], float)  # noqa: E731 (short)
+    drawn = draw(policy, tokenizer, prompts, rewards, Sampling(LENGTH, seed=3), samples=samples)
     found = sampled_figures(Scorer(policy), Scorer(reference), prompts, drawn, budget=2000)
 
     assert np.mean(kls) > 0.05

@@ -78,6 +78,11 @@ EXAMPLES: dict[str, Row] = {
         "score_B": 8,
         "score_ratio": 4.0,
     },
+    "tldr_pairs": {
+        "prompt": "SUBREDDIT: r/AskReddit\nTITLE: A cat\nPOST: I saw a cat.",
+        "chosen": "TL;DR:  A cat was seen.",
+        "rejected": "TL;DR:  A dog.",
+    },
     "tldr": {
         "info": {"subreddit": "AskReddit", "title": "A cat", "post": "I saw a cat."},
         "summaries": [{"text": " A dog."}, {"text": " A cat was seen."}],

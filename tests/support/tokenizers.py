@@ -38,6 +38,11 @@ def plain_tokenizer(
     return _wrap(_train(texts, vocab_size, [EOS, BOS] if bos else [EOS], bos=bos), bos=bos)
 
 
+def ascii_tokenizer(texts: Iterable[str] = TEXTS) -> PreTrainedTokenizerFast:
+    """A tokenizer with an EOS of which every token is whole characters, so that any sample of a model is text."""
+    return _wrap(_train(texts, 200, [EOS], bos=False, alphabet=[chr(code) for code in range(33, 127)]), bos=False)
+
+
 def chat_tokenizer(
     *, template: str = CHAT_TEMPLATE, bos: bool = False, texts: Iterable[str] = TEXTS, vocab_size: int = 400
 ) -> PreTrainedTokenizerFast:
@@ -48,11 +53,13 @@ def chat_tokenizer(
     return tokenizer
 
 
-def _train(texts: Iterable[str], vocab_size: int, special: list[str], *, bos: bool) -> tokenizers.Tokenizer:
+def _train(
+    texts: Iterable[str], vocab_size: int, special: list[str], *, bos: bool, alphabet: list[str] | None = None
+) -> tokenizers.Tokenizer:
     tokenizer = tokenizers.Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    alphabet = alphabet or pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size, special_tokens=special, initial_alphabet=alphabet, show_progress=False
     )

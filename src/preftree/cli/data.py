@@ -1,11 +1,16 @@
-"""`preftree data inspect FILE` and `preftree data convert FILE OUT.jsonl`."""
+"""`preftree data inspect | convert | cut | rank`."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+
+from preftree.cli.winrate import JUDGE
+
+if TYPE_CHECKING:
+    from preftree.data.faults import Tally
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -16,6 +21,10 @@ Kind = Annotated[
     Literal["preference", "demonstration", "ranking", "label"] | None,
     typer.Option("--kind", help="Turn the rows into this: a ranking into pairs, say.", show_default=False),
 ]
+NumRows = Annotated[
+    int | None, typer.Option(min=1, help="Most rows to write, chosen by seed.  [default: all]", show_default=False)
+]
+MaxRejected = Annotated[float, typer.Option(min=0, max=1, help="Share of faulty rows above which nothing is written.")]
 Chosen = Annotated[
     Literal["chosen"] | None,
     typer.Option("--side", help="With --kind demonstration: imitate this side.", show_default=False),
@@ -24,7 +33,7 @@ Chosen = Annotated[
 
 @app.callback()
 def _root() -> None:
-    """Look at data files and convert them."""
+    """Look at data files, convert them, cut prompts, rank samples."""
 
 
 @app.command("inspect")
@@ -56,9 +65,13 @@ def convert(
     format_name: Format = None,
     kind: Kind = None,
     side: Chosen = None,
-    max_rejected: Annotated[
-        float, typer.Option(min=0, max=1, help="Share of faulty rows above which nothing is written.")
-    ] = 0.05,
+    max_turns: Annotated[
+        int | None,
+        typer.Option(min=1, help="Leave out prompts with more human turns; 1 keeps single-turn dialogues."),
+    ] = None,
+    num_rows: NumRows = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the choice of rows.")] = 0,
+    max_rejected: MaxRejected = 0.05,
 ) -> None:
     """Write the accepted rows in the project's own JSONL."""
     from preftree.data.convert import convert_file
@@ -69,10 +82,81 @@ def convert(
         format_name=format_name,
         kind=kind,
         chosen_side=side is not None,
+        max_turns=max_turns,
+        num_rows=num_rows,
+        seed=seed,
         max_rejected_share=max_rejected,
     )
+    _tell(out, tally, written)
+
+
+@app.command("cut")
+def cut(
+    file: Source,
+    out: Annotated[Path, typer.Argument(metavar="OUT.jsonl", help="The file to write: prompt, completion.")],
+    model: Annotated[str, typer.Option(help="A model's folder or hub id, whose tokenizer counts.")],
+    tokens: Annotated[str, typer.Option(help="Tokens of a prompt: the fewest and the most.")] = "2-8",
+    num_rows: NumRows = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of where texts are cut, and of the choice of rows.")] = 0,
+    format_name: Format = None,
+    max_rejected: MaxRejected = 0.05,
+) -> None:
+    """Cut plain texts in two: the first few tokens are a prompt, the rest is its completion."""
+    from preftree.data.cut import cut_file
+    from preftree.errors import ConfigError
+    from preftree.models.load import load_tokenizer
+
+    fewest, dash, most = tokens.partition("-")
+    if not (fewest.isdecimal() and (most.isdecimal() or not dash)):
+        raise ConfigError(f"--tokens must be a number or two as 2-8, got {tokens!r}")
+    tally, written = cut_file(
+        file,
+        out,
+        load_tokenizer(model),
+        fewest=int(fewest),
+        most=int(most or fewest),
+        seed=seed,
+        num_rows=num_rows,
+        format_name=format_name,
+        max_rejected_share=max_rejected,
+    )
+    _tell(out, tally, written)
+
+
+@app.command("rank")
+def rank(
+    samples: Annotated[
+        str, typer.Argument(metavar="SAMPLES.jsonl", help="Several responses to each prompt, as generate writes them.")
+    ],
+    out: Annotated[Path, typer.Argument(metavar="OUT.jsonl", help="The file to write: prompt, responses, scores.")],
+    reward: Annotated[str, typer.Option(help=JUDGE)],
+) -> None:
+    """Rank the responses to each prompt by a reward, best first: preferences for dpo, reward and the others."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from preftree.judges.ranked import rank_file
+    from preftree.judges.reward import load_rewards
+
+    rewards = load_rewards(reward)
+    with Progress(console=Console(stderr=True)) as bar:
+        task = bar.add_task("responses judged", total=None)
+        found = rank_file(samples, out, rewards, progress=lambda rows: bar.update(task, completed=rows))
+    typer.echo(
+        f"{out}: {found.rankings} rankings of {found.kept} responses, from {found.rows}; left out {found.faulty} empty "
+        f"or broken responses, {found.repeated} repeated ones, {found.undecided} prompts of responses of equal reward",
+        err=True,
+    )
+
+
+def _tell(out: Path, tally: Tally, written: int) -> None:
+    """What was rejected, left out and written."""
+    from preftree.data.faults import ACTIONS
+
     for row in tally.rejected:
         typer.echo(f"rejected: {row}", err=True)
     if tally.num_rejected > len(tally.rejected):
         typer.echo(f"and {tally.num_rejected - len(tally.rejected)} more", err=True)
+    for action, count in tally.actions.items():
+        typer.echo(f"{count} {ACTIONS[action]} (first: {tally.places[action][0]})", err=True)
     typer.echo(f"{out}: {written} rows written from {tally.rows}, {tally.num_rejected} rejected", err=True)

@@ -11,7 +11,10 @@ if TYPE_CHECKING:
     from preftree.evaluate.measured import Measured, Point
     from preftree.train.measure import Measuring
 
-REWARD = "world:NAME, rm:FOLDER of a reward model, FILE.py:FUNCTION or MODULE:FUNCTION of (prompt, response)."
+REWARD = (
+    "world:NAME, rm:FOLDER of a reward model, rm:FOLDER:LABEL of a classifier, FILE.py:FUNCTION or MODULE:FUNCTION of "
+    "(prompt, response)."
+)
 
 
 def frontier(

@@ -108,7 +108,8 @@ def best_of_many(num: int | None, reward: str | None, temperature: float) -> Bes
     """
     from preftree.errors import ConfigError
     from preftree.generate.job import BestOf
-    from preftree.judges.reward import load_rewards, name_rewards
+    from preftree.judges.reward import load_rewards
+    from preftree.judges.rules import identify
 
     if num is None and reward is None:
         return None
@@ -116,7 +117,7 @@ def best_of_many(num: int | None, reward: str | None, temperature: float) -> Bes
         raise ConfigError("--best-of and --reward go together: how many are drawn, and what says which is the best")
     if temperature == 0 and num > 1:
         raise ConfigError(f"--best-of {num} needs a temperature > 0: at 0 all {num} responses are the same text")
-    return BestOf(num, load_rewards(reward), name_rewards(reward))
+    return BestOf(num, load_rewards(reward), identify(reward))
 
 
 def load_sampler(

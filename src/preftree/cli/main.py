@@ -25,7 +25,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("demo")(demo.demo)
-app.add_typer(data.app, name="data", help="Look at data files and convert them.")
+app.add_typer(data.app, name="data", help="Look at data files, convert them, cut prompts, rank samples.")
 app.command("sft", context_settings=train.OPEN)(train.sft)
 app.command("dpo", context_settings=train.OPEN)(train.dpo)
 app.command("reward", context_settings=train.OPEN)(train.reward)

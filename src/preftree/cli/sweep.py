@@ -19,7 +19,9 @@ log = logging.getLogger("preftree")
 
 
 def sweep(
-    recipe: Annotated[Literal["dpo", "sft"], typer.Argument(metavar="dpo|sft", help="What to run.")],
+    recipe: Annotated[
+        Literal["dpo", "sft", "ppo", "rloo"], typer.Argument(metavar="dpo|sft|ppo|rloo", help="What to run.")
+    ],
     words: Annotated[
         list[str],
         typer.Argument(
@@ -93,18 +95,15 @@ def sweep(
 
 def _start(recipe: str, words: list[str]) -> tuple[str, Iterator[tuple[Variant[Any], str | None]]]:
     """The sweep's folder, and its runs as they end."""
-    from preftree.config.schema import DpoConfig, SftConfig
+    from preftree.config.recipes import RECIPES
+    from preftree.train.dpo import run_dpo
+    from preftree.train.ppo import run_ppo, run_rloo
+    from preftree.train.sft import run_sft
     from preftree.train.sweep import plan_sweep, run_all
 
-    if recipe == "dpo":
-        from preftree.train.dpo import run_dpo
-
-        out, variants = plan_sweep(DpoConfig, words)
-        return out, run_all(variants, run_dpo)
-    from preftree.train.sft import run_sft
-
-    out, variants = plan_sweep(SftConfig, words)
-    return out, run_all(variants, run_sft)
+    run: Any = {"dpo": run_dpo, "sft": run_sft, "ppo": run_ppo, "rloo": run_rloo}[recipe]
+    out, variants = plan_sweep(RECIPES[recipe], words)
+    return out, run_all(variants, run)
 
 
 def _print(heads: list[str], rows: list[list[str]]) -> None:

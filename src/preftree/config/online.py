@@ -29,7 +29,7 @@ class OnlineStart(Strict):
       eval_data: Held-out prompts: a file; none by default.
       eval_every: Iterations between evaluations; null evaluates at the end.
       out: Folder of the run.
-      reward: `world:NAME`, `FILE.py:FUNCTION`, `MODULE:FUNCTION`, or the folder of a reward model.
+      reward: `world:NAME`, `FILE.py:FUNCTION`, `MODULE:FUNCTION`, the folder of a reward model, or `rm:PATH:LABEL`.
       reference: What the KL penalty is against: `start` is the model the run starts from; a path or hub id is another.
     """
 

@@ -37,6 +37,7 @@ FAULTS: dict[str, str] = {
 
 
 ACTIONS: dict[str, str] = {
+    "longer_dialogue": "dialogues left out, since they have more human turns than asked for",
     "trimmed_prompt": "prompts cut at the beginning",
     "trimmed_response": "responses cut at the end, without EOS",
     "dropped_pair": "pairs of a ranking left out, since a response is too long or both are equal as tokens",

@@ -22,7 +22,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from preftree.errors import DataError
 from preftree.evaluate.measured import Point
 from preftree.generate.hf import Generation, Sampling, generate
-from preftree.judges.rules import Reward
+from preftree.judges.reward import Rewards
 from preftree.models.load import load_model
 from preftree.records import Preference
 from preftree.scoring.figures import token_divergence
@@ -33,7 +33,8 @@ from preftree.tree.layout import TokenSequence
 from preftree.tree.pack import pack
 from preftree.tree.segment import sum_responses
 from preftree.worlds.exact import Table, best_reward, measure
-from preftree.worlds.grammar import World, rewards
+from preftree.worlds.grammar import World
+from preftree.worlds.grammar import rewards as world_rewards
 from preftree.worlds.walk import outcome_logps
 
 log = logging.getLogger("preftree")
@@ -122,7 +123,7 @@ def world_meter(
       ref_logps: The reference's log-probs of every outcome (worlds/walk.py): where the KL is measured from.
       held_out: Pairs of the world.
     """
-    table = rewards(world)
+    table = world_rewards(world)
 
     def meter(model: PreTrainedModel) -> Mapping[str, float]:
         logps = outcome_logps(model, tokenizer, world)
@@ -147,7 +148,7 @@ def draw(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     prompts: Prompts,
-    reward: Reward,
+    rewards: Rewards,
     sampling: Sampling,
     *,
     samples: int,
@@ -156,8 +157,8 @@ def draw(
     rows = [ids for ids in prompts.ids for _ in range(samples)]
     drawn = generate(model, tokenizer, rows, sampling)
     groups = [drawn[at : at + samples] for at in range(0, len(drawn), samples)]
-    values = [[reward(text, one.text) for one in group] for text, group in zip(prompts.texts, groups, strict=True)]
-    return Drawn(groups, np.array(values, np.float64))
+    values = rewards([text for text in prompts.texts for _ in range(samples)], [one.text for one in drawn])
+    return Drawn(groups, values.reshape(len(groups), samples))
 
 
 def sampled_figures(

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import functools
+import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Float
+from transformers import AutoConfig
 
 from preftree.data.answers import encode_answers
 from preftree.data.budgets import Budgets
@@ -15,6 +19,7 @@ from preftree.data.encode import make_encoder
 from preftree.data.ending import mark_end
 from preftree.data.faults import RowFault
 from preftree.errors import ConfigError, JudgeError
+from preftree.judges.classifier import Classifier
 from preftree.models.load import best_device, load_tokenizer
 from preftree.models.reward import load_reward_model, padding_of
 from preftree.records import Text
@@ -22,29 +27,82 @@ from preftree.reference.key import cache_root, weights_digest
 from preftree.scoring.reward import RewardScorer
 from preftree.tree.pack import plan_step
 
+_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+
 BLOCK = 1024
 """Responses that are laid out at a time."""
 
 
-def find_reward_model(spec: str) -> Path | None:
-    """The model folder that `rm:PATH`, or the path of a folder, names: the folder, or `model` in the folder of a run.
+@dataclass(frozen=True, slots=True)
+class RewardPlace:
+    """What `rm:PATH`, `rm:PATH:LABEL` or the path of a folder names.
+
+    Attributes:
+      model: The model's folder, or a hub id.
+      label: Of a classifier, the label whose probability is the reward; None for a reward model.
+      commit: Of a hub id, what it stands for now.
+    """
+
+    model: str
+    label: str | None = None
+    commit: str | None = None
+
+
+def find_reward_model(spec: str) -> RewardPlace | None:
+    """The model that a reward's name stands for: a folder, or `model` in the folder of a run; after `rm:` a hub id too.
 
     Raises:
-      ConfigError: `rm:` is followed by no folder of a model.
+      ConfigError: `rm:` is followed by no model.
     """
     named = spec.startswith("rm:")
-    place = Path(spec.removeprefix("rm:")).expanduser()
-    for folder in (place, place / "model"):
-        if (folder / "config.json").is_file():
-            return folder
-    if named or place.is_dir():
-        raise ConfigError(f"reward {spec!r}: {place} holds no model; give a folder that `preftree reward` has written")
+    place = spec.removeprefix("rm:")
+    head, colon, label = place.rpartition(":")
+    for own, said in ((place, None), *([(head, label)] if named and colon and label else [])):
+        for folder in (Path(own).expanduser(), Path(own).expanduser() / "model"):
+            if (folder / "config.json").is_file():
+                return RewardPlace(str(folder), said)
+        if named and looks_like_hub_model(own) and (commit := _commit_on_hub(own)):
+            return RewardPlace(own, said, commit)
+    if named or Path(place).expanduser().is_dir():
+        raise ConfigError(
+            f"reward {spec!r}: {place} holds no model; give a folder that `preftree reward` has written, a hub id, or "
+            "a classifier with its label, as rm:PATH:LABEL"
+        )
     return None
 
 
-def model_digest(folder: Path) -> str:
-    """The first figures of the digest of a model's weights."""
-    return weights_digest(folder, memo=cache_root())[:16]
+def model_digest(place: RewardPlace) -> str:
+    """The first figures of the digest of a model's weights, or of its commit on the hub."""
+    return (place.commit or weights_digest(Path(place.model), memo=cache_root()))[:16]
+
+
+def open_reward_model(place: RewardPlace, *, device: torch.device | str | None = None) -> RewardModel | Classifier:
+    """The model, ready to judge.
+
+    Args:
+      place: Where it is.
+      device: Where it goes; by default the first GPU, or the CPU.
+    Raises:
+      ConfigError: a classifier has no such label.
+      ModelError: it cannot be loaded, or is no reward model.
+    """
+    if place.label is not None:
+        return Classifier(place.model, place.label, device=device)
+    return RewardModel(place.model, device=device)
+
+
+def looks_like_hub_model(name: str) -> bool:
+    """Whether a name that is not on this disk could be on the hub: `owner/name`, where no folder `owner` is here."""
+    return _HUB_ID.fullmatch(name) is not None and not Path(name).parent.is_dir()
+
+
+@functools.cache
+def _commit_on_hub(name: str) -> str | None:
+    """The commit of a model id, from the hub or from its cache on this disk; None where neither has it."""
+    try:
+        return getattr(AutoConfig.from_pretrained(name), "_commit_hash", None)
+    except (OSError, ValueError, KeyError):
+        return None
 
 
 class RewardModel:
@@ -54,11 +112,11 @@ class RewardModel:
       scorer: The model.
     """
 
-    def __init__(self, folder: Path, *, device: torch.device | str | None = None, budget: int = 8192) -> None:
+    def __init__(self, folder: str | Path, *, device: torch.device | str | None = None, budget: int = 8192) -> None:
         """Load the model.
 
         Args:
-          folder: Of the model.
+          folder: Of the model; or a hub id.
           device: Where it goes; by default the first GPU, or the CPU.
           budget: Most tokens of a forward; more where a response alone has more.
         Raises:

@@ -10,7 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from preftree.errors import JudgeError
-from preftree.judges.reward import Rewards, load_rewards, name_rewards
+from preftree.judges.reward import Rewards, load_rewards
+from preftree.judges.rules import identify
 from preftree.records import Comparison, Verdict
 
 VALUE = {"left": 1.0, "tie": 0.5, "invalid": 0.5, "right": 0.0}
@@ -55,7 +56,7 @@ def load_judge(spec: str) -> Judge:
     Raises:
       ConfigError: there is no such reward.
     """
-    return judge_by_rewards(load_rewards(spec), name_rewards(spec))
+    return judge_by_rewards(load_rewards(spec), identify(spec))
 
 
 def ask(judge: Judge, comparisons: Sequence[Comparison]) -> list[tuple[Verdict, ...]]:

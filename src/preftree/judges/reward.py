@@ -10,26 +10,16 @@ import torch
 from jaxtyping import Float
 
 from preftree.data.kinds import plain_text
-from preftree.judges.model import RewardModel, find_reward_model, model_digest
-from preftree.judges.rules import identify, load_reward
+from preftree.judges.model import find_reward_model, open_reward_model
+from preftree.judges.rules import load_reward
 from preftree.records import Text
 
 Rewards: TypeAlias = Callable[[Sequence[Text], Sequence[str]], Float[np.ndarray, " N"]]
 """(prompts, responses) -> rewards; prompts as their file has them, responses as text without special tokens."""
 
 
-def name_rewards(spec: str) -> str:
-    """The name of rewards with a digest of what they are: a reward model's weights, or the file of a function.
-
-    Raises:
-      ConfigError: `rm:` is followed by no folder of a model.
-    """
-    folder = find_reward_model(spec)
-    return identify(spec) if folder is None else f"{spec} {model_digest(folder)}"
-
-
 def load_rewards(spec: str, *, device: torch.device | str | None = None) -> Rewards:
-    """Rewards by name: as `load_reward`, or those of a reward model, `rm:PATH` or the path of its folder or its run.
+    """Rewards by name: as `load_reward`, many at once.
 
     A function of the user gets a conversation as a list of role and content.
 
@@ -40,9 +30,9 @@ def load_rewards(spec: str, *, device: torch.device | str | None = None) -> Rewa
       ConfigError: there is no such world, file, module, function or folder.
       ModelError: the folder holds no reward model.
     """
-    folder = find_reward_model(spec)
-    if folder is not None:
-        return RewardModel(folder, device=device)
+    place = find_reward_model(spec)
+    if place is not None:
+        return open_reward_model(place, device=device)
     reward = load_reward(spec)
 
     def of_each(prompts: Sequence[Text], responses: Sequence[str]) -> Float[np.ndarray, " N"]:

@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 
 from preftree.data.fields import messages
 from preftree.errors import ConfigError, JudgeError
-from preftree.judges.model import RewardModel, find_reward_model, model_digest
+from preftree.judges.model import find_reward_model, model_digest, open_reward_model
 from preftree.records import Text
 from preftree.worlds.grammar import World, reward
 from preftree.worlds.sentiment import WORLDS
@@ -43,9 +43,9 @@ def identify(spec: str) -> str:
     Raises:
       ConfigError: as `load_reward`, of a world or a reward model.
     """
-    folder = find_reward_model(spec)
-    if folder is not None:
-        return f"{spec} {model_digest(folder)}"
+    model = find_reward_model(spec)
+    if model is not None:
+        return f"{spec} {model_digest(model)}"
     place, _, _ = spec.rpartition(":")
     if find_world(spec) is not None:
         return spec
@@ -57,8 +57,8 @@ def identify(spec: str) -> str:
 
 
 def load_reward(spec: str) -> Reward:
-    """A reward by its name: `world:small`, `rules.py:brevity` (a file), `package.module:brevity`, or a reward model:
-    `rm:PATH`, or the path of its folder or its run.
+    """A reward by its name: `world:small`, `rules.py:brevity` (a file), `package.module:brevity`, or a model: `rm:PATH`
+    or the path of a reward model's folder or run, `rm:PATH:LABEL` for a classifier's probability of a label.
 
     The function gets a prompt and a response and returns a finite number; the code of a file or module runs with the
     user's rights.
@@ -69,9 +69,9 @@ def load_reward(spec: str) -> Reward:
     world = find_world(spec)
     if world is not None:
         return lambda prompt, response: reward(world, prompt, response)
-    folder = find_reward_model(spec)
-    if folder is not None:
-        model = RewardModel(folder)
+    found = find_reward_model(spec)
+    if found is not None:
+        model = open_reward_model(found)
         return lambda prompt, response: float(model([_text(prompt)], [response])[0])
     place, colon, name = spec.rpartition(":")
     if not colon or not place or not name.isidentifier():

@@ -50,7 +50,14 @@ def load_reward_model(name: str | Path, *, device: torch.device | str = "cpu") -
         raise ModelError(
             f"model '{name}' is a language model, wanted a reward model; train one with `preftree reward model={name}`"
         )
-    model, missing = _load(name, _config(name))
+    config = _config(name)
+    labels = [str(label) for label in (config.id2label or {}).values()]
+    if len(labels) > 1:
+        raise ModelError(
+            f"model '{name}' is a classifier of {', '.join(labels)}, wanted a reward model; its probability of a label "
+            f"is a reward as rm:{name}:{labels[-1]}"
+        )
+    model, missing = _load(name, config)
     if missing:
         raise ModelError(f"model '{name}' lacks weights for {', '.join(missing[:3])}; they would be random")
     return _ready(model, name, device)

@@ -99,8 +99,8 @@ def compare_rewards(run: Run, files: list[str], *, against: str | None = None, s
     beta = config.beta
     if beta is None:
         raise ConfigError(f"loss {config.loss_label} of {run.path} has no beta, so its policy implies no reward")
-    folder = None if against is None else find_reward_model(against)
-    if against is not None and folder is None:
+    place = None if against is None else find_reward_model(against)
+    if against is not None and (place is None or place.label is not None):
         raise ConfigError(f"against must name the folder of a reward model, got {against!r}")
     tokenizer, budget = load_tokenizer(run.path / "model"), config.micro_batch_tokens
     implicit: list[_Values] = []
@@ -117,9 +117,9 @@ def compare_rewards(run: Run, files: list[str], *, against: str | None = None, s
             implicit.append(_Values.of(store, rows, beta * (values[0] - values[1])))
         del policy, reference
     explicit: list[_Values | None] = [None] * len(files)
-    if folder is not None:
-        scorer = RewardScorer(load_reward_model(folder, device=best_device()))
-        own = load_tokenizer(folder)
+    if place is not None:
+        scorer = RewardScorer(load_reward_model(place.model, device=best_device()))
+        own = load_tokenizer(place.model)
         told = dict(getattr(scorer.model.config, "preftree_lengths", {}))
         policy_of: Truncation = told.pop("truncation", "drop")
         for number, file in enumerate(files):

@@ -27,7 +27,8 @@ from preftree.evaluate.frontier import (
 )
 from preftree.evaluate.measured import Measured, Point, Sample
 from preftree.generate.hf import Sampling
-from preftree.judges.rules import find_world, identify, load_reward
+from preftree.judges.reward import Rewards, load_rewards
+from preftree.judges.rules import find_world, identify
 from preftree.models.adapter_folder import find_adapter
 from preftree.models.load import load_tokenizer
 from preftree.scoring.forward import Scorer
@@ -82,22 +83,24 @@ def measure_run(run: Run, how: Measuring) -> Measured:
         raise DataError(f"{run.path} holds no finished run: let it come to its end, or give another folder")
     if run.recipe == "reward":
         raise DataError(f"{run.path} is the run of a reward model, which writes nothing; give the run of a policy")
-    load_reward(how.reward)  # a name that is wrong is told first
+    reward = load_rewards(how.reward)  # a name that is wrong is told first
     told = asdict(how) | {"reward": identify(how.reward)}
     if run.measured.how == told and run.measured.frontier[-1].step == run.steps:
         return run.measured
     config = check_config(RECIPES[run.recipe], run.config)
     world = find_world(how.reward)
     exact = world is not None and world.num_outcomes <= MOST_OUTCOMES
-    found = _exactly(run, config, world, how) if world and exact else _by_samples(run, config, world, how)
+    found = (
+        _exactly(run, config, world, reward, how) if world and exact else _by_samples(run, config, world, reward, how)
+    )
     return run.measured.model_copy(update=found | {"how": told})
 
 
-def _exactly(run: Run, config: AnyConfig, world: World, how: Measuring) -> dict[str, Any]:
+def _exactly(run: Run, config: AnyConfig, world: World, reward: Rewards, how: Measuring) -> dict[str, Any]:
     tokenizer = load_tokenizer(run.path / "model")
     with open_world() as ranks:
         reference = load_reference(run, config, ranks).model
-    prompts, reward = world_prompts(world, tokenizer), load_reward(how.reward)
+    prompts = world_prompts(world, tokenizer)
     sampling = Sampling(world.max_words, seed=how.seed)
     each = MOST_TEXTS // len(world.prompts)
     ref_logps = outcome_logps(reference, tokenizer, world)
@@ -111,8 +114,8 @@ def _exactly(run: Run, config: AnyConfig, world: World, how: Measuring) -> dict[
     return {"frontier": tuple(points), "optimum": tuple(edge), "samples": _side_by_side(prompts, start, last)}
 
 
-def _by_samples(run: Run, config: AnyConfig, world: World | None, how: Measuring) -> dict[str, Any]:
-    tokenizer, reward = load_tokenizer(run.path / "model"), load_reward(how.reward)
+def _by_samples(run: Run, config: AnyConfig, world: World | None, reward: Rewards, how: Measuring) -> dict[str, Any]:
+    tokenizer = load_tokenizer(run.path / "model")
     sampling = Sampling(how.max_new_tokens or _limit(config), seed=how.seed)
     with open_world() as ranks:
         prompts, held_out = run_prompts(config, tokenizer, ranks, most=how.prompts, seed=how.seed)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from preftree.config.load import load_config
-from preftree.config.schema import RunConfig
+from preftree.config.recipes import AnyConfig
 from preftree.errors import ConfigError, UserError
 from preftree.train.loop import Outcome
 
@@ -19,7 +19,7 @@ SNAPSHOTS = 2.0
 
 log = logging.getLogger("preftree")
 
-C = TypeVar("C", bound=RunConfig)
+C = TypeVar("C", bound=AnyConfig)
 
 
 @dataclass(frozen=True, slots=True)

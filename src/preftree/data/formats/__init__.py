@@ -17,6 +17,7 @@ from preftree.data.formats import (
     ranking,
     shp,
     tldr,
+    tldr_pairs,
     ultrafeedback,
     unpaired,
 )
@@ -48,6 +49,7 @@ _ALL = (  # where two fit equally many rows, the first is taken
     Format(
         "conversational", "preference", "message lists chosen and rejected", conversational.detect, conversational.read
     ),
+    Format("tldr_pairs", "preference", "TL;DR comparisons as pairs", tldr_pairs.detect, tldr_pairs.read),
     Format("explicit", "preference", "prompt, chosen and rejected as text", explicit.detect, explicit.read),
     Format("hh", "preference", "HH transcripts, cut at the last assistant turn", hh.detect, hh.read),
     Format("shp", "preference", "Stanford Human Preferences", shp.detect, shp.read),

@@ -1,0 +1,34 @@
+"""{"prompt": "SUBREDDIT: ...\\nPOST: ...", "chosen": "TL;DR: ...", "rejected": "TL;DR: ..."}: CarperAI's TL;DR pairs.
+
+The comparisons of Stiennon et al. 2020 (arXiv:2009.01325) as CarperAI published them: both responses begin with what a
+prompt ends in. It is put back there, on a line of its own, as in the prompts that their fine-tuned model has learnt.
+"""
+
+from __future__ import annotations
+
+from preftree.data.faults import RowFault
+from preftree.data.fields import Row, preference, response_text, take, text
+from preftree.records import Preference
+
+TLDR = "TL;DR:"
+
+
+def detect(row: Row) -> bool:
+    """Whether both responses begin with what ends a prompt, and the prompt does not end with it."""
+    prompt, sides = row.get("prompt"), (row.get("chosen"), row.get("rejected"))
+    begin = all(isinstance(side, str) and side.lstrip().startswith(TLDR) for side in sides)
+    return begin and isinstance(prompt, str) and not prompt.rstrip().endswith(TLDR)
+
+
+def read(row: Row) -> Preference:
+    """One pair; a summary follows its prompt after one space."""
+    prompt = f"{take(row, text, 'prompt').rstrip()}\n{TLDR}"
+    chosen, rejected = ((name, f" {take(row, _summary, name)}") for name in ("chosen", "rejected"))
+    return preference(row, prompt, chosen, rejected)
+
+
+def _summary(value: object, where: str) -> str:
+    said = response_text(value, where).strip()
+    if not said.startswith(TLDR):
+        raise RowFault("bad_value", where, f"'{where}' does not begin with {TLDR} as other rows do")
+    return response_text(said.removeprefix(TLDR), where).strip()
