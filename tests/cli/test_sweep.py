@@ -52,3 +52,19 @@ def test_a_reward_that_is_not_there_is_told_before_the_first_run(tmp_path: Path)
     done = CliRunner().invoke(app, words(tmp_path, "beta=.1,.2", "--reward", "world:none"))
     assert isinstance(done.exception, ConfigError)
     assert not (tmp_path / "sweep").exists()
+
+
+def test_a_sweep_of_ppo(tmp_path: Path) -> None:
+    make_model(tmp_path / "model")
+    (tmp_path / "prompts.txt").write_text("".join(f"{number} the plot\n" for number in range(4)))
+    (tmp_path / "rule.py").write_text("def long(prompt, response):\n    return float(len(response))\n")
+    reward = f"{tmp_path / 'rule.py'}:long"
+    options = {"model": "model", "data": "prompts.txt", "out": "sweep", "cache": "cache"}
+    words = ["sweep", "ppo", *(f"{key}={tmp_path / value}" for key, value in options.items()), f"reward={reward}"]
+    more = ["kl_target=1,4", "max_steps=2", "batch_size=4", "max_new_tokens=4", "ppo_epochs=1", "--reward", reward]
+    done = CliRunner().invoke(app, [*words, *more, "--prompts", "2", "--samples", "1"], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    told = json.loads((tmp_path / "sweep" / "sweep.json").read_text())
+    assert [[point["step"] for point in run["points"]] for run in told["runs"].values()] == [[0, 1, 2], [0, 1, 2]]
+    configs = [(tmp_path / "sweep" / name / "config.yaml").read_text() for name in ("kl_target1", "kl_target4")]
+    assert "kl_target: 1.0" in configs[0] and "kl_target: 4.0" in configs[1]

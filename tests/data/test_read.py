@@ -7,6 +7,7 @@ import tracemalloc
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -219,9 +220,24 @@ def test_what_is_not_there_or_not_data_is_one_sentence(tmp_path: Path) -> None:
 
 def test_a_hub_id_is_told_from_a_path() -> None:
     assert looks_like_hub_id("Anthropic/hh-rlhf") and looks_like_hub_id("a/b@v1.0:test")
+    assert looks_like_hub_id("a/b#c@refs/convert/parquet:test") and not looks_like_hub_id("a/b#/c")
     assert not looks_like_hub_id("/a/b") and not looks_like_hub_id("a/b/c") and not looks_like_hub_id("../b")
     with pytest.raises(DataError, match="neither a file here nor a data set that the hub gives"):
         find_on_hub("nobody/nothing")  # tests run offline
+
+
+def test_a_hub_id_names_folder_revision_and_split(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    class Api:
+        def dataset_info(self, name: str, revision: str | None) -> SimpleNamespace:
+            asked.append((name, revision))
+            return SimpleNamespace(sha="c0ffee")
+
+    monkeypatch.setattr("huggingface_hub.HfApi", Api)
+    assert find_on_hub("a/b#c@refs/convert/parquet:valid1") == HubData("a/b", "valid1", "c0ffee", "c")
+    assert find_on_hub("a/b") == HubData("a/b", "train", "c0ffee")
+    assert asked == [("a/b", "refs/convert/parquet"), ("a/b", None)]
 
 
 def test_hub_rows_are_streamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -233,6 +249,12 @@ def test_hub_rows_are_streamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert [row["prompt"] for row in read_hub(HubData(str(folder), "train", None))] == ["0", "1", "2", "3", "4"]
     with pytest.raises(DataError, match="cannot be read"):
         list(read_hub(HubData(str(folder), "missing", None)))
+
+    for name in ("one", "two"):
+        (tmp_path / "parts" / name).mkdir(parents=True)
+        write_rows(tmp_path / "parts" / name / "train.jsonl", [ROW | {"prompt": name}])
+    parts = HubData(str(tmp_path / "parts"), "train", None, "two")
+    assert [row["prompt"] for row in read_hub(parts)] == ["two"]
 
     def resolved(path: str) -> HubData:
         return HubData(str(folder), "train", None)

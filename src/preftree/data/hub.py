@@ -1,4 +1,4 @@
-"""Rows of a data set on the Hugging Face hub, streamed; the id is `owner/name[@revision][:split]`."""
+"""Rows of a data set on the Hugging Face hub, streamed; the id is `owner/name[#folder][@revision][:split]`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from dataclasses import dataclass
 from preftree.data.fields import Row
 from preftree.errors import DataError
 
-_ID = re.compile(r"(?P<name>[\w-][\w.-]*/[\w-][\w.-]*)(@(?P<revision>[\w./-]+))?(:(?P<split>[\w.-]+))?")
+_ID = re.compile(
+    r"(?P<name>[\w-][\w.-]*/[\w-][\w.-]*)(#(?P<folder>[\w-][\w./-]*))?"
+    r"(@(?P<revision>[\w./-]+))?(:(?P<split>[\w.-]+))?"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,11 +23,13 @@ class HubData:
       name: Data set id, or a local folder that `datasets` can load.
       split: One split; `train` where none was named.
       revision: The commit that is read; None in a local folder.
+      folder: The folder within it whose files are read; None leaves that to what it says itself.
     """
 
     name: str
     split: str
     revision: str | None
+    folder: str | None = None
 
 
 def looks_like_hub_id(path: str) -> bool:
@@ -48,7 +53,7 @@ def find_on_hub(path: str) -> HubData:
     except (HfHubHTTPError, HFValidationError, OfflineModeIsEnabled, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise DataError(f"{path} is neither a file here nor a data set that the hub gives: {reason}") from error
-    return HubData(match["name"], match["split"] or "train", commit)
+    return HubData(match["name"], match["split"] or "train", commit, match["folder"])
 
 
 def read_hub(data: HubData) -> Iterator[Row]:
@@ -61,6 +66,8 @@ def read_hub(data: HubData) -> Iterator[Row]:
     from datasets.exceptions import DatasetsError
 
     try:
-        yield from load_dataset(data.name, split=data.split, revision=data.revision, streaming=True)
-    except (DatasetsError, OSError, ValueError) as error:
+        yield from load_dataset(
+            data.name, data_dir=data.folder, split=data.split, revision=data.revision, streaming=True
+        )
+    except (DatasetsError, OSError, ValueError, RuntimeError) as error:  # the last where it comes as a script
         raise DataError(f"{data.name}:{data.split} cannot be read: {error}") from error
