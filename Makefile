@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 export PYTHONUTF8 = 1
 export HF_HUB_DISABLE_TELEMETRY = 1
 
-.PHONY: demo demo-full test check bench bench-league bench-pareto bench-adapters bench-adapters-world bench-diagnose bench-rewards bench-hh docs-losses test-slow test-gpu clean
+.PHONY: demo demo-full test check bench bench-league bench-pareto bench-adapters bench-adapters-world bench-diagnose bench-rewards bench-theory bench-hh docs-losses test-slow test-gpu clean
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -57,6 +57,10 @@ bench-diagnose: $(VENV)/.ready
 # What a reward model and DPO's policy know of a known reward, in and out of distribution
 bench-rewards: $(VENV)/.ready
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/rewards.py --out runs/rewards
+
+# DPO and RLHF where both can be worked out; the tables of docs/theory.md, about two minutes
+bench-theory: $(VENV)/.ready
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/theory.py
 
 # make bench-hh DATA=hh.jsonl.gz
 bench-hh: $(VENV)/.ready
