@@ -38,7 +38,7 @@ def problem_of(beta: float, seed: int = 0) -> Problem:
 
 @pytest.mark.parametrize("beta", BETAS)
 def test_the_partition_function_cancels(beta: float) -> None:
-    """Eq. 5 and 6: the optimum implies the reward less beta log Z; between two responses, and in the loss, Z is gone."""
+    """Eq. 5 and 6: the optimum implies the reward less beta log Z; between two responses and in the loss Z is gone."""
     problem = problem_of(beta)
     best = optimal_policy(problem, problem.rewards)
     implied = implied_rewards(problem, best)
@@ -48,8 +48,11 @@ def test_the_partition_function_cancels(beta: float) -> None:
     np.testing.assert_allclose(preferences(implied), preferences(problem.rewards), atol=1e-9)
     # DPO's loss at the optimum is the entropy of the labels, whatever Z: here with its own function, on one pair.
     one = torch.ones(1, dtype=torch.int64)
-    sides = [torch.tensor([values[i]]) for values in (best, problem.log_reference) for i in (0, 1)]
-    loss = bind("dpo", {"beta": beta})(policy=PairLogps(*sides[:2], one, one), ref=PairLogps(*sides[2:], one, one))
+    policy, ref = (
+        PairLogps(torch.tensor(values[:1]), torch.tensor(values[1:2]), one, one)
+        for values in (best, problem.log_reference)
+    )
+    loss = bind("dpo", {"beta": beta})(policy=policy, ref=ref)
     assert loss.item() == pytest.approx(-np.log(preferences(problem.rewards)[0, 1]), rel=1e-5)
 
 
