@@ -75,9 +75,10 @@ def test_a_name_is_a_folder_a_run_or_a_hub_id(place: Path, tmp_path: Path, monke
     assert find_reward_model(f"rm:{tmp_path / 'run'}:POSITIVE") == RewardPlace(
         str(tmp_path / "run" / "model"), "POSITIVE"
     )
-    monkeypatch.setattr(preftree.judges.model, "_commit_on_hub", {"owner/name": "c0ffee"}.get)
+    known = {"owner/name": ("c0ffee", "")}
+    monkeypatch.setattr(preftree.judges.model, "_ask_hub", lambda name: known.get(name, (None, "no such model")))
     assert find_reward_model("rm:owner/name:GOOD") == RewardPlace("owner/name", "GOOD", "c0ffee")
     assert find_reward_model("rm:owner/name") == RewardPlace("owner/name", None, "c0ffee")
     assert identify("rm:owner/name:GOOD") == "rm:owner/name:GOOD c0ffee"
-    with pytest.raises(ConfigError, match="holds no model"):
+    with pytest.raises(ConfigError, match=r"holds no model \(the hub: no such model\); give"):
         find_reward_model("rm:owner/other")

@@ -20,7 +20,7 @@ from preftree.data.ending import mark_end
 from preftree.data.faults import RowFault
 from preftree.errors import ConfigError, JudgeError
 from preftree.judges.classifier import Classifier
-from preftree.models.load import best_device, load_tokenizer
+from preftree.models.load import best_device, first_line, load_tokenizer
 from preftree.models.reward import load_reward_model, padding_of
 from preftree.records import Text
 from preftree.reference.key import cache_root, weights_digest
@@ -57,16 +57,20 @@ def find_reward_model(spec: str) -> RewardPlace | None:
     named = spec.startswith("rm:")
     place = spec.removeprefix("rm:")
     head, colon, label = place.rpartition(":")
+    reasons = []
     for own, said in ((place, None), *([(head, label)] if named and colon and label else [])):
         for folder in (Path(own).expanduser(), Path(own).expanduser() / "model"):
             if (folder / "config.json").is_file():
                 return RewardPlace(str(folder), said)
-        if named and looks_like_hub_model(own) and (commit := _commit_on_hub(own)):
-            return RewardPlace(own, said, commit)
+        if named and looks_like_hub_model(own):
+            commit, reason = _ask_hub(own)
+            if commit is not None:
+                return RewardPlace(own, said, commit)
+            reasons.append(f" (the hub: {reason})")
     if named or Path(place).expanduser().is_dir():
         raise ConfigError(
-            f"reward {spec!r}: {place} holds no model; give a folder that `preftree reward` has written, a hub id, or "
-            "a classifier with its label, as rm:PATH:LABEL"
+            f"reward {spec!r}: {place} holds no model{''.join(reasons)}; give a folder that `preftree reward` has "
+            "written, a hub id, or a classifier with its label, as rm:PATH:LABEL"
         )
     return None
 
@@ -97,12 +101,12 @@ def looks_like_hub_model(name: str) -> bool:
 
 
 @functools.cache
-def _commit_on_hub(name: str) -> str | None:
-    """The commit of a model id, from the hub or from its cache on this disk; None where neither has it."""
+def _ask_hub(name: str) -> tuple[str | None, str]:
+    """The commit of a model id, from the hub or from its cache on this disk; None where neither has it, and why."""
     try:
-        return getattr(AutoConfig.from_pretrained(name), "_commit_hash", None)
-    except (OSError, ValueError, KeyError):
-        return None
+        return getattr(AutoConfig.from_pretrained(name), "_commit_hash", None), "it tells no commit"
+    except (OSError, ValueError, KeyError) as error:
+        return None, first_line(error).rstrip(".")
 
 
 class RewardModel:
