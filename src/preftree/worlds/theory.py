@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 from scipy.optimize import minimize
-from scipy.special import expit, log_softmax, logsumexp, softmax
+from scipy.special import expit, log_softmax, softmax
 
 _TO_THE_END = {"maxiter": 5000, "maxfun": 50_000, "ftol": 1e-15, "gtol": 1e-12}
 
@@ -33,7 +33,7 @@ class Problem:
 
 def log_partition(problem: Problem, rewards: Float[np.ndarray, " K"]) -> float:
     """log Z of `optimal_policy`: log sum of reference x exp(reward / beta)."""
-    return float(logsumexp(problem.log_reference + rewards / problem.beta))
+    return float(np.logaddexp.reduce(problem.log_reference + rewards / problem.beta))
 
 
 def optimal_policy(problem: Problem, rewards: Float[np.ndarray, " K"]) -> Float[np.ndarray, " K"]:
