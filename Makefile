@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 export PYTHONUTF8 = 1
 export HF_HUB_DISABLE_TELEMETRY = 1
 
-.PHONY: demo demo-full test check bench bench-league bench-pareto bench-adapters bench-adapters-world bench-diagnose bench-rewards bench-theory bench-hh docs-losses test-slow test-gpu clean
+.PHONY: demo demo-full test check bench bench-league bench-pareto bench-adapters bench-adapters-world bench-diagnose bench-rewards bench-theory bench-work bench-hh docs-losses test-slow test-gpu clean
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -61,6 +61,10 @@ bench-rewards: $(VENV)/.ready
 # DPO and RLHF where both can be worked out; the tables of docs/theory.md, about two minutes
 bench-theory: $(VENV)/.ready
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/theory.py
+
+# Seconds of a step by tokens, prompt length, responses and model size; about 10 minutes on one core, and resumable.
+bench-work: $(VENV)/.ready
+	OMP_NUM_THREADS=1 $(BIN)/python -W ignore benchmarks/work.py --out runs/work
 
 # make bench-hh DATA=hh.jsonl.gz
 bench-hh: $(VENV)/.ready

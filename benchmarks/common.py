@@ -234,7 +234,7 @@ def peak_mib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def floor(model: Any, tokens: int, scored: int, precision: str) -> float:
+def floor(model: Any, tokens: int, scored: int, precision: str, *, clock: Callable[[], float] = now) -> float:
     """Seconds of a step's matrix products alone: forward and twice that for the backward, best of 5 each."""
     import torch
 
@@ -252,9 +252,9 @@ def floor(model: Any, tokens: int, scored: int, precision: str) -> float:
             w = torch.randn(weight.shape, dtype=dtype, device=device)
             times = []
             for _ in range(5):
-                began = now()
+                began = clock()
                 _ = x @ w.T, g @ w, g.T @ x
-                times.append(now() - began)
+                times.append(clock() - began)
             known[shape] = min(times)
         total += known[shape]
     return total
