@@ -31,8 +31,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def call(place: Path, out: str, *words: str) -> list[dict]:
-    command = ["generate", str(place / "model"), str(place / "prompts.jsonl"), str(place / out)]
+def call(place: Path, out: str, *words: str, model: str = "model") -> list[dict]:
+    command = ["generate", str(place / model), str(place / "prompts.jsonl"), str(place / out)]
     done = CliRunner().invoke(app, [*command, "--max-new-tokens", "8", *words], catch_exceptions=False)
     assert done.exit_code == 0, done.output
     return [json.loads(line) for line in (place / out).read_text().splitlines()]
@@ -45,6 +45,10 @@ def test_a_row_has_the_same_text_for_any_batch_size(place: Path) -> None:
     assert len({row["response"] for row in one}) > 10
     assert all(0 < row["tokens"] <= 8 for row in one)
     assert any(not row["finished"] for row in one)
+
+
+def test_the_folder_of_a_run_is_the_model_in_it(place: Path) -> None:
+    assert call(place, "run.jsonl", model=".") == call(place, "model.jsonl")
 
 
 def test_samples_of_a_prompt_differ_and_seeds_do(place: Path) -> None:

@@ -19,7 +19,7 @@ KEYS = "1 or 2: that one is better · t: a tie · s: skip, nothing is recorded"
 
 
 def chat(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model folder, or a hub id.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model folder, the folder of a run, or a hub id.")],
     against: Annotated[
         str | None, typer.Option(metavar="MODEL2", help="Answer side by side with another model.", show_default=False)
     ] = None,
@@ -54,7 +54,7 @@ def chat(
     from preftree.errors import ConfigError, UserError
     from preftree.generate.hf import Sampling
     from preftree.generate.talk import Speaker, Talk, count_rows
-    from preftree.models.load import best_device, load_model, load_tokenizer
+    from preftree.models.load import best_device, load_model, load_tokenizer, model_in
 
     quiet_transformers()
     adapters = adapter or []
@@ -70,7 +70,8 @@ def chat(
     sampling = Sampling(max_new_tokens, temperature, top_p, seed)
     speakers = _with_adapters(console, model, adapters) if adapters else []
     for name in (*(() if adapters else (model,)), *(() if against is None else (against,))):
-        speakers.append(Speaker(name, load_model(name, device=best_device()), load_tokenizer(name)))
+        place = model_in(name)
+        speakers.append(Speaker(name, load_model(place, device=best_device()), load_tokenizer(place)))
     if len({speaker.has_template for speaker in speakers}) > 1:
         raise ConfigError("one of the models has a chat template and the other has none: they cannot answer the same")
     if system is not None and not speakers[0].has_template:

@@ -18,7 +18,7 @@ log = logging.getLogger("preftree")
 
 
 def generate(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model folder, or a hub id.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model folder, the folder of a run, or a hub id.")],
     prompts: Annotated[
         str, typer.Argument(metavar="PROMPTS", help="A data file with a `prompt` in each row, or a .txt file.")
     ],
@@ -57,10 +57,11 @@ def generate(
     from preftree.generate.job import describe_job, sample_file
     from preftree.generate.protocol import Sampling
     from preftree.generate.shots import STOP, demonstrations_as_conversation, with_shots
-    from preftree.models.load import load_tokenizer
+    from preftree.models.load import load_tokenizer, model_in
     from preftree.train.signals import stop_on_signals
 
     quiet_transformers()
+    model = model_in(model)
     stops = tuple(stop or ())
     best = best_of_many(best_of, reward, temperature)
     tokenizer = load_tokenizer(model)

@@ -23,7 +23,7 @@ from preftree.errors import ConfigError, DataError
 from preftree.generate.hf import hf_sampler
 from preftree.generate.job import describe_job, sample_file
 from preftree.generate.protocol import Sampling
-from preftree.models.load import best_device, load_model, load_tokenizer
+from preftree.models.load import best_device, load_model, load_tokenizer, model_in
 from preftree.records import Text
 from preftree.reference.key import weights_digest_of_model
 
@@ -110,8 +110,8 @@ def _find_side(word: str) -> Side:
         if not path.is_file():
             raise DataError(f"{word} does not exist; give a file as `preftree generate` writes it")
         return Side(path.name.partition(".")[0], "file", word)
-    if (path / "model").is_dir() and not (path / "config.json").exists():
-        return Side(path.resolve().name, "model", str(path / "model"))
+    if (model := model_in(word)) != word:
+        return Side(path.resolve().name, "model", model)
     name = path.resolve().parent.name if path.name == "model" and path.is_dir() else Path(word).name
     return Side(name or word, "model", word)
 

@@ -28,6 +28,12 @@ def best_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def model_in(place: str) -> str:
+    """RUN/model for the folder of a run; any other folder or hub id as it is."""
+    path = Path(place).expanduser()
+    return str(path / "model") if (path / "model").is_dir() and not (path / "config.json").exists() else place
+
+
 def load_model(
     name: str | Path,
     *,
