@@ -100,8 +100,8 @@ def _dpo(betas: tuple[float, ...], rmsprop: tuple[float, ...]) -> tuple[Method, 
 
 
 def _baselines() -> tuple[Method, ...]:
-    """What DPO replaces. A reward model of labels of scale 10 gives rewards ten times as large as the world's, so ten
-    times the coefficient is the same pull."""
+    """What DPO replaces. A learned reward has its labels' scale, ten times the world's, so its coefficients are larger;
+    it has as many settings as DPO has betas, and they end as far apart."""
     four, two = {**_ONLINE, "ppo_epochs": 4}, {**_ONLINE, "ppo_epochs": 2}
     learned = (*_ONLINE_KNOBS, "lr and steps of the reward model")
     return (
@@ -113,7 +113,7 @@ def _baselines() -> tuple[Method, ...]:
             {**_ADAMW, "loss": {"name": "unlikelihood"}},
             knobs=("lr", "alpha", "steps", "schedule"),
         ),
-        Method("ppo", "ppo", "kl_coef", (0.1, 0.5, 2.0), four, "model", learned),
+        Method("ppo", "ppo", "kl_coef", (0.1, 0.2, 0.5, 1.2, 2.0), four, "model", learned),
         Method("ppo_gt", "ppo", "kl_coef", (0.01, 0.05, 0.2), four, "world", _ONLINE_KNOBS),
         Method("rloo_gt", "rloo", "kl_coef", (0.01, 0.05, 0.2), two, "world", _ONLINE_KNOBS),
     )
