@@ -4,8 +4,8 @@
 
 DPO's round is a step on 16 pairs; that of the others draws 32 responses, judges them, and makes two passes over them in
 minibatches of 16. Prompts have 60 tokens, responses 32 at most, and what is computed at once is 512 tokens, so that
-weights, gradients and optimisers are what memory goes to; that of the libraries is taken off. Every turn is a process of
-its own, one thread; the model is random.
+weights, gradients and optimisers are what memory goes to; that of the libraries is taken off. Every turn is a process
+of its own, one thread; the model is random.
 """
 
 from __future__ import annotations
