@@ -18,7 +18,9 @@ from preftree.evaluate.folder import read_run
 from preftree.evaluate.measured import Point
 from preftree.evaluate.temperature import exact_curves, policy_table
 from preftree.models.load import load_model, load_tokenizer
+from preftree.report.comparison import WITHIN
 from preftree.report.frontier import BUDGETS
+from preftree.report.world import REACHED
 from preftree.stats import Estimate
 from preftree.train.implicit import compare_rewards
 from preftree.worlds.exact import best_of, best_reward, frontier
@@ -37,9 +39,6 @@ SHIFTS = {
     "shifted grammar": {"prompts": False, "grammar": True},
     "both": {"prompts": True, "grammar": True},
 }
-
-REACHED_KL, REACHED_SHARE = 2.0, 0.9
-"""The goal of the table of costs: this share of the gain in reward that this KL could buy."""
 
 Ended = Sequence[tuple[Job, Measured]]
 
@@ -143,10 +142,11 @@ def rewards_in_and_out(
 
 
 def costs(plan: Plan, starts: Sequence[Start], ended: Ended) -> dict[str, dict[str, Any]]:
-    """What a run of each method takes, means over its runs; and how long until its best setting reaches the goal."""
+    """What a run of each method takes, means over its runs; and how long until its best setting reaches the
+    goal: REACHED of the gain in reward that WITHIN nats can buy."""
     table = rewards(WORLDS[plan.world])
     goals = {
-        start.seed: start.reward + REACHED_SHARE * (best_reward(start.ref_logps, table, REACHED_KL) - start.reward)
+        start.seed: start.reward + REACHED * (best_reward(start.ref_logps, table, WITHIN) - start.reward)
         for start in starts
     }
     found: dict[str, dict[str, Any]] = {}
@@ -155,7 +155,7 @@ def costs(plan: Plan, starts: Sequence[Start], ended: Ended) -> dict[str, dict[s
         reached = [
             seconds_to_reach(
                 [point for job, measured in own if job.start.seed == seed for point in measured.points],
-                kl=REACHED_KL,
+                kl=WITHIN,
                 reward=goal,
             )
             for seed, goal in goals.items()

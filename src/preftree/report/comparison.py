@@ -20,7 +20,7 @@ from preftree.report.frontier import BudgetRow, exact_budgets, optimum_at, tempe
 from preftree.report.page import Page, Part, render
 from preftree.report.scale import percent
 from preftree.report.words import Outcome, in_words, plain
-from preftree.report.world import NAMES, parse_part, text_table, win_rates
+from preftree.report.world import NAMES, REACHED, parse_part, text_table, win_rates
 
 WITHIN = 2.0
 """Nats of KL at which methods are compared in one figure, and in the chart over compute."""
@@ -96,8 +96,8 @@ def comparison_page(results: Mapping[str, Any]) -> str:
                 Part(
                     "What it costs",
                     "CPU seconds of one thread; those of a reward model count for the runs that need one. A method may "
-                    f"take any of its settings. The goal is .9 of the gain that {WITHIN:g} nats can buy. What somebody "
-                    f"has to choose: {knobs(found)}.",
+                    f"take any of its settings. The goal is {percent(REACHED)} of the gain that {WITHIN:g} nats can "
+                    f"buy. What somebody has to choose: {knobs(found)}.",
                     draw(compute_chart(methods, found, start)),
                     *cost_table(found),
                 ),
