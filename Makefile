@@ -58,6 +58,10 @@ bench-diagnose: $(VENV)/.ready
 bench-rewards: $(VENV)/.ready
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/rewards.py --out runs/rewards
 
+# Memory and time of a round of DPO, RLOO and PPO
+bench-online: $(VENV)/.ready
+	$(BIN)/python benchmarks/online.py
+
 # DPO and RLHF where both can be worked out; the tables of docs/theory.md, about two minutes
 bench-theory: $(VENV)/.ready
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/theory.py

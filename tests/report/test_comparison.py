@@ -15,6 +15,7 @@ from preftree.report.comparison import (
     comparison_page,
     compute_chart,
     cost_table,
+    ends_table,
     knobs,
     rewards_table,
     summary,
@@ -34,7 +35,9 @@ def cost(**told: Any) -> Cost:
 
 
 def run(seed: int, *points: tuple[float, float, float]) -> list[Point]:
-    rows = [{"kl": kl, "reward": reward, "seconds": seconds, "seed": seed} for kl, reward, seconds in points]
+    rows = [
+        {"kl": kl, "reward": reward, "best": 0.9, "seconds": seconds, "seed": seed} for kl, reward, seconds in points
+    ]
     return [Point.model_validate(row | {"step": step}) for step, row in enumerate(rows, 1)]
 
 
@@ -63,6 +66,16 @@ def test_the_chart_over_compute_leaves_out_what_trains_nothing() -> None:
     (line,) = compute_chart(methods, {"dpo_adamw": cost()}, 0.4).lines
     assert line.points[0] == (0.5, 0.4) and line.points[-1][1] == 0.7
     assert all(reward == (0.4 if moment < 1 else 0.6) for moment, reward in line.points if moment < 8)
+
+
+def test_where_runs_end() -> None:
+    def point(seed: int, step: int, kl: float, reward: float, best: float) -> Point:
+        told = {"seed": seed, "step": step, "kl": kl, "reward": reward, "best": best, "setting": "beta 1"}
+        return Point.model_validate(told)
+
+    points = [point(0, 5, 1.0, 0.7, 0.9), point(0, 9, 2.0, 0.8, 0.9), point(1, 9, 3.0, 0.9, 0.92), point(1, 5, 0, 0, 0)]
+    rows = ends_table({"dpo_adamw": points, "best_of_n": [Point(kl=1, reward=0.9)]})[1]
+    assert rows == [["DPO (AdamW)", "beta 1", "2.50", "0.850", "0.060"]]
 
 
 def test_the_tables() -> None:

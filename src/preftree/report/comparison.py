@@ -94,6 +94,13 @@ def comparison_page(results: Mapping[str, Any]) -> str:
             budgets=exact_budgets(budgets, NAMES),
             parts=[
                 Part(
+                    "Where runs end",
+                    "A budget leaves out a run that ends just above it. This is each run's own end against the best "
+                    "reward at the very KL that it has: means over seeds.",
+                    None,
+                    *ends_table(methods),
+                ),
+                Part(
                     "What it costs",
                     "CPU seconds of one thread; those of a reward model count for the runs that need one. A method may "
                     f"take any of its settings. The goal is {percent(REACHED)} of the gain that {WITHIN:g} nats can "
@@ -172,6 +179,24 @@ def best_chart(methods: Mapping[str, Sequence[Point]], optimum: Sequence[Point],
         x_kind="sqrt",
         large=True,
     )
+
+
+def ends_table(methods: Mapping[str, Sequence[Point]]) -> tuple[list[str], list[list[str]]]:
+    """Heads, and a row a setting of a method: KL and reward at the end, and what is missing to the best at that KL."""
+    rows = []
+    for name, points in methods.items():
+        ends: dict[str, dict[int, Point]] = {}
+        for point in points:
+            if point.step is not None:
+                own = ends.setdefault(point.setting or "", {})
+                last = own.get(point.seed or 0)
+                own[point.seed or 0] = point if last is None or (last.step or 0) < point.step else last
+        for setting, by_seed in ends.items():
+            last = list(by_seed.values())
+            missing = statistics.fmean(float((point.model_extra or {})["best"]) - point.reward for point in last)
+            kl, reward = (statistics.fmean(getattr(point, what) for point in last) for what in ("kl", "reward"))
+            rows.append([NAMES.get(name, name), setting, f"{kl:.2f}", f"{reward:.3f}", f"{missing:.3f}"])
+    return ["method", "setting", "KL", "reward", "missing to the best"], rows
 
 
 def compute_chart(methods: Mapping[str, Sequence[Point]], found: Mapping[str, Cost], start: float) -> Chart:
