@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 export PYTHONUTF8 = 1
 export HF_HUB_DISABLE_TELEMETRY = 1
 
-.PHONY: demo demo-full test check bench bench-league bench-pareto bench-adapters bench-adapters-world bench-diagnose bench-rewards bench-theory bench-work bench-hh docs-losses test-slow test-gpu clean
+.PHONY: demo demo-full test check bench bench-attention bench-league bench-pareto bench-adapters bench-adapters-world bench-diagnose bench-rewards bench-theory bench-work bench-hh docs-losses test-slow test-gpu clean
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -34,6 +34,10 @@ check: $(VENV)/.ready
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
+
+# Forward and backward of the attention paths, a layer and a model, on the device that there is.
+bench-attention: $(VENV)/.ready
+	$(BIN)/python benchmarks/attention.py
 
 bench: $(VENV)/.bench
 	$(BIN)/python benchmarks/step.py

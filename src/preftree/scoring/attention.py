@@ -6,10 +6,11 @@ The tree travels as a keyword argument of the model's forward, never as state: r
 checkpointing happens after the next batch has been prepared. Our name is not among transformers' mask functions, so
 the models build no [T, T] mask of their own.
 
-Two ways compute the same mask (tree/mask.py):
+Three ways compute the same mask (tree/mask.py):
 - `sdpa`, on any device: branch by branch, each with its ancestors' keys before its own. A branch's result does not
   depend on what else is packed beside it, down to the last bit where the matrix products behave so.
 - `flex`, on CUDA: one fused kernel for the whole row, with blocks that no query sees left out.
+- `varlen`, on CUDA in half precision, only where asked for: one flash attention call, a branch a segment (varlen.py).
 """
 
 from __future__ import annotations
@@ -29,12 +30,13 @@ from transformers import AttentionInterface, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from preftree.errors import ModelError
+from preftree.scoring.varlen import DTYPES, attend_segments, segments_of
 from preftree.tree.layout import TreeBatch
 
 # transformers picks code paths by parts of this name ("flash", "sdpa", ...): it must contain none of theirs.
 IMPLEMENTATION = "preftree_tree"
 
-AttentionPath = Literal["sdpa", "flex"]
+AttentionPath = Literal["sdpa", "flex", "varlen"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +46,7 @@ class TreeMask:
     Attributes:
       batch: The trees.
       path: Which implementation computes them.
-      cache: Masks already built for this batch, by window (and dtype).
+      cache: Masks and segments already built for this batch, by window (and dtype).
     """
 
     batch: TreeBatch
@@ -91,7 +93,7 @@ def tree_attention(
             f"attention dropout must be 0 while scoring trees, got {dropout}; load the model with load_model"
         )
     factor = query.shape[-1] ** -0.5 if scaling is None else scaling
-    attend = _by_branch if tree.path == "sdpa" else _by_blocks
+    attend = {"sdpa": _by_branch, "flex": _by_blocks, "varlen": _by_segments}[tree.path]
     out = attend(query, key, value, tree, factor, sliding_window, softcap, s_aux)
     return out.transpose(1, 2), None
 
@@ -217,9 +219,7 @@ def _by_blocks(
 ) -> Tensor:
     # lambdas: the kernel counts the arguments of what it is given, which a decorated function would hide from it.
     cap = None if softcap is None else (lambda score, b, h, q, k: softcap * torch.tanh(score / softcap))
-    kind = query.device.type
-    if torch.is_autocast_enabled(kind):  # norms and rotary angles leave queries and keys in fp32
-        query, key, value = (each.to(torch.get_autocast_dtype(kind)) for each in (query, key, value))
+    query, key, value = _autocast(query, key, value)
     out, aux = _flex(query.is_cuda)(
         query,
         key,
@@ -234,6 +234,34 @@ def _by_blocks(
         # A sink is one more key without a value: it only takes its share of the softmax.
         out = out * torch.sigmoid(aux.lse - sinks.reshape(1, -1, 1))[..., None].to(out.dtype)
     return out
+
+
+def _by_segments(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    tree: TreeMask,
+    scaling: float,
+    window: int | None,
+    softcap: float | None,
+    sinks: Tensor | None,
+) -> Tensor:
+    query, key, value = _autocast(query, key, value)
+    if query.dtype not in DTYPES:  # the gate's forward, in the weights' precision
+        return _by_branch(query, key, value, tree, scaling, window, softcap, sinks)
+    if softcap is not None or sinks is not None:
+        raise ModelError("attention=varlen can neither cap scores nor take attention sinks; use attention=auto")
+    if "segments" not in tree.cache:
+        tree.cache["segments"] = segments_of(tree.batch, query.device)
+    return attend_segments(query, key, value, tree.cache["segments"], scaling, window)
+
+
+def _autocast(*rows: Tensor) -> tuple[Tensor, ...]:
+    """Norms and rotary angles leave queries and keys in fp32; the fused kernels want what products run in."""
+    kind = rows[0].device.type
+    if not torch.is_autocast_enabled(kind):
+        return rows
+    return tuple(row.to(torch.get_autocast_dtype(kind)) for row in rows)
 
 
 def _block_mask(tree: TreeMask, device: torch.device, window: int | None) -> BlockMask:

@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, cast
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -22,7 +23,9 @@ from preftree.errors import ModelError
 from preftree.models.quantize import quantization_of
 from preftree.scoring.attention import IMPLEMENTATION, AttentionPath, TreeMask, compile_or_fail
 from preftree.scoring.head import head_form, head_logps, head_parameters
+from preftree.scoring.varlen import require_varlen
 from preftree.tree.layout import TokenSequence, TreeBatch, batch_trees, grow_tree
+from preftree.tree.transfer import send
 
 Precision = Literal["fp32", "bf16"]
 
@@ -47,7 +50,7 @@ class Scorer(nn.Module):
         model: PreTrainedModel,
         *,
         precision: Precision = "fp32",
-        attention: Literal["auto", "sdpa", "flex"] = "auto",
+        attention: Literal["auto", "sdpa", "flex", "varlen"] = "auto",
     ) -> None:
         super().__init__()
         self.model = model
@@ -56,7 +59,9 @@ class Scorer(nn.Module):
         self.check_head()
         reason = why_not_tree(model)
         self.shares_prefixes = reason is None
-        self.attention: Literal["sdpa", "flex", "rows"] = "rows"
+        self.attention: Literal["sdpa", "flex", "varlen", "rows"] = "rows"
+        if attention == "varlen":
+            require_varlen(model, precision, reason)
         if reason is None:
             self.attention = _attention_path(model, self.device) if attention == "auto" else attention
             model.set_attn_implementation(IMPLEMENTATION)
@@ -189,13 +194,14 @@ class Scorer(nn.Module):
     def _rows(self, batch: TreeBatch) -> Float[Tensor, "T D"]:
         """Every tree is one branch: pad them to a rectangle, on the right, where causal models cannot see it."""
         assert all(branch.parent < 0 for branch in batch.branches), "one branch a tree: use lay_out"
-        lengths = torch.tensor([branch.stop - branch.start for branch in batch.branches], device=self.device)
-        place = torch.arange(int(lengths.max()), device=self.device)
-        real = place[None, :] < lengths[:, None]
-        tokens = torch.zeros(real.shape, dtype=torch.int64, device=self.device)
-        tokens[real] = batch.input_T
-        hidden = self._backbone(input_ids=tokens, attention_mask=real.long())
-        return hidden.flatten(0, 1).index_select(0, real.flatten().nonzero()[:, 0])
+        lengths = np.array([branch.stop - branch.start for branch in batch.branches])
+        real = np.arange(lengths.max()) < lengths[:, None]
+        # Places are worked out on the host: a mask as an index would make it wait for the device.
+        cell_T = send(np.flatnonzero(real), self.device)
+        tokens = torch.zeros(real.size, dtype=torch.int64, device=self.device).index_copy_(0, cell_T, batch.input_T)
+        attention_mask = send(real.astype(np.int64), self.device)
+        hidden = self._backbone(input_ids=tokens.view(real.shape), attention_mask=attention_mask)
+        return hidden.flatten(0, 1).index_select(0, cell_T)
 
     def _check_depth(self, batch: TreeBatch) -> None:
         longest = max((branch.depth + branch.stop - branch.start for branch in batch.branches), default=0)

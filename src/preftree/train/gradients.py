@@ -24,6 +24,7 @@ from preftree.scoring.forward import Scorer
 from preftree.train.scores import Gathered, Moment, Scores, Views, repeat_scores, score, sequences_of
 from preftree.train.task import Task
 from preftree.tree.pack import MicroBatch, plan_step
+from preftree.tree.transfer import send
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -64,7 +65,7 @@ class Selection:
 
     def weights(self, device: torch.device) -> Float[Tensor, " B"]:
         """Weight of each example in the data."""
-        return torch.from_numpy(self.task.examples.weights[self.rows]).to(device)
+        return send(self.task.examples.weights[self.rows], device)
 
     def stacked(self, columns: Mapping[str, Tensor]) -> Float[Tensor, "M B"]:
         """The metrics as a table, in the order of the task's names."""
@@ -84,7 +85,7 @@ def by_example(
         for micro in plans[world.rank]:
             scores = part.score(scorer, micro)
             loss, columns = task.value(scores, [part.examples[index] for index in micro.examples])
-            index = torch.tensor(micro.examples, dtype=torch.int64, device=device)
+            index = send(np.array(micro.examples, np.int64), device)
             table.index_copy_(1, index, part.stacked(columns))
             mean_part(loss, weights.index_select(0, index), total).backward()
             if task.advance is not None:
@@ -145,7 +146,7 @@ def at_once(
         examples = [example for example, count in zip(examples, counts.tolist(), strict=True) for _ in range(count)]
     loss, columns = task.value(scores, examples)
     state = {} if task.advance is None else task.advance(scores.detached(), examples)
-    times = torch.from_numpy(counts).to(loss.device)
+    times = send(counts, loss.device)
 
     def of_each(values: Tensor) -> Tensor:
         return torch.segment_reduce(values.double(), "mean", lengths=times, unsafe=True)

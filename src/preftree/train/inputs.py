@@ -18,6 +18,7 @@ from preftree.losses.inputs import ListLogps, PairLogps, PairTokens, PairValues,
 from preftree.losses.pairs import pair_up
 from preftree.train.scores import Scores
 from preftree.tree.segment import sum_responses
+from preftree.tree.transfer import send
 
 Builders: TypeAlias = dict[str, Callable[[], Any]]
 
@@ -49,6 +50,7 @@ def uniforms(scores: Scores) -> Float[Tensor, " P"]:
 def _of_pairs(scores: Scores, examples: Sequence[TokenExample]) -> Builders:
     """Two responses an example, the chosen one first."""
     first = torch.arange(0, 2 * len(examples), 2, device=scores.count_R.device)
+    num_tokens = scores.count_R[::2], scores.count_R[1::2]
 
     def pairs(values_I: Tensor | None) -> PairLogps:
         sums = _sums(values_I, scores)
@@ -60,12 +62,12 @@ def _of_pairs(scores: Scores, examples: Sequence[TokenExample]) -> Builders:
         return PairValues(each.index_select(0, first), each.index_select(0, first + 1))
 
     def tokens(values_I: Tensor | None) -> PairTokens:
-        values = _there(values_I)
-        chosen = torch.arange(len(scores.count_R), device=values.device) % 2 == 0
-        of_chosen = chosen.repeat_interleave(scores.count_R)
+        lengths = [int(sequence.scored.sum()) for example in examples for sequence in example.sequences]
+        of_chosen = np.repeat(np.arange(len(lengths)) % 2 == 0, lengths)
+        values, (chosen, rejected) = _there(values_I), num_tokens
+        own, other = (send(np.flatnonzero(which), values.device) for which in (of_chosen, ~of_chosen))
         return PairTokens(
-            TokenLogps(values[of_chosen], scores.count_R[chosen]),
-            TokenLogps(values[~of_chosen], scores.count_R[~chosen]),
+            TokenLogps(values.index_select(0, own), chosen), TokenLogps(values.index_select(0, other), rejected)
         )
 
     def costs() -> PairValues:
@@ -91,15 +93,16 @@ def _of_pairs(scores: Scores, examples: Sequence[TokenExample]) -> Builders:
 def _of_responses(scores: Scores, examples: Sequence[TokenExample]) -> Builders:
     """One response an example, and after it what it borrows: the response to another prompt, if that."""
     each = [1 + len(example.borrowed) for example in examples]
-    own = torch.tensor(np.cumsum([0, *each])[:-1], dtype=torch.int64, device=scores.count_R.device)
-    lent = torch.ones(len(scores.count_R), dtype=torch.bool, device=own.device).index_fill(0, own, False)
+    starts = np.cumsum([0, *each])[:-1]
+    others = np.setdiff1d(np.arange(len(scores.count_R)), starts)
+    own, lent = send(starts, scores.count_R.device), send(others, scores.count_R.device)
 
     def chosen(values_I: Tensor | None, which: Tensor) -> ResponseLogps:
         sums = _sums(values_I, scores)
         return ResponseLogps(sums.logps.index_select(0, which), sums.num_tokens.index_select(0, which))
 
     def mismatched(values_I: Tensor | None) -> ResponseLogps:
-        return chosen(_there(values_I).detach(), lent.nonzero()[:, 0])
+        return chosen(_there(values_I).detach(), lent)
 
     return {
         "responses": lambda: chosen(scores.policy, own),
@@ -112,7 +115,7 @@ def _of_responses(scores: Scores, examples: Sequence[TokenExample]) -> Builders:
 
 def _of_lists(scores: Scores, examples: Sequence[TokenExample]) -> Builders:
     """Any number of responses an example, the best one first."""
-    sizes = torch.tensor([len(e.sequences) for e in examples], dtype=torch.int64, device=scores.count_R.device)
+    sizes = send(np.array([len(e.sequences) for e in examples], np.int64), scores.count_R.device)
 
     def lists(values_I: Tensor | None) -> ListLogps:
         return ListLogps(*_sums(values_I, scores), sizes)
@@ -140,8 +143,8 @@ def _known(value: Any) -> Any:
 
 
 def _numbers(values: Sequence[float], scores: Scores) -> Float[Tensor, " _"]:
-    return torch.tensor(values, dtype=torch.float64, device=scores.count_R.device)
+    return send(np.array(values, np.float64), scores.count_R.device)
 
 
 def _flags(values: Sequence[bool], scores: Scores) -> Tensor:
-    return torch.tensor(values, dtype=torch.bool, device=scores.count_R.device)
+    return send(np.array(values, np.bool_), scores.count_R.device)

@@ -21,13 +21,14 @@ from preftree.train.objective import Objective
 from preftree.train.scores import Lookup, Scores, Views
 from preftree.train.task import Examples, Task, Values
 from preftree.tree.layout import TokenSequence, TreeBatch
+from preftree.tree.transfer import send
 
 
 def table_reference(table: ReferenceTable) -> Lookup:
     """Log-probs that a table holds; nothing here can compute one."""
 
     def look_up(batch: TreeBatch, sequences: Sequence[TokenSequence]) -> Float[Tensor, " I"]:
-        return torch.from_numpy(table.gather(sequences)).to(batch.input_T.device)
+        return send(table.gather(sequences), batch.input_T.device)
 
     return look_up
 

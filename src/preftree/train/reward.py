@@ -32,6 +32,7 @@ from preftree.train.rows import Data, Part
 from preftree.train.scores import Scores
 from preftree.train.task import Examples, Task, Values
 from preftree.train.values import response_values
+from preftree.tree.transfer import send
 
 log = logging.getLogger("preftree")
 
@@ -61,7 +62,7 @@ def reward_task(examples: Examples, objective: Objective, *, held_out: bool = Fa
         loss, columns = inner.value(scores, some)
         found: dict[str, Tensor] = {new: columns[name] for name, new in names.items()}
         if pairs:
-            decided = torch.tensor([not example.tie for example in some], device=loss.device)
+            decided = send(np.array([not example.tie for example in some]), loss.device)
             found["brier"] = (1 - win_chance(objective.lead, columns["margin"])).square().where(decided, 0.0)
             found["decided"] = decided.to(loss.dtype)
         return Values(loss, found)

@@ -24,6 +24,7 @@ from preftree.scoring.forward import Scorer
 from preftree.tree.layout import TokenSequence, TreeBatch
 from preftree.tree.pack import MicroBatch
 from preftree.tree.segment import sum_responses
+from preftree.tree.transfer import send
 
 Lookup: TypeAlias = Callable[[TreeBatch, Sequence[TokenSequence]], Tensor]
 """Stored log-probs of the tokens of a batch under a reference, nats, [I]."""
@@ -144,7 +145,7 @@ class Gathered:
     ) -> None:
         """Room for every token of `examples`, which stand at `rows` of the data."""
         responses = [int(s.scored.sum()) for example in examples for s in sequences_of(example)]
-        self._count_R = torch.tensor(responses, dtype=torch.int64, device=device)
+        self._count_R = send(np.array(responses, np.int64), device)
         self._tokens = count_scored(examples)
         self._own = count_scored(examples, borrowed=False)
         self._starts = np.cumsum(self._tokens) - self._tokens
@@ -156,7 +157,7 @@ class Gathered:
         counts = self._tokens if borrowed else self._own
         index = np.array(examples, np.int64)
         places = _spread(self._starts[index], counts[index])
-        return torch.from_numpy(places).to(self._count_R.device)
+        return send(places, self._count_R.device)
 
     def enter(self, examples: Sequence[int], scores: Scores) -> None:
         """Take in the scores of some of the examples, detached."""
@@ -191,10 +192,10 @@ def repeat_scores(scores: Scores, examples: Sequence[TokenExample], counts: Int[
       counts: At least 1 each, [P].
     """
     responses = np.array([len(sequences_of(example)) for example in examples], np.int64)
-    lengths = scores.count_R.cpu().numpy()
+    lengths = np.array([int(s.scored.sum()) for example in examples for s in sequences_of(example)], np.int64)
     index_R = _spread(np.repeat(np.cumsum(responses) - responses, counts), np.repeat(responses, counts))
     index_I = _spread((np.cumsum(lengths) - lengths)[index_R], lengths[index_R])
-    rows, tokens = (torch.from_numpy(index).to(scores.count_R.device) for index in (index_R, index_I))
+    rows, tokens = (send(index, scores.count_R.device) for index in (index_R, index_I))
     columns = {name: values.index_select(0, tokens) for name, values in scores.columns().items()}
     count_R, places = scores.count_R.index_select(0, rows), np.repeat(scores.rows, counts)
     return replace(scores, count_R=count_R, rows=places, **columns)

@@ -29,6 +29,8 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from preftree.tree.transfer import send
+
 
 @dataclass(frozen=True, eq=False, slots=True)
 class TokenSequence:
@@ -109,7 +111,7 @@ class TreeBatch:
     def to(self, device: torch.device | str) -> TreeBatch:
         """The same batch with its tensors on `device`; branches stay where Python reads them."""
         tensors = {
-            name: getattr(self, name).to(device, non_blocking=True)
+            name: send(getattr(self, name), device)
             for name in ("input_T", "position_T", "end_T", "source_S", "target_S", "prediction_I", "count_R")
         }
         return replace(self, **tensors)

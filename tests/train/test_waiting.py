@@ -1,0 +1,62 @@
+"""A step asks the device for one copy of its figures, however many micro-batches it is computed in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from preftree.config.schema import Optimisation
+from preftree.distributed.world import World
+from preftree.losses.table import bind
+from preftree.scoring.forward import Scorer
+from preftree.train import step
+from preftree.train.objective import Objective, Part
+from preftree.train.optim import build_optimizer
+from preftree.train.preference import preference_task, table_reference
+from preftree.train.step import take_step
+from preftree.tree.transfer import send
+from support.examples import random_pairs
+from support.models import tiny
+from support.reference import reference_table
+from support.waiting import waits
+
+ADAM = Optimisation(lr=1e-3, optimizer="adamw", max_grad_norm=0.5, schedule="constant")
+ALONE = World(0, 1, torch.device("cpu"))
+
+
+@pytest.mark.parametrize(("name", "loss"), [("llama", "dpo"), ("gemma2", "dpo"), ("gptj", "dpo"), ("llama", "aot")])
+@pytest.mark.parametrize("budget", [96, 4096])
+def test_a_step_waits_once(name: str, loss: str, budget: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(step, "_refuse_non_finite", lambda *_: None)  # looks at what has been copied
+    store, model = random_pairs(12), tiny(name)
+    scorer = Scorer(model)
+    table = reference_table(tmp_path, scorer, store)
+    task = preference_task(store, Objective((Part(bind(loss, {})),)), table_reference(table))
+    optimizer = build_optimizer(model, ADAM)
+    with waits() as found:
+        take_step(task, np.arange(12), scorer, optimizer, budget=budget, max_grad_norm=1.0, world=ALONE)
+    # The norm is read off that copy.
+    assert +found == {"cpu": 1, "__float__": 1, "_local_scalar_dense": 1}
+
+
+def test_what_is_counted() -> None:
+    """Each of these waits on a GPU; nothing else here does."""
+    numbers = torch.arange(4)
+    with waits() as found:
+        numbers.sum().item()
+        numbers[numbers > 1].add_(1)
+        numbers.nonzero()
+        torch.tensor([1], device="cpu")
+        torch.tensor([1])
+        send(np.arange(3), "cpu").index_select(0, numbers[:2]).repeat_interleave(numbers[:2])
+    assert +found == {
+        "item": 1,
+        "_local_scalar_dense": 1,
+        "mask as index": 1,
+        "nonzero": 1,
+        "tensor": 1,
+        "repeat_interleave": 1,
+    }
