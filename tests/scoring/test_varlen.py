@@ -180,7 +180,7 @@ def looks_one_ahead(
 
 
 @pytest.mark.parametrize("wrong", [top_left, ignores_windows, stops_gradients_of_keys, looks_one_ahead])
-@pytest.mark.parametrize("heads", [(4, 2), (16, 16)])
+@pytest.mark.parametrize("heads", [(4, 2), (16, 16), (32, 1)])
 def test_a_kernel_that_is_another_is_refused(
     wrong: object, heads: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:

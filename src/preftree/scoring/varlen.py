@@ -31,7 +31,7 @@ DTYPES = (torch.bfloat16, torch.float16)
 """What the kernel computes in."""
 
 TOLERANCE = 0.05
-"""Of attended values and gradients of unit size. bf16 rounds by .01 to .02; a key too many or too few shows at .5."""
+"""Of the largest value, or gradient, of its kind. bf16 rounds by .005 to .01; a key too many or too few shows at .7."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -199,7 +199,7 @@ def _width_problem(width: int, value_width: int) -> str | None:
 def verify_kernel(
     heads: int, key_heads: int, width: int, *, window: bool, device: torch.device, dtype: torch.dtype
 ) -> float:
-    """The largest difference of the kernel from the definition, over values and gradients of a small forest.
+    """The kernel's largest difference from the definition, relative, over values and gradients of a small forest.
 
     How the kernel aligns queries with more keys than queries is documented nowhere: it is looked at instead, in every
     process that relies on it.
@@ -229,7 +229,8 @@ def verify_kernel(
                 functools.partial(_attend_densely, sees=sees, scaling=scaling),
             )
         )
-        gaps = [(a - b).abs().max() for a, b in zip(found, expected, strict=True)]
+        # A key's gradient is a sum over query heads and branches, and rounds as such.
+        gaps = [(a - b).abs().max() / b.abs().max().clamp(min=1) for a, b in zip(found, expected, strict=True)]
         worst = max(worst, float(torch.stack(gaps).max().nan_to_num(nan=torch.inf)))
     if not worst <= TOLERANCE:
         raise ModelError(
