@@ -49,14 +49,44 @@ def test_an_error_of_a_job_is_an_error_here() -> None:
         list(run_apart([1, 2, 3], fail_at_two, at_once=1))
 
 
+def short_or_noting(folder: Path | None) -> None:
+    """One that is done at once, among those that note a signal."""
+    if folder is not None:
+        note_a_signal(folder)
+
+
+def short_then_failing(folder: Path | None) -> None:
+    """One that fails as soon as another has begun, while that notes signals."""
+    if folder is not None:
+        note_a_signal(folder)
+        return
+    raise TrainingError("no more of this")
+
+
+def die(_: int) -> None:
+    os._exit(3)
+
+
+def test_an_error_ends_the_others_with_time_to_save(tmp_path: Path) -> None:
+    found = run_apart([tmp_path, None], short_then_failing, at_once=2)
+    with pytest.raises(TrainingError, match="no more of this"):
+        list(found)
+    assert len(list(tmp_path.glob("began-*"))) == len(list(tmp_path.glob("saved-*")))
+
+
+def test_a_process_that_dies_is_told() -> None:
+    with pytest.raises(TrainingError, match="died with exit code 3, perhaps for want of memory"):
+        list(run_apart([1], die, at_once=1))
+
+
 def test_a_signal_is_passed_on_and_waited_for(tmp_path: Path) -> None:
-    """The parent alone gets it; both jobs save, the third never begins."""
+    """The parent alone gets it, when one job has ended already: those that run save, the last never begins."""
     code = (
         "import sys; from pathlib import Path; from preftree.train.apart import run_apart; "
-        "from preftree.train.sweep import Stopped; from train.test_apart import note_a_signal\n"
+        "from preftree.train.sweep import Stopped; from train.test_apart import short_or_noting\n"
         "if __name__ == '__main__':\n"
         "    folder = Path(sys.argv[1])\n"
-        "    try: list(run_apart([folder] * 3, note_a_signal, at_once=2))\n"
+        "    try: list(run_apart([None, folder, folder, folder], short_or_noting, at_once=2))\n"
         "    except Stopped as stopped: sys.exit(100 + stopped.signum)\n"
     )
     script = tmp_path / "jobs.py"
