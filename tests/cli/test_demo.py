@@ -72,7 +72,11 @@ def test_all_methods_from_one_start(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(demo_compare, "NUM_SHIFTED", 12)
     quick = {"max_steps": 2, "batch_size": 8, "minibatch_size": 8, "samples_per_prompt": 2, "ppo_epochs": 1}
     methods = tuple(
-        replace(one, values=one.values[:1], options={**one.options, **(quick if one.reward else {"warmup_steps": 2})})
+        replace(
+            one,
+            values=(1.0,) if one.name == "dpo_adamw" else one.values[:1],
+            options={**one.options, **(quick if one.reward else {"warmup_steps": 2})},
+        )
         for one in SMALL.methods
         if one.name != "dpo_rmsprop"
     )
@@ -86,13 +90,19 @@ def test_all_methods_from_one_start(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         before = start.reward_seconds if job.method.reward == "model" else 0.0
         assert times == sorted(times) and times[-1] == pytest.approx(before + measured.seconds, abs=2e-3), job.name
         assert (measured.samples > 0) == (job.method.reward is not None)
+    assert {job.method.name: measured.state for job, measured in ended} == {
+        **dict.fromkeys(("dpo_adamw", "preferred_ft", "unlikelihood"), 16),
+        "ppo": 40,
+        "ppo_gt": 36,
+        "rloo_gt": 20,
+    }
     models = {job.method.name: measured.models for job, measured in ended}
     # DPO's reference is a table; PPO has policy, reference and critic, and a reward model unless the world judges.
     assert (models["dpo_adamw"], models["ppo"], models["ppo_gt"], models["rloo_gt"]) == (1, 4, 3, 2)
     # With one setting a method, that one stands for it; the true reward agrees best with its own labels.
     chosen = chosen_runs(ended)
     assert chosen["ppo"][3].name == "ppo-kl_coef0.1"
-    rows = rewards_in_and_out(plan, [start], chosen)
+    rows = rewards_in_and_out(plan, [start], ended)
     assert [row["pairs"] for row in rows] == ["like the training pairs", "unseen prompts", "shifted grammar", "both"]
     assert all(row["true_reward"] > max(row["dpo"][0], row["reward_model"][0]) for row in rows)
     rates = win_rates(plan, [start], chosen)["temperature"]
@@ -128,7 +138,11 @@ def test_the_whole_comparison_in_small(tmp_path: Path, monkeypatch: pytest.Monke
     """Through the command: processes, two seeds, report and results."""
     quick = {"max_steps": 4, "batch_size": 16, "minibatch_size": 16}
     methods = tuple(
-        replace(one, values=one.values[:2], options={**one.options, **(quick if one.reward else {})})
+        replace(
+            one,
+            values=(1.0,) if one.name == "dpo_adamw" else one.values[:2],
+            options={**one.options, **(quick if one.reward else {})},
+        )
         for one in SMALL.methods
     )
     monkeypatch.setitem(PLANS, "full", replace(SMALL, methods=methods))

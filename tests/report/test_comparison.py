@@ -25,12 +25,18 @@ from preftree.report.frontier import BudgetRow
 
 
 def budget(method: str, seed: int, reward: float, kl: float = 2.0) -> BudgetRow:
-    return BudgetRow(method=method, seed=seed, kl=kl, reward=reward, optimum=0.9)
+    return BudgetRow(method=method, seed=seed, kl=kl, start=0.4, reward=reward, optimum=0.9)
 
 
 def cost(**told: Any) -> Cost:
-    usual = {"settings": 3, "seconds": 50.0, "reward_model_seconds": 0.0, "seconds_to_goal": 20.4, "samples": 0}
-    usual |= {"tokens": 12_000, "models": 1, "memory": 2**20, "knobs": ["lr", "beta"]}
+    usual = {
+        "settings": 3,
+        "seconds": 50.0,
+        "reward_model_seconds": 0.0,
+        "seconds_to": {"0.8": 20.44, "0.9": None},
+        "samples": 0,
+    }
+    usual |= {"tokens": 12_000, "models": 1, "state": 16, "knobs": ["lr", "beta"]}
     return Cost(**usual | told)
 
 
@@ -44,9 +50,9 @@ def run(seed: int, *points: tuple[float, float, float]) -> list[Point]:
 def test_the_answer_is_the_share_of_the_gain_at_two_nats() -> None:
     rows = [budget("dpo_adamw", 0, 0.8), budget("dpo_adamw", 1, 0.7), budget("ppo", 0, 0.65), budget("ppo", 1, 0.65)]
     rows.append(budget("ppo", 0, 0.9, kl=4.0))
-    told = summary(rows, 0.4)
+    told = summary(rows)
     # (.4 + .3) / 2 of .5, and .25 of .5
-    assert told.word == "DPO: 70.0\u00a0%"
+    assert (told.answer, told.word) == ("unclear", "DPO (AdamW): 70.0\u00a0%")
     assert told.sentence == "Of all methods: DPO (AdamW) 70.0\u00a0%, PPO (reward model) 50.0\u00a0%."
 
 
@@ -79,12 +85,13 @@ def test_where_runs_end() -> None:
 
 
 def test_the_tables() -> None:
-    found = {"dpo_adamw": cost(), "dpo_rmsprop": cost(seconds_to_goal=None)}
+    found = {"dpo_adamw": cost(), "dpo_rmsprop": cost(seconds_to={"0.8": 3.0})}
     found["ppo"] = cost(reward_model_seconds=30.0, samples=12_800, models=4, knobs=["lr", "batch"])
     heads, rows = cost_table(found)
     assert all(len(row) == len(heads) for row in rows)
-    assert rows[0] == ["DPO (AdamW)", "50 s", "20 s", "0", "12,000", "1", "1.0 MiB", "3", "2"]
-    assert rows[1][2] == "never" and rows[2][1:4] == ["50 s + 30 s", "20 s", "12,800"]
+    assert heads[2:4] == ["to 80.0\u00a0%", "to 90.0\u00a0%"]
+    assert rows[0] == ["DPO (AdamW)", "50 s", "20.4 s", "never", "0", "12,000", "1", "16", "3", "2"]
+    assert rows[1][2:4] == ["3.0 s", "never"] and rows[2][1:5] == ["50 s + 30 s", "20.4 s", "never", "12,800"]
     assert knobs(found) == "DPO (AdamW) and DPO (RMSprop): lr, beta; PPO (reward model): lr, batch"
     usual = {"pairs": "both", "count": 9, "true_reward": 0.9}
     ranked = [

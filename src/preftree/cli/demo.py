@@ -143,7 +143,7 @@ def _together(plan: Plan, starts: list[Start], ended: Ended) -> tuple[dict[str, 
         "methods": {name: [point.model_dump(exclude_none=True) for point in own] for name, own in points.items()},
         "budgets": [row for start in starts for row in budgets_of(start, plan, points)],
         **win_rates(plan, starts, chosen),
-        "rewards": rewards_in_and_out(plan, starts, chosen) if plan.reward_steps else [],
+        "rewards": rewards_in_and_out(plan, starts, ended) if plan.reward_steps else [],
         "costs": costs(plan, starts, ended),
         "texts": texts_of(
             plan, first, {"reference": first.model} | {folder.name: folder / "model" for folder in shown}
@@ -155,7 +155,9 @@ def _together(plan: Plan, starts: list[Start], ended: Ended) -> tuple[dict[str, 
 
 def _seconds(starts: list[Start], ended: Ended) -> dict[str, float]:
     """What the parts took, CPU seconds of the runs."""
-    found = {"corpus, SFT, pairs, reward model": sum(start.seconds for start in starts)}
+    found = {"sft": sum(start.sft_seconds for start in starts)}
+    if any(start.reward_seconds for start in starts):
+        found["reward_model"] = sum(start.reward_seconds for start in starts)
     for job, measured in ended:
         found[job.method.name] = found.get(job.method.name, 0.0) + measured.seconds
     return {name: round(value, 1) for name, value in found.items()}

@@ -40,6 +40,12 @@ SHIFTS = {
     "both": {"prompts": True, "grammar": True},
 }
 
+GOALS = (REACHED, 0.9)
+"""Shares of a gain in reward, for the table of costs."""
+
+REWARDS_BETA = 1.0
+"""The beta of the DPO runs whose implicit rewards are set beside a reward model: fixed, as that is."""
+
 Ended = Sequence[tuple[Job, Measured]]
 
 
@@ -66,6 +72,7 @@ def budgets_of(start: Start, plan: Plan, points: Mapping[str, Sequence[Point]]) 
             "method": name,
             "seed": start.seed,
             "kl": budget,
+            "start": start.reward,
             "reward": max([start.reward, *(p.reward for p in own if p.seed == start.seed and p.kl <= budget)]),
             "optimum": best_reward(start.ref_logps, table, budget),
         }
@@ -119,9 +126,7 @@ def win_rates(plan: Plan, starts: Sequence[Start], chosen: Mapping[str, Mapping[
     return {"temperature": points, "robustness": robustness}
 
 
-def rewards_in_and_out(
-    plan: Plan, starts: Sequence[Start], chosen: Mapping[str, Mapping[int, Job]]
-) -> list[dict[str, Any]]:
+def rewards_in_and_out(plan: Plan, starts: Sequence[Start], ended: Ended) -> list[dict[str, Any]]:
     """How often the labels of pairs are what DPO's implicit reward, the reward model and the true reward say."""
     world, rows = WORLDS[plan.world], []
     for start in starts:
@@ -130,7 +135,8 @@ def rewards_in_and_out(
             files[name] = start.folder / f"{name.replace(' ', '-')}.jsonl"
             pairs = shifted_pairs(world, NUM_SHIFTED, LABELLER, start.seed, **how).preferences
             write_rows(files[name], pairs)
-        run = read_run(chosen["dpo_adamw"][start.seed].folder)
+        dpo = (job for job, _ in ended if (job.method.name, job.value) == ("dpo_adamw", REWARDS_BETA))
+        run = read_run(next(job for job in dpo if job.start.seed == start.seed).folder)
         found = compare_rewards(run, [str(path) for path in files.values()], against=f"rm:{start.folder / 'rm'}")
         for (name, path), one in zip(files.items(), found, strict=True):
             assert one.explicit is not None  # a reward model was named
@@ -142,24 +148,25 @@ def rewards_in_and_out(
 
 
 def costs(plan: Plan, starts: Sequence[Start], ended: Ended) -> dict[str, dict[str, Any]]:
-    """What a run of each method takes, means over its runs; and how long until its best setting reaches the
-    goal: REACHED of the gain in reward that WITHIN nats can buy."""
+    """What a run of each method takes, means over its runs; and how long until its best setting reaches
+    GOALS of the gain in reward that WITHIN nats can buy, on every seed."""
     table = rewards(WORLDS[plan.world])
-    goals = {
-        start.seed: start.reward + REACHED * (best_reward(start.ref_logps, table, WITHIN) - start.reward)
-        for start in starts
-    }
+    gains = {start.seed: best_reward(start.ref_logps, table, WITHIN) - start.reward for start in starts}
     found: dict[str, dict[str, Any]] = {}
     for name in dict.fromkeys(job.method.name for job, _ in ended):
         own = [(job, measured) for job, measured in ended if job.method.name == name]
-        reached = [
-            seconds_to_reach(
-                [point for job, measured in own if job.start.seed == seed for point in measured.points],
-                kl=WITHIN,
-                reward=goal,
-            )
-            for seed, goal in goals.items()
-        ]
+        goals: dict[str, float | None] = {}
+        for share in GOALS:
+            reached = [
+                seconds_to_reach(
+                    [point for job, measured in own if job.start.seed == start.seed for point in measured.points],
+                    kl=WITHIN,
+                    reward=start.reward + share * gains[start.seed],
+                )
+                for start in starts
+            ]
+            told = [seconds for seconds in reached if seconds is not None]
+            goals[f"{share:g}"] = statistics.fmean(told) if len(told) == len(starts) else None
         method = own[0][0].method
         found[name] = {
             "settings": max(1, len(method.values)),
@@ -167,11 +174,11 @@ def costs(plan: Plan, starts: Sequence[Start], ended: Ended) -> dict[str, dict[s
             "reward_model_seconds": statistics.fmean(start.reward_seconds for start in starts)
             if method.reward == "model"
             else 0.0,
-            "seconds_to_goal": None if None in reached else statistics.fmean(filter(None, reached)),
+            "seconds_to": goals,
             "samples": statistics.fmean(measured.samples for _, measured in own),
             "tokens": statistics.fmean(measured.tokens for _, measured in own),
             "models": max(measured.models for _, measured in own),
-            "memory": max(measured.memory for _, measured in own),
+            "state": max(measured.state for _, measured in own),
             "knobs": list(method.knobs),
         }
     return found

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from preftree.cli.demo_plan import Method, Plan
-from preftree.cli.demo_stages import Start, cost_of, finish, on_pairs, shared
+from preftree.cli.demo_stages import Start, finish, on_pairs, shared
 from preftree.config.load import check_config
 from preftree.config.recipes import RECIPES
 from preftree.evaluate.folder import read_run
@@ -58,7 +58,7 @@ class Measured:
       points: Exact figures at its snapshots and its end; `seconds` of each is what the run had cost by then, its reward
         model included.
       seconds: CPU seconds of the run, without its reward model and without being measured.
-      memory: Bytes that its process held at most, beyond what it held before the run.
+      state: Bytes a parameter of weights, gradients and optimiser states of all models together, fp32.
       samples: Responses drawn.
       tokens: Computed in training.
       models: Held in memory.
@@ -66,7 +66,7 @@ class Measured:
 
     points: Sequence[Point]
     seconds: float
-    memory: int
+    state: int
     samples: int
     tokens: int
     models: int
@@ -100,11 +100,20 @@ def run_job(job: Job) -> Measured:
     return Measured(
         known.frontier,
         seconds,
-        cost_of(job.folder)["memory"],
+        _state(job),
         run.summary["examples"] if online else 0,
         run.summary["tokens"],
         run.summary.get("models_in_memory", 1) + (job.method.reward == "model"),
     )
+
+
+def _state(job: Job) -> int:
+    """4 bytes each of weights, gradients and every moment of the optimiser; frozen models have weights alone."""
+    trained = 8 + 4 * {"adamw": 2, "rmsprop": 1}[str(job.method.options.get("optimizer", "adamw"))]
+    if job.method.recipe in ("dpo", "sft"):
+        return trained  # the reference is a table
+    policy_and_critic = 2 if job.method.recipe == "ppo" else 1
+    return policy_and_critic * trained + 4 + 4 * (job.method.reward == "model")
 
 
 def _options(job: Job, world: World) -> dict[str, Any]:

@@ -22,7 +22,6 @@ from preftree.config.load import check_config
 from preftree.config.reward import RewardConfig
 from preftree.config.schema import SftConfig
 from preftree.data.kinds import to_row
-from preftree.distributed.world import open_world
 from preftree.errors import ConfigError
 from preftree.generate.hf import Generation, Sampling, generate
 from preftree.models.export import save_model
@@ -30,7 +29,6 @@ from preftree.models.load import load_model, load_tokenizer
 from preftree.records import Preference, Record
 from preftree.storage.atomic import make_folder, write_atomic
 from preftree.train.dpo import run_dpo
-from preftree.train.folder import peak_memory
 from preftree.train.loop import Outcome
 from preftree.train.ppo import run_ppo, run_rloo
 from preftree.train.reward import run_reward
@@ -83,7 +81,7 @@ class Start:
       ref_logps: The fine-tuned model's log-probs of every outcome.
       reward: Its expected true reward.
       reward_seconds: CPU seconds that the reward model took.
-      seconds: Of all of it.
+      sft_seconds: The same of fine-tuning.
     """
 
     seed: int
@@ -93,7 +91,7 @@ class Start:
     ref_logps: Table
     reward: float
     reward_seconds: float
-    seconds: float
+    sft_seconds: float
 
     @property
     def model(self) -> Path:
@@ -117,10 +115,10 @@ def prepare(asked: tuple[Plan, int, Path]) -> Start:
       Stopped: a signal stopped one.
     """
     plan, seed, out = asked
-    began = time.perf_counter()
     make_folder(out)
     world = WORLDS[plan.world]
-    sft = _fine_tune(out, plan, world, seed)
+    sft_seconds = _fine_tune(out, plan, world, seed)
+    sft = out / "sft" / "model"
     tokenizer, reference = load_tokenizer(sft), load_model(sft)
     ref_logps = outcome_logps(reference, tokenizer, world)
     counts, held_out = _collect(out, plan, world, reference, tokenizer, seed)
@@ -136,36 +134,36 @@ def prepare(asked: tuple[Plan, int, Path]) -> Start:
         }
         spent = finish("reward", check_config(RewardConfig, options))
     reward = measure(ref_logps, ref_logps, rewards(world)).reward
-    return Start(seed, out, counts, held_out, ref_logps, reward, spent, time.perf_counter() - began)
+    return Start(seed, out, counts, held_out, ref_logps, reward, spent, sft_seconds)
 
 
 def finish(recipe: str, config: Any) -> float:
     """Run to the end, from where it stands; CPU seconds of it so far, which its folder keeps.
+
+    Where an earlier sitting was killed, what it had cost is not known, and the run's own clock counts instead.
 
     Raises:
       UserError: the run failed.
       Stopped: a signal stopped it.
     """
     out = Path(config.out)
-    with open_world() as ranks:
-        before = peak_memory(ranks)
-        known = cost_of(out)
-        began = time.process_time()
-        finished = (out / "summary.json").exists()
-        outcome = _RUN[recipe](config)
-        if not finished:
-            spent = known["seconds"] + time.process_time() - began
-            known = {"seconds": spent, "memory": max(known["memory"], peak_memory(ranks) - before)}
-            write_atomic(out / "cost.json", json.dumps(known) + "\n")
+    cost = out / "cost.json"
+    known = json.loads(cost.read_bytes()) if cost.exists() else {"seconds": 0.0, "open": False, "lost": out.exists()}
+    if (out / "summary.json").exists() and not known["open"]:
+        _RUN[recipe](config)  # which sees that it is the same run
+        return known["seconds"]
+    lost = known["lost"] or known["open"]
+    make_folder(out)
+    write_atomic(cost, json.dumps(known | {"open": True, "lost": lost}) + "\n")
+    began = time.process_time()
+    outcome = _RUN[recipe](config)
+    seconds = known["seconds"] + time.process_time() - began
+    if lost and not outcome.signum:
+        seconds = max(seconds, json.loads((out / "summary.json").read_bytes())["training_seconds"])
+    write_atomic(cost, json.dumps({"seconds": seconds, "open": False, "lost": lost}) + "\n")
     if outcome.signum:
         raise Stopped(outcome.signum)
-    return known["seconds"]
-
-
-def cost_of(run: Path) -> dict[str, Any]:
-    """What a run has cost so far: CPU `seconds`, and `memory`, bytes beyond what its process held before."""
-    path = run / "cost.json"
-    return json.loads(path.read_bytes()) if path.exists() else {"seconds": 0.0, "memory": 0}
+    return seconds
 
 
 def on_pairs(out: Path, world: World, data: str, folder: str, seed: int) -> dict[str, Any]:
@@ -183,8 +181,8 @@ def shared(out: Path, data: Path, folder: str, seed: int) -> dict[str, Any]:
     return {"data": str(data), "out": str(out / folder), "cache": str(out / "cache"), "threads": 1, "seed": seed}
 
 
-def _fine_tune(out: Path, plan: Plan, world: World, seed: int) -> Path:
-    """Write the corpus and an untrained model, and run SFT; returns the fine-tuned model's folder."""
+def _fine_tune(out: Path, plan: Plan, world: World, seed: int) -> float:
+    """Write the corpus and an untrained model, and run SFT into `sft`; CPU seconds of it."""
     tokenizer = build_tokenizer()
     if not (out / "model").exists():
         card = "# An untrained model of the demo\n"
@@ -197,8 +195,7 @@ def _fine_tune(out: Path, plan: Plan, world: World, seed: int) -> Path:
         "batch_size": 64,
         "max_steps": plan.sft_steps,
     }
-    finish("sft", check_config(SftConfig, options))
-    return out / "sft" / "model"
+    return finish("sft", check_config(SftConfig, options))
 
 
 def _collect(

@@ -124,11 +124,13 @@ def budget_table(methods: Mapping[str, Sequence[Point]], optimum: Sequence[Point
 
 
 class BudgetRow(BaseModel):
-    """The best reward that a method reached within a KL budget with one seed, and that seed's own optimum there."""
+    """The best reward that a method reached within a KL budget with one seed, that seed's own optimum there, and where
+    it began."""
 
     method: str
     seed: int
     kl: float
+    start: float = 0.0
     reward: float
     optimum: float
 
