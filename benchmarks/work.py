@@ -76,7 +76,7 @@ def main() -> None:
     parser.add_argument("--docs", type=Path, default=Path("docs"), help="where work.svg and numbers.md are")
     parser.add_argument("--trial", action="store_true", help="only the small cases, and nothing is written to the docs")
     options = parser.parse_args()
-    path = options.out / "results.json"
+    path = options.out / f"results-{options.repeats}.json"  # figures of as many repeats alone go together
     options.out.mkdir(parents=True, exist_ok=True)
     found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     cases = TRIAL if options.trial else CASES

@@ -45,6 +45,18 @@ def test_a_reward_is_the_probability_of_its_label(place: Path) -> None:
     assert load_rewards(f"rm:{place}:POSITIVE")([], []).shape == (0,)
 
 
+def test_labels_that_do_not_exclude_one_another_have_chances_of_their_own(place: Path, tmp_path: Path) -> None:
+    model = AutoModelForSequenceClassification.from_pretrained(place).eval()
+    tokenizer = AutoTokenizer.from_pretrained(place)
+    model.config.problem_type = "multi_label_classification"
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    with torch.no_grad():
+        expected = model(**tokenizer(PROMPTS[0] + RESPONSES[0], return_tensors="pt")).logits[0, 1].double().sigmoid()
+    found = load_rewards(f"rm:{tmp_path}:POSITIVE", device="cpu")(PROMPTS[:1], RESPONSES[:1])
+    assert found.tolist() == pytest.approx([float(expected)], abs=1e-6)
+
+
 def test_batches_do_not_change_it(place: Path) -> None:
     rewards = load_rewards(f"rm:{place}:POSITIVE", device="cpu")
     rewards._budget = 40  # pyright: ignore[reportFunctionMemberAccess]

@@ -81,7 +81,9 @@ class Classifier:
         padded = self._tokenizer.pad({"input_ids": ids}, return_tensors="pt").to(self._model.device)
         with torch.inference_mode():
             logits = self._model(input_ids=padded["input_ids"], attention_mask=padded["attention_mask"]).logits
-        return logits.double().softmax(-1)[:, self._label].cpu().numpy()
+        each = self._model.config.problem_type == "multi_label_classification"  # labels do not exclude one another
+        logits = logits.double()
+        return (logits.sigmoid() if each else logits.softmax(-1))[:, self._label].cpu().numpy()
 
 
 def _load(place: str) -> tuple[PreTrainedModel, Any]:

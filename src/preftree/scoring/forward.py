@@ -222,12 +222,15 @@ def _recompute_fused(function: Callable[..., Any], *inputs: Any) -> Any:
     """A layer's forward, compiled, as what the backward computes again.
 
     Args:
-      function: The forward of the layer's class, with the layer and its keyword arguments bound, as transformers
-        hands it over.
+      function: What transformers hands over: the forward of the layer's class, or in older versions the layer's own
+        call, with keyword arguments bound.
       inputs: The layer's inputs.
     """
     assert isinstance(function, functools.partial)
-    fused = functools.partial(_fused(function.func), *function.args, **function.keywords)
+    forward, bound = function.func, function.args
+    if isinstance(layer := getattr(forward, "__self__", None), nn.Module):
+        forward, bound = type(layer).forward, (layer,)  # one function for all layers: each would be compiled anew
+    fused = functools.partial(_fused(forward), *bound, **function.keywords)
     return checkpoint(fused, *inputs, use_reentrant=False)
 
 
