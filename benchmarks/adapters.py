@@ -34,6 +34,8 @@ def main() -> None:
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
     parser.add_argument("--pairs", type=int, default=64)
     parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--trl-batch", type=int, default=4, help="TRL's pairs at once; step.py finds the fastest")
+    parser.add_argument("--turns", default=",".join(TURNS))
     parser.add_argument("--rank", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--turn", choices=TURNS, help=argparse.SUPPRESS)
@@ -43,7 +45,8 @@ def main() -> None:
         result = trl(options) if options.turn == "trl-lora" else ours(options)
         (options.folder / f"{options.turn}.json").write_text(json.dumps(result))
         return
-    turns = [turn for turn in TURNS if turn not in LIBRARY or importlib.util.find_spec(LIBRARY[turn])]
+    asked = options.turns.split(",")
+    turns = [turn for turn in asked if turn not in LIBRARY or importlib.util.find_spec(LIBRARY[turn])]
     results: dict[str, list[dict[str, Any]]] = {turn: [] for turn in turns}
     with tempfile.TemporaryDirectory() as folder:
         options.folder = Path(folder)
@@ -56,17 +59,17 @@ def main() -> None:
 
 
 def take_turn(turn: str, options: argparse.Namespace) -> dict[str, Any]:
-    names = ("profile", "size", "precision", "pairs", "batch", "rank", "folder")
-    words = [f"--turn={turn}", *(f"--{name}={getattr(options, name)}" for name in names)]
+    names = ("profile", "size", "precision", "pairs", "batch", "trl_batch", "rank", "folder")
+    words = [f"--turn={turn}", *(f"--{name.replace('_', '-')}={getattr(options, name)}" for name in names)]
     subprocess.run([sys.executable, "-W", "ignore", __file__, *words], check=True, stdout=subprocess.DEVNULL)
     return json.loads((options.folder / f"{turn}.json").read_text())
 
 
 def report(results: dict[str, list[dict[str, Any]]], options: argparse.Namespace) -> None:
     figures: dict[str, Any] = {
-        name: getattr(options, name) for name in ("profile", "size", "precision", "batch", "rank")
+        name: getattr(options, name) for name in ("profile", "size", "precision", "batch", "trl_batch", "rank")
     }
-    figures["not installed"] = [turn for turn in TURNS if turn not in results]
+    figures["not installed"] = [turn for turn in options.turns.split(",") if turn not in results]
     for turn, found in results.items():
         figures[turn] = {
             "seconds_per_step": round(statistics.median(one["seconds_per_step"] for one in found), 3),
@@ -111,7 +114,7 @@ def trl(options: argparse.Namespace) -> dict[str, Any]:
     lora = LoraConfig(
         r=options.rank, lora_alpha=32, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM"
     )
-    trainer, seconds = trl_trainer(options, options.batch, LR, peft_config=lora)
+    trainer, seconds = trl_trainer(options, options.trl_batch, LR, peft_config=lora)
     trainer.train()
     return {
         "seconds_per_step": statistics.mean(seconds[1:]),
