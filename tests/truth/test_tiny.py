@@ -138,7 +138,7 @@ def test_exact_figures_agree_with_monte_carlo(out: Path, results: dict[str, Any]
 
 def test_results_and_page_have_their_parts(out: Path, results: dict[str, Any]) -> None:
     parts = {"world", "optimum", "methods", "budgets", "bandit", "recommended", "texts", "temperature", "seconds"}
-    assert results.keys() == parts
+    assert results.keys() == parts | {"costs", "rewards", "robustness"}
     rates = {(row["name"], row["temperature"]): row["value"] for row in results["temperature"]}
     assert rates["fine-tuned", 1.0] == pytest.approx(0.5, abs=1e-9)
     assert rates["dpo-adamw-beta1", 0.25] > rates["dpo-adamw-beta1", 1.0] > 0.7
