@@ -140,8 +140,8 @@ def test_results_and_page_have_their_parts(out: Path, results: dict[str, Any]) -
     parts = {"world", "optimum", "methods", "budgets", "bandit", "recommended", "texts", "temperature", "seconds"}
     assert results.keys() == parts | {"costs", "rewards", "robustness"}
     rates = {(row["name"], row["temperature"]): row["value"] for row in results["temperature"]}
-    assert rates["fine-tuned", 1.0] == pytest.approx(0.5, abs=1e-9)
-    assert rates["dpo-adamw-beta1", 0.25] > rates["dpo-adamw-beta1", 1.0] > 0.7
+    assert rates["fine_tuned", 1.0] == pytest.approx(0.5, abs=1e-9)
+    assert rates["dpo_adamw", 0.25] > rates["dpo_adamw", 1.0] > 0.7
     assert all(point.keys() == {"beta", "seed", "kl", "reward"} for point in results["optimum"])
     assert results["recommended"]["setting"].startswith("method=dpo-")
     assert {"beta", "seed", "step", "kl", "reward", "accuracy"} <= results["methods"]["dpo_adamw"][0].keys()
