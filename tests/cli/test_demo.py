@@ -12,7 +12,7 @@ from preftree.cli import demo_compare
 from preftree.cli.demo import demo
 from preftree.cli.demo_compare import chosen_runs, costs, rewards_in_and_out, win_rates
 from preftree.cli.demo_plan import PLANS, Plan
-from preftree.cli.demo_runs import Job, Measured, run_job
+from preftree.cli.demo_runs import Job, Result, run_job
 from preftree.cli.demo_stages import Start, prepare
 from preftree.errors import ConfigError
 from preftree.evaluate.measured import Point
@@ -124,9 +124,9 @@ def test_the_setting_that_stands_for_a_method(tmp_path: Path) -> None:
     start = Start(0, tmp_path, {}, [], np.zeros((1, 1)), 0.4, 0.0, 0.0)
     method = SMALL.methods[0]
 
-    def ended(value: float, kl: float, reward: float) -> tuple[Job, Measured]:
+    def ended(value: float, kl: float, reward: float) -> tuple[Job, Result]:
         points = [Point(kl=0.1, reward=0.99), Point(kl=kl, reward=reward)]
-        return Job(SMALL, start, method, value), Measured(points, 1.0, 0, 0, 0, 1)
+        return Job(SMALL, start, method, value), Result(points, 1.0, 0, 0, 0, 1)
 
     one, two, far = ended(1.0, 1.0, 0.7), ended(0.5, 3.9, 0.8), ended(0.1, 4.1, 0.95)
     assert chosen_runs([one, two, far]) == {"dpo_adamw": {0: two[0]}}

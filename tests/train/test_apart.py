@@ -75,7 +75,7 @@ def test_an_error_ends_the_others_with_time_to_save(tmp_path: Path) -> None:
 
 
 def test_a_process_that_dies_is_told() -> None:
-    with pytest.raises(TrainingError, match="died with exit code 3, perhaps for want of memory"):
+    with pytest.raises(TrainingError, match="died with exit code 3, its last words stand above"):
         list(run_apart([1], die, at_once=1))
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from preftree.cli.demo_plan import BEST_OF, FARTHEST, LABELLER, TEMPERATURES, Plan
-from preftree.cli.demo_runs import Job, Measured
+from preftree.cli.demo_runs import Job, Result
 from preftree.cli.demo_stages import Start, draw_of, draw_responses, write_rows
 from preftree.evaluate.compute import seconds_to_reach
 from preftree.evaluate.folder import read_run
@@ -46,7 +46,7 @@ GOALS = (REACHED, 0.9)
 REWARDS_BETA = 1.0
 """The beta of the DPO runs whose implicit rewards are set beside a reward model: fixed, as that is."""
 
-Ended = Sequence[tuple[Job, Measured]]
+Ended = Sequence[tuple[Job, Result]]
 
 
 def optimum_of(start: Start, plan: Plan) -> list[dict[str, float]]:

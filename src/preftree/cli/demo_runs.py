@@ -51,7 +51,7 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class Result:
     """A run that has ended.
 
     Attributes:
@@ -72,7 +72,7 @@ class Measured:
     models: int
 
 
-def run_job(job: Job) -> Measured:
+def run_job(job: Job) -> Result:
     """Train, and measure at every snapshot, or what is left of it.
 
     Raises:
@@ -97,7 +97,7 @@ def run_job(job: Job) -> Measured:
         known = known.model_copy(update={"frontier": tuple(timed)})
         write_measured(job.folder / "measured.json", known)
     online = job.method.recipe in ("ppo", "rloo")
-    return Measured(
+    return Result(
         known.frontier,
         seconds,
         _state(job),

@@ -148,7 +148,7 @@ def finish(recipe: str, config: Any) -> float:
     """
     out = Path(config.out)
     cost = out / "cost.json"
-    known = json.loads(cost.read_bytes()) if cost.exists() else {"seconds": 0.0, "open": False, "lost": out.exists()}
+    known = json.loads(cost.read_bytes()) if cost.exists() else {"seconds": 0.0, "open": False, "lost": False}
     if (out / "summary.json").exists() and not known["open"]:
         _RUN[recipe](config)  # which sees that it is the same run
         return known["seconds"]

@@ -13,8 +13,7 @@ from preftree.data.faults import Tally, check_share
 from preftree.data.formats import Kind
 from preftree.data.formats.hh import HUMAN
 from preftree.data.kinds import as_kind, check_kind, to_row
-from preftree.data.source import find_format, find_source, read_records
-from preftree.errors import DataError
+from preftree.data.source import check_out, find_format, find_source, read_records
 from preftree.records import Text
 from preftree.storage.atomic import fsync_folder
 
@@ -49,12 +48,7 @@ def convert_file(
       DataError: the source cannot be read or holds too many faults, or `out` would overwrite it.
     """
     source = find_source(path)
-    if out.suffix != ".jsonl":
-        raise DataError(f"the output must end in .jsonl, got {out}")
-    if not out.parent.is_dir():
-        raise DataError(f"the folder of {out} does not exist; create it first")
-    if out.resolve() in (Path(file).resolve() for file in source.files):
-        raise DataError(f"{out} is the input; give another name")
+    check_out(source, out)
     form = find_format(source, format_name)
     if kind is not None:
         check_kind(path, form, kind, chosen_side=chosen_side)

@@ -12,7 +12,7 @@ from preftree.data.convert import some_of
 from preftree.data.encode import Encoder, make_encoder
 from preftree.data.faults import RowFault, Tally, check_share
 from preftree.data.kinds import to_row
-from preftree.data.source import find_format, find_source, read_records
+from preftree.data.source import check_out, find_format, find_source, read_records
 from preftree.errors import ConfigError, DataError
 from preftree.records import Demonstration
 from preftree.storage.atomic import write_atomic
@@ -54,10 +54,7 @@ def cut_file(
     if not 1 <= fewest <= most:
         raise ConfigError(f"a prompt must have 1 token or more, and the most no fewer than the fewest: {fewest}-{most}")
     source = find_source(path)
-    if out.suffix != ".jsonl" or not out.parent.is_dir():
-        raise DataError(f"the output must end in .jsonl and its folder exist, got {out}")
-    if out.resolve() in (Path(file).resolve() for file in source.files):
-        raise DataError(f"{out} is the input; give another name")
+    check_out(source, out)
     form = find_format(source, format_name)
     if form.name != "text":
         raise DataError(f"{path} holds {form.title} ({form.name}), wanted plain text; --format text reads `text` alone")

@@ -47,6 +47,20 @@ def find_source(path: str) -> Source:
         raise DataError(f"{path} cannot be read: {error}") from error
 
 
+def check_out(source: Source, out: Path) -> None:
+    """See that a .jsonl file can be written from a source.
+
+    Raises:
+      DataError: it is no .jsonl, its folder does not exist, or it is the source itself.
+    """
+    if out.suffix != ".jsonl":
+        raise DataError(f"the output must end in .jsonl, got {out}")
+    if not out.parent.is_dir():
+        raise DataError(f"the folder of {out} does not exist; create it first")
+    if out.resolve() in (Path(file).resolve() for file in source.files):
+        raise DataError(f"{out} is the input; give another name")
+
+
 def read_rows(source: Source) -> Iterator[RawRow]:
     """All rows, file after file; faulty ones as faults."""
     if source.hub is not None:

@@ -13,7 +13,7 @@ from preftree.data.faults import RowFault
 from preftree.data.fields import MAX_RESPONSES, Row, messages, present, prompt_messages, response_text, take, text
 from preftree.data.kinds import to_row
 from preftree.data.read import RawRow
-from preftree.data.source import find_source, read_rows
+from preftree.data.source import check_out, find_source, read_rows
 from preftree.errors import DataError
 from preftree.judges.reward import Rewards
 from preftree.records import Message, Ranking, Text
@@ -68,10 +68,7 @@ def rank_file(path: str, out: Path, rewards: Rewards, *, progress: Callable[[int
       JudgeError: the reward failed.
     """
     source = find_source(path)
-    if out.suffix != ".jsonl" or not out.parent.is_dir():
-        raise DataError(f"the output must end in .jsonl and its folder exist, got {out}")
-    if out.resolve() in (Path(file).resolve() for file in source.files):
-        raise DataError(f"{out} is the input; give another name")
+    check_out(source, out)
     counts = Counts()
     groups = list(_grouped(read_rows(source), counts))
     pairs = [(group.prompt, response) for group in groups for response in group.responses]

@@ -130,7 +130,7 @@ class BudgetRow(BaseModel):
     method: str
     seed: int
     kl: float
-    start: float = 0.0
+    start: float
     reward: float
     optimum: float
 

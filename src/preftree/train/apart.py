@@ -13,7 +13,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, Generic, TypeVar
 
-from preftree.errors import TrainingError
+from preftree.errors import TrainingError, UserError
 from preftree.train.signals import SIGNALS, stop_on_signals
 from preftree.train.sweep import Stopped
 
@@ -46,8 +46,8 @@ def run_apart(
       begin: Called first in each process; a function of a module.
     Raises:
       Stopped: a signal ended the jobs, by the parent or by themselves.
-      Exception: what a job raised.
-      TrainingError: the process of a job died without a word.
+      UserError: what a job raised.
+      TrainingError: the process of a job died of something else.
     """
     methods = multiprocessing.get_all_start_methods()
     context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
@@ -89,10 +89,8 @@ def run_apart(
         raise Stopped(request.signum)
 
 
-def _alone(
-    pipe: Connection, begin: Callable[[], None] | None, work: Callable[[Any], Any], job: Any
-) -> None:  # in the new process
-    """Do the job and send what came of it: (result, error).
+def _alone(pipe: Connection, begin: Callable[[], None] | None, work: Callable[[Any], Any], job: Any) -> None:
+    """In the new process: do the job and send what came of it: (result, error).
 
     The process leaves the terminal's group: Ctrl-C comes once, from the parent, since a second one ends a run at once.
     """
@@ -106,7 +104,7 @@ def _alone(
         pipe.send((work(job), None))
     except KeyboardInterrupt:
         pipe.send((None, Stopped(signal.SIGINT)))
-    except Exception as error:  # whatever it is, it is the parent's to raise
+    except (UserError, Stopped) as error:  # anything else is a fault of ours, and prints its own traceback here
         pipe.send((None, error))
 
 
@@ -115,9 +113,10 @@ def _read(pipe: Connection, ended: _Running[Any]) -> tuple[Any, BaseException | 
         return pipe.recv()
     except EOFError:
         ended.process.join()
+        code = ended.process.exitcode or 0
+        why = "perhaps for want of memory" if code < 0 else "its last words stand above"
         return None, TrainingError(
-            f"the process of a run died with exit code {ended.process.exitcode}, perhaps for want of memory; "
-            "the same command goes on from its last checkpoint"
+            f"the process of a run died with exit code {code}, {why}; the same command goes on from its last checkpoint"
         )
     finally:
         pipe.close()
