@@ -105,8 +105,8 @@ def comparison_page(results: Mapping[str, Any]) -> str:
                     "CPU seconds of one thread; those of a reward model count for the runs that need one. A method may "
                     f"take any of its settings to a share of the gain that {WITHIN:g} nats can buy; never: on some "
                     "seed it does not get there. How long the reward model is trained is a choice, and most of what "
-                    "the run on it costs. State: weights, gradients and optimiser states of all models, bytes a parameter. What "
-                    f"somebody has to choose: {knobs(found)}.",
+                    "the run on it costs. State: weights, gradients and optimiser states of all models, bytes a "
+                    f"parameter. What somebody has to choose: {knobs(found)}.",
                     draw(compute_chart(methods, found, start)),
                     *cost_table(found),
                 ),
