@@ -32,6 +32,7 @@ def inputs(dtype: torch.dtype, *, with_bias: bool, rows: int = 37, vocabulary: i
 @pytest.mark.parametrize("chunk_elements", [1, 1 << 24])
 def test_equals_log_softmax(form: HeadForm, with_bias: bool, chunk_elements: int, monkeypatch) -> None:
     monkeypatch.setattr(head, "CHUNK_ELEMENTS", chunk_elements)
+    monkeypatch.setattr(head, "LEAST_ROWS", 16)
     hidden, weight, bias, target = inputs(torch.float64, with_bias=with_bias)
     upstream = torch.linspace(-1, 1, len(target), dtype=torch.float64)
     leaves = [leaf for leaf in (hidden, weight, bias) if leaf is not None]
@@ -42,6 +43,15 @@ def test_equals_log_softmax(form: HeadForm, with_bias: bool, chunk_elements: int
         torch.autograd.grad((ours * upstream).sum(), leaves), torch.autograd.grad((theirs * upstream).sum(), leaves)
     ):
         torch.testing.assert_close(mine, other, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(("rows", "vocabulary", "most"), [(5000, 16_000, 1048), (600, 152_000, 256), (3, 152_000, 256)])
+def test_chunks_are_equal_and_as_large_as_memory_or_sense_allow(rows: int, vocabulary: int, most: int) -> None:
+    found = list(head.chunks(rows, vocabulary))
+    assert [one.start for one in found[1:]] == [one.stop for one in found[:-1]]
+    assert (found[0].start, found[-1].stop) == (0, rows)
+    sizes = {one.stop - one.start for one in found}
+    assert max(sizes) <= most and max(sizes) - min(sizes) <= 1 and len(found) == -(-rows // most)
 
 
 def test_gradcheck() -> None:

@@ -15,6 +15,7 @@ from preftree.reference.build import build_reference
 from preftree.reference.gate import verify_start
 from preftree.reference.store import ReferenceTable
 from preftree.scoring.forward import Scorer
+from preftree.scoring.products import emulated
 from preftree.tree.segment import sum_responses
 from support.models import tiny, tiny_llama
 from support.tables import CountingScorer, build, some_pairs, table_of, with_adapter
@@ -182,7 +183,7 @@ def test_a_response_cached_from_another_tree_is_held_to_the_noise_of_that(tmp_pa
     gate = verify_start(scorer, table, pairs)
     print(f"{precision}: {gate}")
     assert gate.largest_logratio <= gate.tolerance
-    if precision == "bf16":  # else this test shows nothing
+    if precision == "bf16" and not emulated(scorer.device):  # products that depend on the packing: the noise to show
         assert gate.largest_logratio > 0
         assert gate.noise > 0
 

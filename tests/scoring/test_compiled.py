@@ -10,8 +10,11 @@ import pytest
 import torch
 
 from preftree.errors import ModelError
+from preftree.scoring import attention
+from preftree.scoring.attention import TreeMask
 from preftree.scoring.forward import Scorer
 from preftree.train.dpo import run_dpo
+from preftree.tree.layout import batch_trees, grow_tree
 from support.memory import saved_bytes
 from support.models import random_sequences, tiny
 from support.small_runs import dpo_config, make_model, make_pairs, rows_of
@@ -81,3 +84,22 @@ def test_a_run_starts_at_its_reference_and_goes_the_same_way(tmp_path: Path) -> 
     assert fused[0]["loss"] == plain[0]["loss"] == pytest.approx(math.log(2), abs=1e-6)
     assert [row["loss"] for row in fused] == pytest.approx([row["loss"] for row in plain], abs=1e-5)
     assert fused[-1]["loss"] != plain[-1]["loss"]
+
+
+@pytest.mark.filterwarnings("ignore")  # as above
+def test_masks_of_many_shapes_take_a_few_compilations(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On CUDA masks are compiled, and running out of variants is an error; here the same is compiled for the CPU."""
+    plain = attention.create_block_mask
+    monkeypatch.setattr(attention, "create_block_mask", lambda *a, **b: plain(*a, **{**b, "_compile": True}))
+    rng = np.random.default_rng(0)
+    compilations = []
+    for _ in range(16):
+        groups = [
+            random_sequences(rng, responses=int(rng.integers(1, 4)), prompt=int(rng.integers(1, 200)))
+            for _ in range(int(rng.integers(1, 12)))
+        ]
+        mask = TreeMask(batch_trees([grow_tree(group) for group in groups]), "flex")
+        for window in (None, 16):
+            attention._block_mask(mask, torch.device("cpu"), window)
+        compilations.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+    assert compilations[0] < compilations[-1] == compilations[4], compilations

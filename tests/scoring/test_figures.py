@@ -29,6 +29,7 @@ def all_logps(model, sequence: TokenSequence) -> Tensor:
 @pytest.mark.parametrize("name", ["llama", "gpt2", "gemma2", "cohere", "phi", "gptj"])
 def test_figures_are_those_of_whole_distributions(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("preftree.scoring.head.CHUNK_ELEMENTS", 16 * 101 * 2)  # several chunks
+    monkeypatch.setattr("preftree.scoring.head.LEAST_ROWS", 16)
     rng = np.random.default_rng(0)
     groups = [random_sequences(rng, responses=3, prompt=12, most=12) for _ in range(4)]
     one, other = (tiny(name, seed=seed, dtype=torch.float64) for seed in (0, 1))

@@ -11,6 +11,7 @@ import transformers
 
 from preftree.config.schema import Optimisation
 from preftree.scoring.forward import Scorer
+from preftree.scoring.products import emulated
 from preftree.train.optim import build_optimizer, optimizer_tensors
 from preftree.tree.layout import TreeBatch
 from support.memory import saved_bytes
@@ -37,8 +38,11 @@ def expected_bytes(batch: TreeBatch, precision: Literal["fp32", "bf16"], again: 
     """The formulas of the page: layers, the copies of a prompt's keys, what is once, and with bf16 the cast weights."""
     tokens, scored = len(batch.input_T), len(batch.source_S)
     a_token = 44 * WIDTH + 16 * INNER if precision == "fp32" else 36 * WIDTH + 8 * INNER
+    attention = 4 if precision == "fp32" else 2
+    if precision == "bf16" and emulated(torch.device("cpu")):  # attention is in fp32, and no cast of a weight is kept
+        a_token, attention, model_weights = 44 * WIDTH + 8 * INNER, 4, 0
     gathered = sum(branch.depth + branch.stop - branch.start for branch in batch.branches if branch.parent >= 0)
-    copies = 2 * WIDTH * (4 if precision == "fp32" else 2) * gathered
+    copies = 2 * WIDTH * attention * gathered
     layers = (LAYERS - again) * (a_token * tokens + copies) + again * 4 * WIDTH * tokens
     once = 8 * WIDTH * tokens + 4 * WIDTH * scored + 4 * VOCAB * scored
     return layers + once + (2 * model_weights * (LAYERS - again) / LAYERS if precision == "bf16" else 0)

@@ -12,6 +12,7 @@ from preftree.models.load import remove_dropout
 from preftree.scoring import attention
 from preftree.scoring.forward import Scorer, why_not_tree
 from preftree.scoring.probe import verify_scorer
+from preftree.scoring.products import emulated
 from support.models import ARCHITECTURES, ROWS, random_sequences, tiny, tiny_llama
 
 
@@ -161,4 +162,5 @@ def test_an_empty_batch_still_reaches_the_parameters() -> None:
 def test_numeric_mode_names_what_can_move_a_logp() -> None:
     assert Scorer(tiny_llama()).numeric_mode == "cpu/float32/fp32/sdpa"
     assert Scorer(tiny_llama(dtype=torch.float64), precision="fp32").numeric_mode == "cpu/float64/fp32/sdpa"
-    assert Scorer(tiny("mamba"), precision="bf16").numeric_mode == "cpu/float32/bf16/rows"
+    low = "cpu/float32/bf16/rows" + "/emulated" * emulated(torch.device("cpu"))
+    assert Scorer(tiny("mamba"), precision="bf16").numeric_mode == low

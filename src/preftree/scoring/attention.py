@@ -30,6 +30,7 @@ from transformers import AttentionInterface, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from preftree.errors import ModelError
+from preftree.scoring.products import emulating, operand
 from preftree.scoring.varlen import DTYPES, attend_segments, segments_of
 from preftree.tree.layout import TreeBatch
 
@@ -52,6 +53,28 @@ class TreeMask:
     batch: TreeBatch
     path: AttentionPath
     cache: dict[Any, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Form:
+    """What a layer makes of its queries and keys.
+
+    Attributes:
+      scaling: Factor on query-key products.
+      window: Positions a token sees, itself included; None for all.
+      softcap: Scores become softcap * tanh(scores / softcap); None for no capping.
+      sinks: Attention sinks, one logit a head, [H].
+    """
+
+    scaling: float
+    window: int | None
+    softcap: float | None
+    sinks: Tensor | None
+
+    @property
+    def plain(self) -> bool:
+        """Whether scores are neither capped nor joined by sinks."""
+        return self.softcap is None and self.sinks is None
 
 
 def tree_attention(
@@ -92,10 +115,14 @@ def tree_attention(
         raise ModelError(
             f"attention dropout must be 0 while scoring trees, got {dropout}; load the model with load_model"
         )
-    factor = query.shape[-1] ** -0.5 if scaling is None else scaling
+    form = Form(query.shape[-1] ** -0.5 if scaling is None else scaling, sliding_window, softcap, s_aux)
     attend = {"sdpa": _by_branch, "flex": _by_blocks, "varlen": _by_segments}[tree.path]
-    out = attend(query, key, value, tree, factor, sliding_window, softcap, s_aux)
-    return out.transpose(1, 2), None
+    if tree.path != "sdpa" or not emulating(query.device):
+        return attend(query, key, value, tree, form).transpose(1, 2), None
+    query, key, value = (operand(rows, torch.bfloat16) for rows in (query, key, value))
+    with torch.autocast("cpu", enabled=False):
+        out = attend(query, key, value, tree, form)
+    return out.transpose(1, 2).to(torch.bfloat16), None
 
 
 # A compiled layer calls it as it is: branches differ from batch to batch, and the fused kernel is compiled by itself.
@@ -124,16 +151,7 @@ def plain_attention(model: PreTrainedModel) -> Iterator[None]:
             model.set_attn_implementation(before)
 
 
-def _by_branch(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    tree: TreeMask,
-    scaling: float,
-    window: int | None,
-    softcap: float | None,
-    sinks: Tensor | None,
-) -> Tensor:
+def _by_branch(query: Tensor, key: Tensor, value: Tensor, tree: TreeMask, form: Form) -> Tensor:
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
         key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
@@ -148,16 +166,15 @@ def _by_branch(
             chain.insert(0, branches[chain[0]].parent)
         k = keys[index] if len(chain) == 1 else torch.cat([keys[i] for i in chain], 2)
         v = values[index] if len(chain) == 1 else torch.cat([values[i] for i in chain], 2)
-        sees_all = window is None or branch.depth + sizes[index] <= window
-        simple = softcap is None and sinks is None
-        if simple and len(chain) == 1 and sees_all:
-            out = scaled_dot_product_attention(queries[index], k, v, is_causal=True, scale=scaling)
+        sees_all = form.window is None or branch.depth + sizes[index] <= form.window
+        if form.plain and len(chain) == 1 and sees_all:
+            out = scaled_dot_product_attention(queries[index], k, v, is_causal=True, scale=form.scaling)
         else:
-            mask = _lower_right(tree, query, None if sees_all else window)(branch.depth, sizes[index])
-            if simple:
-                out = scaled_dot_product_attention(queries[index], k, v, attn_mask=mask, scale=scaling)
+            mask = _lower_right(tree, query, None if sees_all else form.window)(branch.depth, sizes[index])
+            if form.plain:
+                out = scaled_dot_product_attention(queries[index], k, v, attn_mask=mask, scale=form.scaling)
             else:
-                out = _attend_by_hand(queries[index], k, v, mask, scaling, softcap, sinks)
+                out = _attend_by_hand(queries[index], k, v, mask, form)
         outputs.append(out)
     return torch.cat(outputs, 2)
 
@@ -185,39 +202,23 @@ def _lower_right(tree: TreeMask, query: Tensor, window: int | None) -> Any:
     return tree.cache[cache_key]
 
 
-def _attend_by_hand(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    mask: Tensor,
-    scaling: float,
-    softcap: float | None,
-    sinks: Tensor | None,
-) -> Tensor:
+def _attend_by_hand(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, form: Form) -> Tensor:
     """Soft-capping and sinks, which no fused kernel on the CPU takes."""
-    scores = query @ key.transpose(2, 3) * scaling
-    if softcap is not None:
-        scores = softcap * torch.tanh(scores / softcap)
+    scores = query @ key.transpose(2, 3) * form.scaling
+    if form.softcap is not None:
+        scores = form.softcap * torch.tanh(scores / form.softcap)
     scores = scores + mask
-    if sinks is not None:
-        column = sinks.reshape(1, -1, 1, 1).expand(scores.shape[0], -1, scores.shape[2], 1)
+    if form.sinks is not None:
+        column = form.sinks.reshape(1, -1, 1, 1).expand(scores.shape[0], -1, scores.shape[2], 1)
         scores = torch.cat([scores, column.to(scores.dtype)], -1)
     wide = torch.float64 if scores.dtype == torch.float64 else torch.float32
     weights = scores.softmax(-1, dtype=wide).to(query.dtype)
-    return (weights[..., :-1] if sinks is not None else weights) @ value
+    return (weights[..., :-1] if form.sinks is not None else weights) @ value
 
 
-def _by_blocks(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    tree: TreeMask,
-    scaling: float,
-    window: int | None,
-    softcap: float | None,
-    sinks: Tensor | None,
-) -> Tensor:
+def _by_blocks(query: Tensor, key: Tensor, value: Tensor, tree: TreeMask, form: Form) -> Tensor:
     # lambdas: the kernel counts the arguments of what it is given, which a decorated function would hide from it.
+    softcap = form.softcap
     cap = None if softcap is None else (lambda score, b, h, q, k: softcap * torch.tanh(score / softcap))
     query, key, value = _autocast(query, key, value)
     out, aux = _flex(query.is_cuda)(
@@ -225,35 +226,26 @@ def _by_blocks(
         key,
         value,
         score_mod=cap,
-        block_mask=_block_mask(tree, query.device, window),
-        scale=scaling,
+        block_mask=_block_mask(tree, query.device, form.window),
+        scale=form.scaling,
         enable_gqa=query.shape[1] != key.shape[1],
         return_aux=AuxRequest(lse=True),
     )
-    if sinks is not None:
+    if form.sinks is not None:
         # A sink is one more key without a value: it only takes its share of the softmax.
-        out = out * torch.sigmoid(aux.lse - sinks.reshape(1, -1, 1))[..., None].to(out.dtype)
+        out = out * torch.sigmoid(aux.lse - form.sinks.reshape(1, -1, 1))[..., None].to(out.dtype)
     return out
 
 
-def _by_segments(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    tree: TreeMask,
-    scaling: float,
-    window: int | None,
-    softcap: float | None,
-    sinks: Tensor | None,
-) -> Tensor:
+def _by_segments(query: Tensor, key: Tensor, value: Tensor, tree: TreeMask, form: Form) -> Tensor:
     query, key, value = _autocast(query, key, value)
     if query.dtype not in DTYPES:  # the gate's forward, in the weights' precision
-        return _by_branch(query, key, value, tree, scaling, window, softcap, sinks)
-    if softcap is not None or sinks is not None:
+        return _by_branch(query, key, value, tree, form)
+    if not form.plain:
         raise ModelError("attention=varlen can neither cap scores nor take attention sinks; use attention=auto")
     if "segments" not in tree.cache:
         tree.cache["segments"] = segments_of(tree.batch, query.device)
-    return attend_segments(query, key, value, tree.cache["segments"], scaling, window)
+    return attend_segments(query, key, value, tree.cache["segments"], form.scaling, form.window)
 
 
 def _autocast(*rows: Tensor) -> tuple[Tensor, ...]:

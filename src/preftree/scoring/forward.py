@@ -23,6 +23,7 @@ from preftree.errors import ModelError
 from preftree.models.quantize import quantization_of
 from preftree.scoring.attention import IMPLEMENTATION, AttentionPath, TreeMask, compile_or_fail
 from preftree.scoring.head import head_form, head_logps, head_parameters
+from preftree.scoring.products import emulate_linears, emulated
 from preftree.scoring.varlen import require_varlen
 from preftree.tree.layout import TokenSequence, TreeBatch, batch_trees, grow_tree
 from preftree.tree.transfer import send
@@ -69,6 +70,12 @@ class Scorer(nn.Module):
             _log.warning("%s: %s; prompts are computed once per response.", type(model).__name__, reason)
         self._limit = position_limit(model)
         self._compiled = False
+        if precision == "bf16" and emulated(self.device):
+            _log.warning(
+                "This CPU has no bf16 instructions: products are computed in fp32 from numbers rounded to bf16; "
+                "precision=fp32 is more exact and faster here."
+            )
+            emulate_linears(model)
 
     def check_head(self) -> None:
         """Refuse a model that has no head to score with.
@@ -93,7 +100,9 @@ class Scorer(nn.Module):
         """Everything about this scorer, weights aside, that can move a log-prob."""
         mode = f"{self.device.type}/{str(self.model.dtype).removeprefix('torch.')}/{self.precision}/{self.attention}"
         stored = quantization_of(self.model)
-        return "/".join([mode, *([stored] if stored else []), *(["compiled"] if self._compiled else [])])
+        emulates = self.precision == "bf16" and emulated(self.device)
+        more = [stored, "emulated" if emulates else None, "compiled" if self._compiled else None]
+        return "/".join([mode, *filter(None, more)])
 
     def checkpoint_gradients(self, share: float = 1.0) -> None:
         """Keep only the input of some layers for the backward and compute the rest of them again there.

@@ -1,0 +1,94 @@
+"""bf16 matrix products on a CPU that has no instructions for them.
+
+There torch multiplies bf16 matrices one number at a time, some 80 times as slowly as fp32 ones. The product of two bf16
+numbers is exact in fp32: rounding the operands to bf16, multiplying in fp32 and rounding the result gives what hardware
+that sums in fp32 gives, up to the order of the sums. It takes a little longer than fp32 alone.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.functional import linear
+from transformers.pytorch_utils import Conv1D
+
+
+def emulated(device: torch.device) -> bool:
+    """Whether bf16 products on `device` run in fp32 on rounded numbers."""
+    return device.type == "cpu" and not _has_kernels()
+
+
+@functools.cache
+def _has_kernels() -> bool:
+    """Whether torch hands bf16 products to a library; without AVX-512, or without that library, it loops."""
+    return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
+def emulating(device: torch.device) -> bool:
+    """Whether autocast is on, and its bf16 products run in fp32 on rounded numbers."""
+    on = device.type == "cpu" and torch.is_autocast_enabled("cpu")
+    return on and torch.get_autocast_dtype("cpu") == torch.bfloat16 and emulated(device)
+
+
+def operand(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """`x` rounded to `dtype`, in the dtype that products of such numbers run in: fp32 where bf16 is emulated."""
+    low = x.to(dtype)
+    return low.float() if dtype == torch.bfloat16 and emulated(x.device) else low
+
+
+def emulate_linears(model: nn.Module) -> None:
+    """Let the linear layers of `model` take fast products under autocast; without autocast nothing changes.
+
+    Layers of a class of their own (quantised ones) stay as they are, and so do products outside of linear layers.
+    """
+    for module in model.modules():
+        # Another class, rather than hooks or a mode: it holds as well where activations are computed again.
+        if type(module) is nn.Linear:
+            module.__class__ = _Linear
+        elif type(module) is Conv1D:
+            module.__class__ = _Conv1D
+
+
+class _Linear(nn.Linear):
+    def forward(self, input: Tensor) -> Tensor:
+        if not emulating(input.device):
+            return super().forward(input)
+        return _Product.apply(input, self.weight, self.bias)  # pyright: ignore[reportReturnType]  # apply is untyped
+
+
+class _Conv1D(Conv1D):
+    def forward(self, x: Tensor) -> Tensor:
+        if not emulating(x.device):
+            return super().forward(x)
+        return _Product.apply(x, self.weight.T, self.bias)  # pyright: ignore[reportReturnType]  # apply is untyped
+
+
+class _Product(torch.autograd.Function):
+    """x @ weight.T + bias, in bf16; gradients of fp32 inputs are left in fp32."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Float[Tensor, "... D"], weight: Float[Tensor, "E D"], bias: Float[Tensor, " E"] | None
+    ) -> Float[Tensor, "... E"]:
+        low = x.to(torch.bfloat16)
+        ctx.save_for_backward(low, weight)
+        ctx.dtypes = (x.dtype, weight.dtype, None if bias is None else bias.dtype)
+        with torch.autocast("cpu", enabled=False):
+            shift = None if bias is None else operand(bias, torch.bfloat16)
+            return linear(low.float(), operand(weight, torch.bfloat16), shift).to(torch.bfloat16)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
+        low, weight = ctx.saved_tensors
+        of_x, of_weight, of_bias = ctx.dtypes
+        with torch.autocast("cpu", enabled=False):
+            slope = grads[0].float()
+            rows = slope.flatten(0, -2)
+            x = (slope @ operand(weight, torch.bfloat16)).to(of_x) if ctx.needs_input_grad[0] else None
+            w = (rows.T @ low.flatten(0, -2).float()).to(of_weight) if ctx.needs_input_grad[1] else None
+            b = rows.sum(0).to(of_bias) if ctx.needs_input_grad[2] else None
+        return x, w, b
