@@ -39,3 +39,9 @@ class HalfwayError(TrainingError):
 
 class JudgeError(UserError):
     """A reward or a judge failed, or answered with what is no reward."""
+
+
+def out_of_memory(error: Exception) -> str:
+    """What torch says of a lack of memory, less the addresses and settings that it goes on with."""
+    said = str(error).splitlines()[0].split(". ") if str(error) else [type(error).__name__]
+    return "the device ran out of memory (" + ", ".join(part.strip(" .") for part in said[:3]) + ")"

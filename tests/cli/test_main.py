@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+import torch
 import yaml
 from transformers.utils import logging as transformers_logging
 
@@ -26,7 +27,7 @@ from preftree.cli.train import dpo, reward, sft
 from preftree.config.reward import RewardConfig
 from preftree.config.schema import DpoConfig, RunConfig, SftConfig
 from preftree.storage.checkpoint import list_checkpoints
-from preftree.train import loop
+from preftree.train import loop, run
 from support.small_runs import load_trained, make_model, make_pairs, rows_of
 
 
@@ -191,6 +192,22 @@ def test_a_wrong_word_is_one_sentence_and_two(
     assert err.startswith(sentence)
     assert err.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_a_lack_of_memory_is_one_sentence_wherever_it_comes(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def lacks_memory(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 14.00 GiB. And much more.\nOver lines.")
+
+    monkeypatch.setattr(run, "load_policy", lacks_memory)
+    found = run_cli(monkeypatch, capsys, "dpo", *words_of(place, "full"))
+    assert found.code == 2
+    assert (
+        "error: the device ran out of memory (CUDA out of memory, Tried to allocate 14.00 GiB, And much more); use "
+        in found.err
+    )
+    assert "Traceback" not in found.err
 
 
 def test_missing_model_and_data(

@@ -8,14 +8,15 @@ import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from preftree.config.schema import DpoConfig, RunConfig
-from preftree.errors import CheckpointError, ConfigError, ModelError, TrainingError, UserError
+from preftree.errors import CheckpointError, ConfigError, HalfwayError, ModelError, TrainingError, UserError
 from preftree.scoring.forward import Scorer
 from preftree.storage.checkpoint import CheckpointState, LoadedCheckpoint, list_checkpoints
 from preftree.train import loop
@@ -278,6 +279,49 @@ def test_a_step_that_fails_leaves_the_state_before_it(
     with pytest.raises(error, match="step 3"):
         run(config_of(place, out))
     assert [path.name for path in list_checkpoints(place / out / "checkpoints")] == ["step-000002"]
+
+
+SAID = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79.1 GiB. See https://pytorch.org"
+
+
+def test_a_lack_of_memory_costs_nothing_and_smaller_micro_batches_go_on(
+    place: Path, straight: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, forward, short = loop.take_step, Scorer.forward, False
+
+    def take_step(*args: object, **options: object) -> object:
+        nonlocal short
+        short = options["name"] == "step 3"
+        return real(*args, **options)  # pyright: ignore[reportArgumentType]
+
+    def lacks_memory(self: Scorer, *args: Any) -> Tensor:
+        if short:
+            raise torch.OutOfMemoryError(SAID)
+        return forward(self, *args)
+
+    monkeypatch.setattr(loop, "take_step", take_step)
+    monkeypatch.setattr(Scorer, "forward", lacks_memory)
+    with pytest.raises(TrainingError) as caught:
+        run(config_of(place, "memory"))
+    assert str(caught.value) == (
+        "the device ran out of memory (CUDA out of memory, Tried to allocate 2.00 GiB, GPU 0 has a total capacity of "
+        "79.1 GiB); lower micro_batch_tokens, or raise gradient_checkpointing: neither changes what is learned"
+    )
+    assert [path.name for path in list_checkpoints(place / "memory" / "checkpoints")] == ["step-000002"]
+    monkeypatch.undo()
+    run(config_of(place, "memory", "micro_batch_tokens=96"))
+    found, expected = rows_of(place / "memory"), rows_of(straight)
+    assert [row["loss"] for row in found] == pytest.approx([row["loss"] for row in expected], abs=1e-5)
+
+
+def test_a_lack_of_memory_for_the_optimiser_is_one_sentence(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lacks_memory(*_: object) -> None:
+        raise torch.OutOfMemoryError(SAID)
+
+    monkeypatch.setattr(torch.optim.RMSprop, "step", lacks_memory)
+    with pytest.raises(HalfwayError, match="while the weights were updated; use optimizer=rmsprop or adamw_8bit, or"):
+        run(config_of(place, "moments"))
+    assert not list_checkpoints(place / "moments" / "checkpoints")
 
 
 def test_an_evaluation_that_fails_leaves_the_state_before_it(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

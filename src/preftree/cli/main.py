@@ -14,7 +14,7 @@ import typer
 
 from preftree import __version__
 from preftree.cli import chat, data, demo, eval, export, generate, losses, ref, report, sweep, train
-from preftree.errors import UserError
+from preftree.errors import UserError, out_of_memory
 
 app = typer.Typer(
     name="preftree",
@@ -76,6 +76,12 @@ def main() -> NoReturn:
         app()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except Exception as error:
+        torch = sys.modules.get("torch")  # not imported for this: commands that need no model start without it
+        if torch is None or not isinstance(error, torch.OutOfMemoryError):
+            raise
+        print(f"error: {out_of_memory(error)}; use smaller batches, or a smaller model", file=sys.stderr)
         sys.exit(2)
     raise AssertionError("typer always exits")
 

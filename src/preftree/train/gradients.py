@@ -18,7 +18,7 @@ from torch import Tensor
 from preftree.data.store import TokenExample
 from preftree.distributed.reduce import max_over_ranks, sum_over_ranks
 from preftree.distributed.world import World
-from preftree.errors import ConfigError, UserError
+from preftree.errors import ConfigError, TrainingError, UserError, out_of_memory
 from preftree.losses.mean import mean_part, repeats
 from preftree.scoring.forward import Scorer
 from preftree.train.scores import Gathered, Moment, Scores, Views, repeat_scores, score, sequences_of
@@ -160,11 +160,21 @@ def _num_tokens(plans: Sequence[Sequence[MicroBatch]]) -> int:
 
 @contextmanager
 def all_or_none(world: World) -> Iterator[None]:
-    """What one rank alone meets stops all of them; else the others would wait for its sums."""
+    """What one rank alone meets stops all of them; else the others would wait for its sums.
+
+    Raises:
+      TrainingError: the device has no memory left.
+    """
     try:
         yield
     except UserError:
         max_over_ranks(1, world)
         raise
+    except torch.OutOfMemoryError as error:
+        max_over_ranks(1, world)
+        raise TrainingError(
+            f"{out_of_memory(error)}; lower micro_batch_tokens, or raise gradient_checkpointing: "
+            "neither changes what is learned"
+        ) from error
     if max_over_ranks(0, world):
         raise UserError("another process has stopped the run; its own message says why")

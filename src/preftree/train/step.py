@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from preftree.data.store import TokenExample
 from preftree.distributed.reduce import sum_gradients
 from preftree.distributed.world import World
-from preftree.errors import TrainingError
+from preftree.errors import HalfwayError, TrainingError, out_of_memory
 from preftree.scoring.forward import Scorer
 from preftree.train.gradients import Selection, all_or_none, at_once, by_example, through_the_step
 from preftree.train.scores import Moment, Scores, join_scores
@@ -65,6 +65,7 @@ def take_step(
       moment: When this is; by default the first step of seed 0.
     Raises:
       TrainingError: a metric or the gradient is not finite; raised before the update, with the rows' places.
+      HalfwayError: the device has no memory left for the update.
       ConfigError: an example alone is larger than the budget.
       UserError: another rank could not compute its part.
     """
@@ -91,7 +92,12 @@ def take_step(
 
     if max_grad_norm is not None:
         nn.utils.clip_grads_with_norm_(parameters, max_grad_norm, norm)
-    optimizer.step()
+    try:
+        optimizer.step()
+    except torch.OutOfMemoryError as error:  # at the first step, when it makes its moments
+        raise HalfwayError(
+            f"{out_of_memory(error)} while the weights were updated; use optimizer=rmsprop or adamw_8bit, or lora"
+        ) from error
     optimizer.zero_grad(set_to_none=True)
     return result
 
