@@ -170,6 +170,7 @@ def test_a_trimmed_response_has_no_eos_and_at_least_one_token(tmp_path: Path) ->
         assert int(chosen.scored.sum()) == size and chosen.ids[-1] != PLAIN.eos_token_id
         assert chosen.ids.tolist() == whole[0].sequences[0].ids[: len(chosen.ids)].tolist()
         assert (rejected.ids[-1] == PLAIN.eos_token_id) == (report.actions == {"trimmed_response": 1})
+        assert report.places == {"trimmed_response": (f"{tmp_path}/rows.jsonl:1",)}, "a row is named once"
 
 
 def test_responses_that_a_cut_makes_equal_are_a_fault(tmp_path: Path) -> None:

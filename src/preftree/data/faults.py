@@ -113,7 +113,7 @@ class Tally:
         assert action in ACTIONS, action
         self.actions[action] += 1
         places = self.places.setdefault(action, [])
-        if len(places) < 5:
+        if len(places) < 5 and str(where) not in places:  # both responses of a row may have been cut
             places.append(str(where))
 
 
