@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
     parser.add_argument("--pairs", type=int, default=64)
     parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--trl-batch", type=int, default=4, help="TRL's pairs at once; step.py finds the fastest")
+    parser.add_argument("--trl-batch", type=int, default=1, help="TRL's pairs at once; step.py finds the fastest")
     parser.add_argument("--turns", default=",".join(TURNS))
     parser.add_argument("--rank", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=3)

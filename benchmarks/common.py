@@ -96,7 +96,7 @@ class Bench:
     Attributes:
       scorer, store: The policy and the pairs.
       step: Takes one update on some rows of the data.
-      seconds: Of tokenising, of the reference pass, and of asking for the reference again.
+      seconds: Of the reference pass, and of asking for the reference again.
       forwards: Micro-batches that the reference pass scored, and that asking again scored.
     """
 
@@ -112,6 +112,7 @@ def ready(
     world: Any,
     *,
     lr: float,
+    budget: int = BUDGET,
     adapt: Callable[[Any], Any] = lambda model: None,
     compiled: bool = False,
     quantize: Any = None,
@@ -136,23 +137,21 @@ def ready(
     scorer = Scorer(model, precision=options.precision)
     if compiled:
         scorer.compile_layers()
-    began = time.perf_counter()
     store, _ = tokenize_file(
         str(folder / "pairs.jsonl"), load_tokenizer(folder / "model"), kind="preference", cache_dir=folder / "cache"
     )
-    seconds = {"tokenising": time.perf_counter() - began}
     key = table_key(weights_digest(folder / "model", memo=folder / "cache"), scorer.numeric_mode)
     table = ReferenceTable.open(folder / "cache", key)
     sequences = [store[index].sequences for index in range(len(store))]
     with adapter_off(model):
-        first = build_reference(table, scorer, sequences, budget=BUDGET)
-        again = build_reference(ReferenceTable.open(folder / "cache", key), scorer, sequences, budget=BUDGET)
-    seconds |= {"reference": first.seconds, "reference of a second beta": again.seconds}
+        first = build_reference(table, scorer, sequences, budget=budget)
+        again = build_reference(ReferenceTable.open(folder / "cache", key), scorer, sequences, budget=budget)
+    seconds = {"reference": first.seconds, "reference of a second beta": again.seconds}
     task = pair_task(store, bind("dpo", {"beta": BETA}), table)
     optimizer = torch.optim.AdamW(trained_parameters(model).values(), lr=lr, weight_decay=0.0, fused=True)
 
     def step(rows: Sequence[int] | np.ndarray) -> Any:
-        return take_step(task, np.asarray(rows), scorer, optimizer, budget=BUDGET, max_grad_norm=1.0, world=world)
+        return take_step(task, np.asarray(rows), scorer, optimizer, budget=budget, max_grad_norm=1.0, world=world)
 
     return Bench(scorer, store, step, seconds, (first.num_forwards, again.num_forwards))
 
@@ -238,8 +237,11 @@ def floor(model: Any, tokens: int, scored: int, precision: str, *, clock: Callab
     """Seconds of a step's matrix products alone: forward and twice that for the backward, best of 5 each."""
     import torch
 
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    from preftree.scoring.products import emulated
+
     device = next(model.parameters()).device
+    # Where bf16 is emulated its products run in fp32: faster than those of torch, and so the floor.
+    dtype = torch.bfloat16 if precision == "bf16" and not emulated(device) else torch.float32
     total = 0.0
     known: dict[tuple[int, ...], float] = {}
     for name, weight in model.named_parameters():

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from common import PROFILES, SIZES, floor, now, peak_mib, prepare, ready, trl_trainer
+from common import BUDGET, PROFILES, SIZES, floor, make_pairs, now, peak_mib, prepare, ready, trl_trainer
 
 LR = 1e-6
 BEGAN = time.perf_counter()
@@ -34,15 +34,16 @@ def main() -> None:
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
     parser.add_argument("--pairs", type=int, default=64)
     parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--budget", type=int, default=BUDGET, help="our micro_batch_tokens")
     parser.add_argument("--compile", action="store_true", help="ours with compile=true")
-    parser.add_argument("--trl-batch", type=int, default=0, help="TRL's pairs at once; 0 tries some and takes the best")
+    parser.add_argument("--trl-batch", type=int, default=0, help="TRL's pairs at once; 0 finds the fastest")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--without-trl", action="store_true")
-    parser.add_argument("--turn", choices=["ours", "trl"], help=argparse.SUPPRESS)
+    parser.add_argument("--turn", choices=TURNS, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.turn:
-        result = ours(options) if options.turn == "ours" else trl(options)
+        result = TURNS[options.turn](options)
         (options.folder / f"{options.turn}.json").write_text(json.dumps(result))
         return
     with tempfile.TemporaryDirectory() as folder:
@@ -56,24 +57,30 @@ def main() -> None:
             for turn in turns:
                 results[turn].append(take_turn(turn, options))
                 print(f"round {number + 1} {turn}: {results[turn][-1]['seconds']:.2f} s", file=sys.stderr)
+        results["tokenise"] = [take_turn("tokenise", options)]
     report(results, options)
 
 
 def best_batch(options: argparse.Namespace) -> int:
-    """Pairs at once with which TRL is fastest: one epoch with each of some."""
+    """Pairs at once with which TRL is fastest: twice as many as long as that is faster, one epoch each."""
     tried: dict[int, float] = {}
-    for size in sorted({options.batch, max(1, options.batch // 2), max(1, options.batch // 4)}):
+    size = 1
+    while options.batch % size == 0:
         options.trl_batch = size
         try:
             tried[size] = take_turn("trl", options)["seconds"]
         except subprocess.CalledProcessError:  # out of memory
-            continue
+            break
+        if tried[size] > 1.2 * min(tried.values()):
+            break
+        size *= 2
     print(f"TRL's seconds by pairs at once: {tried}", file=sys.stderr)
     return min(tried, key=lambda size: tried[size])
 
 
 def take_turn(turn: str, options: argparse.Namespace) -> dict[str, Any]:
-    words = [f"--{name}={getattr(options, name)}" for name in ("profile", "size", "precision", "pairs", "batch")]
+    same = ("profile", "size", "precision", "pairs", "batch", "budget")
+    words = [f"--{name}={getattr(options, name)}" for name in same]
     words += [f"--trl-batch={options.trl_batch}", f"--turn={turn}", f"--folder={options.folder}"]
     words += ["--compile"] if options.compile else []
     subprocess.run([sys.executable, "-W", "ignore", __file__, *words], check=True, stdout=subprocess.DEVNULL)
@@ -81,6 +88,7 @@ def take_turn(turn: str, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def report(results: dict[str, list[dict[str, Any]]], options: argparse.Namespace) -> None:
+    (tokenised,) = results.pop("tokenise")
     pairs = results["ours"][0]["pairs"]
     seconds = {turn: [one["seconds"] for one in turns] for turn, turns in results.items()}
     peak = {turn: statistics.median(one["peak_mib"] for one in turns) for turn, turns in results.items()}
@@ -89,6 +97,7 @@ def report(results: dict[str, list[dict[str, Any]]], options: argparse.Namespace
         "size": options.size,
         "precision": options.precision,
         "compile": options.compile,
+        "micro_batch_tokens": options.budget,
         "pairs": pairs,
         "tokens": results["ours"][0]["tokens"],
         "efficiency": statistics.median(one["floor"] / one["seconds"] for one in results["ours"]),
@@ -100,14 +109,13 @@ def report(results: dict[str, list[dict[str, Any]]], options: argparse.Namespace
         for name in (
             "to first step",
             "first step",
-            "tokenising",
             "reference",
             "reference forwards",
             "reference of a second beta",
             "reference forwards of a second beta",
         )
     }
-    figures["pairs tokenised per second"] = round(pairs / first["tokenising"])
+    figures["pairs tokenised per second"] = round(tokenised["pairs"] / tokenised["seconds"])
     for turn in results:
         figures[turn] = {
             "pairs_per_second": round(pairs / statistics.median(seconds[turn]), 3),
@@ -132,7 +140,7 @@ def ours(options: argparse.Namespace) -> dict[str, Any]:
     from preftree.distributed.world import open_world
 
     with open_world() as world:
-        bench = ready(options, world, lr=LR, compiled=options.compile)
+        bench = ready(options, world, lr=LR, budget=options.budget, compiled=options.compile)
         batches = np.arange(len(bench.store)).reshape(-1, options.batch)
         began = now()
         start = began - BEGAN
@@ -172,6 +180,20 @@ def trl(options: argparse.Namespace) -> dict[str, Any]:
         "to first step": now() - BEGAN - sum(seconds),
     }
 
+
+def tokenise(options: argparse.Namespace) -> dict[str, Any]:
+    from preftree.data.tokenize import tokenize_file
+    from preftree.models.load import load_tokenizer
+
+    many = options.folder / "many.jsonl"
+    make_pairs(many, PROFILES[options.profile], 5000)
+    tokenizer = load_tokenizer(options.folder / "model")
+    began = now()
+    store, _ = tokenize_file(str(many), tokenizer, kind="preference", cache_dir=options.folder / "cache")
+    return {"pairs": len(store), "seconds": now() - began}
+
+
+TURNS = {"ours": ours, "trl": trl, "tokenise": tokenise}
 
 if __name__ == "__main__":
     main()
