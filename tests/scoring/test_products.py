@@ -99,7 +99,7 @@ def test_a_scorer_answers_as_with_torchs_own_products(name: str, monkeypatch: py
 
 @pytest.mark.usefixtures("emulating")
 @pytest.mark.parametrize("name", ["llama", "gpt2", "gemma2"])
-def test_no_bit_depends_on_the_packing_or_on_what_is_computed_again(name: str) -> None:
+def test_computing_again_moves_no_bit_and_packing_rounding_alone(name: str) -> None:
     rng = np.random.default_rng(3)
     groups = [random_sequences(rng, responses=2, prompt=prompt) for prompt in (8, 21, 33)]
     plain, again = (Scorer(tiny(name), precision="bf16") for _ in range(2))

@@ -77,7 +77,7 @@ def main() -> NoReturn:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    except Exception as error:
+    except RuntimeError as error:
         torch = sys.modules.get("torch")  # not imported for this: commands that need no model start without it
         if torch is None or not isinstance(error, torch.OutOfMemoryError):
             raise

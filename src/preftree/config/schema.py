@@ -155,7 +155,7 @@ class Machine(Strict):
     Attributes:
       seed: Of the data order and of every random number.
       precision: `fp32`, or `bf16` for bfloat16 autocast; the weights and the optimiser stay fp32 either way. A CPU
-        without bf16 instructions computes the same numbers in fp32, no faster.
+        without bf16 instructions multiplies rounded numbers in fp32, no faster, and says so.
       gradient_checkpointing: Compute activations again in the backward pass: less memory, about a third more time; a
         number between 0 and 1 does so for that share of the layers.
       compile: Fuse what stands between the matrix products of a layer (torch.compile): faster steps and less memory, a

@@ -30,8 +30,8 @@ def _has_kernels() -> bool:
 
 def emulating(device: torch.device) -> bool:
     """Whether autocast is on, and its bf16 products run in fp32 on rounded numbers."""
-    on = device.type == "cpu" and torch.is_autocast_enabled("cpu")
-    return on and torch.get_autocast_dtype("cpu") == torch.bfloat16 and emulated(device)
+    on = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
+    return on and emulated(device)
 
 
 def operand(x: Tensor, dtype: torch.dtype) -> Tensor:
