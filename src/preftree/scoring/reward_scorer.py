@@ -1,7 +1,7 @@
 """A reward model as a scorer: packed trees in, one reward a response out.
 
-Responses are laid out as data/store/end_marked.py marks them: each has one scored place, whose source is its last token.
-So all that asks a Scorer for log-probs (steps, gradients, sums over responses) gets rewards from this one, and a prompt
+Responses are laid out as data/store/end_marked.py marks them: each has one scored place, whose source is its last
+token. So all that asks a Scorer for log-probs (steps, gradients, sums) gets rewards from this one, and a prompt
 is computed once here too.
 """
 
