@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from preftree.cli.main import app
 from preftree.config.dpo import DpoConfig
 from preftree.errors import TrainingError
-from preftree.evaluate.checks.diagnose import examine_run, found_in
+from preftree.evaluate.checks.diagnose import diagnoses_in, examine_run
 from preftree.report.page import write_report
 from preftree.run_folder.metrics import Tracker
 from preftree.run_folder.reader import read_run
@@ -49,7 +49,7 @@ def test_a_run_that_explodes_is_named_by_diagnose_and_has_a_page(place: Path) ->
     assert rows[-1] == {"split": "stop", "step": rows[-2]["step"], "error": str(caught.value)}
     run = read_run(place / "exploded")
     assert run.steps == rows[-2]["step"]
-    (found,) = [diagnosis for diagnosis in found_in(examine_run(run)) if diagnosis.name == "non_finite"]
+    (found,) = [diagnosis for diagnosis in diagnoses_in(examine_run(run)) if diagnosis.name == "non_finite"]
     assert found.message == str(caught.value)
     said = json.loads(CliRunner().invoke(app, ["eval", "diagnose", "--json", str(place / "exploded")]).stdout)
     assert said["found"][0]["name"] == "non_finite"

@@ -25,12 +25,12 @@ def report(
 def conclude(run: Path) -> None:
     """Write RUN/report.html and say what looks wrong; a page that cannot be written is no reason for a run to fail."""
     from preftree.errors import UserError
-    from preftree.evaluate.checks.diagnose import examine_run, found_in, title_of
+    from preftree.evaluate.checks.diagnose import diagnoses_in, examine_run, title_of
     from preftree.report.page import write_report
     from preftree.run_folder.reader import read_run
 
     try:
-        for diagnosis in found_in(examine_run(read_run(run))):
+        for diagnosis in diagnoses_in(examine_run(read_run(run))):
             log.warning("%s: %s %s", title_of(diagnosis).lower(), diagnosis.message, diagnosis.advice)
         write_report([run], run / "report.html")
     except UserError as error:

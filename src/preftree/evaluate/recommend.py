@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from preftree.evaluate.checks.diagnose import examine_run, found_in
+from preftree.evaluate.checks.diagnose import diagnoses_in, examine_run
 from preftree.evaluate.checks.evidence import is_number
 from preftree.run_folder.measured import Point
 from preftree.run_folder.reader import Run
@@ -94,7 +94,7 @@ def settings_of(runs: Mapping[str, tuple[Mapping[str, str], Run | str]]) -> list
             faults[key].append(f"{name} stopped: {run}")
             continue
         groups[key].append(run)
-        severe = [found for found in found_in(examine_run(run)) if found.severity == "failure"]
+        severe = [found for found in diagnoses_in(examine_run(run)) if found.severity == "failure"]
         faults[key] += [f"{name}: {found.message}" for found in severe]
     return [Setting(key, tuple(group), tuple(faults[key])) for key, group in groups.items()]
 

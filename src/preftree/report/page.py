@@ -14,7 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from preftree import __version__
 from preftree.errors import DataError
-from preftree.evaluate.checks.diagnose import CHECKS, SEVERITIES, Verdict, examine_run, found_in, title_of
+from preftree.evaluate.checks.diagnose import CHECKS, SEVERITIES, CheckResult, diagnoses_in, examine_run, title_of
 from preftree.evaluate.checks.evidence import Diagnosis
 from preftree.report import first_screen as words
 from preftree.report import numbers as scale
@@ -37,13 +37,13 @@ class Examined:
     """A run with what its checks came to, and its place among others."""
 
     run: Run
-    verdicts: Sequence[Verdict]
+    results: Sequence[CheckResult]
     tone: str
 
     @property
     def found(self) -> list[Diagnosis]:
         """The diagnoses, the worst first."""
-        return found_in(self.verdicts)
+        return diagnoses_in(self.results)
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,7 +31,7 @@ def sweep_page(settings: Sequence[Setting], recommended: Recommendation) -> str:
             kind="Sweep",
             lede=describe_all(runs, [name for name, _ in tables.differing(runs)]) if runs else "",
             outcome=_outcome(recommended),
-            runs=[Examined(item.run, item.verdicts, tones[item.run.name]) for item in examine_all(runs)],
+            runs=[Examined(item.run, item.results, tones[item.run.name]) for item in examine_all(runs)],
             curves=drawn(compared_curves({setting.name: setting.runs for setting in settings if setting.runs})),
             legend=[(setting.name, tone_of(index)) for index, setting in enumerate(settings)],
             seeded=any(len(setting.runs) > 1 for setting in settings),
