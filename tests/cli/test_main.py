@@ -162,7 +162,9 @@ def test_sft_on_the_chosen_side(
     [
         (("dpo",), "error: model is not set; give it as model=VALUE or in the configuration file\n"),
         (("dpo", "nowhere.yaml"), "error: nowhere.yaml: cannot be read (No such file or directory)"),
-        (("dpo", "data=d", "out=o", "model=m", "--lr=1"), "error: '--lr=1': must be key=value"),
+        (("dpo", "data=d", "out=o", "model=m", "--lr=x"), "error: lr must be a finite number, got 'x'\n"),
+        (("dpo", "data=d", "out=o", "model=m", "--lrr", "1"), "error: unknown option 'lrr'; did you mean 'lr'?"),
+        (("dpo", "data=d", "out=o", "model=m", "--learning_rate=1"), "error: unknown option 'learning_rate'; here"),
         (("dpo", "data=d", "out=o", "model=m", "loss=dop"), "error: loss must be one of dpo, "),
         (("dpo", "data=d", "out=o", "model=m", "loss=sft"), "error: loss 'sft' alone has nothing to prefer"),
         (("dpo", "data=d", "out=o", "model=m", "loss=cdpo", "loss.label_smoothing=.5"), "error: label_smoothing must"),

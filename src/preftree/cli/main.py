@@ -13,7 +13,21 @@ from typing import Annotated, NoReturn
 import typer
 
 from preftree import __version__
-from preftree.cli import chat, data, demo, eval, export, generate, losses, ref, report, sweep, train
+from preftree.cli import (
+    chat,
+    completion,
+    data,
+    demo,
+    eval,
+    export,
+    generate,
+    losses,
+    options,
+    ref,
+    report,
+    sweep,
+    train,
+)
 from preftree.errors import UserError, out_of_memory
 from preftree.runtime.logs import _Stderr
 
@@ -36,6 +50,8 @@ app.add_typer(eval.app, name="eval", help="Measure a run.")
 app.command("report")(report.report)
 app.command("export")(export.export)
 app.command("losses")(losses.losses)
+app.command("options")(options.options)
+app.command("completion")(completion.completion)
 
 
 def _print_version(wanted: bool) -> bool:

@@ -96,13 +96,15 @@ def sweep(
 
 def _start(recipe: str, words: list[str]) -> tuple[str, Iterator[tuple[Variant[Any], str | None]]]:
     """The sweep's folder, and its runs as they end."""
+    from preftree.config.words import split_words
     from preftree.errors import ConfigError
     from preftree.evaluate.sweep import plan_sweep, run_all
 
     if recipe not in SWEPT:
         raise ConfigError(f"a sweep runs {', '.join(SWEPT)}, got {recipe!r}")
     row = RECIPES[recipe]
-    out, variants = plan_sweep(row.config, words)
+    files, options = split_words(row.config, words)
+    out, variants = plan_sweep(row.config, [*files, *(f"{name}={values}" for name, values in options)])
     return out, run_all(variants, row.load())
 
 

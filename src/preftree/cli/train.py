@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from preftree.cli.options import RecipeCommand
 from preftree.cli.report import conclude
 from preftree.config.recipes import RECIPES, Recipe
 from preftree.runtime.logs import quiet_transformers
@@ -28,7 +29,7 @@ Words = Annotated[
 def add_verbs(app: typer.Typer) -> None:
     """Give the command line a verb for each recipe."""
     for recipe in RECIPES.values():
-        app.command(recipe.name, help=recipe.help, context_settings=OPEN)(_verb(recipe))
+        app.command(recipe.name, cls=RecipeCommand, help=recipe.help, context_settings=OPEN)(_verb(recipe))
 
 
 def _verb(recipe: Recipe) -> Callable[..., None]:

@@ -17,7 +17,7 @@ from pydantic import (
 from preftree.errors import ConfigError
 
 HIDDEN = "-"
-"""Begins a word that stands in the place of an option in pydantic's errors, and is not shown."""
+"""Prefix of the tags that pydantic puts among the option names of an error; such a name is not shown."""
 
 
 def is_mixture(value: object) -> bool:
@@ -88,7 +88,12 @@ def _check_option(value: object) -> object:
 
 
 class LossChoice(BaseModel):
-    """The name of a loss and its raw options; losses/registry.py binds them to the function's signature."""
+    """Name of a loss and its raw options; losses/registry.py binds them to the function's signature.
+
+    Attributes:
+      name: Name of the loss.
+      OPTION: An option of that loss, such as `loss.label_smoothing=.1`; `preftree losses NAME` explains each.
+    """
 
     model_config = ConfigDict(extra="allow", strict=True, frozen=True, allow_inf_nan=False)
     # Pydantic's documented way to say what an extra may be.
@@ -106,7 +111,7 @@ class LossPart(LossChoice):
     """A loss of a weighted sum.
 
     Attributes:
-      weight: What the loss is multiplied with.
+      weight: Factor of the loss.
     """
 
     weight: float = Field(default=1.0, gt=0)
