@@ -30,7 +30,7 @@ from planted import Size, common, fine_tune
 from preftree.data.records.conversion import to_row
 from preftree.records import Preference
 from preftree.storage.atomic import write_atomic
-from preftree.worlds.exact import best_reward, measure, optimum
+from preftree.worlds.exact import best_reward, kl_and_reward, optimum
 from preftree.worlds.grammar import World, brevities, brevity, reward, rewards
 from preftree.worlds.sentiment import WORLDS, Labeller, label_samples
 
@@ -183,7 +183,7 @@ def make_run(out: Path, job: Job) -> None:
         **here,
         "outside": outside,
         "empty": empty,
-        "regret": best_reward(ref_logps, mixed, here["kl"]) - measure(logps, ref_logps, mixed).reward,
+        "regret": best_reward(ref_logps, mixed, here["kl"]) - kl_and_reward(logps, ref_logps, mixed).reward,
         "target": stand(target, ref_logps, both),
         "start": stand(ref_logps, ref_logps, both),
         "front": [
@@ -213,7 +213,7 @@ def held_to_the_world(logps: np.ndarray) -> np.ndarray:
 
 def stand(logps: np.ndarray, ref_logps: np.ndarray, both: Sequence[np.ndarray]) -> dict[str, float]:
     """KL to the reference and both expected rewards, exactly."""
-    points = [measure(logps, ref_logps, table) for table in both]
+    points = [kl_and_reward(logps, ref_logps, table) for table in both]
     return {"kl": points[0].kl, "sentiment": points[0].reward, "brevity": points[1].reward}
 
 

@@ -18,7 +18,7 @@ from preftree.evaluate.temperature import exact_curves, lead, policy_table, samp
 from preftree.generate.hf import generate
 from preftree.generate.protocol import Sampling
 from preftree.judges.pairwise import load_judge
-from preftree.report.temperature import judge_curves, temperature_page
+from preftree.report.temperature import conclude_curves, temperature_page
 from preftree.worlds.exact import win_rate
 from preftree.worlds.grammar import rewards
 from preftree.worlds.sentiment import WORLDS, build_model, build_tokenizer
@@ -166,11 +166,11 @@ def test_the_page_says_who_does_best_and_whether_that_is_sure() -> None:
     for row, values in enumerate(rewards(TINY)):
         good[row, values.argmax()] = bad[row, values.argmin()] = 0.0
     both = exact_curves(TINY, TINY.prompts, [0.0, 1.0], {"a": [bad, bad], "b": [good, bad]}, ("c", bad), judge="w")
-    said = judge_curves(both)
+    said = conclude_curves(both)
     assert (said.answer, said.word) == ("yes", "b") and "75.0" in said.sentence and "50.0" in said.sentence
     equal = exact_curves(TINY, TINY.prompts, [0.0, 1.0], {"a": [bad, bad], "b": [bad, bad]}, ("c", bad), judge="w")
-    assert judge_curves(equal).word == "Too close to call"
+    assert conclude_curves(equal).word == "Too close to call"
     alone = exact_curves(TINY, TINY.prompts, [0.0, 1.0], {"<b>": [good, good]}, ("c", bad), judge="w")
-    assert judge_curves(alone).word == "Yes"
+    assert conclude_curves(alone).word == "Yes"
     page = temperature_page(alone)
     assert "&lt;b&gt;" in page and "<b>" not in page

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from preftree.generate.hf import Sampling, generate
 from preftree.models.load import load_model, load_tokenizer
-from preftree.worlds.exact import best_reward, measure
+from preftree.worlds.exact import best_reward, kl_and_reward
 from preftree.worlds.grammar import reward, rewards
 from preftree.worlds.sentiment import WORLDS
 from preftree.worlds.walk import outcome_logps
@@ -113,7 +113,7 @@ def test_exact_figures_agree_with_monte_carlo(out: Path, results: dict[str, Any]
     tokenizer = load_tokenizer(folder)
     policy, reference = load_model(folder), load_model(out / "sft" / "model")
     logps, ref_logps = (outcome_logps(model, tokenizer, TINY) for model in (policy, reference))
-    exact = measure(logps, ref_logps, rewards(TINY))
+    exact = kl_and_reward(logps, ref_logps, rewards(TINY))
     reported = ends(results, "dpo_adamw")[1]
     assert (reported["kl"], reported["reward"]) == pytest.approx(exact, abs=1e-9)
 
@@ -209,7 +209,10 @@ def test_a_bound_on_a_cost_is_kept(out: Path) -> None:
     found = {}
     for name, folder in (("free", out / "dpo-adamw-beta1"), ("bound", run)):
         logps = outcome_logps(load_model(folder / "model"), tokenizer, TINY)
-        found[name] = measure(logps, ref_logps, costs).reward, measure(logps, ref_logps, rewards(TINY)).reward
+        found[name] = (
+            kl_and_reward(logps, ref_logps, costs).reward,
+            kl_and_reward(logps, ref_logps, rewards(TINY)).reward,
+        )
     assert found["free"][0] > 2 * bound
     assert found["bound"][0] == pytest.approx(bound, abs=0.03)
     assert found["bound"][1] > found["free"][1] - 0.05  # `good` and `fun` are as good

@@ -9,8 +9,8 @@ import typer
 
 if TYPE_CHECKING:
     from preftree.demo.compare import Ended
-    from preftree.demo.plan import Plan
-    from preftree.demo.stages import Start
+    from preftree.demo.plan import DemoPlan
+    from preftree.demo.stages import SeedStart
     from preftree.run_folder.reader import Run
 
 FULL = "All methods, three seeds: DPO, PPO, RLOO, Unlikelihood, Preferred-FT, Best-of-N; about an hour on two cores."
@@ -37,8 +37,8 @@ def demo(
     import torch
 
     from preftree.demo.plan import PLANS
-    from preftree.demo.runs import Job, run_job
-    from preftree.demo.stages import claim, prepare, quiet
+    from preftree.demo.runs import DemoRun, run_demo
+    from preftree.demo.stages import claim, prepare_seed, quiet
     from preftree.report.comparison import comparison_page
     from preftree.report.world import budget_lines, demo_page
     from preftree.runtime.logs import quiet_transformers
@@ -59,22 +59,22 @@ def demo(
     at_once = min(cores, MOST_AT_ONCE)
     alone = len(plan.seeds) == 1
     tasks = [(plan, seed, out if alone else out / f"seed{seed}") for seed in plan.seeds]
-    starts: list[Start] = []
+    starts: list[SeedStart] = []
     ended: list[Any] = []
     try:
-        for (_, seed, folder), start in run_apart(tasks, prepare, at_once=at_once, begin=quiet):
+        for (_, seed, folder), start in run_apart(tasks, prepare_seed, at_once=at_once, begin=quiet):
             starts.append(start)
             where = "" if alone else f"seed {seed}: "
             say(f"{where}fine-tuned on {plan.texts} texts, mildly negative: true reward {start.reward:.3f} of 1")
             say(f"{where}{start.counts['pairs']} labelled pairs between its samples in {folder / 'pairs.jsonl'}")
         starts.sort(key=lambda start: start.seed)
         jobs = [
-            Job(plan, start, method, value)
+            DemoRun(plan, start, method, value)
             for start in starts
             for method in plan.methods
             for value in method.values or (None,)
         ]
-        for job, measured in run_apart(jobs, run_job, at_once=at_once, begin=quiet):
+        for job, measured in run_apart(jobs, run_demo, at_once=at_once, begin=quiet):
             ended.append((job, measured))
             end = measured.points[-1]
             say(
@@ -97,7 +97,7 @@ def demo(
     say(f"see {out / 'report.html'} and {out / 'results.json'}")
 
 
-def _together(plan: Plan, starts: list[Start], ended: Ended) -> tuple[dict[str, Any], list[Run]]:
+def _together(plan: DemoPlan, starts: list[SeedStart], ended: Ended) -> tuple[dict[str, Any], list[Run]]:
     """One results.json of all seeds, and the runs of the first seed that the page shows."""
     from dataclasses import asdict
 
@@ -106,7 +106,7 @@ def _together(plan: Plan, starts: list[Start], ended: Ended) -> tuple[dict[str, 
         budgets_of,
         chosen_runs,
         costs,
-        optimum_of,
+        optimal_points,
         rewards_in_and_out,
         texts_of,
         win_rates,
@@ -138,7 +138,7 @@ def _together(plan: Plan, starts: list[Start], ended: Ended) -> tuple[dict[str, 
             "label_scale": LABELLER.scale,
             "plan": asdict(plan),
         },
-        "optimum": [point for start in starts for point in optimum_of(start, plan)],
+        "optimum": [point for start in starts for point in optimal_points(start, plan)],
         "methods": {name: [point.model_dump(exclude_none=True) for point in own] for name, own in points.items()},
         "budgets": [row for start in starts for row in budgets_of(start, plan, points)],
         **win_rates(plan, starts, chosen),
@@ -152,7 +152,7 @@ def _together(plan: Plan, starts: list[Start], ended: Ended) -> tuple[dict[str, 
     return results, [read_run(folder) for folder in shown]
 
 
-def _seconds(starts: list[Start], ended: Ended) -> dict[str, float]:
+def _seconds(starts: list[SeedStart], ended: Ended) -> dict[str, float]:
     """What the parts took, CPU seconds of the runs."""
     found = {"sft": sum(start.sft_seconds for start in starts)}
     if any(start.reward_seconds for start in starts):

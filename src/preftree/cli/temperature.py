@@ -28,7 +28,7 @@ from preftree.cli.winrate import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from preftree.evaluate.answers import Drawing, Side
+    from preftree.evaluate.answers import SampleFiles, Side
     from preftree.evaluate.temperature import Curves
     from preftree.worlds.grammar import World
 
@@ -87,12 +87,12 @@ def temperature(
         base_way = Sampling(limit, baseline_temperature, top_p, seed + 1)  # random numbers of its own
         warn_of_equal_draws([policies[0], other], [ways[-1], base_way], len(asked), samples)
 
-        def draw(how: Drawing) -> list[Any]:
-            from preftree.evaluate.answers import gather
+        def draw(how: SampleFiles) -> list[Any]:
+            from preftree.evaluate.answers import collect_answers
 
             return [
-                gather(other, prompts, asked, [base_way], how)[0],
-                *(gather(side, prompts, asked, ways, how) for side in policies),
+                collect_answers(other, prompts, asked, [base_way], how)[0],
+                *(collect_answers(side, prompts, asked, ways, how) for side in policies),
             ]
 
         base, *drawn = drawing(draw, out, samples=samples, batch_size=batch_size, precision=precision)

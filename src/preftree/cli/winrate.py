@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from preftree.data.prompts import Prompt
-    from preftree.evaluate.answers import Drawing
+    from preftree.evaluate.answers import SampleFiles
     from preftree.evaluate.winrate import WinRate
 
 JUDGE = f"A reward model's folder, {REWARD}"
@@ -61,7 +61,7 @@ def winrate(
 
     from rich.console import Console
 
-    from preftree.evaluate.answers import find_sides, gather, read_questions
+    from preftree.evaluate.answers import collect_answers, find_sides, read_questions
     from preftree.evaluate.winrate import count_wins, judge_pairs, preference_rows
     from preftree.generate.protocol import Sampling
     from preftree.judges.pairwise import load_judge
@@ -74,8 +74,8 @@ def winrate(
     ways = [Sampling(limit, temperature, top_p, seed + index) for index in range(2)]
     warn_of_equal_draws(sides, ways, len(asked), samples)
 
-    def draw(how: Drawing) -> list[Any]:
-        return [gather(side, prompts, asked, [way], how)[0] for side, way in zip(sides, ways, strict=True)]
+    def draw(how: SampleFiles) -> list[Any]:
+        return [collect_answers(side, prompts, asked, [way], how)[0] for side, way in zip(sides, ways, strict=True)]
 
     first, second = drawing(draw, out, samples=samples, batch_size=batch_size, precision=precision)
     texts = [prompt.text for prompt in asked]
@@ -136,13 +136,13 @@ def warn_of_equal_draws(sides: Sequence[Any], ways: Sequence[Any], num_prompts: 
 
 
 def drawing(
-    work: Callable[[Drawing], list[Any]], out: Path, *, samples: int, batch_size: int, precision: str
+    work: Callable[[SampleFiles], list[Any]], out: Path, *, samples: int, batch_size: int, precision: str
 ) -> list[Any]:
     """Do what draws responses, with a bar for each file and an end at Ctrl-C."""
     from rich.console import Console
     from rich.progress import Progress
 
-    from preftree.evaluate.answers import Drawing, Interrupted
+    from preftree.evaluate.answers import Interrupted, SampleFiles
     from preftree.runtime.logs import quiet_transformers
     from preftree.runtime.signals import stop_on_signals
 
@@ -155,7 +155,7 @@ def drawing(
                 tasks[name] = bar.add_task(name, total=total)
             bar.update(tasks[name], completed=rows)
 
-        how = Drawing(out / "responses", samples, batch_size, precision, lambda: request.signum, show)
+        how = SampleFiles(out / "responses", samples, batch_size, precision, lambda: request.signum, show)
         try:
             return work(how)
         except Interrupted:

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from preftree.demo.plan import BEST_OF, FARTHEST, LABELLER, TEMPERATURES, Plan
-from preftree.demo.runs import Job, Result
-from preftree.demo.stages import Start, draw_of, draw_responses, write_rows
+from preftree.demo.plan import BEST_OF, FARTHEST, LABELLER, TEMPERATURES, DemoPlan
+from preftree.demo.runs import DemoRun, Result
+from preftree.demo.stages import SeedStart, draw_of, draw_responses, write_rows
 from preftree.evaluate.implicit_rewards import compare_rewards
 from preftree.evaluate.reward_by_cost import seconds_to_reach
 from preftree.evaluate.temperature import exact_curves, policy_table
@@ -46,10 +46,10 @@ GOALS = (REACHED, 0.9)
 REWARDS_BETA = 1.0
 """The beta of the DPO runs whose implicit rewards are set beside a reward model: fixed, as that is."""
 
-Ended = Sequence[tuple[Job, Result]]
+Ended = Sequence[tuple[DemoRun, Result]]
 
 
-def optimum_of(start: Start, plan: Plan) -> list[dict[str, float]]:
+def optimal_points(start: SeedStart, plan: DemoPlan) -> list[dict[str, float]]:
     """The best that any policy can have, for many strengths of the KL constraint."""
     table = rewards(WORLDS[plan.world])
     betas = np.geomspace(0.001, 50, 81).tolist()
@@ -57,14 +57,14 @@ def optimum_of(start: Start, plan: Plan) -> list[dict[str, float]]:
     return [{"beta": beta, "seed": start.seed, **point._asdict()} for beta, point in zip(betas, edge, strict=True)]
 
 
-def best_of_n(start: Start, plan: Plan) -> list[Point]:
+def best_of_n(start: SeedStart, plan: DemoPlan) -> list[Point]:
     """Best-of-N of the fine-tuned model by the true reward; exact."""
     table = rewards(WORLDS[plan.world])
     points = [{"n": n, "seed": start.seed, **best_of(n, start.ref_logps, table)._asdict()} for n in BEST_OF]
     return [Point.model_validate(point) for point in points]
 
 
-def budgets_of(start: Start, plan: Plan, points: Mapping[str, Sequence[Point]]) -> list[dict[str, Any]]:
+def budgets_of(start: SeedStart, plan: DemoPlan, points: Mapping[str, Sequence[Point]]) -> list[dict[str, Any]]:
     """The best reward of each method at KL <= budget, its own start among the candidates, and the optimum there."""
     table = rewards(WORLDS[plan.world])
     return [
@@ -81,10 +81,10 @@ def budgets_of(start: Start, plan: Plan, points: Mapping[str, Sequence[Point]]) 
     ]
 
 
-def chosen_runs(ended: Ended) -> dict[str, dict[int, Job]]:
+def chosen_runs(ended: Ended) -> dict[str, dict[int, DemoRun]]:
     """The run that stands for a method, by seed: the best reward at its end among those that end within FARTHEST nats,
     or the nearest where none does."""
-    found: dict[str, dict[int, Job]] = {}
+    found: dict[str, dict[int, DemoRun]] = {}
     for method in dict.fromkeys(job.method.name for job, _ in ended):
         for seed in dict.fromkeys(job.start.seed for job, _ in ended):
             own = [(m.points[-1], job) for job, m in ended if (job.method.name, job.start.seed) == (method, seed)]
@@ -94,7 +94,9 @@ def chosen_runs(ended: Ended) -> dict[str, dict[int, Job]]:
     return found
 
 
-def win_rates(plan: Plan, starts: Sequence[Start], chosen: Mapping[str, Mapping[int, Job]]) -> dict[str, Any]:
+def win_rates(
+    plan: DemoPlan, starts: Sequence[SeedStart], chosen: Mapping[str, Mapping[int, DemoRun]]
+) -> dict[str, Any]:
     """How often a sample at each temperature beats one of the fine-tuned model at 1: exact for every seed, then the
     mean over seeds with their extremes, for `temperature` and `robustness` of results.json."""
     world = WORLDS[plan.world]
@@ -126,7 +128,7 @@ def win_rates(plan: Plan, starts: Sequence[Start], chosen: Mapping[str, Mapping[
     return {"temperature": points, "robustness": robustness}
 
 
-def rewards_in_and_out(plan: Plan, starts: Sequence[Start], ended: Ended) -> list[dict[str, Any]]:
+def rewards_in_and_out(plan: DemoPlan, starts: Sequence[SeedStart], ended: Ended) -> list[dict[str, Any]]:
     """How often the labels of pairs are what DPO's implicit reward, the reward model and the true reward say."""
     world, rows = WORLDS[plan.world], []
     for start in starts:
@@ -147,7 +149,7 @@ def rewards_in_and_out(plan: Plan, starts: Sequence[Start], ended: Ended) -> lis
     return rows
 
 
-def costs(plan: Plan, starts: Sequence[Start], ended: Ended) -> dict[str, dict[str, Any]]:
+def costs(plan: DemoPlan, starts: Sequence[SeedStart], ended: Ended) -> dict[str, dict[str, Any]]:
     """What a run of each method takes, means over its runs; and how long until its best setting reaches
     GOALS of the gain in reward that WITHIN nats can buy, on every seed."""
     table = rewards(WORLDS[plan.world])
@@ -184,7 +186,7 @@ def costs(plan: Plan, starts: Sequence[Start], ended: Ended) -> dict[str, dict[s
     return found
 
 
-def texts_of(plan: Plan, start: Start, models: Mapping[str, Path]) -> list[dict[str, Any]]:
+def texts_of(plan: DemoPlan, start: SeedStart, models: Mapping[str, Path]) -> list[dict[str, Any]]:
     """Samples of each prompt and policy, drawn with the same random numbers."""
     world, tokenizer = WORLDS[plan.world], load_tokenizer(start.model)
     prompts = [prompt for prompt in world.prompts for _ in range(TEXTS)]

@@ -41,7 +41,7 @@ class Method:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class DemoPlan:
     """How much of everything a demo does.
 
     Attributes:
@@ -120,9 +120,9 @@ def _baselines() -> tuple[Method, ...]:
 
 
 PLANS = {
-    "fast": Plan("tiny", (0,), 2000, 400, 100, 80, 32, 2.0, 8, _dpo((0.3, 1.0, 2.0, 5.0), (1.0,))),
-    "demo": Plan("small", (0,), 8000, 1500, 300, 256, 32, 1.5, 8, _dpo((0.6, 1.0, 2.0, 5.0), (1.0,))),
-    "full": Plan(
+    "fast": DemoPlan("tiny", (0,), 2000, 400, 100, 80, 32, 2.0, 8, _dpo((0.3, 1.0, 2.0, 5.0), (1.0,))),
+    "demo": DemoPlan("small", (0,), 8000, 1500, 300, 256, 32, 1.5, 8, _dpo((0.6, 1.0, 2.0, 5.0), (1.0,))),
+    "full": DemoPlan(
         "small",
         (0, 1, 2),
         8000,

@@ -9,8 +9,8 @@ from typing import Any
 
 from preftree.config.load import check_config
 from preftree.config.recipes import RECIPES
-from preftree.demo.plan import Method, Plan
-from preftree.demo.stages import Start, finish, on_pairs, shared
+from preftree.demo.plan import DemoPlan, Method
+from preftree.demo.stages import SeedStart, finish_run, on_pairs, shared
 from preftree.evaluate.frontier import trace, world_meter
 from preftree.models.load import load_tokenizer
 from preftree.run_folder.measured import Point, write_measured
@@ -20,11 +20,11 @@ from preftree.worlds.sentiment import WORLDS
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class DemoRun:
     """One run of a method."""
 
-    plan: Plan
-    start: Start
+    plan: DemoPlan
+    start: SeedStart
     method: Method
     value: float | None
 
@@ -72,7 +72,7 @@ class Result:
     models: int
 
 
-def run_job(job: Job) -> Result:
+def run_demo(job: DemoRun) -> Result:
     """Train, and measure at every snapshot, or what is left of it.
 
     Raises:
@@ -81,7 +81,7 @@ def run_job(job: Job) -> Result:
     """
     world, own = WORLDS[job.plan.world], job.start
     recipe = RECIPES[job.method.recipe]
-    seconds = finish(check_config(recipe.config, _options(job, world)))
+    seconds = finish_run(check_config(recipe.config, _options(job, world)))
     run = read_run(job.folder)
     known = run.measured
     if not known.frontier:
@@ -107,7 +107,7 @@ def run_job(job: Job) -> Result:
     )
 
 
-def _state(job: Job) -> int:
+def _state(job: DemoRun) -> int:
     """4 bytes each of weights, gradients and every moment of the optimiser; frozen models have weights alone."""
     trained = 8 + 4 * {"adamw": 2, "rmsprop": 1}[str(job.method.options.get("optimizer", "adamw"))]
     recipe = RECIPES[job.method.recipe]
@@ -117,7 +117,7 @@ def _state(job: Job) -> int:
     return policy_and_critic * trained + 4 + 4 * (job.method.reward == "model")
 
 
-def _options(job: Job, world: World) -> dict[str, Any]:
+def _options(job: DemoRun, world: World) -> dict[str, Any]:
     """All options of a run."""
     plan, method, own = job.plan, job.method, job.start
     options = {"model": str(own.model), "snapshots": plan.snapshots}

@@ -13,7 +13,7 @@ from preftree.config.load import check_config
 from preftree.config.online import OnlineConfig
 from preftree.config.recipes import AnyConfig
 from preftree.errors import DataError
-from preftree.evaluate.frontier import Drawn, draw, policies, sampled_figures, world_meter, world_prompts
+from preftree.evaluate.frontier import Drawn, draw_samples, policies, sampled_figures, world_meter, world_prompts
 from preftree.evaluate.prompts import Prompts, run_prompts
 from preftree.generate.hf import Sampling
 from preftree.judges.functions import find_world, identify
@@ -97,10 +97,10 @@ def _exactly(run: Run, config: AnyConfig, world: World, reward: Rewards, how: Me
     ref_logps = outcome_logps(reference, tokenizer, world)
     meter = world_meter(world, tokenizer, ref_logps)
     points = [_point(config, 0, meter(reference))]
-    start = last = draw(reference, tokenizer, prompts, reward, sampling, samples=each)
+    start = last = draw_samples(reference, tokenizer, prompts, reward, sampling, samples=each)
     for step, model in policies(run.path):
         points.append(_point(config, step, meter(model)))
-        last = draw(model, tokenizer, prompts, reward, sampling, samples=each)
+        last = draw_samples(model, tokenizer, prompts, reward, sampling, samples=each)
     edge = [Point(kl=kl, reward=best_reward(ref_logps, rewards(world), kl)) for kl in OPTIMUM_KLS]
     return {"frontier": tuple(points), "optimum": tuple(edge), "samples": _side_by_side(prompts, start, last)}
 
@@ -117,10 +117,10 @@ def _by_samples(run: Run, config: AnyConfig, world: World | None, reward: Reward
             raise DataError(f"reward {how.reward!r} knows its own prompts only, and {run.path} asks {min(odd)[:60]!r}")
         log.info("%s: %d samples for each of %d %s prompts", run.path, how.samples, len(prompts.ids), which)
         reference = load_reference(run, config, ranks)
-        start = last = draw(reference.model, tokenizer, prompts, reward, sampling, samples=how.samples)
+        start = last = draw_samples(reference.model, tokenizer, prompts, reward, sampling, samples=how.samples)
         points = [_point(config, 0, sampled_figures(reference, reference, prompts, start))]
         for step, model in policies(run.path, ranks.device):
-            last = draw(model, tokenizer, prompts, reward, sampling, samples=how.samples)
+            last = draw_samples(model, tokenizer, prompts, reward, sampling, samples=how.samples)
             policy = Scorer(model, precision=config.precision)
             points.append(_point(config, step, sampled_figures(policy, reference, prompts, last)))
             log.info("step %d: KL %.3g, reward %.4g", step, points[-1].kl, points[-1].reward)

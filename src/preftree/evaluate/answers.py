@@ -68,7 +68,7 @@ class Side:
 
 
 @dataclass(frozen=True, slots=True)
-class Drawing:
+class SampleFiles:
     """How models are sampled into files.
 
     Attributes:
@@ -174,7 +174,9 @@ def read_answers(side: Side, prompts: Sequence[Prompt]) -> Answers:
     return Answers(side.name, texts, float(np.mean(ended)) if known else None)
 
 
-def draw_answers(side: Side, prompts: Sequence[Prompt], samplings: Sequence[Sampling], how: Drawing) -> list[Answers]:
+def draw_answers(
+    side: Side, prompts: Sequence[Prompt], samplings: Sequence[Sampling], how: SampleFiles
+) -> list[Answers]:
     """Responses of a model to prompts, once for each way of sampling; drawn into files, or found there.
 
     Raises:
@@ -264,8 +266,8 @@ def _for_each(prompts: Sequence[Prompt], found: dict[str, list[str]], path: str)
     return tuple(tuple(found[prompt_key(prompt.text)]) for prompt in prompts)
 
 
-def gather(
-    side: Side, path: str, prompts: Sequence[Prompt], samplings: Sequence[Sampling], how: Drawing
+def collect_answers(
+    side: Side, path: str, prompts: Sequence[Prompt], samplings: Sequence[Sampling], how: SampleFiles
 ) -> list[Answers]:
     """The answers of a side to prompts: of a model once for each way of sampling, of a file or the data once.
 

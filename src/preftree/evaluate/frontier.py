@@ -33,7 +33,7 @@ from preftree.stats.intervals import mean_interval
 from preftree.storage.checkpoint import list_checkpoints, load_checkpoint, step_of
 from preftree.tree.pack import pack
 from preftree.tree.sums import sum_responses
-from preftree.worlds.exact import Table, best_reward, measure
+from preftree.worlds.exact import Table, best_reward, kl_and_reward
 from preftree.worlds.grammar import World
 from preftree.worlds.grammar import rewards as world_rewards
 from preftree.worlds.walk import outcome_logps
@@ -115,7 +115,7 @@ def world_meter(
 
     def meter(model: PreTrainedModel) -> Mapping[str, float]:
         logps = outcome_logps(model, tokenizer, world)
-        point = measure(logps, ref_logps, table)
+        point = kl_and_reward(logps, ref_logps, table)
         figures = {
             "kl": max(0.0, point.kl),
             "reward": point.reward,
@@ -132,7 +132,7 @@ def world_prompts(world: World, tokenizer: PreTrainedTokenizerBase) -> Prompts:
     return Prompts([tokenizer(prompt)["input_ids"] for prompt in world.prompts], world.prompts)
 
 
-def draw(
+def draw_samples(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     prompts: Prompts,

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from preftree.report.numbers import Kind, Tick, fit_axis, write
+from preftree.report.numbers import Kind, Tick, fit_axis, show
 
 MAX_POINTS = 60
 """More points than this become means over equal stretches; the band keeps the extremes."""
@@ -116,7 +116,7 @@ class Drawing:
     data: Mapping[str, Any] = field(default_factory=dict)
 
 
-def draw(chart: Chart) -> Drawing | None:
+def draw_chart(chart: Chart) -> Drawing | None:
     """Lay a chart out; None where it has no point that can be shown."""
     shown = [(line, _visible(line, chart)) for line in chart.lines]
     shown = [(line, keep) for line, keep in shown if keep]
@@ -200,10 +200,10 @@ def _hover_data(line: Line, keep: Sequence[int], places: Sequence[tuple[float, f
     points = []
     for index, (a, b) in zip(keep, places, strict=True):
         x, y = line.points[index]
-        text = line.about[index] if line.about else write(float(y))
+        text = line.about[index] if line.about else show(float(y))
         if line.band and not line.about and line.band[index][0] < line.band[index][1]:
-            text += f"  ({write(float(line.band[index][0]))} to {write(float(line.band[index][1]))})"
-        points.append([round(a, 4), round(b, 4), write(round(x, 2) if x != int(x) else int(x)), text])
+            text += f"  ({show(float(line.band[index][0]))} to {show(float(line.band[index][1]))})"
+        points.append([round(a, 4), round(b, 4), show(round(x, 2) if x != int(x) else int(x)), text])
     return {"name": line.name, "tone": line.tone, "points": points}
 
 

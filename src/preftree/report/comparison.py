@@ -12,14 +12,14 @@ from pydantic import BaseModel
 
 from preftree.config.yaml import flatten
 from preftree.evaluate.reward_by_cost import best_so_far, reward_by
-from preftree.report import numbers as scale
-from preftree.report.charts import Chart, Level, Line, draw
+from preftree.report import numbers
+from preftree.report.charts import Chart, Level, Line, draw_chart
 from preftree.report.curves import tone_of
-from preftree.report.first_screen import Outcome, in_words, plain
+from preftree.report.first_screen import Conclusion, in_words, plain
 from preftree.report.frontier import BudgetRow, exact_budgets, optimum_at, temperature_chart
 from preftree.report.numbers import percent
-from preftree.report.page import Page, Part, render
-from preftree.report.world import NAMES, REACHED, parse_part, text_table, win_rates
+from preftree.report.page import Page, Section, render
+from preftree.report.world import NAMES, REACHED, parse_part, temperature_figures, text_table
 from preftree.run_folder.measured import Point
 
 WITHIN = 2.0
@@ -71,7 +71,7 @@ def comparison_page(results: Mapping[str, Any]) -> str:
     budgets: list[BudgetRow] = parse_part(list[BudgetRow], results["budgets"], "budgets")
     found: dict[str, Cost] = parse_part(dict[str, Cost], results["costs"], "costs")
     ranked: list[InAndOut] = parse_part(list[InAndOut], results["rewards"], "rewards")
-    temperature = temperature_chart(win_rates(results), "win rate")
+    temperature = temperature_chart(temperature_figures(results), "win rate")
     temperature = replace(
         temperature,
         lines=[replace(line, tone="ink") if line.name == NAMES["fine_tuned"] else line for line in temperature.lines],
@@ -90,27 +90,27 @@ def comparison_page(results: Mapping[str, Any]) -> str:
             f"from the same fine-tuned model, whose expected reward is {start:.3f}, and learn from the same pairs or "
             f"the same reward; {len(seeds)} seeds of everything.",
             outcome=summary(budgets),
-            frontier=draw(best_chart(methods, optimum, start)),
+            frontier=draw_chart(best_chart(methods, optimum, start)),
             budgets=exact_budgets(budgets, NAMES),
-            parts=[
-                Part(
+            sections=[
+                Section(
                     "Where runs end",
                     "A budget leaves out a run that ends just above it. This is each run's own end against the best "
                     "reward at the very KL that it has: means over seeds.",
                     None,
                     *ends_table(methods),
                 ),
-                Part(
+                Section(
                     "What it costs",
                     "CPU seconds of one thread; those of a reward model count for the runs that need one. A method may "
                     f"take any of its settings to a share of the gain that {WITHIN:g} nats can buy; never: on some "
                     "seed it does not get there. How long the reward model is trained is a choice, and most of what "
                     "the run on it costs. State: weights, gradients and optimiser states of all models, bytes a "
                     f"parameter. What somebody has to choose: {knobs(found)}.",
-                    draw(compute_chart(methods, found, start)),
+                    draw_chart(compute_chart(methods, found, start)),
                     *cost_table(found),
                 ),
-                Part(
+                Section(
                     "Rewards, in and out of distribution",
                     "How often a label is what a source of rewards says: DPO's implicit reward, the reward model, and "
                     "the true reward itself, which no source can beat by more than luck since labels are drawn. Means "
@@ -119,7 +119,7 @@ def comparison_page(results: Mapping[str, Any]) -> str:
                     *rewards_table(ranked),
                 ),
             ],
-            temperature=draw(temperature),
+            temperature=draw_chart(temperature),
             extra=[("Over temperatures", *robustness_table(results["robustness"]))],
             texts=text_table(results.get("texts", [])),
             facts=[(name, plain(value)) for name, value in flatten(dict(world)).items()],
@@ -128,7 +128,7 @@ def comparison_page(results: Mapping[str, Any]) -> str:
     )
 
 
-def summary(budgets: Sequence[BudgetRow]) -> Outcome:
+def summary(budgets: Sequence[BudgetRow]) -> Conclusion:
     """Each method's share of the gain in reward that WITHIN nats can buy, the best first."""
     shares: dict[str, float] = {}
     for name in dict.fromkeys(row.method for row in budgets):
@@ -137,7 +137,7 @@ def summary(budgets: Sequence[BudgetRow]) -> Outcome:
     ranked = sorted(shares, key=lambda name: -shares[name])
     told = ", ".join(f"{NAMES.get(name, name)} {percent(shares[name])}" for name in ranked)
     dpo = max((name for name in shares if name.startswith("dpo")), key=lambda name: shares[name])
-    return Outcome(
+    return Conclusion(
         "yes" if shares[dpo] >= REACHED else "unclear" if shares[dpo] >= REACHED / 2 else "no",
         f"{NAMES.get(dpo, dpo)}: {percent(shares[dpo])}",
         f"Of all methods: {told}.",
@@ -271,7 +271,7 @@ def robustness_table(found: Mapping[str, Mapping[str, float]]) -> tuple[list[str
 
 
 def _spread(values: Sequence[float], *, sign: bool = False) -> str:
-    mean = scale.fixed(statistics.fmean(values), 3, sign=sign)
+    mean = numbers.fixed(statistics.fmean(values), 3, sign=sign)
     if len(values) == 1:
         return mean
-    return f"{mean} ({scale.fixed(min(values), 3, sign=sign)} to {scale.fixed(max(values), 3, sign=sign)})"
+    return f"{mean} ({numbers.fixed(min(values), 3, sign=sign)} to {numbers.fixed(max(values), 3, sign=sign)})"

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from preftree.evaluate.checks.evidence import is_number
 from preftree.evaluate.checks.traits import traits_of
 from preftree.report.charts import MAX_POINTS, Chart, Level, Line, thin
-from preftree.report.numbers import Kind, write
+from preftree.report.numbers import Kind, show
 from preftree.run_folder.measured import Point, Reliability
 from preftree.run_folder.reader import Row, Run
 
@@ -272,7 +272,7 @@ def _chart(panel: Panel, lines: list[Line], level: Level | None, steps: tuple[fl
 def _level(panel: Panel, runs: Sequence[Run]) -> Level | None:
     values = {traits_of(run.config).untrained for run in runs} if panel.title == "Loss" else set()
     if len(values) == 1 and (value := values.pop()) is not None:
-        return Level(value, "ln 2: untrained" if value == math.log(2) else f"{write(value)}: untrained")
+        return Level(value, "ln 2: untrained" if value == math.log(2) else f"{show(value)}: untrained")
     return panel.level
 
 

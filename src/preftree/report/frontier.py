@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from preftree.report.charts import Chart, Line
 from preftree.report.curves import tone_of
-from preftree.report.numbers import write
+from preftree.report.numbers import show
 from preftree.run_folder.measured import Point, Temperature
 
 BUDGETS = (0.25, 0.5, 1.0, 2.0, 4.0)
@@ -189,12 +189,12 @@ def temperature_chart(points: Sequence[Temperature], figure: str) -> Chart:
 
 
 def _about(name: str, point: Point) -> str:
-    told = [f"KL {write(point.kl)}", f"reward {write(point.reward)}"]
+    told = [f"KL {show(point.kl)}", f"reward {show(point.reward)}"]
     if point.setting is not None:
         told.append(point.setting)
     for label in ("seed", "step") if point.setting is not None else ("beta", "seed", "step"):
         value = getattr(point, label)
         if value is not None:
-            told.append(f"{label} {write(value)}")
-    told += [f"{label} {write(value)}" for label, value in (point.model_extra or {}).items() if value is not None]
+            told.append(f"{label} {show(value)}")
+    told += [f"{label} {show(value)}" for label, value in (point.model_extra or {}).items() if value is not None]
     return f"{name}: {', '.join(told)}"

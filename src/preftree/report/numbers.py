@@ -112,7 +112,7 @@ def write_tick(value: float, gap: float = 0.0) -> str:
     return minus(f"{value + 0.0:,.{places}f}")
 
 
-def write(value: object) -> str:
+def show(value: object) -> str:
     """A figure for a table: whole numbers whole, others to four digits."""
     if value is None:
         return "none"
@@ -133,18 +133,18 @@ def write(value: object) -> str:
 
 def percent(share: float) -> str:
     """A share as a percentage; figure and sign stay on one line."""
-    return f"{100 * share:.1f}\u00a0%" if math.isfinite(share) else write(share)
+    return f"{100 * share:.1f}\u00a0%" if math.isfinite(share) else show(share)
 
 
 def signed(value: float) -> str:
     """A figure with its sign."""
-    text = write(float(value))
+    text = show(float(value))
     return text if text.startswith("\u2212") or not value else f"+{text}"
 
 
 def fixed(value: float, places: int, *, sign: bool = True) -> str:
     """A figure with so many places, so that a column of them aligns; with its sign."""
-    return minus(f"{value:{'+' if sign else ''},.{places}f}") if math.isfinite(value) else write(float(value))
+    return minus(f"{value:{'+' if sign else ''},.{places}f}") if math.isfinite(value) else show(float(value))
 
 
 def duration(seconds: float) -> str:

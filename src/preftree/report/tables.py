@@ -9,7 +9,7 @@ from typing import Any
 
 from preftree.config.yaml import flatten
 from preftree.report.first_screen import beta_of, plain
-from preftree.report.numbers import size, write
+from preftree.report.numbers import show, size
 from preftree.run_folder.reader import Run
 
 _SHOWN_DIGEST = 12
@@ -50,7 +50,7 @@ def differing(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
 
 def checkpoints(run: Run) -> list[list[str]]:
     """A row for each checkpoint: step, size, digest of its weights, what is wrong with it."""
-    return [[write(saved.step), size(saved.size), saved.digest, saved.fault] for saved in run.checkpoints]
+    return [[show(saved.step), size(saved.size), saved.digest, saved.fault] for saved in run.checkpoints]
 
 
 def lineage(run: Run) -> list[Stop]:
@@ -76,7 +76,7 @@ def lineage(run: Run) -> list[Stop]:
             what += f", taking in {reference.get('mixup'):g} of the policy every {reference.get('sync_every')} steps"
         stops.append(Stop("Reference", what, digests.get("weights of the reference", "")))
     beta = beta_of(run)
-    loss = run.loss + (f", beta {write(beta)}" if beta is not None else "")
+    loss = run.loss + (f", beta {show(beta)}" if beta is not None else "")
     stops.append(Stop("Training", f"{loss}, {run.steps:,} steps"))
     if run.checkpoints:
         last = run.checkpoints[-1]
