@@ -26,14 +26,14 @@ from preftree.report.page import run_page
 from preftree.run_folder.reader import read_run
 from preftree.scoring.critic import Critic
 from preftree.scoring.scorer import Scorer
-from preftree.scoring.vocabulary import head_entropy
+from preftree.scoring.vocabulary import head_entropy, head_of
 from preftree.storage.checkpoint import list_checkpoints
 from preftree.train.dpo import run_dpo
 from preftree.train.loop import Outcome
 from preftree.train.policy import Reference
 from preftree.train.ppo import run_ppo, run_rloo
 from preftree.train.rollouts import iteration as online
-from preftree.train.rollouts.learner import Learner, head_of, score
+from preftree.train.rollouts.learner import Learner, score
 from preftree.train.rollouts.rollout import Rollout, prompts_of
 from support.small_runs import dpo_config, load_trained, make_model, make_pairs, rows_of
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 import functools
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -219,6 +220,18 @@ class Scorer(nn.Module):
                 f"a sequence of {longest + 1} tokens is longer than the {self._limit} positions of this model; "
                 f"set max_length to at most {self._limit}"
             )
+
+
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode for as long as the context lasts; afterwards each module is in the mode it was in."""
+    before = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in before:
+            module.training = training
 
 
 def spread(number: int, share: float) -> list[int]:

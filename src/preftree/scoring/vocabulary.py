@@ -67,6 +67,16 @@ class Head:
         return head_logits(hidden, self.weight_VD, self.bias_V, self.form, self.product).log_softmax(1)
 
 
+def head_of(scorer: Scorer, batch: TreeBatch) -> Head:
+    """A model's LM head on the hidden states that predict a batch's scored tokens.
+
+    Raises:
+      ModelError: a sequence is longer than the model has positions for.
+    """
+    weight, bias = head_parameters(scorer.model)
+    return Head(scorer.hidden(batch), weight, bias, scorer.head, scorer.product)
+
+
 def token_figures(
     scorer: Scorer, batch: TreeBatch, *, live: LiveReference | None = None, kl: bool = False, confidence: bool = False
 ) -> TokenFigures:
@@ -89,8 +99,8 @@ def token_figures(
     ref = None
     if live is not None:
         with torch.no_grad(), live() as reference:
-            ref = _head(reference, batch)
-    policy = _head(scorer, batch)
+            ref = head_of(reference, batch)
+    policy = head_of(scorer, batch)
     logps = policy.logps(batch.target_S)
     ref_logps = divergence = sureness = None
     if ref is not None:
@@ -134,7 +144,7 @@ def token_divergence(policy: Scorer, reference: Scorer, batch: TreeBatch) -> Flo
     if len(batch.source_S) == 0:
         return torch.zeros(0, dtype=policy.dtype, device=policy.device)
     with torch.no_grad():
-        return reference_kl(_head(reference, batch), _head(policy, batch)).index_select(0, batch.prediction_I)
+        return reference_kl(head_of(reference, batch), head_of(policy, batch)).index_select(0, batch.prediction_I)
 
 
 class _ReferenceKl(torch.autograd.Function):
@@ -169,11 +179,6 @@ def _collision(head: Head) -> Float[Tensor, " S"]:
     with torch.no_grad():
         parts = [(2 * head.all_logps(rows)).logsumexp(1) for rows in chunks(len(head.hidden_SD), len(head.weight_VD))]
     return torch.cat(parts)
-
-
-def _head(scorer: Scorer, batch: TreeBatch) -> Head:
-    weight, bias = head_parameters(scorer.model)
-    return Head(scorer.hidden(batch), weight, bias, scorer.head, scorer.product)
 
 
 def head_entropy(head: Head) -> Float[Tensor, " S"]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import math
 from collections.abc import Mapping
@@ -12,7 +11,7 @@ from functools import partial
 import numpy as np
 
 from preftree.config.online import OnlineConfig, PpoConfig, RlooConfig
-from preftree.data.prompts import PromptSet, open_prompts
+from preftree.data.prompts import PromptSet, open_prompts, prompts_digest
 from preftree.errors import ConfigError
 from preftree.judges.functions import identify
 from preftree.judges.rewards import load_rewards
@@ -140,15 +139,12 @@ def _trajectory(
     config: OnlineConfig, policy: Policy, reference: Reference, prompts: PromptSet, num_steps: int
 ) -> dict[str, object]:
     """What decides which weights come after which."""
-    digest = hashlib.sha256()
-    for own in prompts.ids:
-        digest.update(np.array([len(own), *own], np.int64).tobytes())
     return {
         "recipe": config.recipe,
         "weights of the model": policy.weights,
         **adaptation(policy, config),
         "weights of the reference": reference.weights,
-        "training data": digest.hexdigest(),
+        "training data": prompts_digest(prompts.ids),
         "reward": identify(config.reward),
         **{name: value for name, value in config.model_dump().items() if name not in FREE},
         "steps of warm-up": config.warmup_steps,

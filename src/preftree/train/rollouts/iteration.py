@@ -31,9 +31,9 @@ from preftree.losses.rl.advantages import (
 )
 from preftree.losses.rl.policy_gradient import clipped_surrogate, is_clipped, value_loss
 from preftree.run_folder.metrics import Row
-from preftree.scoring.vocabulary import head_entropy
+from preftree.scoring.vocabulary import head_entropy, head_of
 from preftree.stats.intervals import mean_interval
-from preftree.train.rollouts.learner import Learner, Scored, head_of, score
+from preftree.train.rollouts.learner import Learner, Scored, score
 from preftree.train.rollouts.rollout import Minibatch, Rollout, cut_minibatches, prompts_of
 from preftree.train.state import Progress
 from preftree.train.step.optimizer import learning_rate, set_learning_rate

@@ -16,12 +16,10 @@ from preftree.data.prompts import PromptSet
 from preftree.generate.hf import Sampling
 from preftree.judges.rewards import Rewards
 from preftree.scoring.critic import Critic
-from preftree.scoring.head import head_parameters
 from preftree.scoring.scorer import Scorer
-from preftree.scoring.vocabulary import Head, head_entropy, reference_kl
+from preftree.scoring.vocabulary import head_entropy, head_of, reference_kl
 from preftree.train.policy import Reference
 from preftree.train.rollouts.rollout import Minibatch, Rollout, lay_out, roll_out
-from preftree.tree.layout import TreeBatch
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -122,9 +120,3 @@ def score(learner: Learner, rollout: Rollout, batches: list[Minibatch]) -> Score
                 for name, values in found.items():
                     table[name].index_copy_(0, index, values.double())
     return Scored(table["policy"], table["ref"], table["kl"], table["entropy"], table.get("values"))
-
-
-def head_of(scorer: Scorer, trees: TreeBatch) -> Head:
-    """The LM head of a model on what it makes of a batch."""
-    weight, bias = head_parameters(scorer.model)
-    return Head(scorer.hidden(trees), weight, bias, scorer.head, scorer.product)
