@@ -14,7 +14,7 @@ from preftree.errors import TrainingError
 from preftree.reference.key import layout_digests
 from preftree.reference.store import ReferenceTable
 from preftree.scoring.scorer import Scorer, evaluation_mode
-from preftree.scoring.vocabulary import LiveReference
+from preftree.scoring.vocabulary import ActiveScorer
 from preftree.tree.layout import TokenSequence
 from preftree.tree.pack import pack
 from preftree.tree.sums import sum_responses
@@ -73,7 +73,7 @@ def verify_start(
 
 
 def verify_live_start(
-    scorer: Scorer, live: LiveReference, groups: Sequence[Sequence[TokenSequence]], *, budget: int = 8192
+    scorer: Scorer, live: ActiveScorer, groups: Sequence[Sequence[TokenSequence]], *, budget: int = 8192
 ) -> GateReport:
     """As `verify_start`, with a reference that scores beside the policy: both compute the same batches.
 

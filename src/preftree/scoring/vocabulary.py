@@ -19,7 +19,7 @@ from preftree.scoring.head import HeadForm, HeadGrads, chunks, head_logits, head
 from preftree.scoring.scorer import Scorer
 from preftree.tree.layout import TreeBatch
 
-LiveReference: TypeAlias = Callable[[], AbstractContextManager[Scorer]]
+ActiveScorer: TypeAlias = Callable[[], AbstractContextManager[Scorer]]
 """A frozen model that scores beside the policy; it may be the policy itself with its adapter off."""
 
 
@@ -78,7 +78,7 @@ def head_of(scorer: Scorer, batch: TreeBatch) -> Head:
 
 
 def token_figures(
-    scorer: Scorer, batch: TreeBatch, *, live: LiveReference | None = None, kl: bool = False, confidence: bool = False
+    scorer: Scorer, batch: TreeBatch, *, live: ActiveScorer | None = None, kl: bool = False, confidence: bool = False
 ) -> TokenFigures:
     """Score a batch and take the figures that are asked for; the models run once each.
 
