@@ -23,8 +23,8 @@ from transformers.utils import logging as transformers_logging
 from preftree import __version__
 from preftree.cli.main import main
 from preftree.storage.checkpoint import list_checkpoints
-from preftree.train import loop
 from preftree.train import open_run as run
+from preftree.train.step import supervised
 from support.small_runs import load_trained, make_model, make_pairs, rows_of
 
 
@@ -224,7 +224,7 @@ def start(place: Path, out: str, *, hang_at: int | None = None) -> BaseProcess:
     def child() -> None:
         sys.argv = ["preftree", "dpo", *words_of(place, out), "max_steps=100000", "save_every=null"]
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-        real = loop.take_step
+        real = supervised.take_step
 
         def take_step(*args: object, **options: object) -> object:
             if hang_at is not None and options["name"] == f"step {hang_at}":
@@ -232,7 +232,7 @@ def start(place: Path, out: str, *, hang_at: int | None = None) -> BaseProcess:
                 time.sleep(60)
             return real(*args, **options)  # pyright: ignore[reportArgumentType]
 
-        loop.take_step = take_step  # pyright: ignore[reportAttributeAccessIssue]
+        supervised.take_step = take_step  # pyright: ignore[reportAttributeAccessIssue]
         main()
 
     process = get_context("fork").Process(target=child)

@@ -19,8 +19,8 @@ from preftree.report.page import write_report
 from preftree.run_folder.metrics import Tracker
 from preftree.run_folder.reader import read_run
 from preftree.storage.checkpoint import list_checkpoints
-from preftree.train import loop
 from preftree.train.dpo import run_dpo
+from preftree.train.step import supervised
 from support.small_runs import dpo_config, make_model, make_pairs, rows_of
 
 
@@ -62,14 +62,14 @@ def test_a_resumed_run_drops_the_row(place: Path, monkeypatch: pytest.MonkeyPatc
     out = at.replace(" ", "-")
     with monkeypatch.context() as patch:
         for name in ("take_step", "measure"):
-            real = getattr(loop, name)
+            real = getattr(supervised, name)
 
             def fail(*args: object, real=real, **options: object) -> object:
                 if options["name"] == at:
                     raise TrainingError(f"{at}: loss is nan for pairs.jsonl:1")
                 return real(*args, **options)
 
-            patch.setattr(loop, name, fail)
+            patch.setattr(supervised, name, fail)
         with pytest.raises(TrainingError):
             run_dpo(config_of(place, out))
     done = 3 if at == "step 4" else 4

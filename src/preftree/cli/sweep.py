@@ -98,6 +98,7 @@ def _start(recipe: str, words: list[str]) -> tuple[str, Iterator[tuple[Variant[A
     """The sweep's folder, and its runs as they end."""
     from preftree.config.words import split_words
     from preftree.errors import ConfigError
+    from preftree.evaluate.after_training import run_recipe
     from preftree.evaluate.sweep import plan_sweep, run_all
 
     if recipe not in SWEPT:
@@ -105,7 +106,7 @@ def _start(recipe: str, words: list[str]) -> tuple[str, Iterator[tuple[Variant[A
     row = RECIPES[recipe]
     files, options = split_words(row.config, words)
     out, variants = plan_sweep(row.config, [*files, *(f"{name}={values}" for name, values in options)])
-    return out, run_all(variants, row.load())
+    return out, run_all(variants, run_recipe)
 
 
 def _print(heads: list[str], rows: list[list[str]]) -> None:

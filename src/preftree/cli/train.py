@@ -37,9 +37,10 @@ def _verb(recipe: Recipe) -> Callable[..., None]:
         from preftree.config.load import load_config
 
         config = load_config(recipe.config, words or [])
-        run = recipe.load()
+        from preftree.evaluate.after_training import run_recipe
+
         quiet_transformers()
-        signum = run(config).signum
+        signum = run_recipe(config).signum
         if signum:
             raise typer.Exit(128 + signum)
         if os.environ.get("RANK", "0") == "0":

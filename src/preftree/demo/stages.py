@@ -21,6 +21,7 @@ from preftree.config.recipes import RECIPES, AnyConfig
 from preftree.data.records.conversion import to_row
 from preftree.demo.plan import HELD_OUT_PROMPTS, LABELLER, RESPONSES_PER_PROMPT, DemoPlan
 from preftree.errors import ConfigError
+from preftree.evaluate.after_training import run_recipe
 from preftree.generate.hf import Generation, Sampling, generate
 from preftree.models.export import save_model
 from preftree.models.load import load_model, load_tokenizer
@@ -133,17 +134,16 @@ def finish_run(config: AnyConfig) -> float:
       Stopped: a signal stopped it.
     """
     out = Path(config.out)
-    run = RECIPES[config.recipe].load()
     cost = out / "cost.json"
     known = json.loads(cost.read_bytes()) if cost.exists() else {"seconds": 0.0, "open": False, "lost": False}
     if (out / "summary.json").exists() and not known["open"]:
-        run(config)  # which sees that it is the same run
+        run_recipe(config)  # which sees that it is the same run
         return known["seconds"]
     lost = known["lost"] or known["open"]
     make_folder(out)
     write_atomic(cost, json.dumps(known | {"open": True, "lost": lost}) + "\n")
     began = time.process_time()
-    outcome = run(config)
+    outcome = run_recipe(config)
     seconds = known["seconds"] + time.process_time() - began
     if lost and not outcome.signum:
         seconds = max(seconds, json.loads((out / "summary.json").read_bytes())["training_seconds"])

@@ -4,22 +4,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from preftree.config.recipes import AnyConfig
+from preftree.config.recipes import RECIPES, AnyConfig
 from preftree.evaluate.token_rewards import token_rewards
 from preftree.reference.references import TableReference
 from preftree.run_folder.measured import Reliability, read_measured, write_measured
 from preftree.train.dataset import probe_rows
-from preftree.train.dpo import run_dpo
 from preftree.train.loop import Outcome
-from preftree.train.ppo import run_ppo, run_rloo
 from preftree.train.preference import PreferenceTask
-from preftree.train.reward import RewardTask, reliability_of, run_reward
-from preftree.train.sft import run_sft
+from preftree.train.reward import RewardTask, reliability_of
 from preftree.train.step.supervised import SupervisedSteps
-
-_RUN: dict[str, Any] = {"sft": run_sft, "dpo": run_dpo, "reward": run_reward, "ppo": run_ppo, "rloo": run_rloo}
 
 PAIRS = 6
 """Pairs whose token rewards are kept."""
@@ -34,7 +28,7 @@ def run_recipe(config: AnyConfig) -> Outcome:
     Raises:
       UserError: something outside the program is wrong; the sentence says what to do.
     """
-    outcome = _RUN[config.recipe](config)
+    outcome = RECIPES[config.recipe].load()(config)
     steps = outcome.steps
     if isinstance(steps, SupervisedSteps) and not outcome.signum and steps.run.ranks.leads:
         if isinstance(steps.task, PreferenceTask):

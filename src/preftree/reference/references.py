@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import nn
@@ -17,6 +17,7 @@ from preftree.tree.layout import TokenSequence, TreeBatch
 from preftree.tree.to_device import send
 
 
+@runtime_checkable
 class Reference(Protocol):
     """A reference as a step uses it."""
 

@@ -91,7 +91,7 @@ def _open_reference(
     if model is None:
         log.info("loss %s compares with no reference: none is computed", objective.label)
         return NoReference()
-    groups, budget = data.probes, run.config.micro_batch_tokens
+    groups, budget = data.probes(), run.config.micro_batch_tokens
     if not _is_live(run.config, objective):
         table = _open_table(run, model)
         _fill_table(run, data, table, model)

@@ -33,7 +33,6 @@ class RunExamples:
     num_steps: int
     warmup: int
 
-    @property
     def probes(self) -> Sequence[Sequence[TokenSequence]]:
         """The responses of a few training rows, for the gates at the start."""
         return [self.train.store[row].sequences for row in probe_rows(self.train)]

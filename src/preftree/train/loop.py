@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from torch.optim import Optimizer
 
@@ -24,6 +24,7 @@ from preftree.train.snapshots import is_snapshot_step, save_snapshot
 from preftree.train.state import Companion, Progress, capture, require_finite, restore
 
 
+@runtime_checkable
 class Steps(Protocol):
     """What a recipe's loop consists of."""
 

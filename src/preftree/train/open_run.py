@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar, runtime_checkable
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -71,6 +71,7 @@ class OpenRun(Generic[D]):
         }
 
 
+@runtime_checkable
 class RunData(Protocol):
     """The data of a run, as its admission needs it."""
 
@@ -79,7 +80,6 @@ class RunData(Protocol):
         """Steps of the whole run."""
         ...
 
-    @property
     def probes(self) -> Sequence[Sequence[TokenSequence]]:
         """A few groups of responses on which trees are compared with the model's own forward."""
         ...
@@ -94,7 +94,7 @@ class RunData(Protocol):
 
 
 @contextmanager
-def open_run(config: C, load: Callable[[C, Ranks], Policy] = load_policy) -> Iterator[OpenRun[C]]:
+def open_run(config: C, load: Callable[[C, Ranks], Policy] | None = None) -> Iterator[OpenRun[C]]:
     """Join the ranks, lock the run's folder, pin threads and seeds, load the model.
 
     Args:
@@ -109,7 +109,7 @@ def open_run(config: C, load: Callable[[C, Ranks], Policy] = load_policy) -> Ite
 
 
 def load_run(
-    config: C, ranks: Ranks, start: LoadedCheckpoint | None, load: Callable[[C, Ranks], Policy] = load_policy
+    config: C, ranks: Ranks, start: LoadedCheckpoint | None, load: Callable[[C, Ranks], Policy] | None = None
 ) -> OpenRun[C]:
     """Pin threads and seeds, load model and tokenizer; nothing of the run's folder is read or written."""
     check_optimizer(config)
@@ -117,7 +117,7 @@ def load_run(
     torch.set_num_threads(threads)
     torch.manual_seed(config.seed)
     config = config.model_copy(update={"threads": threads, "cache": config.cache or str(cache_root())})
-    policy, tokenizer = load(config, ranks), load_tokenizer(config.model)
+    policy, tokenizer = (load or load_policy)(config, ranks), load_tokenizer(config.model)
     config = config.model_copy(update={"lora": policy.lora})
     if config.gradient_checkpointing:
         policy.scorer.checkpoint_gradients(float(config.gradient_checkpointing))
@@ -176,7 +176,7 @@ def admit(
     data.describe()
     if start is not None:
         log.info("going on from %s", start.path)
-    report = verify(run.scorer, data.probes)
+    report = verify(run.scorer, data.probes())
     log.info("scores equal the model's own: difference %.1e nats of %.1e allowed", report.difference, report.tolerance)
     return None
 

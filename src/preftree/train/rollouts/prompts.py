@@ -48,7 +48,6 @@ class RunPrompts:
     num_steps: int
     warmup: int
 
-    @property
     def probes(self) -> Sequence[Sequence[TokenSequence]]:
         """A few prompts, each with two made-up responses: its own tokens, and those of another prompt."""
         by_length = sorted(self.prompts.ids, key=len)[: max(1, len(self.prompts) // 2)]

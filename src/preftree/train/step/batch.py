@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from functools import cached_property
 
 import numpy as np
 import torch
@@ -22,7 +20,6 @@ from preftree.tree.pack import MicroBatch, plan_step
 from preftree.tree.to_device import send
 
 
-@dataclass(frozen=True, eq=False)
 class Batch:
     """Rows of a store under a task.
 
@@ -31,17 +28,14 @@ class Batch:
       store: The tokenised examples.
       rows: Places of the batch's examples in the store, [B].
       moment: Seed, step number and running state.
+      examples: The examples, read from the store once.
     """
 
-    task: Task
-    store: Examples
-    rows: Int[np.ndarray, " B"]
-    moment: Moment = field(default_factory=Moment)
-
-    @cached_property
-    def examples(self) -> list[TokenExample]:
-        """The examples, read from the store once."""
-        return [self.store[int(row)] for row in self.rows]
+    def __init__(self, task: Task, store: Examples, rows: Int[np.ndarray, " B"], moment: Moment | None = None) -> None:
+        """Read the examples; by default for the first step of seed 0."""
+        self.task, self.store, self.rows = task, store, rows
+        self.moment = moment or Moment(state=task.state)
+        self.examples: list[TokenExample] = [store[int(row)] for row in rows]
 
     @property
     def divisor(self) -> float:

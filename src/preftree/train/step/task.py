@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -14,6 +14,7 @@ from preftree.reference.references import Reference
 from preftree.train.step.scores import Scores
 
 
+@runtime_checkable
 class Task(Protocol):
     """A loss with its metrics: four methods, and what a step has to know before it calls them."""
 
