@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 export PYTHONUTF8 = 1
 export HF_HUB_DISABLE_TELEMETRY = 1
 
-.PHONY: demo demo-full test check bench bench-attention bench-league bench-pareto bench-adapters bench-adapters-world bench-diagnose bench-rewards bench-theory bench-work bench-hh docs-losses docs-options test-slow test-gpu clean
+.PHONY: demo test test-slow test-gpu check bench-attention bench bench-adapters bench-adapters-world demo-full bench-diagnose bench-rewards bench-online bench-theory bench-work bench-hh docs-losses docs-options bench-league bench-pareto clean
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -23,6 +23,7 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
+from jaxtyping import Float
 from scipy.special import expit
 
 from league import quiet
@@ -31,7 +32,7 @@ from preftree.data.records.conversion import to_row
 from preftree.records import Preference
 from preftree.storage.atomic import write_atomic
 from preftree.worlds.exact import best_reward, kl_and_reward, optimum
-from preftree.worlds.grammar import World, brevities, brevity, reward, rewards
+from preftree.worlds.grammar import WORDS, World, reward, rewards
 from preftree.worlds.sentiment import WORLDS, Labeller, label_samples
 
 SIZE = Size("varied", 4000, 150, 400, 0, 150, 0.045)
@@ -72,6 +73,26 @@ class Job:
 
     def folder(self, out: Path) -> Path:
         return out / f"seed-{self.seed}" / f"{self.method}-{self.weight:g}"
+
+
+def brevity(world: World, response: str) -> float:
+    """A second objective: 1 for the shortest response of the world, 0 for the longest, and for what is none."""
+    if world.outcome(response) == world.num_outcomes - 1:
+        return 0.0
+    return (world.max_words - len(response.split())) / max(1, world.max_words - world.min_words)
+
+
+def brevities(world: World) -> Float[np.ndarray, "X N"]:
+    """The brevity of every outcome of every prompt, [prompts, num_outcomes].
+
+    Raises:
+      ConfigError: the world has too many outcomes.
+    """
+    world.require_countable()
+    lengths = range(world.min_words, world.max_words + 1)
+    values = [(world.max_words - length) / max(1, world.max_words - world.min_words) for length in lengths]
+    row = np.repeat([*values, 0.0], [*(len(WORDS) ** length for length in lengths), 1])
+    return np.tile(row, (len(world.prompts), 1))
 
 
 def main() -> None:

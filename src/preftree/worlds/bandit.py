@@ -8,13 +8,13 @@ is a softmax over one logit a response.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from scipy.special import expit, logit, softmax
+from scipy.special import expit, softmax
 from torch import Tensor
 
 from preftree.losses.registry import BoundLoss, bind
@@ -164,57 +164,12 @@ def dpo_optimum(bandit: Bandit, *, beta: float) -> Float[np.ndarray, " K"]:
     return softmax(np.log(bandit.reference) + bandit.label_scale * np.array(bandit.rewards) / beta)
 
 
-def cdpo_optimum(bandit: Bandit, *, beta: float, label_smoothing: float) -> Float[np.ndarray, " K"]:
-    """The optimum for two responses; smoothed labels of more are not Bradley-Terry, and have no such form.
-
-    beta x (log pi_1/pi_2 - log ref_1/ref_2) = logit of the label's smoothed probability.
-
-    Raises:
-      ValueError: not two responses.
-    """
-    if len(bandit.rewards) != 2:
-        raise ValueError(f"cdpo has a closed form for 2 responses, got {len(bandit.rewards)}")
-    p = bandit.chances()[0, 1]
-    smoothed = p * (1 - label_smoothing) + (1 - p) * label_smoothing
-    return softmax(np.log(bandit.reference) + np.array([logit(smoothed) / beta, 0.0]))
-
-
 def ipo_optimum(bandit: Bandit, *, beta: float) -> Float[np.ndarray, " K"]:
     """reference x exp((E_j P(i beats j) - 1/2) / beta) / Z with j drawn from the reference, i itself included.
 
     Source: Azar et al. 2023, arXiv:2310.12036, Eq. 7 with Psi the identity; beta is their tau.
     """
     return softmax(np.log(bandit.reference) + (bandit.chances() @ np.array(bandit.reference) - 0.5) / beta)
-
-
-def divergence_optimum(
-    bandit: Bandit, *, beta: float, ratio: Callable[[Float[np.ndarray, " K"]], Float[np.ndarray, " K"]]
-) -> Float[np.ndarray, " K"]:
-    """The optimum under an f-divergence: reference x ratio(reward / beta + c), c such that it sums to 1.
-
-    Args:
-      bandit: What it is tried on.
-      beta: Strength of the constraint.
-      ratio: Inverse of g as a function of policy / reference, rising; g is f' up to a constant (see `f_dpo`).
-    Source: Wang et al. 2023, arXiv:2309.16240, from the condition that f'(policy / reference) = reward / beta + c.
-    """
-    scores = bandit.label_scale * np.array(bandit.rewards) / beta
-    reference = np.array(bandit.reference)
-
-    def excess(c: float) -> float:
-        with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
-            total = float((reference * ratio(scores - scores.max() + c)).sum())
-        return total - 1 if np.isfinite(total) and total >= 0 else np.inf
-
-    low, high = -1.0, 0.0
-    while excess(low) > 0:
-        low *= 2
-    while excess(high) < 0:
-        high += 1
-    for _ in range(200):  # halving: beyond where the ratio ends, the sum is infinite
-        middle = (low + high) / 2
-        low, high = (middle, high) if excess(middle) < 0 else (low, middle)
-    return reference * ratio(scores - scores.max() + low)
 
 
 def total_variation(p: Float[np.ndarray, " K"], q: Float[np.ndarray, " K"]) -> float:

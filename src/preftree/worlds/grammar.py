@@ -128,26 +128,6 @@ def rewards(world: World) -> Float[np.ndarray, "X N"]:
     return table
 
 
-def brevity(world: World, response: str) -> float:
-    """A second objective: 1 for the shortest response of the world, 0 for the longest, and for what is none."""
-    if world.outcome(response) == world.num_outcomes - 1:
-        return 0.0
-    return (world.max_words - len(response.split())) / max(1, world.max_words - world.min_words)
-
-
-def brevities(world: World) -> Float[np.ndarray, "X N"]:
-    """The brevity of every outcome of every prompt, [prompts, num_outcomes].
-
-    Raises:
-      ConfigError: the world has too many outcomes.
-    """
-    world.require_countable()
-    lengths = range(world.min_words, world.max_words + 1)
-    values = [(world.max_words - length) / max(1, world.max_words - world.min_words) for length in lengths]
-    row = np.repeat([*values, 0.0], [*(len(WORDS) ** length for length in lengths), 1])
-    return np.tile(row, (len(world.prompts), 1))
-
-
 def draw_corpus(world: World, num: int, seed: int, grammar: Grammar = MILD) -> list[Demonstration]:
     """`num` texts of a grammar: a random prompt, a random length, and words that follow one another plausibly."""
     chances = np.full((len(WORDS), len(WORDS)), _NOISE / len(WORDS))
