@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from preftree.config.help import Option, commented_yaml, descriptions_of, groups_of, json_schema, models_in
+from preftree.config.help import OptionHelp, commented_yaml, descriptions_of, groups_of, json_schema, models_in
 from preftree.config.load import check_config, load_config
 from preftree.config.recipes import RECIPES, Recipe
 from preftree.losses.registry import LOSSES
@@ -18,7 +18,7 @@ NEEDED = {"model": "m", "data": "d", "out": "o"}
 by_recipe = pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
 
 
-def options_of(recipe: Recipe) -> dict[str, Option]:
+def options_of(recipe: Recipe) -> dict[str, OptionHelp]:
     return {option.name: option for group in groups_of(recipe) for option in group.flat()}
 
 

@@ -372,7 +372,7 @@ def test_the_verbs_stop_with_the_sentence(place: Path, loss: str, data: str, sen
     done = CliRunner().invoke(app, ["dpo", *words, f"out={place / 'x'}"])
     assert isinstance(done.exception, UserError) and sentence in str(done.exception)  # main() exits with 2
     swept = CliRunner().invoke(app, ["sweep", "dpo", *words, f"out={place / 'y'}", "loss.beta=1,2"])
-    assert isinstance(swept.exception, UserError) and "no run of this sweep came to its end" in str(swept.exception)
+    assert isinstance(swept.exception, UserError) and "no run of this sweep finished" in str(swept.exception)
 
 
 def test_losses_of_two_kinds_are_no_sum() -> None:

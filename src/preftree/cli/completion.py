@@ -11,7 +11,7 @@ from preftree.cli.options import loss_names
 from preftree.config.recipes import RECIPES, Recipe
 from preftree.errors import ConfigError
 
-# A line before the cursor is taken apart here: bash splits words at `=` as well, where a reply then begins.
+# The line up to the cursor is split at blanks here: bash splits it at `=` too, and replies then begin after the `=`.
 _BASH = """
 _preftree() {
   local line=${COMP_LINE:0:COMP_POINT} words where last key reply i
@@ -82,20 +82,18 @@ def _tables() -> str:
     from preftree.cli.main import app
 
     words = dict(_commands(typer.main.get_command(app), ""))
-    recipes: dict[str, Recipe] = {}
-    for name, recipe in RECIPES.items():
-        recipes |= {place: recipe for place in (name, f"sweep {name}") if recipe.trains == "policy" or place == name}
-    recipes["ref build"] = RECIPES["dpo"]
-    words["sweep"] = [name for name, recipe in RECIPES.items() if recipe.trains == "policy"]
+    swept = {name: recipe for name, recipe in RECIPES.items() if recipe.trains == "policy"}
+    recipes = RECIPES | {f"sweep {name}": recipe for name, recipe in swept.items()} | {"ref build": RECIPES["dpo"]}
+    words["sweep"] = list(swept)
     words["options"] = list(RECIPES)
     words["completion"] = ["bash", "zsh"]
     words["losses"] = loss_names(RECIPES["dpo"])
     values: list[str] = []
-    for place, recipe in recipes.items():
+    for verb, recipe in recipes.items():
         options = _options(recipe)
-        words[place] = [*(f"{name}=" for name in options), *words.get(place, []), "--help"]
-        values += [f"    '{place}:{name}') echo '{' '.join(given)}' ;;" for name, given in options.items() if given]
-    cases = [f"    '{place}') echo '{' '.join(names)}' ;;" for place, names in words.items() if names]
+        words[verb] = [*(f"{name}=" for name in options), *words.get(verb, []), "--help"]
+        values += [f"    '{verb}:{name}') echo '{' '.join(given)}' ;;" for name, given in options.items() if given]
+    cases = [f"    '{verb}') echo '{' '.join(names)}' ;;" for verb, names in words.items() if names]
     return "\n".join(
         [
             "# Completion of preftree; made by `preftree completion`.",
@@ -113,21 +111,21 @@ def _options(recipe: Recipe) -> dict[str, list[str]]:
     """The dotted names of a recipe's options, each with the words that complete its value; FILES are paths."""
     from preftree.config.help import groups_of
 
-    found = {}
+    completions = {}
     for group in groups_of(recipe):
         for option in group.flat():
             if not option.name.rpartition(".")[2].isupper():
-                found[option.name] = ["FILES"] if option.takes_path else list(option.choices)
-    if "loss" in found:
-        found["loss"] = found["loss.name"] = loss_names(recipe)
-    return found
+                completions[option.name] = ["FILES"] if option.takes_path else list(option.choices)
+    if "loss" in completions:
+        completions["loss"] = completions["loss.name"] = loss_names(recipe)
+    return completions
 
 
-def _commands(command: Any, place: str) -> Iterator[tuple[str, list[str]]]:
-    """Every command with the words that may follow: its verbs, or its flags."""
-    verbs = getattr(command, "commands", {})
+def _commands(command: Any, path: str) -> Iterator[tuple[str, list[str]]]:
+    """Every command with the words that may follow: its verbs and flags."""
+    names = getattr(command, "commands", {})
     shown = [option for option in command.params if not getattr(option, "hidden", False)]
     flags = [flag for option in shown for flag in option.opts if flag.startswith("--")]
-    yield place, [*verbs, *flags] if verbs else flags
-    for name, verb in verbs.items():
-        yield from _commands(verb, f"{place} {name}".strip())
+    yield path, [*names, *flags] if names else flags
+    for name, inner in names.items():
+        yield from _commands(inner, f"{path} {name}".strip())

@@ -59,9 +59,9 @@ def print_options(recipe: Recipe) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from preftree.config.help import Option, groups_of
+    from preftree.config.help import OptionHelp, groups_of
 
-    def line(option: Option) -> tuple[Text, Text]:
+    def line(option: OptionHelp) -> tuple[Text, Text]:
         default = "required" if option.default is None else f"default {option.default}" if option.default else ""
         kinds = "; ".join(filter(None, (option.type, default)))
         return Text(option.name, "cyan"), Text.assemble(option.meaning, " ", (f"({kinds})", "dim"))
@@ -106,9 +106,9 @@ def loss_names(recipe: Recipe) -> list[str]:
 
 def page() -> str:
     """docs/options.md: a table for each concern, with the recipes that have it."""
-    from preftree.config.help import Option, groups_of
+    from preftree.config.help import OptionHelp, groups_of
 
-    concerns: dict[str, dict[str, list[tuple[str, Option]]]] = {}
+    concerns: dict[str, dict[str, list[tuple[str, OptionHelp]]]] = {}
     for recipe in RECIPES.values():
         for group in groups_of(recipe):
             title = f"`preftree {recipe.name}` alone" if group.title == "This recipe alone" else group.title

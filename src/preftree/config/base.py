@@ -35,7 +35,7 @@ def _check_place(value: str) -> str:
     return os.path.expanduser(value)
 
 
-Place: TypeAlias = Annotated[str, AfterValidator(_check_place), Field(json_schema_extra={"format": "path"})]
+PathOrId: TypeAlias = Annotated[str, AfterValidator(_check_place), Field(json_schema_extra={"format": "path"})]
 """A path, or an id of the Hugging Face hub."""
 
 
@@ -56,7 +56,7 @@ class DataSource(Strict):
       max_rejected: Largest share of faulty rows; above it the run stops.
     """
 
-    path: Place
+    path: PathOrId
     format: str | None = None
     order: Literal["prompt", "example"] = "prompt"
     max_rejected: float = Field(default=0.05, ge=0, le=1)
@@ -73,13 +73,13 @@ class ModelAndData(Strict):
       out: Folder of the run.
     """
 
-    model: Place
+    model: PathOrId
     data: DataSource
-    eval_data: Place | float | None = None
+    eval_data: PathOrId | float | None = None
     eval_every: PositiveInt | None = None
-    out: Place
+    out: PathOrId
 
-    @field_validator("data", mode="before", json_schema_input_type=Place | DataSource)
+    @field_validator("data", mode="before", json_schema_input_type=PathOrId | DataSource)
     @classmethod
     def _path_alone(cls, value: object) -> object:
         return {"path": value} if isinstance(value, str) else value
@@ -199,7 +199,7 @@ class Machine(Strict):
     gradient_checkpointing: bool | float = False
     compile: bool = False
     threads: PositiveInt | None = None
-    cache: Place | None = None
+    cache: PathOrId | None = None
 
     @field_validator("gradient_checkpointing", mode="before")
     @classmethod
@@ -220,7 +220,7 @@ class Keeping(Strict):
         8, ...); null keeps none.
     """
 
-    resume: Place = "auto"
+    resume: PathOrId = "auto"
     save_every: PositiveInt | None = 500
     keep_checkpoints: PositiveInt = 2
     snapshots: float | None = Field(default=None, gt=1)

@@ -14,7 +14,7 @@ from pydantic import (
     model_validator,
 )
 
-from preftree.config.base import OptimizerName, Place, RunConfig, Strict
+from preftree.config.base import OptimizerName, PathOrId, RunConfig, Strict
 from preftree.config.loss import HIDDEN, LossChoice, OneOrSum, is_mixture, listed, loss_label
 
 
@@ -33,7 +33,7 @@ class PreferenceObjective(Strict):
 
     loss: OneOrSum = LossChoice(name="dpo")
     beta: float | None = Field(default=None, gt=0)
-    reference: PlaceOrSchedule = "start"
+    reference: PathOrSchedule = "start"
 
     @field_validator("loss", mode="before", json_schema_input_type=str | dict[str, float] | OneOrSum)
     @classmethod
@@ -90,7 +90,7 @@ class ReferenceSchedule(Strict):
       mixup: Share of the policy; 1 copies the policy.
     """
 
-    start: Place = Field(default="start", validation_alias="from")
+    start: PathOrId = Field(default="start", validation_alias="from")
     sync_every: PositiveInt
     mixup: float = Field(default=0.6, gt=0, le=1)
 
@@ -103,11 +103,11 @@ def _kind_of_reference(value: object) -> str:
     return f"{HIDDEN}place" if isinstance(value, str) else f"{HIDDEN}schedule"
 
 
-_Fixed: TypeAlias = Annotated[Place, Tag(f"{HIDDEN}place")]
+_Fixed: TypeAlias = Annotated[PathOrId, Tag(f"{HIDDEN}place")]
 
 
 _Moving: TypeAlias = Annotated[ReferenceSchedule, Tag(f"{HIDDEN}schedule")]
 
 
-PlaceOrSchedule: TypeAlias = Annotated[_Fixed | _Moving, Discriminator(_kind_of_reference)]
+PathOrSchedule: TypeAlias = Annotated[_Fixed | _Moving, Discriminator(_kind_of_reference)]
 """A fixed reference, or one that follows the policy."""

@@ -21,7 +21,7 @@ MOST = 2**53
 
 
 @dataclass(frozen=True, slots=True)
-class Option:
+class OptionHelp:
     """An option as people read it.
 
     Attributes:
@@ -40,9 +40,9 @@ class Option:
     meaning: str
     choices: tuple[str, ...]
     takes_path: bool
-    inner: tuple[Option, ...] = ()
+    inner: tuple[OptionHelp, ...] = ()
 
-    def flat(self) -> Iterator[Option]:
+    def flat(self) -> Iterator[OptionHelp]:
         """The option and all options inside it."""
         yield self
         for option in self.inner:
@@ -50,42 +50,42 @@ class Option:
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
+class OptionGroup:
     """The options of one concern, under a title."""
 
     title: str
-    options: tuple[Option, ...]
+    options: tuple[OptionHelp, ...]
 
-    def flat(self) -> Iterator[Option]:
+    def flat(self) -> Iterator[OptionHelp]:
         """The options and all options inside them."""
         for option in self.options:
             yield from option.flat()
 
 
 @cache
-def groups_of(recipe: Recipe) -> tuple[Group, ...]:
+def groups_of(recipe: Recipe) -> tuple[OptionGroup, ...]:
     """All options of a recipe by concern: model and data, the recipe's own, those that it shares with others."""
     schema = recipe.config.model_json_schema()
-    fields: dict[type[BaseModel], list[Option]] = {}
+    fields: dict[type[BaseModel], list[OptionHelp]] = {}
     for name in recipe.config.model_fields:
         parents = reversed(recipe.config.__mro__)
         concern = next(kind for kind in parents if name in inspect.get_annotations(kind))
         fields.setdefault(concern, []).append(_option(recipe.config, name, schema["properties"], schema["$defs"]))
     first = next(concern for concern in fields if "model" in concern.model_fields)
-    own = [concern for concern in fields if concern is not first and concern.__module__ != RunConfig.__module__]
-    order = dict.fromkeys([first, *own, *fields])
-    return tuple(Group(_title(concern), tuple(fields[concern])) for concern in order)
+    specific = [concern for concern in fields if concern is not first and concern.__module__ != RunConfig.__module__]
+    order = dict.fromkeys([first, *specific, *fields])
+    return tuple(OptionGroup(_title(concern), tuple(fields[concern])) for concern in order)
 
 
 def descriptions_of(kind: type[BaseModel]) -> dict[str, str]:
     """The descriptions of a model's options, from the `Attributes:` sections of its class and of those it joins."""
-    found: dict[str, str] = {}
+    texts: dict[str, str] = {}
     for parent in reversed(kind.__mro__):
         _, _, section = inspect.cleandoc(parent.__dict__.get("__doc__") or "").partition("Attributes:\n")
         for entry in re.split(r"\n  (?=\w+: )", f"\n{section}")[1:]:
             name, _, text = entry.partition(": ")
-            found[name] = " ".join(text.split())
-    return found
+            texts[name] = " ".join(text.split())
+    return texts
 
 
 def models_in(annotation: object) -> list[type[BaseModel]]:
@@ -127,7 +127,7 @@ def commented_yaml(recipe: Recipe) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _yaml_lines(option: Option, depth: int) -> list[str]:
+def _yaml_lines(option: OptionHelp, depth: int) -> list[str]:
     indent, key = "  " * depth, option.name.rpartition(".")[2]
     if key.isupper():
         return []
@@ -169,7 +169,7 @@ def _by_key(kind: type[BaseModel]) -> dict[str, str]:
 
 def _option(
     kind: type[BaseModel], key: str, properties: Mapping[str, Any], models: Mapping[str, Any], outer: str = ""
-) -> Option:
+) -> OptionHelp:
     schema, inner = properties[key], []
     parts = schema.get("anyOf") or schema.get("oneOf") or [schema]
     parts = [more for part in parts for more in (part.get("oneOf") or [part])]
@@ -180,12 +180,14 @@ def _option(
         inner += [_option(model, field, part["properties"], models, prefix) for field in part["properties"]]
         if part["additionalProperties"] is not False:
             texts = {field: text for field, text in descriptions_of(model).items() if field.isupper()}
-            inner += [Option(f"{prefix}{field}", "number | text", "", text, (), False) for field, text in texts.items()]
+            inner += [
+                OptionHelp(f"{prefix}{field}", "number | text", "", text, (), False) for field, text in texts.items()
+            ]
     default = _in_yaml(schema["default"], key) if "default" in schema else None
     words = tuple(str(word) for part in parts for word in _choices(part))
     takes_path = any(part.get("format") == "path" for part in parts)
     kinds = " | ".join(dict.fromkeys(_type(part) for part in parts))
-    return Option(f"{outer}{key}", kinds, default, _by_key(kind).get(key, ""), words, takes_path, tuple(inner))
+    return OptionHelp(f"{outer}{key}", kinds, default, _by_key(kind).get(key, ""), words, takes_path, tuple(inner))
 
 
 def _choices(part: Mapping[str, Any]) -> tuple[object, ...]:

@@ -83,8 +83,8 @@ def check_config(kind: type[C], options: Mapping[str, object], where: Mapping[st
     options = dict(options)
     recipe = options.pop("recipe", kind.recipe)
     if recipe != kind.recipe:
-        place = (where or {}).get("recipe", "recipe")
-        raise ConfigError(f"these are options of `preftree {recipe}`, not of `preftree {kind.recipe}` ({place})")
+        position = (where or {}).get("recipe", "recipe")
+        raise ConfigError(f"these are options of `preftree {recipe}`, not of `preftree {kind.recipe}` ({position})")
     try:
         return kind.model_validate(options)
     except ValidationError as error:
@@ -110,31 +110,31 @@ def _set(options: PlainMap, name: str, value: object) -> None:
     if outer and outer[0] == "loss" and is_mixture(options.get("loss")):
         options["loss"] = set_in_mixture(options["loss"], [*outer[1:], last], value, name)
         return
-    place: dict[str, Any] = options
+    mapping: dict[str, Any] = options
     for depth, key in enumerate(outer):
-        inner = place.get(key)
+        inner = mapping.get(key)
         if depth == 0 and isinstance(inner, str) and key in SHORTHANDS:
             inner = {SHORTHANDS[key]: inner}
         if inner is None:
             inner = {"name": "dpo"} if depth == 0 and key == "loss" else {}
         if not isinstance(inner, dict):
             raise ConfigError(f"option {name!r}: {key!r} has no inner options, it is {inner!r}")
-        place[key] = dict(inner)
-        place = place[key]
+        mapping[key] = dict(inner)
+        mapping = mapping[key]
     before = options.get(name)
     if isinstance(value, str) and isinstance(before, dict) and (name == "data" or before.get("name", "") == value):
         value = before | {SHORTHANDS[name]: value}  # another file, read in the same way; or the loss that it is already
-    place[last] = value
+    mapping[last] = value
 
 
 def _sentence(kind: type[BaseModel], error: ValidationError, where: Mapping[str, str]) -> str:
-    """The first fault as one sentence: what, wanted, got, where. Missing options come last: others may explain them."""
+    """One sentence on the first error: option, allowed values, value, position. Missing options come last."""
     faults = sorted(error.errors(), key=lambda fault: fault["type"] == "missing")
     fault = faults[0]
     path = [str(part) for part in fault["loc"] if not str(part).startswith(HIDDEN)]
     name = ".".join(path)
-    stood = where.get(name, where.get(path[0] if path else "", name))
-    suffix = "" if stood == name or not name else f" ({stood})"
+    position = where.get(name, where.get(path[0] if path else "", name))
+    suffix = "" if position == name or not name else f" ({position})"
     got = fault.get("input")
     shown = repr(got) if len(repr(got)) <= 60 else f"{repr(got)[:57]}..."
     context = fault.get("ctx", {})
@@ -162,10 +162,9 @@ def _sentence(kind: type[BaseModel], error: ValidationError, where: Mapping[str,
         case "bool_type" | "bool_parsing":
             wanted = "true or false"
         case "value_error":
-            said = str(context["error"])
-            return (
-                f"{said}" if not name else f"{name}: {said}" if not said.startswith("must") else f"{name} {said}"
-            ) + suffix
+            sentence = str(context["error"])
+            subject = "" if not name else f"{name} " if sentence.startswith("must") else f"{name}: "
+            return f"{subject}{sentence}{suffix}"
         case _:
             wanted = fault["msg"][:1].lower() + fault["msg"][1:]
             return f"{name}: {wanted}, got {shown}{suffix}"

@@ -11,8 +11,8 @@ def _no_dropout(value: object) -> object:
     if isinstance(value, int | float) and not isinstance(value, bool) and value == 0:
         return 0
     raise ValueError(
-        f"must be 0, got {value!r}: responses share their prompt's activations, and a policy that drops some at "
-        "random is not the function that its reference is"
+        f"must be 0, got {value!r}: responses share their prompt's activations, and with random dropout the policy "
+        "and its reference would not be the same function"
     )
 
 

@@ -6,7 +6,7 @@ from typing import ClassVar, Literal, TypeAlias
 
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
-from preftree.config.base import Adaptation, Keeping, Machine, Optimisation, OptimizerName, Pace, Place, Strict
+from preftree.config.base import Adaptation, Keeping, Machine, Optimisation, OptimizerName, Pace, PathOrId, Strict
 
 
 class PromptSource(Strict):
@@ -16,7 +16,7 @@ class PromptSource(Strict):
       path: Any data file, of which only the prompts are read; or a .txt file with one prompt a line.
     """
 
-    path: Place
+    path: PathOrId
 
 
 class ModelAndPrompts(Strict):
@@ -33,15 +33,15 @@ class ModelAndPrompts(Strict):
         another.
     """
 
-    model: Place
+    model: PathOrId
     data: PromptSource
-    eval_data: Place | None = None
+    eval_data: PathOrId | None = None
     eval_every: PositiveInt | None = None
-    out: Place
-    reward: Place
-    reference: Place = "start"
+    out: PathOrId
+    reward: PathOrId
+    reference: PathOrId = "start"
 
-    @field_validator("data", mode="before", json_schema_input_type=Place | PromptSource)
+    @field_validator("data", mode="before", json_schema_input_type=PathOrId | PromptSource)
     @classmethod
     def _path_alone(cls, value: object) -> object:
         return {"path": value} if isinstance(value, str) else value

@@ -1,4 +1,4 @@
-"""The log of the command line, on stderr."""
+"""Log of the command line on stderr."""
 
 from __future__ import annotations
 
@@ -6,16 +6,17 @@ import logging
 import sys
 
 
-class _Stderr(logging.Handler):
-    """Prints to whatever stderr is at the moment: a progress bar puts itself in its place."""
+class StderrHandler(logging.Handler):
+    """Handler that prints to the current stderr, which a progress bar may have replaced."""
 
     def emit(self, record: logging.LogRecord) -> None:
+        """Print a record."""
         text = self.format(record)
         print(f"warning: {text}" if record.levelno >= logging.WARNING else text, file=sys.stderr)
 
 
 def quiet_transformers() -> None:
-    """No bars for loading and saving weights between our own lines."""
+    """Turn off the progress bars of transformers for loading and saving weights."""
     from transformers.utils import logging
 
     logging.disable_progress_bar()
