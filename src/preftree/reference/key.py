@@ -30,9 +30,15 @@ DIGEST_BYTES = 16
 
 SCORING_CODE = (
     "preftree.models.adapters",
-    "preftree.scoring.attention.tree",
+    "preftree.scoring.architecture",
+    "preftree.scoring.attention.by_branch",
+    "preftree.scoring.attention.flex",
+    "preftree.scoring.attention.tree_attention",
+    "preftree.scoring.attention.types",
     "preftree.scoring.attention.varlen",
+    "preftree.scoring.attention.varlen_check",
     "preftree.scoring.bf16_on_cpu",
+    "preftree.scoring.compile",
     "preftree.scoring.head",
     "preftree.scoring.scorer",
     "preftree.tree.layout",

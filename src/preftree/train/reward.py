@@ -19,7 +19,8 @@ from preftree.models.load import load_tokenizer
 from preftree.models.reward_model import grow_reward_model, is_reward_model, load_reward_model, padding_of
 from preftree.runtime.ranks import Ranks
 from preftree.scoring.pair_sums import response_values
-from preftree.scoring.reward_scorer import RewardScorer, verify_rewards
+from preftree.scoring.reward_scorer import RewardScorer
+from preftree.scoring.verify import verify_rewards
 from preftree.stats.calibration import Calibration, calibration
 from preftree.train.dataset import Part
 from preftree.train.examples import RunExamples, open_examples, trajectory_of
