@@ -83,7 +83,7 @@ def demo(
             )
     except Stopped as stopped:
         raise typer.Exit(128 + stopped.signum) from None
-    order = {job: place for place, job in enumerate((job.start.seed, job.name) for job in jobs)}
+    order = {job: index for index, job in enumerate((job.start.seed, job.name) for job in jobs)}
     ended.sort(key=lambda pair: order[pair[0].start.seed, pair[0].name])
     results, shown = _together(plan, starts, ended)
     bandit = check_bandit()
@@ -124,7 +124,7 @@ def _together(plan: DemoPlan, starts: list[SeedStart], ended: Ended) -> tuple[di
     chosen = chosen_runs(ended)
     few = [job for job, _ in ended if job.start is first]
     if len(starts) > 1:  # all runs of all methods would be a wall
-        few = [own[first.seed] for own in chosen.values()]
+        few = [values[first.seed] for values in chosen.values()]
     shown = [job.folder for job in few]
     results = {
         "world": dict(first.counts)
@@ -139,7 +139,7 @@ def _together(plan: DemoPlan, starts: list[SeedStart], ended: Ended) -> tuple[di
             "plan": asdict(plan),
         },
         "optimum": [point for start in starts for point in optimal_points(start, plan)],
-        "methods": {name: [point.model_dump(exclude_none=True) for point in own] for name, own in points.items()},
+        "methods": {name: [point.model_dump(exclude_none=True) for point in values] for name, values in points.items()},
         "budgets": [row for start in starts for row in budgets_of(start, plan, points)],
         **win_rates(plan, starts, chosen),
         "rewards": rewards_in_and_out(plan, starts, ended) if plan.reward_steps else [],
@@ -154,12 +154,12 @@ def _together(plan: DemoPlan, starts: list[SeedStart], ended: Ended) -> tuple[di
 
 def _seconds(starts: list[SeedStart], ended: Ended) -> dict[str, float]:
     """What the parts took, CPU seconds of the runs."""
-    found = {"sft": sum(start.sft_seconds for start in starts)}
+    seconds = {"sft": sum(start.sft_seconds for start in starts)}
     if any(start.reward_seconds for start in starts):
-        found["reward_model"] = sum(start.reward_seconds for start in starts)
+        seconds["reward_model"] = sum(start.reward_seconds for start in starts)
     for job, measured in ended:
-        found[job.method.name] = found.get(job.method.name, 0.0) + measured.seconds
-    return {name: round(value, 1) for name, value in found.items()}
+        seconds[job.method.name] = seconds.get(job.method.name, 0.0) + measured.seconds
+    return {name: round(value, 1) for name, value in seconds.items()}
 
 
 def _recommend(ended: Ended) -> dict[str, Any]:
@@ -176,5 +176,5 @@ def _recommend(ended: Ended) -> dict[str, Any]:
             values |= {} if job.value is None else {job.option: f"{job.value:g}"}
             name = f"{job.name} seed {job.start.seed}"
             every[name] = values, replace(read_run(job.folder), name=name)
-    found = recommend(settings_of(every))
-    return {"setting": found.setting, "reason": found.reason, "sure": found.sure, "figures": dict(found.figures)}
+    choice = recommend(settings_of(every))
+    return {"setting": choice.setting, "reason": choice.reason, "sure": choice.sure, "figures": dict(choice.figures)}

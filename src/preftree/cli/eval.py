@@ -39,16 +39,16 @@ def diagnose(
     from preftree.run_folder.reader import read_run
 
     results = examine_run(read_run(run))
-    found = diagnoses_in(results)
+    diagnoses = diagnoses_in(results)
     if as_json:
-        said = {
-            "found": [asdict(diagnosis) for diagnosis in found],
+        answer = {
+            "found": [asdict(diagnosis) for diagnosis in diagnoses],
             "clear": [result.check.name for result in results if not result.diagnosis and not result.missing],
             "not_possible": {result.check.name: result.missing for result in results if result.missing},
         }
-        typer.echo(json.dumps(said))
+        typer.echo(json.dumps(answer))
         return
-    for diagnosis in found:
+    for diagnosis in diagnoses:
         figures = ", ".join(f"{name} {value:.4g}" for name, value in diagnosis.figures.items())
         typer.echo(f"{diagnosis.severity}: {title_of(diagnosis)}\n  {diagnosis.message}\n  Try: {diagnosis.advice}")
         typer.echo(f"  Rule: {diagnosis.threshold}; figures: {figures}\n")

@@ -43,10 +43,10 @@ def export(
     from preftree.runtime.logs import quiet_transformers
 
     quiet_transformers()
-    found = export_run(run, out, "adapter" if adapter else "merged", dtype=dtype.value, tolerance=tolerance)
+    exported = export_run(run, out, "adapter" if adapter else "merged", dtype=dtype.value, tolerance=tolerance)
     typer.echo(
-        f"{found.out}: logits differ by at most {found.difference:.3g} from the run's own (allowed: "
-        f"{found.tolerance:.3g}), on {found.num_prompts} prompts of its data"
+        f"{exported.out}: logits differ by at most {exported.difference:.3g} from the run's own (allowed: "
+        f"{exported.tolerance:.3g}), on {exported.num_prompts} prompts of its data"
     )
-    for name, command in found.commands.items():
+    for name, command in exported.commands.items():
         typer.echo(f"\n{name}:\n  {command}")

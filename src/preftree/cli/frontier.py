@@ -62,6 +62,6 @@ def measure_folder(path: Path, how: Measuring) -> Measured:
 
 def interval(point: Point, name: str) -> str:
     """A figure of a point as text, with the ends of its interval where it has one."""
-    told = point.model_extra or {}
-    ends = f"  [{told[f'{name}_low']:.3f}, {told[f'{name}_high']:.3f}]" if f"{name}_low" in told else ""
+    figures = point.model_extra or {}
+    ends = f"  [{figures[f'{name}_low']:.3f}, {figures[f'{name}_high']:.3f}]" if f"{name}_low" in figures else ""
     return f"{getattr(point, name):.3f}{ends}"

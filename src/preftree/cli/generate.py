@@ -65,17 +65,17 @@ def generate(
     stops = tuple(stop or ())
     best = best_of_many(best_of, reward, temperature)
     tokenizer = load_tokenizer(model)
-    rows = asked = read_prompts(prompts)
+    rows = questions = read_prompts(prompts)
     if chat or system is not None:
-        rows = asked = as_conversation(rows, system)
+        rows = questions = as_conversation(rows, system)
     if shots is not None:
         shown = read_demonstrations(shots)
         shown = demonstrations_as_conversation(shown) if chat or system is not None else shown
-        asked = with_shots(rows, shown, num_shots, seed=seed)
+        questions = with_shots(rows, shown, num_shots, seed=seed)
         if any(isinstance(row.text, str) for row in rows):
             stops = tuple(dict.fromkeys((*stops, STOP)))
     sampling = Sampling(max_new_tokens, temperature, top_p, seed, stops)
-    ids = encode_prompts(tokenizer, asked)
+    ids = encode_prompts(tokenizer, questions)
     sampler, weights = load_sampler(model, engine, precision, batch_size)
     job = describe_job(weights, precision, ids, sampling, samples, best_of=best, engine=engine)
     total = samples * len(rows)
@@ -154,5 +154,5 @@ def describe_best_of(out: Path) -> str:
         rewards = [json.loads(line)["rewards"] for line in file]
     table = expected_best(np.array(rewards)).mean(axis=0)
     sizes = [2**power for power in range(len(table).bit_length()) if 2**power < len(table)] + [len(table)]
-    told = [f"{n}: {table[n - 1]:.4g} (KL at most {math.log(n) - (n - 1) / n:.2f})" for n in sizes]
-    return f"mean reward of the best of {', '.join(told)}"
+    figures = [f"{n}: {table[n - 1]:.4g} (KL at most {math.log(n) - (n - 1) / n:.2f})" for n in sizes]
+    return f"mean reward of the best of {', '.join(figures)}"

@@ -36,16 +36,16 @@ def rewards(
 
     quiet_transformers()
     opened = read_run(run)
-    found = compare_rewards(opened, [data] if ood is None else [data, ood], against=against, seed=seed)
+    compared = compare_rewards(opened, [data] if ood is None else [data, ood], against=against, seed=seed)
     table = Table("pairs", "rewards", "accuracy", "ECE", "Brier", "nats")
-    for one in found:
-        for name, own in (("implicit", one.implicit), ("explicit", one.explicit)):
-            if own is not None:
-                fit = (f"{value:.3f}" for value in own.calibration[:3])
-                table.add_row(f"{Path(one.data).name} ({one.num_pairs})", name, _between(own.accuracy), *fit)
-        if one.difference is not None:
-            table.add_row("", "difference", _between(one.difference, "+.3f"))
-    write_atomic(run / "rewards.json", json.dumps(rewards_json(opened, found, against), indent=1) + "\n")
+    for file in compared:
+        for name, source in (("implicit", file.implicit), ("explicit", file.explicit)):
+            if source is not None:
+                fit = (f"{value:.3f}" for value in source.calibration[:3])
+                table.add_row(f"{Path(file.data).name} ({file.num_pairs})", name, _between(source.accuracy), *fit)
+        if file.difference is not None:
+            table.add_row("", "difference", _between(file.difference, "+.3f"))
+    write_atomic(run / "rewards.json", json.dumps(rewards_json(opened, compared, against), indent=1) + "\n")
     Console(markup=False, highlight=False).print(table)
 
 

@@ -76,29 +76,29 @@ def temperature(
     (other,) = find_sides([baseline])
     if other.kind == "model":
         other = replace(other, name=f"{other.name} at T {baseline_temperature:g}")
-    asked = read_questions(prompts, most=num_prompts, seed=seed)
-    limit = check_world(judge, prompts, asked, max_new_tokens)
+    questions = read_questions(prompts, most=num_prompts, seed=seed)
+    limit = check_world(judge, prompts, questions, max_new_tokens)
     world = countable_world(judge, other, limit, top_p)
-    texts = [prompt.text for prompt in asked]
+    texts = [prompt.text for prompt in questions]
     if world is not None:
         curves = exactly(world, [str(text) for text in texts], values, policies, other, baseline_temperature, judge)
     else:
         ways = [Sampling(limit, value, top_p, seed) for value in values]
         base_way = Sampling(limit, baseline_temperature, top_p, seed + 1)  # random numbers of its own
-        warn_of_equal_draws([policies[0], other], [ways[-1], base_way], len(asked), samples)
+        warn_of_equal_draws([policies[0], other], [ways[-1], base_way], len(questions), samples)
 
         def draw(how: SampleFiles) -> list[Any]:
             from preftree.evaluate.answers import collect_answers
 
             return [
-                collect_answers(other, prompts, asked, [base_way], how)[0],
-                *(collect_answers(side, prompts, asked, ways, how) for side in policies),
+                collect_answers(other, prompts, questions, [base_way], how)[0],
+                *(collect_answers(side, prompts, questions, ways, how) for side in policies),
             ]
 
         base, *drawn = drawing(draw, out, samples=samples, batch_size=batch_size, precision=precision)
-        found = {side.name: answers for side, answers in zip(policies, drawn, strict=True)}
-        curves = sampled_curves(judged_by, texts, values, found, base, seed=seed)
-    told = {
+        answers_of = {side.name: answers for side, answers in zip(policies, drawn, strict=True)}
+        curves = sampled_curves(judged_by, texts, values, answers_of, base, seed=seed)
+    figures = {
         "baseline": curves.baseline,
         "baseline_temperature": baseline_temperature if other.kind == "model" else None,
         "judge": curves.judge,
@@ -109,11 +109,11 @@ def temperature(
         "temperature": [point.model_dump() for point in curves.points],
         "temperature_figure": "win rate",
         "robustness": [
-            {"name": one.name, "area": one.area._asdict(), "best_at": one.best_at, "drop": one.drop._asdict()}
-            for one in curves.robustness
+            {"name": curve.name, "area": curve.area._asdict(), "best_at": curve.best_at, "drop": curve.drop._asdict()}
+            for curve in curves.robustness
         ],
     }
-    write(out / "temperature.json", json.dumps(told, indent=1, ensure_ascii=False) + "\n")
+    write(out / "temperature.json", json.dumps(figures, indent=1, ensure_ascii=False) + "\n")
     write(out / "temperature.html", temperature_page(curves))
     heads, rows = figures_table(curves)
     title = f"win rate against {curves.baseline}, judged by {curves.judge}; {how_known(curves)}"
@@ -173,7 +173,7 @@ def countable_world(judge: str, baseline: Side, limit: int, top_p: float) -> Wor
 
 def exactly(
     world: World,
-    asked: Sequence[str],
+    prompts: Sequence[str],
     temperatures: Sequence[float],
     policies: Sequence[Side],
     baseline: Side,
@@ -192,8 +192,8 @@ def exactly(
         return [policy_table(model, tokenizer, world, value) for value in values]
 
     (base,) = tables(baseline, [baseline_temperature])
-    found = {side.name: tables(side, temperatures) for side in policies}
-    return exact_curves(world, asked, temperatures, found, (baseline.name, base), judge=judge)
+    tables_of = {side.name: tables(side, temperatures) for side in policies}
+    return exact_curves(world, prompts, temperatures, tables_of, (baseline.name, base), judge=judge)
 
 
 def how_known(curves: Curves) -> str:

@@ -68,20 +68,20 @@ def winrate(
 
     judged_by = load_judge(judge)
     sides = find_sides([a, b])
-    asked = read_questions(prompts, most=num_prompts, seed=seed)
-    limit = check_world(judge, prompts, asked, max_new_tokens)
+    questions = read_questions(prompts, most=num_prompts, seed=seed)
+    limit = check_world(judge, prompts, questions, max_new_tokens)
     # Each side has random numbers of its own: equal ones would make two samples of one model the same text.
     ways = [Sampling(limit, temperature, top_p, seed + index) for index in range(2)]
-    warn_of_equal_draws(sides, ways, len(asked), samples)
+    warn_of_equal_draws(sides, ways, len(questions), samples)
 
     def draw(how: SampleFiles) -> list[Any]:
-        return [collect_answers(side, prompts, asked, [way], how)[0] for side, way in zip(sides, ways, strict=True)]
+        return [collect_answers(side, prompts, questions, [way], how)[0] for side, way in zip(sides, ways, strict=True)]
 
     first, second = drawing(draw, out, samples=samples, batch_size=batch_size, precision=precision)
-    texts = [prompt.text for prompt in asked]
+    texts = [prompt.text for prompt in questions]
     pairs = judge_pairs(judged_by, texts, first, second)
-    found = count_wins(judged_by, first, second, pairs, seed=seed)
-    told = found.as_json() | {
+    win_rate = count_wins(judged_by, first, second, pairs, seed=seed)
+    figures = win_rate.as_json() | {
         "prompts_file": prompts,
         "samples": samples,
         "temperature": temperature,
@@ -91,10 +91,10 @@ def winrate(
     }
     rows = preference_rows(texts, pairs, (first.name, second.name))
     write(out / "verdicts.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-    write(out / "winrate.json", json.dumps(told, indent=1, ensure_ascii=False) + "\n")
-    Console(markup=False, highlight=False, soft_wrap=True).print(describe(found))
-    if found.prompts < FEW_PROMPTS:
-        typer.echo(few(found.prompts), err=True)
+    write(out / "winrate.json", json.dumps(figures, indent=1, ensure_ascii=False) + "\n")
+    Console(markup=False, highlight=False, soft_wrap=True).print(describe(win_rate))
+    if win_rate.prompts < FEW_PROMPTS:
+        typer.echo(few(win_rate.prompts), err=True)
     typer.echo(f"{out / 'winrate.json'} has the figures, {out / 'verdicts.jsonl'} the verdicts", err=True)
 
 
@@ -178,31 +178,31 @@ def write(path: Path, content: str) -> None:
         raise DataError(f"{path} cannot be written ({error.strerror}); give another --out") from error
 
 
-def describe(found: WinRate) -> Any:
+def describe(win_rate: WinRate) -> Any:
     """The figures as a table for the terminal."""
     from rich.table import Table
 
     table = Table(
-        title=f"{found.a} against {found.b}, judged by {found.judge}", title_justify="left", show_header=False
+        title=f"{win_rate.a} against {win_rate.b}, judged by {win_rate.judge}", title_justify="left", show_header=False
     )
-    over = f"over {found.prompts} prompts"
-    table.add_row("win rate", f"{interval(found.rate)}  95 % interval {over}, ties count half")
-    told = f"{found.wins} won, {found.ties} tied, {found.losses} lost, of {found.pairs}"
-    if found.identical:
-        told += f"; {found.identical} ties are of one and the same text"
-    table.add_row("pairs", told)
-    if found.orders == 1:
+    over = f"over {win_rate.prompts} prompts"
+    table.add_row("win rate", f"{interval(win_rate.rate)}  95 % interval {over}, ties count half")
+    counts = f"{win_rate.wins} won, {win_rate.ties} tied, {win_rate.losses} lost, of {win_rate.pairs}"
+    if win_rate.identical:
+        counts += f"; {win_rate.identical} ties are of one and the same text"
+    table.add_row("pairs", counts)
+    if win_rate.orders == 1:
         table.add_row("order", "each pair was judged once: this judge sees one response at a time")
     else:
-        table.add_row("order", f"each pair was shown in both; {agreed(found)}")
-    if found.invalid:
-        table.add_row("invalid", f"{found.invalid} verdicts could not be read, and count half")
-    table.add_row("length", f"{found.characters_a:.0f} characters, and {found.characters_b:.0f} of {found.b}")
-    if found.similar is not None:
-        table.add_row("", f"{interval(found.similar)}  among the {found.similar_pairs} pairs of similar length")
+        table.add_row("order", f"each pair was shown in both; {agreed(win_rate)}")
+    if win_rate.invalid:
+        table.add_row("invalid", f"{win_rate.invalid} verdicts could not be read, and count half")
+    table.add_row("length", f"{win_rate.characters_a:.0f} characters, and {win_rate.characters_b:.0f} of {win_rate.b}")
+    if win_rate.similar is not None:
+        table.add_row("", f"{interval(win_rate.similar)}  among the {win_rate.similar_pairs} pairs of similar length")
     else:
-        table.add_row("", f"{found.similar_pairs} pairs are of similar length, too few for a win rate")
-    for name, share in ((found.a, found.finished_a), (found.b, found.finished_b)):
+        table.add_row("", f"{win_rate.similar_pairs} pairs are of similar length, too few for a win rate")
+    for name, share in ((win_rate.a, win_rate.finished_a), (win_rate.b, win_rate.finished_b)):
         if share is not None and share < 1:
             table.add_row("cut", f"{1 - share:.1%} of the responses of {name}, at the limit of their tokens")
     return table
@@ -213,11 +213,11 @@ def few(num: int) -> str:
     return f"warning: {num} prompts are few: intervals over fewer than {FEW_PROMPTS} are too narrow"
 
 
-def agreed(found: WinRate) -> str:
+def agreed(win_rate: WinRate) -> str:
     """How a judge took the order."""
-    if found.agreement is None or found.left_rate is None:
+    if win_rate.agreement is None or win_rate.left_rate is None:
         return "all pairs are of one and the same text"
-    return f"{found.agreement:.1%} had one verdict in both, the left one won {found.left_rate:.1%}"
+    return f"{win_rate.agreement:.1%} had one verdict in both, the left one won {win_rate.left_rate:.1%}"
 
 
 def interval(estimate: Any) -> str:

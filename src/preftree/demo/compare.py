@@ -73,10 +73,10 @@ def budgets_of(start: SeedStart, plan: DemoPlan, points: Mapping[str, Sequence[P
             "seed": start.seed,
             "kl": budget,
             "start": start.reward,
-            "reward": max([start.reward, *(p.reward for p in own if p.seed == start.seed and p.kl <= budget)]),
+            "reward": max([start.reward, *(p.reward for p in of_method if p.seed == start.seed and p.kl <= budget)]),
             "optimum": best_reward(start.ref_logps, table, budget),
         }
-        for name, own in points.items()
+        for name, of_method in points.items()
         for budget in BUDGETS
     ]
 
@@ -84,14 +84,16 @@ def budgets_of(start: SeedStart, plan: DemoPlan, points: Mapping[str, Sequence[P
 def chosen_runs(ended: Ended) -> dict[str, dict[int, DemoRun]]:
     """The run that stands for a method, by seed: the best reward at its end among those that end within FARTHEST nats,
     or the nearest where none does."""
-    found: dict[str, dict[int, DemoRun]] = {}
+    chosen: dict[str, dict[int, DemoRun]] = {}
     for method in dict.fromkeys(job.method.name for job, _ in ended):
         for seed in dict.fromkeys(job.start.seed for job, _ in ended):
-            own = [(m.points[-1], job) for job, m in ended if (job.method.name, job.start.seed) == (method, seed)]
-            near = [pair for pair in own if pair[0].kl <= FARTHEST]
-            best = max(near, key=lambda pair: pair[0].reward) if near else min(own, key=lambda pair: pair[0].kl)
-            found.setdefault(method, {})[seed] = best[1]
-    return found
+            last_points = [
+                (m.points[-1], job) for job, m in ended if (job.method.name, job.start.seed) == (method, seed)
+            ]
+            near = [pair for pair in last_points if pair[0].kl <= FARTHEST]
+            best = max(near, key=lambda pair: pair[0].reward) if near else min(last_points, key=lambda pair: pair[0].kl)
+            chosen.setdefault(method, {})[seed] = best[1]
+    return chosen
 
 
 def win_rates(
@@ -104,16 +106,18 @@ def win_rates(
     sums: dict[str, list[tuple[float, float]]] = {}
     for start in starts:
         tokenizer = load_tokenizer(start.model)
-        models = {name: own[start.seed].folder / "model" for name, own in chosen.items()} | {"fine_tuned": start.model}
+        models = {name: by_seed[start.seed].folder / "model" for name, by_seed in chosen.items()} | {
+            "fine_tuned": start.model
+        }
         tables = {
             name: [policy_table(load_model(folder), tokenizer, world, value) for value in TEMPERATURES]
             for name, folder in models.items()
         }
         baseline = ("the fine-tuned model", start.ref_logps)
         curves = exact_curves(world, world.prompts, TEMPERATURES, tables, baseline, judge="the world")
-        for one in curves.robustness:
-            rates.setdefault(one.name, []).append([p.value for p in curves.points if p.name == one.name])
-            sums.setdefault(one.name, []).append((one.area.value, one.drop.value))
+        for curve in curves.robustness:
+            rates.setdefault(curve.name, []).append([p.value for p in curves.points if p.name == curve.name])
+            sums.setdefault(curve.name, []).append((curve.area.value, curve.drop.value))
     many = len(starts) > 1
     points = [
         {"name": name, "temperature": temperature, "value": statistics.fmean(values)}
@@ -122,8 +126,11 @@ def win_rates(
         for temperature, values in zip(TEMPERATURES, zip(*rows, strict=True), strict=True)
     ]
     robustness = {
-        name: {"area": statistics.fmean(area for area, _ in own), "drop": statistics.fmean(drop for _, drop in own)}
-        for name, own in sums.items()
+        name: {
+            "area": statistics.fmean(area for area, _ in by_seed),
+            "drop": statistics.fmean(drop for _, drop in by_seed),
+        }
+        for name, by_seed in sums.items()
     }
     return {"temperature": points, "robustness": robustness}
 
@@ -139,12 +146,17 @@ def rewards_in_and_out(plan: DemoPlan, starts: Sequence[SeedStart], ended: Ended
             write_rows(files[name], pairs)
         dpo = (job for job, _ in ended if (job.method.name, job.value) == ("dpo_adamw", REWARDS_BETA))
         run = read_run(next(job for job in dpo if job.start.seed == start.seed).folder)
-        found = compare_rewards(run, [str(path) for path in files.values()], against=f"rm:{start.folder / 'rm'}")
-        for (name, path), one in zip(files.items(), found, strict=True):
-            assert one.explicit is not None  # a reward model was named
+        compared = compare_rewards(run, [str(path) for path in files.values()], against=f"rm:{start.folder / 'rm'}")
+        for (name, path), row in zip(files.items(), compared, strict=True):
+            assert row.explicit is not None  # a reward model was named
             rows.append(
-                {"seed": start.seed, "pairs": name, "count": one.num_pairs, "true_reward": _true_accuracy(world, path)}
-                | {"dpo": _ends(one.implicit.accuracy), "reward_model": _ends(one.explicit.accuracy)}
+                {
+                    "seed": start.seed,
+                    "pairs": name,
+                    "count": row.num_pairs,
+                    "true_reward": _true_accuracy(world, path),
+                }
+                | {"dpo": _ends(row.implicit.accuracy), "reward_model": _ends(row.explicit.accuracy)}
             )
     return rows
 
@@ -154,36 +166,36 @@ def costs(plan: DemoPlan, starts: Sequence[SeedStart], ended: Ended) -> dict[str
     GOALS of the gain in reward that WITHIN nats can buy, on every seed."""
     table = rewards(WORLDS[plan.world])
     gains = {start.seed: best_reward(start.ref_logps, table, WITHIN) - start.reward for start in starts}
-    found: dict[str, dict[str, Any]] = {}
+    table_of_costs: dict[str, dict[str, Any]] = {}
     for name in dict.fromkeys(job.method.name for job, _ in ended):
-        own = [(job, measured) for job, measured in ended if job.method.name == name]
+        results = [(job, measured) for job, measured in ended if job.method.name == name]
         goals: dict[str, float | None] = {}
         for share in GOALS:
             reached = [
                 seconds_to_reach(
-                    [point for job, measured in own if job.start.seed == start.seed for point in measured.points],
+                    [point for job, measured in results if job.start.seed == start.seed for point in measured.points],
                     kl=WITHIN,
                     reward=start.reward + share * gains[start.seed],
                 )
                 for start in starts
             ]
-            told = [seconds for seconds in reached if seconds is not None]
-            goals[f"{share:g}"] = statistics.fmean(told) if len(told) == len(starts) else None
-        method = own[0][0].method
-        found[name] = {
+            known = [seconds for seconds in reached if seconds is not None]
+            goals[f"{share:g}"] = statistics.fmean(known) if len(known) == len(starts) else None
+        method = results[0][0].method
+        table_of_costs[name] = {
             "settings": max(1, len(method.values)),
-            "seconds": statistics.fmean(measured.seconds for _, measured in own),
+            "seconds": statistics.fmean(measured.seconds for _, measured in results),
             "reward_model_seconds": statistics.fmean(start.reward_seconds for start in starts)
             if method.reward == "model"
             else 0.0,
             "seconds_to": goals,
-            "samples": statistics.fmean(measured.samples for _, measured in own),
-            "tokens": statistics.fmean(measured.tokens for _, measured in own),
-            "models": max(measured.models for _, measured in own),
-            "state": max(measured.state for _, measured in own),
+            "samples": statistics.fmean(measured.samples for _, measured in results),
+            "tokens": statistics.fmean(measured.tokens for _, measured in results),
+            "models": max(measured.models for _, measured in results),
+            "state": max(measured.state for _, measured in results),
             "knobs": list(method.knobs),
         }
-    return found
+    return table_of_costs
 
 
 def texts_of(plan: DemoPlan, start: SeedStart, models: Mapping[str, Path]) -> list[dict[str, Any]]:
@@ -193,8 +205,8 @@ def texts_of(plan: DemoPlan, start: SeedStart, models: Mapping[str, Path]) -> li
     rows: list[dict[str, Any]] = [{"prompt": prompt, "responses": {}} for prompt in prompts]
     for name, folder in models.items():
         drawn = draw_responses(world, load_model(folder), tokenizer, prompts, draw_of("texts", start.seed))
-        for row, one in zip(rows, drawn, strict=True):
-            row["responses"][name] = {"text": one.text, "reward": reward(world, row["prompt"], one.text)}
+        for row, generation in zip(rows, drawn, strict=True):
+            row["responses"][name] = {"text": generation.text, "reward": reward(world, row["prompt"], generation.text)}
     return rows
 
 

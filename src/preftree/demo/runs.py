@@ -31,8 +31,8 @@ class DemoRun:
     @property
     def name(self) -> str:
         """Of its folder: `dpo-adamw-beta1`."""
-        called = self.method.name.replace("_", "-")
-        return called if self.value is None else f"{called}-{self.option}{self.value:g}"
+        name = self.method.name.replace("_", "-")
+        return name if self.value is None else f"{name}-{self.option}{self.value:g}"
 
     @property
     def option(self) -> str:
@@ -79,21 +79,22 @@ def run_demo(job: DemoRun) -> Result:
       UserError: the run failed.
       Stopped: a signal stopped it.
     """
-    world, own = WORLDS[job.plan.world], job.start
+    world, start = WORLDS[job.plan.world], job.start
     recipe = RECIPES[job.method.recipe]
     seconds = finish_run(check_config(recipe.config, _options(job, world)))
     run = read_run(job.folder)
     known = run.measured
     if not known.frontier:
-        meter = world_meter(world, load_tokenizer(own.model), own.ref_logps, own.held_out)
+        meter = world_meter(world, load_tokenizer(start.model), start.ref_logps, start.held_out)
         beta = job.value if job.option == "beta" else None
-        found = trace(job.folder, meter, beta=beta, seed=own.seed, first=job.plan.first)
-        before = own.reward_seconds if job.method.reward == "model" else 0.0
+        points = trace(job.folder, meter, beta=beta, seed=start.seed, first=job.plan.first)
+        before = start.reward_seconds if job.method.reward == "model" else 0.0
         steps = {row["step"]: row["seconds"] for row in run.rows if "seconds" in row and "split" not in row}
         rate = seconds / max(steps.values())  # CPU seconds to one of the run's clock, which saw other runs as well
-        told = {} if job.setting is None else {"setting": job.setting}
+        setting = {} if job.setting is None else {"setting": job.setting}
         timed = [
-            point.model_copy(update={"seconds": round(before + rate * steps[point.step], 3), **told}) for point in found
+            point.model_copy(update={"seconds": round(before + rate * steps[point.step], 3), **setting})
+            for point in points
         ]
         known = known.model_copy(update={"frontier": tuple(timed)})
         write_measured(job.folder / "measured.json", known)
@@ -119,17 +120,17 @@ def _state(job: DemoRun) -> int:
 
 def _options(job: DemoRun, world: World) -> dict[str, Any]:
     """All options of a run."""
-    plan, method, own = job.plan, job.method, job.start
-    options = {"model": str(own.model), "snapshots": plan.snapshots}
+    plan, method, start = job.plan, job.method, job.start
+    options = {"model": str(start.model), "snapshots": plan.snapshots}
     if method.reward is None:
-        options |= on_pairs(own.folder, world, "pairs.jsonl", job.name, own.seed)
+        options |= on_pairs(start.folder, world, "pairs.jsonl", job.name, start.seed)
         options |= {"batch_size": plan.batch_size, "max_steps": plan.steps}
         if RECIPES[method.recipe].reads == "preferences":
-            held_out = str(own.folder / "held_out.jsonl")
+            held_out = str(start.folder / "held_out.jsonl")
             options |= {"eval_data": held_out, "eval_every": max(1, plan.steps // 3)}
     else:
-        options |= shared(own.folder, own.folder / "prompts.txt", job.name, own.seed)
-        scored_by = f"world:{world.name}" if method.reward == "world" else str(own.folder / "rm")
+        options |= shared(start.folder, start.folder / "prompts.txt", job.name, start.seed)
+        scored_by = f"world:{world.name}" if method.reward == "world" else str(start.folder / "rm")
         options |= {"reward": scored_by, "max_new_tokens": world.max_words}
     options |= method.options
     room, _, option = method.option.rpartition(".")

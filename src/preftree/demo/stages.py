@@ -94,14 +94,14 @@ def quiet() -> None:
     torch.set_num_threads(1)  # the model is so small that threads would only wait for one another
 
 
-def prepare_seed(asked: tuple[DemoPlan, int, Path]) -> SeedStart:
+def prepare_seed(task: tuple[DemoPlan, int, Path]) -> SeedStart:
     """Fine-tune, sample, label, and train the reward model of a seed, or what is left of it.
 
     Raises:
       UserError: a run failed.
       Stopped: a signal stopped one.
     """
-    plan, seed, out = asked
+    plan, seed, out = task
     make_folder(out)
     world = WORLDS[plan.world]
     sft_seconds = _fine_tune(out, plan, world, seed)

@@ -46,16 +46,16 @@ def _keep_token_rewards(steps: SupervisedSteps, task: PreferenceTask) -> None:
     part = steps.data.train if steps.data.held_out is None else steps.data.held_out
     examples = [part.store[row] for row in probe_rows(part, most=PAIRS, longest=LONGEST)]
     run = steps.run
-    found = token_rewards(run.scorer, task.reference.table, examples, beta=beta, tokenizer=run.tokenizer)
+    rewards = token_rewards(run.scorer, task.reference.table, examples, beta=beta, tokenizer=run.tokenizer)
     path = Path(run.config.out) / "measured.json"
-    write_measured(path, read_measured(path).model_copy(update={"token_rewards": tuple(found)}))
+    write_measured(path, read_measured(path).model_copy(update={"token_rewards": tuple(rewards)}))
 
 
 def _keep_reliability(steps: SupervisedSteps, task: RewardTask) -> None:
     """Keep the reliability curve of the held-out pairs."""
-    found = reliability_of(steps, task) if task.objective.unit == "pair" else None
-    if found is None:
+    calibration = reliability_of(steps, task) if task.objective.unit == "pair" else None
+    if calibration is None:
         return
     path = Path(steps.run.config.out) / "measured.json"
-    curve = tuple(map(Reliability.of, found.bins))
+    curve = tuple(map(Reliability.of, calibration.bins))
     write_measured(path, read_measured(path).model_copy(update={"reliability": curve}))

@@ -75,16 +75,16 @@ def measure_run(run: Run, how: Measuring) -> Measured:
     if run.recipe.trains == "reward_model":
         raise DataError(f"{run.path} is the run of a reward model, which writes nothing; give the run of a policy")
     reward = load_rewards(how.reward)  # a name that is wrong is told first
-    told = asdict(how) | {"reward": identify(how.reward)}
-    if run.measured.how == told and run.measured.frontier[-1].step == run.steps:
+    settings = asdict(how) | {"reward": identify(how.reward)}
+    if run.measured.how == settings and run.measured.frontier[-1].step == run.steps:
         return run.measured
     config = check_config(run.recipe.config, run.config)
     world = find_world(how.reward)
     exact = world is not None and world.num_outcomes <= MOST_OUTCOMES
-    found = (
+    figures = (
         _exactly(run, config, world, reward, how) if world and exact else _by_samples(run, config, world, reward, how)
     )
-    return run.measured.model_copy(update=found | {"how": told})
+    return run.measured.model_copy(update=figures | {"how": settings})
 
 
 def _exactly(run: Run, config: AnyConfig, world: World, reward: Rewards, how: Measuring) -> dict[str, Any]:
@@ -138,13 +138,13 @@ def load_reference(run: Run, config: AnyConfig, ranks: Ranks) -> Scorer:
     Raises:
       DataError: the folder holds other weights now.
     """
-    place = start_place(config)
-    scorer, now = load_frozen(place, config.model_copy(update={"compile": False}), ranks)
+    name = start_place(config)
+    scorer, now = load_frozen(name, config.model_copy(update={"compile": False}), ranks)
     known = run.summary.get("trajectory", {})
     before = known.get("weights of the reference", known.get("weights of the model"))
     if find_adapter(config.model) is None and before not in (None, now):  # a merged adapter has a digest of its own
         raise DataError(
-            f"{run.path} began at weights {before[:8]}.., and {place} holds {now[:8]}.. now; put that model back"
+            f"{run.path} began at weights {before[:8]}.., and {name} holds {now[:8]}.. now; put that model back"
         )
     return scorer
 

@@ -125,7 +125,7 @@ def read_questions(path: str, *, most: int | None, seed: int) -> list[Prompt]:
     prompts = list({prompt_key(prompt.text): prompt for prompt in reversed(read_prompts(path))}.values())[::-1]
     if most is not None and len(prompts) > most:
         places = np.sort(np.random.default_rng(seed).choice(len(prompts), most, replace=False))
-        prompts = [prompts[place] for place in places.tolist()]
+        prompts = [prompts[index] for index in places.tolist()]
     if len(prompts) < 2:
         raise DataError(f"{path} has one prompt, and an interval over prompts needs two; add prompts")
     return prompts
@@ -137,12 +137,12 @@ def reference_answers(path: str, prompts: Sequence[Prompt]) -> Answers:
     Raises:
       DataError: the file has none, or not for every prompt.
     """
-    found: dict[str, list[str]] = {}
-    for where, one in read_demonstrations(path):
-        mine = found.setdefault(prompt_key(one.prompt), [])
-        if (said := _as_text(one.response, str(where))) not in mine:
-            mine.append(said)
-    return Answers(REFERENCE, _for_each(prompts, found, path))
+    answers: dict[str, list[str]] = {}
+    for where, demonstration in read_demonstrations(path):
+        texts = answers.setdefault(prompt_key(demonstration.prompt), [])
+        if (answer := _as_text(demonstration.response, str(where))) not in texts:
+            texts.append(answer)
+    return Answers(REFERENCE, _for_each(prompts, answers, path))
 
 
 def read_answers(side: Side, prompts: Sequence[Prompt]) -> Answers:
@@ -151,25 +151,25 @@ def read_answers(side: Side, prompts: Sequence[Prompt]) -> Answers:
     Raises:
       DataError: a row cannot be read, or a prompt has no response.
     """
-    found: dict[str, list[str]] = {}
+    answers: dict[str, list[str]] = {}
     ended: list[bool] = []
-    asked = {prompt_key(prompt.text) for prompt in prompts}
+    keys = {prompt_key(prompt.text) for prompt in prompts}
     others = 0
     for raw in read_rows(find_source(side.place)):
         try:
             if isinstance(raw.row, RowFault):
                 raise raw.row
-            key, said = _exchange(raw.row)
+            key, response = _exchange(raw.row)
         except RowFault as fault:
             raise DataError(f"{raw.where}: {fault}; mend the row") from fault
-        if key not in asked:
+        if key not in keys:
             others += 1
             continue
-        found.setdefault(key, []).append(said)
+        answers.setdefault(key, []).append(response)
         ended += [raw.row["finished"]] if isinstance(raw.row.get("finished"), bool) else []
     if others:
         log.info("%s: %d responses to other prompts are left out", side.place, others)
-    texts = _for_each(prompts, found, side.place)
+    texts = _for_each(prompts, answers, side.place)
     known = len(ended) == sum(map(len, texts))
     return Answers(side.name, texts, float(np.mean(ended)) if known else None)
 
@@ -241,12 +241,12 @@ def _exchange(row: dict[str, Any]) -> tuple[str, str]:
     for name, value in (("prompt", prompt), ("response", response)):
         if value is None:
             raise RowFault("missing_field", name, f"'{name}' is missing")
-    asked = messages(prompt, "prompt") if isinstance(prompt, list) else text(prompt, "prompt")
+    question = messages(prompt, "prompt") if isinstance(prompt, list) else text(prompt, "prompt")
     if isinstance(response, list):
-        return prompt_key(asked), _as_text(response_messages(messages(response, "response"), "response"), "")
+        return prompt_key(question), _as_text(response_messages(messages(response, "response"), "response"), "")
     if not isinstance(response, str):  # a cut character is no fault here, and an empty response is one as any
         raise RowFault("wrong_type", "response", "'response' must be text or a list of messages")
-    return prompt_key(asked), response
+    return prompt_key(question), response
 
 
 def _as_text(response: Text, where: str) -> str:
@@ -258,12 +258,12 @@ def _as_text(response: Text, where: str) -> str:
     return first.content
 
 
-def _for_each(prompts: Sequence[Prompt], found: dict[str, list[str]], path: str) -> tuple[tuple[str, ...], ...]:
+def _for_each(prompts: Sequence[Prompt], answers: dict[str, list[str]], path: str) -> tuple[tuple[str, ...], ...]:
     for prompt in prompts:
-        if prompt_key(prompt.text) not in found:
-            asked = prompt_key(prompt.text)[:60]
-            raise DataError(f"{path} has no answer to the prompt of {prompt.where} ({asked!r}); give one that has")
-    return tuple(tuple(found[prompt_key(prompt.text)]) for prompt in prompts)
+        if prompt_key(prompt.text) not in answers:
+            question = prompt_key(prompt.text)[:60]
+            raise DataError(f"{path} has no answer to the prompt of {prompt.where} ({question!r}); give one that has")
+    return tuple(tuple(answers[prompt_key(prompt.text)]) for prompt in prompts)
 
 
 def collect_answers(

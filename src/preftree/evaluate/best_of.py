@@ -24,7 +24,7 @@ def expected_best(rewards: Float[np.ndarray, "X N"]) -> Float[np.ndarray, "X N"]
     for index, n in enumerate(range(1, num + 1)):
         # Falling from i = N, where C(N - 1, n - 1) / C(N, n) = n / N: factors below 1, so nothing overflows.
         weight = n / num
-        for place in range(num, n - 1, -1):
-            weights[place - 1, index] = weight
-            weight *= (place - n) / (place - 1) if place > 1 else 0.0
+        for rank in range(num, n - 1, -1):
+            weights[rank - 1, index] = weight
+            weight *= (rank - n) / (rank - 1) if rank > 1 else 0.0
     return rising @ weights

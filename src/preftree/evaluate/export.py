@@ -133,8 +133,8 @@ def _open(path: Path) -> tuple[Run, AnyConfig]:
 
 def _prompts(config: AnyConfig, tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
     with open_ranks() as ranks:
-        found, _ = run_prompts(config, tokenizer, ranks, most=PROMPTS, seed=0)
-    return [list(ids)[-MOST_TOKENS:] for ids in found.ids]
+        prompts, _ = run_prompts(config, tokenizer, ranks, most=PROMPTS, seed=0)
+    return [list(ids)[-MOST_TOKENS:] for ids in prompts.ids]
 
 
 def _merged(adapter: AdapterFolder) -> PreTrainedModel:
@@ -205,7 +205,7 @@ def _lineage(path: Path, config: AnyConfig) -> list[str]:
     seen = {path.resolve()}
     while (summary := start.parent / "summary.json").is_file() and start.parent.resolve() not in seen:
         seen.add(start.parent.resolve())
-        told = json.loads(summary.read_bytes())
-        steps.append(f"`{start.parent}`: {told['recipe']} on `{told['config']['data']['path']}`")
-        start = Path(told["config"]["model"]).expanduser()
+        parent = json.loads(summary.read_bytes())
+        steps.append(f"`{start.parent}`: {parent['recipe']} on `{parent['config']['data']['path']}`")
+        start = Path(parent["config"]["model"]).expanduser()
     return [f"`{start}`", *reversed(steps)]

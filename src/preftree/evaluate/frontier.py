@@ -145,7 +145,9 @@ def draw_samples(
     rows = [ids for ids in prompts.ids for _ in range(samples)]
     drawn = generate(model, tokenizer, rows, sampling)
     groups = [drawn[at : at + samples] for at in range(0, len(drawn), samples)]
-    values = rewards([text for text in prompts.texts for _ in range(samples)], [one.text for one in drawn])
+    values = rewards(
+        [text for text in prompts.texts for _ in range(samples)], [generation.text for generation in drawn]
+    )
     return Drawn(groups, values.reshape(len(groups), samples))
 
 
@@ -164,21 +166,21 @@ def sampled_figures(
       kl, kl_low, kl_high (nats a response); reward, reward_low, reward_high; tokens (mean length of a response).
     """
     groups = [
-        [response_sequence(ids, one) for one in group]
+        [response_sequence(ids, generation) for generation in group]
         for ids, group in zip(prompts.ids, drawn.generations, strict=True)
     ]
     sizes = [sum(len(sequence.ids) for sequence in group) for group in groups]
     kls = np.zeros(len(groups))
     rows = policy if reference.shares_prefixes else reference  # a model that takes trees takes single branches too
-    for some in pack(sizes, max(budget, *sizes)):
-        batch = rows.lay_out([groups[index] for index in some])
+    for members in pack(sizes, max(budget, *sizes)):
+        batch = rows.lay_out([groups[index] for index in members])
         sums = sum_responses(token_divergence(policy, reference, batch), batch.count_R).logps
-        kls[some] = sums.view(len(some), -1).mean(1).cpu().numpy()
+        kls[members] = sums.view(len(members), -1).mean(1).cpu().numpy()
     figures: dict[str, float] = {}
     for name, values in (("kl", kls), ("reward", drawn.rewards.mean(axis=1))):
-        found = mean_interval(values)
-        figures |= {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
-    lengths = [len(one.ids) + one.finished for group in drawn.generations for one in group]
+        interval = mean_interval(values)
+        figures |= {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
+    lengths = [len(generation.ids) + generation.finished for group in drawn.generations for generation in group]
     return figures | {"kl": max(0.0, figures["kl"]), "tokens": float(np.mean(lengths))}
 
 

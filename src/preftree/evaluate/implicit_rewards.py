@@ -76,10 +76,12 @@ class Compared:
 
     def as_json(self) -> dict[str, Any]:
         """As RUN/rewards.json has it."""
-        said: dict[str, Any] = {name: getattr(self, name) for name in ("data", "num_pairs", "num_prompts", "resampled")}
-        for name, own in (("implicit", self.implicit), ("explicit", self.explicit)):
-            said[name] = own and {"accuracy": own.accuracy._asdict(), **_plain(own.calibration)}
-        return said | {"difference": self.difference and self.difference._asdict()}
+        fields: dict[str, Any] = {
+            name: getattr(self, name) for name in ("data", "num_pairs", "num_prompts", "resampled")
+        }
+        for name, source in (("implicit", self.implicit), ("explicit", self.explicit)):
+            fields[name] = source and {"accuracy": source.accuracy._asdict(), **_plain(source.calibration)}
+        return fields | {"difference": self.difference and self.difference._asdict()}
 
 
 def compare_rewards(run: Run, files: list[str], *, against: str | None = None, seed: int = 0) -> list[Compared]:
@@ -100,8 +102,8 @@ def compare_rewards(run: Run, files: list[str], *, against: str | None = None, s
     beta = config.beta
     if beta is None:
         raise ConfigError(f"loss {config.loss_label} of {run.path} has no beta, so its policy implies no reward")
-    place = None if against is None else find_reward_model(against)
-    if against is not None and (place is None or place.label is not None):
+    named = None if against is None else find_reward_model(against)
+    if against is not None and (named is None or named.label is not None):
         raise ConfigError(f"against must name the folder of a reward model, got {against!r}")
     tokenizer, budget = load_tokenizer(run.path / "model"), config.micro_batch_tokens
     implicit: list[_Values] = []
@@ -113,18 +115,19 @@ def compare_rewards(run: Run, files: list[str], *, against: str | None = None, s
             store = _open(file, tokenizer, lengths, config.truncation, config.data.format)
             rows = np.flatnonzero(~store.ties)
             values = [
-                response_values(one, store, rows, budget=config.micro_batch_tokens) for one in (policy, reference)
+                response_values(scorer_of, store, rows, budget=config.micro_batch_tokens)
+                for scorer_of in (policy, reference)
             ]
             implicit.append(_Values.of(store, rows, beta * (values[0] - values[1])))
         del policy, reference
     explicit: list[_Values | None] = [None] * len(files)
-    if place is not None:
-        scorer = RewardScorer(load_reward_model(place.model, device=best_device()))
-        own = load_tokenizer(place.model)
-        told = dict(getattr(scorer.model.config, "preftree_lengths", {}))
-        policy_of: Truncation = told.pop("truncation", "drop")
+    if named is not None:
+        scorer = RewardScorer(load_reward_model(named.model, device=best_device()))
+        reward_tokenizer = load_tokenizer(named.model)
+        reward_lengths = dict(getattr(scorer.model.config, "preftree_lengths", {}))
+        policy_of: Truncation = reward_lengths.pop("truncation", "drop")
         for number, file in enumerate(files):
-            store = _open(file, own, Budgets(**told), policy_of, config.data.format)
+            store = _open(file, reward_tokenizer, Budgets(**reward_lengths), policy_of, config.data.format)
             rows = np.flatnonzero(~store.ties)
             marked = EndStore(store, padding_of(scorer.model))
             values = response_values(scorer, marked, rows, budget=budget)
@@ -132,10 +135,10 @@ def compare_rewards(run: Run, files: list[str], *, against: str | None = None, s
     return [_compare(file, *both, seed) for file, both in zip(files, zip(implicit, explicit, strict=True), strict=True)]
 
 
-def rewards_json(run: Run, found: list[Compared], against: str | None) -> dict[str, Any]:
+def rewards_json(run: Run, compared: list[Compared], against: str | None) -> dict[str, Any]:
     """What RUN/rewards.json holds."""
     name = None if against is None else identify(against)
-    return {"beta": run.config["beta"], "against": name, "data": [one.as_json() for one in found]}
+    return {"beta": run.config["beta"], "against": name, "data": [file.as_json() for file in compared]}
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,12 +155,12 @@ class _Values:
         sizes: Counter[str] = Counter()
         keys = []
         for row in rows.tolist():
-            place = str(store.provenance(row))
-            keys.append((place, sizes[place]))
-            sizes[place] += 1
+            row_name = str(store.provenance(row))
+            keys.append((row_name, sizes[row_name]))
+            sizes[row_name] += 1
         margins = (values[:, 0] - values[:, 1]).tolist()
         weights, prompts = store.weights[rows].tolist(), store.prompts[rows].tolist()
-        margin_of, weight_of = (dict(zip(keys, own, strict=True)) for own in (margins, weights))
+        margin_of, weight_of = (dict(zip(keys, column, strict=True)) for column in (margins, weights))
         return _Values(margin_of, weight_of, dict(zip(keys, prompts, strict=True)), sizes)
 
 
@@ -181,7 +184,7 @@ def _compare(file: str, implicit: _Values, explicit: _Values | None, seed: int) 
         raise DataError(f"{file} holds {len(keys)} pairs that can be compared, wanted two; give pairs that are no ties")
     weights = np.array([implicit.weights[key] for key in keys])
     prompts, group = np.unique([implicit.prompts[key] for key in keys], return_inverse=True)
-    sources = [np.array([own.margins[key] for key in keys]) for own in (implicit, explicit) if own is not None]
+    sources = [np.array([source.margins[key] for key in keys]) for source in (implicit, explicit) if source is not None]
     right = np.stack([(1 + np.sign(margins)) / 2 for margins in sources])
     few = len(prompts) < FEW
     clusters = np.arange(len(keys)) if few else group
@@ -190,8 +193,8 @@ def _compare(file: str, implicit: _Values, explicit: _Values | None, seed: int) 
     drawn = means[:, :-1] / means[:, -1:]
     accuracy = (right * weights).sum(1) / weights.sum()
     ranked = [
-        Ranked(_between(float(value), own), calibration(expit(margins), weights))
-        for value, own, margins in zip(accuracy, drawn.T, sources, strict=True)
+        Ranked(_between(float(value), source), calibration(expit(margins), weights))
+        for value, source, margins in zip(accuracy, drawn.T, sources, strict=True)
     ]
     difference = None
     if explicit is not None:
@@ -205,6 +208,11 @@ def _between(value: float, drawn: Float[np.ndarray, " R"]) -> Estimate:
     return Estimate(value, float(low), float(high))
 
 
-def _plain(found: Calibration) -> dict[str, Any]:
-    bins = [one._asdict() for one in found.bins]
-    return {"calibration_error": found.error, "brier": found.brier, "log_score": found.log_score, "reliability": bins}
+def _plain(fit: Calibration) -> dict[str, Any]:
+    bins = [bin._asdict() for bin in fit.bins]
+    return {
+        "calibration_error": fit.error,
+        "brier": fit.brier,
+        "log_score": fit.log_score,
+        "reliability": bins,
+    }

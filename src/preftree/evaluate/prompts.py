@@ -33,11 +33,11 @@ def run_prompts(
       DataError: the run's data cannot be read.
     """
     if isinstance(config, OnlineConfig):
-        found = open_prompts(config.eval_data or config.data.path, tokenizer)
-        _, rows = np.unique(found.same, return_index=True)
+        prompts = open_prompts(config.eval_data or config.data.path, tokenizer)
+        _, rows = np.unique(prompts.same, return_index=True)
         rows = _some(rows, most, seed)
-        ids = [list(found.ids[row]) for row in rows.tolist()]
-        return Prompts(ids, [_decoded(tokenizer, own) for own in ids]), config.eval_data is not None
+        ids = [list(prompts.ids[row]) for row in rows.tolist()]
+        return Prompts(ids, [_decoded(tokenizer, prompt) for prompt in ids]), config.eval_data is not None
     data = open_data(config, tokenizer, ranks)
     part = data.train if data.held_out is None else data.held_out
     _, first = np.unique(part.store.prompts[part.rows], return_index=True)
@@ -46,7 +46,7 @@ def run_prompts(
     for row in rows.tolist():
         sequence = part.store[row].sequences[0]
         ids.append(sequence.ids[: int(np.argmax(sequence.scored))].tolist())
-    return Prompts(ids, [_decoded(tokenizer, own) for own in ids]), data.held_out is not None
+    return Prompts(ids, [_decoded(tokenizer, prompt) for prompt in ids]), data.held_out is not None
 
 
 def _some(rows: Int[np.ndarray, " N"], most: int, seed: int) -> Int[np.ndarray, " M"]:

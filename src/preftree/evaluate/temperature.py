@@ -88,8 +88,8 @@ def sampled_curves(
     num_pairs = 0
     for name, answers in policies.items():
         columns = []
-        for temperature, mine in zip(temperatures, answers, strict=True):
-            pairs = judge_pairs(judge, prompts, mine, baseline)
+        for temperature, responses in zip(temperatures, answers, strict=True):
+            pairs = judge_pairs(judge, prompts, responses, baseline)
             num_pairs = len(pairs)
             columns.append(by_row(pairs))
             rate = share_interval(columns[-1], seed=seed)
@@ -102,7 +102,7 @@ def sampled_curves(
 
 def exact_curves(
     world: World,
-    asked: Sequence[str],
+    prompts: Sequence[str],
     temperatures: Sequence[float],
     policies: Mapping[str, Sequence[Table]],
     baseline: tuple[str, Table],
@@ -113,13 +113,13 @@ def exact_curves(
 
     Args:
       world: Knows the rewards.
-      asked: Which of its prompts count.
+      prompts: Which of its prompts count.
       temperatures: Rising, two at least.
       policies: For each its table at each temperature, from `policy_table`.
       baseline: Name and table of what they are compared with.
       judge: What to call the judge.
     """
-    rows = [world.prompts.index(prompt) for prompt in asked]
+    rows = [world.prompts.index(prompt) for prompt in prompts]
     values = rewards(world)[rows]
     points: list[Temperature] = []
     robustness = []
@@ -145,8 +145,8 @@ def policy_table(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, wor
     world.require_countable()
     ids = [tokenizer(prompt)["input_ids"] for prompt in world.prompts]
     table = np.full((len(ids), world.num_outcomes), -np.inf)
-    for row, one in enumerate(generate(model, tokenizer, ids, Sampling(world.max_words, 0.0))):
-        table[row, world.outcome(one.text)] = 0.0
+    for row, generation in enumerate(generate(model, tokenizer, ids, Sampling(world.max_words, 0.0))):
+        table[row, world.outcome(generation.text)] = 0.0
     return table
 
 
@@ -172,12 +172,12 @@ def sum_up(name: str, temperatures: Sequence[float], values: Float[np.ndarray, "
     )
 
 
-def lead(one: Robustness, other: Robustness, *, seed: int) -> Estimate:
+def lead(curve: Robustness, other: Robustness, *, seed: int) -> Estimate:
     """By how much the area of one curve is larger than that of another, with a 95 % interval over their prompts."""
-    gap = one.area.value - other.area.value
-    if not one.areas:
+    gap = curve.area.value - other.area.value
+    if not curve.areas:
         return Estimate(gap, gap, gap)
-    return bootstrap(np.array(one.areas) - np.array(other.areas), seed=seed)
+    return bootstrap(np.array(curve.areas) - np.array(other.areas), seed=seed)
 
 
 def _areas(temperatures: Sequence[float], values: Float[np.ndarray, "X T"]) -> Float[np.ndarray, " X"]:

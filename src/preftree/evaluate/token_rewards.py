@@ -38,7 +38,7 @@ def token_rewards(
     """
     if beta <= 0:
         raise ValueError(f"beta must be > 0, got {beta}")
-    told = []
+    rewarded = []
     for example in examples:
         if len(example.sequences) != 2:
             raise ValueError(f"{example.provenance} has {len(example.sequences)} responses, a pair has 2")
@@ -49,8 +49,10 @@ def token_rewards(
         chosen, rejected = np.split(rewards, [counts[0]])
         prompt, first = _response(example.sequences[0], chosen, tokenizer)
         _, second = _response(example.sequences[1], rejected, tokenizer)
-        told.append(PairRewards(prompt=prompt, chosen=first, rejected=second, beta=beta, where=str(example.provenance)))
-    return told
+        rewarded.append(
+            PairRewards(prompt=prompt, chosen=first, rejected=second, beta=beta, where=str(example.provenance))
+        )
+    return rewarded
 
 
 def _score(scorer: Scorer, sequences: Sequence[TokenSequence]) -> Float[np.ndarray, " I"]:
@@ -66,8 +68,8 @@ def _response(
     start, stop = int(scored[0]), int(scored[-1]) + 1
     pieces = token_texts(sequence.ids[:stop], tokenizer)
     values: list[float | None] = [None] * stop
-    for place, reward in zip(scored.tolist(), rewards.tolist(), strict=True):
-        values[place] = reward
+    for index, reward in zip(scored.tolist(), rewards.tolist(), strict=True):
+        values[index] = reward
     tokens = zip(pieces[start:], values[start:], strict=True)
     return "".join(pieces[:start]), tuple(TokenReward(text=text, reward=value) for text, value in tokens)
 

@@ -42,8 +42,8 @@ def judge_by_rewards(rewards: Rewards, name: str) -> Judge:
     """
 
     def decide(comparisons: Sequence[Comparison]) -> list[Verdict]:
-        sides = [one.left for one in comparisons] + [one.right for one in comparisons]
-        values = rewards([one.prompt for one in comparisons] * 2, sides).tolist()
+        sides = [comparison.left for comparison in comparisons] + [comparison.right for comparison in comparisons]
+        values = rewards([comparison.prompt for comparison in comparisons] * 2, sides).tolist()
         pairs = zip(values[: len(comparisons)], values[len(comparisons) :], strict=True)
         return [Verdict("left" if a > b else "right" if b > a else "tie", (a, b)) for a, b in pairs]
 
@@ -70,8 +70,10 @@ def ask(judge: Judge, comparisons: Sequence[Comparison]) -> list[tuple[Verdict, 
     straight = _decide(judge, comparisons)
     if not judge.sees_order:
         return [(verdict,) for verdict in straight]
-    turned = _decide(judge, [Comparison(one.prompt, one.right, one.left) for one in comparisons])
-    return [(one, turn(other)) for one, other in zip(straight, turned, strict=True)]
+    turned = _decide(
+        judge, [Comparison(comparison.prompt, comparison.right, comparison.left) for comparison in comparisons]
+    )
+    return [(comparison, turn(other)) for comparison, other in zip(straight, turned, strict=True)]
 
 
 def turn(verdict: Verdict) -> Verdict:

@@ -56,44 +56,44 @@ def find_reward_model(spec: str) -> RewardPlace | None:
       ConfigError: `rm:` is followed by no model.
     """
     named = spec.startswith("rm:")
-    place = spec.removeprefix("rm:")
-    head, colon, label = place.rpartition(":")
+    path = spec.removeprefix("rm:")
+    head, colon, label = path.rpartition(":")
     reasons = []
-    for own, said in ((place, None), *([(head, label)] if named and colon and label else [])):
-        for folder in (Path(own).expanduser(), Path(own).expanduser() / "model"):
+    for name, label_of in ((path, None), *([(head, label)] if named and colon and label else [])):
+        for folder in (Path(name).expanduser(), Path(name).expanduser() / "model"):
             if (folder / "config.json").is_file():
-                return RewardPlace(str(folder), said)
-        if named and looks_like_hub_model(own):
-            commit, reason = _ask_hub(own)
+                return RewardPlace(str(folder), label_of)
+        if named and looks_like_hub_model(name):
+            commit, reason = _ask_hub(name)
             if commit is not None:
-                return RewardPlace(own, said, commit)
+                return RewardPlace(name, label_of, commit)
             reasons.append(f" (the hub: {reason})")
-    if named or Path(place).expanduser().is_dir():
+    if named or Path(path).expanduser().is_dir():
         raise ConfigError(
-            f"reward {spec!r}: {place} holds no model{''.join(reasons)}; give a folder that `preftree reward` has "
+            f"reward {spec!r}: {path} holds no model{''.join(reasons)}; give a folder that `preftree reward` has "
             "written, a hub id, or a classifier with its label, as rm:PATH:LABEL"
         )
     return None
 
 
-def model_digest(place: RewardPlace) -> str:
+def model_digest(model: RewardPlace) -> str:
     """The first figures of the digest of a model's weights, or of its commit on the hub."""
-    return (place.commit or weights_digest(Path(place.model), memo=cache_root()))[:16]
+    return (model.commit or weights_digest(Path(model.model), memo=cache_root()))[:16]
 
 
-def open_reward_model(place: RewardPlace, *, device: torch.device | str | None = None) -> RewardModel | Classifier:
+def open_reward_model(model: RewardPlace, *, device: torch.device | str | None = None) -> RewardModel | Classifier:
     """The model, ready to judge.
 
     Args:
-      place: Where it is.
+      model: Where it is.
       device: Where it goes; by default the first GPU, or the CPU.
     Raises:
       ConfigError: a classifier has no such label.
       ModelError: it cannot be loaded, or is no reward model.
     """
-    if place.label is not None:
-        return Classifier(place.model, place.label, device=device)
-    return RewardModel(place.model, device=device)
+    if model.label is not None:
+        return Classifier(model.model, model.label, device=device)
+    return RewardModel(model.model, device=device)
 
 
 def looks_like_hub_model(name: str) -> bool:
@@ -170,8 +170,8 @@ class RewardModel:
         ]
         budget = max(self._budget, *(len(sequence.ids) for (sequence,) in ends))
         (plan,) = plan_step(ends, groups, budget=budget, share=self.scorer.shares_prefixes)
-        found = np.zeros(len(ends))
+        rewards = np.zeros(len(ends))
         with torch.inference_mode():
             for micro in plan:
-                found[list(micro.examples)] = self.scorer(micro.batch.to(self.scorer.device)).double().cpu().numpy()
-        return found
+                rewards[list(micro.examples)] = self.scorer(micro.batch.to(self.scorer.device)).double().cpu().numpy()
+        return rewards

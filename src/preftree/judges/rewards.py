@@ -30,9 +30,9 @@ def load_rewards(spec: str, *, device: torch.device | str | None = None) -> Rewa
       ConfigError: there is no such world, file, module, function or folder.
       ModelError: the folder holds no reward model.
     """
-    place = find_reward_model(spec)
-    if place is not None:
-        return open_reward_model(place, device=device)
+    model = find_reward_model(spec)
+    if model is not None:
+        return open_reward_model(model, device=device)
     reward = load_reward(spec)
 
     def of_each(prompts: Sequence[Text], responses: Sequence[str]) -> Float[np.ndarray, " N"]:

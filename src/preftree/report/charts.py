@@ -139,8 +139,12 @@ def draw_chart(chart: Chart) -> Drawing | None:
         places = [at(index, line) for index in keep]
         band = ""
         if line.band and chart.y_kind == "linear":
-            upper = [(place[0], 1 - y.place(line.band[index][1])) for index, place in zip(keep, places, strict=True)]
-            lower = [(place[0], 1 - y.place(line.band[index][0])) for index, place in zip(keep, places, strict=True)]
+            upper = [
+                (position[0], 1 - y.place(line.band[index][1])) for index, position in zip(keep, places, strict=True)
+            ]
+            lower = [
+                (position[0], 1 - y.place(line.band[index][0])) for index, position in zip(keep, places, strict=True)
+            ]
             band = f"{_path([*upper, *reversed(lower)])}Z"
         path = _path(places) if line.form != "dots" else ""
         dots = "".join(f"M{_units(a)} {_units(b)}h0" for a, b in places) if line.form in ("dots", "both") else ""

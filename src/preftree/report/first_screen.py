@@ -218,8 +218,8 @@ def describe_runs(runs: Sequence[Run], names: Sequence[str]) -> str:
     """What was compared, in a sentence."""
     data = {plain(run.config.get("data")) for run in runs if run.config}
     shared = f", all on {_path(runs[0])}" if len(data) == 1 and runs[0].config else ""
-    told = f" They differ in {', '.join(names[:6])}{' and more' if len(names) > 6 else ''}." if names else ""
-    return f"{', '.join(run.name for run in runs)}{shared}.{told}"
+    differences = f" They differ in {', '.join(names[:6])}{' and more' if len(names) > 6 else ''}." if names else ""
+    return f"{', '.join(run.name for run in runs)}{shared}.{differences}"
 
 
 def conclude_runs(runs: Sequence[Run]) -> Conclusion:

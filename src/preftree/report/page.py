@@ -169,7 +169,7 @@ def together(runs: Sequence[Examined]) -> list[tuple[Diagnosis, list[str]]]:
         for diagnosis in item.found:
             first = named.setdefault((diagnosis.severity, diagnosis.name), (diagnosis, []))
             first[1].append(item.run.name)
-    return [found for severity in SEVERITIES for (own, _), found in named.items() if own == severity]
+    return sorted(named.values(), key=lambda group: SEVERITIES.index(group[0].severity))
 
 
 def render(page: Page) -> str:

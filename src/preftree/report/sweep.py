@@ -82,10 +82,10 @@ def _texts(settings: Sequence[Setting]) -> tuple[Sequence[str], Sequence[tuple[s
         return (), ()
     base = next(iter(first.values()))
     rows = []
-    for place, sample in enumerate(base[:MOST_TEXTS]):
+    for index, sample in enumerate(base[:MOST_TEXTS]):
         cells = [(sample.reference, _reward(sample.reference_reward))]
         for samples in first.values():
-            same = samples[place] if place < len(samples) and samples[place].prompt == sample.prompt else None
+            same = samples[index] if index < len(samples) and samples[index].prompt == sample.prompt else None
             cells.append((same.policy, _reward(same.policy_reward)) if same else ("", ""))
         rows.append((sample.prompt, cells))
     return ("reference", *first), rows

@@ -40,18 +40,18 @@ def figures_table(curves: Curves) -> tuple[list[str], list[list[str]]]:
     temperatures = list(dict.fromkeys(point.temperature for point in curves.points))
     rows = []
     for value in temperatures:
-        mine = [point for point in curves.points if point.temperature == value]
-        rates = [with_ends(Estimate(p.value, _or(p.low, p.value), _or(p.high, p.value))) for p in mine]
+        at_value = [point for point in curves.points if point.temperature == value]
+        rates = [with_ends(Estimate(p.value, _or(p.low, p.value), _or(p.high, p.value))) for p in at_value]
         rows.append([f"T {show(value)}", *rates])
-    rows.append(["area", *(with_ends(one.area) for one in curves.robustness)])
-    rows.append(["best at", *(f"T {show(one.best_at)}" for one in curves.robustness)])
-    rows.append(["drop", *(with_ends(one.drop) for one in curves.robustness)])
-    return ["", *(one.name for one in curves.robustness)], rows
+    rows.append(["area", *(with_ends(curve.area) for curve in curves.robustness)])
+    rows.append(["best at", *(f"T {show(curve.best_at)}" for curve in curves.robustness)])
+    rows.append(["drop", *(with_ends(curve.drop) for curve in curves.robustness)])
+    return ["", *(curve.name for curve in curves.robustness)], rows
 
 
 def conclude_curves(curves: Curves) -> Conclusion:
     """Which policy has the largest area, and whether that is beyond chance."""
-    ranked = sorted(curves.robustness, key=lambda one: -one.area.value)
+    ranked = sorted(curves.robustness, key=lambda curve: -curve.area.value)
     best, others = ranked[0], ranked[1:]
     sentence = f"{best.name} wins {_share(best)} on average over the temperatures"
     last = curves.points[-1].temperature
@@ -63,13 +63,13 @@ def conclude_curves(curves: Curves) -> Conclusion:
         word = {"yes": "Yes", "no": "No", "unclear": "Too close to call"}[answer]
         return Conclusion(answer, word, f"{sentence}. {lost}", "", f"Does it beat {curves.baseline}?")
     question = "Which does best over temperatures?"
-    leads = {one.name: lead(best, one, seed=0) for one in others}
-    close = [name for name, found in leads.items() if found.low <= 0]
-    told = f"{sentence}; next is {others[0].name} with {_share(others[0])}. {lost}"
+    leads = {curve.name: lead(best, curve, seed=0) for curve in others}
+    close = [name for name, gap in leads.items() if gap.low <= 0]
+    compared = f"{sentence}; next is {others[0].name} with {_share(others[0])}. {lost}"
     if close:
         caveat = f"Its lead over {in_words(close)} is within chance: {with_ends(leads[close[0]])}, by prompt."
-        return Conclusion("unclear", "Too close to call", told, caveat, question)
-    return Conclusion("yes", best.name, told, "", question)
+        return Conclusion("unclear", "Too close to call", compared, caveat, question)
+    return Conclusion("yes", best.name, compared, "", question)
 
 
 def with_ends(estimate: Estimate) -> str:
@@ -79,14 +79,14 @@ def with_ends(estimate: Estimate) -> str:
 
 
 def _describe(curves: Curves) -> str:
-    names = ", ".join(one.name for one in curves.robustness)
+    names = ", ".join(curve.name for curve in curves.robustness)
     how = "exact figures" if curves.pairs is None else f"{curves.pairs:,} pairs at each temperature"
     return f"{names} against {curves.baseline}, judged by {curves.judge}: {curves.prompts:,} prompts, {how}."
 
 
-def _share(one: Robustness) -> str:
-    ends = f" ({percent(one.area.low)} to {percent(one.area.high)})" if one.area.low < one.area.high else ""
-    return f"{percent(one.area.value)}{ends}"
+def _share(curve: Robustness) -> str:
+    ends = f" ({percent(curve.area.low)} to {percent(curve.area.high)})" if curve.area.low < curve.area.high else ""
+    return f"{percent(curve.area.value)}{ends}"
 
 
 def _or(value: float | None, other: float) -> float:

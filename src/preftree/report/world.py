@@ -65,8 +65,8 @@ def demo_page(results: Mapping[str, Any], runs: Sequence[Run] = ()) -> str:
     """
     optimum: list[Point] = parse_part(list[Point], results.get("optimum", []), "optimum")
     raw: dict[str, list[Point]] = parse_part(dict[str, list[Point]], results.get("methods", {}), "methods")
-    said = results.get("world", "unnamed")
-    facts = said if isinstance(said, Mapping) else {"name": said}
+    named = results.get("world", "unnamed")
+    facts = named if isinstance(named, Mapping) else {"name": named}
     start = facts.get("start_reward", min((point.reward for point in optimum), default=None))
     if start is not None and optimum:
         optimum = [Point(kl=0.0, reward=start, seed=optimum[0].seed), *optimum]  # the reference itself
@@ -120,8 +120,10 @@ def demo_page(results: Mapping[str, Any], runs: Sequence[Run] = ()) -> str:
 
 def temperature_figures(results: Mapping[str, Any]) -> tuple[Temperature, ...]:
     """Figures over sampling temperatures, with the names that people read."""
-    found: tuple[Temperature, ...] = parse_part(tuple[Temperature, ...], results.get("temperature", ()), "temperature")
-    return tuple(one.model_copy(update={"name": NAMES.get(one.name, one.name)}) for one in found)
+    figures: tuple[Temperature, ...] = parse_part(
+        tuple[Temperature, ...], results.get("temperature", ()), "temperature"
+    )
+    return tuple(figure.model_copy(update={"name": NAMES.get(figure.name, figure.name)}) for figure in figures)
 
 
 def budget_lines(results: Mapping[str, Any]) -> list[str]:
@@ -146,10 +148,10 @@ def run_ends(methods: Mapping[str, Sequence[Point]], optimum: Sequence[Point], s
             limit = optimum_at(optimum, last.kl)
             if limit is None or start is None or limit <= start:
                 continue
-            called = [last.setting] if last.setting else [f"beta {show(last.beta)}"] if last.beta is not None else []
-            called += [f"seed {last.seed}"] if last.seed else []
+            labels = [last.setting] if last.setting else [f"beta {show(last.beta)}"] if last.beta is not None else []
+            labels += [f"seed {last.seed}"] if last.seed else []
             share = (last.reward - start) / (limit - start)
-            ends.append(RunEnd(", ".join([name, *called]), last, limit, share))
+            ends.append(RunEnd(", ".join([name, *labels]), last, limit, share))
     return ends
 
 
@@ -266,5 +268,5 @@ def parse_part(kind: Any, value: object, name: str) -> Any:
         return TypeAdapter(kind).validate_python(value)
     except ValidationError as error:
         fault = error.errors()[0]
-        place = ".".join([name, *(str(part) for part in fault["loc"])])
-        raise DataError(f"results: {place}: {fault['msg']}; it must be as results.json has it") from error
+        path = ".".join([name, *(str(part) for part in fault["loc"])])
+        raise DataError(f"results: {path}: {fault['msg']}; it must be as results.json has it") from error

@@ -95,9 +95,9 @@ class Reliability(_Part):
     share: float
 
     @classmethod
-    def of(cls, one: Bin) -> Reliability:
+    def of(cls, bin: Bin) -> Reliability:
         """A bin of a calibration."""
-        return cls(**one._asdict())
+        return cls(**bin._asdict())
 
 
 class Measured(_Part):
@@ -163,5 +163,5 @@ def _first(error: OSError | ValidationError) -> str:
     if isinstance(error, OSError):
         return f"cannot be read ({error.strerror})"
     fault = error.errors()[0]
-    place = ".".join(str(part) for part in fault["loc"])
-    return f"{place or 'the file'}: {fault['msg'][:1].lower()}{fault['msg'][1:]}"
+    field = ".".join(str(part) for part in fault["loc"])
+    return f"{field or 'the file'}: {fault['msg'][:1].lower()}{fault['msg'][1:]}"

@@ -131,9 +131,9 @@ def read_runs(paths: Sequence[Path]) -> list[Run]:
     """
     parts = [path.resolve().parts for path in paths]
     length = 1
-    while len({own[-length:] for own in parts}) < len(set(parts)):
+    while len({path_parts[-length:] for path_parts in parts}) < len(set(parts)):
         length += 1
-    names = ["/".join(own[-length:]) for own in parts]
+    names = ["/".join(path_parts[-length:]) for path_parts in parts]
     return [replace(read_run(path), name=name) for path, name in zip(paths, names, strict=True)]
 
 

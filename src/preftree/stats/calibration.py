@@ -54,15 +54,15 @@ def calibration(
     share = weights / weights.sum()
     confidence = np.maximum(chances, 1 - chances)
     right = (1 + np.sign(chances - 0.5)) / 2
-    place = np.minimum(((confidence - 0.5) * 2 * num_bins).astype(np.int64), num_bins - 1)
+    bin_number = np.minimum(((confidence - 0.5) * 2 * num_bins).astype(np.int64), num_bins - 1)
     bins = []
-    for number in np.unique(place):
-        own = place == number
-        mass = float(share[own].sum())
-        said, true = (float((share * values)[own].sum()) / mass for values in (confidence, right))
-        bins.append(Bin(said, true, mass))
+    for number in np.unique(bin_number):
+        inside = bin_number == number
+        mass = float(share[inside].sum())
+        sure, true = (float((share * values)[inside].sum()) / mass for values in (confidence, right))
+        bins.append(Bin(sure, true, mass))
     return Calibration(
-        error=sum(one.share * abs(one.confidence - one.right) for one in bins),
+        error=sum(bin.share * abs(bin.confidence - bin.right) for bin in bins),
         brier=float((share * (1 - chances) ** 2).sum()),
         log_score=float(-(share * np.log(np.maximum(chances, np.finfo(np.float64).tiny))).sum()),
         bins=tuple(bins),

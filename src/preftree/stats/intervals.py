@@ -146,9 +146,9 @@ def mean_interval(values: Float[np.ndarray, " N"], *, confidence: float = 0.95) 
       ValueError: fewer than two values, one is not finite, or confidence is out of its range.
     """
     _check_confidence(confidence)
-    found = mean(values)
-    half = float(stats.t.ppf((1 + confidence) / 2, len(values) - 1)) * found.standard_error
-    return Estimate(found.value, found.value - half, found.value + half)
+    estimate = mean(values)
+    half = float(stats.t.ppf((1 + confidence) / 2, len(values) - 1)) * estimate.standard_error
+    return Estimate(estimate.value, estimate.value - half, estimate.value + half)
 
 
 def _check_values(values: np.ndarray) -> None:

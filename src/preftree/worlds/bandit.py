@@ -84,11 +84,11 @@ def _paired(loss: BoundLoss, policy: Tensor, ref: Tensor, bandit: Bandit, multip
         chances, ties = np.concatenate([win, tie / 2]), np.repeat([False, True], len(winner))
         winner, loser = np.tile(winner, 2), np.tile(loser, 2)
     high, low = torch.from_numpy(winner), torch.from_numpy(loser)
-    one = torch.ones(len(winner), dtype=torch.int64)
+    ones = torch.ones(len(winner), dtype=torch.int64)
     known = torch.tensor(bandit.known or [0.0] * len(ref), dtype=policy.dtype)
     given = {
-        "policy": PairLogps(policy[high], policy[low], one, one),
-        "ref": PairLogps(ref[high], ref[low], one, one),
+        "policy": PairLogps(policy[high], policy[low], ones, ones),
+        "ref": PairLogps(ref[high], ref[low], ones, ones),
         "ties": torch.from_numpy(ties),
         "other_margins": known[high] - known[low],
         "costs": PairValues(known[high], known[low]),
@@ -182,12 +182,12 @@ def check_bandit(betas: tuple[float, ...] = (0.2, 0.5, 1.0, 2.0)) -> dict[str, d
 
     `robust` is given labels of which the share that it expects is flipped; the others see clean ones.
     """
-    found: dict[str, dict[str, float]] = {}
+    distances: dict[str, dict[str, float]] = {}
     for name in ("dpo", "robust", "ipo_sum", "plackett_luce", "rao_kupper", "davidson"):
         bandit = replace(SIX_ARMS, flip_rate=0.1) if name == "robust" else SIX_ARMS
         form = ipo_optimum if name == "ipo_sum" else dpo_optimum
-        found[name] = {
+        distances[name] = {
             f"{beta:g}": total_variation(optimise(name, {"beta": beta}, bandit), form(bandit, beta=beta))
             for beta in betas
         }
-    return found
+    return distances

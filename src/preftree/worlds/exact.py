@@ -78,8 +78,8 @@ def best_reward(ref_logps: Table, rewards: Table, kl: float) -> float:
         return kl_and_reward(ref_logps, ref_logps, rewards).reward
     if kl >= _optimum_point(prompts, math.exp(high)).kl:
         return float(np.mean([groups[-1] for groups, _ in prompts]))
-    found = brentq(lambda x: _optimum_point(prompts, math.exp(x)).kl - kl, low, high, xtol=1e-9)
-    return _optimum_point(prompts, math.exp(cast(float, found))).reward
+    strength = brentq(lambda x: _optimum_point(prompts, math.exp(x)).kl - kl, low, high, xtol=1e-9)
+    return _optimum_point(prompts, math.exp(cast(float, strength))).reward
 
 
 def best_of(num: int, ref_logps: Table, rewards: Table) -> RewardAtKl:
@@ -99,9 +99,9 @@ def best_of(num: int, ref_logps: Table, rewards: Table) -> RewardAtKl:
 def win_rate(logps: Table, other_logps: Table, rewards: Table) -> float:
     """Probability that a sample of one policy has the higher reward than a sample of another; ties count 1/2."""
     total = 0.0
-    for one, other, values in zip(logps, other_logps, rewards, strict=True):
+    for row, other, values in zip(logps, other_logps, rewards, strict=True):
         groups, index = np.unique(values, return_inverse=True)
-        mass, other_mass = (np.bincount(index, np.exp(logps), len(groups)) for logps in (one, other))
+        mass, other_mass = (np.bincount(index, np.exp(logps), len(groups)) for logps in (row, other))
         total += (mass * (np.cumsum(other_mass) - other_mass / 2)).sum()
     return float(total / len(rewards))
 

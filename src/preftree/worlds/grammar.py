@@ -95,10 +95,10 @@ class World:
         words = response.split()
         if not self.min_words <= len(words) <= self.max_words or not set(words) <= set(WORDS):
             return self.num_outcomes - 1
-        place = 0
+        index = 0
         for word in words:
-            place = place * len(WORDS) + WORDS.index(word)
-        return sum(len(WORDS) ** length for length in range(self.min_words, len(words))) + place
+            index = index * len(WORDS) + WORDS.index(word)
+        return sum(len(WORDS) ** length for length in range(self.min_words, len(words))) + index
 
 
 def reward(world: World, prompt: str, response: str) -> float:
@@ -119,12 +119,14 @@ def rewards(world: World) -> Float[np.ndarray, "X N"]:
     table = np.zeros((len(world.prompts), world.num_outcomes))
     for row, prompt in enumerate(world.prompts):
         start = np.array([WORDS.index(word) for word in prompt.split()])
-        place = 0
+        column = 0
         for length in range(world.min_words, world.max_words + 1):
             words = np.indices((len(WORDS),) * length).reshape(length, -1).T
             count = len(words)
-            table[row, place : place + count] = _rewards_of(np.concatenate([np.tile(start, (count, 1)), words], axis=1))
-            place += count
+            table[row, column : column + count] = _rewards_of(
+                np.concatenate([np.tile(start, (count, 1)), words], axis=1)
+            )
+            column += count
     return table
 
 

@@ -183,7 +183,11 @@ def label_samples(
     counts: Counter[tuple[str, str, str]] = Counter()
     num_equal = num_unusable = 0
     for prompt, generations in samples:
-        usable = [one.text for one in generations if one.text and not set(one.text.split()) & set(SPECIAL)]
+        usable = [
+            generation.text
+            for generation in generations
+            if generation.text and not set(generation.text.split()) & set(SPECIAL)
+        ]
         num_unusable += len(generations) - len(usable)
         for pair in itertools.combinations(usable, 2):
             if pair[0] == pair[1]:

@@ -61,11 +61,11 @@ def shifted_pairs(
       grammar: Draw responses from SHIFTED; else from the grammar that corpora are drawn from.
       responses: To each prompt.
     """
-    asked = unseen_prompts(world) if prompts else world.prompts
+    texts = unseen_prompts(world) if prompts else world.prompts
     rules = SHIFTED if grammar else MILD
     samples = []
     for number in range(num):
-        prompt = asked[number % len(asked)]
+        prompt = texts[number % len(texts)]
         drawn = draw_corpus(replace(world, prompts=(prompt,)), responses, seed * 1_000_003 + number, rules)
-        samples.append((prompt, [Generation(str(one.response), (), None) for one in drawn]))
+        samples.append((prompt, [Generation(str(demonstration.response), (), None) for demonstration in drawn]))
     return label_samples(world, samples, labeller, seed)

@@ -99,12 +99,12 @@ class _Walk:
 
 def _word_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     ids = [tokenizer(word, add_special_tokens=False)["input_ids"] for word in WORDS]
-    if split := [word for word, own in zip(WORDS, ids, strict=True) if len(own) != 1]:
+    if split := [word for word, word_ids in zip(WORDS, ids, strict=True) if len(word_ids) != 1]:
         raise ModelError(
             f"exact figures need one token a word, and {split[0]!r} is {len(ids[WORDS.index(split[0])])} tokens of "
             "this tokenizer; use a model that `preftree demo` made"
         )
-    return [own[0] for own in ids]
+    return [word_ids[0] for word_ids in ids]
 
 
 def _end_id(tokenizer: PreTrainedTokenizerBase) -> int:

@@ -42,17 +42,17 @@ def traits_of(config: Mapping[str, Any]) -> Traits:
 def _losses(config: Mapping[str, Any]) -> list[tuple[BoundLoss, float]]:
     named = config.get("loss")
     parts = named if isinstance(named, list) else [{"name": named} if isinstance(named, str) else named]
-    found = []
+    losses = []
     for part in parts:
         options = dict(part or {})
         name, weight = str(options.pop("name", "")), options.pop("weight", 1.0)
         try:
             if config.get("beta") is not None and "beta" in options_of(find(name)):
                 options.setdefault("beta", config["beta"])
-            found.append((bind(name, options), float(weight)))
+            losses.append((bind(name, options), float(weight)))
         except ValueError:  # the folder may be older than the table
             return []
-    return found
+    return losses
 
 
 def _is_endless(loss: BoundLoss) -> bool:
