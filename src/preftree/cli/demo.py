@@ -42,7 +42,8 @@ def demo(
     from preftree.report.comparison import comparison_page
     from preftree.report.world import budget_lines, demo_page
     from preftree.runtime.logs import quiet_transformers
-    from preftree.runtime.processes import Stopped, run_apart
+    from preftree.runtime.process_pool import run_in_pool
+    from preftree.runtime.signals import Stopped
     from preftree.storage.atomic import write_atomic
     from preftree.worlds.bandit import check_bandit
 
@@ -62,7 +63,7 @@ def demo(
     starts: list[SeedStart] = []
     ended: list[Any] = []
     try:
-        for (_, seed, folder), start in run_apart(tasks, prepare_seed, at_once=at_once, begin=quiet):
+        for (_, seed, folder), start in run_in_pool(tasks, prepare_seed, at_once=at_once, begin=quiet):
             starts.append(start)
             where = "" if alone else f"seed {seed}: "
             say(f"{where}fine-tuned on {plan.texts} texts, mildly negative: true reward {start.reward:.3f} of 1")
@@ -74,7 +75,7 @@ def demo(
             for method in plan.methods
             for value in method.values or (None,)
         ]
-        for job, measured in run_apart(jobs, run_demo, at_once=at_once, begin=quiet):
+        for job, measured in run_in_pool(jobs, run_demo, at_once=at_once, begin=quiet):
             ended.append((job, measured))
             end = measured.points[-1]
             say(

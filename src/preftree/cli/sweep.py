@@ -48,7 +48,7 @@ def sweep(
     from preftree.report.sweep import settings_table, sweep_page
     from preftree.run_folder.reader import Run, read_run
     from preftree.runtime.logs import quiet_transformers
-    from preftree.runtime.processes import Stopped
+    from preftree.runtime.signals import Stopped
     from preftree.storage.atomic import write_atomic
 
     if reward is not None:

@@ -1,6 +1,6 @@
 """The demo's stages: corpus -> SFT -> sampled, labelled pairs -> training -> exact figures; all through files.
 
-Everything here runs in processes of their own (runtime/processes.py): what a function is given and returns is pickled.
+The functions run in a process pool (runtime/process_pool.py): their arguments and results are pickled.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from preftree.models.export import save_model
 from preftree.models.load import load_model, load_tokenizer
 from preftree.records import Preference, Record
 from preftree.runtime.logs import quiet_transformers
-from preftree.runtime.processes import Stopped
+from preftree.runtime.signals import Stopped
 from preftree.storage.atomic import make_folder, write_atomic
 from preftree.worlds.exact import Table, kl_and_reward
 from preftree.worlds.grammar import World, draw_corpus, rewards

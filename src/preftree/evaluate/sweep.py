@@ -12,7 +12,7 @@ from typing import Generic, TypeVar
 from preftree.config.load import load_config
 from preftree.config.recipes import AnyConfig
 from preftree.errors import ConfigError, UserError
-from preftree.runtime.processes import Stopped
+from preftree.runtime.signals import Stopped
 from preftree.train.loop import Outcome
 
 SNAPSHOTS = 2.0
