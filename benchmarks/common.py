@@ -141,7 +141,7 @@ def ready(
     if compiled:
         scorer.compile_layers()
     store, _ = tokenize_file(
-        str(folder / "pairs.jsonl"), load_tokenizer(folder / "model"), kind="preference", cache_dir=folder / "cache"
+        str(folder / "pairs.jsonl"), load_tokenizer(folder / "model"), kind="pair", cache_dir=folder / "cache"
     )
     key = table_key(weights_digest(folder / "model", memo=folder / "cache"), scorer.numeric_mode)
     table = ReferenceTable.open(folder / "cache", key)

@@ -150,7 +150,7 @@ def test_float64(folder: Path, tmp_path: Path, lr: float, beta: float, tolerance
         store, _ = tokenize_file(
             str(folder / "pairs.jsonl"),
             load_tokenizer(folder / "model"),
-            kind="preference",
+            kind="pair",
             cache_dir=tmp_path / "cache",
         )
         scorer = Scorer(load_model(folder / "model", dtype=torch.float64))

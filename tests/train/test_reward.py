@@ -223,9 +223,9 @@ def test_a_reward_by_name_is_one_at_a_time_and_has_a_digest(trained: Path) -> No
 
 def test_bad_input_is_one_sentence(place: Path, trained: Path, tmp_path: Path) -> None:
     (tmp_path / "texts.jsonl").write_text('{"text": "the plot"}\n')
-    with pytest.raises(DataError, match="wanted the kind 'preference'"):
+    with pytest.raises(DataError, match="wanted the kind 'pair'"):
         run_recipe(reward_config(place, "texts", f"data={tmp_path / 'texts.jsonl'}"))
-    with pytest.raises(DataError, match="wanted the kind 'ranking'"):
+    with pytest.raises(DataError, match="wanted the kind 'list'"):
         run_recipe(reward_config(place, "texts", f"data={tmp_path / 'texts.jsonl'}", "loss=plackett_luce"))
     with pytest.raises(ConfigError, match="the loss of a reward model must be one of"):
         run_recipe(reward_config(place, "odd-loss", "loss=dpo"))

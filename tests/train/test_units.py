@@ -323,11 +323,10 @@ def test_every_loss_says_what_its_data_lacks(place: Path, tmp_path: Path, name: 
     told = {data: opened(place, tmp_path, name, f"{data}.jsonl") for data in ("plain", "labels", "lists")}
     told["demonstrations"] = opened(place, tmp_path, name, "demonstrations.jsonl")
     assert all("\n" not in sentence for sentence in told.values())
-    wanted = {"pair": "preference", "response": "label", "list": "ranking"}[unit]
-    assert f"wanted the kind '{wanted}'" in told["demonstrations"]
-    assert (f"wanted the kind '{wanted}'" in told["labels"]) == (unit != "response")
+    assert f"wanted the kind '{unit}'" in told["demonstrations"]
+    assert (f"wanted the kind '{unit}'" in told["labels"]) == (unit != "response")
     if unit == "response":
-        assert not told["plain"] and not told["labels"] and "wanted the kind 'label'" in told["lists"]
+        assert not told["plain"] and not told["labels"] and "wanted the kind 'response'" in told["lists"]
         return
     needed = f"loss {name} needs {lacking[0]} in every row" if lacking else ""
     assert told["plain"].startswith(needed) and bool(told["plain"]) == bool(lacking)
@@ -364,7 +363,7 @@ def test_a_sum_takes_ties_where_all_that_prefers_does(place: Path) -> None:
 
 @pytest.mark.parametrize(
     ("loss", "data", "sentence"),
-    [("modpo", "plain", "needs other margin in every row"), ("kto", "lists", "wanted the kind 'label'")],
+    [("modpo", "plain", "needs other margin in every row"), ("kto", "lists", "wanted the kind 'response'")],
 )
 def test_the_verbs_stop_with_the_sentence(place: Path, loss: str, data: str, sentence: str) -> None:
     """`preftree dpo`, and a sweep of which no run came to its end."""

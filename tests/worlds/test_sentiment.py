@@ -164,7 +164,7 @@ def test_ties_come_up_as_often_as_they_should_and_survive_a_file(tmp_path: Path)
     assert (np.abs(counts - expected) < 3 * np.sqrt(spread)).all()
     path = tmp_path / "pairs.jsonl"
     path.write_text("".join(json.dumps(to_row(row)) + "\n" for row in pairs))
-    store, _ = tokenize_file(str(path), build_tokenizer(), kind="preference", cache_dir=tmp_path / "cache")
+    store, _ = tokenize_file(str(path), build_tokenizer(), kind="pair", cache_dir=tmp_path / "cache")
     assert store.ties.tolist() == [row.tie for row in pairs]
 
 

@@ -99,7 +99,7 @@ def read_demonstrations(path: str) -> list[tuple[Provenance, Demonstration]]:
     """
     source = find_source(path)
     form = find_format(source)
-    paired = form.kind in ("preference", "ranking")
+    paired = form.kind in ("pair", "list")
     check_kind(path, form, "demonstration", chosen_side=paired)
     tally = Tally()
     found = []

@@ -168,7 +168,7 @@ def _open(file: str, tokenizer: Any, lengths: Budgets, truncation: Truncation, f
     store, _ = tokenize_file(
         file,
         tokenizer,
-        kind="preference",
+        kind="pair",
         cache_dir=cache_root(),
         budgets=lengths,
         truncation=truncation,
