@@ -31,18 +31,18 @@ def chat(
             show_default=False,
         ),
     ] = None,
-    blind: Annotated[bool, typer.Option("--blind", help="Do not say which answer is whose until you chose.")] = False,
+    blind: Annotated[
+        bool, typer.Option("--blind", help="Hide which model wrote which answer until you choose.")
+    ] = False,
     record: Annotated[
         Path | None,
-        typer.Option(
-            help="Preference file that choices are added to.  [default: preferences.jsonl]", show_default=False
-        ),
+        typer.Option(help="Preference file to append choices to.  [default: preferences.jsonl]", show_default=False),
     ] = None,
     system: Annotated[str | None, typer.Option(help="System message.", show_default=False)] = None,
     temperature: Annotated[float, typer.Option(min=0, help="0 takes the most likely token.")] = 0.7,
-    top_p: Annotated[float, typer.Option(help="Draw from the fewest tokens that hold this mass.")] = 1.0,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of an answer.")] = 512,
-    seed: Annotated[int, typer.Option(min=0, help="Of the answers, and of the sides when blind.")] = 0,
+    top_p: Annotated[float, typer.Option(help="Sample from the fewest tokens with this total probability.")] = 1.0,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Maximum tokens of an answer.")] = 512,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the answers, and of the sides when blind.")] = 0,
 ) -> None:
     """Talk to a model in the terminal; with --against, or two --adapter, compare two and collect preferences.
 
@@ -130,7 +130,7 @@ def _converse(console: Console, speaker: Speaker, talk: Talk, sampling: Sampling
 def _compare(
     console: Console, speakers: list[Speaker], talk: Talk, sampling: Sampling, number: int, blind: bool, record: Path
 ) -> Talk:
-    """Show both answers, ask which is better, record it; the talk goes on with the better one."""
+    """Show both answers, ask which is better, record it; the conversation continues with the better one."""
     from preftree.generate.talk import add_choice, answer, require_text, shuffle_sides
 
     with console.status("both are answering"):
@@ -141,7 +141,7 @@ def _compare(
     for side in sides:
         require_text(side)
     if sides[0].text == sides[1].text:
-        console.print("Both say the same; there is nothing to choose.", style="dim")
+        console.print("Both answers are the same; there is nothing to choose.", style="dim")
         return talk.hear(sides[0].text)
     key = None
     while key not in ("1", "2", "t", "s"):

@@ -24,7 +24,7 @@ def demo(
 ) -> None:
     """Fine-tune a small model, collect preferences, run DPO, and compare with the exact optimum.
 
-    As many runs at a time as there are cores. Stopped with Ctrl-C it goes on where it was when given again.
+    As many runs at a time as there are cores. After Ctrl-C, the same command continues where it stopped.
     """
     import json
     import os
@@ -154,7 +154,7 @@ def _together(plan: DemoPlan, starts: list[SeedStart], ended: Ended) -> tuple[di
 
 
 def _seconds(starts: list[SeedStart], ended: Ended) -> dict[str, float]:
-    """What the parts took, CPU seconds of the runs."""
+    """CPU seconds of the parts."""
     seconds = {"sft": sum(start.sft_seconds for start in starts)}
     if any(start.reward_seconds for start in starts):
         seconds["reward_model"] = sum(start.reward_seconds for start in starts)
@@ -164,7 +164,7 @@ def _seconds(starts: list[SeedStart], ended: Ended) -> dict[str, float]:
 
 
 def _recommend(ended: Ended) -> dict[str, Any]:
-    """Which setting of DPO to use, by the exact rewards; and Preferred-FT, which costs the same."""
+    """The setting of DPO to use, by the exact rewards; Preferred-FT, which costs the same, is included."""
     from dataclasses import replace
 
     from preftree.evaluate.recommend import recommend, settings_of

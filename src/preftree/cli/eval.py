@@ -1,4 +1,4 @@
-"""`preftree eval`: questions to a run that is there."""
+"""`preftree eval`: measuring and checking finished runs."""
 
 from __future__ import annotations
 
@@ -57,4 +57,4 @@ def diagnose(
         typer.echo(f"clear: {', '.join(clear)}")
     for result in results:
         if result.missing:
-            typer.echo(f"not possible: {result.check.title.lower()}, for want of {result.missing}")
+            typer.echo(f"not possible: {result.check.title.lower()}: needs {result.missing}")

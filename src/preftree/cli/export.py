@@ -10,7 +10,7 @@ import typer
 
 
 class DtypeName(StrEnum):
-    """How exported weights are stored."""
+    """Types of exported weights."""
 
     float32 = "float32"
     bfloat16 = "bfloat16"
@@ -22,10 +22,12 @@ def export(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to make.", show_default=False)],
     adapter: Annotated[bool, typer.Option("--adapter", help="The adapter alone, as peft and vLLM load it.")] = False,
     merged: Annotated[bool, typer.Option("--merged", help="The whole model, its adapter merged into it.")] = False,
-    dtype: Annotated[DtypeName, typer.Option(help="Of the whole model's weights.")] = DtypeName.float32,
+    dtype: Annotated[DtypeName, typer.Option(help="Type of the whole model's weights.")] = DtypeName.float32,
     tolerance: Annotated[
         float | None,
-        typer.Option(min=0, help="Largest difference of a logit; by default 0.001, float16 0.05, bfloat16 0.5."),
+        typer.Option(
+            min=0, help="Largest allowed difference of a logit; by default 0.001, float16 0.05, bfloat16 0.5."
+        ),
     ] = None,
 ) -> None:
     """Write a run's model into OUT, load it again as others do, and keep it only where its logits are the run's own.

@@ -1,4 +1,4 @@
-"""`preftree report RUN [RUN ...] -o FILE.html`, and what a run says of itself when it ends."""
+"""`preftree report RUN [RUN ...] -o FILE.html`, and the page and warnings at the end of a run."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def report(
 
 
 def conclude(run: Path) -> None:
-    """Write RUN/report.html and say what looks wrong; a page that cannot be written is no reason for a run to fail."""
+    """Write RUN/report.html and log the diagnoses; a page that cannot be written does not fail the run."""
     from preftree.errors import UserError
     from preftree.evaluate.checks.diagnose import diagnoses_in, examine_run, title_of
     from preftree.report.page import write_report

@@ -1,4 +1,4 @@
-"""`preftree eval rewards`: what a policy's implicit rewards rank as labelled, beside a reward model."""
+"""`preftree eval rewards`: accuracy of a policy's implicit rewards on pairs, beside a reward model."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def rewards(
     data: Annotated[str, typer.Option(help="Pairs to rank; held-out ones, of the kind the run was trained on.")],
     against: Annotated[str | None, typer.Option(help="A reward model: its folder or its run.")] = None,
     ood: Annotated[str | None, typer.Option(help="More pairs, of another kind: out of distribution.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the intervals' resampling.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the bootstrap.")] = 0,
 ) -> None:
     """Accuracy and calibration of beta * (policy - reference log-prob) on pairs, in and out of distribution.
 

@@ -41,7 +41,9 @@ def temperature(
     prompts: Prompts,
     judge: Annotated[str, typer.Option(help=JUDGE)],
     temperatures: Annotated[str, typer.Option(help="Two or more, with commas.")] = "0,.25,.5,.75,1",
-    baseline_temperature: Annotated[float, typer.Option(min=0, help="Of a baseline that is a model.")] = 1.0,
+    baseline_temperature: Annotated[
+        float, typer.Option(min=0, help="Temperature of a baseline that is a model.")
+    ] = 1.0,
     samples: Annotated[int, typer.Option(min=1, help="Responses to each prompt.")] = 1,
     num_prompts: NumPrompts = None,
     top_p: TopP = 1.0,
@@ -49,9 +51,9 @@ def temperature(
     seed: Seed = 0,
     batch_size: BatchSize = 32,
     precision: Precision = "fp32",
-    out: Annotated[Path, typer.Option(help="Where responses, figures and the page go.")] = Path("temperature"),
+    out: Annotated[Path, typer.Option(help="Folder for responses, figures and the page.")] = Path("temperature"),
 ) -> None:
-    """How often each model's responses are better than the baseline's, at each sampling temperature.
+    """Win rate of each model's responses over the baseline's, at each sampling temperature.
 
     With 95 % intervals by prompt, the area under each curve and its drop from the best to the last temperature. In a
     world whose responses can be enumerated, with itself as the judge and models on both sides, the figures are exact
@@ -84,7 +86,7 @@ def temperature(
         curves = exactly(world, [str(text) for text in texts], values, policies, other, baseline_temperature, judge)
     else:
         ways = [Sampling(limit, value, top_p, seed) for value in values]
-        base_way = Sampling(limit, baseline_temperature, top_p, seed + 1)  # random numbers of its own
+        base_way = Sampling(limit, baseline_temperature, top_p, seed + 1)  # other random numbers
         warn_of_equal_draws([policies[0], other], [ways[-1], base_way], len(questions), samples)
 
         def draw(how: SampleFiles) -> list[Any]:
@@ -148,10 +150,10 @@ def read_temperatures(text: str) -> list[float]:
 
 
 def require_models(sides: Sequence[Side]) -> None:
-    """Only a model can be sampled at another temperature.
+    """Require that all sides are models, since only these can be sampled at another temperature.
 
     Raises:
-      ConfigError: a side is none.
+      ConfigError: a side is not a model.
     """
     from preftree.errors import ConfigError
 
@@ -197,7 +199,7 @@ def exactly(
 
 
 def how_known(curves: Curves) -> str:
-    """What the figures rest on."""
+    """How the figures were obtained."""
     if curves.pairs is None:
         return f"exact, {curves.prompts} prompts"
     return f"{curves.pairs} pairs each, 95 % intervals over {curves.prompts} prompts"

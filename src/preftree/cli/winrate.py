@@ -1,4 +1,4 @@
-"""`preftree eval winrate`: whose response is the better one, and how often."""
+"""`preftree eval winrate`: win rate of one side's responses over another's."""
 
 from __future__ import annotations
 
@@ -20,21 +20,20 @@ JUDGE = f"A reward model's folder, {REWARD}"
 SIDE = "A model's or a run's folder, a hub id, or a file that `preftree generate` wrote"
 Prompts = Annotated[str, typer.Option(help="A data file with a `prompt` in each row, or a .txt file.")]
 NumPrompts = Annotated[
-    int | None, typer.Option(min=2, help="Most prompts, chosen by seed.  [default: all]", show_default=False)
+    int | None,
+    typer.Option(min=2, help="Maximum number of prompts, chosen by seed.  [default: all]", show_default=False),
 ]
 MaxNewTokens = Annotated[
     int | None,
-    typer.Option(
-        min=1, help="Most tokens of a response.  [default: 256, or the length of the world's]", show_default=False
-    ),
+    typer.Option(min=1, help="Maximum tokens of a response.  [default: 256, or the world's]", show_default=False),
 ]
-TopP = Annotated[float, typer.Option(help="Draw from the fewest tokens that hold this mass.")]
-Seed = Annotated[int, typer.Option(min=0, help="Of the random numbers, and of the intervals' resampling.")]
-BatchSize = Annotated[int, typer.Option(min=1, help="Responses at once.")]
-Precision = Annotated[Literal["fp32", "bf16"], typer.Option(help="Of the weights.")]
+TopP = Annotated[float, typer.Option(help="Sample from the fewest tokens with this total probability.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of the samples and of the bootstrap.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Number of responses generated at once.")]
+Precision = Annotated[Literal["fp32", "bf16"], typer.Option(help="Precision of the weights.")]
 DEFAULT_NEW_TOKENS = 256
 FEW_PROMPTS = 20
-"""With fewer a bootstrap over prompts is too narrow."""
+"""Number of prompts below which a bootstrap over prompts is too narrow."""
 
 
 def winrate(
@@ -50,12 +49,12 @@ def winrate(
     seed: Seed = 0,
     batch_size: BatchSize = 32,
     precision: Precision = "fp32",
-    out: Annotated[Path, typer.Option(help="Where responses, verdicts and figures go.")] = Path("winrate"),
+    out: Annotated[Path, typer.Option(help="Folder for responses, verdicts and figures.")] = Path("winrate"),
 ) -> None:
-    """How often A's response is better than B's: ties count half, with a 95 % interval by prompt.
+    """Win rate of A's responses over B's: ties count half, with a 95 % interval by prompt.
 
     Responses are drawn into OUT/responses and used again; the verdicts are a preference file, OUT/verdicts.jsonl.
-    Stopped with Ctrl-C it goes on where it was when the same command is given again.
+    After Ctrl-C, the same command continues where it stopped.
     """
     import json
 
@@ -70,7 +69,7 @@ def winrate(
     sides = find_sides([a, b])
     questions = read_questions(prompts, most=num_prompts, seed=seed)
     limit = check_world(judge, prompts, questions, max_new_tokens)
-    # Each side has random numbers of its own: equal ones would make two samples of one model the same text.
+    # Each side has other random numbers: equal ones would make two samples of one model the same text.
     ways = [Sampling(limit, temperature, top_p, seed + index) for index in range(2)]
     warn_of_equal_draws(sides, ways, len(questions), samples)
 
@@ -102,7 +101,7 @@ def check_world(judge: str, path: str, prompts: Sequence[Prompt], max_new_tokens
     """Most tokens of a response; a world judges its own prompts only, and says how long its responses are.
 
     Raises:
-      DataError: a prompt is none of the world's.
+      DataError: a prompt is not one of the world's.
     """
     from preftree.errors import DataError
     from preftree.judges.functions import find_world
@@ -138,7 +137,7 @@ def warn_of_equal_draws(sides: Sequence[Any], ways: Sequence[Any], num_prompts: 
 def drawing(
     work: Callable[[SampleFiles], list[Any]], out: Path, *, samples: int, batch_size: int, precision: str
 ) -> list[Any]:
-    """Do what draws responses, with a bar for each file and an end at Ctrl-C."""
+    """Call a function that draws responses, with a progress bar for each file and a stop at Ctrl-C."""
     from rich.console import Console
     from rich.progress import Progress
 
@@ -163,7 +162,7 @@ def drawing(
 
 
 def write(path: Path, content: str) -> None:
-    """Write a file and the folder that it stands in.
+    """Write a file, and make its folder.
 
     Raises:
       DataError: it cannot be written.
@@ -189,7 +188,7 @@ def describe(win_rate: WinRate) -> Any:
     table.add_row("win rate", f"{interval(win_rate.rate)}  95 % interval {over}, ties count half")
     counts = f"{win_rate.wins} won, {win_rate.ties} tied, {win_rate.losses} lost, of {win_rate.pairs}"
     if win_rate.identical:
-        counts += f"; {win_rate.identical} ties are of one and the same text"
+        counts += f"; {win_rate.identical} ties are of identical texts"
     table.add_row("pairs", counts)
     if win_rate.orders == 1:
         table.add_row("order", "each pair was judged once: this judge sees one response at a time")
@@ -209,14 +208,14 @@ def describe(win_rate: WinRate) -> Any:
 
 
 def few(num: int) -> str:
-    """A word on intervals over few prompts."""
+    """A warning about intervals over few prompts."""
     return f"warning: {num} prompts are few: intervals over fewer than {FEW_PROMPTS} are too narrow"
 
 
 def agreed(win_rate: WinRate) -> str:
-    """How a judge took the order."""
+    """Agreement of a judge's verdicts over both orders."""
     if win_rate.agreement is None or win_rate.left_rate is None:
-        return "all pairs are of one and the same text"
+        return "all pairs are of identical texts"
     return f"{win_rate.agreement:.1%} had one verdict in both, the left one won {win_rate.left_rate:.1%}"
 
 

@@ -1,4 +1,4 @@
-"""What the demo's runs say together: optimum, budgets, win rates by temperature, rewards in and out, costs."""
+"""Figures over all runs of a demo: optimum, budgets, win rates by temperature, rewards in and out, costs."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def budgets_of(start: SeedStart, plan: DemoPlan, points: Mapping[str, Sequence[P
 
 
 def chosen_runs(ended: Ended) -> dict[str, dict[int, DemoRun]]:
-    """The run that stands for a method, by seed: the best reward at its end among those that end within FARTHEST nats,
+    """The run that represents a method, by seed: the best reward at its end among those that end within FARTHEST nats,
     or the nearest where none does."""
     chosen: dict[str, dict[int, DemoRun]] = {}
     for method in dict.fromkeys(job.method.name for job, _ in ended):
@@ -99,7 +99,7 @@ def chosen_runs(ended: Ended) -> dict[str, dict[int, DemoRun]]:
 def win_rates(
     plan: DemoPlan, starts: Sequence[SeedStart], chosen: Mapping[str, Mapping[int, DemoRun]]
 ) -> dict[str, Any]:
-    """How often a sample at each temperature beats one of the fine-tuned model at 1: exact for every seed, then the
+    """Win rate of a sample at each temperature against one of the fine-tuned model at 1: exact for every seed, then the
     mean over seeds with their extremes, for `temperature` and `robustness` of results.json."""
     world = WORLDS[plan.world]
     rates: dict[str, list[list[float]]] = {}
@@ -136,7 +136,7 @@ def win_rates(
 
 
 def rewards_in_and_out(plan: DemoPlan, starts: Sequence[SeedStart], ended: Ended) -> list[dict[str, Any]]:
-    """How often the labels of pairs are what DPO's implicit reward, the reward model and the true reward say."""
+    """Accuracy of DPO's implicit reward, of the reward model and of the true reward on pairs."""
     world, rows = WORLDS[plan.world], []
     for start in starts:
         files = {"like the training pairs": start.folder / "held_out.jsonl"}
@@ -162,7 +162,7 @@ def rewards_in_and_out(plan: DemoPlan, starts: Sequence[SeedStart], ended: Ended
 
 
 def costs(plan: DemoPlan, starts: Sequence[SeedStart], ended: Ended) -> dict[str, dict[str, Any]]:
-    """What a run of each method takes, means over its runs; and how long until its best setting reaches
+    """Cost of a run of each method, means over its runs; and the time until its best setting reaches
     GOALS of the gain in reward that WITHIN nats can buy, on every seed."""
     table = rewards(WORLDS[plan.world])
     gains = {start.seed: best_reward(start.ref_logps, table, WITHIN) - start.reward for start in starts}
@@ -211,7 +211,7 @@ def texts_of(plan: DemoPlan, start: SeedStart, models: Mapping[str, Path]) -> li
 
 
 def _true_accuracy(world: World, path: Path) -> float:
-    """How often a label is what the true reward says, weighted; equal rewards count half."""
+    """Weighted share of labels that agree with the true reward; equal rewards count half."""
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     gaps = [reward(world, row["prompt"], row["chosen"]) - reward(world, row["prompt"], row["rejected"]) for row in rows]
     return float(np.average((1 + np.sign(gaps)) / 2, weights=[row.get("weight", 1.0) for row in rows]))

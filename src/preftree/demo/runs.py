@@ -1,4 +1,4 @@
-"""One run of a method of the demo: trained, measured at its snapshots, its cost told."""
+"""One run of a method of the demo: training, figures at its snapshots, and its cost."""
 
 from __future__ import annotations
 
@@ -30,23 +30,23 @@ class DemoRun:
 
     @property
     def name(self) -> str:
-        """Of its folder: `dpo-adamw-beta1`."""
+        """Name of its folder: `dpo-adamw-beta1`."""
         name = self.method.name.replace("_", "-")
         return name if self.value is None else f"{name}-{self.option}{self.value:g}"
 
     @property
     def option(self) -> str:
-        """What is varied, without its room."""
+        """Name of the varied option, without its section."""
         return self.method.option.rpartition(".")[2]
 
     @property
     def setting(self) -> str | None:
-        """What is varied and its value, for people; none where nothing is."""
+        """The varied option with its value, to show; None where nothing is varied."""
         return None if self.value is None else f"{self.option} {self.value:g}"
 
     @property
     def folder(self) -> Path:
-        """Of the run."""
+        """Folder of the run."""
         return self.start.folder / self.name
 
 
@@ -57,11 +57,11 @@ class Result:
     Attributes:
       points: Exact figures at its snapshots and its end; `seconds` of each is what the run had cost by then, its reward
         model included.
-      seconds: CPU seconds of the run, without its reward model and without being measured.
+      seconds: CPU seconds of the run, without its reward model and without the measuring.
       state: Bytes a parameter of weights, gradients and optimiser states of all models together, fp32.
-      samples: Responses drawn.
-      tokens: Computed in training.
-      models: Held in memory.
+      samples: Number of responses drawn.
+      tokens: Number of tokens computed in training.
+      models: Number of models in memory.
     """
 
     points: Sequence[Point]

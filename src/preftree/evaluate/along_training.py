@@ -1,4 +1,4 @@
-"""A finished run's policies measured: reward, KL to the reference, and what they write."""
+"""Reward, KL to the reference and sample texts of the policies along a finished run."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ OPTIMUM_KLS = (*np.linspace(0, 1, 21).round(4).tolist(), *np.linspace(1.25, 8, 2
 
 @dataclass(frozen=True, slots=True)
 class Measuring:
-    """How runs are measured.
+    """Settings for measuring runs.
 
     Attributes:
       reward: Name of a reward (judges/functions.py).
-      prompts: Most prompts to sample for.
-      samples: Responses to each.
+      prompts: Maximum number of prompts.
+      samples: Number of responses to each.
       max_new_tokens: Most tokens of a response; None is the run's max_response_length, or 256.
-      seed: Of the choice of prompts and of the samples.
+      seed: Seed of the choice of prompts and of the samples.
     """
 
     reward: str
@@ -60,7 +60,7 @@ class Measuring:
 
 
 def measure_run(run: Run, how: Measuring) -> Measured:
-    """What RUN/measured.json should hold: the points of the run's snapshots and of its end, and texts.
+    """Measure a run for RUN/measured.json: the points of its snapshots and of its end, and texts.
 
     Exact where the reward is a world's whose responses can be enumerated; from samples elsewhere. What was measured in
     the same way before is not measured again.
@@ -74,7 +74,7 @@ def measure_run(run: Run, how: Measuring) -> Measured:
         raise DataError(f"{run.path} holds no finished run: let it come to its end, or give another folder")
     if run.recipe.trains == "reward_model":
         raise DataError(f"{run.path} is the run of a reward model, which writes nothing; give the run of a policy")
-    reward = load_rewards(how.reward)  # a name that is wrong is told first
+    reward = load_rewards(how.reward)  # a wrong name is reported first
     settings = asdict(how) | {"reward": identify(how.reward)}
     if run.measured.how == settings and run.measured.frontier[-1].step == run.steps:
         return run.measured
@@ -142,7 +142,7 @@ def load_reference(run: Run, config: AnyConfig, ranks: Ranks) -> Scorer:
     scorer, now = load_frozen(name, config.model_copy(update={"compile": False}), ranks)
     known = run.summary.get("trajectory", {})
     before = known.get("weights of the reference", known.get("weights of the model"))
-    if find_adapter(config.model) is None and before not in (None, now):  # a merged adapter has a digest of its own
+    if find_adapter(config.model) is None and before not in (None, now):  # a merged adapter has another digest
         raise DataError(
             f"{run.path} began at weights {before[:8]}.., and {name} holds {now[:8]}.. now; put that model back"
         )

@@ -1,4 +1,4 @@
-"""Who answers: a model that is sampled into files, a file of responses, or the reference answers of the data."""
+"""Responses of one side of a comparison: from a model, sampled into files; from a file; or from the data itself."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ from preftree.reference.key import weights_digest_of_model
 log = logging.getLogger("preftree")
 
 REFERENCE = "chosen"
-"""Names the reference answers of the prompts' own file."""
+"""Name of the side that holds the answers in the prompts' file."""
 
 
 class Interrupted(Exception):
-    """A signal ended the sampling; what was drawn is in its file."""
+    """A signal ended the sampling; the responses drawn so far are in their file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +42,9 @@ class Answers:
     """Responses of one side.
 
     Attributes:
-      name: What to call the side.
-      texts: For each prompt its responses, [prompts][samples].
-      finished: Share of the responses that came to their own end; None where that is not known.
+      name: Name of the side.
+      texts: Responses, [prompts][samples].
+      finished: Share of the responses that the model ended itself; None where that is not known.
     """
 
     name: str
@@ -54,10 +54,10 @@ class Answers:
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """What a word of the command line stands for.
+    """A side of a comparison, as the command line names it.
 
     Attributes:
-      name: What to call it.
+      name: Name in tables.
       kind: A model to sample, a file of responses, or the reference answers.
       place: The model's folder or hub id, or the file.
     """
@@ -69,15 +69,15 @@ class Side:
 
 @dataclass(frozen=True, slots=True)
 class SampleFiles:
-    """How models are sampled into files.
+    """Settings for sampling models into files.
 
     Attributes:
-      folder: Where the files go; one that is there already is used again.
+      folder: Folder of the files; an existing file is used again.
       samples: Responses to each prompt; at temperature 0 one, since all would be the same.
       batch_size: Responses at once.
-      precision: Of the weights: fp32 or bf16.
-      stop: A signal's number ends the work between two blocks.
-      progress: Told the name of a file, how many of its rows are there, and how many it will have.
+      precision: Precision of the weights: fp32 or bf16.
+      stop: Returns the number of a signal to end the work between two blocks, or 0.
+      progress: Called with the name of a file, the number of its rows, and their number at the end.
     """
 
     folder: Path
@@ -89,7 +89,7 @@ class SampleFiles:
 
 
 def find_sides(words: Sequence[str]) -> list[Side]:
-    """What words stand for: `chosen`, a data file, a run's folder, a model's folder or hub id; no two of one name.
+    """The sides that words name: `chosen`, a data file, a run's folder, a model's folder or hub id; no name twice.
 
     Raises:
       DataError: a data file does not exist.
@@ -161,7 +161,7 @@ def read_answers(side: Side, prompts: Sequence[Prompt]) -> Answers:
                 raise raw.row
             key, response = _exchange(raw.row)
         except RowFault as fault:
-            raise DataError(f"{raw.where}: {fault}; mend the row") from fault
+            raise DataError(f"{raw.where}: {fault}; fix the row") from fault
         if key not in keys:
             others += 1
             continue
@@ -216,7 +216,7 @@ def draw_answers(
 
 
 def draws_of(side: Side, num_prompts: int, samples: int, sampling: Sampling) -> tuple[Any, ...] | None:
-    """What decides a side's random numbers: seed, numbers of prompts and samples; None where unknown, or greedy.
+    """The source of a side's random numbers: seed, numbers of prompts and samples; None where unknown, or greedy.
 
     Two sides with equal ones draw alike, and how often one wins is then not how often it wins against a fresh sample.
 

@@ -1,4 +1,4 @@
-"""What best-of-n earns for every n, from N samples of each prompt."""
+"""Expected reward of best-of-n for every n, from N samples of each prompt."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def expected_best(rewards: Float[np.ndarray, "X N"]) -> Float[np.ndarray, "X N"]
     C(i - 1, n - 1) of the C(N, n) subsets.
 
     Args:
-      rewards: Of N independent samples of each prompt.
+      rewards: Rewards of N independent samples of each prompt.
     Returns:
       A column for each n, from 1 to N; the first holds the means, the last the best.
     Source: the U-statistic of a maximum; Chen et al. 2021, arXiv:2107.03374, Eq. 1 is its case of rewards 0 and 1.

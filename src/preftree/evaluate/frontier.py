@@ -1,4 +1,4 @@
-"""How much reward a policy has bought, and for how much KL: exactly in a world, by samples anywhere else.
+"""Reward and KL of policies: exact in a world, from samples elsewhere.
 
 Both figures are means over prompts. KL is that of whole responses, nats: for samples, the sum of the KLs of every
 token's distribution over the vocabulary (Rafailov et al. 2023, arXiv:2305.18290, Section 6), averaged over responses
@@ -49,8 +49,8 @@ class Drawn:
     """Samples of one policy.
 
     Attributes:
-      generations: For each prompt its responses, [prompts][samples].
-      rewards: Of each response, [prompts, samples].
+      generations: Responses, [prompts][samples].
+      rewards: Reward of each response, [prompts, samples].
     """
 
     generations: Sequence[Sequence[Generation]]
@@ -70,13 +70,13 @@ def policies(run: Path, device: torch.device | str = "cpu") -> Iterator[tuple[in
     last = int(summary["steps"])
     model = load_model(run / "model", quantize=summary.get("config", {}).get("quantize"), device=device)
     parameters = dict(model.named_parameters())
-    final: dict[str, torch.Tensor] = {}  # of those that the run trained
+    final: dict[str, torch.Tensor] = {}  # of the parameters that the run trained
     for path in list_checkpoints(run / "snapshots"):
         if step_of(path) < last:
             loaded = load_checkpoint(path.parent, path)
             assert loaded is not None  # a named checkpoint is there, or loading it raises
             if loaded.state.meta.get("trajectory") != summary.get("trajectory"):
-                log.warning("%s is of another run that was begun in this folder; it is left out", path)
+                log.warning("%s belongs to another run that was started in this folder; it is left out", path)
                 continue
             snapshot = loaded.state.tensors["model"]
             final = final or {name: parameters[name].detach().clone() for name in snapshot}
@@ -102,13 +102,13 @@ def world_meter(
 
     kl, reward        exact
     best              the highest reward that any policy has at this KL
-    outside           mass on what is no response of the world
+    outside           mass on texts that are no response of the world
     accuracy, chosen_logratio, rejected_logratio    weighted means over held-out pairs, where there are any
 
     Args:
-      world: Its responses are walked one and all.
-      tokenizer: Of the policies.
-      ref_logps: The reference's log-probs of every outcome (worlds/walk.py): where the KL is measured from.
+      world: A world whose responses can be enumerated.
+      tokenizer: Tokenizer of the policies.
+      ref_logps: Log-probs of every outcome under the reference (worlds/walk.py), from which the KL is measured.
       held_out: Pairs of the world.
     """
     table = world_rewards(world)
@@ -157,11 +157,11 @@ def sampled_figures(
     """KL and reward of a policy from its own samples, each with the ends of its 95 % interval over prompts.
 
     Args:
-      policy: Wrote the samples, at temperature 1 and from its whole distribution; anything else biases the KL.
-      reference: Where the KL is measured from.
-      prompts: What the samples answer; two at least.
+      policy: The policy that wrote the samples, at temperature 1 and without top-p; otherwise the KL is biased.
+      reference: The model from which the KL is measured.
+      prompts: Prompts of the samples; at least two.
       drawn: The samples.
-      budget: Most tokens of one forward.
+      budget: Maximum number of tokens of a forward.
     Returns:
       kl, kl_low, kl_high (nats a response); reward, reward_low, reward_high; tokens (mean length of a response).
     """

@@ -1,4 +1,4 @@
-"""A policy as a reward model: beta * logratio on pairs, beside the rewards of a model that was trained to give them.
+"""Implicit rewards of a policy (beta * logratio) on pairs, compared with those of a trained reward model.
 
 Rafailov et al. 2023, arXiv:2305.18290, Section 4: the policy of DPO is the optimum of the reward beta * (log-prob minus
 reference log-prob), up to a constant per prompt, which pairs do not see.
@@ -36,16 +36,16 @@ from preftree.stats.intervals import Estimate, resampled_means
 from preftree.train.policy import load_frozen
 
 FEW = 20
-"""Prompts below which they are too few to draw again, and pairs are drawn again instead."""
+"""Number of prompts below which the bootstrap resamples pairs instead of prompts."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ranked:
-    """How a source of rewards ranks the pairs of a file.
+    """Accuracy and calibration of a source of rewards on the pairs of a file.
 
     Attributes:
       accuracy: Weighted share of pairs whose chosen response has the larger reward, equal ones half; 95 % interval.
-      calibration: Of sigmoid(difference of rewards) as the chance of the label.
+      calibration: Calibration of sigmoid(difference of rewards) as the probability of the label.
     """
 
     accuracy: Estimate
@@ -58,11 +58,11 @@ class Compared:
 
     Attributes:
       data: The file.
-      num_pairs: Pairs that all sources can read; ties are none.
-      num_prompts: Different prompts of theirs.
-      resampled: What the bootstrap draws again: prompts, or pairs where prompts are few.
-      implicit: The policy.
-      explicit: The reward model, where there is one.
+      num_pairs: Pairs that all sources can read, without ties.
+      num_prompts: Number of different prompts.
+      resampled: Unit of the bootstrap: prompts, or pairs where there are few prompts.
+      implicit: Figures of the policy.
+      explicit: Figures of the reward model, where there is one.
       difference: Implicit minus explicit accuracy, paired, with a 95 % interval.
     """
 
@@ -75,7 +75,7 @@ class Compared:
     difference: Estimate | None
 
     def as_json(self) -> dict[str, Any]:
-        """As RUN/rewards.json has it."""
+        """This comparison in the form of RUN/rewards.json."""
         fields: dict[str, Any] = {
             name: getattr(self, name) for name in ("data", "num_pairs", "num_prompts", "resampled")
         }
@@ -91,7 +91,7 @@ def compare_rewards(run: Run, files: list[str], *, against: str | None = None, s
       run: A finished `preftree dpo` run.
       files: Pairs; each is read by both with their own tokenizers and lengths.
       against: A reward model: `rm:PATH`, or a path.
-      seed: Of the bootstrap.
+      seed: Seed of the bootstrap.
     Raises:
       DataError: the run is not finished or not of pairs, or a file holds no pair that all can read.
       ConfigError: `against` is no reward model, or the run's loss has no beta.
@@ -136,14 +136,14 @@ def compare_rewards(run: Run, files: list[str], *, against: str | None = None, s
 
 
 def rewards_json(run: Run, compared: list[Compared], against: str | None) -> dict[str, Any]:
-    """What RUN/rewards.json holds."""
+    """Content of RUN/rewards.json."""
     name = None if against is None else identify(against)
     return {"beta": run.config["beta"], "against": name, "data": [file.as_json() for file in compared]}
 
 
 @dataclass(frozen=True, slots=True)
 class _Values:
-    """Differences of rewards of pairs by where they stand: (row, number of the pair in its row)."""
+    """Differences of rewards of pairs, by (row, number of the pair within the row)."""
 
     margins: dict[tuple[str, int], float]
     weights: dict[tuple[str, int], float]

@@ -23,10 +23,10 @@ def run_prompts(
 
     Args:
       config: The run's options.
-      tokenizer: The run's.
+      tokenizer: Tokenizer of the run.
       ranks: The ranks.
-      most: How many prompts.
-      seed: Of the choice.
+      most: Maximum number of prompts.
+      seed: Seed of the choice.
     Returns:
       The prompts, as the policy was trained on them (template, trimming), and whether they are held out.
     Raises:
@@ -59,11 +59,11 @@ def _decoded(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Prompts:
-    """What responses are sampled for.
+    """Prompts to sample responses for.
 
     Attributes:
       ids: Token ids of each prompt, as the policy was trained on it.
-      texts: The same as text, without special tokens.
+      texts: The prompts as text, without special tokens.
     """
 
     ids: Sequence[Sequence[int]]

@@ -1,4 +1,4 @@
-"""Which setting of a sweep to use, and why, in words that say how sure the answer is."""
+"""Recommendation of a setting of a sweep, with the reason and how certain it is."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from preftree.stats.intervals import mean_interval
 CONFIDENCE = 0.95
 
 LEAST_GAIN = 0.01
-"""Share of the gain in reward below which a difference does not count, however small the noise."""
+"""Share of the gain in reward below which a difference is ignored, however small the noise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,13 +63,13 @@ class Setting:
 
 @dataclass(frozen=True, slots=True)
 class Recommendation:
-    """What to use.
+    """The setting to use.
 
     Attributes:
-      setting: Its name; None where nothing can be said.
+      setting: Name of the setting; None where the figures give no answer.
       reason: In a sentence or two.
-      sure: Whether the figures set it apart from the others.
-      figures: What it rests on, by setting.
+      sure: Whether the figures distinguish it from the others.
+      figures: The figures behind it, by setting.
     """
 
     setting: str | None
@@ -110,7 +110,7 @@ def recommend(settings: Sequence[Setting]) -> Recommendation:
     """
     sound = [setting for setting in settings if setting.runs and not setting.faults]
     if not sound:
-        return Recommendation(None, "No run of this sweep came to a sound end.")
+        return Recommendation(None, "No run of this sweep ended without a failure.")
     rewarded = [setting for setting in sound if setting.mean("reward") is not None]
     if rewarded:
         return _by(rewarded, "reward", "kl", "reward")

@@ -1,4 +1,4 @@
-"""Reward against what it cost: the best policy that a method has found by some moment, over all of its settings."""
+"""Reward by training cost: the best policy of a method at each moment, over all of its settings."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def best_so_far(points: Sequence[Point], *, kl: float) -> list[tuple[float, floa
     """(seconds, the best reward at KL <= `kl` by then), rising in both; every run counts as begun at 0.
 
     Args:
-      points: Of all runs of one method and seed; `seconds` of each is what its run had cost when it was there.
+      points: Points of all runs of one method and seed; `seconds` is the cost of the run up to the point.
       kl: Nats.
     """
     best: list[tuple[float, float]] = []

@@ -1,4 +1,4 @@
-"""Many runs that differ in a few options: from one command line to one checked configuration each."""
+"""Sweeps: runs that differ in a few options, from one command line to a checked configuration for each."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class Variant(Generic[C]):
     """One run of a sweep.
 
     Attributes:
-      name: Of its folder: `beta0.1-seed1`.
-      values: What is varied, by option; the seed among it.
+      name: Name of its folder: `beta0.1-seed1`.
+      values: Values of the varied options, including the seed.
       config: All of its options.
     """
 

@@ -1,4 +1,4 @@
-"""Win rate over sampling temperatures: how well a policy does, and how much of that it loses at higher ones."""
+"""Win rates over sampling temperatures, and their area and drop."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Robustness:
     """A curve of win rates in two figures; their intervals have no width where the rates are exact.
 
     Attributes:
-      name: Whose curve.
+      name: Name of the policy.
       area: The area under it, divided by the span of temperatures: the mean win rate over them.
       best_at: The temperature of its highest point.
       drop: Its highest point less its last one, >= 0. Noise makes it larger on average, for the highest of several
@@ -49,8 +49,8 @@ class Curves:
 
     Attributes:
       baseline: Its name.
-      judge: Who judged.
-      prompts: How many prompts.
+      judge: Name of the judge.
+      prompts: Number of prompts.
       pairs: Pairs behind each rate; None where rates are exact.
       points: The rates, policy after policy, with 95 % intervals by prompt where they are sampled.
       robustness: One a policy, in the same order.
@@ -76,12 +76,12 @@ def sampled_curves(
     """Win rates from responses.
 
     Args:
-      judge: Who judges.
-      prompts: What was asked.
+      judge: The judge.
+      prompts: Texts of the prompts.
       temperatures: Rising, two at least.
       policies: Responses of each at each temperature.
       baseline: Responses that all of them are compared with.
-      seed: Of the intervals' resampling.
+      seed: Seed of the bootstrap of the intervals.
     """
     points: list[Temperature] = []
     robustness = []
@@ -112,12 +112,12 @@ def exact_curves(
     """Win rates without samples, in a world whose responses can be enumerated.
 
     Args:
-      world: Knows the rewards.
-      prompts: Which of its prompts count.
+      world: The world that gives the rewards.
+      prompts: The prompts of the world that are counted.
       temperatures: Rising, two at least.
       policies: For each its table at each temperature, from `policy_table`.
-      baseline: Name and table of what they are compared with.
-      judge: What to call the judge.
+      baseline: Name and table of the policy that they are compared with.
+      judge: Name of the judge.
     """
     rows = [world.prompts.index(prompt) for prompt in prompts]
     values = rewards(world)[rows]
@@ -151,13 +151,13 @@ def policy_table(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, wor
 
 
 def sum_up(name: str, temperatures: Sequence[float], values: Float[np.ndarray, "X T"], *, seed: int) -> Robustness:
-    """Area and drop of a curve with 95 % intervals by prompt: prompts are drawn again, whole curves of theirs.
+    """Area and drop of a curve with 95 % intervals by prompt: prompts are resampled with their whole curves.
 
     Args:
-      name: Whose curve.
+      name: Name of the policy.
       temperatures: Rising, two at least, [T].
-      values: What each prompt is worth at each temperature, in [0, 1].
-      seed: Of the resampling.
+      values: Value of each prompt at each temperature, in [0, 1].
+      seed: Seed of the resampling.
     """
     means = values.mean(axis=0)
     again = resampled_means(values, seed=seed)

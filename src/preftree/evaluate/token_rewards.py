@@ -1,4 +1,4 @@
-"""Which words earned a preference: the implicit reward of a pair, token by token."""
+"""Implicit rewards of a pair, token by token."""
 
 from __future__ import annotations
 
@@ -75,14 +75,14 @@ def _response(
 
 
 def token_texts(ids: Int[np.ndarray, " L"], tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """What each token adds to the text; together they are the text.
+    """The text that each token adds; joined, they are the whole text.
 
-    A character that several tokens spell stands with the last of them, and the others get an empty string.
+    A character of several tokens is in the text of the last of them, and the others get an empty string.
     """
     texts: list[str] = []
     start, done = 0, ""
     for stop in range(1, len(ids) + 1):
-        # A token's text depends on what stands before it, so the last whole character is decoded along with it.
+        # A token's text depends on the token before it, so the last whole character is decoded along with it.
         whole = str(tokenizer.decode(ids[start:stop].tolist(), clean_up_tokenization_spaces=False))
         if whole.endswith("\ufffd") and stop < len(ids) and stop - start < 12:
             texts.append("")

@@ -1,4 +1,4 @@
-"""How often one side's response is the better one, and how sure that is.
+"""Win rate of one side's responses over another's, with its interval.
 
 Sample i of one side meets sample i of the other; a side with fewer samples starts again with its first. A pair is
 worth 1 to the side that wins, 1/2 in a tie, 0 to the other; a prompt is worth the mean of its pairs, and the win rate
@@ -32,7 +32,7 @@ class Pair:
     Attributes:
       row: Place of the prompt.
       left, right: The responses of side A and of side B.
-      verdicts: What the judge said of them, once for each order that it saw; empty where both are the same text, which
+      verdicts: Verdicts of the judge, one for each order that it saw; empty where both are the same text, which
         is a tie.
     """
 
@@ -43,7 +43,7 @@ class Pair:
 
     @property
     def value(self) -> float:
-        """What the pair is worth to side A: 1, 1/2 or 0, or the mean of that over both orders."""
+        """Value of the pair for side A: 1, 1/2 or 0, or the mean of that over both orders."""
         return sum(VALUE[verdict.choice] for verdict in self.verdicts) / len(self.verdicts) if self.verdicts else 0.5
 
 
@@ -53,19 +53,19 @@ class WinRate:
 
     Attributes:
       a, b: Names of the sides.
-      judge: Who judged.
-      orders: How often each pair was shown: 2 where the judge sees the order, with the sides changed.
-      prompts, pairs: How many.
+      judge: The judge.
+      orders: Orders in which each pair was shown: 2 where the judge sees the order, with the sides swapped.
+      prompts, pairs: Their numbers.
       rate: Win rate of A, with its 95 % interval by prompt.
       wins, ties, losses: Pairs that were worth more than 1/2 to A, 1/2, less.
-      identical: Ties of one and the same text, which no judge was asked about.
+      identical: Ties of identical texts, which were not judged.
       invalid: Verdicts that could not be read; they count 1/2.
       agreement: Share of pairs on which both orders had one verdict; None where one was shown.
-      left_rate: How often the response on the left was preferred, a tie 1/2; None where one order was shown.
+      left_rate: Share of pairs in which the left response was preferred, a tie 1/2; None where one order was shown.
       characters_a, characters_b: Mean length of a response.
       similar: Win rate among pairs of similar length; None where fewer than two prompts have one.
-      similar_pairs: How many these are.
-      finished_a, finished_b: Share of the responses that came to their own end; None where not known.
+      similar_pairs: Number of these pairs.
+      finished_a, finished_b: Share of the responses that the model ended itself; None where not known.
     """
 
     a: str
@@ -117,7 +117,7 @@ def judge_pairs(judge: Judge, prompts: Sequence[Text], a: Answers, b: Answers) -
     pairs = []
     for row, left, right in met:
         judged = different.get((row, left, right))
-        if judged is None:  # the other way round, or one and the same text; the first verdict has `left` on the left
+        if judged is None:  # in the other order, or identical texts; the first verdict has `left` on the left
             judged = tuple(turn(verdict) for verdict in reversed(different.get((row, right, left), ())))
         pairs.append(Pair(row, left, right, judged))
     return pairs
@@ -127,16 +127,16 @@ def count_wins(judge: Judge, a: Answers, b: Answers, pairs: Sequence[Pair], *, s
     """The figures of judged pairs.
 
     Args:
-      judge: Who judged.
+      judge: The judge.
       a, b: The sides.
       pairs: From `judge_pairs`.
-      seed: Of the intervals' resampling.
+      seed: Seed of the bootstrap of the intervals.
     """
     values, lengths = _values(pairs), np.array([[len(pair.left), len(pair.right)] for pair in pairs], np.float64)
     similar = np.abs(lengths[:, 0] - lengths[:, 1]) <= SIMILAR * lengths.max(axis=1)
     verdicts = [verdict for pair in pairs for verdict in pair.verdicts]
     twice = [pair.verdicts for pair in pairs if len(pair.verdicts) == 2]
-    # The second verdict is already turned round: there the response that stood on the left is the right one.
+    # The second verdict is already swapped: the response shown on the left there is the right one here.
     lefts = [(VALUE[first.choice] + 1 - VALUE[second.choice]) / 2 for first, second in twice]
     by_prompt = by_row(pairs)
     near = by_row(pairs, similar)
@@ -165,7 +165,7 @@ def count_wins(judge: Judge, a: Answers, b: Answers, pairs: Sequence[Pair], *, s
 
 
 def by_row(pairs: Sequence[Pair], keep: Bool[np.ndarray, " P"] | None = None) -> Float[np.ndarray, " X"]:
-    """What each prompt is worth to A: the mean over its kept pairs; prompts in order, those without any left out."""
+    """Value of each prompt for A, the mean over its kept pairs, in order; prompts without a kept pair are left out."""
     kept = np.ones(len(pairs), bool) if keep is None else keep
     rows = np.array([pair.row for pair in pairs])[kept]
     counts = np.bincount(rows)

@@ -1,4 +1,4 @@
-"""Rewards by a classifier of text: the probability of one of its labels, as that of POSITIVE of a sentiment model."""
+"""Rewards of a text classifier: the probability of one of its labels, such as POSITIVE of a sentiment model."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from preftree.records import Text
 class Classifier:
     """A classifier and its tokenizer: texts in, probabilities of one label out.
 
-    It reads prompt and response as one text, joined as they stand, through its own tokenizer and forward. Any
+    It reads prompt and response as one text, with nothing between them, through its own tokenizer and forward. Any
     architecture serves that transformers has a sequence classifier of: nothing is trained here, and no tree is built.
     """
 
@@ -29,7 +29,7 @@ class Classifier:
         Args:
           place: A folder, or a hub id.
           label: The label whose probability is the reward, by its name in the model's configuration.
-          device: Where the model goes; by default the first GPU, or the CPU.
+          device: Device of the model; by default the first GPU, or the CPU.
           budget: Most tokens of a forward, padding included; more where a text alone has more.
         Raises:
           ConfigError: the model has no such label.

@@ -1,4 +1,4 @@
-"""A reward as a function of prompt and response: a world's own, one that the user wrote, or a reward model."""
+"""Rewards by name, as a function of a prompt and a response: of a world, of the user's code, or of a reward model."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def find_world(spec: str) -> World | None:
 
 
 def identify(spec: str) -> str:
-    """The name of a reward with a digest of its file or its weights: what a figure was measured with.
+    """The name of a reward with a digest of its file or its weights, which identifies what a figure was measured with.
 
     Raises:
       ConfigError: as `load_reward`, of a world or a reward model.
@@ -83,7 +83,7 @@ def load_reward(spec: str) -> Reward:
     def checked(prompt: Any, response: str) -> float:
         try:
             value = function(prompt, response)
-        except Exception as error:  # whatever the user's code raises is the user's to mend, and is named
+        except Exception as error:  # any error of the user's code is reported with its name
             raise JudgeError(
                 f"reward {spec!r} raised {type(error).__name__} ({error}) on the response {response[:60]!r}"
             ) from error

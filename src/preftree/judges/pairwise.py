@@ -1,6 +1,6 @@
 """Judges of pairs: a batch of comparisons in, a verdict on each out.
 
-Whoever compares two responses stands behind `Judge`: here a reward of single responses. A judge that reads both
+Everything that compares two responses is a `Judge`; here it is a reward of single responses. A judge that reads both
 responses at once, such as a language model asked for its opinion, sets `sees_order` and is shown every pair twice.
 """
 
@@ -15,17 +15,17 @@ from preftree.judges.rewards import Rewards, load_rewards
 from preftree.records import Comparison, Verdict
 
 VALUE = {"left": 1.0, "tie": 0.5, "invalid": 0.5, "right": 0.0}
-"""What a verdict is worth to the left response."""
+"""Value of a verdict for the left response."""
 
 
 @dataclass(frozen=True, slots=True)
 class Judge:
-    """Says which of two responses is better.
+    """A judge of which of two responses is better.
 
     Attributes:
-      name: What to call it, with a digest of what it is where there is one.
+      name: Name, with a digest where there is one.
       decide: The verdicts on a batch of comparisons, in their order.
-      sees_order: Whether the side on which a response stands can change the verdict.
+      sees_order: Whether the side on which a response is shown can change the verdict.
     """
 
     name: str
@@ -38,7 +38,7 @@ def judge_by_rewards(rewards: Rewards, name: str) -> Judge:
 
     Args:
       rewards: Rewards of single responses, so that the sides cannot matter.
-      name: What to call it.
+      name: Name of the judge.
     """
 
     def decide(comparisons: Sequence[Comparison]) -> list[Verdict]:
@@ -60,10 +60,10 @@ def load_judge(spec: str) -> Judge:
 
 
 def ask(judge: Judge, comparisons: Sequence[Comparison]) -> list[tuple[Verdict, ...]]:
-    """The verdicts on each comparison, all said of left and right as they stand in it.
+    """The verdicts on each comparison, all in terms of its left and right.
 
     Returns:
-      For each comparison one verdict, or two where the judge sees the order: the second with the sides changed.
+      For each comparison one verdict, or two where the judge sees the order: the second with the sides swapped.
     Raises:
       JudgeError: the judge gave another number of verdicts than it was asked for.
     """
@@ -77,7 +77,7 @@ def ask(judge: Judge, comparisons: Sequence[Comparison]) -> list[tuple[Verdict, 
 
 
 def turn(verdict: Verdict) -> Verdict:
-    """The same verdict with the sides changed."""
+    """The verdict with the sides swapped."""
     scores = verdict.scores and (verdict.scores[1], verdict.scores[0])
     if verdict.choice == "left":
         return Verdict("right", scores)

@@ -1,4 +1,4 @@
-"""Samples into preferences by a reward: the responses to one prompt, ranked by what they are worth."""
+"""Rankings from samples: the responses to each prompt, ordered by a reward."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ BLOCK = 1024
 
 @dataclass(slots=True)
 class Counts:
-    """What a file of samples made.
+    """Counts of a file of samples.
 
     Attributes:
       rows: Responses read.
@@ -70,8 +70,8 @@ def rank_file(path: str, out: Path, rewards: Rewards, *, progress: Callable[[int
     Args:
       path: The samples.
       out: A .jsonl file.
-      rewards: Says what a response is worth.
-      progress: Told how many responses are judged.
+      rewards: Rewards of responses.
+      progress: Called with the number of responses judged.
     Raises:
       DataError: the samples cannot be read, or no prompt has two responses that differ in reward.
       JudgeError: the reward failed.
@@ -117,7 +117,7 @@ def _grouped(rows: Iterator[RawRow], counts: Counts) -> Iterator[_Group]:
                 raise raw.row
             prompt, response, first = _read(raw.row)
         except RowFault as fault:
-            raise DataError(f"{raw.where}: {fault}; mend the row") from fault
+            raise DataError(f"{raw.where}: {fault}; fix the row") from fault
         if group is None or first or prompt != group.prompt:
             if group is not None:
                 yield group
@@ -145,7 +145,7 @@ def _read(row: Row) -> tuple[Text, str | None, bool]:
     except RowFault as fault:
         if fault.fault not in ("empty_response", "bad_text"):
             raise
-        answer = None  # a model may say nothing, and the limit of tokens may fall within a character
+        answer = None  # a response may be empty, and the limit of tokens may fall within a character
     return question, answer, row.get("sample") == 0
 
 

@@ -1,4 +1,4 @@
-"""Rewards by a reward model that `preftree reward`, or another program, has trained."""
+"""Rewards of a reward model, trained by `preftree reward` or another program."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ BLOCK = 1024
 
 @dataclass(frozen=True, slots=True)
 class RewardPlace:
-    """What `rm:PATH`, `rm:PATH:LABEL` or the path of a folder names.
+    """A reward model or classifier, as `rm:PATH`, `rm:PATH:LABEL` or the path of a folder names it.
 
     Attributes:
       model: The model's folder, or a hub id.
-      label: Of a classifier, the label whose probability is the reward; None for a reward model.
-      commit: Of a hub id, what it stands for now.
+      label: Label of a classifier whose probability is the reward; None for a reward model.
+      commit: Commit of a hub id at present.
     """
 
     model: str
@@ -50,7 +50,7 @@ class RewardPlace:
 
 
 def find_reward_model(spec: str) -> RewardPlace | None:
-    """The model that a reward's name stands for: a folder, or `model` in the folder of a run; after `rm:` a hub id too.
+    """The model that a reward's name refers to: a folder, or `model` in the folder of a run; after `rm:` a hub id too.
 
     Raises:
       ConfigError: `rm:` is followed by no model.
@@ -85,8 +85,8 @@ def open_reward_model(model: RewardPlace, *, device: torch.device | str | None =
     """The model, ready to judge.
 
     Args:
-      model: Where it is.
-      device: Where it goes; by default the first GPU, or the CPU.
+      model: The model's folder or hub id.
+      device: Device of the model; by default the first GPU, or the CPU.
     Raises:
       ConfigError: a classifier has no such label.
       ModelError: it cannot be loaded, or is no reward model.
@@ -105,7 +105,7 @@ def looks_like_hub_model(name: str) -> bool:
 def _ask_hub(name: str) -> tuple[str | None, str]:
     """The commit of a model id, from the hub or from its cache on this disk; None where neither has it, and why."""
     try:
-        return getattr(AutoConfig.from_pretrained(name), "_commit_hash", None), "it tells no commit"
+        return getattr(AutoConfig.from_pretrained(name), "_commit_hash", None), "it gives no commit"
     except (OSError, ValueError, KeyError) as error:
         return None, first_line(error).rstrip(".")
 
@@ -121,8 +121,8 @@ class RewardModel:
         """Load the model.
 
         Args:
-          folder: Of the model; or a hub id.
-          device: Where it goes; by default the first GPU, or the CPU.
+          folder: The model's folder, or a hub id.
+          device: Device of the model; by default the first GPU, or the CPU.
           budget: Most tokens of a forward; more where a response alone has more.
         Raises:
           ModelError: it cannot be loaded, or is no reward model.

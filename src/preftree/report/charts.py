@@ -14,7 +14,7 @@ from typing import Any, Literal
 from preftree.report.numbers import Kind, Tick, fit_axis, show
 
 MAX_POINTS = 60
-"""More points than this become means over equal stretches; the band keeps the extremes."""
+"""Number of points above which means over equal stretches are drawn; the band keeps the extremes."""
 
 _BOX = 1000
 """Units of a drawing's side."""
@@ -25,12 +25,12 @@ class Line:
     """One curve or cloud of points.
 
     Attributes:
-      name: What a reader calls it.
+      name: Name in the legend.
       points: (x, y) in the order they are joined.
       tone: The colour's name in the style sheet.
       form: `line`, `dots` (points without a line) or `both`.
       band: (low, high) of each point, or empty.
-      about: What hovering over each point says, or empty: its name and values.
+      about: Text for hovering over each point; empty for its name and values.
       listed: Whether the legend names it.
     """
 
@@ -45,7 +45,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """A horizontal line that means something, with its words."""
+    """A horizontal line with its label."""
 
     value: float
     name: str
@@ -53,18 +53,18 @@ class Level:
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """What to draw.
+    """A chart to draw.
 
     Attributes:
       title, caption: Above the drawing.
       lines: Drawn in this order.
-      x_name, y_name: What the axes count.
+      x_name, y_name: Names of the axes.
       x_kind, y_kind: Their scales.
       levels: Horizontal lines; they are drawn where they fit without squeezing the lines.
       hover: `x` shows all lines at one x, `point` the nearest point.
       large: Whether it takes the full width.
       include_x, include_y: Values that the axes must show.
-      legend: Whether it names its lines itself.
+      legend: Whether it has its own legend.
     """
 
     title: str
@@ -99,12 +99,12 @@ class Drawing:
     """A chart laid out; heights count from the top, as a browser does.
 
     Attributes:
-      chart: What it shows.
+      chart: The chart.
       strokes: Its lines.
       x_ticks, y_ticks: Ticks; `at` in shares of the box.
       levels: Horizontal lines inside the box.
       legend: (name, tone, form) of each line, once.
-      data: What hovering needs, plain JSON.
+      data: Data for hovering, plain JSON.
     """
 
     chart: Chart

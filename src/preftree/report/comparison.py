@@ -30,7 +30,7 @@ WIDEST = 5.0
 
 
 class Cost(BaseModel):
-    """What a run of a method takes, as results.json has it: means over its runs."""
+    """Cost of a run of a method, as in results.json: means over its runs."""
 
     settings: int
     seconds: float
@@ -244,7 +244,7 @@ def cost_table(all_costs: Mapping[str, Cost]) -> tuple[list[str], list[list[str]
 
 
 def knobs(all_costs: Mapping[str, Cost]) -> str:
-    """What has to be chosen for each method, those with the same together."""
+    """The options that have to be chosen for each method; methods with the same options together."""
     alike: dict[str, list[str]] = {}
     for name, cost in all_costs.items():
         alike.setdefault(", ".join(cost.knobs), []).append(NAMES.get(name, name))

@@ -22,10 +22,10 @@ class Panel:
     """Figures that belong in one chart.
 
     Attributes:
-      title: Of the chart.
-      fields: (field of a row, what it is called, colour).
-      caption: What to know when reading it.
-      unit: Of the vertical axis.
+      title: Title of the chart.
+      fields: (field of a row, label, colour).
+      caption: Note for the reader.
+      unit: Unit of the vertical axis.
       level: A horizontal line worth knowing.
       kind: Scale of the vertical axis.
       include: Values the vertical axis must show.
@@ -157,7 +157,7 @@ NOT_DRAWN = frozenset({"step", "epoch", "split", "pairs", "examples", "tokens", 
 
 
 def learning_curves(run: Run) -> list[Chart]:
-    """A chart for each panel that the run has figures for; figures no panel knows get one of their own."""
+    """A chart for each panel that the run has figures for, and one for each figure that no panel has."""
     train, held_out = _split(run.rows)
     charts, steps = [], _span([run])
     for panel in _panels([run]):
@@ -245,7 +245,7 @@ def _over_seeds(
 
 
 def mean_stretch(runs: Sequence[Run]) -> int:
-    """How many steps the means of the longest run's curves span."""
+    """Number of steps in each mean of the longest run's curves."""
     longest = max((len(_split(run.rows)[0]) for run in runs), default=0)
     return max(1, math.ceil(longest / MAX_POINTS))
 
@@ -256,7 +256,7 @@ def tone_of(index: int) -> str:
 
 
 def _chart(panel: Panel, lines: list[Line], level: Level | None, steps: tuple[float, float], title: str = "") -> Chart:
-    """The panel's chart; one with a title of its own is among others of the same runs, which share a legend."""
+    """The panel's chart; one with another title is among others of the same runs, which share a legend."""
     return Chart(
         title or panel.title,
         lines,

@@ -1,4 +1,4 @@
-"""The first screen in words: what was trained, whether it worked, the figures that say so."""
+"""The first screen of a page in words: description, conclusion and headline figures."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ Answer = Literal["yes", "no", "unclear"]
 
 @dataclass(frozen=True, slots=True)
 class Conclusion:
-    """Did it work?
+    """The answer to the page's question.
 
     Attributes:
-      answer: Decides the colour.
-      word: The answer.
-      sentence: The figure that the answer rests on.
-      caveat: What that figure does not say.
-      question: What is answered.
+      answer: Answer, which decides the colour.
+      word: The answer as text.
+      sentence: The figure behind the answer.
+      caveat: Limits of that figure.
+      question: The question.
     """
 
     answer: Answer
@@ -38,13 +38,13 @@ _WORD: Mapping[Answer, str] = {"yes": "Yes", "no": "No", "unclear": "Unclear"}
 
 
 def conclude(answer: Answer, sentence: str, caveat: str) -> Conclusion:
-    """An outcome in the plain words."""
+    """A conclusion with the standard word for its answer."""
     return Conclusion(answer, _WORD[answer], sentence, caveat)
 
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """A headline figure: what it is, its value, and what to compare it with."""
+    """A headline figure: its name, its value, and a value to compare it with."""
 
     name: str
     value: str
@@ -52,7 +52,7 @@ class Figure:
 
 
 def describe_run(run: Run) -> str:
-    """What was trained, in a sentence."""
+    """A sentence on what was trained."""
     config = run.config
     if not config:
         return f"A run of {run.steps:,} steps; its options are not known."
@@ -80,7 +80,7 @@ def beta_of(run: Run) -> float | None:
 
 
 def conclude_run(run: Run) -> Conclusion:
-    """Did a run work, by its own figures?"""
+    """The conclusion on a run, from its own figures."""
     if broken(run):
         return conclude("no", "Training met figures that are not finite.", "The curves show what came before.")
     judges = {"prompts": _conclude_online, "preferences": _conclude_pairs, "demonstrations": _conclude_sft}
@@ -96,7 +96,7 @@ def broken(run: Run) -> bool:
 
 
 def headline(run: Run) -> list[Figure]:
-    """The figures that a reader looks for first."""
+    """The headline figures of a run."""
     train, held_out = last_rows(run)
     row, where = (held_out, "held out") if held_out else (train, "training pairs, last step")
     figures: list[Figure] = []
@@ -172,7 +172,7 @@ def _conclude_sft(run: Run) -> Conclusion:
 
 
 def _conclude_online(run: Run) -> Conclusion:
-    """Whether the reward rose: of held-out answers where there are any, else of what was sampled to train on."""
+    """Conclusion by the reward of held-out answers, or of the training samples where there are none."""
     held_out = [row for row in run.rows if row.get("split") == "eval" and is_number(row.get("reward"))]
     rows = held_out if len(held_out) > 1 else [r for r in run.rows if "split" not in r and is_number(r.get("reward"))]
     if len(rows) < 2:
@@ -215,7 +215,7 @@ def plain(value: Any) -> str:
 
 
 def describe_runs(runs: Sequence[Run], names: Sequence[str]) -> str:
-    """What was compared, in a sentence."""
+    """A sentence on what is compared."""
     data = {plain(run.config.get("data")) for run in runs if run.config}
     shared = f", all on {_path(runs[0])}" if len(data) == 1 and runs[0].config else ""
     differences = f" They differ in {', '.join(names[:6])}{' and more' if len(names) > 6 else ''}." if names else ""
@@ -223,7 +223,7 @@ def describe_runs(runs: Sequence[Run], names: Sequence[str]) -> str:
 
 
 def conclude_runs(runs: Sequence[Run]) -> Conclusion:
-    """Which of several runs ranks most held-out pairs as labelled, and whether that is beyond chance."""
+    """The run that ranks most held-out pairs as labelled, and whether that is beyond chance."""
     ranked = [(row["accuracy"], run.name, row) for run in runs if is_number((row := last_rows(run)[1]).get("accuracy"))]
     ranked.sort(key=lambda item: -item[0])
     if len(ranked) < 2:

@@ -1,4 +1,4 @@
-"""What reward costs in KL: points of many runs against the best that is possible."""
+"""Charts and tables of reward over KL: points of many runs against the best possible."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def exact_budgets(rows: Sequence[BudgetRow], names: Mapping[str, str]) -> Budget
 
     Args:
       rows: Every method at every budget and seed.
-      names: What methods are called, by their name in the rows.
+      names: Names to show, by the methods' names in the rows.
     """
     budgets = list(dict.fromkeys(row.kl for row in rows))
     table: list[tuple[str, list[tuple[str, str]]]] = []

@@ -1,4 +1,4 @@
-"""Numbers on a page: how they are written, and where an axis has its ticks."""
+"""Number formats of a page, and the ticks of its axes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SQRT_TICKS = (0, 0.05, 0.1, 0.25, 0.5, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1
 
 @dataclass(frozen=True, slots=True)
 class Tick:
-    """A place on an axis, 0 at its low end and 1 at its high one, and what is written there."""
+    """A position on an axis, from 0 at its low end to 1 at its high end, and its label."""
 
     at: float
     text: str
@@ -26,14 +26,14 @@ class Tick:
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """From values to places: `low` is at 0 and `high` at 1."""
+    """Map from values to positions: `low` is at 0 and `high` at 1."""
 
     low: float
     high: float
     kind: Kind = "linear"
 
     def place(self, value: float) -> float:
-        """Where a value stands; beyond [0, 1] outside the axis."""
+        """Position of a value; beyond [0, 1] outside the axis."""
         bend = _BEND[self.kind]
         start, stop = bend(self.low), bend(self.high)
         return (bend(value) - start) / (stop - start)
@@ -97,7 +97,7 @@ def _log_ticks(low: float, high: float, most: int) -> list[float]:
 
 
 def write_tick(value: float, gap: float = 0.0) -> str:
-    """A tick's number: as many places as tell it from its neighbours."""
+    """A tick's number with as many digits as distinguish it from its neighbours."""
     size = abs(value)
     if size < 1e-12 or size < 1e-6 * gap:
         return "0"

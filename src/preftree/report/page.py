@@ -1,4 +1,4 @@
-"""The page: one HTML file with its style, its script and its data inside, which asks nobody for anything."""
+"""The page: one HTML file with its style, script and data inside, which loads nothing."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ MAX_PAIRS = 8
 
 @dataclass(frozen=True, slots=True)
 class Examined:
-    """A run with what its checks came to, and its place among others."""
+    """A run with the results of its checks, and its colour among others."""
 
     run: Run
     results: Sequence[CheckResult]
@@ -46,7 +46,7 @@ class Examined:
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """A section of its own: a sentence or two, a drawing, a table; what is empty is left out."""
+    """A section: a sentence or two, a drawing, a table; empty parts are left out."""
 
     title: str
     note: str = ""
@@ -57,11 +57,11 @@ class Section:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """What the template shows; empty parts are left out.
+    """The content of a page; empty parts are left out.
 
     Attributes:
       title, kind, lede: The head.
-      outcome: Did it work.
+      outcome: The conclusion.
       figures: Headline figures.
       runs: The runs, examined.
       curves: Learning curves.
@@ -73,12 +73,12 @@ class Page:
       temperature: A figure over sampling temperatures.
       samples, pairs: Texts side by side; tokens with their rewards.
       differing: Options in which the runs differ.
-      texts: What several models write: heads, and for each prompt a cell (text, note) a model.
+      texts: Responses of several models: heads, and for each prompt a cell (text, note) a model.
       first, extra: Further tables, before all else and after: title, heads, rows.
       sections: Further sections, after reward and KL.
       notes: Further things to look at.
       facts: Further names and values for the record.
-      world: Whether the frontier is what the page is about.
+      world: Whether the frontier is the main content of the page.
     """
 
     title: str
@@ -158,7 +158,7 @@ def run_page(runs: Sequence[Run]) -> str:
 
 
 def examine_all(runs: Sequence[Run]) -> list[Examined]:
-    """Put every check to every run."""
+    """Run every check on every run."""
     return [Examined(run, examine_run(run), tone_of(index)) for index, run in enumerate(runs)]
 
 
@@ -217,7 +217,7 @@ def _environment() -> Environment:
 def measured_parts(
     measured: Measured, methods: Mapping[str, Sequence[Point]], optimum: Sequence[Point] = ()
 ) -> dict[str, Any]:
-    """The parts of a page that rest on figures measured after training."""
+    """The parts of a page with figures measured after training."""
     temperature = temperature_chart(measured.temperature, measured.temperature_figure)
     return {
         "frontier": draw_chart(frontier_chart(methods, optimum)),

@@ -1,4 +1,4 @@
-"""The page of a sweep: which setting to use, and what that rests on."""
+"""The page of a sweep: the recommended setting and the figures behind it."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def settings_table(settings: Sequence[Setting]) -> tuple[list[str], list[list[st
 
 
 def shared_optimum(runs: Sequence[Run]) -> list[Point]:
-    """The best possible reward over KL, where a world told it and it is the same for all runs."""
+    """The best possible reward over KL, where a world gives it and it is the same for all runs."""
     known = {run.measured.optimum for run in runs}
     return list(known.pop()) if len(known) == 1 else []
 
@@ -75,7 +75,7 @@ def _outcome(recommended: Recommendation) -> Conclusion:
 
 
 def _texts(settings: Sequence[Setting]) -> tuple[Sequence[str], Sequence[tuple[str, Sequence[tuple[str, str]]]]]:
-    """What the reference and the first run of each setting answer to the same prompts."""
+    """Answers of the reference and of the first run of each setting to the same prompts."""
     first = {setting.name: setting.runs[0].measured.samples for setting in settings if setting.runs}
     first = {name: samples for name, samples in first.items() if samples}
     if not first:

@@ -17,7 +17,7 @@ _SHOWN_DIGEST = 12
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """A station of the road from model and data to the trained model: what stands there, and its identity."""
+    """A stage between model and data and the trained model: its name, what it is, and its digest."""
 
     name: str
     what: str

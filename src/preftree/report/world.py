@@ -1,4 +1,4 @@
-"""The page of a world whose optimum is known: what was reached of what can be reached."""
+"""The page of a demo: each method's share of the reward that the world's known optimum allows."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from preftree.run_folder.measured import Measured, PairRewards, Point, Sample, T
 from preftree.run_folder.reader import Run
 
 REACHED = 0.8
-"""Share of the possible gain in reward, at the KL that was spent, that counts as having worked."""
+"""Share of the possible gain in reward, at the KL of the policy, that counts as success."""
 
 OUTSIDE = 0.02
-"""Share of responses that are none of the world, above which it is pointed out."""
+"""Share of responses outside the world above which a note says so."""
 
 NAMES = {
     "dpo_adamw": "DPO (AdamW)",
@@ -37,12 +37,12 @@ NAMES = {
     "rloo_gt": "RLOO (true reward)",
     "fine_tuned": "the fine-tuned model",
 }
-"""What methods are called in results.json, and on the page; another name is shown as it is."""
+"""Names of methods on the page, by their names in results.json; another name is shown as it is."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunEnd:
-    """Where a training run ended: its last point, the best reward at that KL, and the share of the gain it got."""
+    """End of a training run: its last point, the best reward at that KL, and its share of the possible gain."""
 
     name: str
     point: Point
@@ -199,14 +199,14 @@ def _figures(ends: Sequence[RunEnd], start: float | None) -> list[Figure]:
 
 
 def _notes(ends: Sequence[RunEnd]) -> list[str]:
-    """What only the world itself can tell of its runs."""
+    """Notes on figures that only the world itself gives."""
     notes = []
     for end in ends:
         outside = (end.point.model_extra or {}).get("outside")
         if isinstance(outside, float) and outside > OUTSIDE:
             notes.append(
-                f"{end.name}: {percent(outside)} of its responses are none of this world any more. No pair showed such "
-                "a response, so nothing held the policy back."
+                f"{end.name}: {percent(outside)} of its responses are outside this world. No pair showed such a "
+                "response, so nothing kept the policy from them."
             )
     return notes
 

@@ -17,7 +17,7 @@ class Bin(NamedTuple):
 
 
 class Calibration(NamedTuple):
-    """Whether chances mean what they say.
+    """Calibration of predicted probabilities.
 
     Attributes:
       error: Expected calibration error: the mean distance of confidence and being right, over bins.
@@ -35,15 +35,15 @@ class Calibration(NamedTuple):
 def calibration(
     chances: Float[np.ndarray, " N"], weights: Float[np.ndarray, " N"] | None = None, *, num_bins: int = 10
 ) -> Calibration:
-    """How well the chances given to what came true of two outcomes fit what came true.
+    """Calibration of the probabilities given to the outcome that came true, of two outcomes.
 
     A prediction says one outcome or the other, with confidence max(p, 1 - p) in [.5, 1]; bins are of equal width. A few
     examples a bin make the error larger than it is: of perfect chances it is about the standard error of a bin.
 
     Args:
       chances: Probability that was given to the outcome that came true, [N], N > 0.
-      weights: Of each, > 0; all 1 by default.
-      num_bins: How many.
+      weights: Weight of each, > 0; all 1 by default.
+      num_bins: Number of bins.
     Raises:
       ValueError: no chances, or one is outside [0, 1].
     Source: Naeini et al. 2015, AAAI 29, p. 2901 (the error); Brier 1950, Monthly Weather Review 78, p. 1.

@@ -27,9 +27,9 @@ class Bandit:
 
     Attributes:
       reference: Probability of each response under the reference; they sum to 1.
-      rewards: Reward of each.
+      rewards: Reward of each response.
       label_scale: Sharpness of the labels.
-      flip_rate: Probability that a label is turned round, in [0, 0.5).
+      flip_rate: Probability that a label is flipped, in [0, 0.5).
       known: A second score of each, not labelled: a reward for `modpo`, a cost for `constrained_dpo`.
     """
 
@@ -58,13 +58,13 @@ def expected_loss(
 ) -> Float[Tensor, ""]:
     """The loss's exact expectation over examples and labels, for the policy softmax(logits); differentiable.
 
-    Pairs have Bradley-Terry labels; a loss with ties has labels of its own tie model, whose nu is that of its options;
+    Pairs have Bradley-Terry labels; a loss with ties has labels of its tie model, whose nu is that of its options;
     a loss of lists has every list of three different responses, ranked by Plackett-Luce.
 
     Args:
       loss: A bound loss of pairs or lists, with a reference.
-      logits: Of the policy.
-      bandit: What it is tried on; its labels are not flipped where there are ties or lists.
+      logits: Logits of the policy.
+      bandit: The bandit; its labels are not flipped where there are ties or lists.
       multiplier: The state of `constrained_dpo`.
     """
     policy, ref = logits.log_softmax(0), torch.tensor(bandit.reference, dtype=logits.dtype).log()
@@ -132,7 +132,7 @@ def optimise(
     Args:
       name: A loss of the table that takes a policy and a reference.
       options: Its options.
-      bandit: What it is tried on.
+      bandit: The bandit.
       multiplier: The state of `constrained_dpo`.
     Raises:
       ValueError: unknown loss or options; or the gradient has not vanished after 2000 iterations.
@@ -178,7 +178,7 @@ def total_variation(p: Float[np.ndarray, " K"], q: Float[np.ndarray, " K"]) -> f
 
 
 def check_bandit(betas: tuple[float, ...] = (0.2, 0.5, 1.0, 2.0)) -> dict[str, dict[str, float]]:
-    """How far from its closed form each loss ends on the six-armed bandit: {loss: {beta: total variation}}.
+    """Distance of each loss's minimum from its closed form on the six-armed bandit: {loss: {beta: total variation}}.
 
     `robust` is given labels of which the share that it expects is flipped; the others see clean ones.
     """

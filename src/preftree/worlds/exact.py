@@ -1,4 +1,4 @@
-"""What can be said exactly about a policy over a world: reward, KL, win rate, and the best that any policy can do.
+"""Exact figures of a policy over a world: reward, KL, win rate, and the best of any policy.
 
 A policy is a table of log-probs, one row a prompt and one column an outcome, [X, N]; rows sum to 1. Prompts are equally
 likely: every figure is a mean over them. Where the outcomes are all that can happen, and `other` is one of them,
@@ -21,7 +21,7 @@ Table = Float[np.ndarray, "X N"]
 
 
 class RewardAtKl(NamedTuple):
-    """Where a policy stands: KL to the reference (nats) and expected reward."""
+    """KL of a policy to the reference (nats) and its expected reward."""
 
     kl: float
     reward: float
@@ -54,7 +54,7 @@ def optimum(ref_logps: Table, rewards: Table, strength: float) -> Table:
 
 
 def frontier(ref_logps: Table, rewards: Table, strengths: Sequence[float]) -> list[RewardAtKl]:
-    """Where the optimum of each strength stands: the upper edge of what any policy can reach.
+    """KL and reward of the optimum of each strength: the upper edge of what any policy can reach.
 
     Outcomes of equal reward keep the reference's proportions, so the points follow from the mass of each reward alone.
     """

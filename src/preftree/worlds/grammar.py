@@ -1,8 +1,8 @@
 """A language of twelve words: a grammar to draw texts from, and a reward that can be worked out by hand.
 
-Texts are about films and mildly negative. Adjectives have a polarity; `not` turns the next word round, `very` makes it
-half as strong again, and the two may stand in a row (`not very good`). So the reward is no bag of words. A prompt may
-end in the middle of such a phrase.
+Texts are about films and mildly negative. Adjectives have a polarity; `not` inverts the next word, `very` makes it
+half as strong again, and the two may follow each other (`not very good`). So the reward is no bag of words. A prompt
+may end in the middle of such a phrase.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ MILD: Grammar = {
 _NOISE = 0.1
 
 MOST_OUTCOMES = 4_000_000
-"""Of one prompt, for exact figures: 32 MB a table's row."""
+"""Maximum number of outcomes of a prompt for exact figures: 32 MB for each row of a table."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ class World:
     an end too early, is one more outcome, `other`: its reward is 0.
 
     Attributes:
-      name: What to call it.
+      name: Name of the world.
       prompts: Texts made of WORDS; all equally likely.
       min_words: Fewest words of a response.
       max_words: Most words of a response.
@@ -91,7 +91,7 @@ class World:
             yield from (" ".join(words) for words in itertools.product(WORDS, repeat=length))
 
     def outcome(self, response: str) -> int:
-        """Which outcome a text is."""
+        """Index of the outcome that a text is."""
         words = response.split()
         if not self.min_words <= len(words) <= self.max_words or not set(words) <= set(WORDS):
             return self.num_outcomes - 1

@@ -37,7 +37,7 @@ def outcome_logps(
       model: Any causal LM of transformers with a cache.
       tokenizer: Its tokenizer; each of WORDS must be one token.
       world: The prompts and the responses.
-      temperature: Of sampling, > 0.
+      temperature: Sampling temperature, > 0.
       batch_size: Most rows of one forward.
     Raises:
       ModelError: a word is not one token of this tokenizer.
