@@ -32,7 +32,7 @@ from preftree.data.records.conversion import to_row
 from preftree.records import Preference
 from preftree.storage.atomic import write_atomic
 from preftree.worlds.exact import best_reward, kl_and_reward, optimum
-from preftree.worlds.grammar import WORDS, World, reward, rewards
+from preftree.worlds.grammar import WORDS, World, reward, reward_table
 from preftree.worlds.sentiment import WORLDS, Labeller, label_samples
 
 SIZE = Size("varied", 4000, 150, 400, 0, 150, 0.045)
@@ -193,7 +193,7 @@ def make_run(out: Path, job: Job) -> None:
     empty = statistics.fmean(ends_at_once(policy, tokenizer, prompt) for prompt in world.prompts)
     outside = float(np.exp(logps[:, -1]).mean())
     ref_logps, logps = held_to_the_world(ref_logps), held_to_the_world(logps)
-    both = rewards(world), brevities(world)
+    both = reward_table(world), brevities(world)
     mixed = job.weight * both[0] + (1 - job.weight) * both[1]
     target = optimum(ref_logps, mixed, SCALE / BETA)
     here = stand(logps, ref_logps, both)

@@ -29,7 +29,7 @@ from preftree.storage.checkpoint import list_checkpoints, load_checkpoint, step_
 from preftree.train.dpo import run_dpo
 from preftree.train.sft import run_sft
 from preftree.worlds.exact import kl_and_reward
-from preftree.worlds.grammar import World, draw_corpus, rewards
+from preftree.worlds.grammar import World, draw_corpus, reward_table
 from preftree.worlds.sentiment import WORLDS, Labeller, build_model, build_tokenizer, label_samples, weigh_repeats
 from preftree.worlds.walk import outcome_logps
 
@@ -191,7 +191,7 @@ def make_run(out: Path, seed: int, case: Case, size: Size) -> None:
         if case.own != ("non_finite",):
             raise
     else:
-        found = measured(folder, world, reference, tokenizer, rewards(world), read_pairs(pairs))
+        found = measured(folder, world, reference, tokenizer, reward_table(world), read_pairs(pairs))
         write_atomic(folder / "measured.json", found.model_dump_json(exclude_defaults=True) + "\n")
     if case.spoil is not None:
         case.spoil(folder)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from preftree.cli.demo import demo
-from preftree.demo import compare as demo_compare
+from preftree.demo import compare
 from preftree.demo.compare import chosen_runs, costs, rewards_in_and_out, win_rates
 from preftree.demo.plan import PLANS, DemoPlan
 from preftree.demo.runs import DemoRun, Result, run_demo
@@ -69,7 +69,7 @@ SMALL = replace(
 
 def test_all_methods_from_one_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A plan of a few steps, in this process: every method runs, is measured, and has a cost; and again, in no time."""
-    monkeypatch.setattr(demo_compare, "NUM_SHIFTED", 12)
+    monkeypatch.setattr(compare, "NUM_SHIFTED", 12)
     quick = {"max_steps": 2, "batch_size": 8, "minibatch_size": 8, "samples_per_prompt": 2, "ppo_epochs": 1}
     methods = tuple(
         replace(

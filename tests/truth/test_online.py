@@ -13,7 +13,7 @@ from preftree.models.export import save_model
 from preftree.models.load import load_model
 from preftree.train.ppo import run_ppo, run_rloo
 from preftree.worlds.exact import kl_and_reward, optimum
-from preftree.worlds.grammar import rewards
+from preftree.worlds.grammar import reward_table
 from preftree.worlds.sentiment import WORLDS, build_model, build_tokenizer
 from preftree.worlds.walk import outcome_logps
 
@@ -49,7 +49,7 @@ def test_a_fixed_coefficient_leads_to_the_closed_form(tmp_path: Path, kind: str)
         run_ppo(load_config(PpoConfig, told))
     else:
         run_rloo(load_config(RlooConfig, told))
-    table = rewards(TINY)
+    table = reward_table(TINY)
     start = outcome_logps(load_model(tmp_path / "model"), tokenizer, TINY)
     end = outcome_logps(load_model(tmp_path / "run" / "model"), tokenizer, TINY)
     best = optimum(start, table, 1 / KL_COEF)

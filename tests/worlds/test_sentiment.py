@@ -11,7 +11,7 @@ from preftree.errors import ConfigError
 from preftree.generate.hf import Generation
 from preftree.models.load import load_tokenizer
 from preftree.records import Demonstration
-from preftree.worlds.grammar import WORDS, draw_corpus, reward, rewards
+from preftree.worlds.grammar import WORDS, draw_corpus, reward, reward_table
 from preftree.worlds.sentiment import (
     WORLDS,
     Labeller,
@@ -178,7 +178,7 @@ def test_the_long_world_has_a_corpus_and_rewards_and_refuses_to_be_counted() -> 
     tokenizer = build_tokenizer()
     assert all(len(tokenizer(prompt)["input_ids"]) == len(prompt.split()) for prompt in world.prompts)
     with pytest.raises(ConfigError, match=r"'text' has 8.9e\+12 outcomes .* draw samples"):
-        rewards(world)
+        reward_table(world)
     with pytest.raises(ConfigError, match="draw samples"):
         next(world.responses())
     with pytest.raises(ConfigError, match="draw samples"):

@@ -24,7 +24,7 @@ from preftree.run_folder.measured import Point
 from preftree.run_folder.reader import read_run
 from preftree.stats.intervals import Estimate
 from preftree.worlds.exact import best_of, best_reward, frontier
-from preftree.worlds.grammar import World, reward, rewards
+from preftree.worlds.grammar import World, reward, reward_table
 from preftree.worlds.sentiment import WORLDS
 from preftree.worlds.shift import shifted_pairs
 
@@ -51,7 +51,7 @@ Ended = Sequence[tuple[DemoRun, Result]]
 
 def optimal_points(start: SeedStart, plan: DemoPlan) -> list[dict[str, float]]:
     """The best that any policy can have, for many strengths of the KL constraint."""
-    table = rewards(WORLDS[plan.world])
+    table = reward_table(WORLDS[plan.world])
     betas = np.geomspace(0.001, 50, 81).tolist()
     edge = frontier(start.ref_logps, table, [LABELLER.scale / beta for beta in betas])
     return [{"beta": beta, "seed": start.seed, **point._asdict()} for beta, point in zip(betas, edge, strict=True)]
@@ -59,14 +59,14 @@ def optimal_points(start: SeedStart, plan: DemoPlan) -> list[dict[str, float]]:
 
 def best_of_n(start: SeedStart, plan: DemoPlan) -> list[Point]:
     """Best-of-N of the fine-tuned model by the true reward; exact."""
-    table = rewards(WORLDS[plan.world])
+    table = reward_table(WORLDS[plan.world])
     points = [{"n": n, "seed": start.seed, **best_of(n, start.ref_logps, table)._asdict()} for n in BEST_OF]
     return [Point.model_validate(point) for point in points]
 
 
 def budgets_of(start: SeedStart, plan: DemoPlan, points: Mapping[str, Sequence[Point]]) -> list[dict[str, Any]]:
     """The best reward of each method at KL <= budget, its own start among the candidates, and the optimum there."""
-    table = rewards(WORLDS[plan.world])
+    table = reward_table(WORLDS[plan.world])
     return [
         {
             "method": name,
@@ -164,7 +164,7 @@ def rewards_in_and_out(plan: DemoPlan, starts: Sequence[SeedStart], ended: Ended
 def costs(plan: DemoPlan, starts: Sequence[SeedStart], ended: Ended) -> dict[str, dict[str, Any]]:
     """Cost of a run of each method, means over its runs; and the time until its best setting reaches
     GOALS of the gain in reward that WITHIN nats can buy, on every seed."""
-    table = rewards(WORLDS[plan.world])
+    table = reward_table(WORLDS[plan.world])
     gains = {start.seed: best_reward(start.ref_logps, table, WITHIN) - start.reward for start in starts}
     table_of_costs: dict[str, dict[str, Any]] = {}
     for name in dict.fromkeys(job.method.name for job, _ in ended):

@@ -30,7 +30,7 @@ from preftree.runtime.logs import quiet_transformers
 from preftree.runtime.signals import Stopped
 from preftree.storage.atomic import make_folder, write_atomic
 from preftree.worlds.exact import Table, kl_and_reward
-from preftree.worlds.grammar import World, draw_corpus, rewards
+from preftree.worlds.grammar import World, draw_corpus, reward_table
 from preftree.worlds.sentiment import WORLDS, build_model, build_tokenizer, label_samples, weigh_repeats
 from preftree.worlds.walk import outcome_logps
 
@@ -120,7 +120,7 @@ def prepare_seed(task: tuple[DemoPlan, int, Path]) -> SeedStart:
             "max_steps": plan.reward_steps,
         }
         spent = finish_run(check_config(RECIPES["reward"].config, options))
-    reward = kl_and_reward(ref_logps, ref_logps, rewards(world)).reward
+    reward = kl_and_reward(ref_logps, ref_logps, reward_table(world)).reward
     return SeedStart(seed, out, counts, held_out, ref_logps, reward, spent, sft_seconds)
 
 

@@ -26,7 +26,7 @@ from preftree.runtime.ranks import Ranks, open_ranks
 from preftree.scoring.scorer import Scorer
 from preftree.train.policy import load_frozen, start_place
 from preftree.worlds.exact import best_reward
-from preftree.worlds.grammar import MOST_OUTCOMES, World, rewards
+from preftree.worlds.grammar import MOST_OUTCOMES, World, reward_table
 from preftree.worlds.walk import outcome_logps
 
 log = logging.getLogger("preftree")
@@ -101,7 +101,7 @@ def _exactly(run: Run, config: AnyConfig, world: World, reward: Rewards, how: Me
     for step, model in policies(run.path):
         points.append(_point(config, step, meter(model)))
         last = draw_samples(model, tokenizer, prompts, reward, sampling, samples=each)
-    edge = [Point(kl=kl, reward=best_reward(ref_logps, rewards(world), kl)) for kl in OPTIMUM_KLS]
+    edge = [Point(kl=kl, reward=best_reward(ref_logps, reward_table(world), kl)) for kl in OPTIMUM_KLS]
     return {"frontier": tuple(points), "optimum": tuple(edge), "samples": _side_by_side(prompts, start, last)}
 
 

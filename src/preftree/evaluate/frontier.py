@@ -34,8 +34,7 @@ from preftree.storage.checkpoint import list_checkpoints, load_checkpoint, step_
 from preftree.tree.pack import pack
 from preftree.tree.sums import sum_responses
 from preftree.worlds.exact import Table, best_reward, kl_and_reward
-from preftree.worlds.grammar import World
-from preftree.worlds.grammar import rewards as world_rewards
+from preftree.worlds.grammar import World, reward_table
 from preftree.worlds.walk import outcome_logps
 
 log = logging.getLogger("preftree")
@@ -111,7 +110,7 @@ def world_meter(
       ref_logps: Log-probs of every outcome under the reference (worlds/walk.py), from which the KL is measured.
       held_out: Pairs of the world.
     """
-    table = world_rewards(world)
+    table = reward_table(world)
 
     def meter(model: PreTrainedModel) -> Mapping[str, float]:
         logps = outcome_logps(model, tokenizer, world)

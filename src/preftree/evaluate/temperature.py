@@ -19,7 +19,7 @@ from preftree.records import Text
 from preftree.run_folder.measured import Temperature
 from preftree.stats.intervals import Estimate, bootstrap, resampled_means, share_interval
 from preftree.worlds.exact import Table, win_rate
-from preftree.worlds.grammar import World, rewards
+from preftree.worlds.grammar import World, reward_table
 from preftree.worlds.walk import outcome_logps
 
 
@@ -120,7 +120,7 @@ def exact_curves(
       judge: Name of the judge.
     """
     rows = [world.prompts.index(prompt) for prompt in prompts]
-    values = rewards(world)[rows]
+    values = reward_table(world)[rows]
     points: list[Temperature] = []
     robustness = []
     for name, tables in policies.items():

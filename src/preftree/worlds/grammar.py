@@ -109,7 +109,7 @@ def reward(world: World, prompt: str, response: str) -> float:
     return float(_rewards_of(row)[0])
 
 
-def rewards(world: World) -> Float[np.ndarray, "X N"]:
+def reward_table(world: World) -> Float[np.ndarray, "X N"]:
     """The reward of every outcome of every prompt, [prompts, num_outcomes].
 
     Raises:
