@@ -40,11 +40,11 @@ def sweep(
     runs. The same command resumes a sweep that was stopped.
     """
     from preftree.cli.frontier import measure_folder
-    from preftree.cli.report import conclude
     from preftree.errors import TrainingError, UserError
     from preftree.evaluate.along_training import Measuring
     from preftree.evaluate.recommend import recommend, settings_of
     from preftree.judges.functions import load_reward
+    from preftree.report.conclude import conclude
     from preftree.report.sweep import settings_table, sweep_page
     from preftree.run_folder.reader import Run, read_run
     from preftree.runtime.logs import quiet_transformers

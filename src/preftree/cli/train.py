@@ -10,7 +10,6 @@ from typing import Annotated
 import typer
 
 from preftree.cli.options import RecipeCommand
-from preftree.cli.report import conclude
 from preftree.config.recipes import RECIPES, Recipe
 from preftree.runtime.logs import quiet_transformers
 
@@ -38,6 +37,7 @@ def _verb(recipe: Recipe) -> Callable[..., None]:
 
         config = load_config(recipe.config, words or [])
         from preftree.evaluate.after_training import run_recipe
+        from preftree.report.conclude import conclude
 
         quiet_transformers()
         signum = run_recipe(config).signum

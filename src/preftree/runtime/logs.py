@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 class StderrHandler(logging.Handler):
@@ -20,3 +22,22 @@ def quiet_transformers() -> None:
     from transformers.utils import logging
 
     logging.disable_progress_bar()
+
+
+@contextmanager
+def logging_to_stderr() -> Iterator[None]:
+    """Show the log on stderr as the command line does, unless the program has set up logging itself."""
+    log = logging.getLogger("preftree")
+    if log.handlers or logging.getLogger().handlers:
+        yield
+        return
+    handler, level, propagate = StderrHandler(), log.level, log.propagate
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(level)
+        log.propagate = propagate
