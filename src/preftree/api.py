@@ -310,7 +310,7 @@ def measure(
     _, objective = bind_objective(check_config(DpoConfig, given))
     if objective.needs_reference and reference is None:
         raise ConfigError(f"loss {loss!r} compares with a reference; give reference=preftree.load(MODEL)")
-    store = data if isinstance(data, Examples) else tokenize(data, model, kind=objective.kind)
+    store = data if isinstance(data, Examples) else tokenize(data, model, kind=objective.unit)
     compared = NoReference() if reference is None else LiveReference(lambda: nullcontext(reference.scorer))
     with open_ranks() as ranks, evaluation_mode(model.scorer):
         figures = measure_task(

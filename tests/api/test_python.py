@@ -10,6 +10,7 @@ from pathlib import Path
 import datasets
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 import preftree
 from preftree.config.load import load_config
@@ -85,7 +86,7 @@ def test_a_fault_has_the_name_of_its_row(capsys: pytest.CaptureFixture[str]) -> 
     assert "jsonl" not in str(caught.value)
     with pytest.raises(DataError, match=r"data\[1\] must be a mapping .* got str"):
         preftree.dpo("model", [ROWS[0], "text"], out="odd")
-    with pytest.raises(DataError, match=r"data\[0\] does not fit JSON"):
+    with pytest.raises(DataError, match=r"data\[0\] cannot be written as JSON"):
         preftree.tokenize([{"prompt": "a", "chosen": object(), "rejected": "c"}], preftree.load("model"))
 
 
@@ -105,8 +106,9 @@ def test_scores_are_those_of_transformers() -> None:
     model = preftree.load("model")
     examples = preftree.tokenize(ROWS, model)
     scores = preftree.score(model, examples, micro_batch_tokens=64)
+    plain = AutoModelForCausalLM.from_pretrained("model").eval()
     expected = [
-        float(plain_logps(model.scorer.model, sequence).sum())
+        float(plain_logps(plain, sequence).sum().detach())
         for index in range(len(examples))
         for sequence in examples[index].sequences
     ]

@@ -52,5 +52,5 @@ def read_finished_run(path: Path, signum: int = 0) -> FinishedRun:
     """
     rows = read_run(path).rows
     last = next((row for row in reversed(rows) if row.get("split") == "eval"), rows[-1] if rows else {})
-    figures = {name: value for name, value in last.items() if isinstance(value, int | float)}
+    figures = {name: float(value) for name, value in last.items() if isinstance(value, int | float)}
     return FinishedRun(path, figures, rows, signum)

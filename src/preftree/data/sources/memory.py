@@ -13,8 +13,8 @@ from typing import Any, TypeAlias
 from preftree.errors import DataError, UserError
 from preftree.storage.atomic import make_folder, write_atomic
 
-Rows: TypeAlias = Iterable[Mapping[str, Any]]
-"""A list of mappings, or a `datasets.Dataset`."""
+Rows: TypeAlias = Iterable[Any]
+"""A list of mappings, or a `datasets.Dataset`; each row is checked as it is written."""
 
 
 def write_rows(rows: Rows, path: Path, name: str) -> str:
