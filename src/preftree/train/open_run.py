@@ -175,7 +175,7 @@ def admit(
     _describe_model(run)
     data.describe()
     if start is not None:
-        log.info("going on from %s", start.path)
+        log.info("resuming from %s", start.path)
     report = verify(run.scorer, data.probes())
     log.info("scores equal the model's own: difference %.1e nats of %.1e allowed", report.difference, report.tolerance)
     return None
