@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 
 from planted import Size, common, fine_tune, mean_length
-from preftree.losses.registry import LOSSES, find, unit_of
+from preftree.losses.registry import LOSSES, find
 from preftree.worlds.sentiment import WORLDS, Labeller
 
 SIZE = Size("varied", 4000, 150, 400, 150, 100, 0.045)
@@ -104,7 +104,7 @@ def main() -> None:
         for condition in others
         for seed in seeds
         for name in names
-        if not (condition == "ties" and unit_of(find(name)) == "list")
+        if not (condition == "ties" and find(name).kind == "list")
     ]
     run_all(options.out, rest, options.workers)
     league = {name: entry(options.out, name, best[name], seeds, others) for name in names}
@@ -220,7 +220,7 @@ def make_run(out: Path, job: Job) -> None:
     home, folder, world = out / f"seed-{job.seed}", job.folder(out), WORLDS[SIZE.world]
     if folder.exists():
         shutil.rmtree(folder)  # was broken off
-    lists = unit_of(find(job.loss)) == "list" and job.loss in ("rrhf", "lipo", "plackett_luce")
+    lists = find(job.loss).kind == "list" and job.loss in ("rrhf", "lipo", "plackett_luce")
     option, _ = main_option(job.loss)
     kind = "lists-" if lists else ""
     loss: dict[str, Any] = {"name": job.loss, **FIXED.get(job.loss, {})}

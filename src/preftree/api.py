@@ -32,8 +32,7 @@ from preftree.evaluate.after_training import run_recipe
 from preftree.generate.hf import generate
 from preftree.generate.protocol import Sampling
 from preftree.losses.quantities import pair_up
-from preftree.losses.registry import bind, find, inputs_of
-from preftree.losses.types import PairLogps
+from preftree.losses.types import PairSums
 from preftree.losses.value_and_gradient import LossValue, value_and_gradient
 from preftree.models.load import load_model, load_tokenizer
 from preftree.records import Kind, Message, Provenance
@@ -44,7 +43,7 @@ from preftree.runtime.logs import logging_to_stderr, quiet_transformers
 from preftree.runtime.paths import cache_root
 from preftree.runtime.ranks import open_ranks
 from preftree.scoring.scorer import Precision, Scorer, evaluation_mode
-from preftree.train.objective import bind_objective
+from preftree.train.objective import bind_loss, bind_objective
 from preftree.train.preference import PreferenceTask
 from preftree.train.step.step import measure as measure_task
 from preftree.tree.pack import plan_step
@@ -148,7 +147,7 @@ class ResponseScores(NamedTuple):
     examples: Int[Tensor, " R"]
 
     @property
-    def pairs(self) -> PairLogps:
+    def pairs(self) -> PairSums:
         """The responses of pairs as losses take them: chosen ones and rejected ones."""
         if len(self.logps) % 2 or not torch.equal(self.examples[::2], self.examples[1::2]):
             raise ConfigError("these examples are no pairs; tokenise them with kind='pair'")
@@ -201,17 +200,14 @@ def loss(name: str, **given: Any) -> LossValue:
     """Value and gradient of a loss of `preftree losses`.
 
     Args:
-      name: The loss.
+      name: The loss, or FILE.py:FUNCTION for a loss of your own.
       given: Its inputs by name (`policy`, `ref`, `margins`, ...) as `preftree losses NAME` lists them, tensors or the
         types of `preftree.losses`; and its options (`beta`, ...).
     Raises:
       ConfigError: no such loss, an input is missing, or an option is unknown or out of its range.
     """
-    try:
-        names = inputs_of(find(name))
-        bound = bind(name, {key: value for key, value in given.items() if key not in names})
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
+    names = bind_loss(name).inputs
+    bound = bind_loss(name, {key: value for key, value in given.items() if key not in names})
     if missing := [key for key in names if key not in given]:
         raise ConfigError(f"loss {name!r} needs the input {missing[0]!r}; it takes {', '.join(names)}")
     return value_and_gradient(bound, {key: given[key] for key in names})
@@ -310,7 +306,7 @@ def measure(
     _, objective = bind_objective(check_config(DpoConfig, given))
     if objective.needs_reference and reference is None:
         raise ConfigError(f"loss {loss!r} compares with a reference; give reference=preftree.load(MODEL)")
-    store = data if isinstance(data, Examples) else tokenize(data, model, kind=objective.unit)
+    store = data if isinstance(data, Examples) else tokenize(data, model, kind=objective.kind)
     compared = NoReference() if reference is None else LiveReference(lambda: nullcontext(reference.scorer))
     with open_ranks() as ranks, evaluation_mode(model.scorer):
         figures = measure_task(

@@ -17,7 +17,7 @@ from preftree.config.load import load_config
 from preftree.config.recipes import RECIPES
 from preftree.errors import ConfigError, DataError
 from preftree.evaluate.after_training import run_recipe
-from preftree.losses import LOSSES, PairLogps, bind
+from preftree.losses import LOSSES, PairSums, bind
 from preftree.run_folder.finished_run import FinishedRun
 from support.models import plain_logps
 from support.small_runs import make_model, rows_of
@@ -126,7 +126,7 @@ def test_value_and_gradient_of_a_loss(name: str) -> None:
     generator = torch.Generator().manual_seed(0)
     numbers = [torch.randn(4, generator=generator, dtype=torch.float64) - 9 for _ in range(4)]
     count = torch.full((4,), 3)
-    given = {"policy": PairLogps(*numbers[:2], count, count), "ref": PairLogps(*numbers[2:], count, count)}
+    given = {"policy": PairSums(*numbers[:2], count, count), "ref": PairSums(*numbers[2:], count, count)}
     bound = bind(name, {"beta": 0.3})
     value, gradient = preftree.loss(name, **{key: given[key] for key in bound.inputs}, beta=0.3)
     torch.testing.assert_close(value, bound(**{key: given[key] for key in bound.inputs}))

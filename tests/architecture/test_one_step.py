@@ -39,7 +39,6 @@ def test_a_step_needs_few_classes(step: dict[str, list[str]]) -> None:
     assert 3 <= len(step["classes"]) <= MOST_CLASSES, step["classes"]
 
 
-@REWRITTEN
 def test_the_formula_is_near_the_loop(step: dict[str, list[str]]) -> None:
     assert 1 <= len(step["calls"]) <= MOST_CALLS, step["calls"]
     assert step["calls"][-1] == "losses/pair/logistic.py:dpo"

@@ -51,7 +51,6 @@ def mentions(tree: ast.AST) -> set[str]:
     return names
 
 
-@pytest.mark.xfail(reason="the room of losses is being divided", strict=False)
 def test_a_folder_holds_few_modules() -> None:
     counts: dict[str, int] = defaultdict(int)
     for path in TREES:

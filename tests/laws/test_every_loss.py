@@ -7,14 +7,13 @@ import pytest
 import torch
 
 from preftree.losses import LOSSES, bind, mean_part
-from preftree.losses.registry import inputs_of, options_of
-from preftree.losses.types import INPUTS
+from preftree.losses.describe import full_text
 from support.loss_facts import FACTS
-from support.loss_laws import LAWS, Case, draw, leaves, take, value_and_slopes, with_leaves
+from support.loss_laws import ALL_INPUTS, LAWS, Case, draw, leaves, take, value_and_slopes, with_leaves
 
 CASES = [
     pytest.param(
-        Case(name, spec.function, inputs_of(spec), options),
+        Case(name, spec.function, spec.inputs, options),
         id="-".join([name, *(f"{key}={value}" for key, value in options.items())]),
     )
     for name, spec in LOSSES.items()
@@ -23,7 +22,7 @@ CASES = [
 
 
 def test_every_row_has_its_facts():
-    assert list(LOSSES) == list(FACTS)
+    assert LOSSES.keys() == FACTS.keys()
 
 
 @pytest.mark.parametrize("law", LAWS.values(), ids=LAWS)
@@ -69,7 +68,7 @@ def test_values_stay_on_the_device_of_the_inputs(case):
 @pytest.mark.parametrize("name", LOSSES)
 def test_the_signature_is_the_schema(name):
     spec = LOSSES[name]
-    assert set(inputs_of(spec)) <= set(INPUTS)
+    assert set(spec.inputs) <= ALL_INPUTS
     for options in FACTS[name].options:
         assert set(options) == set(bind(name, options).options)
 
@@ -77,10 +76,13 @@ def test_the_signature_is_the_schema(name):
 @pytest.mark.parametrize("name", LOSSES)
 def test_the_docstring_says_what_the_table_says(name):
     spec = LOSSES[name]
-    doc = spec.function.__doc__ or ""
-    for part in ("loss = ", "Args:", "Returns:", "Source: ", "At policy == reference: ", *inputs_of(spec)):
+    doc = full_text(spec)
+    for part in ("loss = ", "Args:", "Returns:", "Source: ", "At policy == reference: "):
         assert part in doc
-    if options_of(spec):
+    described = doc.partition("Args:")[2].partition("Returns:")[0]
+    for part in (*spec.inputs, *spec.options):
+        assert f"\n  {part}: " in described
+    if spec.options:
         assert "Raises:" in doc and "ValueError" in doc
     told = doc.partition("At policy == reference: ")[2].partition("\n")[0]
     value = bind(name, FACTS[name].options[0]).value_at_reference

@@ -9,8 +9,7 @@ from preftree.losses import LOSSES, bind
 from preftree.losses.numerics import KNEE, log1mexp, tangent_exp
 from preftree.losses.pair.divergence import DIVERGENCES
 from preftree.losses.pair.margin import SHAPES
-from preftree.losses.registry import inputs_of
-from preftree.losses.types import ListLogps, PairLogps, ResponseLogps
+from preftree.losses.types import ListSums, PairSums, ResponseSums
 from support.loss_facts import FACTS
 from support.loss_laws import Case, draw, pairs, value_and_slopes, walk
 
@@ -50,7 +49,7 @@ LIMITS = [
     ("at", "other", "rtol"), LIMITS, ids=[f"{a[0]}-{b[0]}-{n}" for n, (a, b, _) in enumerate(LIMITS)]
 )
 def test_limit(at, other, rtol):
-    names = dict.fromkeys((*inputs_of(LOSSES[at[0]]), *inputs_of(LOSSES[other[0]])))
+    names = dict.fromkeys((*LOSSES[at[0]].inputs, *LOSSES[other[0]].inputs))
     num = 1 if rtol is ALONE else 7
     given = draw(Case("f_dpo" if at[0] == "f_dpo" else "dpo", LOSSES["dpo"].function, tuple(names), {}), num=num)
     one, two = (loss(**{name: given[name] for name in loss.inputs}) for loss in (bind(*at), bind(*other)))
@@ -72,7 +71,7 @@ def test_win_loss_and_tie_add_up_to_one(name):
     given = draw(Case(name, LOSSES[name].function, ("policy", "ref", "ties"), {}))
     loss = bind(name, {"beta": 0.3})
     swapped = {
-        key: PairLogps(p.rejected, p.chosen, p.rejected_tokens, p.chosen_tokens)
+        key: PairSums(p.rejected, p.chosen, p.rejected_tokens, p.chosen_tokens)
         for key, p in given.items()
         if key != "ties"
     }
@@ -90,9 +89,9 @@ def test_lists_of_two_are_pairs():
     case = Case("dpo", LOSSES["dpo"].function, ("policy", "ref"), {})
     given = draw(case)
 
-    def as_lists(p: PairLogps) -> ListLogps:
+    def as_lists(p: PairSums) -> ListSums:
         logps, counts = (torch.stack(sides, dim=1).flatten() for sides in (p[:2], p[2:]))
-        return ListLogps(logps, counts, torch.full((7,), 2))
+        return ListSums(logps, counts, torch.full((7,), 2))
 
     policy, ref = as_lists(given["policy"]), as_lists(given["ref"])
     dpo = bind("dpo", {"beta": 0.3})(**given)
@@ -109,7 +108,7 @@ def test_ld_dpo_with_the_whole_weight_is_dpo():
 
     def sums(tokens):
         logps = [torch.stack([part.sum() for part in x.split(n.tolist())]) for x, n in tokens]
-        return PairLogps(*logps, tokens.chosen.num_tokens, tokens.rejected.num_tokens)
+        return PairSums(*logps, tokens.chosen.num_tokens, tokens.rejected.num_tokens)
 
     dpo = bind("dpo", {"beta": 0.3})(sums(given["policy_tokens"]), sums(given["ref_tokens"]))
     torch.testing.assert_close(bind("ld_dpo", {"beta": 0.3, "alpha": 1})(**given), dpo, rtol=1e-10, atol=1e-12)
@@ -131,8 +130,8 @@ def test_the_squared_form_of_gpo_is_ipo():
 def test_both_sides_of_unpaired_losses_are_their_pair_losses():
     given = draw(Case("apo_zero", LOSSES["apo_zero"].function, ("policy", "ref"), {}))
     p, r = given["policy"], given["ref"]
-    responses = ResponseLogps(torch.cat([p.chosen, p.rejected]), torch.cat([p.chosen_tokens, p.rejected_tokens]))
-    ref = ResponseLogps(torch.cat([r.chosen, r.rejected]), responses.num_tokens)
+    responses = ResponseSums(torch.cat([p.chosen, p.rejected]), torch.cat([p.chosen_tokens, p.rejected_tokens]))
+    ref = ResponseSums(torch.cat([r.chosen, r.rejected]), responses.num_tokens)
     liked = torch.arange(14) < 7
     both = bind("apo_zero_unpaired", {"beta": 0.3})(responses, ref, liked).view(2, 7).sum(0)
     torch.testing.assert_close(both, bind("apo_zero", {"beta": 0.3})(p, r), rtol=1e-12, atol=0)
@@ -152,7 +151,7 @@ def test_weights_of_wpo():
 
 def test_robust_is_dpo_in_expectation_over_flips():
     given = draw(Case("robust", LOSSES["robust"].function, ("policy", "ref"), {}))
-    swapped = {key: PairLogps(p.rejected, p.chosen, p.rejected_tokens, p.chosen_tokens) for key, p in given.items()}
+    swapped = {key: PairSums(p.rejected, p.chosen, p.rejected_tokens, p.chosen_tokens) for key, p in given.items()}
     loss = bind("robust", {"beta": 0.3, "label_smoothing": 0.2})
     expected = 0.8 * loss(**given) + 0.2 * loss(**swapped)
     torch.testing.assert_close(expected, bind("dpo", {"beta": 0.3})(**given), rtol=1e-11, atol=1e-11)
@@ -178,12 +177,12 @@ def test_discopop_descends_the_wrong_way_from_the_reference(tau, sign):
 
 def test_kto_holds_its_baseline_constant():
     """The gradient of a mismatched response is none, and one that falls counts as 0."""
-    names = inputs_of(LOSSES["kto"])
+    names = LOSSES["kto"].inputs
     given = draw(Case("kto", LOSSES["kto"].function, names, {}))
-    moved = given["mismatched"].logps.clone().requires_grad_()
-    value = bind("kto", {})(**given | {"mismatched": given["mismatched"]._replace(logps=moved)})
+    moved = given["mismatched"].values.clone().requires_grad_()
+    value = bind("kto", {})(**given | {"mismatched": given["mismatched"]._replace(values=moved)})
     assert torch.autograd.grad(value.sum(), moved, allow_unused=True)[0] is None if value.requires_grad else True
-    low = given | {"mismatched": given["mismatched"]._replace(logps=given["ref_mismatched"].logps - 5)}
+    low = given | {"mismatched": given["mismatched"]._replace(values=given["ref_mismatched"].values - 5)}
     still = given | {"mismatched": given["ref_mismatched"]}
     assert torch.equal(bind("kto", {})(**low), bind("kto", {})(**still))
 

@@ -7,13 +7,12 @@ import preftree.losses
 from preftree.losses import LOSSES, bind, dpo
 from preftree.losses.options import Option, Range
 from preftree.losses.pair.margin import SHAPES
-from preftree.losses.registry import ELSEWHERE, find, inputs_of, needs_reference, options_of, unit_of
-from preftree.losses.types import INPUTS
-from support.loss_laws import pairs
+from preftree.losses.registry import ELSEWHERE, find
+from support.loss_laws import ALL_INPUTS, pairs
 
 
 def takers(option: str) -> str:
-    return "losses that take it: " + ", ".join(name for name, spec in LOSSES.items() if option in options_of(spec))
+    return "losses that take it: " + ", ".join(name for name, spec in LOSSES.items() if option in spec.options)
 
 
 POLICY, REF = pairs([-10.0], [-12.0], [4], [2]), pairs([-11.0], [-11.0], [4], [2])
@@ -37,12 +36,12 @@ def test_an_input_that_the_loss_does_not_take_is_refused():
 
 
 def test_options_are_read_from_the_signature():
-    assert options_of(LOSSES["cdpo"]) == {
+    assert LOSSES["cdpo"].options == {
         "beta": Option(Range(0.0), 0.1),
         "label_smoothing": Option(Range(0.0, 0.5, closed=True), 0.1),
     }
-    assert options_of(LOSSES["sft"]) == {}
-    assert {name for spec in LOSSES.values() for name in inputs_of(spec)} <= set(INPUTS)
+    assert LOSSES["sft"].options == {}
+    assert {name for spec in LOSSES.values() for name in spec.inputs} <= ALL_INPUTS
 
 
 def test_value_at_reference():
@@ -134,13 +133,13 @@ def test_what_is_not_said_takes_the_default_of_the_signature():
 
 
 def test_units():
-    assert unit_of(LOSSES["dpo"]) == "pair"
-    assert unit_of(LOSSES["ld_dpo"]) == "pair"
-    assert unit_of(LOSSES["kto"]) == "response"
-    assert unit_of(LOSSES["rrhf"]) == "list"
-    assert unit_of(LOSSES["sft"]) == "demonstration"
+    assert LOSSES["dpo"].kind == "pair"
+    assert LOSSES["ld_dpo"].kind == "pair"
+    assert LOSSES["kto"].kind == "response"
+    assert LOSSES["rrhf"].kind == "list"
+    assert LOSSES["sft"].kind == "demonstration"
     without = {"slic", "orpo", "simpo", "cpo", "alphapo", "rrhf", "unlikelihood", "reference_free", "sft"}
-    assert {name for name, spec in LOSSES.items() if not needs_reference(spec)} == without
+    assert {name for name, spec in LOSSES.items() if not spec.needs_reference} == without
 
 
 def test_an_option_that_does_not_count_is_left_out():
@@ -160,6 +159,6 @@ def test_scope_and_state():
         *("kto", "kto_pair", "bco", "aot", "aot_unpaired", "beta_dpo"),
     }
     for spec in LOSSES.values():
-        assert ("state" in inputs_of(spec)) == bool(spec.initial_state) == (spec.advance is not None)
+        assert ("state" in spec.inputs) == bool(spec.initial_state) == (spec.advance is not None)
     with pytest.raises(ValueError, match="'dpo' keeps no running state"):
         bind("dpo", {}).advance(policy=POLICY, ref=REF)

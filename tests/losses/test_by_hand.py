@@ -10,8 +10,7 @@ import pytest
 import torch
 
 from preftree.losses import LOSSES, bind
-from preftree.losses.registry import inputs_of
-from preftree.losses.types import PairValues, ResponseLogps
+from preftree.losses.types import PairValues, ResponseSums
 from support.loss_laws import lists, pairs
 
 
@@ -25,11 +24,11 @@ def both(chosen: tuple[float, ...], rejected: tuple[float, ...]) -> PairValues:
 
 # Two liked responses with logratios 1 and 3, one disliked with -1; mismatched ones moved by 0.5 on average.
 RESPONSES = {
-    "responses": ResponseLogps(values(-10, -5, -12), torch.tensor([4, 3, 2])),
-    "ref_responses": ResponseLogps(values(-11, -8, -11), torch.tensor([4, 3, 2])),
+    "responses": ResponseSums(values(-10, -5, -12), torch.tensor([4, 3, 2])),
+    "ref_responses": ResponseSums(values(-11, -8, -11), torch.tensor([4, 3, 2])),
     "desirable": torch.tensor([True, True, False]),
-    "mismatched": ResponseLogps(values(-3, -4), torch.tensor([1, 1])),
-    "ref_mismatched": ResponseLogps(values(-4, -4), torch.tensor([1, 1])),
+    "mismatched": ResponseSums(values(-3, -4), torch.tensor([1, 1])),
+    "ref_mismatched": ResponseSums(values(-4, -4), torch.tensor([1, 1])),
 }
 GIVEN = {
     "policy": pairs([-10.0, -12.0], [-12.0, -10.0], [4, 2], [2, 4]),
@@ -170,7 +169,7 @@ WORKED = [
 @pytest.mark.parametrize(("name", "options", "more", "expected"), WORKED, ids=[row[0] for row in WORKED])
 def test_worked_by_hand(name, options, more, expected):
     given = GIVEN | more
-    found = bind(name, options)(**{key: given[key] for key in inputs_of(LOSSES[name])})
+    found = bind(name, options)(**{key: given[key] for key in LOSSES[name].inputs})
     assert found.tolist() == pytest.approx(expected, rel=1e-12, abs=1e-15)
 
 
@@ -183,14 +182,14 @@ def test_each_loss_that_trl_lacks_is_there():
 def test_kto():
     """z = .5 and beta 1: 1 - sigmoid(.5), 1 - sigmoid(2.5); 1 - sigmoid(.5 + 1), with weights 1 and 2."""
     options = {"beta": 1, "undesirable_weight": 2}
-    found = bind("kto", options)(**{key: GIVEN[key] for key in inputs_of(LOSSES["kto"])})
+    found = bind("kto", options)(**{key: GIVEN[key] for key in LOSSES["kto"].inputs})
     assert found.tolist() == pytest.approx(
         [1 / (1 + math.exp(0.5)), 1 / (1 + math.exp(2.5)), 2 / (1 + math.exp(1.5))], rel=1e-12
     )
 
 
 def test_kto_without_mismatched_responses_compares_with_zero():
-    none = ResponseLogps(values(), torch.tensor([], dtype=torch.int64))
+    none = ResponseSums(values(), torch.tensor([], dtype=torch.int64))
     given = RESPONSES | {"mismatched": none, "ref_mismatched": none}
     assert bind("kto", {"beta": 1})(**given)[0].item() == pytest.approx(SIGMOID[-1])
 
@@ -245,12 +244,12 @@ def test_the_multiplier_rises_where_the_cost_is_over_the_bound():
         ("plackett_luce", {}, {"ref_lists": lists([0.0] * 5, [1] * 5, [2, 3])}, "same lists"),
         ("rrhf", {}, {"list_scores": values(1, 2)}, "one score per response, got 2 for 5"),
         ("apo_zero_unpaired", {}, {"desirable": torch.tensor([True])}, "one entry per response, got 1 for 3"),
-        ("kto", {}, {"ref_mismatched": ResponseLogps(values(1), torch.tensor([1]))}, "same responses, got 2 and 1"),
+        ("kto", {}, {"ref_mismatched": ResponseSums(values(1), torch.tensor([1]))}, "same responses, got 2 and 1"),
     ],
 )
 def test_data_that_does_not_fit_is_said(name, options, change, message):
     import inspect
 
-    given = {key: (GIVEN | change)[key] for key in inputs_of(LOSSES[name])}
+    given = {key: (GIVEN | change)[key] for key in LOSSES[name].inputs}
     with pytest.raises(ValueError, match=message):
         inspect.unwrap(LOSSES[name].function)(**given, **bind(name, options).options)

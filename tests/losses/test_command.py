@@ -11,7 +11,6 @@ from preftree.errors import ConfigError, DataError
 from preftree.losses import LOSSES, bind
 from preftree.losses.curve import loss_curve
 from preftree.losses.describe import needs_of
-from preftree.losses.registry import needs_reference, options_of, unit_of
 from preftree.report.braille import draw_curve
 
 app = typer.Typer()
@@ -31,8 +30,8 @@ def test_every_loss_is_listed_with_all_that_its_signature_and_docstring_say():
         assert entries[name].startswith(f"{name} {spec.summary} ")
         assert entries[name].endswith(spec.source)
         assert (f"needs {', '.join(needs_of(spec))}" in entries[name]) == bool(needs_of(spec))
-        assert ("reference" in needs_of(spec)) == needs_reference(spec)
-        for option, value in options_of(spec).items():
+        assert ("reference" in needs_of(spec)) == spec.needs_reference
+        for option, value in spec.options.items():
             assert f"{option} {value}" in entries[name]
 
 
@@ -49,7 +48,7 @@ def test_one_loss_shows_its_docstring_and_its_curve(name):
     assert result.stdout.startswith(f"{name}\n")
     for part in ("loss = ", "Args:", "Source: "):
         assert part in result.stdout
-    assert ("d loss / d delta against delta" in result.stdout) == (unit_of(LOSSES[name]) == "pair")
+    assert ("d loss / d delta against delta" in result.stdout) == (LOSSES[name].kind == "pair")
     assert "nan" not in result.stdout.partition("against delta")[2]
 
 
@@ -65,7 +64,7 @@ def test_curve_of_dpo():
     assert slopes.tolist() == pytest.approx([-0.5 / (1 + math.exp(0.5 * d)) for d in deltas.tolist()])
 
 
-@pytest.mark.parametrize("name", [name for name, spec in LOSSES.items() if unit_of(spec) == "pair"])
+@pytest.mark.parametrize("name", [name for name, spec in LOSSES.items() if spec.kind == "pair"])
 def test_slopes_are_those_of_the_curve(name):
     deltas = torch.tensor([-1.0, 0.3, 1.1], dtype=torch.float64)
     spread = torch.cat([deltas + 1e-6, deltas - 1e-6, torch.tensor([3.0], dtype=torch.float64)])  # one common start

@@ -9,16 +9,14 @@ from preftree.losses import (
     by_label,
     columns_of,
     list_metrics,
-    needs_reference,
     pair_metrics,
     response_metrics,
-    unit_of,
     weigh,
+    with_gradient,
 )
-from preftree.losses.registry import inputs_of
-from preftree.losses.types import ResponseLogps
+from preftree.losses.types import ResponseSums
 from support.loss_facts import FACTS
-from support.loss_laws import Case, draw, lists, pairs, take
+from support.loss_laws import LEAVES, Case, draw, leaves, lists, metrics_at, pairs, take, with_leaves
 
 # As in test_values.py, then the same with the sides swapped, then a tie.
 POLICY = pairs([-10.0, -12.0, -11.5], [-12.0, -10.0, -11.5], [4, 2, 3], [2, 4, 3])
@@ -27,7 +25,7 @@ GIVEN = {"policy": POLICY, "ref": REF}
 
 
 def test_worked_by_hand():
-    metrics = pair_metrics(bind("dpo", {"beta": 0.5}), GIVEN)
+    metrics = metrics_at(bind("dpo", {"beta": 0.5}), GIVEN)
     expected = {
         "loss": [0.31326168751822286, 1.3132616875182228, math.log(2)],
         "accuracy": [1, 0, 0.5],
@@ -59,20 +57,20 @@ def test_worked_by_hand():
     ],
 )
 def test_grad_weight_of_other_losses(name, options, weights):
-    metrics = pair_metrics(bind(name, options), GIVEN)
+    metrics = metrics_at(bind(name, options), GIVEN)
     assert metrics["grad_weight"].tolist() == pytest.approx(weights, rel=1e-12)
     assert metrics["loss"].tolist() == bind(name, options)(POLICY, REF).tolist()
     assert metrics["margin"].tolist() == [1, -1, 0]  # the same meaning for every loss: beta * delta, in summed nats
 
 
-PAIR_LOSSES = [name for name, spec in LOSSES.items() if unit_of(spec) == "pair"]
+PAIR_LOSSES = [name for name, spec in LOSSES.items() if spec.kind == "pair"]
 DEMANDED = ("policy", "ref")
 
 
 def drawn(name, seed=0, num=7):
     """The loss, its inputs, and the policy's and the reference's logps, which metrics are always given."""
     spec, options = LOSSES[name], FACTS[name].options[min(1, len(FACTS[name].options) - 1)]
-    names = (*inputs_of(spec), *(name for name in DEMANDED if unit_of(spec) == "pair" and name not in inputs_of(spec)))
+    names = (*spec.inputs, *(name for name in DEMANDED if spec.kind == "pair" and name not in spec.inputs))
     return bind(name, options), draw(Case(name, spec.function, names, options), seed=seed, num=num)
 
 
@@ -93,15 +91,15 @@ def test_grad_weight_by_finite_differences(name, seed):
         return loss(**{name: new[name] for name in loss.inputs})
 
     expected = ((moved(step) - moved(-step)) / (2 * step)).abs() / loss.options.get("beta", 1.0)
-    torch.testing.assert_close(pair_metrics(loss, given)["grad_weight"], expected, rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(metrics_at(loss, given)["grad_weight"], expected, rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize("name", PAIR_LOSSES)
 def test_every_pair_loss_has_its_metrics(name):
     loss, given = drawn(name)
-    metrics = pair_metrics(loss, given)
+    metrics = metrics_at(loss, given)
     assert tuple(metrics) == columns_of(LOSSES[name])
-    assert ("chosen_logratio" in metrics) == needs_reference(LOSSES[name])
+    assert ("chosen_logratio" in metrics) == LOSSES[name].needs_reference
     assert metrics["loss"].tolist() == loss(**{key: given[key] for key in loss.inputs}).tolist()
     torch.testing.assert_close(metrics["margin"], metrics["chosen_rewards"] - metrics["rejected_rewards"])
     for name, values in metrics.items():
@@ -125,24 +123,24 @@ def test_every_pair_loss_has_its_metrics(name):
     ],
 )
 def test_rewards_are_the_loss_s_own(name, options, chosen, rejected):
-    metrics = pair_metrics(bind(name, options), GIVEN)
+    metrics = metrics_at(bind(name, options), GIVEN)
     assert metrics["chosen_rewards"][0].item() == pytest.approx(chosen, rel=1e-12)
     assert metrics["rejected_rewards"][0].item() == pytest.approx(rejected, rel=1e-12)
 
 
 def test_a_tie_in_the_data_is_neither_right_nor_wrong():
     ties = torch.tensor([True, False, False])
-    accuracy = pair_metrics(bind("davidson", {}), GIVEN | {"ties": ties})["accuracy"]
+    accuracy = metrics_at(bind("davidson", {}), GIVEN | {"ties": ties})["accuracy"]
     assert accuracy.tolist() == [0.5, 0, 0.5]
 
 
 def test_responses_by_hand():
     """Liked: +1 and -1 nats; disliked: -2. beta is 0.5."""
-    responses = ResponseLogps(torch.tensor([-10.0, -12.0, -5.0], dtype=torch.float64), torch.tensor([4, 2, 3]))
-    ref = ResponseLogps(torch.tensor([-11.0, -11.0, -3.0], dtype=torch.float64), torch.tensor([4, 2, 3]))
+    responses = ResponseSums(torch.tensor([-10.0, -12.0, -5.0], dtype=torch.float64), torch.tensor([4, 2, 3]))
+    ref = ResponseSums(torch.tensor([-11.0, -11.0, -3.0], dtype=torch.float64), torch.tensor([4, 2, 3]))
     given = {"responses": responses, "ref_responses": ref, "desirable": torch.tensor([True, True, False])}
     loss = bind("apo_zero_unpaired", {"beta": 0.5})
-    metrics = response_metrics(loss, given)
+    metrics = metrics_at(loss, given)
     assert tuple(metrics) == columns_of(loss.spec)
     assert metrics["rewards"].tolist() == [0.5, -0.5, -1]
     means = by_label(weigh(metrics, torch.tensor([1.0, 1.0, 2.0], dtype=torch.float64)).mean(4))
@@ -166,7 +164,7 @@ def test_lists_by_hand():
     policy = lists([1.0, 0.0, 0.5, 2.0, 1.0, 0.0, 0.0], [2, 1, 4, 3, 3, 1, 1], [3, 2, 2])
     ref = lists([0.0] * 7, [2, 1, 4, 3, 3, 1, 1], [3, 2, 2])
     loss = bind("plackett_luce", {"beta": 2})
-    metrics = list_metrics(loss, {"policy_lists": policy, "ref_lists": ref})
+    metrics = metrics_at(loss, {"policy_lists": policy, "ref_lists": ref})
     assert tuple(metrics) == columns_of(loss.spec)
     assert metrics["accuracy"].tolist() == [1, 1, 0.5]
     assert metrics["pair_accuracy"].tolist() == pytest.approx([2 / 3, 1, 0.5])
@@ -179,17 +177,17 @@ def test_lists_by_hand():
 def test_lists_of_equal_scores_order_nothing():
     policy = lists([1.0, 0.0, 0.5, 2.0, 1.0], [1] * 5, [3, 2])
     scores = torch.tensor([1.0, 0.5, 0.5, 1.0, 1.0], dtype=torch.float64)
-    metrics = list_metrics(bind("rrhf", {}), {"policy_lists": policy, "list_scores": scores})
+    metrics = metrics_at(bind("rrhf", {}), {"policy_lists": policy, "list_scores": scores})
     assert metrics["pair_accuracy"].tolist() == [1, 0.5]
     assert "best_logratio" not in metrics
 
 
-@pytest.mark.parametrize("name", [name for name, spec in LOSSES.items() if unit_of(spec) in ("response", "list")])
+@pytest.mark.parametrize("name", [name for name, spec in LOSSES.items() if spec.kind in ("response", "list")])
 @pytest.mark.parametrize("num", [7, 0])
 def test_every_other_loss_has_its_metrics(name, num):
     loss, given = drawn(name)
     given = take(given, range(num))
-    metrics = (response_metrics if unit_of(loss.spec) == "response" else list_metrics)(loss, given)
+    metrics = metrics_at(loss, given)
     assert tuple(metrics) == columns_of(loss.spec)
     assert {values.shape for values in metrics.values()} == {(num,)}
     assert not any(values.requires_grad or values.isnan().any() for values in metrics.values())
@@ -198,9 +196,30 @@ def test_every_other_loss_has_its_metrics(name, num):
 @pytest.mark.parametrize(
     ("metrics", "name"), [(pair_metrics, "kto"), (response_metrics, "lipo"), (list_metrics, "dpo")]
 )
-def test_metrics_are_for_their_own_kind_of_example(metrics, name):
+def test_metrics_are_for_one_kind_of_example(metrics, name):
     with pytest.raises(ValueError, match=f"got '{name}'"):
-        metrics(bind(name, {}), {})
+        metrics(bind(name, {}), {}, torch.zeros(0))
+
+
+@pytest.mark.parametrize("name", PAIR_LOSSES)
+def test_metrics_in_training_are_those_of_an_evaluation_bit_for_bit(name):
+    """In training, the slope comes from the live graph, in which both sides and all else carry gradient."""
+    loss, given = drawn(name)
+    names = [key for key in given if key in LEAVES]
+    new = [leaf.clone().requires_grad_() * 1.0 for leaf in leaves(given)]
+    live = with_leaves(given, new)
+    assert with_gradient(loss, live) is live and names
+    values = loss(**{key: live[key] for key in loss.inputs})
+    expected = torch.autograd.grad(values.sum(), new, retain_graph=True, allow_unused=True)
+    trained = pair_metrics(loss, live, values)
+    with torch.inference_mode():
+        evaluated = metrics_at(loss, given)
+    assert trained.keys() == evaluated.keys()
+    for key, column in trained.items():
+        assert torch.equal(column, evaluated[key]), key
+        assert not column.requires_grad
+    again = torch.autograd.grad(values.sum(), new, allow_unused=True)
+    assert all(torch.equal(a, b) for a, b in zip(expected, again, strict=True) if a is not None)
 
 
 def test_the_graph_of_the_policy_is_left_alone():
@@ -208,7 +227,7 @@ def test_the_graph_of_the_policy_is_left_alone():
     policy = POLICY._replace(chosen=chosen * 1.0)
     loss = bind("dpo", {"beta": 0.5})
     values = loss(policy, REF)
-    pair_metrics(loss, {"policy": policy, "ref": REF})
+    pair_metrics(loss, {"policy": policy, "ref": REF}, values)
     assert chosen.grad is None
     values.sum().backward()
     assert chosen.grad is not None and chosen.grad.tolist() == pytest.approx(
@@ -218,10 +237,10 @@ def test_the_graph_of_the_policy_is_left_alone():
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
 def test_evaluation_without_gradients(mode):
-    expected = pair_metrics(bind("dpo", {"beta": 0.5}), GIVEN)
+    expected = metrics_at(bind("dpo", {"beta": 0.5}), GIVEN)
     with mode():
         policy = POLICY._replace(chosen=POLICY.chosen + 0, rejected=POLICY.rejected + 0)
-        got = pair_metrics(bind("dpo", {"beta": 0.5}), {"policy": policy, "ref": REF})
+        got = metrics_at(bind("dpo", {"beta": 0.5}), {"policy": policy, "ref": REF})
     assert {name: values.tolist() for name, values in got.items()} == {k: v.tolist() for k, v in expected.items()}
 
 
@@ -229,16 +248,16 @@ def test_no_pairs_no_values():
     none = pairs([], [], [], [])
     none = none._replace(chosen_tokens=none.chosen_tokens.long(), rejected_tokens=none.rejected_tokens.long())
     assert {
-        values.shape for values in pair_metrics(bind("dpo", {"beta": 0.5}), {"policy": none, "ref": none}).values()
+        values.shape for values in metrics_at(bind("dpo", {"beta": 0.5}), {"policy": none, "ref": none}).values()
     } == {(0,)}
 
 
 def test_a_broken_pair_is_not_counted_as_wrong():
     policy = POLICY._replace(chosen=torch.tensor([math.nan, -12.0, -11.5], dtype=torch.float64))
-    accuracy = pair_metrics(bind("dpo", {"beta": 0.5}), {"policy": policy, "ref": REF})["accuracy"].tolist()
+    accuracy = metrics_at(bind("dpo", {"beta": 0.5}), {"policy": policy, "ref": REF})["accuracy"].tolist()
     assert math.isnan(accuracy[0]) and accuracy[1:] == [0, 0.5]
 
 
 def test_a_loss_without_reward_has_no_pair_metrics():
     with pytest.raises(ValueError, match="implicit reward, got 'sft'"):
-        pair_metrics(bind("sft", {}), GIVEN)
+        pair_metrics(bind("sft", {}), GIVEN, POLICY.chosen)

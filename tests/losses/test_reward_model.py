@@ -8,24 +8,25 @@ import math
 import pytest
 import torch
 
-from preftree.losses.reward_model import REWARD_LOSSES, bind_reward_loss, win_chance
-from preftree.losses.types import ListLogps, PairLogps
+from preftree.losses.registry import REWARD_LOSSES, bind
+from preftree.losses.reward_model import win_chance
+from preftree.losses.types import ListSums, PairSums
 
 ONE = torch.ones(1, dtype=torch.int64)
 
 
-def pair(chosen: float, rejected: float) -> PairLogps:
+def pair(chosen: float, rejected: float) -> PairSums:
     sides = (torch.tensor([value], dtype=torch.float64) for value in (chosen, rejected))
-    return PairLogps(*sides, ONE, ONE)
+    return PairSums(*sides, ONE, ONE)
 
 
-def ranking(*rewards: float) -> ListLogps:
+def ranking(*rewards: float) -> ListSums:
     sizes = torch.tensor([len(rewards)])
-    return ListLogps(torch.tensor(rewards, dtype=torch.float64), torch.ones(len(rewards), dtype=torch.int64), sizes)
+    return ListSums(torch.tensor(rewards, dtype=torch.float64), torch.ones(len(rewards), dtype=torch.int64), sizes)
 
 
 def value(name: str, *inputs: object, **options: float) -> float:
-    return float(bind_reward_loss(name, options)(*inputs))
+    return float(bind(name, options, REWARD_LOSSES)(*inputs))
 
 
 def test_bradley_terry_is_ln_2_at_equal_rewards() -> None:
@@ -65,19 +66,19 @@ def test_win_loss_and_tie_are_certain(name: str, options: dict[str, float]) -> N
     assert sum(math.exp(-loss) for loss in losses) == pytest.approx(1.0, abs=1e-14)
     # The chance of a win, given that there is one, from the likelihoods themselves.
     win, lost = math.exp(-losses[0]), math.exp(-losses[2])
-    chance = win_chance(bind_reward_loss(name, options), torch.tensor([1.1], dtype=torch.float64))
+    chance = win_chance(bind(name, options, REWARD_LOSSES), torch.tensor([1.1], dtype=torch.float64))
     assert float(chance) == pytest.approx(win / (win + lost), abs=1e-14)
 
 
 @pytest.mark.parametrize("name", list(REWARD_LOSSES))
 def test_a_constant_for_the_prompt_changes_nothing(name: str) -> None:
-    loss = bind_reward_loss(name, {})
+    loss = bind(name, {}, REWARD_LOSSES)
     ties, margins = torch.tensor([False]), torch.tensor([0.5], dtype=torch.float64)
     for shift in (0.0, -7.25, 40.0):
         if name == "plackett_luce":
-            given = {"policy_lists": ranking(1.0 + shift, 0.25 + shift, -2.0 + shift)}
+            given = {"list_rewards": ranking(1.0 + shift, 0.25 + shift, -2.0 + shift)}
         else:
-            given = {"policy": pair(1.0 + shift, 0.25 + shift), "ties": ties, "margins": margins}
+            given = {"rewards": pair(1.0 + shift, 0.25 + shift), "ties": ties, "margins": margins}
         found = float(loss(**{key: given[key] for key in loss.inputs}))
         first = found if shift == 0 else first  # noqa: F821  # the first round sets it
         assert found == pytest.approx(first, abs=1e-12)
@@ -85,10 +86,10 @@ def test_a_constant_for_the_prompt_changes_nothing(name: str) -> None:
 
 def test_losses_of_a_policy_are_none_of_a_reward_model() -> None:
     with pytest.raises(ValueError, match=r"must be one of bradley_terry, .* got 'dpo'"):
-        bind_reward_loss("dpo", {})
+        bind("dpo", {}, REWARD_LOSSES)
     with pytest.raises(ValueError, match="did you mean 'davidson'"):
-        bind_reward_loss("davidsen", {})
+        bind("davidsen", {}, REWARD_LOSSES)
     with pytest.raises(ValueError, match=r"'bradley_terry' does not take 'nu', its options are: none"):
-        bind_reward_loss("bradley_terry", {"nu": 2.0})
+        bind("bradley_terry", {"nu": 2.0}, REWARD_LOSSES)
     with pytest.raises(ValueError, match="nu must be"):
-        bind_reward_loss("rao_kupper", {"nu": 0.5})
+        bind("rao_kupper", {"nu": 0.5}, REWARD_LOSSES)

@@ -45,7 +45,7 @@ def some_groups(seed: int = 0) -> list[list[TokenSequence]]:
 def logps(model: PreTrainedModel) -> torch.Tensor:
     scorer = Scorer(model)
     batch = scorer.lay_out(some_groups())
-    return sum_responses(scorer(batch), batch.count_R).logps
+    return sum_responses(scorer(batch), batch.count_R).values
 
 
 def per_token(ours: torch.Tensor, theirs: torch.Tensor) -> float:

@@ -10,7 +10,6 @@ import torch
 from torch.nn.functional import logsigmoid
 
 from preftree.losses import LOSSES, delta
-from preftree.losses.registry import inputs_of
 from support.loss_facts import FACTS
 from support.loss_laws import Case, broken
 
@@ -177,7 +176,7 @@ def nothing_detached(policy, ref, kl, *, beta, alpha):
 
 def the_best_against_all(policy_lists, ref_lists, *, beta):
     """A ranking's likelihood without its later places: the best response against the rest, and no more."""
-    reward = beta * (policy_lists.logps - ref_lists.logps)
+    reward = beta * (policy_lists.values - ref_lists.values)
     rows = reward.split(policy_lists.sizes.tolist()) if len(reward) else ()
     return torch.stack([row.logsumexp(0) - row[0] for row in rows]) if rows else reward
 
@@ -231,7 +230,7 @@ WRONG = [
 
 
 def _case(function, name):
-    return Case(name, function, inputs_of(LOSSES[name]), FACTS[name].options[min(1, len(FACTS[name].options) - 1)])
+    return Case(name, function, LOSSES[name].inputs, FACTS[name].options[min(1, len(FACTS[name].options) - 1)])
 
 
 @pytest.mark.parametrize(("function", "name", "laws"), WRONG, ids=[wrong[0].__name__ for wrong in WRONG])

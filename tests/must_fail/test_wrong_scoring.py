@@ -16,10 +16,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from preftree.losses import bind, delta, pair_metrics, pair_up
+from preftree.losses import bind, delta, pair_up
 from preftree.tree.layout import TokenSequence, batch_trees, grow_tree
 from preftree.tree.mask import visible
 from preftree.tree.sums import sum_responses
+from support.loss_laws import metrics_at
 from support.toy_model import ToyModel, response_logp
 
 BETA = 0.5
@@ -47,14 +48,14 @@ def ours(policy: ToyModel, ref: ToyModel, beta: float) -> Result:
         logits = model(batch.input_T, batch.position_T, visible(batch.end_T, batch.position_T))
         logps_S = logits.log_softmax(-1)[batch.source_S, batch.target_S]
         sums = sum_responses(logps_S[batch.prediction_I], batch.count_R)
-        return pair_up(sums.logps, sums.num_tokens, torch.tensor([0]), torch.tensor([1]))
+        return pair_up(sums.values, sums.num_tokens, torch.tensor([0]), torch.tensor([1]))
 
     policy_pairs = score(policy)
     with torch.no_grad():
         ref_pairs = score(ref)
     loss = bind("dpo", {"beta": beta})
     values = loss(policy=policy_pairs, ref=ref_pairs)
-    return Result(values[0], pair_metrics(loss, {"policy": policy_pairs, "ref": ref_pairs})["margin"][0])
+    return Result(values[0], metrics_at(loss, {"policy": policy_pairs, "ref": ref_pairs})["margin"][0])
 
 
 # Theirs: a score of one response, put into an otherwise right loss, or a loss of its own.
@@ -265,7 +266,7 @@ def test_the_sketch_never_pushes_the_rejected_text_down():
         def score(y):
             logps = y.log_softmax(-1)[0, torch.arange(4), torch.tensor([3, 5, 9, 2])]
             sums = sum_responses(logps, torch.tensor([2, 2]))
-            return pair_up(sums.logps, sums.num_tokens, torch.tensor([0]), torch.tensor([1]))
+            return pair_up(sums.values, sums.num_tokens, torch.tensor([0]), torch.tensor([1]))
 
         policy, ref = score(x), score(ref_logits)
         assert delta(policy, ref).item() != 0

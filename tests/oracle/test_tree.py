@@ -41,7 +41,7 @@ def with_oracle(name: str, dtype: torch.dtype = torch.float32, **options: object
 
 def tree_logps(scorer: Scorer, groups: list[list[TokenSequence]]) -> torch.Tensor:
     batch = scorer.lay_out(groups)
-    return sum_responses(scorer(batch), batch.count_R).logps
+    return sum_responses(scorer(batch), batch.count_R).values
 
 
 def relative_gradient_difference(scorer: Scorer, plain: torch.nn.Module) -> float:

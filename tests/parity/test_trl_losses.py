@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-from preftree.losses import LOSSES, PairLogps, bind
-from preftree.losses.types import PairTokens, PairValues, ResponseLogps, TokenLogps
+from preftree.losses import LOSSES, PairSums, bind
+from preftree.losses.types import PairTokens, PairValues, ResponseSums, TokenLogps
 
 pytest.importorskip("trl", reason="needs the bench extra")
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]
@@ -70,9 +70,9 @@ class Pairs:
         means = ((self.policy_rows - self.square_rows) * self.mask).sum(1) / self.mask.sum(1)
         self.confidence = PairValues(*means.chunk(2))
 
-    def _sums(self, rows: torch.Tensor) -> PairLogps:
+    def _sums(self, rows: torch.Tensor) -> PairSums:
         chosen, rejected = rows.sum(1).chunk(2)
-        return PairLogps(chosen, rejected, *self.counts)
+        return PairSums(chosen, rejected, *self.counts)
 
     def _tokens(self, rows: torch.Tensor) -> PairTokens:
         sides = zip(rows.chunk(2), self.mask.bool().chunk(2), self.counts, strict=True)
@@ -256,11 +256,11 @@ def test_single_responses(name: str, weights: tuple[float, float]) -> None:
 
         lengths = torch.from_numpy(counts)
         given = {
-            "responses": ResponseLogps(policy.sum(1), lengths),
-            "ref_responses": ResponseLogps(ref.sum(1), lengths),
+            "responses": ResponseSums(policy.sum(1), lengths),
+            "ref_responses": ResponseSums(ref.sum(1), lengths),
             "desirable": liked,
-            "mismatched": ResponseLogps(mismatched[0], lengths),
-            "ref_mismatched": ResponseLogps(mismatched[1], lengths),
+            "mismatched": ResponseSums(mismatched[0], lengths),
+            "ref_mismatched": ResponseSums(mismatched[1], lengths),
         }
         options = {"beta": 0.3}
         if name == "kto":
@@ -339,7 +339,7 @@ class Texts:
             [row[prompt - 1 : prompt - 1 + n].sum() for row, n in zip(logps, self.num_tokens, strict=True)]
         )
         whole = torch.stack([row[: prompt - 1 + n].sum() for row, n in zip(logps, self.num_tokens, strict=True)])
-        self.policy = PairLogps(*sums.chunk(2), *self.num_tokens.chunk(2))
+        self.policy = PairSums(*sums.chunk(2), *self.num_tokens.chunk(2))
         self.prompt_and_chosen = whole.chunk(2)[0], self.num_tokens.chunk(2)[0] + prompt - 1
 
     def model(self, *_: Any, **__: Any) -> Any:
@@ -387,7 +387,7 @@ def test_a_thousand_odds_ratios() -> None:
         torch.clamp(x, max=-0.05)
         for x in (pairs.policy.chosen / pairs.counts[0], pairs.policy.rejected / pairs.counts[1])
     ]
-    policy = PairLogps(means[0] * pairs.counts[0], means[1] * pairs.counts[1], *pairs.counts)
+    policy = PairSums(means[0] * pairs.counts[0], means[1] * pairs.counts[1], *pairs.counts)
     trainer = ORPOTrainer.__new__(ORPOTrainer)
     trainer.__dict__ |= {"accelerator": Alone(), "beta": 0.4}
     theirs = -trainer.odds_ratio_loss(*means)[0]

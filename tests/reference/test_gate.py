@@ -51,9 +51,9 @@ def test_the_same_packing_in_fp32_gives_ln_2_exactly(tmp_path):
     order = np.argsort([-len(table_sequence(pair)) for pair in pairs], kind="stable")
     batch = scorer.lay_out([pairs[index] for index in order])
     with torch.no_grad():
-        policy = sum_responses(scorer(batch), batch.count_R).logps
+        policy = sum_responses(scorer(batch), batch.count_R).values
     flat = [sequence for index in order for sequence in pairs[index]]
-    reference = sum_responses(torch.from_numpy(table.gather(flat)), batch.count_R).logps
+    reference = sum_responses(torch.from_numpy(table.gather(flat)), batch.count_R).values
     delta = (policy - reference).reshape(8, 2)
     loss = -nn.functional.logsigmoid(0.1 * (delta[:, 0] - delta[:, 1]))
     assert loss.tolist() == [float(np.log(2.0))] * 8

@@ -51,7 +51,7 @@ def compare(name: str, groups: list, dtype: torch.dtype) -> tuple[float, float]:
     plain.set_attn_implementation("eager")
     scorer = Scorer(model)
     batch = scorer.lay_out(groups)
-    ours = sum_responses(scorer(batch), batch.count_R).logps
+    ours = sum_responses(scorer(batch), batch.count_R).values
     theirs = plain_all(plain, groups)
     coefficients = torch.linspace(-1, 1, len(ours), dtype=torch.float64)
     (ours * coefficients).sum().backward()

@@ -137,7 +137,7 @@ def _ld_dpo(policy_tokens, ref_tokens, beta, alpha):
 
 
 def _kto(responses, ref_responses, desirable, mismatched, ref_mismatched, beta, desirable_weight, undesirable_weight):
-    rho, z = responses.logps - ref_responses.logps, max(0.0, np.mean(mismatched.logps - ref_mismatched.logps))
+    rho, z = responses.values - ref_responses.values, max(0.0, np.mean(mismatched.values - ref_mismatched.values))
     return np.where(
         desirable, desirable_weight * expit(-beta * (rho - z)), undesirable_weight * expit(-beta * (z - rho))
     )
@@ -150,10 +150,10 @@ def _kto_pair(policy, ref, beta, at):
 
 
 def _bco(responses, ref_responses, desirable, state, beta, at):
-    seen = beta * (at["responses"].logps - at["ref_responses"].logps)
+    seen = beta * (at["responses"].values - at["ref_responses"].values)
     count = state["num_responses"]
     shift = (state["reward_mean"] * count + seen.sum()) / (count + len(seen))
-    reward = beta * (responses.logps - ref_responses.logps) - shift
+    reward = beta * (responses.values - ref_responses.values) - shift
     return np.where(desirable, softplus(-reward), softplus(reward))
 
 
@@ -176,14 +176,14 @@ def _beta_dpo(policy, ref, uniforms, state, beta, sensitivity, keep, at):
 
 
 def _plackett_luce(policy_lists, ref_lists, beta):
-    rows = lists_of(beta * (policy_lists.logps - ref_lists.logps), policy_lists.sizes)
+    rows = lists_of(beta * (policy_lists.values - ref_lists.values), policy_lists.sizes)
     return np.array([sum(logsumexp(s[k:]) - s[k] for k in range(len(s))) for s in rows])
 
 
 def _lipo(policy_lists, ref_lists, list_scores, beta, at):
     values = []
-    now = lists_of(beta * (at["policy_lists"].logps - at["ref_lists"].logps), policy_lists.sizes)
-    rows = lists_of(beta * (policy_lists.logps - ref_lists.logps), policy_lists.sizes)
+    now = lists_of(beta * (at["policy_lists"].values - at["ref_lists"].values), policy_lists.sizes)
+    rows = lists_of(beta * (policy_lists.values - ref_lists.values), policy_lists.sizes)
     for s, score, fixed in zip(rows, lists_of(list_scores, policy_lists.sizes), now, strict=True):
         rank = {index: place + 1 for place, index in enumerate(sorted(range(len(s)), key=lambda i: -fixed[i]))}
         total = 0.0
@@ -198,7 +198,7 @@ def _lipo(policy_lists, ref_lists, list_scores, beta, at):
 
 def _rrhf(policy_lists, list_scores, nll_weight):
     values = []
-    rows = lists_of(policy_lists.logps / policy_lists.num_tokens, policy_lists.sizes)
+    rows = lists_of(policy_lists.values / policy_lists.num_tokens, policy_lists.sizes)
     for p, score in zip(rows, lists_of(list_scores, policy_lists.sizes), strict=True):
         wrong = [max(0, p[i] - p[j]) for i in range(len(p)) for j in range(len(p)) if score[i] < score[j]]
         values.append(sum(wrong) - nll_weight * p[np.argmax(score)])
@@ -370,8 +370,8 @@ FACTS: dict[str, Facts] = {
         options=({"beta": 0.1}, {"beta": 0.5}),
         oracle=lambda responses, ref_responses, desirable, beta: np.where(
             desirable,
-            1 - expit(beta * (responses.logps - ref_responses.logps)),
-            expit(beta * (responses.logps - ref_responses.logps)),
+            1 - expit(beta * (responses.values - ref_responses.values)),
+            expit(beta * (responses.values - ref_responses.values)),
         ),
         at_reference=lambda beta: 0.5,
         delta_only=False,

@@ -13,20 +13,21 @@ from typing import Any
 import numpy as np
 import torch
 
-from preftree.losses import LOSSES, PairLogps, bind
+from preftree.losses import LOSSES, BoundLoss, PairSums, bind, metrics_of, with_gradient
 from preftree.losses.options import Choice
-from preftree.losses.registry import options_of
-from preftree.losses.types import ListLogps, PairTokens, PairValues, ResponseLogps, TokenLogps
+from preftree.losses.types import INPUTS, INPUTS_OF_ANY_KIND, ListSums, PairTokens, PairValues, ResponseSums, TokenLogps
 from support.loss_facts import FACTS, Facts, Options
 
 Given = dict[str, Any]
+
+ALL_INPUTS = {name for names in (*INPUTS.values(), INPUTS_OF_ANY_KIND) for name in names}
 
 LEAVES = {
     "policy": ("policy.chosen", "policy.rejected"),
     "policy_tokens": ("policy_tokens.chosen.logps", "policy_tokens.rejected.logps"),
     "kl": ("kl.chosen", "kl.rejected"),
-    "responses": ("responses.logps",),
-    "policy_lists": ("policy_lists.logps",),
+    "responses": ("responses.values",),
+    "policy_lists": ("policy_lists.values",),
     "logps": ("logps",),
 }
 """Where gradient enters, by input."""
@@ -84,8 +85,8 @@ def as_numpy(value: Any) -> Any:
     return walk(value, number)
 
 
-def pairs(chosen, rejected, chosen_tokens, rejected_tokens, dtype=torch.float64) -> PairLogps:
-    return PairLogps(
+def pairs(chosen, rejected, chosen_tokens, rejected_tokens, dtype=torch.float64) -> PairSums:
+    return PairSums(
         torch.tensor(chosen, dtype=dtype),
         torch.tensor(rejected, dtype=dtype),
         torch.tensor(chosen_tokens),
@@ -93,8 +94,8 @@ def pairs(chosen, rejected, chosen_tokens, rejected_tokens, dtype=torch.float64)
     )
 
 
-def lists(logps, num_tokens, sizes, dtype=torch.float64) -> ListLogps:
-    return ListLogps(torch.tensor(logps, dtype=dtype), torch.tensor(num_tokens), torch.tensor(sizes))
+def lists(logps, num_tokens, sizes, dtype=torch.float64) -> ListSums:
+    return ListSums(torch.tensor(logps, dtype=dtype), torch.tensor(num_tokens), torch.tensor(sizes))
 
 
 def draw(case: Case, num: int = 7, seed: int = 0) -> Given:
@@ -116,8 +117,8 @@ def draw(case: Case, num: int = 7, seed: int = 0) -> Given:
     def tensor(values: Any) -> torch.Tensor:
         return torch.tensor(np.asarray(values).tolist(), dtype=torch.float64)
 
-    def single(logps: Any, counts: Any) -> ResponseLogps:
-        return ResponseLogps(tensor(logps), torch.tensor(counts.tolist()))
+    def single(logps: Any, counts: Any) -> ResponseSums:
+        return ResponseSums(tensor(logps), torch.tensor(counts.tolist()))
 
     def pair_values(values: np.ndarray) -> PairValues:
         return PairValues(tensor(values[0]), tensor(values[1]))
@@ -169,8 +170,8 @@ def take(given: Given, indices: Sequence[int]) -> Given:
             return value
         if name == "list_scores":
             return segments(value, given["policy_lists"].sizes)
-        if isinstance(value, ListLogps):
-            return ListLogps(*(segments(x, value.sizes) for x in value[:2]), value.sizes[index])
+        if isinstance(value, ListSums):
+            return ListSums(*(segments(x, value.sizes) for x in value[:2]), value.sizes[index])
         if isinstance(value, PairTokens):
             return PairTokens(*(TokenLogps(segments(x, n), n[index]) for x, n in value))
         return walk(value, lambda x: x[index])
@@ -218,6 +219,13 @@ def value_and_slopes(case: Case, given: Given) -> tuple[torch.Tensor, list[torch
     values = case(with_leaves(given, new))
     slopes = torch.autograd.grad(values.sum(), new, allow_unused=True)
     return values.detach(), [torch.zeros_like(x) if s is None else s for x, s in zip(new, slopes, strict=True)]
+
+
+def metrics_at(loss: BoundLoss, given: Given) -> dict[str, torch.Tensor]:
+    """The metrics of a loss, from one evaluation of it."""
+    inputs = with_gradient(loss, given)
+    with torch.inference_mode(False), torch.enable_grad():
+        return metrics_of(loss, inputs, loss(**{name: inputs[name] for name in loss.inputs}))
 
 
 # The laws.
@@ -281,9 +289,9 @@ def direction(case: Case) -> None:
     slopes = dict(zip(paths(given), value_and_slopes(case, given)[1], strict=True))
     up, down = [], []
     for path, slope in slopes.items():
-        if path == "responses.logps":
+        if path == "responses.values":
             up, down = [slope[given["desirable"]]], [slope[~given["desirable"]]]
-        elif path == "policy_lists.logps":
+        elif path == "policy_lists.values":
             last = given["policy_lists"].sizes.cumsum(0) - 1
             up, down = [slope[last + 1 - given["policy_lists"].sizes]], [slope[last]]
         elif path.startswith(("policy", "logps")):
@@ -317,7 +325,7 @@ def symmetry(case: Case) -> None:
     if case.facts.swap is None:
         return
     given = draw(case)
-    swapped = {name: PairLogps(p.rejected, p.chosen, p.rejected_tokens, p.chosen_tokens) for name, p in given.items()}
+    swapped = {name: PairSums(p.rejected, p.chosen, p.rejected_tokens, p.chosen_tokens) for name, p in given.items()}
     expected = case.facts.swap(**{name: as_numpy(p) for name, p in given.items()}, **case.options)
     np.testing.assert_allclose((case(given) - case(swapped)).detach().numpy(), expected, rtol=1e-9, atol=1e-9)
 
@@ -329,14 +337,14 @@ def shift(case: Case) -> None:
     seen = False
     for name in case.inputs:
         value = given[name]
-        if isinstance(value, PairLogps):
+        if isinstance(value, PairSums):
             moved = value._replace(chosen=value.chosen + by, rejected=value.rejected + by)
         elif isinstance(value, PairTokens):  # by the first token, which no loss counts less
             moved = PairTokens(*(TokenLogps(_move_first(x, n, by), n) for x, n in value))
-        elif isinstance(value, ListLogps):
-            moved = value._replace(logps=value.logps + by.repeat_interleave(value.sizes))
-        elif isinstance(value, ResponseLogps) and name in ("responses", "ref_responses"):
-            moved = value._replace(logps=value.logps + by)
+        elif isinstance(value, ListSums):
+            moved = value._replace(values=value.values + by.repeat_interleave(value.sizes))
+        elif isinstance(value, ResponseSums) and name in ("responses", "ref_responses"):
+            moved = value._replace(values=value.values + by)
         elif name == "logps":
             moved = value + by
         else:
@@ -366,7 +374,7 @@ def extremes(case: Case) -> None:
             return x.to(dtype) if x.is_floating_point() else x
 
         def single(values, dtype=dtype):
-            return ResponseLogps(torch.tensor(values, dtype=dtype), torch.ones(len(values), dtype=torch.int64))
+            return ResponseSums(torch.tensor(values, dtype=dtype), torch.ones(len(values), dtype=torch.int64))
 
         zero, count = tensor([0.0] * 7), torch.tensor(ones)
         built = {
@@ -399,7 +407,7 @@ def options_count(case: Case) -> None:
     given = draw(case)
     if "policy_lists" not in given and case.options:
         given = draw(case, num=10)
-    known = options_of(LOSSES[case.name])
+    known = LOSSES[case.name].options
     for option, value in case.options.items():
         allowed = known[option].allowed
         if isinstance(allowed, Choice):

@@ -7,13 +7,13 @@ from typing import Any
 from preftree.losses.registry import BoundLoss
 from preftree.reference.references import TableReference
 from preftree.reference.store import ReferenceTable
-from preftree.train.objective import Objective, Part
+from preftree.train.objective import Objective, WeightedLoss
 from preftree.train.preference import PreferenceTask
 from preftree.train.step.task import Task
 
 
 def pair_task(loss: BoundLoss, table: ReferenceTable) -> PreferenceTask:
-    return PreferenceTask(Objective((Part(loss),)), TableReference(table))
+    return PreferenceTask(Objective((WeightedLoss(loss),)), TableReference(table))
 
 
 class Changed:

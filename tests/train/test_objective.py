@@ -13,9 +13,9 @@ from preftree.config.dpo import DpoConfig
 from preftree.config.load import load_config
 from preftree.errors import ConfigError
 from preftree.evaluate.checks.diagnose import examine_run
-from preftree.losses import LossSpec, PairLogps, PairValues
+from preftree.losses import LossSpec, PairSums, PairValues
 from preftree.losses.options import Beta
-from preftree.losses.registry import LOSSES, options_of
+from preftree.losses.registry import LOSSES
 from preftree.report.page import write_report
 from preftree.run_folder.reader import read_run
 from preftree.train.dpo import build_reference_table, run_dpo
@@ -23,12 +23,12 @@ from preftree.train.objective import bind_objective
 from support.small_runs import dpo_config, make_model, make_pairs, rows_of
 
 
-def bare(policy: PairLogps, *, beta: Beta = 2.0) -> Tensor:
+def bare(policy: PairSums, *, beta: Beta = 2.0) -> Tensor:
     """A loss that compares with nothing."""
     return -logsigmoid(beta * (policy.chosen / policy.chosen_tokens - policy.rejected / policy.rejected_tokens))
 
 
-def bare_reward(policy: PairLogps, *, beta: float, **_: object) -> PairValues:
+def bare_reward(policy: PairSums, *, beta: float, **_: object) -> PairValues:
     return PairValues(
         beta * policy.chosen.detach() / policy.chosen_tokens, beta * policy.rejected.detach() / policy.rejected_tokens
     )
@@ -38,7 +38,7 @@ def bare_reward(policy: PairLogps, *, beta: float, **_: object) -> PairValues:
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     make_model(tmp_path / "model")
     make_pairs(tmp_path / "pairs.jsonl", 16)
-    monkeypatch.setitem(LOSSES, "bare", LossSpec(bare, "example", None, bare_reward))
+    monkeypatch.setitem(LOSSES, "bare", LossSpec(bare, None, bare_reward))
     return tmp_path
 
 
@@ -62,7 +62,7 @@ def test_the_weight_of_an_objective_is_no_weight_of_a_sum() -> None:
 
 
 def test_no_loss_has_an_option_that_a_sum_would_take_for_its_weight() -> None:
-    assert not [name for name, spec in LOSSES.items() if {"name", "weight"} & options_of(spec).keys()]
+    assert not [name for name, spec in LOSSES.items() if {"name", "weight"} & spec.options.keys()]
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from preftree.config.dpo import DpoConfig
 from preftree.data.store.mismatched import partners
 from preftree.data.store.store import TokenExample
 from preftree.errors import ConfigError, DataError, UserError
-from preftree.losses.registry import LOSSES, inputs_of, unit_of
+from preftree.losses.registry import LOSSES
 from preftree.models.load import load_model, load_tokenizer
 from preftree.reference.build import build_reference
 from preftree.reference.key import table_key
@@ -147,7 +147,7 @@ def scored_inputs(place: Path, tmp_path: Path, data: str, *names: str, loss: str
     task = PreferenceTask(objective, reference)
 
     def look(scores: Any, examples: Any) -> Any:
-        kept.update(make_inputs(objective.unit, names, scores, examples))
+        kept.update(make_inputs(objective.kind, names, scores, examples))
         return task.loss(scores, examples)
 
     scorer = Scorer(load_model(config.model))
@@ -211,7 +211,7 @@ def test_labels_and_the_responses_they_are_compared_with(place: Path, tmp_path: 
         index % 2 == 0 if data == "plain.jsonl" else index % 3 == 0 for index in range(len(examples))
     ]
     own = [example.sequences[0] for example in examples]
-    assert given["responses"].logps.tolist() == pytest.approx(sums(model, own), abs=1e-4)
+    assert given["responses"].values.tolist() == pytest.approx(sums(model, own), abs=1e-4)
     partner = partners(part.store.prompts[part.rows])
     swapped = []
     for example, other in zip(examples, partner.tolist(), strict=True):
@@ -220,8 +220,8 @@ def test_labels_and_the_responses_they_are_compared_with(place: Path, tmp_path: 
         assert prompt.tolist() != own[other].ids[~own[other].scored].tolist()
         ids = np.concatenate([prompt, response]).astype(np.int32)
         swapped.append(TokenSequence(ids, np.arange(len(ids)) >= len(prompt)))
-    assert given["mismatched"].logps.tolist() == pytest.approx(sums(model, swapped), abs=1e-4)
-    assert not given["mismatched"].logps.requires_grad
+    assert given["mismatched"].values.tolist() == pytest.approx(sums(model, swapped), abs=1e-4)
+    assert not given["mismatched"].values.requires_grad
     assert given["ref_mismatched"].num_tokens.tolist() == [int(s.scored.sum()) for s in swapped]
     if data == "plain.jsonl":  # what is lent is as often liked as not
         assert [bool(given["desirable"][other]) for other in partner] == given["desirable"].tolist()
@@ -247,7 +247,7 @@ def test_lists_are_whole(place: Path, tmp_path: Path) -> None:
     given, examples, model, _ = scored_inputs(place, tmp_path, "lists.jsonl", *names, loss="lipo")
     assert given["policy_lists"].sizes.tolist() == [2, 3, 4, 2, 3, 4]
     every = [sequence for example in examples for sequence in example.sequences]
-    assert given["policy_lists"].logps.tolist() == pytest.approx(sums(model, every), abs=1e-4)
+    assert given["policy_lists"].values.tolist() == pytest.approx(sums(model, every), abs=1e-4)
     assert given["list_scores"].tolist() == [4, 2, 4, 2, 1, 4, 2, 1, 0] * 2
     first = [example.sequences[0] for example in examples]
     assert given["logps"].tolist() == pytest.approx(sums(model, first), abs=1e-4)
@@ -318,8 +318,8 @@ def opened(place: Path, cache: Path, name: str, data: str) -> str:
 def test_every_loss_says_what_its_data_lacks(place: Path, tmp_path: Path, name: str) -> None:
     """Bare pairs, labels, demonstrations and rankings: taken, or refused in one sentence."""
     write(place / "demonstrations.jsonl", [{"prompt": f"{i}: p", "completion": " good"} for i in range(3)])
-    spec, unit = LOSSES[name], unit_of(LOSSES[name])
-    lacking = [words for key, words in NEEDS.items() if key in inputs_of(spec)]
+    spec, unit = LOSSES[name], LOSSES[name].kind
+    lacking = [words for key, words in NEEDS.items() if key in spec.inputs]
     told = {data: opened(place, tmp_path, name, f"{data}.jsonl") for data in ("plain", "labels", "lists")}
     told["demonstrations"] = opened(place, tmp_path, name, "demonstrations.jsonl")
     assert all("\n" not in sentence for sentence in told.values())

@@ -13,7 +13,7 @@ from preftree.losses.registry import bind
 from preftree.reference.references import TableReference
 from preftree.runtime.ranks import Ranks
 from preftree.scoring.scorer import Scorer
-from preftree.train.objective import Objective, Part
+from preftree.train.objective import Objective, WeightedLoss
 from preftree.train.preference import PreferenceTask
 from preftree.train.step import step
 from preftree.train.step.batch import Batch
@@ -36,7 +36,7 @@ def test_a_step_waits_once(name: str, loss: str, budget: int, tmp_path: Path, mo
     store, model = random_pairs(12), tiny(name)
     scorer = Scorer(model)
     table = reference_table(tmp_path, scorer, store)
-    task = PreferenceTask(Objective((Part(bind(loss, {})),)), TableReference(table))
+    task = PreferenceTask(Objective((WeightedLoss(bind(loss, {})),)), TableReference(table))
     optimizer = build_optimizer(model, ADAM)
     with waits() as found:
         take_step(Batch(task, store, np.arange(12)), scorer, optimizer, budget=budget, max_grad_norm=1.0, ranks=ALONE)

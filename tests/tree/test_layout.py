@@ -109,7 +109,7 @@ def test_sums_run_in_float64_and_token_order() -> None:
     batch = batch_trees([grow_tree([sequence([1], [2, 3]), sequence([1], [2, 4])])])
     logps_I = torch.tensor([1.0, 1e-9, 1.0, -1e-9], requires_grad=True)
     sums = sum_responses(logps_I, batch.count_R)
-    assert sums.logps.tolist() == [1.0 + float(torch.tensor(1e-9)), 1.0 - float(torch.tensor(1e-9))]
+    assert sums.values.tolist() == [1.0 + float(torch.tensor(1e-9)), 1.0 - float(torch.tensor(1e-9))]
     assert sums.num_tokens.tolist() == [2, 2]
-    (sums.logps * torch.tensor([2.0, 3.0])).sum().backward()
+    (sums.values * torch.tensor([2.0, 3.0])).sum().backward()
     assert logps_I.grad is not None and logps_I.grad.tolist() == [2, 2, 3, 3]

@@ -11,7 +11,7 @@ import torch
 from scipy.optimize import brentq
 
 from preftree.losses.registry import bind
-from preftree.losses.types import PairLogps
+from preftree.losses.types import PairSums
 from preftree.worlds.bandit import Bandit, optimise, total_variation
 from small_problem import (
     Problem,
@@ -49,7 +49,7 @@ def test_the_partition_function_cancels(beta: float) -> None:
     # DPO's loss at the optimum is the entropy of the labels, whatever Z: here with its own function, on one pair.
     one = torch.ones(1, dtype=torch.int64)
     policy, ref = (
-        PairLogps(torch.tensor(values[:1]), torch.tensor(values[1:2]), one, one)
+        PairSums(torch.tensor(values[:1]), torch.tensor(values[1:2]), one, one)
         for values in (best, problem.log_reference)
     )
     loss = bind("dpo", {"beta": beta})(policy=policy, ref=ref)
@@ -127,7 +127,7 @@ def test_as_free_a_reward_model_gives_the_same_policy_from_any_pairs(num: int) -
         optimizer.zero_grad()
         policy = logits.log_softmax(0)
         own = policy - ref
-        pairs = [PairLogps(values[winner], values[loser], one, one) for values in (policy, ref)]
+        pairs = [PairSums(values[winner], values[loser], one, one) for values in (policy, ref)]
         value = (weight * loss(policy=pairs[0], ref=pairs[1])).sum() + prior / 2 * (own - own.mean()).square().sum()
         value.backward()
         return value

@@ -1,4 +1,4 @@
-"""`preftree losses [NAME]`: every loss with its options and source, or one loss in full."""
+"""`preftree losses [NAME]`: every loss with its options and source, or the full text of one."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ def _entries() -> list[str]:
     width = min(WIDTH, shutil.get_terminal_size().columns)
     entries = []
     for name, spec in LOSSES.items():
-        told = describe(spec)
-        lines = [told.summary]
-        if told.needs:
-            lines.append("needs " + ", ".join(told.needs))
-        lines += [*told.options, told.source]
+        words = describe(spec)
+        lines = [words.summary]
+        if words.needs:
+            lines.append("needs " + ", ".join(words.needs))
+        lines += [*words.options, words.source]
         wrapped = [
             textwrap.fill(
                 line, width, initial_indent=" " * INDENT, subsequent_indent=" " * (INDENT + 2), break_on_hyphens=False
@@ -51,22 +51,16 @@ def _entries() -> list[str]:
 
 
 def _in_full(name: str) -> str:
-    import inspect
-
     import torch
 
-    from preftree.errors import ConfigError
     from preftree.losses.curve import loss_curve
-    from preftree.losses.registry import bind, name_of, unit_of
+    from preftree.losses.describe import full_text
     from preftree.report.braille import draw_curve
+    from preftree.train.objective import bind_loss
 
-    try:
-        name = name_of(name)
-    except ValueError as error:
-        raise ConfigError(str(error)) from None
-    loss = bind(name, {})
-    text = f"{name}\n\n{inspect.getdoc(loss.spec.function)}"
-    if unit_of(loss.spec) != "pair":
+    loss = bind_loss(name)
+    text = f"{loss.name}\n\n{full_text(loss.spec)}"
+    if loss.spec.kind != "pair":
         return text
     reach = 6 / float(loss.options.get("beta", 1.0))
     deltas = torch.linspace(-reach, reach, 121, dtype=torch.float64)

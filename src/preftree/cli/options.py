@@ -99,9 +99,11 @@ class _Stripped(StringIO):
 def loss_names(recipe: Recipe) -> list[str]:
     """Names of the losses of a recipe, from the source of their tables: importing those would import torch."""
     for_rewards = recipe.trains == "reward_model"
-    sources = sorted((Path(preftree.__file__).parent / "losses").rglob("*.py"))
-    chosen = [path for path in sources if (path.name == "reward_model.py") == for_rewards]
-    return [name for path in chosen for name in re.findall(r'"(\w+)": LossSpec\(', path.read_text("utf-8"))]
+    room = Path(preftree.__file__).parent / "losses"
+    registry = (room / "registry.py").read_text("utf-8").lower()
+    sources = [path for path in room.rglob("*.py") if (path.name == "reward_model.py") == for_rewards]
+    sources.sort(key=lambda path: registry.find(f"**{path.stem}"))  # in the order of the table
+    return [name for path in sources for name in re.findall(r'"(\w+)": LossSpec\(', path.read_text("utf-8"))]
 
 
 def page() -> str:

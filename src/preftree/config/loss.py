@@ -91,7 +91,7 @@ class LossChoice(BaseModel):
     """Name of a loss and its raw options; losses/registry.py binds them to the function's signature.
 
     Attributes:
-      name: Name of the loss.
+      name: Name of the loss, or FILE.py:FUNCTION for a loss of your own.
       OPTION: An option of that loss, such as `loss.label_smoothing=.1`; `preftree losses NAME` explains each.
     """
 

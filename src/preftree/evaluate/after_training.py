@@ -41,7 +41,7 @@ def run_recipe(config: AnyConfig) -> Outcome:
 def _keep_token_rewards(steps: SupervisedSteps, task: PreferenceTask) -> None:
     """Keep the token rewards of a few held-out pairs, or of training pairs where none are held out."""
     beta = task.objective.lead.options.get("beta")
-    if not isinstance(task.reference, TableReference) or task.objective.unit != "pair" or not isinstance(beta, float):
+    if not isinstance(task.reference, TableReference) or task.objective.kind != "pair" or not isinstance(beta, float):
         return
     part = steps.data.train if steps.data.held_out is None else steps.data.held_out
     examples = [part.store[row] for row in probe_rows(part, most=PAIRS, longest=LONGEST)]
@@ -53,7 +53,7 @@ def _keep_token_rewards(steps: SupervisedSteps, task: PreferenceTask) -> None:
 
 def _keep_reliability(steps: SupervisedSteps, task: RewardTask) -> None:
     """Keep the reliability curve of the held-out pairs."""
-    calibration = reliability_of(steps, task) if task.objective.unit == "pair" else None
+    calibration = reliability_of(steps, task) if task.objective.kind == "pair" else None
     if calibration is None:
         return
     path = Path(steps.run.config.out) / "measured.json"

@@ -173,7 +173,7 @@ def sampled_figures(
     rows = policy if reference.shares_prefixes else reference  # a model that takes trees takes single branches too
     for members in pack(sizes, max(budget, *sizes)):
         batch = rows.lay_out([groups[index] for index in members])
-        sums = sum_responses(token_divergence(policy, reference, batch), batch.count_R).logps
+        sums = sum_responses(token_divergence(policy, reference, batch), batch.count_R).values
         kls[members] = sums.view(len(members), -1).mean(1).cpu().numpy()
     figures: dict[str, float] = {}
     for name, values in (("kl", kls), ("reward", drawn.rewards.mean(axis=1))):

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
-import importlib
-import importlib.util
 import math
 import numbers
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, TypeAlias
 
 from preftree.data.records.fields import messages
 from preftree.errors import ConfigError, JudgeError
 from preftree.judges.reward_model import find_reward_model, model_digest, open_reward_model
 from preftree.records import Text
+from preftree.runtime.user_code import file_hash, is_place, load_function
 from preftree.worlds.grammar import World, reward
 from preftree.worlds.sentiment import WORLDS
 
@@ -46,14 +42,10 @@ def identify(spec: str) -> str:
     model = find_reward_model(spec)
     if model is not None:
         return f"{spec} {model_digest(model)}"
-    module, _, _ = spec.rpartition(":")
     if find_world(spec) is not None:
         return spec
-    file = Path(module).expanduser()
-    if not module.endswith(".py"):
-        origin = importlib.util.find_spec(module)
-        file = Path((origin and origin.origin) or "")
-    return f"{spec} {hashlib.sha256(file.read_bytes()).hexdigest()[:16]}" if file.is_file() else spec
+    digest = file_hash(spec)
+    return f"{spec} {digest[:16]}" if digest else spec
 
 
 def load_reward(spec: str) -> Reward:
@@ -73,12 +65,9 @@ def load_reward(spec: str) -> Reward:
     if model_name is not None:
         model = open_reward_model(model_name)
         return lambda prompt, response: float(model([_text(prompt)], [response])[0])
-    module, colon, name = spec.rpartition(":")
-    if not colon or not module or not name.isidentifier():
+    if not is_place(spec):
         raise ConfigError(f"reward must be world:NAME, rm:FOLDER, FILE.py:FUNCTION or MODULE:FUNCTION, got {spec!r}")
-    function = getattr(_load(module, spec), name, None)
-    if not callable(function):
-        raise ConfigError(f"reward {spec!r}: {module} has no function {name!r}")
+    function, _ = load_function(spec, f"reward {spec!r}")
 
     def checked(prompt: Any, response: str) -> float:
         try:
@@ -97,21 +86,3 @@ def load_reward(spec: str) -> Reward:
 def _text(prompt: Any) -> Text:
     """A prompt as its record has it, from what a row holds."""
     return prompt if isinstance(prompt, str) else messages(prompt, "prompt")
-
-
-def _load(name: str, spec: str) -> Any:
-    try:
-        if not name.endswith(".py"):
-            return importlib.import_module(name)  # of an installed package; a file ends in .py
-        path = Path(name).expanduser()
-        file_spec = importlib.util.spec_from_file_location(path.stem, path)
-        if file_spec is None or file_spec.loader is None or not path.is_file():
-            raise ConfigError(f"reward {spec!r}: {name} does not exist")
-        module = importlib.util.module_from_spec(file_spec)
-        sys.modules.setdefault(path.stem, module)  # dataclasses look their module up
-        file_spec.loader.exec_module(module)
-        return module
-    except ConfigError:
-        raise
-    except Exception as error:  # as above: importing runs the user's code
-        raise ConfigError(f"reward {spec!r}: {name} cannot be imported ({type(error).__name__}: {error})") from error

@@ -1,8 +1,16 @@
-"""Losses of preference learning as plain functions, their table, their metrics and the one mean."""
+"""Losses of preference learning as plain functions, their table, their metrics and the one mean of the program."""
 
 from preftree.losses.lists import lipo, plackett_luce, rrhf
 from preftree.losses.mean import WeightedSums, mean_part, weigh
-from preftree.losses.metrics import by_label, columns_of, list_metrics, pair_metrics, response_metrics
+from preftree.losses.metrics import (
+    by_label,
+    columns_of,
+    list_metrics,
+    metrics_of,
+    pair_metrics,
+    response_metrics,
+    with_gradient,
+)
 from preftree.losses.pair.anchored import apo_down, apo_zero, bco_pair, iterative_rpo, nca, rpo
 from preftree.losses.pair.divergence import chi_po, f_dpo, tdpo1, tdpo2
 from preftree.losses.pair.logistic import cdpo, discopop, dpo, dpop, exo, ln_dpo, robust
@@ -14,20 +22,30 @@ from preftree.losses.pair.ties import davidson, rao_kupper
 from preftree.losses.pair.token import ld_dpo, wpo, wpo_clipped
 from preftree.losses.pair.unreferenced import alphapo, cpo, orpo, reference_free, simpo, unlikelihood
 from preftree.losses.quantities import delta, implicit_reward, logratios, pair_up
-from preftree.losses.registry import LOSSES, BoundLoss, LossSpec, bind, find, needs_reference, unit_of
+from preftree.losses.registry import LOSSES, REWARD_LOSSES, bind, find
 from preftree.losses.sft import sft
 from preftree.losses.single import apo_zero_unpaired, bco, kto
-from preftree.losses.types import ListLogps, PairLogps, PairTokens, PairValues, ResponseLogps, TokenLogps
+from preftree.losses.types import (
+    BoundLoss,
+    ListSums,
+    LossSpec,
+    PairSums,
+    PairTokens,
+    PairValues,
+    ResponseSums,
+    TokenLogps,
+)
 
 __all__ = [
     "LOSSES",
+    "REWARD_LOSSES",
     "BoundLoss",
-    "ListLogps",
+    "ListSums",
     "LossSpec",
-    "PairLogps",
+    "PairSums",
     "PairTokens",
     "PairValues",
-    "ResponseLogps",
+    "ResponseSums",
     "TokenLogps",
     "WeightedSums",
     "alphapo",
@@ -69,9 +87,9 @@ __all__ = [
     "ln_dpo",
     "logratios",
     "mean_part",
+    "metrics_of",
     "modpo",
     "nca",
-    "needs_reference",
     "odpo",
     "orpo",
     "pair_metrics",
@@ -91,9 +109,9 @@ __all__ = [
     "sppo_soft",
     "tdpo1",
     "tdpo2",
-    "unit_of",
     "unlikelihood",
     "weigh",
+    "with_gradient",
     "wpo",
     "wpo_clipped",
 ]

@@ -2,51 +2,80 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from preftree.losses.spec import BoundLoss, unit_of
-from preftree.losses.types import PairLogps, PairTokens, PairValues, TokenLogps
+from preftree.losses.types import (
+    BoundLoss,
+    ListSums,
+    PairSums,
+    PairTokens,
+    PairValues,
+    ResponseSums,
+    TokenLogps,
+)
 
 
 def loss_curve(loss: BoundLoss, deltas: Float[Tensor, " D"]) -> tuple[Float[Tensor, " D"], Float[Tensor, " D"]]:
     """Value of a pair loss, and its derivative by delta, one pair at a time.
 
     The pair's two responses are one token each; half of delta is the chosen response's logratio, and half, with a
-    minus, the other's. Under a loss without a reference these are added to log-probs that are equal. What else the
-    loss needs is
-    neutral: no divergence, no cost, a margin of 1 and none of another objective, a win that is certain, a run that
+    minus, the other's. Under a loss without a reference these are added to log-probs that are equal. The other inputs
+    are neutral: no divergence, no cost, a margin of 1 and none of another objective, a win that is certain, a run that
     begins.
 
     Args:
       loss: A bound loss of pairs.
-      deltas: Where to look, nats, [D].
+      deltas: Points of the curve, nats, [D].
     Raises:
       ValueError: the loss is not of pairs.
     """
-    if unit_of(loss.spec) != "pair":
+    if loss.spec.kind != "pair":
         raise ValueError(f"a curve against delta is of a loss of pairs, got {loss.name!r}")
     start = -deltas.abs().max()
-    # Where a value depends on its step, each pair is a step of its own.
+    # Where a value depends on its step, each pair is a separate step.
     parts = deltas.split(1) if loss.spec.scope == "step" else (deltas,)
-    found = [_at(loss, part, start) for part in parts]
-    return torch.cat([value for value, _ in found]), torch.cat([slope for _, slope in found])
+    points = [_at(loss, part, start) for part in parts]
+    return torch.cat([value for value, _ in points]), torch.cat([slope for _, slope in points])
+
+
+def example_inputs(num: int = 2) -> dict[str, Any]:
+    """Inputs of every name for a few made-up examples, in float64: lists of two, responses of one token."""
+    logps, count = -torch.arange(1.0, 1.0 + num, dtype=torch.float64), torch.ones(num, dtype=torch.int64)
+    single = ResponseSums(logps, count)
+    both = ListSums(logps.repeat(2), count.repeat(2), 2 * count)
+    return {
+        **_pair_inputs(logps, logps - 1, logps, {}),
+        "rewards": PairSums(logps, logps - 1, count, count),
+        **dict.fromkeys(("responses", "ref_responses", "mismatched", "ref_mismatched"), single),
+        "desirable": count.bool(),
+        **dict.fromkeys(("policy_lists", "ref_lists", "list_rewards"), both),
+        "list_scores": torch.arange(2.0 * num, dtype=torch.float64).flip(0),
+        "logps": logps,
+    }
 
 
 def _at(loss: BoundLoss, deltas: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
-    one, zero, count = torch.ones_like(deltas), torch.zeros_like(deltas), torch.ones_like(deltas, dtype=torch.int64)
     deltas = deltas.detach().clone().requires_grad_()
-    chosen, rejected = start + deltas / 2, start - deltas / 2
+    ref = torch.zeros_like(deltas) + start
+    inputs = _pair_inputs(start + deltas / 2, start - deltas / 2, ref, loss.spec.initial_state)
+    values = loss(**{name: inputs[name] for name in loss.inputs})
+    (slopes,) = torch.autograd.grad(values.sum(), deltas)
+    return values.detach(), slopes
 
-    def tokens(high: Tensor, low: Tensor) -> PairTokens:
-        return PairTokens(TokenLogps(high, count), TokenLogps(low, count))
 
-    given = {
-        "policy": PairLogps(chosen, rejected, count, count),
-        "ref": PairLogps(zero + start, zero + start, count, count),
-        "policy_tokens": tokens(chosen, rejected),
-        "ref_tokens": tokens(zero + start, zero + start),
+def _pair_inputs(chosen: Tensor, rejected: Tensor, ref: Tensor, state: Mapping[str, float]) -> dict[str, Any]:
+    """Inputs of pairs whose responses are one token each, neutral but for the log-probs."""
+    one, zero, count = torch.ones_like(ref), torch.zeros_like(ref), torch.ones_like(ref, dtype=torch.int64)
+    return {
+        "policy": PairSums(chosen, rejected, count, count),
+        "ref": PairSums(ref, ref, count, count),
+        "policy_tokens": PairTokens(TokenLogps(chosen, count), TokenLogps(rejected, count)),
+        "ref_tokens": PairTokens(TokenLogps(ref, count), TokenLogps(ref, count)),
         "kl": PairValues(zero, zero),
         "confidence": PairValues(zero, zero),
         "costs": PairValues(zero, zero),
@@ -55,8 +84,5 @@ def _at(loss: BoundLoss, deltas: Tensor, start: Tensor) -> tuple[Tensor, Tensor]
         "win_prob": one,
         "ties": zero.bool(),
         "uniforms": one / 2,
-        "state": loss.spec.initial_state,
+        "state": state,
     }
-    values = loss(**{name: given[name] for name in loss.inputs})
-    (slopes,) = torch.autograd.grad(values.sum(), deltas)
-    return values.detach(), slopes

@@ -1,12 +1,14 @@
-"""A loss in words: what its docstring, its signature and its row in the table say, part by part."""
+"""Text about a loss, from its docstring, its signature, its family and its row in the table."""
 
 from __future__ import annotations
 
 import inspect
 import re
+import sys
 from dataclasses import dataclass
+from itertools import chain
 
-from preftree.losses.spec import LossSpec, inputs_of, options_of
+from preftree.losses.types import LossSpec
 
 _NEEDS = {
     "ref": "reference",
@@ -27,7 +29,9 @@ _NEEDS = {
     "state": "running state",
     "logps": "demonstrations",
 }
-"""What an input means to whoever brings the data; the rest of INPUTS follows from these."""
+"""Inputs in words for whoever brings the data; the other inputs follow from these."""
+
+_SECTIONS = ("Args", "Returns", "Raises")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +39,12 @@ class Description:
     """A loss in words.
 
     Attributes:
-      summary: What it is, one line.
-      formula: The lines of its formula.
+      summary: First line of its docstring.
+      formula: Lines of its formula.
       options: Name, default and range of each option.
-      needs: What it needs beside pairs.
+      needs: Data it needs beside pairs.
       at_reference: Its value where policy == reference.
-      source: Where it stands.
+      source: Origin of the formula.
     """
 
     summary: str
@@ -61,22 +65,58 @@ def describe(spec: LossSpec) -> Description:
             lines[-1] += " " + line.strip()
         else:
             lines.append(line)
-    found = re.search(r"^At policy == reference: (.*?)(?=^\S)", text, re.DOTALL | re.MULTILINE)
+    value = re.search(r"^At policy == reference: (.*?)(?=^\S)", text, re.DOTALL | re.MULTILINE)
     return Description(
         summary=spec.summary,
         formula=tuple(lines),
-        options=tuple(f"{name} {option}" for name, option in options_of(spec).items()),
+        options=tuple(f"{name} {option}" for name, option in spec.options.items()),
         needs=needs_of(spec),
-        at_reference=" ".join(found[1].split()) if found else "",
+        at_reference=" ".join(value[1].split()) if value else "",
         source=spec.source,
     )
 
 
+def full_text(spec: LossSpec) -> str:
+    """The docstring of a loss, with the arguments, the result and the errors that its file or its folder describes."""
+    text = inspect.getdoc(spec.function) or ""
+    module = inspect.unwrap(spec.function).__module__
+    documents = [sys.modules.get(name) for name in (module.rpartition(".")[0], module)]
+    shared = [_sections(inspect.getdoc(document) or "") for document in documents if document is not None]
+    sections = [*shared, _sections(text)]
+    args = {name: lines for section in sections for name, lines in section["Args"].items()}
+    returns = next((section["Returns"] for section in reversed(sections) if section["Returns"]), {})
+    parts = {
+        "Args": [args[name] for name in (*spec.inputs, *spec.options) if name in args],
+        "Returns": list(returns.values()),
+        "Raises": [lines for section in sections for lines in section["Raises"].values()],
+    }
+    described = [line for name, entries in parts.items() if entries for line in (f"{name}:", *chain(*entries))]
+    before = re.split(r"^(?:Args|Returns|Raises|At |Source: )", text, maxsplit=1, flags=re.MULTILINE)[0].rstrip()
+    after = re.search(r"^(?:At |Source: ).*", text, re.DOTALL | re.MULTILINE)
+    return "\n".join([before, "", *described, *([after[0]] if after else [])])
+
+
+def _sections(text: str) -> dict[str, dict[str, list[str]]]:
+    """Entries of a docstring's Args, Returns and Raises: lines by the name before the colon."""
+    sections: dict[str, dict[str, list[str]]] = {name: {} for name in _SECTIONS}
+    entries: dict[str, list[str]] | None = None
+    entry: list[str] = []
+    for line in text.splitlines():
+        if heading := re.match(rf"({'|'.join(_SECTIONS)})\b.*:$", line):
+            entries = sections[heading[1]]
+        elif not line.startswith("  "):
+            entries = None
+        elif entries is not None:
+            if not line.startswith("   "):
+                entry = entries[line.partition(":")[0].strip()] = []
+            entry.append(line)
+    return sections
+
+
 def needs_of(spec: LossSpec) -> tuple[str, ...]:
-    """What a loss needs beside pairs, in words."""
-    inputs = inputs_of(spec)
-    needs = [_NEEDS[name] for name in inputs if name in _NEEDS]
-    if "ref" not in inputs and any(name.startswith("ref") for name in inputs):
+    """Data that a loss needs beside pairs, in words."""
+    needs = [_NEEDS[name] for name in spec.inputs if name in _NEEDS]
+    if "ref" not in spec.inputs and any(name.startswith("ref") for name in spec.inputs):
         needs.append("reference")
     return (*needs, "the whole step") if spec.scope == "step" else tuple(needs)
 
@@ -85,14 +125,14 @@ def markdown_table(losses: dict[str, LossSpec]) -> str:
     """The table of docs/losses.md."""
     rows = ["| name | formula | options | needs | at policy == reference | source | TRL |", "|" + "---|" * 7]
     for name, spec in losses.items():
-        told = describe(spec)
+        words = describe(spec)
         cells = (
             f"`{name}`",
-            f"{told.summary}<br>" + "<br>".join(f"`{line}`" for line in told.formula),
-            "<br>".join(told.options) or "none",
-            ", ".join(told.needs) or "pairs alone",
-            told.at_reference.rstrip("."),
-            re.sub(r"arXiv:(\d+\.\d+)", r"[arXiv:\1](https://arxiv.org/abs/\1)", told.source.rstrip(".")),
+            f"{words.summary}<br>" + "<br>".join(f"`{line}`" for line in words.formula),
+            "<br>".join(words.options) or "none",
+            ", ".join(words.needs) or "pairs alone",
+            words.at_reference.rstrip("."),
+            re.sub(r"arXiv:(\d+\.\d+)", r"[arXiv:\1](https://arxiv.org/abs/\1)", words.source.rstrip(".")),
             ", ".join(f"`{alias}`" for alias in spec.trl),
         )
         rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")

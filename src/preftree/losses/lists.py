@@ -1,6 +1,18 @@
-"""Losses of lists: K responses to one prompt, best first."""
+"""Losses of lists: K responses to one prompt, best first.
+
+Args, where a function does not say otherwise:
+  policy_lists: Summed response log-probs, list after list, best first, nats, [R]; carries gradient.
+  ref_lists: The same lists under the frozen reference, nats, [R].
+  beta: Strength of the KL constraint, > 0.
+Returns:
+  Loss per list, nats, [L]; not reduced.
+Raises:
+  ValueError: the lists or the number of scores differ, or an option is out of its range.
+"""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -8,26 +20,17 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from preftree.losses.options import Beta, NotNegative, checked
-from preftree.losses.ragged import filled, spread
-from preftree.losses.types import ListLogps
+from preftree.losses.types import ListSums, LossSpec
 
 
 @checked
-def plackett_luce(policy_lists: ListLogps, ref_lists: ListLogps, *, beta: Beta = 0.1) -> Float[Tensor, " L"]:
+def plackett_luce(policy_lists: ListSums, ref_lists: ListSums, *, beta: Beta = 0.1) -> Float[Tensor, " L"]:
     """DPO for whole rankings: the best response of all, then the best of the rest, and so on.
 
     loss = sum over k of log(sum over j >= k of e^(s_j)) - s_k, s = beta * logratio
 
     A list of two is a pair of `dpo`.
 
-    Args:
-      policy_lists: Summed response log-probs, list after list, best first, nats, [R]; carries gradient.
-      ref_lists: The same lists under the frozen reference, nats, [R].
-      beta: Strength of the KL constraint, > 0.
-    Returns:
-      Loss per list, nats, [L]; not reduced.
-    Raises:
-      ValueError: the lists differ, or beta <= 0.
     At policy == reference: no fixed value; ln K! for a list of K.
     Source: Rafailov et al. 2023, arXiv:2305.18290, Eq. 20.
     """
@@ -35,13 +38,13 @@ def plackett_luce(policy_lists: ListLogps, ref_lists: ListLogps, *, beta: Beta =
     order = torch.arange(gap.shape[1], device=gap.device)
     inside = filled(policy_lists.sizes)
     rest = ((order > order[:, None]) & inside[:, :, None] & inside[:, None, :]) | (order == order[:, None])
-    # Place k against each of the rest: log(e^0 + sum of e^(s_j - s_k)).
+    # Rank k against each of the rest: log(e^0 + sum of e^(s_j - s_k)).
     return (-gap).masked_fill(~rest, -torch.inf).logsumexp(2).sum(1) if gap.numel() else gap.sum((1, 2))
 
 
 @checked
 def lipo(
-    policy_lists: ListLogps, ref_lists: ListLogps, list_scores: Float[Tensor, " R"], *, beta: Beta = 0.05
+    policy_lists: ListSums, ref_lists: ListSums, list_scores: Float[Tensor, " R"], *, beta: Beta = 0.05
 ) -> Float[Tensor, " L"]:
     """Logistic losses of all pairs of a list, each weighed by what exchanging the two would do to the list's DCG.
 
@@ -52,14 +55,7 @@ def lipo(
     a range such as [0, 1] first.
 
     Args:
-      policy_lists: Summed response log-probs, list after list, best first, nats, [R]; carries gradient.
-      ref_lists: The same lists under the frozen reference, nats, [R].
       list_scores: Score of each response, falling within a list, [R]; equal scores are not ordered.
-      beta: Strength of the KL constraint, > 0.
-    Returns:
-      Loss per list, nats, [L]; not reduced.
-    Raises:
-      ValueError: the lists or the number of scores differ, or beta <= 0.
     At policy == reference: no fixed value; ln 2 times the sum of the weights.
     Source: Liu et al. 2024, arXiv:2402.01878 (LiPO-lambda). Checked by hand on lists of two and three, with the weights
       of LambdaRank; not compared with code of the authors.
@@ -77,7 +73,7 @@ def lipo(
 
 @checked
 def rrhf(
-    policy_lists: ListLogps, list_scores: Float[Tensor, " R"], *, nll_weight: NotNegative = 1.0
+    policy_lists: ListSums, list_scores: Float[Tensor, " R"], *, nll_weight: NotNegative = 1.0
 ) -> Float[Tensor, " L"]:
     """Hinge on every pair of a list whose mean log-probs are in the wrong order, and likelihood of the best response.
 
@@ -92,19 +88,17 @@ def rrhf(
       nll_weight: Weight of the best response's mean negative log-likelihood, >= 0.
     Returns:
       Loss per list, nats per token, [L]; not reduced. nan for a list with a response without tokens.
-    Raises:
-      ValueError: the number of scores differs, or nll_weight < 0.
     At policy == reference: no fixed value; there is no reference.
     Source: Yuan et al. 2023, arXiv:2304.05302. Checked by hand on lists of two and three, and against the authors'
       code, github.com/GanjinZero/RRHF: the same pairs and scores; its default weighs the hinge 100 times.
     """
-    means = policy_lists.logps / policy_lists.num_tokens
+    means = policy_lists.values / policy_lists.num_tokens
     gap = _gaps(means, policy_lists.sizes)
     best = means[policy_lists.sizes.cumsum(0) - policy_lists.sizes]
     return (-gap).clamp(min=0).where(_better(list_scores, policy_lists), 0.0).sum((1, 2)) - nll_weight * best
 
 
-def list_logratios(policy_lists: ListLogps, ref_lists: ListLogps) -> Float[Tensor, " R"]:
+def list_logratios(policy_lists: ListSums, ref_lists: ListSums) -> Float[Tensor, " R"]:
     """Policy minus reference logps of the responses of lists, nats, [R].
 
     Raises:
@@ -113,9 +107,29 @@ def list_logratios(policy_lists: ListLogps, ref_lists: ListLogps) -> Float[Tenso
     if policy_lists.sizes.tolist() != ref_lists.sizes.tolist():
         raise ValueError(
             f"policy and reference must hold the same lists, got {len(policy_lists.sizes)} of "
-            f"{len(policy_lists.logps)} and {len(ref_lists.sizes)} of {len(ref_lists.logps)} responses"
+            f"{len(policy_lists.values)} and {len(ref_lists.sizes)} of {len(ref_lists.values)} responses"
         )
-    return policy_lists.logps - ref_lists.logps
+    return policy_lists.values - ref_lists.values
+
+
+def filled(sizes: Int[Tensor, " L"]) -> Bool[Tensor, "L K"]:
+    """True at the places of each list that hold something, K being the longest, [L, K]."""
+    longest = int(sizes.max()) if len(sizes) else 0
+    return torch.arange(longest, device=sizes.device) < sizes[:, None]
+
+
+def spread(values: Float[Tensor, " R"], sizes: Int[Tensor, " L"], *, fill: float) -> Float[Tensor, "L K"]:
+    """Values given list after list, one row a list, `fill` past its end, [L, K].
+
+    Raises:
+      ValueError: the sizes do not sum to the number of values.
+    """
+    if int(sizes.sum()) != len(values):
+        raise ValueError(f"sizes must sum to the number of values, got {int(sizes.sum())} and {len(values)}")
+    inside = filled(sizes)
+    index = (sizes.cumsum(0) - sizes)[:, None] + torch.arange(inside.shape[1], device=sizes.device)
+    rows = values.index_select(0, index.where(inside, 0).flatten()) if len(values) else values
+    return rows.view(inside.shape).masked_fill(~inside, fill)
 
 
 def _gaps(values: Tensor, sizes: Int[Tensor, " L"]) -> Float[Tensor, "L K K"]:
@@ -124,9 +138,28 @@ def _gaps(values: Tensor, sizes: Int[Tensor, " L"]) -> Float[Tensor, "L K K"]:
     return rows[:, :, None] - rows[:, None, :]
 
 
-def _better(scores: Tensor, lists: ListLogps) -> Bool[Tensor, "L K K"]:
+def _better(scores: Tensor, lists: ListSums) -> Bool[Tensor, "L K K"]:
     """Whether i has a larger score than j, both within the list."""
-    if len(scores) != len(lists.logps):
-        raise ValueError(f"list_scores must hold one score per response, got {len(scores)} for {len(lists.logps)}")
+    if len(scores) != len(lists.values):
+        raise ValueError(f"list_scores must hold one score per response, got {len(scores)} for {len(lists.values)}")
     rows, inside = spread(scores, lists.sizes, fill=0.0), filled(lists.sizes)
     return (rows[:, :, None] > rows[:, None, :]) & inside[:, :, None] & inside[:, None, :]
+
+
+def scaled_list_logratios(
+    policy_lists: ListSums, ref_lists: ListSums, *, beta: float = 1.0, **_: Any
+) -> Float[Tensor, " R"]:
+    """beta * logratio of the responses of lists, detached, [R]."""
+    return beta * list_logratios(policy_lists, ref_lists).detach()
+
+
+def mean_list_logps(policy_lists: ListSums, **_: Any) -> Float[Tensor, " R"]:
+    """Policy logps per token of the responses of lists, detached, [R]."""
+    return (policy_lists.values / policy_lists.num_tokens).detach()
+
+
+SPECS = {
+    "plackett_luce": LossSpec(plackett_luce, None, scaled_list_logratios),
+    "lipo": LossSpec(lipo, None, scaled_list_logratios),
+    "rrhf": LossSpec(rrhf, None, mean_list_logps),
+}

@@ -16,12 +16,12 @@ from torch import Tensor
 
 
 def mean_part(values: Float[Tensor, " P"], weights: Float[Tensor, " P"], total: int | float) -> Float[Tensor, ""]:
-    """What these examples contribute to the global mean: sum(weights * values) / total, differentiable.
+    """Contribution of these examples to the global mean: sum(weights * values) / total, differentiable.
 
     Args:
       values: One value per example of this part, [P]; P may be 0.
       weights: Weight of each example; 2 counts like the same example twice, [P].
-      total: What the mean divides by, over all parts of the step: the sum of weights, or of weighted token counts.
+      total: Divisor of the mean, over all parts of the step: the sum of weights, or of weighted token counts.
     Raises:
       ValueError: counts differ, or total is not a finite number > 0.
     """
@@ -31,12 +31,12 @@ def mean_part(values: Float[Tensor, " P"], weights: Float[Tensor, " P"], total: 
 
 
 def repeats(weights: Float[np.ndarray, " P"]) -> Int[np.ndarray, " P"]:
-    """How often each example has to stand in a step for its weight, where repetition is all that a loss can see.
+    """Number of times that each example enters a step for its weight, for a loss that can see nothing but repetition.
 
     Weights are read as multiples of a hundredth or of a simpler fraction: 0.5, 1 and 2 become 1, 2 and 4.
 
     Args:
-      weights: Of each example, > 0, [P].
+      weights: Weight of each example, > 0, [P].
     Raises:
       ValueError: the weights are no such multiples of each other, or would repeat an example more than 1000 times.
     """

@@ -1,4 +1,4 @@
-"""What to watch while a loss is trained: one value per example, never a mean. Means are made in mean.py."""
+"""Metrics of a loss: one value per example, never a mean. Means are made in mean.py."""
 
 from __future__ import annotations
 
@@ -9,16 +9,10 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
+from preftree.losses.lists import filled, spread
 from preftree.losses.quantities import logratios
-from preftree.losses.ragged import filled, spread
-from preftree.losses.spec import BoundLoss, LossSpec, needs_reference, unit_of
-from preftree.losses.types import ListLogps, PairTokens
+from preftree.losses.types import BoundLoss, ListSums, LossSpec, PairSums
 
-_OF_ANY_PAIR = (
-    *("loss", "accuracy", "margin", "chosen_rewards", "rejected_rewards", "chosen_logps", "rejected_logps"),
-    *("grad_weight", "chosen_tokens", "rejected_tokens"),
-)
-_RATIOS = ("chosen_logratio", "rejected_logratio")
 _OF_RESPONSES = ("loss", "rewards", "logps", "logratio")
 
 
@@ -28,18 +22,46 @@ def columns_of(spec: LossSpec) -> tuple[str, ...]:
     Raises:
       ValueError: the loss is of demonstrations, which have a loss alone.
     """
-    unit = unit_of(spec)
-    if unit == "pair":
-        return (*_OF_ANY_PAIR[:7], *(_RATIOS if needs_reference(spec) else ()), *_OF_ANY_PAIR[7:])
-    if unit == "response":
+    kind, of_policy, has_reference = spec.kind, not spec.is_of_rewards, spec.needs_reference
+    if kind == "pair":
+        logps = ("chosen_logps", "rejected_logps") if of_policy else ()
+        ratios = ("chosen_logratio", "rejected_logratio") if has_reference else ()
+        tokens = ("chosen_tokens", "rejected_tokens") if of_policy else ()
+        rewards = ("chosen_rewards", "rejected_rewards")
+        return ("loss", "accuracy", "margin", *rewards, *logps, *ratios, "grad_weight", *tokens)
+    if kind == "response":
         return (*_OF_RESPONSES, "desirable", *(f"desirable_{name}" for name in _OF_RESPONSES), "tokens")
-    if unit == "list":
-        ratios = ("best_logratio", "worst_logratio") if needs_reference(spec) else ()
-        return ("loss", "accuracy", "pair_accuracy", "margin", "best_logps", "worst_logps", *ratios, "tokens")
+    if kind == "list":
+        ends = ("best_logps", "worst_logps") if of_policy else ("best_rewards", "worst_rewards")
+        ratios = ("best_logratio", "worst_logratio") if has_reference else ()
+        return ("loss", "accuracy", "pair_accuracy", "margin", *ends, *ratios, *(("tokens",) if of_policy else ()))
     raise ValueError("metrics are of pairs, responses and lists, got a loss of demonstrations")
 
 
-def pair_metrics(loss: BoundLoss, given: Mapping[str, Any]) -> dict[str, Shaped[Tensor, " P"]]:
+def metrics_of(loss: BoundLoss, given: Mapping[str, Any], values: Tensor) -> dict[str, Shaped[Tensor, " P"]]:
+    """The metrics of a loss, whatever its kind of example; as `pair_metrics`, `response_metrics`, `list_metrics`."""
+    of_kind = {"pair": pair_metrics, "response": response_metrics, "list": list_metrics}
+    return of_kind[loss.spec.kind](loss, given, values)
+
+
+def with_gradient(loss: BoundLoss, given: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The inputs such that the slope behind `grad_weight` can be taken on the one evaluation of the loss.
+
+    Args:
+      loss: A bound loss; only one of pairs has that slope.
+      given: Inputs by name.
+    Returns:
+      `given` itself in training; copies where the chosen responses carry no gradient, as in an evaluation.
+    """
+    if loss.spec.kind != "pair" or (torch.is_grad_enabled() and _chosen(loss, given).requires_grad):
+        return given
+    with torch.inference_mode(False):  # copies made outside inference mode may require grad
+        copies = {name: _copy(value) for name, value in given.items()}
+    _chosen(loss, copies).requires_grad_()
+    return copies
+
+
+def pair_metrics(loss: BoundLoss, given: Mapping[str, Any], values: Tensor) -> dict[str, Shaped[Tensor, " P"]]:
     """The loss and its companions for each pair, detached.
 
     loss              the loss itself
@@ -53,57 +75,53 @@ def pair_metrics(loss: BoundLoss, given: Mapping[str, Any]) -> dict[str, Shaped[
                       sigmoid(-margin) for DPO; a loss of tokens: the mean over the chosen response's tokens
     chosen_tokens, rejected_tokens        scored tokens
 
+    A loss of rewards has neither logps, logratios nor tokens.
+
     The sides are reported apart because a margin can grow while both responses become less likely.
 
     Args:
-      loss: A bound pair loss; it is evaluated here once more, on detached values.
-      given: The loss's inputs by name, and `policy` (with `ref`, where there is one) even if it asks for tokens alone.
+      loss: A bound pair loss.
+      given: The loss's inputs by name, as `with_gradient` returns them, and `policy` (with `ref`, where there is one)
+        even if it asks for tokens alone.
+      values: The loss of each pair, with its graph, [P].
     Returns:
       Name -> values, [P]; token counts are integers.
     Raises:
       ValueError: pair counts differ, or the loss implies no reward for pairs.
     """
     reward = loss.spec.implicit_reward
-    if reward is None or unit_of(loss.spec) != "pair":
+    if reward is None or loss.spec.kind != "pair":
         raise ValueError(f"pair metrics need a loss of pairs with an implicit reward, got {loss.name!r}")
-
-    # Copies made outside inference mode may require grad even where the caller's tensors may not.
-    with torch.inference_mode(False), torch.enable_grad():
-        policy = _copy(given["policy"])
-        inputs = {name: policy if name == "policy" else _copy(given[name]) for name in loss.inputs}
-        tokens: PairTokens | None = inputs.get("policy_tokens")
-        chosen = (policy.chosen if tokens is None else tokens.chosen.logps).requires_grad_()
-        values = loss(**inputs)
-        (slope,) = torch.autograd.grad(values.sum(), chosen)
-        if tokens is not None:
-            sums = torch.segment_reduce(slope, "sum", lengths=tokens.chosen.num_tokens, unsafe=True, initial=0.0)
-            slope = sums / tokens.chosen.num_tokens
-        chosen.requires_grad_(False)
+    (slope,) = torch.autograd.grad(values.sum(), _chosen(loss, given), retain_graph=True)
+    inputs = {name: _detached(value) for name, value in given.items()}
+    if "policy_tokens" in loss.inputs:
+        lengths = inputs["policy_tokens"].chosen.num_tokens
+        slope = torch.segment_reduce(slope, "sum", lengths=lengths, unsafe=True, initial=0.0) / lengths
 
     rewards = reward(**inputs, **loss.options)
     margin = rewards.chosen - rewards.rejected
     won = (1 + margin.sign()) / 2
-    if "ties" in inputs:
-        won = won.masked_fill(inputs["ties"], 0.5)  # which response of a tie comes first means nothing
-    found = {
+    if "ties" in loss.inputs:
+        won = won.masked_fill(inputs["ties"], 0.5)  # the order of the responses of a tie means nothing
+    figures = {
         "loss": values.detach(),
         "accuracy": torch.where(margin.isnan(), margin, won),  # the sign of nan is 0: it would pass for a tie
         "margin": margin,
         "chosen_rewards": rewards.chosen,
         "rejected_rewards": rewards.rejected,
-        "chosen_logps": policy.chosen,
-        "rejected_logps": policy.rejected,
         "grad_weight": slope.abs() / float(loss.options.get("beta", 1.0)),
-        "chosen_tokens": policy.chosen_tokens,
-        "rejected_tokens": policy.rejected_tokens,
     }
-    if needs_reference(loss.spec):
-        ratios = logratios(policy, _copy(given["ref"]))
-        found |= {"chosen_logratio": ratios.chosen, "rejected_logratio": ratios.rejected}
-    return {name: found[name] for name in columns_of(loss.spec)}
+    if not loss.spec.is_of_rewards:
+        policy: PairSums = inputs["policy"]
+        figures |= {"chosen_logps": policy.chosen, "rejected_logps": policy.rejected}
+        figures |= {"chosen_tokens": policy.chosen_tokens, "rejected_tokens": policy.rejected_tokens}
+    if loss.spec.needs_reference:
+        ratios = logratios(inputs["policy"], inputs["ref"])
+        figures |= {"chosen_logratio": ratios.chosen, "rejected_logratio": ratios.rejected}
+    return {name: figures[name] for name in columns_of(loss.spec)}
 
 
-def response_metrics(loss: BoundLoss, given: Mapping[str, Any]) -> dict[str, Shaped[Tensor, " N"]]:
+def response_metrics(loss: BoundLoss, given: Mapping[str, Any], values: Tensor) -> dict[str, Shaped[Tensor, " N"]]:
     """The loss and its companions for each single response, detached; `by_label` makes figures of their means.
 
     loss, rewards, logps, logratio    the loss, the implicit reward, policy logps, policy minus reference logps
@@ -114,26 +132,27 @@ def response_metrics(loss: BoundLoss, given: Mapping[str, Any]) -> dict[str, Sha
     Args:
       loss: A bound loss of single responses.
       given: Its inputs by name.
+      values: The loss of each response, [N].
     Returns:
       Name -> values, [N].
     Raises:
       ValueError: the loss is not of single responses.
     """
     reward = loss.spec.implicit_reward
-    if reward is None or unit_of(loss.spec) != "response":
+    if reward is None or loss.spec.kind != "response":
         raise ValueError(f"response metrics need a loss of single responses, got {loss.name!r}")
     inputs = {name: _detached(given[name]) for name in loss.inputs}
     responses, ref, liked = inputs["responses"], inputs["ref_responses"], inputs["desirable"]
-    found = {
-        "loss": loss(**inputs),
+    figures = {
+        "loss": values.detach(),
         "rewards": reward(**inputs, **loss.options),
-        "logps": responses.logps,
-        "logratio": responses.logps - ref.logps,
-        "desirable": liked.to(responses.logps.dtype),
+        "logps": responses.values,
+        "logratio": responses.values - ref.values,
+        "desirable": liked.to(responses.values.dtype),
         "tokens": responses.num_tokens,
     }
-    found |= {f"desirable_{name}": found[name].where(liked, 0.0) for name in _OF_RESPONSES}
-    return {name: found[name] for name in columns_of(loss.spec)}
+    figures |= {f"desirable_{name}": figures[name].where(liked, 0.0) for name in _OF_RESPONSES}
+    return {name: figures[name] for name in columns_of(loss.spec)}
 
 
 def by_label(means: Mapping[str, float]) -> dict[str, float]:
@@ -145,18 +164,18 @@ def by_label(means: Mapping[str, float]) -> dict[str, float]:
       rewards, where there are both.
     """
     share = means["desirable"]
-    found = {name: means[name] for name in (*_OF_RESPONSES, "tokens", "desirable")}
+    figures = {name: means[name] for name in (*_OF_RESPONSES, "tokens", "desirable")}
     for name in _OF_RESPONSES:
         if share > 0:
-            found[f"desirable_{name}"] = means[f"desirable_{name}"] / share
+            figures[f"desirable_{name}"] = means[f"desirable_{name}"] / share
         if share < 1:
-            found[f"undesirable_{name}"] = (means[name] - means[f"desirable_{name}"]) / (1 - share)
+            figures[f"undesirable_{name}"] = (means[name] - means[f"desirable_{name}"]) / (1 - share)
     if 0 < share < 1:
-        found["margin"] = found["desirable_rewards"] - found["undesirable_rewards"]
-    return found
+        figures["margin"] = figures["desirable_rewards"] - figures["undesirable_rewards"]
+    return figures
 
 
-def list_metrics(loss: BoundLoss, given: Mapping[str, Any]) -> dict[str, Shaped[Tensor, " L"]]:
+def list_metrics(loss: BoundLoss, given: Mapping[str, Any], values: Tensor) -> dict[str, Shaped[Tensor, " L"]]:
     """The loss and its companions for each list, detached.
 
     loss             the loss itself
@@ -167,23 +186,27 @@ def list_metrics(loss: BoundLoss, given: Mapping[str, Any]) -> dict[str, Shaped[
     best_logps, worst_logps, best_logratio, worst_logratio    of those two, nats
     tokens           scored tokens of the whole list
 
+    A loss of rewards has best_rewards and worst_rewards instead of the last two lines.
+
     Args:
       loss: A bound loss of lists.
       given: Its inputs by name.
+      values: The loss of each list, [L].
     Returns:
       Name -> values, [L].
     Raises:
       ValueError: the loss is not of lists.
     """
     reward = loss.spec.implicit_reward
-    if reward is None or unit_of(loss.spec) != "list":
+    if reward is None or loss.spec.kind != "list":
         raise ValueError(f"list metrics need a loss of lists, got {loss.name!r}")
     inputs = {name: _detached(given[name]) for name in loss.inputs}
-    policy: ListLogps = inputs["policy_lists"]
+    policy: ListSums = inputs["list_rewards" if loss.spec.is_of_rewards else "policy_lists"]
     each = reward(**inputs, **loss.options)
     rewards = spread(each, policy.sizes, fill=-torch.inf)
     last = policy.sizes.cumsum(0) - 1
     first = last + 1 - policy.sizes
+    ends = {"best": first, "worst": last}
     highest = rewards == rewards.amax(dim=1, keepdim=True) if len(rewards) else rewards.bool()
 
     inside = filled(policy.sizes)
@@ -196,19 +219,26 @@ def list_metrics(loss: BoundLoss, given: Mapping[str, Any]) -> dict[str, Shaped[
     concordant = ((1 + gap.sign()) / 2 * ranked).sum(dim=(1, 2))
     num_ranked = ranked.sum(dim=(1, 2))
 
-    found = {
-        "loss": loss(**inputs),
+    figures = {
+        "loss": values.detach(),
         "accuracy": (highest[:, 0] / highest.sum(dim=1)) if len(rewards) else concordant,
         "pair_accuracy": torch.where(num_ranked > 0, concordant / num_ranked.clamp(min=1), 0.5),
         "margin": each[first] - each[last],
-        "best_logps": policy.logps[first],
-        "worst_logps": policy.logps[last],
         "tokens": torch.segment_reduce(policy.num_tokens.double(), "sum", lengths=policy.sizes, unsafe=True, initial=0),
     }
-    if needs_reference(loss.spec):
-        ratio = policy.logps - inputs["ref_lists"].logps
-        found |= {"best_logratio": ratio[first], "worst_logratio": ratio[last]}
-    return {name: found[name] for name in columns_of(loss.spec)}
+    figures |= {f"{end}_logps": policy.values[places] for end, places in ends.items()}
+    figures |= {f"{end}_rewards": each[places] for end, places in ends.items()}
+    if loss.spec.needs_reference:
+        ratio = policy.values - inputs["ref_lists"].values
+        figures |= {f"{end}_logratio": ratio[places] for end, places in ends.items()}
+    return {name: figures[name] for name in columns_of(loss.spec)}
+
+
+def _chosen(loss: BoundLoss, given: Mapping[str, Any]) -> Tensor:
+    """The figures of the chosen responses that a loss of pairs has its gradient from."""
+    if "policy_tokens" in loss.inputs:
+        return given["policy_tokens"].chosen.logps
+    return given["rewards" if loss.spec.is_of_rewards else "policy"].chosen
 
 
 def _detached(value: Any) -> Any:

@@ -1,7 +1,7 @@
-"""What an option of a loss may be, written into the signature of the loss itself, with its default.
+"""Types of loss options: the range of each, written into the signature of a loss with its default.
 
     @checked
-    def dpo(policy: PairLogps, ref: PairLogps, *, beta: Beta = 0.1) -> ...
+    def dpo(policy: PairSums, ref: PairSums, *, beta: Beta = 0.1) -> ...
 
 The signature is the whole schema of a loss's options: `options_in` reads it, `checked` holds every call to it.
 """
@@ -89,7 +89,7 @@ class OnlyWith:
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """An option as a signature has it: what it may be, what it is where nobody says, and when it counts."""
+    """An option as a signature has it: its range, its default, and when it counts."""
 
     allowed: Range | Choice
     default: float | str
@@ -124,20 +124,20 @@ LabelSmoothing: TypeAlias = Annotated[float, BELOW_HALF]
 def options_in(function: Callable[..., Any]) -> dict[str, Option]:
     """The options a function takes: the parameters after the `*` of its signature."""
     hints = get_type_hints(function, include_extras=True)
-    found = {}
+    options = {}
     for parameter in inspect.signature(function).parameters.values():
         if parameter.kind is parameter.KEYWORD_ONLY:
             allowed, *rest = hints[parameter.name].__metadata__
-            found[parameter.name] = Option(allowed, parameter.default, *rest)
-    return found
+            options[parameter.name] = Option(allowed, parameter.default, *rest)
+    return options
 
 
 def check_options(options: Mapping[str, Option], given: Mapping[str, object]) -> dict[str, float | str]:
     """The values of all options that count: the given ones, checked, and the defaults of the others.
 
     Args:
-      options: What may be set.
-      given: What was set; no name that is not in `options`.
+      options: All options, by name.
+      given: Values that were set; every name is in `options`.
     Raises:
       ValueError: a value is not allowed, or is set where it does not count.
     """
@@ -148,7 +148,7 @@ def check_options(options: Mapping[str, Option], given: Mapping[str, object]) ->
             if name in given:
                 raise ValueError(f"{name} counts only with {rule.option}={rule.value}, leave it out")
             continue
-        values[name] = option.allowed.check(name, given[name]) if name in given else option.default
+        values[name] = option.allowed.check(name, given.get(name, option.default))
     return values
 
 

@@ -1,37 +1,43 @@
-"""From responses to pairs, and the few quantities that every pair loss is written in."""
+"""Pairs out of responses, the quantities that pair losses are written in, and the rewards that several imply."""
 
 from __future__ import annotations
+
+import math
+from typing import Any
 
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from preftree.losses.options import POSITIVE, Beta
-from preftree.losses.types import PairLogps, PairValues
+from preftree.losses.types import PairSums, PairValues
+
+LN_2 = math.log(2)
+"""A logistic loss of a gap of 0."""
 
 
 def pair_up(
-    logps: Float[Tensor, " R"],
+    values: Float[Tensor, " R"],
     num_tokens: Int[Tensor, " R"],
     chosen_P: Int[Tensor, " P"],
     rejected_P: Int[Tensor, " P"],
-) -> PairLogps:
+) -> PairSums:
     """Pairs out of scored responses: each side is an index, so K responses serve any number of pairs.
 
     Args:
-      logps: Summed log-prob of each response, nats, [R].
+      values: Summed log-prob of each response, nats, or its reward, [R].
       num_tokens: Scored tokens of each response, [R].
       chosen_P: Index of the chosen response of each pair, [P].
       rejected_P: Index of the rejected one, [P].
     """
-    return PairLogps(
-        chosen=logps.index_select(0, chosen_P),
-        rejected=logps.index_select(0, rejected_P),
+    return PairSums(
+        chosen=values.index_select(0, chosen_P),
+        rejected=values.index_select(0, rejected_P),
         chosen_tokens=num_tokens.index_select(0, chosen_P),
         rejected_tokens=num_tokens.index_select(0, rejected_P),
     )
 
 
-def logratios(policy: PairLogps, ref: PairLogps) -> PairValues:
+def logratios(policy: PairSums, ref: PairSums) -> PairValues:
     """Policy minus reference logps of each response, nats, [P].
 
     Raises:
@@ -46,7 +52,7 @@ def logratios(policy: PairLogps, ref: PairLogps) -> PairValues:
     return PairValues(policy.chosen - ref.chosen, policy.rejected - ref.rejected)
 
 
-def delta(policy: PairLogps, ref: PairLogps) -> Float[Tensor, " P"]:
+def delta(policy: PairSums, ref: PairSums) -> Float[Tensor, " P"]:
     """Chosen logratio minus rejected logratio, nats, [P]: exactly 0 where policy and reference agree.
 
     Raises:
@@ -74,7 +80,7 @@ def implicit_reward(
     return POSITIVE.check("beta", beta) * (logps - ref_logps).detach()
 
 
-def log_gap(policy: PairLogps) -> Float[Tensor, " P"]:
+def log_gap(policy: PairSums) -> Float[Tensor, " P"]:
     """Chosen minus rejected log-probs under one model, nats, [P].
 
     Raises:
@@ -87,13 +93,13 @@ def log_gap(policy: PairLogps) -> Float[Tensor, " P"]:
     return policy.chosen - policy.rejected
 
 
-def per_token(values: PairValues, lengths: PairLogps) -> PairValues:
+def per_token(values: PairValues, lengths: PairSums) -> PairValues:
     """Values of responses divided by the scored tokens of each, [P]; nan for a response without tokens."""
     return PairValues(values.chosen / lengths.chosen_tokens, values.rejected / lengths.rejected_tokens)
 
 
-def check_one_each(policy: PairLogps, **given: Tensor) -> None:
-    """Hold what comes with the pairs to one entry a pair.
+def check_one_each(policy: PairSums, **given: Tensor) -> None:
+    """Check that further inputs have one entry for each pair.
 
     Raises:
       ValueError: another number of entries; broadcasting would hide it.
@@ -101,3 +107,23 @@ def check_one_each(policy: PairLogps, **given: Tensor) -> None:
     for name, values in given.items():
         if values.shape != policy.chosen.shape:
             raise ValueError(f"{name} must hold one entry per pair, got {len(values)} for {len(policy.chosen)} pairs")
+
+
+def scaled(values: PairValues, beta: float) -> PairValues:
+    """beta times both sides, detached, [P]."""
+    return PairValues(beta * values.chosen.detach(), beta * values.rejected.detach())
+
+
+def scaled_logratios(policy: PairSums, ref: PairSums, *, beta: float = 1.0, **_: Any) -> PairValues:
+    """beta * logratio, detached, [P]: DPO's reward, in summed nats; without a beta, the logratio."""
+    return scaled(logratios(policy, ref), beta)
+
+
+def plain_logratios(policy: PairSums, ref: PairSums, **_: Any) -> PairValues:
+    """The logratio, detached, [P]: the reward of a loss whose contrast has no beta."""
+    return scaled(logratios(policy, ref), 1.0)
+
+
+def scaled_logps(policy: PairSums, *, beta: float = 1.0, **_: Any) -> PairValues:
+    """beta * policy logps, detached, [P]: the reward of a loss without a reference; without a beta, the logps."""
+    return scaled(PairValues(policy.chosen, policy.rejected), beta)

@@ -1,123 +1,55 @@
 """Every loss by name, and how a name with raw options becomes a function of its inputs.
 
 A loss is a plain function: inputs before the `*`, options after it. What it needs, what may be set and where it comes
-from is read from its signature and its docstring; a row adds what neither can say.
+from is read from its signature and its docstring; the row in its family's SPECS adds what neither can say.
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any, get_type_hints
 
-from preftree.losses import at_reference as at
-from preftree.losses import rewards
-from preftree.losses.lists import lipo, plackett_luce, rrhf
-from preftree.losses.options import check_options
-from preftree.losses.pair.anchored import apo_down, apo_zero, bco_pair, iterative_rpo, nca, rpo
-from preftree.losses.pair.divergence import chi_po, f_dpo, tdpo1, tdpo2
-from preftree.losses.pair.logistic import cdpo, discopop, dpo, dpop, exo, ln_dpo, robust
-from preftree.losses.pair.margin import gpo, hinge, slic
-from preftree.losses.pair.offsets import advance_multiplier, constrained_dpo, modpo, odpo, r_dpo
-from preftree.losses.pair.squared import cal_dpo, ipo, ipo_sum, sppo, sppo_soft
-from preftree.losses.pair.stepwise import advance_gap, aot, aot_unpaired, beta_dpo, kto_pair
-from preftree.losses.pair.ties import davidson, rao_kupper
-from preftree.losses.pair.token import ld_dpo, wpo, wpo_clipped
-from preftree.losses.pair.unreferenced import alphapo, cpo, orpo, reference_free, simpo, unlikelihood
-from preftree.losses.sft import sft
-from preftree.losses.single import advance_reward_mean, apo_zero_unpaired, bco, kto
-from preftree.losses.spec import BoundLoss, LossSpec, inputs_of, needs_reference, options_of, unit_of
-
-__all__ = [
-    "ELSEWHERE",
-    "LOSSES",
-    "BoundLoss",
-    "LossSpec",
-    "bind",
-    "find",
-    "inputs_of",
-    "name_of",
-    "needs_reference",
-    "options_of",
-    "unit_of",
-]
-
+from preftree.losses import lists, reward_model, single
+from preftree.losses.options import Choice, Range, check_options
+from preftree.losses.pair import (
+    anchored,
+    divergence,
+    logistic,
+    margin,
+    offsets,
+    squared,
+    stepwise,
+    ties,
+    token,
+    unreferenced,
+)
+from preftree.losses.quantities import scaled_logps, scaled_logratios
+from preftree.losses.sft import SPECS as SFT_SPECS
+from preftree.losses.types import INPUTS, BoundLoss, LossSpec
+from preftree.records import Kind
 
 LOSSES: dict[str, LossSpec] = {
-    "dpo": LossSpec(dpo, "example", at.ln_2, rewards.scaled_logratios, trl=("sigmoid",)),
-    "cdpo": LossSpec(cdpo, "example", at.ln_2, rewards.scaled_logratios),
-    "robust": LossSpec(robust, "example", at.ln_2, rewards.scaled_logratios, trl=("robust",)),
-    "ipo": LossSpec(ipo, "example", at.ipo, rewards.scaled_logratios, trl=("ipo",)),
-    "ipo_sum": LossSpec(ipo_sum, "example", at.ipo, rewards.scaled_logratios),
-    "hinge": LossSpec(hinge, "example", at.one, rewards.scaled_logratios, trl=("hinge",)),
-    "slic": LossSpec(slic, "example", None, rewards.logps),
-    "kto": LossSpec(kto, "step", at.kto, rewards.of_responses, trl=("kto",)),
-    "kto_pair": LossSpec(kto_pair, "step", at.half, rewards.scaled_logratios),
-    "bco": LossSpec(
-        bco,
-        "step",
-        at.ln_2,
-        rewards.of_responses,
-        initial_state={"reward_mean": 0.0, "num_responses": 0.0},
-        advance=advance_reward_mean,
-    ),
-    "bco_pair": LossSpec(bco_pair, "example", at.two_ln_2, rewards.scaled_logratios, trl=("bco_pair",)),
-    "orpo": LossSpec(orpo, "example", None, rewards.odds_rewards),
-    "simpo": LossSpec(simpo, "example", None, rewards.scaled_mean_logps, trl=("simpo",)),
-    "cpo": LossSpec(cpo, "example", None, rewards.logps),
-    "alphapo": LossSpec(alphapo, "example", None, rewards.bent_mean_logps, trl=("alphapo",)),
-    "rrhf": LossSpec(rrhf, "example", None, rewards.of_lists_alone),
-    "apo_zero": LossSpec(apo_zero, "example", at.one, rewards.scaled_logratios, trl=("apo_zero",)),
-    "apo_zero_unpaired": LossSpec(
-        apo_zero_unpaired, "example", at.half, rewards.of_responses, trl=("apo_zero_unpaired",)
-    ),
-    "apo_down": LossSpec(apo_down, "example", at.one, rewards.scaled_logratios, trl=("apo_down",)),
-    "dpop": LossSpec(dpop, "example", at.ln_2, rewards.scaled_logratios),
-    "sppo": LossSpec(sppo, "example", at.sppo, rewards.scaled_logratios, trl=("sppo_hard",)),
-    "sppo_soft": LossSpec(sppo_soft, "example", None, rewards.scaled_logratios),
-    "nca": LossSpec(nca, "example", at.two_ln_2, rewards.scaled_logratios, trl=("nca_pair",)),
-    "exo": LossSpec(exo, "example", at.exo, rewards.scaled_logratios, trl=("exo_pair",)),
-    "f_dpo": LossSpec(f_dpo, "example", at.ln_2, rewards.divergence_rewards),
-    "chi_po": LossSpec(chi_po, "example", at.ln_2, rewards.mixed_rewards),
-    "tdpo1": LossSpec(tdpo1, "example", at.ln_2, rewards.scaled_logratios),
-    "tdpo2": LossSpec(tdpo2, "example", at.ln_2, rewards.scaled_logratios),
-    "ld_dpo": LossSpec(ld_dpo, "example", at.ln_2, rewards.desensitised_rewards),
-    "r_dpo": LossSpec(r_dpo, "example", None, rewards.offset_rewards),
-    "ln_dpo": LossSpec(ln_dpo, "example", at.ln_2, rewards.mean_logratios, trl=("sigmoid_norm",)),
-    "wpo": LossSpec(wpo, "example", None, rewards.scaled_logratios),
-    "wpo_clipped": LossSpec(wpo_clipped, "example", None, rewards.scaled_logratios),
-    "aot": LossSpec(aot, "step", at.ln_2, rewards.scaled_logratios, trl=("aot",)),
-    "aot_unpaired": LossSpec(aot_unpaired, "step", at.ln_2, rewards.scaled_logratios, trl=("aot_unpaired",)),
-    "rpo": LossSpec(rpo, "example", None, rewards.scaled_logratios),
-    "iterative_rpo": LossSpec(iterative_rpo, "example", None, rewards.scaled_logratios),
-    "modpo": LossSpec(modpo, "example", None, rewards.scaled_logratios),
-    "odpo": LossSpec(odpo, "example", None, rewards.scaled_logratios),
-    "gpo": LossSpec(gpo, "example", at.gpo, rewards.scaled_logratios),
-    "beta_dpo": LossSpec(
-        beta_dpo,
-        "step",
-        None,
-        rewards.scaled_logratios,
-        initial_state={"mean": 0.0, "std": 0.0},
-        advance=advance_gap,
-    ),
-    "plackett_luce": LossSpec(plackett_luce, "example", None, rewards.of_lists),
-    "lipo": LossSpec(lipo, "example", None, rewards.of_lists),
-    "rao_kupper": LossSpec(rao_kupper, "example", None, rewards.scaled_logratios),
-    "davidson": LossSpec(davidson, "example", None, rewards.scaled_logratios),
-    "cal_dpo": LossSpec(cal_dpo, "example", at.cal_dpo, rewards.plain_logratios),
-    "discopop": LossSpec(discopop, "example", at.discopop, rewards.scaled_logratios, trl=("discopop",)),
-    "unlikelihood": LossSpec(unlikelihood, "example", None, rewards.logps),
-    "reference_free": LossSpec(reference_free, "example", None, rewards.logps),
-    "constrained_dpo": LossSpec(
-        constrained_dpo,
-        "example",
-        None,
-        rewards.scaled_logratios,
-        initial_state={"multiplier": 0.0, "cost": 0.0},
-        advance=advance_multiplier,
-    ),
-    "sft": LossSpec(sft, "example", None, None, trl=("sft",)),
+    **logistic.SPECS,
+    **margin.SPECS,
+    **squared.SPECS,
+    **anchored.SPECS,
+    **offsets.SPECS,
+    **divergence.SPECS,
+    **token.SPECS,
+    **ties.SPECS,
+    **stepwise.SPECS,
+    **unreferenced.SPECS,
+    **single.SPECS,
+    **lists.SPECS,
+    **SFT_SPECS,
 }
+"""Losses of a policy by name, family after family."""
+
+REWARD_LOSSES: dict[str, LossSpec] = reward_model.SPECS
+"""Losses of a reward model by name."""
 
 ELSEWHERE = {
     "tr_dpo": "'tr_dpo' is dpo with a reference that follows the policy: set loss=dpo and reference.sync_every",
@@ -127,26 +59,30 @@ ELSEWHERE = {
 """Methods that are not losses, and where they are."""
 
 
-def name_of(name: str) -> str:
+def name_of(name: str, losses: Mapping[str, LossSpec] = LOSSES) -> str:
     """The name of a loss in the table, from it or from what TRL calls the loss.
 
+    Args:
+      name: A key of the table, or TRL's name for one.
+      losses: LOSSES or REWARD_LOSSES.
     Raises:
       ValueError: no loss has this name; the message names the nearest, or says where the method is.
     """
-    if name in LOSSES:
+    if name in losses:
         return name
-    if name in ELSEWHERE:
+    if losses is LOSSES and name in ELSEWHERE:
         raise ValueError(ELSEWHERE[name])
-    aliases = {alias: row for row, spec in LOSSES.items() for alias in spec.trl}
+    aliases = {alias: row for row, spec in losses.items() for alias in spec.trl}
     if name not in aliases:
-        close = difflib.get_close_matches(name, [*LOSSES, *aliases], 1)
+        close = difflib.get_close_matches(name, [*losses, *aliases], 1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise ValueError(f"loss must be one of {', '.join(LOSSES)}, got {name!r}{hint}")
+        subject = "loss" if losses is LOSSES else "the loss of a reward model"
+        raise ValueError(f"{subject} must be one of {', '.join(losses)}, got {name!r}{hint}")
     return aliases[name]
 
 
 def find(name: str) -> LossSpec:
-    """The row of a loss, by its name or by TRL's.
+    """The row of a policy's loss, by its name or by TRL's.
 
     Raises:
       ValueError: as `name_of`.
@@ -154,23 +90,100 @@ def find(name: str) -> LossSpec:
     return LOSSES[name_of(name)]
 
 
-def bind(name: str, options: Mapping[str, object]) -> BoundLoss:
+def bind(name: str, options: Mapping[str, object], losses: Mapping[str, LossSpec] = LOSSES) -> BoundLoss:
     """A loss by name, with its options checked against its signature.
 
     Args:
-      name: A key of LOSSES, or TRL's name for one.
+      name: A key of the table, or TRL's name for one.
       options: Raw option values, as a configuration holds them; what is missing takes the default of the signature.
+      losses: LOSSES or REWARD_LOSSES.
     Raises:
       ValueError: unknown loss; an option that the loss does not take, or that is not allowed.
     """
-    name = name_of(name)
-    known = options_of(LOSSES[name])
+    name = name_of(name, losses)
+    known = losses[name].options
     for option in options:
         if option not in known:
-            own = ", ".join(f"{key} ({value.allowed})" for key, value in known.items()) or "none"
+            listing = ", ".join(f"{key} ({value.allowed})" for key, value in known.items()) or "none"
             close = difflib.get_close_matches(option, known, 1)
-            others = [other for other, row in LOSSES.items() if option in options_of(row)]
+            others = [other for other, spec in losses.items() if option in spec.options]
             hint = f"; did you mean {close[0]!r}?" if close else ""
             hint += f"; losses that take it: {', '.join(others)}" if others else ""
-            raise ValueError(f"loss {name!r} does not take {option!r}, its options are: {own}{hint}")
-    return BoundLoss(name, LOSSES[name], check_options(known, options))
+            raise ValueError(f"loss {name!r} does not take {option!r}, its options are: {listing}{hint}")
+    return BoundLoss(name, losses[name], check_options(known, options))
+
+
+def spec_of(function: Callable[..., Any], file_hash: str, *, of_rewards: bool = False) -> LossSpec:
+    """The row of a user's function: one value per example, each from its example alone.
+
+    Its metrics show beta * logratio as rewards, or beta * logps (per token, in lists) where it compares with no
+    reference; beta is 1 where the function has none.
+
+    Args:
+      function: Inputs before the `*`, options after it, each with an option type and a default.
+      file_hash: SHA-256 of its file.
+      of_rewards: Whether it is for a reward model, not for a policy.
+    Raises:
+      ValueError: the signature is not that of a loss.
+    """
+    parameters = inspect.signature(function).parameters.values()
+    if any(p.kind not in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) for p in parameters):
+        raise ValueError("its signature must name inputs before a `*` and options after it, got other parameters")
+    kind = _kind_of_inputs([p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD], of_rewards=of_rewards)
+    hints = get_type_hints(function, include_extras=True)
+    for parameter in parameters:
+        if parameter.kind is parameter.KEYWORD_ONLY:
+            allowed, *_ = getattr(hints.get(parameter.name), "__metadata__", (None,))
+            if not isinstance(allowed, Range | Choice) or parameter.default is parameter.empty:
+                name = parameter.name
+                raise ValueError(
+                    f"option {name!r} needs a type of preftree.losses.options and a default, such as "
+                    f"`{name}: Positive = 1.0`"
+                )
+            allowed.check(parameter.name, parameter.default)
+    row = LossSpec(function, None, None, file_hash=file_hash)
+    return replace(row, implicit_reward=_reward_of(kind, of_rewards=of_rewards, has_reference=row.needs_reference))
+
+
+_OF_REWARDS = {"rewards", "list_rewards"}
+_OF_DATA = {"margins", "other_margins", "win_prob", "ties", "costs", "list_scores"}
+_NEEDED: Mapping[Kind, tuple[set[str], ...]] = {
+    "pair": ({"policy"}, {"policy_tokens"}, {"rewards"}),
+    "response": ({"responses", "ref_responses", "desirable"},),
+    "list": ({"policy_lists"}, {"list_rewards"}),
+    "demonstration": ({"logps"},),
+}
+"""For each kind, sets of inputs one of which a user's loss has to name: its gradient and its metrics come from them."""
+
+
+def _kind_of_inputs(inputs: list[str], *, of_rewards: bool) -> Kind:
+    known: dict[str, Kind] = {
+        name: kind
+        for kind, names in INPUTS.items()
+        for name in names
+        if name in _OF_DATA or of_rewards == (name in _OF_REWARDS)
+    }
+    for name in inputs:
+        if name not in known and name != "uniforms":
+            model = "a reward model" if of_rewards else "a policy"
+            raise ValueError(f"{name!r} is no input of a loss of {model}; inputs are {', '.join(known)}, uniforms")
+    kinds: set[Kind] = {known[name] for name in inputs if name in known}
+    if len(kinds) > 1:
+        raise ValueError(
+            f"its inputs are of {' and of '.join(f'{kind}s' for kind in sorted(kinds))}; name those of one kind"
+        )
+    for kind in kinds:
+        needed = [names for names in _NEEDED[kind] if names <= known.keys()]
+        if any(names <= set(inputs) for names in needed):
+            return kind
+        raise ValueError(f"a loss of {kind}s must take {' or '.join(', '.join(sorted(names)) for names in needed)}")
+    raise ValueError("it takes no inputs; the first is `policy` as a rule")
+
+
+def _reward_of(kind: Kind, *, of_rewards: bool, has_reference: bool) -> Callable[..., Any] | None:
+    if kind == "pair":
+        return reward_model.rewards_of_pairs if of_rewards else scaled_logratios if has_reference else scaled_logps
+    if kind == "list":
+        plain = lists.scaled_list_logratios if has_reference else lists.mean_list_logps
+        return reward_model.rewards_of_lists if of_rewards else plain
+    return single.response_rewards if kind == "response" else None

@@ -1,9 +1,11 @@
-"""Losses of the policy's own likelihood, without a reference."""
+"""The loss of demonstrations: the policy's likelihood, without a reference."""
 
 from __future__ import annotations
 
 from jaxtyping import Float
 from torch import Tensor
+
+from preftree.losses.types import LossSpec
 
 
 def sft(logps: Float[Tensor, " N"]) -> Float[Tensor, " N"]:
@@ -21,3 +23,6 @@ def sft(logps: Float[Tensor, " N"]) -> Float[Tensor, " N"]:
     Source: maximum likelihood; Rafailov et al. 2023, arXiv:2305.18290, Section 3 (the SFT phase).
     """
     return -logps
+
+
+SPECS = {"sft": LossSpec(sft, None, None, trl=("sft",))}

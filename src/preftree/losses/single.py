@@ -1,8 +1,20 @@
-"""Losses of single responses that were liked or not."""
+"""Losses of single responses, each liked or not.
+
+Args, where a function does not say otherwise:
+  responses: Summed log-probs of the responses, nats, [N]; carries gradient.
+  ref_responses: The same under the frozen reference, nats, [N].
+  desirable: Whether each was liked, [N].
+  beta: Strength of the KL constraint, > 0.
+Returns:
+  Loss per response, nats, [N]; not reduced.
+Raises:
+  ValueError: counts differ, or an option is out of its range.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -10,16 +22,17 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from preftree.losses.options import Beta, NotNegative, checked
-from preftree.losses.types import ResponseLogps
+from preftree.losses.quantities import LN_2
+from preftree.losses.types import LossSpec, ResponseSums
 
 
 @checked
 def kto(
-    responses: ResponseLogps,
-    ref_responses: ResponseLogps,
+    responses: ResponseSums,
+    ref_responses: ResponseSums,
     desirable: Bool[Tensor, " N"],
-    mismatched: ResponseLogps,
-    ref_mismatched: ResponseLogps,
+    mismatched: ResponseSums,
+    ref_mismatched: ResponseSums,
     *,
     beta: Beta = 0.1,
     desirable_weight: NotNegative = 1.0,
@@ -34,18 +47,12 @@ def kto(
     gradient. Each mismatched response counts once, whatever the weights of the examples.
 
     Args:
-      responses: Summed log-probs of the responses, nats, [N]; carries gradient.
-      ref_responses: The same under the frozen reference, nats, [N].
-      desirable: Whether each was liked, [N].
       mismatched: Responses to other examples' prompts under the policy, nats, any number of them; taken as constants.
       ref_mismatched: The same under the frozen reference, nats.
-      beta: Strength of the KL constraint, > 0.
       desirable_weight: Weight of liked responses, >= 0; the paper wants the two sums of weights within 1 and 4/3.
       undesirable_weight: Weight of the others, >= 0.
     Returns:
       Loss per response, [N]; not reduced.
-    Raises:
-      ValueError: counts differ, beta <= 0, or a weight < 0.
     At policy == reference: half the weight of the response: 1/2 where both weights are 1.
     Source: Ethayarajh et al. 2024, arXiv:2402.01306, Eq. 7.
     """
@@ -58,8 +65,8 @@ def kto(
 
 @checked
 def bco(
-    responses: ResponseLogps,
-    ref_responses: ResponseLogps,
+    responses: ResponseSums,
+    ref_responses: ResponseSums,
     desirable: Bool[Tensor, " N"],
     state: Mapping[str, float],
     *,
@@ -75,15 +82,7 @@ def bco(
     weight.
 
     Args:
-      responses: Summed log-probs of the responses, nats, [N]; carries gradient.
-      ref_responses: The same under the frozen reference, nats, [N].
-      desirable: Whether each was liked, [N].
       state: reward_mean and num_responses of the steps before this one.
-      beta: Strength of the KL constraint, > 0.
-    Returns:
-      Loss per response, nats, [N]; not reduced.
-    Raises:
-      ValueError: counts differ, or beta <= 0.
     At policy == reference: ln 2. (With a running mean of 0.)
     Source: Jung et al. 2024, arXiv:2404.04656; order and kind of the running mean as in TRL's BCOTrainer, which counts
       steps.
@@ -95,8 +94,8 @@ def bco(
 
 
 def advance_reward_mean(
-    responses: ResponseLogps,
-    ref_responses: ResponseLogps,
+    responses: ResponseSums,
+    ref_responses: ResponseSums,
     desirable: Bool[Tensor, " N"],
     state: Mapping[str, float],
     *,
@@ -113,22 +112,15 @@ def advance_reward_mean(
 
 @checked
 def apo_zero_unpaired(
-    responses: ResponseLogps, ref_responses: ResponseLogps, desirable: Bool[Tensor, " N"], *, beta: Beta = 0.1
+    responses: ResponseSums, ref_responses: ResponseSums, desirable: Bool[Tensor, " N"], *, beta: Beta = 0.1
 ) -> Float[Tensor, " N"]:
     """One side of `apo_zero` for each response: liked ones up, the others down, both saturating.
 
     loss = 1 - sigmoid(beta * logratio) where desirable
     loss = sigmoid(beta * logratio) elsewhere
 
-    Args:
-      responses: Summed log-probs of the responses, nats, [N]; carries gradient.
-      ref_responses: The same under the frozen reference, nats, [N].
-      desirable: Whether each was liked, [N].
-      beta: Strength of the KL constraint, > 0.
     Returns:
       Loss per response, in (0, 1), [N]; not reduced.
-    Raises:
-      ValueError: counts differ, or beta <= 0.
     At policy == reference: 1/2.
     Source: D'Oosterlinck et al. 2024, arXiv:2408.06266, Eq. 7, side by side.
     """
@@ -136,17 +128,42 @@ def apo_zero_unpaired(
     return (beta * torch.where(desirable, -logratio, logratio)).sigmoid()
 
 
-def _logratio(responses: ResponseLogps, ref: ResponseLogps, desirable: Tensor) -> Tensor:
-    if len(desirable) != len(responses.logps):
+def _logratio(responses: ResponseSums, ref: ResponseSums, desirable: Tensor) -> Tensor:
+    if len(desirable) != len(responses.values):
         raise ValueError(
-            f"desirable must hold one entry per response, got {len(desirable)} for {len(responses.logps)} responses"
+            f"desirable must hold one entry per response, got {len(desirable)} for {len(responses.values)} responses"
         )
     return _ratios(responses, ref)
 
 
-def _ratios(responses: ResponseLogps, ref: ResponseLogps) -> Tensor:
-    if len(responses.logps) != len(ref.logps):
+def _ratios(responses: ResponseSums, ref: ResponseSums) -> Tensor:
+    if len(responses.values) != len(ref.values):
         raise ValueError(
-            f"policy and reference must hold the same responses, got {len(responses.logps)} and {len(ref.logps)}"
+            f"policy and reference must hold the same responses, got {len(responses.values)} and {len(ref.values)}"
         )
-    return responses.logps - ref.logps
+    return responses.values - ref.values
+
+
+def response_rewards(
+    responses: ResponseSums, ref_responses: ResponseSums, *, beta: float = 1.0, **_: Any
+) -> Float[Tensor, " N"]:
+    """beta * logratio of single responses, detached, [N]."""
+    return beta * (responses.values - ref_responses.values).detach()
+
+
+def _kto_at_reference(*, desirable_weight: float, undesirable_weight: float, **_: float) -> float | None:
+    return desirable_weight / 2 if desirable_weight == undesirable_weight else None
+
+
+SPECS = {
+    "kto": LossSpec(kto, _kto_at_reference, response_rewards, scope="step", trl=("kto",)),
+    "bco": LossSpec(
+        bco,
+        LN_2,
+        response_rewards,
+        scope="step",
+        initial_state={"reward_mean": 0.0, "num_responses": 0.0},
+        advance=advance_reward_mean,
+    ),
+    "apo_zero_unpaired": LossSpec(apo_zero_unpaired, 0.5, response_rewards, trl=("apo_zero_unpaired",)),
+}

@@ -1,23 +1,32 @@
-"""What a loss may ask for: the closed list of inputs, by parameter name.
+"""Inputs that a loss may name, the table's row for a loss, and a loss with its options set.
 
-A loss names its inputs before the `*` of its signature. Whoever calls it (train/) reads the names and hands over just
-those, so that a loss that never asks for a reference never causes one to be computed.
+A loss names its inputs before the `*` of its signature. The caller (train/) reads the names and provides only those, so
+a loss that never asks for a reference never causes one to be computed.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import inspect
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Literal, NamedTuple
 
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from preftree.errors import ConfigError
+from preftree.losses.options import Option, options_in
+from preftree.records import Kind
 
-class PairLogps(NamedTuple):
-    """Summed response log-probs of P pairs under one model.
+
+class PairSums(NamedTuple):
+    """Figures of the responses of P pairs under one model: summed log-probs, nats, or rewards.
 
     Attributes:
-      chosen: log pi(y_w given x), nats, [P].
-      rejected: log pi(y_l given x), nats, [P].
+      chosen: log pi(y_w given x), nats, or the reward of y_w, [P].
+      rejected: The same of y_l, [P].
       chosen_tokens: Scored tokens of each chosen response, [P].
       rejected_tokens: Scored tokens of each rejected response, [P].
     """
@@ -39,7 +48,7 @@ class TokenLogps(NamedTuple):
     """Log-probs of single tokens of N responses, response after response.
 
     Attributes:
-      logps: Of each token, nats, [I].
+      logps: Log-prob of each token, nats, [I].
       num_tokens: Tokens of each response, [N]; they sum to I.
     """
 
@@ -54,49 +63,201 @@ class PairTokens(NamedTuple):
     rejected: TokenLogps
 
 
-class ResponseLogps(NamedTuple):
-    """Summed log-probs of N single responses: unpaired data."""
+class ResponseSums(NamedTuple):
+    """Sums over the scored tokens of N single responses.
 
-    logps: Float[Tensor, " N"]
+    Attributes:
+      values: Summed log-prob of each response, nats, or another sum of token values, such as its reward, [N].
+      num_tokens: Scored tokens of each response, [N].
+    """
+
+    values: Float[Tensor, " N"]
     num_tokens: Int[Tensor, " N"]
 
 
-class ListLogps(NamedTuple):
-    """Summed log-probs of the responses of L lists, list after list, best response first.
+class ListSums(NamedTuple):
+    """Sums over the scored tokens of the responses of L lists, list after list, best response first.
 
     Attributes:
-      logps: log pi(y given x), nats, [R].
+      values: log pi(y given x), nats, or the reward of y, [R].
       num_tokens: Scored tokens of each response, [R].
       sizes: Responses of each list, at least 2, [L]; they sum to R.
     """
 
-    logps: Float[Tensor, " R"]
+    values: Float[Tensor, " R"]
     num_tokens: Int[Tensor, " R"]
     sizes: Int[Tensor, " L"]
 
 
-INPUTS = {
-    "policy": "PairLogps under the policy; carries gradient",
-    "ref": "PairLogps under the reference",
-    "policy_tokens": "PairTokens under the policy; carries gradient",
-    "ref_tokens": "PairTokens under the reference",
-    "kl": "PairValues: KL(reference || policy) per token over the vocabulary, summed over a response; carries gradient",
-    "confidence": "PairValues: mean over tokens of log p(token) - log sum_v p(v)^2 under the policy, detached",
-    "margins": "how much better the chosen response is by a score in the data, > 0, [P]",
-    "other_margins": "how much better the chosen response is under another objective, either sign, in the data, [P]",
-    "win_prob": "probability that the chosen response is preferred, by a judge in the data, [P]",
-    "ties": "whether neither response of the pair is preferred, [P]",
-    "costs": "PairValues: a second score of each response, to be kept below a bound",
-    "responses": "ResponseLogps of unpaired responses under the policy; carries gradient",
-    "ref_responses": "ResponseLogps of the same under the reference",
-    "desirable": "whether each unpaired response was liked, [N]",
-    "mismatched": "ResponseLogps of responses to other examples' prompts under the policy, detached",
-    "ref_mismatched": "ResponseLogps of the same under the reference",
-    "policy_lists": "ListLogps under the policy; carries gradient",
-    "ref_lists": "ListLogps under the reference",
-    "list_scores": "score of each response of the lists, falling within a list, [R]",
+INPUTS: Mapping[Kind, Mapping[str, str]] = {
+    "pair": {
+        "policy": "PairSums under the policy; carries gradient",
+        "ref": "PairSums under the reference",
+        "policy_tokens": "PairTokens under the policy; carries gradient",
+        "ref_tokens": "PairTokens under the reference",
+        "kl": "PairValues: KL(reference || policy) over the vocabulary, summed over tokens; carries gradient",
+        "confidence": "PairValues: mean over tokens of log p(token) - log sum_v p(v)^2 under the policy, detached",
+        "margins": "how much better the chosen response is, by a score in the data, > 0, [P]",
+        "other_margins": "how much better the chosen response is under another objective, either sign, [P]",
+        "win_prob": "probability that the chosen response is preferred, by a judge in the data, [P]",
+        "ties": "whether neither response of the pair is preferred, [P]",
+        "costs": "PairValues: a second score of each response, to be kept below a bound",
+        "rewards": "PairSums: rewards of each pair, of a reward model that is trained; carries gradient",
+    },
+    "response": {
+        "responses": "ResponseSums under the policy; carries gradient",
+        "ref_responses": "ResponseSums of the same under the reference",
+        "desirable": "whether each response was liked, [N]",
+        "mismatched": "ResponseSums of responses to the prompts of other examples under the policy, detached",
+        "ref_mismatched": "ResponseSums of the same under the reference",
+    },
+    "list": {
+        "policy_lists": "ListSums under the policy; carries gradient",
+        "ref_lists": "ListSums under the reference",
+        "list_scores": "score of each response of the lists, falling within a list, [R]",
+        "list_rewards": "ListSums: rewards of the responses, of a reward model that is trained; carries gradient",
+    },
+    "demonstration": {"logps": "summed log-probs of demonstrations under the policy, nats, [N]; carries gradient"},
+}
+"""All inputs that a loss may ask for, by kind of example."""
+
+INPUTS_OF_ANY_KIND: Mapping[str, str] = {
     "uniforms": "random numbers in [0, 1), a pure function of (seed, step, example), one an example",
     "state": "running state by name, scalars, as it was before this step",
-    "logps": "summed log-probs of demonstrations under the policy, [N]; carries gradient",
 }
-"""The closed list of what a loss may ask for."""
+"""Inputs that a loss of any kind may ask for."""
+
+
+@dataclass(frozen=True, slots=True)
+class LossSpec:
+    """A row of the table.
+
+    Attributes:
+      function: Inputs before the `*`, options after it; returns one value per example, [P].
+      value_at_reference: The loss where policy == reference, or a function of the loss's options; None, or returning
+        None: no fixed value.
+      implicit_reward: Detached rewards of the responses, called with the loss's inputs and options by name: PairValues
+        of pairs, [N] of single responses, [R] of lists; None: the loss implies none.
+      scope: `example` where a value depends on its example alone; `step` where it needs the whole optimiser step.
+      trl: TRL's names of it.
+      initial_state: Running state before the first step, by name.
+      advance: The state after a step, from the step's inputs (the state among them) and options, by name; pure and
+        detached. The function itself is always given the state as it was before the step.
+      file_hash: SHA-256 of the file of a user's loss; empty for the losses of this package.
+    """
+
+    function: Callable[..., Tensor]
+    value_at_reference: float | Callable[..., float | None] | None
+    implicit_reward: Callable[..., Any] | None
+    scope: Literal["example", "step"] = "example"
+    trl: tuple[str, ...] = ()
+    initial_state: Mapping[str, float] = field(default_factory=dict)
+    advance: Callable[..., dict[str, float]] | None = None
+    file_hash: str = ""
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of the inputs, in order: the parameters before the `*`."""
+        parameters = inspect.signature(self.function).parameters.values()
+        return tuple(p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD)
+
+    @property
+    def options(self) -> dict[str, Option]:
+        """The options, with their ranges and defaults: the parameters after the `*`."""
+        return options_in(self.function)
+
+    @property
+    def kind(self) -> Kind:
+        """The kind of example that gets one value, as the inputs tell."""
+        return next(kind for kind, names in INPUTS.items() if not names.keys().isdisjoint(self.inputs))
+
+    @property
+    def is_of_rewards(self) -> bool:
+        """Whether it trains a reward model, not a policy."""
+        return not {"rewards", "list_rewards"}.isdisjoint(self.inputs)
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether it compares with a reference: by its log-probs, or by the KL divergence from it."""
+        return any(name == "kl" or name.startswith("ref") for name in self.inputs)
+
+    @property
+    def summary(self) -> str:
+        """The first line of its docstring."""
+        return (inspect.getdoc(self.function) or "").partition("\n")[0]
+
+    @property
+    def source(self) -> str:
+        """Origin of the formula: the end of its docstring."""
+        match = re.search(r"^Source: (.*)\Z", inspect.getdoc(self.function) or "", re.DOTALL | re.MULTILINE)
+        return " ".join(match[1].split()) if match else ""
+
+
+@dataclass(frozen=True, slots=True)
+class BoundLoss:
+    """A loss with its options set; call it with the inputs it names.
+
+    Attributes:
+      name: Its name in the table, or FILE.py:FUNCTION.
+      spec: Its row.
+      options: Values of all options that count, checked.
+      function: The loss as a function of its inputs alone.
+    """
+
+    name: str
+    spec: LossSpec
+    options: Mapping[str, float | str]
+    function: Callable[..., Float[Tensor, " P"]] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        function = partial(inspect.unwrap(self.spec.function), **self.options)  # the options are checked
+        object.__setattr__(self, "function", _with_checked_shape(self, function) if self.spec.file_hash else function)
+
+    def __call__(self, *inputs: Any, **named: Any) -> Float[Tensor, " P"]:
+        """One value per example, [P], from the inputs in `self.inputs`, by position or by name."""
+        return self.function(*inputs, **named)
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of the inputs it needs, in order."""
+        return self.spec.inputs
+
+    @property
+    def value_at_reference(self) -> float | None:
+        """The loss of an example on which policy and reference agree; None: no fixed value."""
+        known = self.spec.value_at_reference
+        return known(**self.options) if callable(known) else known
+
+    def advance(self, **named: Any) -> dict[str, float]:
+        """The running state after a step; the loss's inputs by name, `state` as it was before the step.
+
+        Raises:
+          ValueError: the loss keeps no state.
+        """
+        if self.spec.advance is None:
+            raise ValueError(f"loss {self.name!r} keeps no running state")
+        return self.spec.advance(**named, **self.options)
+
+
+def _with_checked_shape(loss: BoundLoss, function: Callable[..., Any]) -> Callable[..., Tensor]:
+    """The function of a user's loss, held to one value per example."""
+
+    def values_of(*inputs: Any, **named: Any) -> Tensor:
+        values = function(*inputs, **named)
+        first = dict(zip(loss.inputs, inputs, strict=False)) | named
+        wanted = (_num_examples(first[loss.inputs[0]]),)
+        if not isinstance(values, Tensor) or values.shape != wanted:
+            got = f"shape {list(values.shape)}" if isinstance(values, Tensor) else f"a {type(values).__name__}"
+            raise ConfigError(
+                f"loss {loss.name!r} must return one value per {loss.spec.kind}, a tensor of shape {list(wanted)}, "
+                f"got {got}"
+            )
+        return values
+
+    return values_of
+
+
+def _num_examples(given: Any) -> int:
+    if isinstance(given, PairTokens):
+        return len(given.chosen.num_tokens)
+    return len(given.sizes if isinstance(given, ListSums) else given[0] if isinstance(given, tuple) else given)

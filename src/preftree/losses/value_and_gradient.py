@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from preftree.losses.registry import BoundLoss
+from preftree.losses.types import BoundLoss
 
 
 class LossValue(NamedTuple):

@@ -64,8 +64,8 @@ def verify_start(
     look = _look(scorer, groups, budget)
     tokens = torch.from_numpy(table.gather(look.sequences))
     counts = torch.tensor([int(sequence.scored.sum()) for sequence in look.sequences])
-    reference = sum_responses(tokens, counts).logps
-    size = sum_responses(tokens.double().square(), counts).logps.sqrt()
+    reference = sum_responses(tokens, counts).values
+    size = sum_responses(tokens.double().square(), counts).values.sqrt()
     cuts = np.concatenate([layout_digests(group, share=scorer.shares_prefixes) for group in groups])
     noise = torch.where(torch.from_numpy(cuts == table.layouts(look.sequences)), look.packing, look.cutting)
     rounding = torch.finfo(tokens.dtype).eps * size
@@ -158,4 +158,4 @@ def _packed(
 
 def _sums(scorer: Scorer, groups: Sequence[Sequence[TokenSequence]]) -> Float[Tensor, " R"]:
     batch = scorer.lay_out(groups)
-    return sum_responses(scorer(batch), batch.count_R).logps.cpu()
+    return sum_responses(scorer(batch), batch.count_R).values.cpu()

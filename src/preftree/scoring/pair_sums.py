@@ -36,6 +36,6 @@ def response_values(
         for micro in plan:
             with torch.no_grad():
                 batch = micro.batch.to(scorer.device)
-                sums = sum_responses(scorer(batch), batch.count_R).logps
+                sums = sum_responses(scorer(batch), batch.count_R).values
             values[start + np.array(micro.examples)] = sums.view(-1, 2).cpu().numpy()
     return values

@@ -61,7 +61,7 @@ def verify_scorer(scorer: Scorer, groups: Sequence[Sequence[TokenSequence]]) -> 
         plain = _on_plain_rows(scorer, groups, _plain_logp)
     tolerance = ABSOLUTE + PER_TOKEN * sums.num_tokens.double()
     names = [f"a response of {number} tokens the log-prob" for number in sums.num_tokens.tolist()]
-    return _compare(scorer, sums.logps, plain, tolerance, names)
+    return _compare(scorer, sums.values, plain, tolerance, names)
 
 
 def verify_rewards(scorer: Scorer, groups: Sequence[Sequence[TokenSequence]]) -> ProbeReport:

@@ -175,7 +175,7 @@ def _tokenize(
     store, report = tokenize_file(
         path,
         tokenizer,
-        kind="demonstration" if objective is None else objective.unit,
+        kind="demonstration" if objective is None else objective.kind,
         cache_dir=Path(config.cache or cache_root()),
         budgets=Budgets(config.max_length, config.max_prompt_length, config.max_response_length),
         truncation=config.truncation,

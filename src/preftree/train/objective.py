@@ -1,4 +1,4 @@
-"""What a preference run minimises: one loss of the table, or a weighted sum of several on the same examples."""
+"""The losses of a preference run: one loss, or a weighted sum of several on the same examples."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from preftree.config.base import RunConfig
 from preftree.config.dpo import DpoConfig
 from preftree.config.reward import RewardConfig
 from preftree.errors import ConfigError
-from preftree.losses.metrics import columns_of, list_metrics, pair_metrics, response_metrics
-from preftree.losses.registry import BoundLoss, bind, find, needs_reference, options_of, unit_of
-from preftree.losses.reward_model import bind_reward_loss
-from preftree.losses.types import PairLogps
-
-Unit = Literal["pair", "response", "list"]
+from preftree.losses.curve import example_inputs
+from preftree.losses.metrics import columns_of, metrics_of, with_gradient
+from preftree.losses.registry import LOSSES, REWARD_LOSSES, bind, name_of, spec_of
+from preftree.losses.types import BoundLoss, LossSpec
+from preftree.records import Kind
+from preftree.runtime.user_code import is_place, load_function
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
-    """A loss of the sum, and what it is multiplied with."""
+class WeightedLoss:
+    """A loss of the sum, and its weight."""
 
     loss: BoundLoss
     weight: float = 1.0
@@ -33,58 +33,55 @@ class Part:
 
 @dataclass(frozen=True)
 class Objective:
-    """A weighted sum of losses; the first that is not of demonstrations leads: the metrics are its own.
+    """A weighted sum of losses; the first that is not of demonstrations leads, and the metrics are those of it.
 
     Attributes:
       parts: The losses, no name twice.
     """
 
-    parts: tuple[Part, ...]
+    parts: tuple[WeightedLoss, ...]
 
     @cached_property
     def lead(self) -> BoundLoss:
         """The loss whose rewards, accuracy and margin are shown."""
-        return next(part.loss for part in self.parts if unit_of(part.loss.spec) != "demonstration")
+        return next(part.loss for part in self.parts if part.loss.spec.kind != "demonstration")
 
     @cached_property
-    def unit(self) -> Unit:
-        """What an example is."""
-        unit = unit_of(self.lead.spec)
-        assert unit != "demonstration"
-        return unit
+    def kind(self) -> Kind:
+        """Kind of the examples."""
+        return self.lead.spec.kind
 
     @cached_property
     def inputs(self) -> tuple[str, ...]:
-        """All that the losses and their metrics look at, but for the running state."""
-        shown = {"pair": ("policy", "ref"), "response": (), "list": ()}[self.unit]
+        """All inputs of the losses and their metrics, but for the running state."""
         names = [name for part in self.parts for name in part.loss.inputs]
-        names += [name for name in shown if name != "ref" or needs_reference(self.lead.spec)]
+        if self.kind == "pair" and not self.lead.spec.is_of_rewards:
+            names += ["policy", "ref"] if self.lead.spec.needs_reference else ["policy"]
         return tuple(name for name in dict.fromkeys(names) if name != "state")
 
     @property
     def needs_reference(self) -> bool:
         """Whether any part compares with a reference."""
-        return any(needs_reference(part.loss.spec) for part in self.parts)
+        return any(part.loss.spec.needs_reference for part in self.parts)
 
     @property
     def takes_ties(self) -> bool:
-        """Whether all losses of examples know what a tie is; else one of them would take its first response's side."""
-        units = [part.loss for part in self.parts if unit_of(part.loss.spec) != "demonstration"]
-        return all("ties" in loss.inputs for loss in units)
+        """Whether all losses of pairs read ties; another one would take the side of the first response."""
+        losses = [part.loss for part in self.parts if part.loss.spec.kind != "demonstration"]
+        return all("ties" in loss.inputs for loss in losses)
 
     def check_ties(self) -> None:
-        """Ask the losses that take ties whether there can be any.
+        """Evaluate the losses that take ties on made-up ones.
 
         Raises:
           ConfigError: under its options, a tie would be impossible.
         """
-        one, count = torch.zeros(1), torch.ones(1, dtype=torch.int64)
-        pair = PairLogps(one, one, count, count)
+        inputs = example_inputs()
+        inputs["ties"] = ~inputs["ties"]
         for part in self.parts:
             if "ties" in part.loss.inputs:
-                given = {"policy": pair, "ref": pair, "ties": count.bool()}
                 try:
-                    part.loss(**{name: given[name] for name in part.loss.inputs})
+                    part.loss(**{name: inputs[name] for name in part.loss.inputs})
                 except ValueError as error:
                     raise ConfigError(f"loss {part.loss.name}: {error}") from error
 
@@ -101,10 +98,10 @@ class Objective:
     @property
     def columns(self) -> tuple[str, ...]:
         """Names of the metrics."""
-        return (*columns_of(self.lead.spec), *self._own_columns)
+        return (*columns_of(self.lead.spec), *self._columns_of_parts)
 
     @property
-    def _own_columns(self) -> list[str]:
+    def _columns_of_parts(self) -> list[str]:
         return [f"loss/{part.loss.name}" for part in self.parts] if len(self.parts) > 1 else []
 
     @property
@@ -116,42 +113,46 @@ class Objective:
 
     @property
     def identity(self) -> dict[str, float | str]:
-        """What tells this objective from others, by name: a run can go on only under the same."""
+        """What tells this objective from others, by name: a run can resume only under the same."""
         if len(self.parts) == 1:
-            return {"loss": self.label, **self.lead.options}
-        options = {f"{p.loss.name}.{name}": value for p in self.parts for name, value in p.loss.options.items()}
-        return {"loss": self.label, **options}
+            identity = {"loss": self.label, **self.lead.options}
+        else:
+            options = {f"{p.loss.name}.{name}": value for p in self.parts for name, value in p.loss.options.items()}
+            identity = {"loss": self.label, **options}
+        files = {f"file of {p.loss.name}": p.loss.spec.file_hash for p in self.parts if p.loss.spec.file_hash}
+        return identity | files
 
     def value(
         self, given: Mapping[str, Any], state: Mapping[str, float]
     ) -> tuple[Float[Tensor, " P"], dict[str, Tensor]]:
-        """The weighted sum of each example, and its metrics.
+        """The weighted sum of each example, and its metrics, from one evaluation of each loss.
 
         Args:
           given: The inputs of all losses by name.
           state: The running state, as `self.state` names it.
         """
-        values = {part.loss.name: part.loss(**_own(part.loss, given, state)) for part in self.parts}
-        total = sum(part.weight * values[part.loss.name] for part in self.parts)
-        assert isinstance(total, Tensor)
-        metrics = {"pair": pair_metrics, "response": response_metrics, "list": list_metrics}[self.unit]
-        columns = metrics(self.lead, dict(given) | {"state": _state_of(self.lead, state)})
+        inputs = with_gradient(self.lead, given)
+        with torch.inference_mode(False), torch.enable_grad():
+            values = {part.loss.name: part.loss.function(**_inputs_of(part.loss, inputs, state)) for part in self.parts}
+            total = sum(part.weight * values[part.loss.name] for part in self.parts)
+            assert isinstance(total, Tensor)
+            columns = metrics_of(self.lead, {**inputs, "state": _state_of(self.lead, state)}, values[self.lead.name])
         columns["loss"] = total.detach()
-        for name in self._own_columns:
+        for name in self._columns_of_parts:
             columns[name] = values[name.removeprefix("loss/")].detach()
-        return total, columns
+        return (total if inputs is given else total.detach()), columns
 
     def advance(self, given: Mapping[str, Any], state: Mapping[str, float]) -> dict[str, float]:
         """The running state after a step, from the inputs of all its examples."""
         after = dict(state)
         for part in self.parts:
             if part.loss.spec.advance is not None:
-                new = part.loss.advance(**_own(part.loss, given, state))
+                new = part.loss.advance(**_inputs_of(part.loss, given, state))
                 after |= {f"{part.loss.name}.{name}": float(value) for name, value in new.items()}
         return after
 
 
-def _own(loss: BoundLoss, given: Mapping[str, Any], state: Mapping[str, float]) -> dict[str, Any]:
+def _inputs_of(loss: BoundLoss, given: Mapping[str, Any], state: Mapping[str, float]) -> dict[str, Any]:
     return {name: _state_of(loss, state) if name == "state" else given[name] for name in loss.inputs}
 
 
@@ -166,27 +167,28 @@ def bind_objective(config: DpoConfig) -> tuple[DpoConfig, Objective]:
       ConfigError: no such loss; an option that it does not take, lacks, or that is out of its range; losses that are
         not of the same kind of example; a reference where none is needed, or none where one is.
     """
-    given = config.losses
-    try:
-        takes_beta = [part.name for part, _ in given if "beta" in options_of(find(part.name))]
-        if config.beta is not None and len(takes_beta) > 1:
-            raise ConfigError(
-                f"beta={config.beta:g} may mean that of {' or of '.join(takes_beta)}; set "
-                + " and ".join(f"loss.{name}.beta" for name in takes_beta)
-            )
-        parts = []
-        for part, weight in given:
-            options = part.options
-            if config.beta is not None and (part.name in takes_beta or not takes_beta):
-                options = options | {"beta": config.beta}
-            parts.append(Part(bind(part.name, options), weight))
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
+    named = [_look_up(choice.name) for choice, _ in config.losses]
+    takes_beta = [
+        choice.name
+        for (choice, _), (name, losses) in zip(config.losses, named, strict=True)
+        if "beta" in losses[name].options
+    ]
+    if config.beta is not None and len(takes_beta) > 1:
+        raise ConfigError(
+            f"beta={config.beta:g} may mean that of {' or of '.join(takes_beta)}; set "
+            + " and ".join(f"loss.{name}.beta" for name in takes_beta)
+        )
+    parts = []
+    for (choice, weight), (name, losses) in zip(config.losses, named, strict=True):
+        options = choice.options
+        if config.beta is not None and (choice.name in takes_beta or not takes_beta):
+            options = options | {"beta": config.beta}
+        parts.append(WeightedLoss(_bind(name, options, losses), weight))
     names = [part.loss.name for part in parts]
     if len(set(names)) < len(names):
         raise ConfigError(f"a sum of losses names each once, got {max(names, key=names.count)!r} twice")
     objective = Objective(tuple(parts))
-    _check_units(objective)
+    _check_kinds(objective)
     if not objective.needs_reference and (config.reference_schedule or config.reference not in ("start", "none")):
         got = "a schedule for it" if config.reference_schedule else f"reference={config.reference}"
         raise ConfigError(f"loss {objective.label} compares with no reference, got {got}; leave it out")
@@ -208,10 +210,53 @@ def bind_reward(config: RewardConfig) -> Objective:
     Raises:
       ConfigError: no such loss, or an option that it does not take, or that is out of its range.
     """
+    return Objective((WeightedLoss(bind_loss(config.loss.name, config.loss.options, of_rewards=True)),))
+
+
+def bind_loss(name: str, options: Mapping[str, object] = {}, *, of_rewards: bool = False) -> BoundLoss:
+    """A loss by its name, or by the place of a user's function, FILE.py:FUNCTION, with its options checked.
+
+    Args:
+      name: Key of the table, TRL's name for one, or a place.
+      options: Raw option values; the others take their defaults.
+      of_rewards: Whether it trains a reward model, not a policy.
+    Raises:
+      ConfigError: no such loss; an option that it does not take, or that is out of its range; a user's function that
+        cannot be loaded, or is no loss.
+    """
+    name, losses = _look_up(name, of_rewards=of_rewards)
+    return _bind(name, options, losses)
+
+
+def _look_up(name: str, *, of_rewards: bool = False) -> tuple[str, Mapping[str, LossSpec]]:
+    """The name of a loss as its table has it, and the table: for a user's function, a table of one row."""
     try:
-        return Objective((Part(bind_reward_loss(config.loss.name, config.loss.options)),))
+        if is_place(name):
+            function, file_hash = load_function(name, f"loss {name!r}")
+            return name, {name: spec_of(function, file_hash, of_rewards=of_rewards)}
+        losses = REWARD_LOSSES if of_rewards else LOSSES
+        return name_of(name, losses), losses
+    except (ValueError, TypeError, NameError) as error:  # the last two: a user's annotations
+        raise ConfigError(f"loss {name!r}: {error}" if is_place(name) else str(error)) from error
+
+
+def _bind(name: str, options: Mapping[str, object], losses: Mapping[str, LossSpec]) -> BoundLoss:
+    try:
+        loss = bind(name, options, losses)
     except ValueError as error:
         raise ConfigError(str(error)) from error
+    if loss.spec.file_hash:
+        inputs = example_inputs()
+        try:
+            loss(**{name: inputs[name] for name in loss.inputs})
+        except ConfigError:
+            raise
+        except Exception as error:  # any error of the user's code, before a model is loaded
+            raise ConfigError(
+                f"loss {name!r} raised {type(error).__name__} ({error}) on two made-up {loss.spec.kind}s; "
+                "fix the function"
+            ) from error
+    return loss
 
 
 def objective_of(config: RunConfig) -> Objective | None:
@@ -225,11 +270,11 @@ def objective_of(config: RunConfig) -> Objective | None:
     return bind_objective(config)[1] if isinstance(config, DpoConfig) else None
 
 
-def _check_units(objective: Objective) -> None:
-    units = {part.loss.name: unit_of(part.loss.spec) for part in objective.parts}
-    kinds = set(units.values()) - {"demonstration"}
-    if not kinds:
+def _check_kinds(objective: Objective) -> None:
+    kinds = {part.loss.name: part.loss.spec.kind for part in objective.parts}
+    of_examples = set(kinds.values()) - {"demonstration"}
+    if not of_examples:
         raise ConfigError("loss 'sft' alone has nothing to prefer; use `preftree sft` with side=chosen, or mix it")
-    if len(kinds) > 1 or ("response" in kinds and "demonstration" in units.values()):
-        told = ", ".join(f"{name} is of {unit}s" for name, unit in units.items())
-        raise ConfigError(f"losses that are summed must be of the same kind of example: {told}; choose one kind")
+    if len(of_examples) > 1 or ("response" in of_examples and "demonstration" in kinds.values()):
+        listing = ", ".join(f"{name} is of {kind}s" for name, kind in kinds.items())
+        raise ConfigError(f"losses that are summed must be of the same kind of example: {listing}; choose one kind")

@@ -37,7 +37,7 @@ class PreferenceTask:
     @property
     def unit(self) -> str:
         """What the metrics call examples."""
-        return f"{self.objective.unit}s"
+        return f"{self.objective.kind}s"
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -82,7 +82,7 @@ class PreferenceTask:
         """Weighted means; held out, the accuracy of pairs and lists comes with a 95 % Wilson interval."""
         weights = examples.weights[rows]
         means = weigh(columns, torch.from_numpy(weights)).mean(self.divisor(examples, rows))
-        if self.objective.unit == "response":
+        if self.objective.kind == "response":
             parts = {name: mean for name, mean in means.items() if name.startswith("loss/")}
             return by_label(means) | parts
         if held_out:
@@ -92,4 +92,4 @@ class PreferenceTask:
         return means
 
     def _inputs(self, scores: Scores, examples: Sequence[TokenExample]) -> dict[str, Any]:
-        return make_inputs(self.objective.unit, self.objective.inputs, scores, examples)
+        return make_inputs(self.objective.kind, self.objective.inputs, scores, examples)

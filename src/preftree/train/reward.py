@@ -36,9 +36,6 @@ from preftree.tree.to_device import send
 LENGTHS = ("max_length", "max_prompt_length", "max_response_length", "truncation")
 """Options that say how a text was cut in training; they go with the model, so that it is shown such texts again."""
 
-_RENAMED = {"best_logps": "best_rewards", "worst_logps": "worst_rewards"}
-_KEPT = ("loss", "accuracy", "pair_accuracy", "margin", "chosen_rewards", "rejected_rewards", *_RENAMED, "grad_weight")
-
 
 class RewardTask:
     """Pairs (the chosen response first) or rankings, with marked ends, under a loss of rewards.
@@ -54,19 +51,17 @@ class RewardTask:
         self.unit, self.state, self.extras = self.preferences.unit, self.preferences.state, self.preferences.extras
         self.scope: Literal["example", "step"] = self.preferences.scope
         self.reference = self.preferences.reference
-        self._is_of_pairs = objective.unit == "pair"
-        self._names = {name: _RENAMED.get(name, name) for name in objective.columns if name in _KEPT}
-        self.columns = (*self._names.values(), *(("brier", "decided") if self._is_of_pairs else ()))
+        self._is_of_pairs = objective.kind == "pair"
+        self.columns = (*objective.columns, *(("brier", "decided") if self._is_of_pairs else ()))
 
     def loss(self, scores: Scores, examples: Sequence[TokenExample]) -> tuple[Float[Tensor, " P"], dict[str, Tensor]]:
         """Loss of each example, and its metrics."""
         loss, columns = self.preferences.loss(scores, examples)
-        metrics = {new: columns[name] for name, new in self._names.items()}
         if self._is_of_pairs:
             decided = send(np.array([not example.tie for example in examples]), loss.device)
-            metrics["brier"] = (1 - win_chance(self.objective.lead, columns["margin"])).square().where(decided, 0.0)
-            metrics["decided"] = decided.to(loss.dtype)
-        return loss, metrics
+            columns["brier"] = (1 - win_chance(self.objective.lead, columns["margin"])).square().where(decided, 0.0)
+            columns["decided"] = decided.to(loss.dtype)
+        return loss, columns
 
     def advance(self, scores: Scores, examples: Sequence[TokenExample]) -> Mapping[str, float]:
         """The running state after a step."""

@@ -35,7 +35,7 @@ class DemonstrationTask:
     def loss(self, scores: Scores, examples: Sequence[TokenExample]) -> tuple[Float[Tensor, " P"], dict[str, Tensor]]:
         """Negative log-likelihood of each response, and its length."""
         policy = scores.responses()
-        loss = sft(policy.logps)
+        loss = sft(policy.values)
         return loss, {"loss": loss, "response_tokens": policy.num_tokens}
 
     def advance(self, scores: Scores, examples: Sequence[TokenExample]) -> Mapping[str, float]:

@@ -18,7 +18,7 @@ from scipy.special import expit, softmax
 from torch import Tensor
 
 from preftree.losses.registry import BoundLoss, bind
-from preftree.losses.types import ListLogps, PairLogps, PairValues
+from preftree.losses.types import ListSums, PairSums, PairValues
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +87,8 @@ def _paired(loss: BoundLoss, policy: Tensor, ref: Tensor, bandit: Bandit, multip
     ones = torch.ones(len(winner), dtype=torch.int64)
     known = torch.tensor(bandit.known or [0.0] * len(ref), dtype=policy.dtype)
     given = {
-        "policy": PairLogps(policy[high], policy[low], ones, ones),
-        "ref": PairLogps(ref[high], ref[low], ones, ones),
+        "policy": PairSums(policy[high], policy[low], ones, ones),
+        "ref": PairSums(ref[high], ref[low], ones, ones),
         "ties": torch.from_numpy(ties),
         "other_margins": known[high] - known[low],
         "costs": PairValues(known[high], known[low]),
@@ -120,7 +120,7 @@ def _ranked(loss: BoundLoss, policy: Tensor, ref: Tensor, bandit: Bandit) -> tup
     drawn = np.array(bandit.reference)[rankings].prod(1)
     flat = torch.from_numpy(rankings.reshape(-1))
     counts = torch.ones(len(flat), dtype=torch.int64), torch.full((len(rankings),), 3)
-    values = loss(policy_lists=ListLogps(policy[flat], *counts), ref_lists=ListLogps(ref[flat], *counts))
+    values = loss(policy_lists=ListSums(policy[flat], *counts), ref_lists=ListSums(ref[flat], *counts))
     return values, torch.from_numpy(drawn * chances)
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from preftree.losses.curve import loss_curve
-from preftree.losses.registry import bind, find, options_of
-from preftree.losses.spec import BoundLoss, unit_of
+from preftree.losses.registry import bind, find
+from preftree.losses.types import BoundLoss
 
 FAR = (10.0, 20.0, 30.0)
 """Margins beyond the minimum of every loss that has one."""
@@ -35,7 +35,7 @@ def traits_of(config: Mapping[str, Any]) -> Traits:
     values = [loss.value_at_reference for loss, _ in losses]
     known = [weight * value for (_, weight), value in zip(losses, values, strict=True) if value is not None]
     untrained = sum(known) if losses and len(known) == len(losses) else None
-    pairs = [loss for loss, _ in losses if unit_of(loss.spec) == "pair"]
+    pairs = [loss for loss, _ in losses if loss.spec.kind == "pair"]
     return Traits(untrained, bool(pairs) and all(map(_is_endless, pairs)))
 
 
@@ -47,7 +47,7 @@ def _losses(config: Mapping[str, Any]) -> list[tuple[BoundLoss, float]]:
         options = dict(part or {})
         name, weight = str(options.pop("name", "")), options.pop("weight", 1.0)
         try:
-            if config.get("beta") is not None and "beta" in options_of(find(name)):
+            if config.get("beta") is not None and "beta" in find(name).options:
                 options.setdefault("beta", config["beta"])
             losses.append((bind(name, options), float(weight)))
         except ValueError:  # the folder may be older than the table

@@ -1,8 +1,9 @@
-"""Logistic losses of the reference-adjusted gap: DPO, and what is made of it for labels that may be wrong."""
+"""Logistic losses of the reference-adjusted gap: DPO, and its variants for labels that may be wrong."""
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor
@@ -10,24 +11,18 @@ from torch.nn.functional import logsigmoid
 
 from preftree.losses.numerics import tangent_exp
 from preftree.losses.options import Beta, LabelSmoothing, Noise, NotNegative, Positive, checked
-from preftree.losses.quantities import delta, logratios, per_token
-from preftree.losses.types import PairLogps
+from preftree.losses.quantities import LN_2, delta, logratios, per_token, scaled, scaled_logratios
+from preftree.losses.types import LossSpec, PairSums, PairValues
 
 
 @checked
-def dpo(policy: PairLogps, ref: PairLogps, *, beta: Beta = 0.1) -> Float[Tensor, " P"]:
+def dpo(policy: PairSums, ref: PairSums, *, beta: Beta = 0.1) -> Float[Tensor, " P"]:
     """Logistic loss on the reference-adjusted gap.
 
     loss = -log sigmoid(beta * delta)
 
     Args:
-      policy: Summed response log-probs of each pair, nats, [P]; carries gradient.
-      ref: The same pairs under the frozen reference, nats, [P].
       beta: Strength of the KL constraint, > 0; larger stays closer to the reference.
-    Returns:
-      Loss per pair, nats, [P]; not reduced.
-    Raises:
-      ValueError: pair counts differ, or beta <= 0.
     At policy == reference: ln 2.
     Source: Rafailov et al. 2023, arXiv:2305.18290, Eq. 7.
     """
@@ -36,7 +31,7 @@ def dpo(policy: PairLogps, ref: PairLogps, *, beta: Beta = 0.1) -> Float[Tensor,
 
 @checked
 def cdpo(
-    policy: PairLogps, ref: PairLogps, *, beta: Beta = 0.1, label_smoothing: LabelSmoothing = 0.1
+    policy: PairSums, ref: PairSums, *, beta: Beta = 0.1, label_smoothing: LabelSmoothing = 0.1
 ) -> Float[Tensor, " P"]:
     """DPO's loss in expectation over labels that may have been flipped ("conservative" DPO).
 
@@ -45,14 +40,7 @@ def cdpo(
     Its minimum is finite: sigmoid(beta * delta) = 1 - label_smoothing, where DPO would push delta on without end.
 
     Args:
-      policy: Summed response log-probs of each pair, nats, [P]; carries gradient.
-      ref: The same pairs under the frozen reference, nats, [P].
-      beta: Strength of the KL constraint, > 0.
       label_smoothing: Probability that a label is flipped, in [0, 0.5); 0 is DPO.
-    Returns:
-      Loss per pair, nats, [P]; not reduced.
-    Raises:
-      ValueError: pair counts differ, beta <= 0, or label_smoothing outside [0, 0.5).
     At policy == reference: ln 2.
     Source: Mitchell 2023, "A note on DPO with noisy preferences and relationship to IPO", Eq. 3.
     """
@@ -62,7 +50,7 @@ def cdpo(
 
 @checked
 def robust(
-    policy: PairLogps, ref: PairLogps, *, beta: Beta = 0.1, label_smoothing: LabelSmoothing = 0.1
+    policy: PairSums, ref: PairSums, *, beta: Beta = 0.1, label_smoothing: LabelSmoothing = 0.1
 ) -> Float[Tensor, " P"]:
     """An unbiased estimate of DPO's loss on clean labels, from labels of which a known share is flipped.
 
@@ -73,14 +61,7 @@ def robust(
     no lower bound: its slope in delta tends to -beta label_smoothing / (1 - 2 label_smoothing), not to 0.
 
     Args:
-      policy: Summed response log-probs of each pair, nats, [P]; carries gradient.
-      ref: The same pairs under the frozen reference, nats, [P].
-      beta: Strength of the KL constraint, > 0.
       label_smoothing: Probability that a label is flipped, in [0, 0.5); 0 is DPO.
-    Returns:
-      Loss per pair, nats, [P]; not reduced.
-    Raises:
-      ValueError: pair counts differ, beta <= 0, or label_smoothing outside [0, 0.5).
     At policy == reference: ln 2.
     Source: Chowdhury et al. 2024, arXiv:2403.00409.
     """
@@ -90,7 +71,7 @@ def robust(
 
 
 @checked
-def exo(policy: PairLogps, ref: PairLogps, *, beta: Beta = 0.1, label_smoothing: Noise = 1e-3) -> Float[Tensor, " P"]:
+def exo(policy: PairSums, ref: PairSums, *, beta: Beta = 0.1, label_smoothing: Noise = 1e-3) -> Float[Tensor, " P"]:
     """KL divergence of the pair's policy from its smoothed label, in the mode-seeking direction.
 
     loss = q log(q / (1 - label_smoothing)) + (1 - q) log((1 - q) / label_smoothing), q = sigmoid(beta * delta)
@@ -99,14 +80,7 @@ def exo(policy: PairLogps, ref: PairLogps, *, beta: Beta = 0.1, label_smoothing:
     without end, so label_smoothing may not be 0.
 
     Args:
-      policy: Summed response log-probs of each pair, nats, [P]; carries gradient.
-      ref: The same pairs under the frozen reference, nats, [P].
-      beta: Strength of the KL constraint, > 0.
       label_smoothing: Probability that the label gives to the rejected response, in (0, 0.5).
-    Returns:
-      Loss per pair, nats, [P]; not reduced.
-    Raises:
-      ValueError: pair counts differ, beta <= 0, or label_smoothing outside (0, 0.5).
     At policy == reference: -ln 2 - ln(label_smoothing (1 - label_smoothing)) / 2.
     Source: Ji et al. 2024, arXiv:2402.00856, Eq. 16.
     """
@@ -116,7 +90,7 @@ def exo(policy: PairLogps, ref: PairLogps, *, beta: Beta = 0.1, label_smoothing:
 
 
 @checked
-def ln_dpo(policy: PairLogps, ref: PairLogps, *, beta: Beta = 5.0) -> Float[Tensor, " P"]:
+def ln_dpo(policy: PairSums, ref: PairSums, *, beta: Beta = 5.0) -> Float[Tensor, " P"]:
     """DPO with each response's logratio averaged over its tokens ("length-normalised").
 
     loss = -log sigmoid(beta * (chosen_logratio / chosen_tokens - rejected_logratio / rejected_tokens))
@@ -124,13 +98,9 @@ def ln_dpo(policy: PairLogps, ref: PairLogps, *, beta: Beta = 5.0) -> Float[Tens
     beta acts on nats per token, so it is larger than DPO's by the order of a response's length.
 
     Args:
-      policy: Summed response log-probs of each pair, nats, and their token counts, [P]; carries gradient.
-      ref: The same pairs under the frozen reference, nats, [P].
       beta: Strength of the constraint per token, > 0.
     Returns:
       Loss per pair, nats, [P]; not reduced. nan for a response without tokens.
-    Raises:
-      ValueError: pair counts differ, or beta <= 0.
     At policy == reference: ln 2.
     Source: Lambert et al. 2024 (Tulu 3), arXiv:2411.15124.
     """
@@ -139,7 +109,7 @@ def ln_dpo(policy: PairLogps, ref: PairLogps, *, beta: Beta = 5.0) -> Float[Tens
 
 
 @checked
-def dpop(policy: PairLogps, ref: PairLogps, *, beta: Beta = 0.3, penalty: NotNegative = 50.0) -> Float[Tensor, " P"]:
+def dpop(policy: PairSums, ref: PairSums, *, beta: Beta = 0.3, penalty: NotNegative = 50.0) -> Float[Tensor, " P"]:
     """DPO with a penalty, inside the sigmoid, on chosen responses that became less likely ("DPO-Positive").
 
     loss = -log sigmoid(beta * (delta - penalty * max(0, -chosen_logratio)))
@@ -147,14 +117,7 @@ def dpop(policy: PairLogps, ref: PairLogps, *, beta: Beta = 0.3, penalty: NotNeg
     beta multiplies the penalty as well.
 
     Args:
-      policy: Summed response log-probs of each pair, nats, [P]; carries gradient.
-      ref: The same pairs under the frozen reference, nats, [P].
-      beta: Strength of the KL constraint, > 0.
       penalty: Weight of each nat that the chosen response has lost, >= 0; 0 is DPO. The paper's lambda.
-    Returns:
-      Loss per pair, nats, [P]; not reduced.
-    Raises:
-      ValueError: pair counts differ, beta <= 0, or penalty < 0.
     At policy == reference: ln 2.
     Source: Pal et al. 2024, arXiv:2402.13228.
     """
@@ -163,7 +126,7 @@ def dpop(policy: PairLogps, ref: PairLogps, *, beta: Beta = 0.3, penalty: NotNeg
 
 
 @checked
-def discopop(policy: PairLogps, ref: PairLogps, *, beta: Beta = 0.05, tau: Positive = 0.05) -> Float[Tensor, " P"]:
+def discopop(policy: PairSums, ref: PairSums, *, beta: Beta = 0.05, tau: Positive = 0.05) -> Float[Tensor, " P"]:
     """A blend of the logistic and the exponential loss that a language model found ("log-ratio modulated").
 
     loss = (1 - m) * softplus(-x) + m * e^(-x), x = beta * delta, m = sigmoid(x / tau)
@@ -173,17 +136,32 @@ def discopop(policy: PairLogps, ref: PairLogps, *, beta: Beta = 0.05, tau: Posit
     0.1023. m e^(-x) is computed as one exponential: the naive product is 0 times infinity for a pair far off.
 
     Args:
-      policy: Summed response log-probs of each pair, nats, [P]; carries gradient.
-      ref: The same pairs under the frozen reference, nats, [P].
-      beta: Strength of the KL constraint, > 0.
       tau: Width of the transition, in units of x, > 0.
     Returns:
       Loss per pair, [P]; not reduced.
-    Raises:
-      ValueError: pair counts differ, beta <= 0, or tau <= 0.
     At policy == reference: (ln 2 + 1) / 2.
     Source: Lu et al. 2024, arXiv:2406.08414, Eq. 5.
     """
     x = beta * delta(policy, ref)
     logistic = -logsigmoid(x) * (-x / tau).sigmoid()
     return logistic + tangent_exp(-x + logsigmoid(x / tau))
+
+
+def mean_logratios(policy: PairSums, ref: PairSums, *, beta: float, **_: Any) -> PairValues:
+    """beta * logratio per token, detached, [P]."""
+    return scaled(per_token(logratios(policy, ref), policy), beta)
+
+
+def _exo_at_reference(*, label_smoothing: float, **_: float) -> float:
+    return -math.log(2) - math.log(label_smoothing * (1 - label_smoothing)) / 2
+
+
+SPECS = {
+    "dpo": LossSpec(dpo, LN_2, scaled_logratios, trl=("sigmoid",)),
+    "cdpo": LossSpec(cdpo, LN_2, scaled_logratios),
+    "robust": LossSpec(robust, LN_2, scaled_logratios, trl=("robust",)),
+    "exo": LossSpec(exo, _exo_at_reference, scaled_logratios, trl=("exo_pair",)),
+    "ln_dpo": LossSpec(ln_dpo, LN_2, mean_logratios, trl=("sigmoid_norm",)),
+    "dpop": LossSpec(dpop, LN_2, scaled_logratios),
+    "discopop": LossSpec(discopop, (LN_2 + 1) / 2, scaled_logratios, trl=("discopop",)),
+}

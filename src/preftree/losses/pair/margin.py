@@ -10,14 +10,14 @@ from torch.nn.functional import softplus
 
 from preftree.losses.numerics import tangent_exp
 from preftree.losses.options import Beta, Choice, NotNegative, Positive, checked
-from preftree.losses.quantities import delta, log_gap
-from preftree.losses.types import PairLogps
+from preftree.losses.quantities import LN_2, delta, log_gap, scaled_logps, scaled_logratios
+from preftree.losses.types import LossSpec, PairSums
 
 SHAPES = ("logistic", "hinge", "squared", "exponential", "truncated_quadratic", "savage")
 
 
 @checked
-def hinge(policy: PairLogps, ref: PairLogps, *, beta: Beta = 0.05) -> Float[Tensor, " P"]:
+def hinge(policy: PairSums, ref: PairSums, *, beta: Beta = 0.05) -> Float[Tensor, " P"]:
     """Hinge on the reference-adjusted gap: nothing more is asked of a pair once its margin is 1.
 
     loss = max(0, 1 - beta * delta)
@@ -25,13 +25,9 @@ def hinge(policy: PairLogps, ref: PairLogps, *, beta: Beta = 0.05) -> Float[Tens
     The loss of RSO, which applies it to pairs drawn by rejection sampling; here the pairs are those of the data.
 
     Args:
-      policy: Summed response log-probs of each pair, nats, [P]; carries gradient.
-      ref: The same pairs under the frozen reference, nats, [P].
       beta: Inverse of the delta at which the loss ends, > 0; the paper's gamma.
     Returns:
       Loss per pair, [P]; not reduced.
-    Raises:
-      ValueError: pair counts differ, or beta <= 0.
     At policy == reference: 1.
     Source: Liu et al. 2023 (RSO), arXiv:2309.06657, hinge-norm.
     """
@@ -39,19 +35,14 @@ def hinge(policy: PairLogps, ref: PairLogps, *, beta: Beta = 0.05) -> Float[Tens
 
 
 @checked
-def slic(policy: PairLogps, *, margin: Positive = 1.0, nll_weight: NotNegative = 0.1) -> Float[Tensor, " P"]:
-    """Hinge on the policy's own gap, with the chosen response as the target that keeps the policy in place.
+def slic(policy: PairSums, *, margin: Positive = 1.0, nll_weight: NotNegative = 0.1) -> Float[Tensor, " P"]:
+    """Hinge on the policy's gap, with the chosen response as the target that keeps the policy in place.
 
     loss = max(0, margin - chosen_logps + rejected_logps) - nll_weight * chosen_logps
 
     Args:
-      policy: Summed response log-probs of each pair, nats, [P]; carries gradient.
       margin: Nats by which the chosen response should lead, > 0; the paper's delta.
       nll_weight: Weight of the chosen response's negative log-likelihood, >= 0; the paper's lambda.
-    Returns:
-      Loss per pair, nats, [P]; not reduced.
-    Raises:
-      ValueError: pair counts differ, margin <= 0, or nll_weight < 0.
     At policy == reference: no fixed value; there is no reference.
     Source: Zhao et al. 2023 (SLiC-HF), arXiv:2305.10425, with the chosen response as regularisation target.
     """
@@ -60,7 +51,7 @@ def slic(policy: PairLogps, *, margin: Positive = 1.0, nll_weight: NotNegative =
 
 @checked
 def gpo(
-    policy: PairLogps, ref: PairLogps, *, beta: Beta = 0.1, f: Annotated[str, Choice(SHAPES)] = "logistic"
+    policy: PairSums, ref: PairSums, *, beta: Beta = 0.1, f: Annotated[str, Choice(SHAPES)] = "logistic"
 ) -> Float[Tensor, " P"]:
     """Any convex function of the margin that a classifier is trained with ("generalised preference optimisation").
 
@@ -68,17 +59,12 @@ def gpo(
 
     logistic log(1 + e^-x), which is DPO; hinge max(0, 1 - x); squared (x - 1)^2, which is beta^2 ipo_sum(beta / 2);
     exponential e^-x; truncated_quadratic max(0, 1 - x)^2; savage (1 + e^x)^-2, the one that is not convex. From
-    x = -40 on the exponential goes on as its tangent, so that fp32 does not overflow.
+    x = -40 on the exponential continues as its tangent, so that fp32 does not overflow.
 
     Args:
-      policy: Summed response log-probs of each pair, nats, [P]; carries gradient.
-      ref: The same pairs under the frozen reference, nats, [P].
-      beta: Strength of the KL constraint, > 0.
       f: The function.
     Returns:
       Loss per pair, [P]; not reduced.
-    Raises:
-      ValueError: pair counts differ, beta <= 0, or an unknown f.
     At policy == reference: f(0): ln 2, 1, 1, 1, 1, 1/4 in the order above.
     Source: Tang et al. 2024, arXiv:2402.05749. Checked by hand: f(0), f'(0) < 0 and the two identities above.
     """
@@ -94,3 +80,14 @@ def gpo(
     if f == "truncated_quadratic":
         return (1 - x).clamp(min=0).square()
     return (-x).sigmoid().square()
+
+
+def _gpo_at_reference(*, f: str, **_: float) -> float:
+    return {"logistic": LN_2, "savage": 0.25}.get(f, 1.0)
+
+
+SPECS = {
+    "hinge": LossSpec(hinge, 1.0, scaled_logratios, trl=("hinge",)),
+    "slic": LossSpec(slic, None, scaled_logps),
+    "gpo": LossSpec(gpo, _gpo_at_reference, scaled_logratios),
+}

@@ -1,8 +1,9 @@
-"""DPO with something known about the pair beside its label, added inside the sigmoid."""
+"""DPO with a further figure of the pair beside its label, added inside the sigmoid."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -10,28 +11,21 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from preftree.losses.options import Beta, NotNegative, Number, Part, Positive, checked
-from preftree.losses.quantities import check_one_each, delta, logratios
-from preftree.losses.types import PairLogps, PairValues
+from preftree.losses.quantities import check_one_each, delta, logratios, scaled, scaled_logratios
+from preftree.losses.types import LossSpec, PairSums, PairValues
 
 
 @checked
-def r_dpo(policy: PairLogps, ref: PairLogps, *, beta: Beta = 0.1, alpha: NotNegative = 0.05) -> Float[Tensor, " P"]:
+def r_dpo(policy: PairSums, ref: PairSums, *, beta: Beta = 0.1, alpha: NotNegative = 0.05) -> Float[Tensor, " P"]:
     """DPO that discounts what a chosen response owes to its length ("length-regularised").
 
     loss = -log sigmoid(beta * delta + alpha * (chosen_tokens - rejected_tokens))
 
-    The sign is plus, though some print a minus: the reward that explains the labels is the one that is wanted plus
-    alpha per token, so a longer chosen response needs a smaller margin of its own.
+    The sign is plus, though some print a minus: the reward that explains the labels is the wanted reward plus alpha
+    per token, so a longer chosen response needs a smaller margin.
 
     Args:
-      policy: Summed response log-probs of each pair, nats, and their token counts, [P]; carries gradient.
-      ref: The same pairs under the frozen reference, nats, [P].
-      beta: Strength of the KL constraint, > 0.
       alpha: Reward that labellers give per token, >= 0; 0 is DPO.
-    Returns:
-      Loss per pair, nats, [P]; not reduced.
-    Raises:
-      ValueError: pair counts differ, beta <= 0, or alpha < 0.
     At policy == reference: no fixed value; softplus(-alpha * (chosen_tokens - rejected_tokens)).
     Source: Park et al. 2024, arXiv:2403.19159. Checked by derivation from the objective with a penalty on length.
     """
@@ -42,30 +36,23 @@ def r_dpo(policy: PairLogps, ref: PairLogps, *, beta: Beta = 0.1, alpha: NotNega
 
 @checked
 def modpo(
-    policy: PairLogps,
-    ref: PairLogps,
+    policy: PairSums,
+    ref: PairSums,
     other_margins: Float[Tensor, " P"],
     *,
     beta: Beta = 0.1,
     objective_weight: Part = 0.5,
 ) -> Float[Tensor, " P"]:
-    """DPO for a weighted sum of two objectives: the one that is labelled here, and one whose reward is known.
+    """DPO for a weighted sum of two objectives: a labelled one, and one with a known reward.
 
     loss = -log sigmoid((beta * delta - (1 - objective_weight) * other_margins) / objective_weight)
 
     The optimum is that of w * (the labelled reward) + (1 - w) * (the known reward), w = objective_weight. A sweep of
-    it gives the front between the two; docs/pareto.md has one whose exact front is known.
+    it gives the front between the two; docs/pareto.md has a world with a known exact front.
 
     Args:
-      policy: Summed response log-probs of each pair, nats, [P]; carries gradient.
-      ref: The same pairs under the frozen reference, nats, [P].
       other_margins: Known reward of the chosen response minus that of the rejected one, either sign, [P].
-      beta: Strength of the KL constraint, > 0.
       objective_weight: Share of the labelled objective, in (0, 1]; 1 is DPO. An entry of the paper's weight vector w.
-    Returns:
-      Loss per pair, nats, [P]; not reduced.
-    Raises:
-      ValueError: pair or margin counts differ, beta <= 0, or objective_weight outside (0, 1].
     At policy == reference: no fixed value; softplus((1 - objective_weight) / objective_weight * other_margins).
     Source: Zhou et al. 2023, arXiv:2310.03708, for two objectives. Checked by derivation, on the bandit, and against
       the authors' code, github.com/ZHZisZZ/modpo, which has the same argument of the sigmoid.
@@ -77,22 +64,17 @@ def modpo(
 
 @checked
 def odpo(
-    policy: PairLogps, ref: PairLogps, margins: Float[Tensor, " P"], *, beta: Beta = 0.1, alpha: NotNegative = 1.0
+    policy: PairSums, ref: PairSums, margins: Float[Tensor, " P"], *, beta: Beta = 0.1, alpha: NotNegative = 1.0
 ) -> Float[Tensor, " P"]:
     """DPO whose gap has to exceed an offset that grows with how much better the chosen response is.
 
     loss = -log sigmoid(beta * delta - alpha * log(margins))
 
     Args:
-      policy: Summed response log-probs of each pair, nats, [P]; carries gradient.
-      ref: The same pairs under the frozen reference, nats, [P].
       margins: Score of the chosen response minus that of the rejected one, > 0, [P]; at 1 there is no offset.
-      beta: Strength of the KL constraint, > 0.
       alpha: Weight of the offset, >= 0; 0 is DPO.
-    Returns:
-      Loss per pair, nats, [P]; not reduced.
     Raises:
-      ValueError: pair or margin counts differ, a margin is not > 0, beta <= 0, or alpha < 0.
+      ValueError: a margin is not > 0.
     At policy == reference: no fixed value; ln(1 + margins^alpha).
     Source: Amini et al. 2024, arXiv:2402.10571, with f = log. Checked: for Gumbel noise on two utilities, the
       probability that their difference exceeds the offset is sigmoid(gap - offset), as the paper's theorem has it; and
@@ -106,8 +88,8 @@ def odpo(
 
 @checked
 def constrained_dpo(
-    policy: PairLogps,
-    ref: PairLogps,
+    policy: PairSums,
+    ref: PairSums,
     costs: PairValues,
     state: Mapping[str, float],
     *,
@@ -132,17 +114,11 @@ def constrained_dpo(
     costs then move it. `bound` and `step_size` act through `advance_multiplier` alone.
 
     Args:
-      policy: Summed response log-probs of each pair, nats, [P]; carries gradient.
       ref: The same pairs under the frozen reference, nats, [P]; the data should stem from it.
       costs: Cost of each response, any scale, [P].
       state: multiplier: of the constraint, >= 0, per unit of cost; cost: the estimate of the step before.
-      beta: Strength of the KL constraint, > 0.
-      bound: What the mean cost may be, in units of cost.
-      step_size: How far the multiplier moves per unit of violation and step, > 0.
-    Returns:
-      Loss per pair, nats, [P]; not reduced.
-    Raises:
-      ValueError: pair or cost counts differ, beta <= 0, or step_size <= 0.
+      bound: Upper bound of the mean cost, in units of cost.
+      step_size: Change of the multiplier per unit of violation and step, > 0.
     At policy == reference: no fixed value; softplus(-multiplier * (chosen_cost - rejected_cost)), at first ln 2.
     Source: derived here, from Rafailov et al. 2023, arXiv:2305.18290, Eq. 4 to 7, with the reward of a Lagrangian as in
       Dai et al. 2023 (Safe RLHF), arXiv:2310.12773, and MODPO's margin. Checked on the bandit for a fixed multiplier.
@@ -152,8 +128,8 @@ def constrained_dpo(
 
 
 def advance_multiplier(
-    policy: PairLogps,
-    ref: PairLogps,
+    policy: PairSums,
+    ref: PairSums,
     costs: PairValues,
     state: Mapping[str, float],
     *,
@@ -167,3 +143,24 @@ def advance_multiplier(
     share = torch.cat(logratios(policy, ref)).detach().double().softmax(0)
     cost = float((share * torch.cat(costs)).sum())
     return {"multiplier": max(0.0, state["multiplier"] + step_size * (cost - bound)), "cost": cost}
+
+
+def offset_rewards(policy: PairSums, ref: PairSums, *, beta: float, alpha: float, **_: Any) -> PairValues:
+    """beta * logratio + alpha * tokens, detached, [P]: what explains the labels of `r_dpo`, length included."""
+    ratios = scaled(logratios(policy, ref), beta)
+    lengths = (count.to(policy.chosen.dtype) for count in (policy.chosen_tokens, policy.rejected_tokens))
+    return PairValues(*(ratio + alpha * length for ratio, length in zip(ratios, lengths, strict=True)))
+
+
+SPECS = {
+    "r_dpo": LossSpec(r_dpo, None, offset_rewards),
+    "modpo": LossSpec(modpo, None, scaled_logratios),
+    "odpo": LossSpec(odpo, None, scaled_logratios),
+    "constrained_dpo": LossSpec(
+        constrained_dpo,
+        None,
+        scaled_logratios,
+        initial_state={"multiplier": 0.0, "cost": 0.0},
+        advance=advance_multiplier,
+    ),
+}

@@ -11,12 +11,12 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from preftree.losses.options import Beta, checked
-from preftree.losses.quantities import check_one_each, delta, logratios
-from preftree.losses.types import PairLogps
+from preftree.losses.quantities import LN_2, check_one_each, delta, logratios, plain_logratios, scaled_logratios
+from preftree.losses.types import LossSpec, PairSums
 
 
 @checked
-def ipo(policy: PairLogps, ref: PairLogps, *, beta: Beta = 0.1) -> Float[Tensor, " P"]:
+def ipo(policy: PairSums, ref: PairSums, *, beta: Beta = 0.1) -> Float[Tensor, " P"]:
     """Squared distance of the per-token gap from its target, as TRL trains it.
 
     loss = (chosen_logratio / chosen_tokens - rejected_logratio / rejected_tokens - 1 / (2 beta))^2
@@ -24,13 +24,9 @@ def ipo(policy: PairLogps, ref: PairLogps, *, beta: Beta = 0.1) -> Float[Tensor,
     A response without tokens has no mean: its loss is nan, which stops a run. The data rooms let none through.
 
     Args:
-      policy: Summed response log-probs of each pair, nats, and their token counts, [P]; carries gradient.
-      ref: The same pairs under the frozen reference, nats, [P].
       beta: Strength of the KL constraint per token, > 0; the paper's tau.
     Returns:
       Loss per pair, squared nats per token, [P]; not reduced.
-    Raises:
-      ValueError: pair counts differ, or beta <= 0.
     At policy == reference: 1 / (4 beta^2).
     Source: Azar et al. 2023, arXiv:2310.12036, Eq. 17; the mean over tokens: huggingface/trl#1265.
     """
@@ -40,19 +36,15 @@ def ipo(policy: PairLogps, ref: PairLogps, *, beta: Beta = 0.1) -> Float[Tensor,
 
 
 @checked
-def ipo_sum(policy: PairLogps, ref: PairLogps, *, beta: Beta = 0.1) -> Float[Tensor, " P"]:
+def ipo_sum(policy: PairSums, ref: PairSums, *, beta: Beta = 0.1) -> Float[Tensor, " P"]:
     """Squared distance of the gap from its target: the paper's formula on summed log-probs.
 
     loss = (delta - 1 / (2 beta))^2
 
     Args:
-      policy: Summed response log-probs of each pair, nats, [P]; carries gradient.
-      ref: The same pairs under the frozen reference, nats, [P].
       beta: Strength of the KL constraint, > 0; the paper's tau.
     Returns:
       Loss per pair, squared nats, [P]; not reduced.
-    Raises:
-      ValueError: pair counts differ, or beta <= 0.
     At policy == reference: 1 / (4 beta^2).
     Source: Azar et al. 2023, arXiv:2310.12036, Eq. 17.
     """
@@ -60,22 +52,19 @@ def ipo_sum(policy: PairLogps, ref: PairLogps, *, beta: Beta = 0.1) -> Float[Ten
 
 
 @checked
-def sppo(policy: PairLogps, ref: PairLogps, *, beta: Beta = 1e-3) -> Float[Tensor, " P"]:
+def sppo(policy: PairSums, ref: PairSums, *, beta: Beta = 1e-3) -> Float[Tensor, " P"]:
     """Each response's logratio regressed on its share of the win: +1 / (2 beta) chosen, -1 / (2 beta) rejected.
 
     loss = (chosen_logratio - 1 / (2 beta))^2 + (rejected_logratio + 1 / (2 beta))^2
 
     Self-play preference optimisation with the label as the win probability, 1 or 0 ("hard"). Unlike IPO, it holds each
-    side to a target of its own.
+    side to a separate target.
 
     Args:
-      policy: Summed response log-probs of each pair, nats, [P]; carries gradient.
       ref: The same pairs under the reference, nats, [P]; in the paper's rounds, the last round's policy.
       beta: Inverse of the paper's eta, > 0.
     Returns:
       Loss per pair, squared nats, [P]; not reduced.
-    Raises:
-      ValueError: pair counts differ, or beta <= 0.
     At policy == reference: 1 / (2 beta^2).
     Source: Wu et al. 2024, arXiv:2405.00675, Eq. 4.7, with P = 1 for the chosen response.
     """
@@ -85,21 +74,18 @@ def sppo(policy: PairLogps, ref: PairLogps, *, beta: Beta = 1e-3) -> Float[Tenso
 
 @checked
 def sppo_soft(
-    policy: PairLogps, ref: PairLogps, win_prob: Float[Tensor, " P"], *, beta: Beta = 1e-3
+    policy: PairSums, ref: PairSums, win_prob: Float[Tensor, " P"], *, beta: Beta = 1e-3
 ) -> Float[Tensor, " P"]:
     """Each response's logratio regressed on its win probability, as a judge in the data gives it.
 
     loss = (chosen_logratio - (win_prob - 1/2) / beta)^2 + (rejected_logratio + (win_prob - 1/2) / beta)^2
 
     Args:
-      policy: Summed response log-probs of each pair, nats, [P]; carries gradient.
       ref: The same pairs under the reference, nats, [P]; in the paper's rounds, the last round's policy.
       win_prob: Probability that the chosen response is preferred, in [0, 1], [P]; 1 is `sppo`.
       beta: Inverse of the paper's eta, > 0.
     Returns:
       Loss per pair, squared nats, [P]; not reduced.
-    Raises:
-      ValueError: pair counts differ, or beta <= 0.
     At policy == reference: no fixed value; 2 ((win_prob - 1/2) / beta)^2.
     Source: Wu et al. 2024, arXiv:2405.00675, Eq. 4.7.
     """
@@ -109,7 +95,7 @@ def sppo_soft(
 
 
 @checked
-def cal_dpo(policy: PairLogps, ref: PairLogps, *, beta: Beta = 1e-3) -> Float[Tensor, " P"]:
+def cal_dpo(policy: PairSums, ref: PairSums, *, beta: Beta = 1e-3) -> Float[Tensor, " P"]:
     """DPO's contrast with both logratios held to a scale: "calibrated" DPO.
 
     loss = -log sigmoid(delta) + (chosen_logratio - 1 / (2 beta))^2 + (rejected_logratio + 1 / (2 beta))^2
@@ -117,13 +103,9 @@ def cal_dpo(policy: PairLogps, ref: PairLogps, *, beta: Beta = 1e-3) -> Float[Te
     There is no beta in the first term, as in the authors' code; that halves the two squares, the paper does not.
 
     Args:
-      policy: Summed response log-probs of each pair, nats, [P]; carries gradient.
-      ref: The same pairs under the frozen reference, nats, [P].
       beta: Sets the targets +-1 / (2 beta) of the two logratios, > 0.
     Returns:
       Loss per pair, [P]; not reduced.
-    Raises:
-      ValueError: pair counts differ, or beta <= 0.
     At policy == reference: ln 2 + 1 / (2 beta^2).
     Source: Xiao et al. 2024, arXiv:2412.14516. Checked against the authors' code, github.com/tengxiao1/Cal-DPO,
       which has 1/2 before the squares.
@@ -131,3 +113,25 @@ def cal_dpo(policy: PairLogps, ref: PairLogps, *, beta: Beta = 1e-3) -> Float[Te
     ratios = logratios(policy, ref)
     contrast = -logsigmoid(ratios.chosen - ratios.rejected)
     return contrast + (ratios.chosen - 0.5 / beta).square() + (ratios.rejected + 0.5 / beta).square()
+
+
+def _ipo_at_reference(*, beta: float) -> float:
+    target = 1 / (2 * beta)
+    return target * target
+
+
+def _sppo_at_reference(*, beta: float) -> float:
+    return 2 * _ipo_at_reference(beta=beta)
+
+
+def _cal_dpo_at_reference(*, beta: float) -> float:
+    return LN_2 + _sppo_at_reference(beta=beta)
+
+
+SPECS = {
+    "ipo": LossSpec(ipo, _ipo_at_reference, scaled_logratios, trl=("ipo",)),
+    "ipo_sum": LossSpec(ipo_sum, _ipo_at_reference, scaled_logratios),
+    "sppo": LossSpec(sppo, _sppo_at_reference, scaled_logratios, trl=("sppo_hard",)),
+    "sppo_soft": LossSpec(sppo_soft, None, scaled_logratios),
+    "cal_dpo": LossSpec(cal_dpo, _cal_dpo_at_reference, plain_logratios),
+}

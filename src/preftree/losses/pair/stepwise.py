@@ -11,30 +11,24 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from preftree.losses.options import Beta, LabelSmoothing, NotNegative, Part, checked
-from preftree.losses.quantities import check_one_each, delta, logratios
-from preftree.losses.types import PairLogps
+from preftree.losses.quantities import LN_2, check_one_each, delta, logratios, scaled_logratios
+from preftree.losses.types import LossSpec, PairSums
 
 MOMENTUM = 0.9
 SMALLEST_BETA = 1e-3
 
 
 @checked
-def kto_pair(policy: PairLogps, ref: PairLogps, *, beta: Beta = 0.1) -> Float[Tensor, " P"]:
-    """KTO on pairs: each side is one label, and the other side of the step says what the policy has moved.
+def kto_pair(policy: PairSums, ref: PairSums, *, beta: Beta = 0.1) -> Float[Tensor, " P"]:
+    """KTO on pairs: each side is one label, and the other side of the step measures how far the policy has moved.
 
     loss = (1 - sigmoid(beta * (chosen_logratio - z_l)) + 1 - sigmoid(beta * (z_w - rejected_logratio))) / 2
 
     z_w and z_l are max(0, mean logratio) of the step's chosen and of its rejected responses, without gradient. They
     stand in for the KL divergence, which `kto` estimates from responses to other prompts.
 
-    Args:
-      policy: Summed response log-probs of each pair, nats, [P]; carries gradient.
-      ref: The same pairs under the frozen reference, nats, [P].
-      beta: Strength of the KL constraint, > 0.
     Returns:
       Loss per pair, in (0, 1), [P]; not reduced: the mean of its two labels.
-    Raises:
-      ValueError: pair counts differ, or beta <= 0.
     At policy == reference: 1/2.
     Source: Ethayarajh et al. 2024, arXiv:2402.01306; on pairs as in earlier TRL (loss_type kto_pair), there with
       gradient through z.
@@ -49,24 +43,18 @@ def kto_pair(policy: PairLogps, ref: PairLogps, *, beta: Beta = 0.1) -> Float[Te
 
 @checked
 def aot(
-    policy: PairLogps, ref: PairLogps, *, beta: Beta = 0.01, label_smoothing: LabelSmoothing = 0.0
+    policy: PairSums, ref: PairSums, *, beta: Beta = 0.01, label_smoothing: LabelSmoothing = 0.0
 ) -> Float[Tensor, " P"]:
     """Logistic loss between the sorted gaps of the policy and of the reference: a whole distribution is to be ahead.
 
     loss = -(1 - label_smoothing) log sigmoid(beta * d) - label_smoothing log sigmoid(-beta * d)
     d = k-th smallest policy gap - k-th smallest reference gap, gap = chosen_logps - rejected_logps
 
-    The value stands at the pair whose policy gap is the k-th smallest of the step. A step of one pair is DPO.
+    The value belongs to the pair whose policy gap is the k-th smallest of the step. A step of one pair is DPO.
 
     Args:
-      policy: Summed response log-probs of each pair, nats, [P]; carries gradient.
-      ref: The same pairs under the frozen reference, nats, [P].
       beta: Strength of the constraint, > 0.
       label_smoothing: Probability that a label is flipped, in [0, 0.5).
-    Returns:
-      Loss per pair, nats, [P]; not reduced.
-    Raises:
-      ValueError: pair counts differ, beta <= 0, or label_smoothing outside [0, 0.5).
     At policy == reference: ln 2.
     Source: Melnyk et al. 2024, arXiv:2406.05882, paired, with the logistic loss.
     """
@@ -76,24 +64,18 @@ def aot(
 
 @checked
 def aot_unpaired(
-    policy: PairLogps, ref: PairLogps, *, beta: Beta = 0.01, label_smoothing: LabelSmoothing = 0.0
+    policy: PairSums, ref: PairSums, *, beta: Beta = 0.01, label_smoothing: LabelSmoothing = 0.0
 ) -> Float[Tensor, " P"]:
     """Logistic loss between the sorted logratios of the chosen and of the rejected responses.
 
     loss = -(1 - label_smoothing) log sigmoid(beta * d) - label_smoothing log sigmoid(-beta * d)
     d = k-th smallest chosen logratio - k-th smallest rejected logratio
 
-    The value stands at the pair whose chosen logratio is the k-th smallest of the step. A step of one pair is DPO.
+    The value belongs to the pair whose chosen logratio is the k-th smallest of the step. A step of one pair is DPO.
 
     Args:
-      policy: Summed response log-probs of each pair, nats, [P]; carries gradient.
-      ref: The same pairs under the frozen reference, nats, [P].
       beta: Strength of the constraint, > 0.
       label_smoothing: Probability that a label is flipped, in [0, 0.5).
-    Returns:
-      Loss per pair, nats, [P]; not reduced.
-    Raises:
-      ValueError: pair counts differ, beta <= 0, or label_smoothing outside [0, 0.5).
     At policy == reference: ln 2.
     Source: Melnyk et al. 2024, arXiv:2406.05882, unpaired, with the logistic loss.
     """
@@ -110,8 +92,8 @@ def _sorted_loss(high: Tensor, low: Tensor, beta: float, label_smoothing: float)
 
 @checked
 def beta_dpo(
-    policy: PairLogps,
-    ref: PairLogps,
+    policy: PairSums,
+    ref: PairSums,
     uniforms: Float[Tensor, " P"],
     state: Mapping[str, float],
     *,
@@ -130,17 +112,11 @@ def beta_dpo(
     makes the step's mean that over the kept pairs.
 
     Args:
-      policy: Summed response log-probs of each pair, nats, [P]; carries gradient.
-      ref: The same pairs under the frozen reference, nats, [P].
       uniforms: One random number a pair, in [0, 1), [P].
       state: mean and std: M and S after the steps before this one.
       beta: Base strength of the KL constraint, > 0.
-      sensitivity: How strongly beta follows the gap, per nat, >= 0; the paper's alpha.
+      sensitivity: Relative change of beta per nat of the gap, >= 0; the paper's alpha.
       keep: Share of the pairs that is kept, in (0, 1].
-    Returns:
-      Loss per pair, nats, [P]; not reduced.
-    Raises:
-      ValueError: pair counts differ, beta <= 0, sensitivity < 0, or keep outside (0, 1].
     At policy == reference: no fixed value; ln 2 * P / kept for a pair that is kept, 0 for the others.
     Source: Wu et al. 2024, arXiv:2407.08639, in the order of the authors' code, github.com/junkangwu/beta-DPO.
       Checked against it: the averages before their use, how many are kept and by which weights, beta and its least.
@@ -150,19 +126,19 @@ def beta_dpo(
     gap = delta(policy, ref)
     if not len(gap):
         return gap
-    now, told = gap.detach(), advance_gap(policy, ref, uniforms, state, beta=beta)
-    z = (now - told["mean"]) / told["std"] if told["std"] > 0 else torch.zeros_like(now)
+    now, average = gap.detach(), advance_gap(policy, ref, uniforms, state, beta=beta)
+    z = (now - average["mean"]) / average["std"] if average["std"] > 0 else torch.zeros_like(now)
     count = max(1, math.floor(keep * len(gap) + 1e-9))  # 0.7 * 10 is 6.999... in floats
     # log(-log u^(1/weight)), smallest first: the weights themselves would underflow.
     drawn = ((-uniforms.to(now.dtype).log()).log() + z.square() / 2).argsort(stable=True)[:count]
-    strength = max(SMALLEST_BETA, beta * (1 + sensitivity * (float(now[drawn].mean()) - told["mean"])))
+    strength = max(SMALLEST_BETA, beta * (1 + sensitivity * (float(now[drawn].mean()) - average["mean"])))
     kept = torch.zeros_like(now).index_fill(0, drawn, len(gap) / count)
     return -logsigmoid(strength * gap) * kept
 
 
 def advance_gap(
-    policy: PairLogps,
-    ref: PairLogps,
+    policy: PairSums,
+    ref: PairSums,
     uniforms: Float[Tensor, " P"],
     state: Mapping[str, float],
     *,
@@ -174,5 +150,20 @@ def advance_gap(
     gap = delta(policy, ref).detach().double()
     if not len(gap):
         return dict(state)
-    seen = {"mean": float(gap.mean()), "std": float(gap.std()) if len(gap) > 1 else 0.0}
-    return {name: MOMENTUM * state[name] + (1 - MOMENTUM) * value for name, value in seen.items()}
+    of_step = {"mean": float(gap.mean()), "std": float(gap.std()) if len(gap) > 1 else 0.0}
+    return {name: MOMENTUM * state[name] + (1 - MOMENTUM) * value for name, value in of_step.items()}
+
+
+SPECS = {
+    "kto_pair": LossSpec(kto_pair, 0.5, scaled_logratios, scope="step"),
+    "aot": LossSpec(aot, LN_2, scaled_logratios, scope="step", trl=("aot",)),
+    "aot_unpaired": LossSpec(aot_unpaired, LN_2, scaled_logratios, scope="step", trl=("aot_unpaired",)),
+    "beta_dpo": LossSpec(
+        beta_dpo,
+        None,
+        scaled_logratios,
+        scope="step",
+        initial_state={"mean": 0.0, "std": 0.0},
+        advance=advance_gap,
+    ),
+}

@@ -1,4 +1,4 @@
-"""Pairs of which neither may be preferred: probabilities of win, loss and tie instead of a label alone."""
+"""Losses of pairs that may be ties: probabilities of win, loss and tie instead of a label alone."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from preftree.losses.options import AtLeastOne, Beta, NotNegative, checked
-from preftree.losses.quantities import check_one_each, delta
-from preftree.losses.types import PairLogps
+from preftree.losses.quantities import check_one_each, delta, scaled_logratios
+from preftree.losses.types import LossSpec, PairSums
 
 
 @checked
 def rao_kupper(
-    policy: PairLogps, ref: PairLogps, ties: Bool[Tensor, " P"], *, beta: Beta = 0.1, nu: AtLeastOne = 3.0
+    policy: PairSums, ref: PairSums, ties: Bool[Tensor, " P"], *, beta: Beta = 0.1, nu: AtLeastOne = 3.0
 ) -> Float[Tensor, " P"]:
     """Likelihood of win or tie where a difference below a threshold goes unnoticed (Rao and Kupper).
 
@@ -26,15 +26,10 @@ def rao_kupper(
     Win, loss and tie add up to 1. The reward is Bradley-Terry's, so on labels of this model the optimum is DPO's.
 
     Args:
-      policy: Summed response log-probs of each pair, nats, [P]; carries gradient.
-      ref: The same pairs under the frozen reference, nats, [P].
       ties: Whether neither response of the pair is preferred, [P].
-      beta: Strength of the KL constraint, > 0.
       nu: e to the smallest difference of reward that is noticed, >= 1; at 1 there are no ties, and the loss is DPO's.
-    Returns:
-      Loss per pair, nats, [P]; not reduced.
     Raises:
-      ValueError: pair counts differ, beta <= 0, nu < 1, or a tie with nu = 1.
+      ValueError: a tie with nu = 1.
     At policy == reference: no fixed value; ln(1 + nu) for a win, ln((1 + nu) / (nu - 1)) for a tie: ln 4 and ln 2 at
       nu = 3.
     Source: Chen et al. 2024, arXiv:2409.17431, after Rao and Kupper 1967.
@@ -49,9 +44,9 @@ def rao_kupper(
 
 @checked
 def davidson(
-    policy: PairLogps, ref: PairLogps, ties: Bool[Tensor, " P"], *, beta: Beta = 0.1, nu: NotNegative = 1.0
+    policy: PairSums, ref: PairSums, ties: Bool[Tensor, " P"], *, beta: Beta = 0.1, nu: NotNegative = 1.0
 ) -> Float[Tensor, " P"]:
-    """Likelihood of win or tie where a tie has a weight of its own (Davidson).
+    """Likelihood of win or tie where a tie has a weight as well (Davidson).
 
     loss = log(1 + e^-d + 2 nu e^(-d/2)) for a win, d = beta * delta
     loss = that - log(2 nu e^(-d/2)) for a tie
@@ -59,15 +54,10 @@ def davidson(
     Win, loss and tie add up to 1. The reward is Bradley-Terry's, so on labels of this model the optimum is DPO's.
 
     Args:
-      policy: Summed response log-probs of each pair, nats, [P]; carries gradient.
-      ref: The same pairs under the frozen reference, nats, [P].
       ties: Whether neither response of the pair is preferred, [P].
-      beta: Strength of the KL constraint, > 0.
       nu: Weight of a tie, >= 0; between equals nu / (1 + nu) of the pairs tie. At 0 the loss is DPO's.
-    Returns:
-      Loss per pair, nats, [P]; not reduced.
     Raises:
-      ValueError: pair counts differ, beta <= 0, nu < 0, or a tie with nu = 0.
+      ValueError: a tie with nu = 0.
     At policy == reference: no fixed value; ln(2 + 2 nu) for a win, ln((1 + nu) / nu) for a tie: ln 4 and ln 2 at nu =
       1.
     Source: Chen et al. 2024, arXiv:2409.17431, after Davidson 1970.
@@ -81,3 +71,9 @@ def davidson(
     tie = math.log(2 * nu) - d / 2
     win = torch.stack([torch.zeros_like(d), -d, tie]).logsumexp(0)
     return torch.where(ties, win - tie, win)
+
+
+SPECS = {
+    "rao_kupper": LossSpec(rao_kupper, None, scaled_logratios),
+    "davidson": LossSpec(davidson, None, scaled_logratios),
+}

@@ -1,6 +1,8 @@
-"""Losses that look at single tokens: how far both responses reach, and how sure the policy is of them."""
+"""Losses of single tokens: how far both responses reach, and how sure the policy is of them."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -9,15 +11,15 @@ from torch.nn.functional import logsigmoid
 
 from preftree.losses.options import Beta, Share, checked
 from preftree.losses.pair.logistic import dpo
-from preftree.losses.quantities import check_one_each
-from preftree.losses.types import PairLogps, PairTokens, PairValues, TokenLogps
+from preftree.losses.quantities import LN_2, check_one_each, scaled, scaled_logratios
+from preftree.losses.types import LossSpec, PairSums, PairTokens, PairValues, TokenLogps
 
 
 @checked
 def ld_dpo(
     policy_tokens: PairTokens, ref_tokens: PairTokens, *, beta: Beta = 0.1, alpha: Share = 0.5
 ) -> Float[Tensor, " P"]:
-    """DPO that counts less what the longer response says past the end of the shorter one ("length-desensitised").
+    """DPO with less weight on the longer response past the end of the shorter one ("length-desensitised").
 
     loss = -log sigmoid(beta * (l_w - r_w - l_l + r_l)), l, r = sum of shared tokens + alpha * sum of the rest
 
@@ -27,12 +29,7 @@ def ld_dpo(
     Args:
       policy_tokens: Token log-probs of both sides of each pair, nats; carries gradient.
       ref_tokens: The same tokens under the frozen reference, nats.
-      beta: Strength of the KL constraint, > 0.
       alpha: Weight of the tokens past the shorter response's length, in [0, 1]; 1 is DPO.
-    Returns:
-      Loss per pair, nats, [P]; not reduced.
-    Raises:
-      ValueError: token counts differ, beta <= 0, or alpha outside [0, 1].
     At policy == reference: ln 2.
     Source: Liu et al. 2024, arXiv:2409.06411.
     """
@@ -58,14 +55,14 @@ def _weighted(policy: TokenLogps, ref: TokenLogps, shared: Int[Tensor, " P"], al
         raise ValueError("policy_tokens and ref_tokens must hold the same tokens, got other token counts")
     counts = policy.num_tokens
     first = (counts.cumsum(0) - counts).repeat_interleave(counts)
-    place = torch.arange(len(policy.logps), device=counts.device) - first
+    position = torch.arange(len(policy.logps), device=counts.device) - first
     ratios = policy.logps - ref.logps
-    weighted = torch.where(place < shared.repeat_interleave(counts), ratios, alpha * ratios)
+    weighted = torch.where(position < shared.repeat_interleave(counts), ratios, alpha * ratios)
     return torch.segment_reduce(weighted, "sum", lengths=counts, unsafe=True, initial=0.0)
 
 
 @checked
-def wpo(policy: PairLogps, ref: PairLogps, confidence: PairValues, *, beta: Beta = 0.01) -> Float[Tensor, " P"]:
+def wpo(policy: PairSums, ref: PairSums, confidence: PairValues, *, beta: Beta = 0.01) -> Float[Tensor, " P"]:
     """DPO weighed by how much like a sample of the policy each pair is, the weight not being capped.
 
     loss = -e^(chosen_confidence + rejected_confidence) * log sigmoid(beta * delta)
@@ -74,14 +71,7 @@ def wpo(policy: PairLogps, ref: PairLogps, confidence: PairValues, *, beta: Beta
     would be weighs more than 1. TRL's form; the authors' code caps the product, see `wpo_clipped`.
 
     Args:
-      policy: Summed response log-probs of each pair, nats, [P]; carries gradient.
-      ref: The same pairs under the frozen reference, nats, [P].
       confidence: Mean over tokens of log p(token) - log sum_v p(v)^2 under the policy, [P]; taken as constants.
-      beta: Strength of the KL constraint, > 0.
-    Returns:
-      Loss per pair, nats, [P]; not reduced.
-    Raises:
-      ValueError: pair or confidence counts differ, or beta <= 0.
     At policy == reference: no fixed value; ln 2 times the weight.
     Source: Zhou et al. 2024, arXiv:2406.11827, Eq. 2 with the weight alignment of its Section 3; TRL, use_weighting.
     """
@@ -89,20 +79,13 @@ def wpo(policy: PairLogps, ref: PairLogps, confidence: PairValues, *, beta: Beta
 
 
 @checked
-def wpo_clipped(policy: PairLogps, ref: PairLogps, confidence: PairValues, *, beta: Beta = 0.01) -> Float[Tensor, " P"]:
+def wpo_clipped(policy: PairSums, ref: PairSums, confidence: PairValues, *, beta: Beta = 0.01) -> Float[Tensor, " P"]:
     """DPO weighed by how much like a sample of the policy each pair is, at most by 1.
 
     loss = -min(1, e^(chosen_confidence + rejected_confidence)) * log sigmoid(beta * delta)
 
     Args:
-      policy: Summed response log-probs of each pair, nats, [P]; carries gradient.
-      ref: The same pairs under the frozen reference, nats, [P].
       confidence: Mean over tokens of log p(token) - log sum_v p(v)^2 under the policy, [P]; taken as constants.
-      beta: Strength of the KL constraint, > 0.
-    Returns:
-      Loss per pair, nats, [P]; not reduced.
-    Raises:
-      ValueError: pair or confidence counts differ, or beta <= 0.
     At policy == reference: no fixed value; ln 2 times the weight.
     Source: Zhou et al. 2024, arXiv:2406.11827, with the cap of the authors' code, github.com/wzhouad/WPO. Checked
       against it: the product is capped, and the means over tokens are detached.
@@ -110,6 +93,20 @@ def wpo_clipped(policy: PairLogps, ref: PairLogps, confidence: PairValues, *, be
     return dpo(policy, ref, beta=beta) * _both(policy, confidence).clamp(max=0).exp()
 
 
-def _both(policy: PairLogps, confidence: PairValues) -> Float[Tensor, " P"]:
+def _both(policy: PairSums, confidence: PairValues) -> Float[Tensor, " P"]:
     check_one_each(policy, **{"chosen confidence": confidence.chosen, "rejected confidence": confidence.rejected})
     return (confidence.chosen + confidence.rejected).detach()
+
+
+def desensitised_rewards(
+    policy_tokens: PairTokens, ref_tokens: PairTokens, *, beta: float, alpha: float, **_: Any
+) -> PairValues:
+    """beta * the logratio of `ld_dpo`, in which the longer response's rest counts alpha, detached, [P]."""
+    return scaled(desensitised_logratios(policy_tokens, ref_tokens, alpha=alpha), beta)
+
+
+SPECS = {
+    "ld_dpo": LossSpec(ld_dpo, LN_2, desensitised_rewards),
+    "wpo": LossSpec(wpo, None, scaled_logratios),
+    "wpo_clipped": LossSpec(wpo_clipped, None, scaled_logratios),
+}

@@ -1,6 +1,8 @@
-"""Losses of the policy's own log-probs of pairs; none of them causes a reference to be computed."""
+"""Losses of the policy's log-probs of pairs; none of them causes a reference to be computed."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -9,12 +11,12 @@ from torch.nn.functional import logsigmoid
 
 from preftree.losses.numerics import log1mexp, tangent_exp
 from preftree.losses.options import Beta, NotNegative, Number, checked
-from preftree.losses.quantities import log_gap, per_token
-from preftree.losses.types import PairLogps, PairValues
+from preftree.losses.quantities import log_gap, per_token, scaled, scaled_logps
+from preftree.losses.types import LossSpec, PairSums, PairValues
 
 
 @checked
-def unlikelihood(policy: PairLogps, *, alpha: NotNegative = 1.0) -> Float[Tensor, " P"]:
+def unlikelihood(policy: PairSums, *, alpha: NotNegative = 1.0) -> Float[Tensor, " P"]:
     """The chosen response more likely, the rejected one less, without any limit.
 
     loss = -chosen_logps + alpha * rejected_logps
@@ -23,12 +25,7 @@ def unlikelihood(policy: PairLogps, *, alpha: NotNegative = 1.0) -> Float[Tensor
     can be made less likely for ever.
 
     Args:
-      policy: Summed response log-probs of each pair, nats, [P]; carries gradient.
       alpha: Weight of the rejected response, >= 0.
-    Returns:
-      Loss per pair, nats, [P]; not reduced.
-    Raises:
-      ValueError: pair counts differ, or alpha < 0.
     At policy == reference: no fixed value; there is no reference.
     Source: Welleck et al. 2019, arXiv:1908.04319; as a baseline in Rafailov et al. 2023, arXiv:2305.18290, Section 6.
     """
@@ -36,18 +33,13 @@ def unlikelihood(policy: PairLogps, *, alpha: NotNegative = 1.0) -> Float[Tensor
 
 
 @checked
-def reference_free(policy: PairLogps, *, beta: Beta = 0.1) -> Float[Tensor, " P"]:
+def reference_free(policy: PairSums, *, beta: Beta = 0.1) -> Float[Tensor, " P"]:
     """DPO against a reference that finds all responses equally likely.
 
     loss = -log sigmoid(beta * (chosen_logps - rejected_logps))
 
     Args:
-      policy: Summed response log-probs of each pair, nats, [P]; carries gradient.
       beta: Inverse of the gap at which the loss fades, > 0; it no longer measures a distance from a reference.
-    Returns:
-      Loss per pair, nats, [P]; not reduced.
-    Raises:
-      ValueError: pair counts differ, or beta <= 0.
     At policy == reference: no fixed value; there is no reference.
     Source: the option reference_free of github.com/eric-mitchell/direct-preference-optimization.
     """
@@ -55,19 +47,16 @@ def reference_free(policy: PairLogps, *, beta: Beta = 0.1) -> Float[Tensor, " P"
 
 
 @checked
-def cpo(policy: PairLogps, *, beta: Beta = 0.1, nll_weight: NotNegative = 1.0) -> Float[Tensor, " P"]:
+def cpo(policy: PairSums, *, beta: Beta = 0.1, nll_weight: NotNegative = 1.0) -> Float[Tensor, " P"]:
     """Reference-free DPO with the chosen response's negative log-likelihood per token beside it.
 
     loss = -log sigmoid(beta * (chosen_logps - rejected_logps)) - nll_weight * chosen_logps / chosen_tokens
 
     Args:
-      policy: Summed response log-probs of each pair, nats, and their token counts, [P]; carries gradient.
       beta: Inverse of the gap at which the contrast fades, > 0.
       nll_weight: Weight of the averaged term, >= 0.
     Returns:
       Loss per pair, nats, [P]; not reduced. nan for a chosen response without tokens.
-    Raises:
-      ValueError: pair counts differ, beta <= 0, or nll_weight < 0.
     At policy == reference: no fixed value; there is no reference.
     Source: Xu et al. 2024, arXiv:2401.08417, Eq. 3 with the behaviour-cloning term per token.
     """
@@ -75,7 +64,7 @@ def cpo(policy: PairLogps, *, beta: Beta = 0.1, nll_weight: NotNegative = 1.0) -
 
 
 @checked
-def orpo(policy: PairLogps, *, odds_weight: NotNegative = 0.1) -> Float[Tensor, " P"]:
+def orpo(policy: PairSums, *, odds_weight: NotNegative = 0.1) -> Float[Tensor, " P"]:
     """Negative log-likelihood of the chosen response, and the odds of the two responses against each other.
 
     loss = -chosen_logps / chosen_tokens - odds_weight * log sigmoid(log odds_w - log odds_l)
@@ -84,12 +73,9 @@ def orpo(policy: PairLogps, *, odds_weight: NotNegative = 0.1) -> Float[Tensor, 
     log-prob is held one rounding step below 0 there.
 
     Args:
-      policy: Summed response log-probs of each pair, nats, and their token counts, [P]; carries gradient.
       odds_weight: Weight of the odds ratio, >= 0; the paper's lambda, TRL's beta.
     Returns:
       Loss per pair, nats, [P]; not reduced. nan for a response without tokens.
-    Raises:
-      ValueError: pair counts differ, or odds_weight < 0.
     At policy == reference: no fixed value; there is no reference.
     Source: Hong et al. 2024, arXiv:2403.07691, Eq. 6 and 7.
     """
@@ -99,19 +85,16 @@ def orpo(policy: PairLogps, *, odds_weight: NotNegative = 0.1) -> Float[Tensor, 
 
 
 @checked
-def simpo(policy: PairLogps, *, beta: Beta = 2.0, gamma: NotNegative = 1.0) -> Float[Tensor, " P"]:
+def simpo(policy: PairSums, *, beta: Beta = 2.0, gamma: NotNegative = 1.0) -> Float[Tensor, " P"]:
     """Logistic loss on the gap of mean log-probs, which has to exceed a margin.
 
     loss = -log sigmoid(beta * (chosen_logps / chosen_tokens - rejected_logps / rejected_tokens) - gamma)
 
     Args:
-      policy: Summed response log-probs of each pair, nats, and their token counts, [P]; carries gradient.
       beta: Scale of the mean log-probs, > 0; the paper tries 2 to 2.5.
       gamma: Margin, >= 0, in units of the scaled gap; the paper tries 0.3 to 0.55 times beta.
     Returns:
       Loss per pair, nats, [P]; not reduced. nan for a response without tokens.
-    Raises:
-      ValueError: pair counts differ, beta <= 0, or gamma < 0.
     At policy == reference: no fixed value; there is no reference.
     Source: Meng et al. 2024, arXiv:2405.14734, Eq. 6.
     """
@@ -121,24 +104,21 @@ def simpo(policy: PairLogps, *, beta: Beta = 2.0, gamma: NotNegative = 1.0) -> F
 
 @checked
 def alphapo(
-    policy: PairLogps, *, beta: Beta = 2.5, gamma: NotNegative = 0.25, alpha: Number = 0.25
+    policy: PairSums, *, beta: Beta = 2.5, gamma: NotNegative = 0.25, alpha: Number = 0.25
 ) -> Float[Tensor, " P"]:
     """SimPO with the reward bent by alpha.
 
     loss = -log sigmoid(beta * (r_w - r_l) - gamma), r = (1 - p^(-alpha)) / alpha
 
     p is the geometric mean of a response's token probabilities; at alpha = 0, r is log p and the loss SimPO's. Where
-    p^(-alpha) passes e^40 it goes on as its tangent in log p, so that fp32 does not overflow.
+    p^(-alpha) passes e^40 it continues as its tangent in log p, so that fp32 does not overflow.
 
     Args:
-      policy: Summed response log-probs of each pair, nats, and their token counts, [P]; carries gradient.
       beta: Scale of the rewards, > 0.
       gamma: Margin, >= 0, in units of the scaled gap.
       alpha: Any number; above 0 unlikely responses weigh more, below 0 less.
     Returns:
       Loss per pair, nats, [P]; not reduced. nan for a response without tokens.
-    Raises:
-      ValueError: pair counts differ, beta <= 0, or gamma < 0.
     At policy == reference: no fixed value; there is no reference.
     Source: Gupta et al. 2025, arXiv:2501.03884.
     """
@@ -161,7 +141,7 @@ def bent(mean_logps: Float[Tensor, " P"], alpha: float) -> Float[Tensor, " P"]:
     return torch.where(power.abs() < 1, -power.clamp(-1, 1).expm1(), 1 - tangent_exp(power)) / alpha
 
 
-def mean_logps(policy: PairLogps) -> PairValues:
+def mean_logps(policy: PairSums) -> PairValues:
     """Policy logps per token of both sides, [P].
 
     Raises:
@@ -169,3 +149,28 @@ def mean_logps(policy: PairLogps) -> PairValues:
     """
     log_gap(policy)
     return per_token(PairValues(policy.chosen, policy.rejected), policy)
+
+
+def scaled_mean_logps(policy: PairSums, *, beta: float, **_: Any) -> PairValues:
+    """beta * policy logps per token, detached, [P]: SimPO's reward."""
+    return scaled(mean_logps(policy), beta)
+
+
+def bent_rewards(policy: PairSums, *, beta: float, alpha: float, **_: Any) -> PairValues:
+    """beta * AlphaPO's reward, detached, [P]."""
+    return scaled(PairValues(*(bent(side, alpha) for side in mean_logps(policy))), beta)
+
+
+def odds_rewards(policy: PairSums, **_: Any) -> PairValues:
+    """log(p / (1 - p)) of the mean token probability, detached, [P]: what ORPO contrasts."""
+    return scaled(PairValues(*map(log_odds, mean_logps(policy))), 1.0)
+
+
+SPECS = {
+    "unlikelihood": LossSpec(unlikelihood, None, scaled_logps),
+    "reference_free": LossSpec(reference_free, None, scaled_logps),
+    "cpo": LossSpec(cpo, None, scaled_logps),
+    "orpo": LossSpec(orpo, None, odds_rewards),
+    "simpo": LossSpec(simpo, None, scaled_mean_logps, trl=("simpo",)),
+    "alphapo": LossSpec(alphapo, None, bent_rewards, trl=("alphapo",)),
+}

@@ -1,1 +1,1 @@
-"""What policy gradients minimise."""
+"""Advantages and losses of policy gradients."""

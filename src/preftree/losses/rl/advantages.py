@@ -1,4 +1,4 @@
-"""What a sampled response was worth, token by token or as a whole: the estimates that policy gradients weigh with.
+"""Advantages of sampled responses, by token or as a whole, and the statistics behind them.
 
 Values over tokens are ragged: response after response and in token order, [I], with the token count of each, [R].
 Nothing here carries a gradient.
@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from preftree.losses.ragged import filled, spread
+from preftree.losses.lists import filled, spread
 
 KlEstimator: TypeAlias = Literal["k1", "k3"]
 
@@ -29,7 +29,7 @@ def kl_estimate(
     Args:
       policy: Log-probs of what the policy sampled, nats, [N].
       ref: The same under the reference, nats, [N].
-      estimator: Which.
+      estimator: Name of the estimator.
     Raises:
       ValueError: counts differ, or there is no such estimator.
     At policy == reference: 0.
@@ -48,13 +48,13 @@ def kl_estimate(
 def penalised_rewards(
     scores: Float[Tensor, " R"], kl: Float[Tensor, " I"], count_R: Int[Tensor, " R"], *, kl_coef: float
 ) -> Float[Tensor, " I"]:
-    """Reward of each token: what its step away from the reference costs, and at the last token the response's score.
+    """Reward of each token: the cost of its distance from the reference, and at the last token the response's score.
 
     reward_t = -kl_coef * kl_t + [t is the last] * score
 
     Args:
-      scores: Of each response, [R].
-      kl: Estimates at each token, nats, [I].
+      scores: Score of each response, [R].
+      kl: Estimate at each token, nats, [I].
       count_R: Tokens of each response, at least 1, [R].
       kl_coef: Reward that a nat costs.
     Raises:
@@ -82,7 +82,7 @@ def gae(
     value and advantage 0 past the last token;  return_t = advantage_t + value_t.
 
     Args:
-      rewards: Of each token, [I].
+      rewards: Reward of each token, [I].
       values: Value of the state before each token, [I].
       count_R: Tokens of each response, at least 1, [R].
       gamma: Discount, in [0, 1].
@@ -109,8 +109,8 @@ def gae(
         ahead = torch.where(inside[:, t], slope + gamma * lam * ahead, 0.0)
         following = values_RT[:, t]
         advantages[:, t] = ahead
-    found = advantages[inside]
-    return found, found + values
+    flat = advantages[inside]
+    return flat, flat + values
 
 
 def leave_one_out(rewards: Float[Tensor, "X K"]) -> Float[Tensor, "X K"]:
@@ -119,7 +119,7 @@ def leave_one_out(rewards: Float[Tensor, "X K"]) -> Float[Tensor, "X K"]:
     advantage_i = reward_i - (1 / (K - 1)) sum_{j != i} reward_j
 
     Args:
-      rewards: Of K >= 2 responses to each of X prompts, the KL penalty included, [X, K].
+      rewards: Rewards of K >= 2 responses to each of X prompts, the KL penalty included, [X, K].
     Raises:
       ValueError: one response a prompt.
     Source: Ahmadian et al. 2024, arXiv:2402.14740, Section 3; Kool et al. 2019.
@@ -136,7 +136,7 @@ def group_normalised(rewards: Float[Tensor, "X K"], *, eps: float = 1e-4) -> Flo
     advantage_i = (reward_i - mean_j reward_j) / (std_j reward_j + eps), std with K - 1
 
     Args:
-      rewards: Of K >= 2 responses to each of X prompts, [X, K].
+      rewards: Rewards of K >= 2 responses to each of X prompts, [X, K].
       eps: Keeps prompts whose responses are all alike at 0.
     Raises:
       ValueError: one response a prompt.
@@ -159,11 +159,11 @@ def adapted_kl_coef(kl_coef: float, kl: float, *, target: float, horizon: float,
     kl_coef * (1 + clip(kl / target - 1, -0.2, 0.2) * num_responses / horizon)
 
     Args:
-      kl_coef: Before it.
+      kl_coef: Coefficient before the batch.
       kl: Mean KL of a response in the batch, nats.
-      target: What it should be, nats.
+      target: Wanted mean KL, nats.
       horizon: Responses over which the coefficient changes by 20 % at the most.
-      num_responses: Of the batch.
+      num_responses: Responses of the batch.
     Source: Ziegler et al. 2019, arXiv:1909.08593, Section 2.2; their K_beta is num_responses / horizon.
     """
     error = min(max(kl / target - 1, -0.2), 0.2)
@@ -175,7 +175,7 @@ class Moments:
     """Mean and spread of all numbers seen so far.
 
     Attributes:
-      count: How many.
+      count: Number of values.
       mean: Their mean.
       square: Sum of their squared distances from it.
     """

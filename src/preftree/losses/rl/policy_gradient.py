@@ -10,15 +10,15 @@ from torch import Tensor
 def clipped_surrogate(
     logps: Float[Tensor, " N"], old_logps: Float[Tensor, " N"], advantages: Float[Tensor, " N"], *, clip: float
 ) -> Float[Tensor, " N"]:
-    """PPO's policy loss: what acting better gains, no further than the clip lets the policy go for it.
+    """PPO's policy loss: the gain from a changed probability, up to the clip.
 
     loss = -min(ratio * A, clip(ratio, 1 - clip, 1 + clip) * A),  ratio = exp(logps - old_logps)
 
     Args:
       logps: Log-probs of the actions, nats, [N]; carries gradient.
       old_logps: The same under the policy that took them, nats, [N].
-      advantages: Of each action, [N].
-      clip: In (0, 1).
+      advantages: Advantage of each action, [N].
+      clip: Largest change of the ratio, in (0, 1).
     Returns:
       Loss of each action, [N].
     Raises:
@@ -52,7 +52,7 @@ def value_loss(
     *,
     clip: float | None = None,
 ) -> Float[Tensor, " N"]:
-    """Half the squared distance of a value from its return; with a clip, of the further of it and its clipped self.
+    """Half the squared distance of a value from its return; with a clip, the larger of the two distances.
 
     loss = 1/2 max((V - G)^2, (V_old + clip(V - V_old, -clip, clip) - G)^2)
 
@@ -60,7 +60,7 @@ def value_loss(
       values: V, [N]; carries gradient.
       old_values: V as it was when the returns were computed, [N].
       returns: G, [N].
-      clip: How far a value may go from its old self; None lets it go.
+      clip: Largest change from the old value; None is no limit.
     Returns:
       Loss of each value, [N].
     Raises:

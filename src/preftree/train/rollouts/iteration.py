@@ -165,7 +165,7 @@ def evaluate(learner: Learner, progress: Progress, stop: Callable[[], int]) -> M
     rows = np.arange(len(prompts))
     rollout = learner.sample(prompts, rows, 1, HELD_OUT_ROW)
     scored = score(learner, rollout, [learner.lay_out(rollout, rows)])
-    kl_R = sum_responses(scored.kl, torch.from_numpy(rollout.count_R).to(scored.kl.device)).logps.cpu().numpy()
+    kl_R = sum_responses(scored.kl, torch.from_numpy(rollout.count_R).to(scored.kl.device)).values.cpu().numpy()
     figures: dict[str, float] = {}
     for name, values in (("reward", rollout.rewards_R), ("kl", kl_R)):
         figures[name] = float(values.mean())
@@ -194,7 +194,7 @@ def aim(
 ) -> tuple[Targets, dict[str, float]]:
     """What the updates aim at, and figures of it."""
     kl_I = kl_estimate(scored.policy, scored.ref, config.kl_estimator)
-    returns_R = scores - kl_coef * sum_responses(kl_I, count_R).logps
+    returns_R = scores - kl_coef * sum_responses(kl_I, count_R).values
     figures = {"penalised_return": float(returns_R.mean())}
     if isinstance(config, PpoConfig):
         assert scored.values is not None
@@ -240,7 +240,7 @@ def update(
         acts, old_acts, actions, num_actions = logps, old, index, num_tokens
         if learner.critic is None:  # a response is one action
             actions, num_actions = torch.from_numpy(responses).to(device), len(batch.responses)
-            acts, old_acts = (sum_responses(each, trees.count_R).logps for each in (logps, old))
+            acts, old_acts = (sum_responses(each, trees.count_R).values for each in (logps, old))
         advantages = targets.advantages.index_select(0, actions)
         policy = clipped_surrogate(acts, old_acts, advantages, clip=config.clip).sum() / num_actions
         loss, parts = policy, [policy]

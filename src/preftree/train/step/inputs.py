@@ -15,7 +15,8 @@ from torch import Tensor
 
 from preftree.data.store.store import TokenExample
 from preftree.losses.quantities import pair_up
-from preftree.losses.types import ListLogps, PairLogps, PairTokens, PairValues, ResponseLogps, TokenLogps
+from preftree.losses.types import ListSums, PairSums, PairTokens, PairValues, ResponseSums, TokenLogps
+from preftree.records import Kind
 from preftree.train.step.scores import Scores
 from preftree.tree.sums import sum_responses
 from preftree.tree.to_device import send
@@ -23,19 +24,19 @@ from preftree.tree.to_device import send
 Builders: TypeAlias = dict[str, Callable[[], Any]]
 
 
-def make_inputs(unit: str, names: Iterable[str], scores: Scores, examples: Sequence[TokenExample]) -> dict[str, Any]:
+def make_inputs(kind: Kind, names: Iterable[str], scores: Scores, examples: Sequence[TokenExample]) -> dict[str, Any]:
     """The named inputs of a loss.
 
     Args:
-      unit: `pair`, `response` or `list`: what an example is.
-      names: Keys of `losses.inputs.INPUTS`; `state` is the caller's to give, since each loss has its own.
+      kind: Kind of the examples; there are none of demonstrations here.
+      names: Names of `losses.types.INPUTS`; `state` is the caller's to give, since each loss has its own.
       scores: Of all responses of the examples.
       examples: What the data says of them.
     Raises:
       KeyError: an input that this kind of example does not have.
     """
-    of_unit = {"pair": _of_pairs, "response": _of_responses, "list": _of_lists}[unit]
-    builders = of_unit(scores, examples) | {"uniforms": lambda: uniforms(scores)}
+    of_kind = {"pair": _of_pairs, "response": _of_responses, "list": _of_lists}[kind]
+    builders = of_kind(scores, examples) | {"uniforms": lambda: uniforms(scores)}
     return {name: builders[name]() for name in names}
 
 
@@ -52,13 +53,13 @@ def _of_pairs(scores: Scores, examples: Sequence[TokenExample]) -> Builders:
     first = torch.arange(0, 2 * len(examples), 2, device=scores.count_R.device)
     num_tokens = scores.count_R[::2], scores.count_R[1::2]
 
-    def pairs(values_I: Tensor | None) -> PairLogps:
+    def pairs(values_I: Tensor | None) -> PairSums:
         sums = _sums(values_I, scores)
-        return pair_up(sums.logps, sums.num_tokens, first, first + 1)
+        return pair_up(sums.values, sums.num_tokens, first, first + 1)
 
     def sides(values_I: Tensor | None, *, mean: bool = False) -> PairValues:
         sums = _sums(values_I, scores)
-        each = sums.logps / sums.num_tokens if mean else sums.logps
+        each = sums.values / sums.num_tokens if mean else sums.values
         return PairValues(each.index_select(0, first), each.index_select(0, first + 1))
 
     def tokens(values_I: Tensor | None) -> PairTokens:
@@ -86,6 +87,7 @@ def _of_pairs(scores: Scores, examples: Sequence[TokenExample]) -> Builders:
         "win_prob": lambda: _numbers([_known(example.win_prob) for example in examples], scores),
         "ties": lambda: _flags([example.tie for example in examples], scores),
         "costs": costs,
+        "rewards": lambda: pairs(scores.policy),
         "logps": lambda: pairs(scores.policy).chosen,
     }
 
@@ -97,11 +99,11 @@ def _of_responses(scores: Scores, examples: Sequence[TokenExample]) -> Builders:
     others = np.setdiff1d(np.arange(len(scores.count_R)), starts)
     own, lent = send(starts, scores.count_R.device), send(others, scores.count_R.device)
 
-    def chosen(values_I: Tensor | None, which: Tensor) -> ResponseLogps:
+    def chosen(values_I: Tensor | None, which: Tensor) -> ResponseSums:
         sums = _sums(values_I, scores)
-        return ResponseLogps(sums.logps.index_select(0, which), sums.num_tokens.index_select(0, which))
+        return ResponseSums(sums.values.index_select(0, which), sums.num_tokens.index_select(0, which))
 
-    def mismatched(values_I: Tensor | None) -> ResponseLogps:
+    def mismatched(values_I: Tensor | None) -> ResponseSums:
         return chosen(_there(values_I).detach(), lent)
 
     return {
@@ -117,18 +119,19 @@ def _of_lists(scores: Scores, examples: Sequence[TokenExample]) -> Builders:
     """Any number of responses an example, the best one first."""
     sizes = send(np.array([len(e.sequences) for e in examples], np.int64), scores.count_R.device)
 
-    def lists(values_I: Tensor | None) -> ListLogps:
-        return ListLogps(*_sums(values_I, scores), sizes)
+    def lists(values_I: Tensor | None) -> ListSums:
+        return ListSums(*_sums(values_I, scores), sizes)
 
     return {
         "policy_lists": lambda: lists(scores.policy),
         "ref_lists": lambda: lists(scores.ref),
+        "list_rewards": lambda: lists(scores.policy),
         "list_scores": lambda: _numbers([s for example in examples for s in _known(example.scores)], scores),
-        "logps": lambda: lists(scores.policy).logps.index_select(0, sizes.cumsum(0) - sizes),
+        "logps": lambda: lists(scores.policy).values.index_select(0, sizes.cumsum(0) - sizes),
     }
 
 
-def _sums(values_I: Tensor | None, scores: Scores) -> ResponseLogps:
+def _sums(values_I: Tensor | None, scores: Scores) -> ResponseSums:
     return sum_responses(_there(values_I), scores.count_R)
 
 

@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from preftree.data.store.store import TokenExample
-from preftree.losses.types import ResponseLogps
+from preftree.losses.types import ResponseSums
 from preftree.runtime.ranks import Ranks
 from preftree.runtime.reduce import sum_over_ranks
 from preftree.tree.layout import TokenSequence
@@ -60,7 +60,7 @@ class Scores:
     rows: Int[np.ndarray, " P"]
     moment: Moment
 
-    def responses(self) -> ResponseLogps:
+    def responses(self) -> ResponseSums:
         """Summed log-probs under the policy, [R]."""
         return sum_responses(self.policy, self.count_R)
 
