@@ -24,7 +24,8 @@ from preftree.config.load import check_config
 from preftree.config.recipes import RECIPES
 from preftree.data.prompts import Prompt, encode_prompts
 from preftree.data.sources.memory import Rows, named_rows, write_rows
-from preftree.data.store.store import Examples, TokenStore
+from preftree.data.store.example import Examples
+from preftree.data.store.token_store import TokenStore
 from preftree.data.tokens.budgets import Budgets, Truncation
 from preftree.data.tokens.tokenize import tokenize_file
 from preftree.errors import ConfigError, TrainingError

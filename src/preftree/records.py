@@ -1,13 +1,14 @@
-"""What a data file says, before any tokenizer has seen it.
+"""Records of data files, before any tokenizer has seen them, and the figures that rows give beside their texts.
 
-A text is a plain string, or a conversation: a tuple of messages that the tokenizer's chat template renders. A record's
-texts are all of one kind. The last message of a prompt is not the assistant's; a response is what the assistant says
-next: one assistant message as a rule, more than one where a dialogue goes on.
+A text is a plain string, or a conversation: a tuple of messages that the tokenizer's chat template renders. All texts
+of a record are of one of these two types. The last message of a prompt is never the assistant's. A response is the
+assistant's next message, or several turns that begin and end with the assistant.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 
@@ -23,12 +24,118 @@ class Message:
 Text: TypeAlias = str | tuple[Message, ...]
 
 Kind: TypeAlias = Literal["pair", "list", "response", "demonstration"]
-"""What an example is, in data, losses and metrics: two responses, a ranking, a labelled response, one to imitate."""
+"""Kind of an example, in data, losses and metrics: two responses, a ranking, a labelled response, one to imitate."""
+
+Figures: TypeAlias = Mapping[str, tuple[float, ...]]
+"""Figures of a row by name (a key of FIGURES): one value, or one for each response, the chosen or best one first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A number that a row may give beside its texts.
+
+    Attributes:
+      name: Key in the figures of a record and of an example, and column of a token store. In the plural where each
+        response has a value.
+      input: Name of the loss input.
+      kinds: Kinds of examples that have it.
+      meaning: Description of the loss input.
+      title: Name in the tables of losses.
+      wanted: Fields that give it, for the error where a loss needs it and a row has none.
+      per_response: Whether each response has a value; else the row has one.
+      lowest, highest: Range of a value, both ends included.
+      above_zero: Whether losses need a value above 0.
+    """
+
+    name: str
+    input: str
+    kinds: tuple[Kind, ...]
+    meaning: str
+    title: str
+    wanted: str
+    per_response: bool = False
+    lowest: float = float("-inf")
+    highest: float = float("inf")
+    above_zero: bool = False
+
+    def fields(self, kind: Kind) -> tuple[str, ...]:
+        """Fields that hold it in a row: of a list, one field with a number for each response."""
+        if not self.per_response or kind == "list":
+            return (self.name,)
+        stem = self.name.removesuffix("s")
+        return (f"{stem}_chosen", f"{stem}_rejected") if kind == "pair" else (stem,)
+
+
+FIGURES: dict[str, Figure] = {
+    figure.name: figure
+    for figure in (
+        Figure(
+            "margin",
+            input="margins",
+            kinds=("pair",),
+            meaning="how much better the chosen response is, by a score in the data, > 0, [P]",
+            title="margins",
+            wanted="'margin', or 'score_chosen' and 'score_rejected'",
+            above_zero=True,
+        ),
+        Figure(
+            "other_margin",
+            input="other_margins",
+            kinds=("pair",),
+            meaning="how much better the chosen response is under another objective, either sign, [P]",
+            title="margins of another objective",
+            wanted="'other_margin', the other objective's reward, chosen minus rejected",
+        ),
+        Figure(
+            "win_prob",
+            input="win_prob",
+            kinds=("pair",),
+            meaning="probability that the chosen response is preferred, by a judge in the data, [P]",
+            title="win probabilities",
+            wanted="'win_prob', the probability that a judge prefers the chosen response",
+            lowest=0.0,
+            highest=1.0,
+        ),
+        Figure(
+            "costs",
+            input="costs",
+            kinds=("pair",),
+            meaning="PairValues: a second score of each response, to be kept below a bound",
+            title="costs",
+            wanted="'cost_chosen' and 'cost_rejected'",
+            per_response=True,
+        ),
+        Figure(
+            "scores",
+            input="list_scores",
+            kinds=("list",),
+            meaning="score of each response of the lists, falling within a list, [R]",
+            title="scores",
+            wanted="'scores' (of a pair: 'score_chosen' and 'score_rejected')",
+            per_response=True,
+        ),
+    )
+}
+"""Every figure. Formats, token stores, checks of a run's data and loss inputs read this table."""
+
+
+def figures_of(kind: Kind) -> list[Figure]:
+    """The figures that a record of a kind has; a pair also has those of lists, since it can become a list of two."""
+    kinds = ("pair", "list") if kind == "pair" else (kind,)
+    return [figure for figure in FIGURES.values() if set(kinds) & set(figure.kinds)]
+
+
+def select_responses(figures: Figures, places: Sequence[int]) -> dict[str, tuple[float, ...]]:
+    """The figures for the responses at `places`, in that order; what belongs to the whole row is kept."""
+    return {
+        name: tuple(values[place] for place in places) if FIGURES[name].per_response else values
+        for name, values in figures.items()
+    }
 
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """Where a record stood: the file as the user named it, and its line (or row) counted from 1."""
+    """Place of a record: the file as the user named it, and its line (or row) counted from 1."""
 
     file: str
     line: int
@@ -48,39 +155,33 @@ class Demonstration:
 
 @dataclass(frozen=True, slots=True)
 class Preference:
-    """Two responses to one prompt; pairs of figures are the chosen response's and the rejected one's.
+    """Two responses to one prompt.
 
     Attributes:
-      prompt, chosen, rejected: What was asked, and the two answers.
+      prompt: The prompt.
+      chosen, rejected: The better and the worse response.
       weight: 2 counts like the same pair twice.
-      margin: By how much the chosen response is better.
-      tie: Neither was preferred.
-      win_prob: Probability that the chosen one is preferred, by some judge.
-      scores: How good each is; the margin is their difference unless it is given.
-      costs: A second score of each, to be kept low.
-      other_margin: By how much the chosen response is better under another objective; below 0 where it is worse.
+      tie: Whether neither is preferred.
+      figures: Figures of the pair; those of responses are the chosen one's, then the rejected one's. Where there are
+        scores, their difference is the margin unless the row gives one.
     """
 
     prompt: Text
     chosen: Text
     rejected: Text
     weight: float = 1.0
-    margin: float | None = None
     tie: bool = False
-    win_prob: float | None = None
-    scores: tuple[float, float] | None = None
-    costs: tuple[float, float] | None = None
-    other_margin: float | None = None
+    figures: Figures = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
-    """K responses to one prompt, best first; `scores` fall with the rank, where they are known."""
+    """K responses to one prompt, best first; `scores` among the figures fall with the rank."""
 
     prompt: Text
     responses: tuple[Text, ...]
-    scores: tuple[float, ...] | None = None
     weight: float = 1.0
+    figures: Figures = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,11 +192,12 @@ class Label:
     response: Text
     desirable: bool
     weight: float = 1.0
+    figures: Figures = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """What a judge sees: a prompt as its file has it, and two responses to it as text."""
+    """A judge's question: a prompt as its file has it, and two responses to it as text."""
 
     prompt: Text
     left: str
@@ -108,7 +210,7 @@ class Verdict:
 
     Attributes:
       choice: The better response, or neither; `invalid` where the judge gave no answer that can be read.
-      scores: How good it finds the left and the right response, where it says so.
+      scores: The judge's scores of the left and the right response, where it gives any.
     """
 
     choice: Literal["left", "right", "tie", "invalid"]

@@ -35,7 +35,7 @@ def test_weights_margins_ties_and_train_flags_survive(tmp_path: Path) -> None:
     path = write_rows(tmp_path / "rows.jsonl", rows)
     convert_file(path, tmp_path / "out.jsonl")
     assert read_all(str(tmp_path / "out.jsonl"))[0] == [
-        Preference("p", "é\u2028x", "b", weight=0.1, margin=1e-9),
+        Preference("p", "é\u2028x", "b", weight=0.1, figures={"margin": (1e-9,)}),
         Preference("q", "a", "b", tie=True),
     ]
     turns = [said("user", "a"), said("assistant", "b", train=True), said("user", "c"), said("assistant", "d")]
@@ -50,9 +50,9 @@ def test_a_ranking_as_pairs_and_as_its_best(tmp_path: Path) -> None:
     out = tmp_path / "out.jsonl"
     assert convert_file(path, out, kind="pair")[1] == 3
     assert read_all(str(out))[0] == [
-        Preference("Count:", " 1 2 3", " 1 3 2", margin=1.0, scores=(2.0, 1.0)),
-        Preference("Count:", " 1 2 3", " x", margin=3.0, scores=(2.0, -1.0)),
-        Preference("Count:", " 1 3 2", " x", margin=2.0, scores=(1.0, -1.0)),
+        Preference("Count:", " 1 2 3", " 1 3 2", figures={"margin": (1.0,), "scores": (2.0, 1.0)}),
+        Preference("Count:", " 1 2 3", " x", figures={"margin": (3.0,), "scores": (2.0, -1.0)}),
+        Preference("Count:", " 1 3 2", " x", figures={"margin": (2.0,), "scores": (1.0, -1.0)}),
     ]
     convert_file(path, out, kind="demonstration", chosen_side=True)
     assert read_all(str(out))[0] == [Demonstration("Count:", " 1 2 3")]
@@ -66,7 +66,7 @@ def test_a_pair_as_two_labels_and_as_a_ranking(tmp_path: Path) -> None:
     assert convert_file(path, out, kind="response")[1] == 2
     assert read_all(str(out))[0] == [Label("p", "a", True, 2.0), Label("p", "b", False, 2.0)]
     assert convert_file(path, out, kind="list")[1] == 1
-    assert read_all(str(out))[0] == [Ranking("p", ("a", "b"), (4.0, 1.0), 2.0)]
+    assert read_all(str(out))[0] == [Ranking("p", ("a", "b"), 2.0, {"scores": (4.0, 1.0)})]
 
 
 def test_what_a_pair_carries_is_kept(tmp_path: Path) -> None:
@@ -81,11 +81,13 @@ def test_what_a_pair_carries_is_kept(tmp_path: Path) -> None:
                 "p",
                 "a",
                 "b",
-                margin=2.0,
-                win_prob=0.75,
-                scores=(3.0, 1.0),
-                costs=(1.0, -2.5),
-                other_margin=-1.5,
+                figures={
+                    "margin": (2.0,),
+                    "win_prob": (0.75,),
+                    "scores": (3.0, 1.0),
+                    "costs": (1.0, -2.5),
+                    "other_margin": (-1.5,),
+                },
             )
         ]
     wrong = write_rows(tmp_path / "x.jsonl", [row | {"win_prob": 1.5}])

@@ -90,5 +90,5 @@ def test_duplicates_are_found_across_files(tmp_path: Path) -> None:
 
 
 def test_equal_scores_make_no_pair() -> None:
-    assert ordered_pairs(Ranking("p", ("a", "b", "c"), (2.0, 2.0, 1.0))) == [(0, 2), (1, 2)]
+    assert ordered_pairs(Ranking("p", ("a", "b", "c"), figures={"scores": (2.0, 2.0, 1.0)})) == [(0, 2), (1, 2)]
     assert ordered_pairs(Ranking("p", ("a", "b", "c"))) == [(0, 1), (0, 2), (1, 2)]

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from preftree.data.formats import FORMATS
-from preftree.data.sources.source import find_format, find_source
+from preftree.data.sources.reader import find_format, find_source
 from preftree.errors import DataError
 from preftree.records import Demonstration, Label, Message, Preference, Ranking
 from support.datafiles import EXAMPLES, HH, one_fault, read_all, said, write_rows
@@ -17,13 +17,15 @@ from support.datafiles import EXAMPLES, HH, one_fault, read_all, said, write_row
 U, A = (lambda text: Message("user", text)), (lambda text: Message("assistant", text))
 
 EXPECTED = {
-    "explicit": Preference("2+2=", " 4", " 5", weight=2.0, margin=0.5),
+    "explicit": Preference("2+2=", " 4", " 5", weight=2.0, figures={"margin": (0.5,)}),
     "conversational": Preference((Message("system", "Be brief."), U("2+2?")), (A("4"),), (A("5"),)),
     # The shared beginning "I think it is" belongs to the responses, not to the prompt.
     "hh": Preference(
         "\n\nHuman: Hi?\n\nAssistant: Yes.\n\nHuman: Who?\n\nAssistant:", " I think it is good.", " I think it is bad."
     ),
-    "shp": Preference((U("How do I boil an egg?"),), (A("In oil."),), (A("In water."),), margin=math.log(4)),
+    "shp": Preference(
+        (U("How do I boil an egg?"),), (A("In oil."),), (A("In water."),), figures={"margin": (math.log(4),)}
+    ),
     "tldr_pairs": Preference(
         "SUBREDDIT: r/AskReddit\nTITLE: A cat\nPOST: I saw a cat.\nTL;DR:", " A cat was seen.", " A dog."
     ),
@@ -31,9 +33,11 @@ EXPECTED = {
         "SUBREDDIT: r/AskReddit\n\nTITLE: A cat\n\nPOST: I saw a cat.\n\nTL;DR:", " A cat was seen.", " A dog."
     ),
     "ultrafeedback": Ranking(
-        (U("Name a colour."),), ((A("Red."),), (A("Blue."),), (A("Green."),), (A("Seven."),)), (9.0, 7.5, 7.5, 1.0)
+        (U("Name a colour."),),
+        ((A("Red."),), (A("Blue."),), (A("Green."),), (A("Seven."),)),
+        figures={"scores": (9.0, 7.5, 7.5, 1.0)},
     ),
-    "ranking": Ranking("Count:", (" 1 2 3", " 1 3 2", " x"), (2.0, 1.0, -1.0)),
+    "ranking": Ranking("Count:", (" 1 2 3", " 1 3 2", " x"), figures={"scores": (2.0, 1.0, -1.0)}),
     "unpaired": Label("2+2=", " 5", False),
     "prompt_completion": Demonstration("2+2=", " 4"),
     "messages": Demonstration((U("a?"), A("b"), U("c?")), (A("d"),)),
@@ -182,7 +186,7 @@ def test_text_prompt_beside_whole_conversations(tmp_path: Path) -> None:
     bare = {"prompt": "a?", "chosen": [said("assistant", "x")], "rejected": [said("assistant", "y")]}
     records, tally = read_all(write_rows(tmp_path / "rows.jsonl", [row, bare, row | {"prompt": "other"}]))
     assert records == [
-        Preference((U("a?"),), (A("b"),), (A("c"),), margin=0.5, scores=(8.5, 8.0)),
+        Preference((U("a?"),), (A("b"),), (A("c"),), figures={"margin": (0.5,), "scores": (8.5, 8.0)}),
         Preference((U("a?"),), (A("x"),), (A("y"),)),
     ]
     assert tally.rejected[0].fault == "prompts_differ"

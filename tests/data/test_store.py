@@ -10,10 +10,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from preftree.data.store.store import Says, TokenStore
+from preftree.data.store.token_store import TokenStore
 from preftree.data.store.writer import NewExample, StoreWriter
 from preftree.errors import CacheError
-from preftree.records import Provenance
+from preftree.records import FIGURES, Provenance
 from preftree.tree.layout import grow_tree
 
 
@@ -38,8 +38,9 @@ def pair(line: int = 1, **changes: object) -> NewExample:
         "prompt_digest": -5,
         "provenance": Provenance("f.jsonl", line),
     }
-    said = {name: changes.pop(name) for name in list(changes) if name in Says.__dataclass_fields__}
-    fields["says"] = Says(**said)  # type: ignore[arg-type] - built from parts
+    given = {name: changes.pop(name) for name in list(changes) if name in FIGURES}
+    figures = {name: value if isinstance(value, tuple) else (value,) for name, value in given.items()}
+    fields["figures"] = {name: values for name, values in figures.items() if values != (None,)}
     return NewExample(**(fields | changes))  # type: ignore[arg-type] - built from parts
 
 
@@ -81,8 +82,9 @@ def test_what_goes_in_comes_out(tmp_path: Path, drawn: list[dict[str, Any]]) -> 
     assert len(store) == len(new)
     for index, example in enumerate(new):
         got = store[index]
-        names = Says.__dataclass_fields__
-        assert {name: getattr(got, name) for name in names} == {name: getattr(example.says, name) for name in names}
+        for name in ("weight", "tie", "desirable", "figures"):
+            assert getattr(got, name) == getattr(example, name)
+        assert [name for name in FIGURES if store.has(name)[index]] == [name for name in FIGURES if name in got.figures]
         assert got.num_prompt == len(example.prompt)
         assert got.provenance == example.provenance and store.prompts[index] == example.prompt_digest
         for sequence, response, spans in zip(got.sequences, example.responses, example.scored, strict=True):
@@ -155,7 +157,7 @@ def contents(store: TokenStore, index: int) -> object:
     example = store[index]
     sequences = [(s.ids.tolist(), s.scored.tolist()) for s in example.sequences]
     counts = store.num_tokens[index], store.num_scored[index], store.prompts[index]
-    return sequences, example.weight, example.margin, example.tie, example.provenance, counts
+    return sequences, example.weight, example.figures, example.tie, example.provenance, counts
 
 
 @pytest.mark.parametrize("damage", ["missing", "half", "empty", "other"])

@@ -9,10 +9,10 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from preftree.data.records.faults import RowFault, Tally
-from preftree.data.store.store import join
+from preftree.data.store.example import join
 from preftree.data.tokens.budgets import Budgets, Truncation
 from preftree.data.tokens.encode import make_encoder
-from preftree.data.tokens.examples import make_examples, make_job
+from preftree.data.tokens.row_examples import make_examples, render_row
 from preftree.data.tokens.template import check_template, render
 from preftree.errors import DataError, ModelError
 from preftree.records import Demonstration, Message, Preference, Provenance, Record
@@ -38,8 +38,8 @@ def sequences(
 ) -> list[TokenSequence]:
     """The sequences of a record's first example; a fault is raised."""
     encoder, tally = make_encoder(tokenizer), Tally()
-    job = make_job(HERE, record, tokenizer, encoder)
-    examples = list(make_examples([job], encoder, budgets, truncation, tally))
+    row = render_row(HERE, record, tokenizer, encoder)
+    examples = list(make_examples([row], encoder, budgets, truncation, tally))
     if tally.rejected:
         raise RowFault(tally.rejected[0].fault, tally.rejected[0].field, tally.rejected[0].message)
     example = examples[0]

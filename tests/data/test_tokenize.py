@@ -11,8 +11,9 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from preftree.data.order import hold_out
-from preftree.data.store.report import TokenReport
-from preftree.data.store.store import NO_PROMPT, TokenStore
+from preftree.data.store.example import NO_PROMPT
+from preftree.data.store.token_report import TokenReport
+from preftree.data.store.token_store import TokenStore
 from preftree.data.tokens import tokenize as room
 from preftree.data.tokens.budgets import Budgets
 from preftree.data.tokens.tokenize import tokenize_file
@@ -47,7 +48,7 @@ def test_a_plain_pair(start: str, tmp_path: Path) -> None:
     assert halves(chosen, tokenizer) == (bos + "2+2=", " 4" + EOS)
     assert halves(rejected, tokenizer) == (bos + "2+2=", " five" + EOS)
     assert chosen.ids[: len("2+2=") - 1].tolist() == rejected.ids[: len("2+2=") - 1].tolist()
-    assert (store[0].margin, store[0].weight, store[0].tie) == (3.0, 1.0, False)
+    assert (store[0].figures, store[0].weight, store[0].tie) == ({"margin": (3.0,)}, 1.0, False)
     assert str(store[0].provenance) == f"{tmp_path}/rows.jsonl:1"
     assert (report.rows, report.accepted, report.examples, report.templated, report.cached) == (1, 1, 1, 0, False)
 
@@ -99,7 +100,7 @@ def test_a_ranking_gives_all_its_pairs_on_one_prompt(tmp_path: Path) -> None:
     store, _ = tokenize(tmp_path, [row])
     pairs = [tuple(halves(s, PLAIN)[1].removesuffix(EOS) for s in store[i].sequences) for i in range(len(store))]
     assert pairs == [(" b", " d"), (" b", " a"), (" b", " c"), (" d", " a"), (" d", " c")]
-    assert [store[i].margin for i in range(5)] == [2, 3, 3, 1, 1]
+    assert [store[i].figures["margin"] for i in range(5)] == [(2,), (3,), (3,), (1,), (1,)]
     assert store.weights.tolist() == [2] * 5 and len(set(store.prompts.tolist())) == 1
     assert {store.provenance(i).line for i in range(5)} == {1}
 

@@ -10,7 +10,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from preftree.data.store.store import TokenExample
+from preftree.data.store.example import TokenExample
 from preftree.evaluate.token_rewards import token_rewards, token_texts
 from preftree.records import Provenance
 from preftree.scoring.scorer import Scorer
@@ -43,7 +43,7 @@ def pair(tokenizer: PreTrainedTokenizerFast) -> TokenExample:
         response = [*tokenizer.encode(text), tokenizer.eos_token_id]
         ids = np.array([*prompt, *response], np.int32)
         sequences.append(TokenSequence(ids, np.arange(len(ids)) >= len(prompt)))
-    return TokenExample(tuple(sequences), 1.0, None, False, Provenance("prefs.jsonl", 3))
+    return TokenExample(tuple(sequences), 1.0, Provenance("prefs.jsonl", 3))
 
 
 def test_rewards_equal_plain_forwards_and_sum_to_the_implicit_reward(tmp_path: Path) -> None:
@@ -83,7 +83,7 @@ def test_what_is_no_pair_is_refused() -> None:
     example = pair(tokenizer)
     with pytest.raises(ValueError, match="beta must be > 0"):
         token_rewards(scorer, scorer, [example], beta=0.0, tokenizer=tokenizer)
-    single = TokenExample(example.sequences[:1], 1.0, None, False, Provenance("d.jsonl", 9))
+    single = TokenExample(example.sequences[:1], 1.0, Provenance("d.jsonl", 9))
     with pytest.raises(ValueError, match=r"d\.jsonl:9 has 1 responses, a pair has 2"):
         token_rewards(scorer, scorer, [single], beta=1.0, tokenizer=tokenizer)
 

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from preftree.cli.main import app
 from preftree.data.records.faults import Tally
-from preftree.data.sources.source import find_format, find_source, read_records
+from preftree.data.sources.reader import find_format, find_source, read_records
 from preftree.errors import UserError
 from preftree.evaluate.answers import Answers, find_sides
 from preftree.evaluate.winrate import Pair, count_wins, judge_pairs, preference_rows
@@ -163,12 +163,13 @@ def test_verdicts_read_back_as_preferences(tmp_path: Path) -> None:
         source, tally = find_source(str(tmp_path / f"{name}.jsonl")), Tally()
         read += [record for _, record in read_records(source, find_format(source), tally)]
         assert not tally.num_rejected
+    one, none, two = ({"margin": (a - b,), "scores": (a, b)} for a, b in ((2.0, 1.0), (1.0, 1.0), (3.0, 1.0)))
     assert read == [
-        Preference("p", "xx", "y", 3.0, 1.0, scores=(2.0, 1.0)),
-        Preference("p", "y", "z", 1.0, 0.0, tie=True, scores=(1.0, 1.0)),
-        Preference("q", "xx", "x", 1.0, 1.0, scores=(2.0, 1.0)),
-        Preference("q", "z", "x", 1.0, 0.0, tie=True, scores=(1.0, 1.0)),
-        Preference(chat, (Message("assistant", "xxx"),), (Message("assistant", "x"),), 1.0, 2.0, scores=(3.0, 1.0)),
+        Preference("p", "xx", "y", 3.0, figures=one),
+        Preference("p", "y", "z", tie=True, figures=none),
+        Preference("q", "xx", "x", figures=one),
+        Preference("q", "z", "x", tie=True, figures=none),
+        Preference(chat, (Message("assistant", "xxx"),), (Message("assistant", "x"),), figures=two),
     ]
     assert rows[0]["chosen_by"] == {"a": 2, "b": 1} and rows[0]["rejected_by"] == {"b": 2, "a": 1}
     assert rows[4]["chosen_by"] == {"b": 1}

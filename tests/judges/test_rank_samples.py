@@ -32,8 +32,8 @@ def test_four_samples_make_a_ranking_and_six_pairs(tmp_path: Path) -> None:
     assert counts == Counts(rows=6, rankings=2, kept=6)
     records, tally = read_all(str(tmp_path / "out.jsonl"))
     assert records == [
-        Ranking("p", (" dddd", " ccc", " bb", " a"), (5.0, 4.0, 3.0, 2.0)),
-        Ranking("p", (" yy", " x"), (3.0, 2.0)),
+        Ranking("p", (" dddd", " ccc", " bb", " a"), figures={"scores": (5.0, 4.0, 3.0, 2.0)}),
+        Ranking("p", (" yy", " x"), figures={"scores": (3.0, 2.0)}),
     ]
     assert tally.num_rejected == 0
     done = CliRunner().invoke(
@@ -53,7 +53,7 @@ def test_what_cannot_be_ranked_is_counted(tmp_path: Path) -> None:
     path = write_rows(tmp_path / "samples.jsonl", samples)
     counts = rank_file(path, tmp_path / "out.jsonl", longest)
     assert counts == Counts(rows=8, rankings=1, kept=2, faulty=2, repeated=1, undecided=2)
-    assert read_all(str(tmp_path / "out.jsonl"))[0] == [Ranking("p", (" bb", " a"), (3.0, 2.0))]
+    assert read_all(str(tmp_path / "out.jsonl"))[0] == [Ranking("p", (" bb", " a"), figures={"scores": (3.0, 2.0)})]
     path = write_rows(tmp_path / "same.jsonl", rows("q", " a", " b"))
     with pytest.raises(DataError, match="no prompt has two responses that differ in reward"):
         rank_file(path, tmp_path / "none.jsonl", longest)
@@ -73,9 +73,9 @@ def test_blocks_and_conversations(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     rank_file(path, tmp_path / "out.jsonl", lambda p, r: (asked.append(len(r)), longest(p, r))[1])
     assert asked == [2, 2, 1]
     first, second = read_all(str(tmp_path / "out.jsonl"))[0]
-    assert second == Ranking("p", (" yyy", " zz", " x"), (4.0, 3.0, 2.0))
+    assert second == Ranking("p", (" yyy", " zz", " x"), figures={"scores": (4.0, 3.0, 2.0)})
     answers = ((Message("assistant", "aaa"),), (Message("assistant", "b"),))
-    assert first == Ranking((Message("user", "hi?"),), answers, (3.0, 1.0))
+    assert first == Ranking((Message("user", "hi?"),), answers, figures={"scores": (3.0, 1.0)})
 
 
 def test_the_verb(tmp_path: Path) -> None:

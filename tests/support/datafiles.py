@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from preftree.data.records.faults import Rejected, Tally
-from preftree.data.sources.source import find_format, find_source, read_records
+from preftree.data.sources.reader import find_format, find_source, read_records
 from preftree.records import Record
 
 Row = dict[str, Any]

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from preftree.data.store.store import TokenExample
+from preftree.data.store.example import TokenExample
 from preftree.records import Provenance
 from support.models import random_sequences
 
 
 @dataclass(frozen=True, eq=False)
 class ListStore:
-    """What data/store/store.py gives, from a list."""
+    """Examples as a token store gives them, from a list."""
 
     items: Sequence[TokenExample]
     num_scored: np.ndarray
@@ -45,9 +45,7 @@ def random_pairs(number: int, *, seed: int = 0, weighted: bool = False, longest:
         group = random_sequences(rng, responses=responses, prompt=prompt, most=longest, alphabet=7)
         for chosen, rejected in zip(group[::2], group[1::2], strict=True):
             weight = float(rng.choice([0.5, 1.0, 2.0])) if weighted else 1.0
-            items.append(
-                TokenExample((chosen, rejected), weight, None, False, Provenance("pairs.jsonl", len(items) + 1))
-            )
+            items.append(TokenExample((chosen, rejected), weight, Provenance("pairs.jsonl", len(items) + 1)))
     return make_store(items[:number], _by_prompt(items[:number]))
 
 
@@ -57,9 +55,7 @@ def random_demonstrations(number: int, *, seed: int = 0) -> ListStore:
     items = []
     for index in range(number):
         (sequence,) = random_sequences(rng, responses=1, prompt=int(rng.integers(1, 13)), most=10)
-        items.append(
-            TokenExample((sequence,), float(rng.choice([1.0, 2.0])), None, False, Provenance("d.jsonl", index + 1))
-        )
+        items.append(TokenExample((sequence,), float(rng.choice([1.0, 2.0])), Provenance("d.jsonl", index + 1)))
     return make_store(items, list(range(number)))
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from preftree.data.store.store import TokenStore
+from preftree.data.store.token_store import TokenStore
 from preftree.errors import DataError
 from preftree.train.dataset import Part, probe_rows
 from preftree.train.dpo import run_dpo

@@ -15,7 +15,7 @@ from torch.nn.functional import logsigmoid
 from transformers import PreTrainedModel
 
 from preftree.config.base import Optimisation
-from preftree.data.store.store import TokenExample
+from preftree.data.store.example import TokenExample
 from preftree.errors import ConfigError, ModelError, TrainingError, UserError
 from preftree.losses.registry import bind
 from preftree.reference.references import TableReference

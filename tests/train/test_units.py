@@ -17,8 +17,8 @@ from typer.testing import CliRunner
 
 from preftree.cli.main import app
 from preftree.config.dpo import DpoConfig
+from preftree.data.store.example import TokenExample
 from preftree.data.store.mismatched import partners
-from preftree.data.store.store import TokenExample
 from preftree.errors import ConfigError, DataError, UserError
 from preftree.losses.registry import LOSSES
 from preftree.models.load import load_model, load_tokenizer
@@ -263,12 +263,14 @@ def test_a_list_loses_what_does_not_fit_or_repeats(
     data = write(tmp_path / "l.jsonl", [row, row | {"prompt": "q", "responses": [" much too long", " so is this"]}])
     words = ("loss=lipo", f"data={data}", f"cache={tmp_path}", "data.max_rejected=1.0", "max_response_length=4")
     dropped, _ = open_part(bind_objective(dpo_config(place, "unused", *words[:4], "max_response_length=5"))[0])
-    assert [len(example.sequences) for example in (dropped.store[0],)] == [3] and dropped.store[0].scores == (3, 1, 0)
+    assert [len(example.sequences) for example in (dropped.store[0],)] == [3] and dropped.store[0].figures[
+        "scores"
+    ] == (3, 1, 0)
     assert len(dropped.rows) == 1 and "dropped_response 1" in caplog.text
     row["responses"] = [" zzzzzzzz a", " zzzzzzzz b", " x", " y"]
     words = (words[0], f"data={write(tmp_path / 'm.jsonl', [row])}", *words[2:], "truncation=trim_response")
     cut, _ = open_part(bind_objective(dpo_config(place, "unused", *words))[0])
-    assert len(cut.store[0].sequences) == 3 and cut.store[0].scores == (3, 1, 0)
+    assert len(cut.store[0].sequences) == 3 and cut.store[0].figures["scores"] == (3, 1, 0)
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from preftree.data.records.texts import named_texts, spread
 from preftree.data.tools.inspect import Inspection
-from preftree.data.tools.lengths import parts, spread
 from preftree.records import Label, Preference, Provenance, Record
 from preftree.records import Text as Said
 
@@ -75,11 +75,11 @@ def _lengths(found: Inspection) -> Table:
 def _record(where: Provenance, record: Record) -> Panel:
     styles = {"chosen": "green", "rejected": "red"}
     body: list[Text] = []
-    for name, said in parts(record):
+    for name, said in named_texts(record):
         body += [Text(name, f"bold {styles.get(name, 'cyan')}"), Text(_shorten(safe(_script(said)))), Text()]
     extras = [f"weight {record.weight:g}"] if record.weight != 1 else []
     if isinstance(record, Preference):
-        extras += [] if record.margin is None else [f"margin {record.margin:g}"]
+        extras += [f"margin {value:g}" for value in record.figures.get("margin", ())]
         extras += ["tie"] if record.tie else []
     if isinstance(record, Label):
         extras += ["desirable" if record.desirable else "undesirable"]

@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from preftree.data.records.conversion import as_kind, check_kind
 from preftree.data.records.faults import RowFault, Tally, check_share
 from preftree.data.records.fields import Row, messages, prompt_messages, text
-from preftree.data.sources.source import find_format, find_source, read_records, read_rows
+from preftree.data.sources.reader import find_format, find_source, read_records, read_rows
 from preftree.data.tokens.encode import make_encoder
 from preftree.data.tokens.template import check_special, check_template, render
 from preftree.errors import DataError

@@ -16,8 +16,8 @@ from scipy.special import expit
 
 from preftree.config.dpo import DpoConfig
 from preftree.config.load import check_config
-from preftree.data.store.end_marked import EndStore
-from preftree.data.store.store import TokenStore
+from preftree.data.store.end_marked import EndMarkedStore
+from preftree.data.store.token_store import TokenStore
 from preftree.data.tokens.budgets import Budgets, Truncation
 from preftree.data.tokens.tokenize import tokenize_file
 from preftree.errors import ConfigError, DataError
@@ -129,7 +129,7 @@ def compare_rewards(run: Run, files: list[str], *, against: str | None = None, s
         for number, file in enumerate(files):
             store = _open(file, reward_tokenizer, Budgets(**reward_lengths), policy_of, config.data.format)
             rows = np.flatnonzero(~store.ties)
-            marked = EndStore(store, padding_of(scorer.model))
+            marked = EndMarkedStore(store, padding_of(scorer.model))
             values = response_values(scorer, marked, rows, budget=budget)
             explicit[number] = _Values.of(store, rows, values)
     return [_compare(file, *both, seed) for file, both in zip(files, zip(implicit, explicit, strict=True), strict=True)]

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from transformers import PreTrainedTokenizerBase
 
-from preftree.data.store.store import TokenExample
+from preftree.data.store.example import TokenExample
 from preftree.reference.store import ReferenceTable
 from preftree.run_folder.measured import PairRewards, TokenReward
 from preftree.scoring.scorer import Scorer

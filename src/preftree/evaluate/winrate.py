@@ -192,6 +192,9 @@ def _as_row(prompt: Text, texts: tuple[str, str], row: dict[str, Any]) -> dict[s
     given = pair.verdicts[0].scores if len(pair.verdicts) == 1 else None
     scores = (given[1], given[0]) if given and row["turned"] else given
     value = max(pair.value, 1 - pair.value)
+    figures: dict[str, tuple[float, ...]] = {"scores": scores} if scores else {}
+    if 0.5 < value < 1:
+        figures["win_prob"] = (value,)
     chosen, rejected = (
         response if isinstance(prompt, str) else (Message("assistant", response),) for response in texts
     )
@@ -201,8 +204,7 @@ def _as_row(prompt: Text, texts: tuple[str, str], row: dict[str, Any]) -> dict[s
         rejected,
         weight=float(row["by"][0].total()),
         tie=value == 0.5,
-        win_prob=value if 0.5 < value < 1 else None,
-        scores=scores,
+        figures=figures,
     )
     return to_row(record) | {"chosen_by": dict(row["by"][0]), "rejected_by": dict(row["by"][1])}
 

@@ -22,7 +22,7 @@ from preftree.data.records.fields import (
     text,
 )
 from preftree.data.sources.files import RawRow
-from preftree.data.sources.source import check_out, find_source, read_rows
+from preftree.data.sources.reader import check_out, find_source, read_rows
 from preftree.errors import DataError
 from preftree.judges.rewards import Rewards
 from preftree.records import Message, Ranking, Text
@@ -97,7 +97,7 @@ def rank_file(path: str, out: Path, rewards: Rewards, *, progress: Callable[[int
         ranking = Ranking(
             group.prompt,
             tuple(_as_text(group.prompt, group.responses[number]) for number in order),
-            tuple(group_values[order].tolist()),
+            figures={"scores": tuple(group_values[order].tolist())},
         )
         lines.append(json.dumps(to_row(ranking), ensure_ascii=False, allow_nan=False) + "\n")
         counts.rankings += 1

@@ -9,25 +9,22 @@ from dataclasses import dataclass
 from itertools import chain
 
 from preftree.losses.types import LossSpec
+from preftree.records import FIGURES
 
 _NEEDS = {
     "ref": "reference",
     "policy_tokens": "token log-probs",
     "kl": "KL per token",
     "confidence": "token confidence",
-    "margins": "margins",
-    "other_margins": "margins of another objective",
-    "win_prob": "win probabilities",
     "ties": "tie flags",
-    "costs": "costs",
     "responses": "single responses",
     "desirable": "labels",
     "mismatched": "mismatched responses",
     "policy_lists": "lists",
-    "list_scores": "scores",
     "uniforms": "random numbers",
     "state": "running state",
     "logps": "demonstrations",
+    **{figure.input: figure.title for figure in FIGURES.values()},
 }
 """Inputs in words for whoever brings the data; the other inputs follow from these."""
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from preftree.errors import ConfigError
 from preftree.losses.options import Option, options_in
-from preftree.records import Kind
+from preftree.records import FIGURES, Kind
 
 
 class PairSums(NamedTuple):
@@ -89,7 +89,7 @@ class ListSums(NamedTuple):
     sizes: Int[Tensor, " L"]
 
 
-INPUTS: Mapping[Kind, Mapping[str, str]] = {
+_MODEL_INPUTS: Mapping[Kind, dict[str, str]] = {
     "pair": {
         "policy": "PairSums under the policy; carries gradient",
         "ref": "PairSums under the reference",
@@ -97,11 +97,7 @@ INPUTS: Mapping[Kind, Mapping[str, str]] = {
         "ref_tokens": "PairTokens under the reference",
         "kl": "PairValues: KL(reference || policy) over the vocabulary, summed over tokens; carries gradient",
         "confidence": "PairValues: mean over tokens of log p(token) - log sum_v p(v)^2 under the policy, detached",
-        "margins": "how much better the chosen response is, by a score in the data, > 0, [P]",
-        "other_margins": "how much better the chosen response is under another objective, either sign, [P]",
-        "win_prob": "probability that the chosen response is preferred, by a judge in the data, [P]",
         "ties": "whether neither response of the pair is preferred, [P]",
-        "costs": "PairValues: a second score of each response, to be kept below a bound",
         "rewards": "PairSums: rewards of each pair, of a reward model that is trained; carries gradient",
     },
     "response": {
@@ -114,7 +110,6 @@ INPUTS: Mapping[Kind, Mapping[str, str]] = {
     "list": {
         "policy_lists": "ListSums under the policy; carries gradient",
         "ref_lists": "ListSums under the reference",
-        "list_scores": "score of each response of the lists, falling within a list, [R]",
         "list_rewards": "ListSums: rewards of the responses, of a reward model that is trained; carries gradient",
     },
     "demonstration": {"logps": "summed log-probs of demonstrations under the policy, nats, [N]; carries gradient"},

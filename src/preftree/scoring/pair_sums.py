@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 
-from preftree.data.store.store import Examples
+from preftree.data.store.example import Examples
 from preftree.scoring.scorer import Scorer
 from preftree.tree.pack import plan_step
 from preftree.tree.sums import sum_responses

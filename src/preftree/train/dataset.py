@@ -14,13 +14,15 @@ from transformers import PreTrainedTokenizerBase
 from preftree.config.base import Pace, RunConfig
 from preftree.config.sft import SftConfig
 from preftree.data.order import hold_out, iterate_steps, order_groups, steps_per_epoch
-from preftree.data.store.end_marked import EndStore
+from preftree.data.store.example import count_tokens
 from preftree.data.store.mismatched import MismatchedStore
-from preftree.data.store.store import Figure, TokenStore, count_tokens
+from preftree.data.store.token_store import TokenStore
+from preftree.data.store.view import StoreView
 from preftree.data.tokens.budgets import Budgets
 from preftree.data.tokens.tokenize import tokenize_file
 from preftree.errors import ConfigError, DataError
 from preftree.losses.mean import repeats
+from preftree.records import FIGURES
 from preftree.runtime.paths import cache_root
 from preftree.runtime.ranks import Ranks
 from preftree.runtime.reduce import lead_first
@@ -43,7 +45,7 @@ class Part:
       rows: Which of them, in file order, [N].
     """
 
-    store: TokenStore | MismatchedStore | EndStore
+    store: TokenStore | StoreView
     rows: Int[np.ndarray, " N"]
 
 
@@ -159,16 +161,6 @@ def check_budget(part: Part, shares_prefixes: bool, budget: int) -> None:
         )
 
 
-_FIGURES: dict[str, tuple[Figure, str]] = {
-    "margins": ("margin", "'margin', or 'score_chosen' and 'score_rejected'"),
-    "other_margins": ("other_margin", "'other_margin', the other objective's reward, chosen minus rejected"),
-    "win_prob": ("win_prob", "'win_prob', the probability that a judge prefers the chosen response"),
-    "costs": ("costs", "'cost_chosen' and 'cost_rejected'"),
-    "list_scores": ("scores", "'scores' (of a pair: 'score_chosen' and 'score_rejected')"),
-}
-"""Inputs of losses that come from the data: what the store calls them, and the fields of a row that give them."""
-
-
 def _tokenize(
     config: RunConfig, objective: Objective | None, path: str, tokenizer: PreTrainedTokenizerBase
 ) -> TokenStore:
@@ -213,26 +205,31 @@ def _usable(store: TokenStore, objective: Objective | None, path: str) -> Int[np
 
 
 def _check_figures(store: TokenStore, rows: Int[np.ndarray, " N"], objective: Objective, path: str) -> None:
-    for name in objective.inputs:
-        if name not in _FIGURES:
+    rows_without_ties = rows[~store.ties[rows]]
+    for figure in FIGURES.values():
+        if figure.input not in objective.inputs or objective.unit not in figure.kinds:
             continue
-        figure, fields = _FIGURES[name]
-        lacking = rows[~store.has(figure)[rows] & ~store.ties[rows]]
+        need = f"loss {objective.label} needs"
+        lacking = rows_without_ties[~store.has(figure.name)[rows_without_ties]]
         if len(lacking):
-            more = f", like {len(lacking) - 1} others" if len(lacking) > 1 else ""
             raise DataError(
-                f"loss {objective.label} needs {figure.replace('_', ' ')} in every row, and "
-                f"{store.provenance(int(lacking[0]))} has none{more}; give {fields}, or choose another loss"
+                f"{need} {figure.name.replace('_', ' ')} in every row, and {store.provenance(int(lacking[0]))} has "
+                f"none{_and_others(lacking)}; give {figure.wanted}, or choose another loss"
             )
-        flat = rows[(store.margins[rows] <= 0) & ~store.ties[rows]] if name == "margins" else rows[:0]
-        if len(flat):
-            more = f", like {len(flat) - 1} others" if len(flat) > 1 else ""
-            raise DataError(
-                f"loss {objective.label} needs a margin > 0 in every row, and {store.provenance(int(flat[0]))} has "
-                f"{store.margins[flat[0]]:g}{more}; label such pairs as ties, or choose another loss"
-            )
+        if figure.above_zero:
+            least = np.array([min(store.figure(figure.name, int(row))) for row in rows_without_ties])
+            flat = rows_without_ties[least <= 0]
+            if len(flat):
+                raise DataError(
+                    f"{need} a {figure.name.replace('_', ' ')} > 0 in every row, and {store.provenance(int(flat[0]))} "
+                    f"has {least[least <= 0][0]:g}{_and_others(flat)}; label such pairs as ties, or choose another loss"
+                )
     if objective.scope == "step" or objective.state:
         try:
             repeats(store.weights[rows])
         except ValueError as error:
             raise DataError(f"{path}: loss {objective.label} counts a weight as repetitions: {error}") from error
+
+
+def _and_others(rows: Int[np.ndarray, " N"]) -> str:
+    return f", like {len(rows) - 1} others" if len(rows) > 1 else ""

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from preftree.data.store.store import Examples, TokenExample
+from preftree.data.store.example import Examples, TokenExample
 from preftree.losses.mean import weigh
 from preftree.losses.metrics import by_label
 from preftree.reference.references import NoReference, Reference

@@ -12,8 +12,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from preftree.config.reward import RewardConfig
-from preftree.data.store.end_marked import EndStore
-from preftree.data.store.store import Examples, TokenExample, TokenStore
+from preftree.data.store.end_marked import EndMarkedStore
+from preftree.data.store.example import Examples, TokenExample
+from preftree.data.store.token_store import TokenStore
 from preftree.losses.reward_model import win_chance
 from preftree.models.load import load_tokenizer
 from preftree.models.reward_model import grow_reward_model, is_reward_model, load_reward_model, padding_of
@@ -131,7 +132,7 @@ def _with_marked_ends(run: OpenRun[RewardConfig], data: RunExamples) -> RunExamp
 
     def marked(part: Part) -> Part:
         assert isinstance(part.store, TokenStore)
-        return replace(part, store=EndStore(part.store, padding))
+        return replace(part, store=EndMarkedStore(part.store, padding))
 
     return replace(data, train=marked(data.train), held_out=data.held_out and marked(data.held_out))
 

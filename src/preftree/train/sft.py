@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from preftree.config.sft import SftConfig
-from preftree.data.store.store import Examples, TokenExample
+from preftree.data.store.example import Examples, TokenExample
 from preftree.losses.mean import weigh
 from preftree.losses.sft import sft
 from preftree.reference.references import NoReference

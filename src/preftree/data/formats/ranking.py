@@ -8,9 +8,10 @@ from preftree.data.records.faults import RowFault
 from preftree.data.records.fields import (
     Row,
     check_differ,
+    figures,
     items,
     messages,
-    number,
+    numbers,
     present,
     prompt_messages,
     response_messages,
@@ -19,7 +20,7 @@ from preftree.data.records.fields import (
     text,
     weight,
 )
-from preftree.records import Ranking, Text
+from preftree.records import Figures, Ranking, Text, select_responses
 
 
 def detect(row: Row) -> bool:
@@ -36,34 +37,35 @@ def read(row: Row) -> Ranking:
     for index, value in enumerate(take(row, items, "responses")):
         where = f"responses[{index}]"
         named.append((where, response_messages(messages(value, where), where) if chat else response_text(value, where)))
-    scores, ranks = row.get("scores"), row.get("ranks")
-    if scores is not None:
-        return rank(row, prompt, named, _numbers(scores, "scores", len(named)))
-    if ranks is None:
-        return rank(row, prompt, named, None)
-    order = _numbers(ranks, "ranks", len(named))
-    if len(set(order)) < len(order):
+    given = figures(row, "list", len(named))
+    if "scores" in given or row.get("ranks") is None:
+        return rank(row, prompt, named, given)
+    ranks = numbers(row["ranks"], "ranks", len(named))
+    if len(set(ranks)) < len(ranks):
         raise RowFault(
             "bad_value", "ranks", "'ranks' holds a rank twice; give 'scores' where responses are equally good"
         )
-    return rank(row, prompt, [named[i] for i in sorted(range(len(order)), key=order.__getitem__)], None)
+    order = sorted(range(len(ranks)), key=ranks.__getitem__)
+    return rank(row, prompt, [named[i] for i in order], select_responses(given, order))
 
 
 def rank(
-    row: Row, prompt: Text, named: Sequence[tuple[str, Text]], scores: Sequence[float] | None, field: str = "responses"
+    row: Row, prompt: Text, named: Sequence[tuple[str, Text]], given: Figures, field: str = "responses"
 ) -> Ranking:
-    """A ranking, best first; responses of equal score keep their order."""
+    """A ranking, ordered by its scores where it has any; responses of equal score keep their order.
+
+    Args:
+      row: Gives the weight.
+      prompt: The prompt.
+      named: The responses under the names of their fields, best first where there are no scores.
+      given: Figures, in the order of `named`.
+      field: The field that holds the responses.
+    """
+    scores = given.get("scores")
     if len(named) < 2 or (scores is not None and len(set(scores)) < 2):
         raise RowFault("no_preference", field, f"'{field}' has no two responses that differ in rank")
     check_differ(tuple(named))
-    if scores is None:
-        return Ranking(prompt, tuple(response for _, response in named), None, weight(row))
-    order = sorted(range(len(scores)), key=lambda index: -scores[index])
-    return Ranking(prompt, tuple(named[i][1] for i in order), tuple(scores[i] for i in order), weight(row))
-
-
-def _numbers(value: object, where: str, count: int) -> list[float]:
-    numbers = [number(item, f"{where}[{index}]") for index, item in enumerate(items(value, where))]
-    if len(numbers) != count:
-        raise RowFault("bad_value", where, f"'{where}' has {len(numbers)} numbers for {count} responses")
-    return numbers
+    order = list(range(len(named)))
+    if scores is not None:
+        order.sort(key=lambda index: -scores[index])
+    return Ranking(prompt, tuple(named[i][1] for i in order), weight(row), select_responses(given, order))

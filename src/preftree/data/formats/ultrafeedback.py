@@ -31,7 +31,7 @@ def read(row: Row) -> Ranking:
         named.append((field, (Message("assistant", response_text(value, field)),)))
         field, value = _inside(completion, place, *_SCORES)
         scores.append(number(value, field))
-    return rank(row, prompt, named, scores, "completions")
+    return rank(row, prompt, named, {"scores": tuple(scores)}, "completions")
 
 
 def _inside(completion: Row, place: str, *names: str) -> tuple[str, Any]:

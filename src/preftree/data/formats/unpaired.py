@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from preftree.data.formats.prompt_completion import exchange
-from preftree.data.records.fields import Row, flag, take, weight
+from preftree.data.records.fields import Row, figures, flag, take, weight
 from preftree.records import Label
 
 
@@ -15,4 +15,4 @@ def detect(row: Row) -> bool:
 def read(row: Row) -> Label:
     """One label."""
     prompt, response = exchange(row)
-    return Label(prompt, response, take(row, flag, "label"), weight(row))
+    return Label(prompt, response, take(row, flag, "label"), weight(row), figures(row, "response"))

@@ -1,4 +1,4 @@
-"""From what a file says to what a recipe needs, and back to rows of a file."""
+"""Conversion of records from one kind to another, and back to rows of a file."""
 
 from __future__ import annotations
 
@@ -7,8 +7,21 @@ from typing import Any
 from preftree.data.formats import Format
 from preftree.data.records.duplicates import ordered_pairs
 from preftree.data.records.fields import Row
+from preftree.data.records.texts import named_texts
 from preftree.errors import DataError
-from preftree.records import Demonstration, Kind, Label, Message, Preference, Ranking, Record, Text
+from preftree.records import (
+    Demonstration,
+    Figures,
+    Kind,
+    Label,
+    Message,
+    Preference,
+    Ranking,
+    Record,
+    Text,
+    figures_of,
+    select_responses,
+)
 
 _CHANGES = {("list", "pair"), ("pair", "response"), ("pair", "list")}
 
@@ -17,7 +30,7 @@ def check_kind(path: str, form: Format, kind: Kind, *, chosen_side: bool) -> Non
     """Whether records of a format can become records of a kind.
 
     Raises:
-      DataError: they cannot; or they are preferences to imitate, and nobody asked for their chosen side.
+      DataError: they cannot; or they are preferences to imitate, and `chosen_side` was not asked for.
     """
     if chosen_side and kind != "demonstration":
         raise DataError(f"the chosen side of {path} makes demonstrations, wanted the kind {kind!r}; leave 'side' out")
@@ -29,33 +42,37 @@ def check_kind(path: str, form: Format, kind: Kind, *, chosen_side: bool) -> Non
     raise DataError(f"{path} holds {form.title} ({form.name}), wanted the kind {kind!r}{hint}")
 
 
-def as_kind(record: Record, kind: Kind, *, chosen_side: bool) -> list[Record]:
-    """The records of a kind that a record stands for.
+def split_record(record: Record, kind: Kind) -> list[tuple[tuple[int, ...], Record]]:
+    """The records of a kind that a record stands for, each with the places of its responses among the record's.
 
-    A ranking becomes all its pairs, or its best response. A pair becomes two labels, or a ranking of two; a tie becomes
-    neither.
+    A ranking becomes all its pairs. A pair becomes two labelled responses, or a ranking of two; so does a tie, which is
+    for the caller to leave out.
+    """
+    if isinstance(record, Ranking) and kind == "pair":
+        return [((i, j), _pair_of(record, i, j)) for i, j in ordered_pairs(record)]
+    if isinstance(record, Preference) and kind == "response":
+        return [
+            ((i,), Label(record.prompt, text, i == 0, record.weight, _figures(record.figures, kind, (i,))))
+            for i, text in enumerate((record.chosen, record.rejected))
+        ]
+    if isinstance(record, Preference) and kind == "list":
+        both = (record.chosen, record.rejected)
+        return [((0, 1), Ranking(record.prompt, both, record.weight, _figures(record.figures, kind, (0, 1))))]
+    return [(tuple(range(len(named_texts(record)) - 1)), record)]
+
+
+def as_kind(record: Record, kind: Kind, *, chosen_side: bool) -> list[Record]:
+    """The records of a kind that a record stands for: none for a tie that is to be a ranking or labelled responses.
+
+    With `chosen_side` a pair or a ranking becomes a demonstration of its best response.
     """
     if chosen_side and isinstance(record, Preference):
         return [Demonstration(record.prompt, record.chosen, record.weight)]
     if chosen_side and isinstance(record, Ranking):
         return [Demonstration(record.prompt, record.responses[0], record.weight)]
-    if kind == "pair" and isinstance(record, Ranking):
-        return [pair_of(record, i, j) for i, j in ordered_pairs(record)]
-    if kind == "response" and isinstance(record, Preference):
-        sides = () if record.tie else ((record.chosen, True), (record.rejected, False))
-        return [Label(record.prompt, response, liked, record.weight) for response, liked in sides]
-    if kind == "list" and isinstance(record, Preference):
-        both = (record.chosen, record.rejected)
-        return [] if record.tie else [Ranking(record.prompt, both, record.scores, record.weight)]
-    return [record]
-
-
-def pair_of(ranking: Ranking, better: int, worse: int) -> Preference:
-    """Two responses of a ranking as a pair; the margin is the difference of their scores."""
-    chosen, rejected = ranking.responses[better], ranking.responses[worse]
-    scores = None if ranking.scores is None else (ranking.scores[better], ranking.scores[worse])
-    margin = None if scores is None else scores[0] - scores[1]
-    return Preference(ranking.prompt, chosen, rejected, ranking.weight, margin, scores=scores)
+    if isinstance(record, Preference) and record.tie and kind != "pair":
+        return []
+    return [converted for _, converted in split_record(record, kind)]
 
 
 def to_row(record: Record) -> Row:
@@ -63,17 +80,14 @@ def to_row(record: Record) -> Row:
     row: dict[str, Any] = {"prompt": plain_text(record.prompt)}
     if isinstance(record, Preference):
         row |= {"chosen": plain_text(record.chosen), "rejected": plain_text(record.rejected)}
-        row |= {} if record.margin is None else {"margin": record.margin}
         row |= {"tie": True} if record.tie else {}
-        row |= {} if record.win_prob is None else {"win_prob": record.win_prob}
-        row |= {} if record.other_margin is None else {"other_margin": record.other_margin}
-        for name, both in (("score", record.scores), ("cost", record.costs)):
-            row |= {} if both is None else {f"{name}_chosen": both[0], f"{name}_rejected": both[1]}
+        row |= _figure_fields(record.figures, "pair")
     elif isinstance(record, Ranking):
         row["responses"] = [plain_text(response) for response in record.responses]
-        row |= {} if record.scores is None else {"scores": list(record.scores)}
+        row |= _figure_fields(record.figures, "list")
     elif isinstance(record, Label):
         row |= {"completion": plain_text(record.response), "label": record.desirable}
+        row |= _figure_fields(record.figures, "response")
     elif record.prompt == "":
         row = {"text": record.response}
     else:
@@ -84,6 +98,32 @@ def to_row(record: Record) -> Row:
 def plain_text(text: Text) -> str | list[Row]:
     """A text as a row holds it: a string, or a list of messages."""
     return text if isinstance(text, str) else [_message(message) for message in text]
+
+
+def _pair_of(ranking: Ranking, better: int, worse: int) -> Preference:
+    """Two responses of a ranking as a pair; the margin is the difference of their scores."""
+    figures = _figures(ranking.figures, "pair", (better, worse))
+    if "scores" in figures:
+        figures["margin"] = (figures["scores"][0] - figures["scores"][1],)
+    chosen, rejected = ranking.responses[better], ranking.responses[worse]
+    return Preference(ranking.prompt, chosen, rejected, ranking.weight, figures=figures)
+
+
+def _figures(figures: Figures, kind: Kind, places: tuple[int, ...]) -> dict[str, tuple[float, ...]]:
+    """The figures that a record of a kind can have, for the responses at `places`."""
+    names = [figure.name for figure in figures_of(kind) if figure.name in figures]
+    return select_responses({name: figures[name] for name in names}, places)
+
+
+def _figure_fields(figures: Figures, kind: Kind) -> Row:
+    row: Row = {}
+    for figure in figures_of(kind):
+        if figure.name in figures:
+            values = figures[figure.name]
+            fields = figure.fields(kind)
+            in_one_list = figure.per_response and kind == "list"
+            row |= {fields[0]: list(values)} if in_one_list else dict(zip(fields, values, strict=True))
+    return row
 
 
 def _message(message: Message) -> Row:

@@ -66,7 +66,7 @@ def _keys(record: Record) -> list[tuple[int, int | None]]:
 
 def ordered_pairs(ranking: Ranking) -> list[tuple[int, int]]:
     """Places (better, worse) of all pairs of a ranking; responses of equal score make none."""
-    scores = ranking.scores
+    scores = ranking.figures.get("scores")
     pairs = combinations(range(len(ranking.responses)), 2)
     return [(i, j) for i, j in pairs if scores is None or scores[i] > scores[j]]
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any, TypeAlias, TypeVar
 
 from preftree.data.records.faults import RowFault
-from preftree.records import Message, Preference, Text
+from preftree.records import Kind, Message, Preference, Text, figures_of
 
 Row: TypeAlias = dict[str, Any]
 T = TypeVar("T")
@@ -41,7 +41,7 @@ def take(row: Row, read: Callable[[Any, str], T], *names: str) -> T:
 def text(value: Any, where: str) -> str:
     """Text that can be stored and tokenised as it is."""
     if not isinstance(value, str):
-        raise RowFault("wrong_type", where, f"'{where}' must be text, got {_kind(value)}")
+        raise RowFault("wrong_type", where, f"'{where}' must be text, got {_type_name(value)}")
     if not value.isascii():
         if _SURROGATE.search(value):
             if _ESCAPED_BYTE.search(value):
@@ -67,13 +67,13 @@ def response_text(value: Any, where: str) -> str:
 def messages(value: Any, where: str) -> tuple[Message, ...]:
     """A list of {role, content} with an optional `train` flag on assistant turns."""
     if not isinstance(value, list):
-        raise RowFault("wrong_type", where, f"'{where}' must be a list of messages, got {_kind(value)}")
+        raise RowFault("wrong_type", where, f"'{where}' must be a list of messages, got {_type_name(value)}")
     return tuple(_message(item, f"{where}[{index}]") for index, item in enumerate(value))
 
 
 def _message(value: Any, where: str) -> Message:
     if not isinstance(value, dict):
-        raise RowFault("wrong_type", where, f"'{where}' must be a message, got {_kind(value)}")
+        raise RowFault("wrong_type", where, f"'{where}' must be a message, got {_type_name(value)}")
     for name in ("tool_calls", "function_call"):
         if value.get(name):
             raise RowFault("wrong_type", f"{where}.{name}", f"'{where}.{name}': tool calls are not supported")
@@ -117,7 +117,7 @@ def split_dialogue(turns: tuple[Message, ...], where: str) -> tuple[tuple[Messag
 def number(value: Any, where: str) -> float:
     """A finite number, or text that spells one."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
-        raise RowFault("wrong_type", where, f"'{where}' must be a number, got {_kind(value)}")
+        raise RowFault("wrong_type", where, f"'{where}' must be a number, got {_type_name(value)}")
     try:
         result = float(value)
     except (ValueError, OverflowError):
@@ -132,10 +132,12 @@ def optional_number(row: Row, name: str) -> float | None:
     return None if row.get(name) in (None, "") else number(row[name], name)
 
 
-def both_numbers(row: Row, first: str, second: str) -> tuple[float, float] | None:
-    """Two numbers that say something only together."""
-    one, other = optional_number(row, first), optional_number(row, second)
-    return None if one is None or other is None else (one, other)
+def numbers(value: Any, where: str, count: int) -> tuple[float, ...]:
+    """A list of `count` numbers, one for each response."""
+    values = tuple(number(item, f"{where}[{index}]") for index, item in enumerate(items(value, where)))
+    if len(values) != count:
+        raise RowFault("bad_value", where, f"'{where}' has {len(values)} numbers for {count} responses")
+    return values
 
 
 def flag(value: Any, where: str) -> bool:
@@ -147,13 +149,13 @@ def flag(value: Any, where: str) -> bool:
         if spelled in ("false", "0", 0):
             return False
         raise RowFault("bad_value", where, f"'{where}' must be true or false, got {str(value)[:40]!r}")
-    raise RowFault("wrong_type", where, f"'{where}' must be true or false, got {_kind(value)}")
+    raise RowFault("wrong_type", where, f"'{where}' must be true or false, got {_type_name(value)}")
 
 
 def items(value: Any, where: str) -> list[Any]:
     """A list of no more responses than a ranking may have."""
     if not isinstance(value, list):
-        raise RowFault("wrong_type", where, f"'{where}' must be a list, got {_kind(value)}")
+        raise RowFault("wrong_type", where, f"'{where}' must be a list, got {_type_name(value)}")
     if len(value) > MAX_RESPONSES:
         raise RowFault("bad_value", where, f"'{where}' has {len(value)} responses, wanted at most {MAX_RESPONSES}")
     return value
@@ -167,27 +169,48 @@ def weight(row: Row) -> float:
     return 1.0 if value is None else value
 
 
+def figures(row: Row, kind: Kind, count: int = 1) -> dict[str, tuple[float, ...]]:
+    """The figures that a row of a kind gives, within their ranges; one that is given in part is left out.
+
+    Args:
+      row: The row.
+      kind: Kind of the record that it becomes.
+      count: Responses of a list.
+    """
+    given: dict[str, tuple[float, ...]] = {}
+    for figure in figures_of(kind):
+        fields = figure.fields(kind)
+        if figure.per_response and kind == "list":
+            read = () if row.get(figure.name) is None else numbers(row[figure.name], figure.name, count)
+            fields = tuple(f"{figure.name}[{index}]" for index in range(len(read)))
+        else:
+            read = tuple(optional_number(row, field) for field in fields)
+        for field, value in zip(fields, read, strict=True):
+            if value is not None and not figure.lowest <= value <= figure.highest:
+                message = f"'{field}' must be in [{figure.lowest:g}, {figure.highest:g}], got {value:g}"
+                raise RowFault("bad_value", field, message)
+        values = tuple(value for value in read if value is not None)
+        if values and len(values) == len(read):
+            given[figure.name] = values
+    return given
+
+
 def preference(row: Row, prompt: Text, chosen: tuple[str, Text], rejected: tuple[str, Text]) -> Preference:
     """A pair with the weight, tie and figures that its row gives; each response comes with its field's name."""
     tie = row.get("tie") not in (None, "") and flag(row["tie"], "tie")
-    margin, source = optional_number(row, "margin"), "margin"
-    scores = both_numbers(row, "score_chosen", "score_rejected")
-    if margin is None and scores is not None:
-        source, margin = "score_chosen", scores[0] - scores[1]
+    given, source = figures(row, "pair"), "margin"
+    if "margin" not in given and "scores" in given:
+        source, margin = "score_chosen", given["scores"][0] - given["scores"][1]
         if not math.isfinite(margin):
             raise RowFault("bad_value", source, "'score_chosen' minus 'score_rejected' is not finite")
-    if margin is not None and margin < 0:
-        raise RowFault(
-            "bad_value", source, f"'{source}' puts the chosen response below the rejected one, by {-margin:g}"
-        )
+        given["margin"] = (margin,)
+    (margin,) = given.get("margin", (0.0,))
+    if margin < 0:
+        message = f"'{source}' puts the chosen response below the rejected one, by {-margin:g}"
+        raise RowFault("bad_value", source, message)
     if not tie:
         check_differ((chosen, rejected))
-    win_prob = optional_number(row, "win_prob")
-    if win_prob is not None and not 0 <= win_prob <= 1:
-        raise RowFault("bad_value", "win_prob", f"'win_prob' must be in [0, 1], got {win_prob:g}")
-    costs = both_numbers(row, "cost_chosen", "cost_rejected")
-    other = optional_number(row, "other_margin")
-    return Preference(prompt, chosen[1], rejected[1], weight(row), margin, tie, win_prob, scores, costs, other)
+    return Preference(prompt, chosen[1], rejected[1], weight(row), tie, given)
 
 
 def check_differ(named: tuple[tuple[str, Text], ...]) -> None:
@@ -200,6 +223,6 @@ def check_differ(named: tuple[tuple[str, Text], ...]) -> None:
         seen[key] = name
 
 
-def _kind(value: Any) -> str:
+def _type_name(value: Any) -> str:
     names = {dict: "an object", list: "a list", bool: "a truth value", int: "a number", float: "a number", str: "text"}
     return "null" if value is None else names.get(type(value), type(value).__name__)

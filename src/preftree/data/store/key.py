@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 
 from preftree.data.formats import Format
-from preftree.data.sources.source import Source
+from preftree.data.sources.reader import Source
 from preftree.data.tokens.budgets import Budgets, Truncation
 from preftree.data.tokens.encode import Encoder
 from preftree.errors import DataError

@@ -1,4 +1,4 @@
-"""Responses under the wrong prompt: what a loss may compare with, and no example of its own.
+"""Responses under another example's prompt, which a loss compares with and which are no examples themselves.
 
 The partner of an example follows from the order of the data, not from the shuffle, so the same sequences are scored in
 every epoch and under every seed.
@@ -9,19 +9,20 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Int
 
-from preftree.data.store.store import TokenExample, TokenStore
+from preftree.data.store.example import TokenExample
+from preftree.data.store.token_store import TokenStore
+from preftree.data.store.view import StoreView
 from preftree.errors import DataError
-from preftree.records import Provenance
 from preftree.tree.layout import TokenSequence
 
 
 def partners(prompts: Int[np.ndarray, " N"]) -> Int[np.ndarray, " N"]:
-    """For each example the one whose response it is shown with: the next that has another prompt, round the end.
+    """For each example the one whose response it borrows: the next with another prompt, the first after the last.
 
     In runs of examples with one prompt the first goes with the first of the next run, and so on, so that each kind of
-    response is lent as often as another.
+    response is borrowed equally often.
 
     Args:
       prompts: The prompt of each example, in the order of the data, [N].
@@ -44,21 +45,20 @@ def partners(prompts: Int[np.ndarray, " N"]) -> Int[np.ndarray, " N"]:
     return starts[after] + within % lengths[after]
 
 
-class MismatchedStore:
-    """A store whose examples each borrow the response of another prompt's example; attributes as of TokenStore."""
+class MismatchedStore(StoreView):
+    """Examples that each borrow the response of another prompt's example."""
 
     def __init__(self, store: TokenStore, rows: Int[np.ndarray, " N"], max_length: int | None, name: str) -> None:
         """Pair up the examples at `rows`; a borrowed response is cut where it would exceed `max_length`.
 
         Args:
-          store: Holds the examples.
-          rows: Which of them.
+          examples: The store.
+          rows: Indices of those that are paired.
           max_length: Most tokens of a prompt and a response.
-          name: What an error calls them.
+          name: Their name in an error.
         Raises:
           DataError: they all have the same prompt.
         """
-        self._store = store
         self._max_length = max_length
         self._partner = np.full(len(store), -1)
         try:
@@ -68,36 +68,25 @@ class MismatchedStore:
                 f"the loss compares each response with one to another prompt, and {name} have only one prompt; "
                 "add others, or choose another loss"
             ) from error
-        self.digest = store.digest
-        self.num_scored: Int[np.ndarray, " N"] = store.num_scored
-        self.weights: Float[np.ndarray, " N"] = store.weights
-        self.prompts: Int[np.ndarray, " N"] = store.prompts
-        # The own tree and the scored tokens of the other: what is borrowed adds no more than its own tokens.
-        self.num_tokens: Int[np.ndarray, " N"] = store.num_tokens + store.num_tokens[self._partner]
+        # A borrowed response adds no more than the tokens of its own tree.
+        super().__init__(store, more_tokens=store.num_tokens[self._partner])
 
-    def __len__(self) -> int:
-        return len(self._store)
-
-    def __getitem__(self, index: int) -> TokenExample:
-        """One example with what it borrows.
+    def change(self, index: int, example: TokenExample) -> TokenExample:
+        """The example with its borrowed response.
 
         Raises:
-          IndexError: no such example, or none of the paired ones.
+          IndexError: it is none of the paired ones.
         """
-        if not 0 <= index < len(self) or self._partner[index] < 0:
+        if self._partner[index] < 0:
             raise IndexError(f"example {index} has no partner")
-        own, other = self._store[index], self._store[int(self._partner[index])]
-        return replace(own, borrowed=(_under(own, other, self._max_length),))
-
-    def provenance(self, index: int) -> Provenance:
-        """The row that an example came from."""
-        return self._store.provenance(index)
+        partner = self._store[int(self._partner[index])]
+        return replace(example, borrowed=(_under(example, partner, self._max_length),))
 
 
-def _under(own: TokenExample, other: TokenExample, max_length: int | None) -> TokenSequence:
-    """The response of `other` after the prompt of `own`."""
-    prompt = own.sequences[0].ids[: own.num_prompt]
-    ids, scored = (values[other.num_prompt :] for values in (other.sequences[0].ids, other.sequences[0].scored))
+def _under(example: TokenExample, partner: TokenExample, max_length: int | None) -> TokenSequence:
+    """The response of `partner` after the prompt of `example`."""
+    prompt = example.sequences[0].ids[: example.num_prompt]
+    ids, scored = (values[partner.num_prompt :] for values in (partner.sequences[0].ids, partner.sequences[0].scored))
     if max_length is not None:
         room = max(max_length - len(prompt), int(np.argmax(scored)) + 1)
         ids, scored = ids[:room], scored[:room]

@@ -1,11 +1,11 @@
-"""Writing a token store: in bounded memory, batch after batch."""
+"""Writer of token stores: in bounded memory, batch after batch."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,9 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Int
 
-from preftree.data.store.store import HEAVY, LIGHT, SCHEMA, Says, checksum, count_tokens, join, meta_sum
-from preftree.records import Provenance
+from preftree.data.store.example import count_tokens, join
+from preftree.data.store.token_store import HEAVY, LIGHT, SCHEMA, checksum, meta_sum
+from preftree.records import FIGURES, Figures, Provenance
 
 _BATCH_EXAMPLES = 512
 _BATCH_TOKENS = 1 << 20
@@ -29,16 +30,22 @@ class NewExample:
       responses: Ids of each response, int32.
       scored: Of each sequence, the places [start, stop) of scored tokens, counted from the prompt's first.
       prompt_digest: Equal for equal prompts before any trimming.
-      says: What the data says of it.
       provenance: The row it came from.
+      weight: Its weight in every mean.
+      tie: Whether neither response is preferred.
+      desirable: Whether its one response was liked; None where it has no label.
+      figures: Figures of the row that its kind has.
     """
 
     prompt: Int[np.ndarray, " P"]
     responses: tuple[np.ndarray, ...]
     scored: tuple[tuple[tuple[int, int], ...], ...]
     prompt_digest: int
-    says: Says
     provenance: Provenance
+    weight: float = 1.0
+    tie: bool = False
+    desirable: bool | None = None
+    figures: Figures = field(default_factory=dict)
 
 
 class StoreWriter:
@@ -107,15 +114,10 @@ class StoreWriter:
             pa.array([example.prompt_digest for example in examples], pa.int64()),
             pa.array([tokens for tokens, _ in counts], pa.int64()),
             pa.array([count for _, count in counts], pa.int64()),
-            pa.array([example.says.weight for example in examples], pa.float64()),
-            _figures([example.says.margin for example in examples]),
-            pa.array([example.says.tie for example in examples], pa.bool_()),
-            _figures([example.says.win_prob for example in examples]),
-            _figures([example.says.other_margin for example in examples]),
-            *(_figures([e.says.costs and e.says.costs[side] for e in examples]) for side in (0, 1)),
-            pa.array([-1 if e.says.desirable is None else int(e.says.desirable) for e in examples], pa.int8()),
-            pa.array([len(example.says.scores or ()) for example in examples], pa.int32()),
-            pa.array([list(example.says.scores or ()) for example in examples], pa.list_(pa.float64())),
+            pa.array([example.weight for example in examples], pa.float64()),
+            pa.array([int(example.tie) for example in examples], pa.int8()),
+            pa.array([-1 if e.desirable is None else int(e.desirable) for e in examples], pa.int8()),
+            *(pa.array([list(e.figures.get(n, ())) for e in examples], pa.list_(pa.float64())) for n in FIGURES),
             pa.array([self._files.setdefault(e.provenance.file, len(self._files)) for e in examples], pa.int32()),
             pa.array([example.provenance.line for example in examples], pa.int64()),
         ]
@@ -124,19 +126,24 @@ class StoreWriter:
         self._arrow.write_batch(batch)
 
 
+_FIRST_FIGURES = ("margin", "win_prob", "costs", "scores", "other_margin")
+
+
 def _content(example: NewExample) -> bytes:
-    """The content of an example as bytes; unequal examples never give equal ones, since every length stands before."""
+    """The content of an example as bytes; unequal examples never give equal ones, since every length stands before.
+
+    The first figures have fixed places, and further ones follow by name, so that another figure in the table leaves the
+    digests of data without it as they are.
+    """
     arrays = [example.prompt, *example.responses, *(np.array(spans, np.int32).reshape(-1) for spans in example.scored)]
-    says = example.says
-    margin = np.nan if says.margin is None else says.margin
-    head = np.array([len(arrays), *map(len, arrays), says.tie], np.int64)
-    content = head.tobytes() + np.array([says.weight, margin]).tobytes() + b"".join(array.tobytes() for array in arrays)
-    more = [says.win_prob, says.costs, says.scores, says.desirable, says.other_margin]
+    head = np.array([len(arrays), *map(len, arrays), example.tie], np.int64)
+    figures = dict(example.figures)
+    margin, win_prob, costs, scores, other_margin = (figures.pop(name, None) for name in _FIRST_FIGURES)
+    weight = np.array([example.weight, margin[0] if margin else np.nan])
+    content = head.tobytes() + weight.tobytes() + b"".join(array.tobytes() for array in arrays)
+    more = [win_prob and win_prob[0], costs, scores, example.desirable, other_margin and other_margin[0]]
+    more += [[name, *values] for name, values in sorted(figures.items())]
     return content if more == [None] * len(more) else content + json.dumps(more).encode()
-
-
-def _figures(values: Sequence[float | None]) -> pa.Array:
-    return pa.array([np.nan if value is None else value for value in values], pa.float64())
 
 
 def _lists(arrays: Sequence[np.ndarray]) -> pa.ListArray:

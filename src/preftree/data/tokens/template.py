@@ -24,7 +24,7 @@ _MARKERS = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class ResponsePiece:
     """A piece of a response that is encoded by itself.
 
     Attributes:
@@ -39,7 +39,7 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
-class Rendered:
+class RenderedTexts:
     """A prompt and its responses as text ready to encode.
 
     Attributes:
@@ -49,7 +49,7 @@ class Rendered:
     """
 
     prompt: str
-    responses: tuple[tuple[Part, ...], ...]
+    responses: tuple[tuple[ResponsePiece, ...], ...]
     trained: tuple[Ids, tuple[tuple[int, int], ...]] | None = None
 
 
@@ -71,7 +71,7 @@ def render(
     encoder: Encoder,
     prompt: Sequence[Message],
     responses: Sequence[tuple[str, Sequence[Message]]],
-) -> Rendered:
+) -> RenderedTexts:
     """Render a prompt and its responses, each response under the name of its field.
 
     Raises:
@@ -84,7 +84,7 @@ def render(
     head = _apply(tokenizer, prompt, "prompt", ask=True)
     parts = tuple(_respond(tokenizer, encoder.added, prompt, head, turns, field) for field, turns in responses)
     trained = _earlier(tokenizer, prompt) if any(turn.train for turn in prompt) else None
-    return Rendered(head, parts, trained)
+    return RenderedTexts(head, parts, trained)
 
 
 def closing_token(tokenizer: PreTrainedTokenizerBase) -> int | None:
@@ -123,14 +123,14 @@ def _respond(
     head: str,
     turns: Sequence[Message],
     field: str,
-) -> tuple[Part, ...]:
+) -> tuple[ResponsePiece, ...]:
     whole = _apply(tokenizer, [*prompt, *turns], field, ask=False)
     places = [index for index, turn in enumerate(turns) if turn.role == "assistant"]
     heads = [head if not place else _apply(tokenizer, [*prompt, *turns[:place]], field, ask=True) for place in places]
     if not all(whole.startswith(said) for said in heads):
         message = f"the template renders the prompt of '{field}' otherwise once it is answered"
         raise RowFault("template_alters_prompt", field, message)
-    parts: list[Part] = []
+    parts: list[ResponsePiece] = []
     for index, place in enumerate(places):
         last = index + 1 == len(places)
         start, stop = len(heads[index]), len(whole) if last else len(heads[index + 1])
@@ -145,9 +145,9 @@ def _respond(
             message = f"the template leaves out, adds to or rewrites what '{field}' says"
             raise RowFault("template_alters_response", field, message)
         cut = closing.end() if closing else end
-        parts.append(Part(whole[start:cut], turns[place].train is not False, closing is not None))
+        parts.append(ResponsePiece(whole[start:cut], turns[place].train is not False, closing is not None))
         if not last and cut < stop:
-            parts.append(Part(whole[cut:stop], False, True))
+            parts.append(ResponsePiece(whole[cut:stop], False, True))
     return tuple(parts)
 
 

@@ -18,16 +18,16 @@ from transformers import PreTrainedTokenizerBase
 from preftree.data.records.conversion import as_kind, check_kind
 from preftree.data.records.duplicates import Seen
 from preftree.data.records.faults import RowFault, Tally, check_share
-from preftree.data.sources.source import find_format, find_source, read_records
+from preftree.data.records.texts import length, named_texts, spread
+from preftree.data.sources.reader import find_format, find_source, read_records
 from preftree.data.store.key import content_digests, file_mark, store_key
-from preftree.data.store.report import TokenReport
-from preftree.data.store.store import TokenStore
+from preftree.data.store.token_report import TokenReport
+from preftree.data.store.token_store import TokenStore
 from preftree.data.store.writer import StoreWriter
 from preftree.data.tokens.budgets import UNLIMITED, Budgets, Truncation
 from preftree.data.tokens.encode import Encoder, make_encoder
-from preftree.data.tokens.examples import Job, make_examples, make_job
+from preftree.data.tokens.row_examples import RenderedRow, make_examples, render_row
 from preftree.data.tokens.template import check_template
-from preftree.data.tools.lengths import length, parts, spread
 from preftree.errors import CacheError, DataError
 from preftree.records import Kind, Provenance, Record
 from preftree.storage.atomic import staged_dir
@@ -90,11 +90,11 @@ def tokenize_file(
 
     tally, lengths, num_templated, num_examples = Tally(), {}, 0, 0
     records = read_records(source, form, tally)
-    jobs = _jobs(records, tokenizer, encoder, tally, path=path, kind=kind, chosen_side=chosen_side)
+    rows = _render_rows(records, tokenizer, encoder, tally, path=path, kind=kind, chosen_side=chosen_side)
     try:
         with staged_dir(folder) as staging, closing(StoreWriter(staging)) as writer:
-            for batch in _batches(jobs):
-                num_templated += sum(job.templated for job in batch)
+            for batch in _batches(rows):
+                num_templated += sum(row.templated for row in batch)
                 for example in make_examples(batch, encoder, budgets, truncation, tally):
                     num_examples += 1
                     writer.append(example)
@@ -126,7 +126,7 @@ def tokenize_file(
     return TokenStore(folder), replace(report, rebuilt=damage)
 
 
-def _jobs(
+def _render_rows(
     records: Iterable[tuple[Provenance, Record]],
     tokenizer: PreTrainedTokenizerBase,
     encoder: Encoder,
@@ -135,7 +135,7 @@ def _jobs(
     path: str,
     kind: Kind,
     chosen_side: bool,
-) -> Iterator[tuple[Job, int]]:
+) -> Iterator[tuple[RenderedRow, int]]:
     """Rows ready to encode, each with its size in characters; faulty ones go to the tally."""
     imitated = Seen()
     for where, record in records:
@@ -149,19 +149,19 @@ def _jobs(
         if not isinstance(record.prompt, str):
             check_template(tokenizer, path)
         try:
-            job = make_job(where, record, tokenizer, encoder, kind)
+            row = render_row(where, record, tokenizer, encoder, kind)
         except RowFault as fault:
             tally.reject(where, fault)
         else:
-            yield job, sum(length(text) for _, text in parts(record))
+            yield row, sum(length(text) for _, text in named_texts(record))
 
 
-def _batches(jobs: Iterator[tuple[Job, int]]) -> Iterator[list[Job]]:
-    """Some jobs at a time: bounded in number and in characters."""
-    batch: list[Job] = []
+def _batches(rows: Iterator[tuple[RenderedRow, int]]) -> Iterator[list[RenderedRow]]:
+    """Some rows at a time: bounded in number and in characters."""
+    batch: list[RenderedRow] = []
     characters = 0
-    for job, size in jobs:
-        batch.append(job)
+    for row, size in rows:
+        batch.append(row)
         characters += size
         if len(batch) >= _BATCH_RECORDS or characters >= _BATCH_CHARACTERS:
             yield batch

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from preftree.data.records.conversion import to_row
 from preftree.data.records.faults import RowFault, Tally, check_share
-from preftree.data.sources.source import check_out, find_format, find_source, read_records
+from preftree.data.sources.reader import check_out, find_format, find_source, read_records
 from preftree.data.tokens.encode import Encoder, make_encoder
 from preftree.data.tools.convert import some_of
 from preftree.errors import ConfigError, DataError

@@ -9,8 +9,8 @@ from typing import Any
 from preftree.data.formats import Format
 from preftree.data.records.conversion import as_kind, check_kind
 from preftree.data.records.faults import Tally
-from preftree.data.sources.source import Source, find_format, find_source, read_records
-from preftree.data.tools.lengths import length, parts, spread
+from preftree.data.records.texts import length, named_texts, spread
+from preftree.data.sources.reader import Source, find_format, find_source, read_records
 from preftree.records import Kind, Provenance, Record
 
 KEPT_PLACES = 10_000
@@ -72,6 +72,6 @@ def inspect_file(
         for item in [record] if kind is None else as_kind(record, kind, chosen_side=chosen_side):
             num_records += 1
             first = first or (where, item)
-            for part, text in parts(item):
+            for part, text in named_texts(item):
                 lengths.setdefault(part, Counter())[length(text)] += 1
     return Inspection(source, form, tally, lengths, num_records, first)

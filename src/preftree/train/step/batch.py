@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from preftree.data.store.store import Examples, TokenExample
+from preftree.data.store.example import Examples, TokenExample
 from preftree.errors import ConfigError
 from preftree.runtime.ranks import Ranks
 from preftree.scoring.scorer import Scorer

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from preftree.data.store.store import TokenExample
+from preftree.data.store.example import TokenExample
 from preftree.errors import TrainingError, UserError, out_of_memory
 from preftree.losses.mean import mean_part, repeats
 from preftree.runtime.ranks import Ranks

@@ -1,147 +1,190 @@
-"""From scores and examples to the inputs that a loss names; `losses/types.py` says what each of them is.
+"""Loss inputs made of the scores and the figures of examples; `losses/types.py` describes each of them.
 
-One function for each kind of example: a pair, a single response, a list. Only what is asked for is made.
+One class for each kind of example: a pair, a single response, a list. Its methods have the names of inputs, and only
+the inputs that a loss names are made. Figures of the data are inputs too, by the table `records.FIGURES`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TypeAlias
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from preftree.data.store.store import TokenExample
+from preftree.data.store.example import TokenExample
 from preftree.losses.quantities import pair_up
 from preftree.losses.types import ListSums, PairSums, PairTokens, PairValues, ResponseSums, TokenLogps
-from preftree.records import Kind
+from preftree.records import FIGURES, Figure, Kind
 from preftree.train.step.scores import Scores
 from preftree.tree.sums import sum_responses
 from preftree.tree.to_device import send
-
-Builders: TypeAlias = dict[str, Callable[[], Any]]
 
 
 def make_inputs(kind: Kind, names: Iterable[str], scores: Scores, examples: Sequence[TokenExample]) -> dict[str, Any]:
     """The named inputs of a loss.
 
     Args:
-      kind: Kind of the examples; there are none of demonstrations here.
-      names: Names of `losses.types.INPUTS`; `state` is the caller's to give, since each loss has its own.
-      scores: Of all responses of the examples.
-      examples: What the data says of them.
+      kind: Kind of the examples: pair, response or list.
+      names: Keys of `losses.types.INPUTS` but `state`, which the caller gives, since each loss has a state of its own.
+      scores: Scores of all responses of the examples.
+      examples: The examples.
     Raises:
       KeyError: an input that this kind of example does not have.
     """
-    of_kind = {"pair": _of_pairs, "response": _of_responses, "list": _of_lists}[kind]
-    builders = of_kind(scores, examples) | {"uniforms": lambda: uniforms(scores)}
-    return {name: builders[name]() for name in names}
+    inputs = {"pair": _PairInputs, "response": _ResponseInputs, "list": _ListInputs}[kind](scores, examples)
+    figures = {figure.input: figure for figure in FIGURES.values() if kind in figure.kinds}
+    return {name: _figure(figures[name], kind, scores, examples) if name in figures else inputs[name] for name in names}
 
 
-def uniforms(scores: Scores) -> Float[Tensor, " P"]:
-    """A random number in [0, 1) for each example: a pure function of (seed, step, place in the data)."""
-    moment = scores.moment
-    key = np.array([moment.seed, moment.step], np.uint64)
-    bits = [np.random.Philox(key=key, counter=int(row)).random_raw() for row in scores.rows]
-    return _numbers([(int(word) >> 11) * 2.0**-53 for word in bits], scores)
+class _Inputs:
+    """Inputs that every kind of example has."""
+
+    def __init__(self, scores: Scores, examples: Sequence[TokenExample]) -> None:
+        self._scores, self._examples = scores, examples
+
+    def __getitem__(self, name: str) -> Any:
+        make: Callable[[], Any] | None = None if name.startswith("_") else getattr(self, name, None)
+        if make is None:
+            raise KeyError(name)
+        return make()
+
+    def uniforms(self) -> Float[Tensor, " P"]:
+        """A random number in [0, 1) for each example: a pure function of (seed, step, index in the data)."""
+        moment = self._scores.moment
+        key = np.array([moment.seed, moment.step], np.uint64)
+        bits = [np.random.Philox(key=key, counter=int(row)).random_raw() for row in self._scores.rows]
+        return _numbers([(int(word) >> 11) * 2.0**-53 for word in bits], self._scores)
+
+    def _sums(self, values_I: Tensor | None) -> ResponseSums:
+        return sum_responses(_scored(values_I), self._scores.count_R)
 
 
-def _of_pairs(scores: Scores, examples: Sequence[TokenExample]) -> Builders:
+class _PairInputs(_Inputs):
     """Two responses an example, the chosen one first."""
-    first = torch.arange(0, 2 * len(examples), 2, device=scores.count_R.device)
-    num_tokens = scores.count_R[::2], scores.count_R[1::2]
 
-    def pairs(values_I: Tensor | None) -> PairSums:
-        sums = _sums(values_I, scores)
-        return pair_up(sums.values, sums.num_tokens, first, first + 1)
+    def policy(self) -> PairSums:
+        return self._pairs(self._scores.policy)
 
-    def sides(values_I: Tensor | None, *, mean: bool = False) -> PairValues:
-        sums = _sums(values_I, scores)
-        each = sums.values / sums.num_tokens if mean else sums.values
-        return PairValues(each.index_select(0, first), each.index_select(0, first + 1))
+    def ref(self) -> PairSums:
+        return self._pairs(self._scores.ref)
 
-    def tokens(values_I: Tensor | None) -> PairTokens:
-        lengths = [int(sequence.scored.sum()) for example in examples for sequence in example.sequences]
+    def rewards(self) -> PairSums:
+        return self._pairs(self._scores.policy)
+
+    def policy_tokens(self) -> PairTokens:
+        return self._tokens(self._scores.policy)
+
+    def ref_tokens(self) -> PairTokens:
+        return self._tokens(self._scores.ref)
+
+    def kl(self) -> PairValues:
+        return self._sides(self._sums(self._scores.kl).values)
+
+    def confidence(self) -> PairValues:
+        sums = self._sums(self._scores.confidence)
+        return self._sides(sums.values / sums.num_tokens)
+
+    def ties(self) -> Bool[Tensor, " P"]:
+        return _flags([example.tie for example in self._examples], self._scores)
+
+    def logps(self) -> Float[Tensor, " P"]:
+        return self.policy().chosen
+
+    @cached_property
+    def _chosen(self) -> Int[Tensor, " P"]:
+        """Place of each chosen response; the rejected one follows it."""
+        return torch.arange(0, 2 * len(self._examples), 2, device=self._scores.count_R.device)
+
+    def _pairs(self, values_I: Tensor | None) -> PairSums:
+        sums = self._sums(values_I)
+        return pair_up(sums.values, sums.num_tokens, self._chosen, self._chosen + 1)
+
+    def _sides(self, values_R: Tensor) -> PairValues:
+        return PairValues(values_R.index_select(0, self._chosen), values_R.index_select(0, self._chosen + 1))
+
+    def _tokens(self, values_I: Tensor | None) -> PairTokens:
+        values, count_R = _scored(values_I), self._scores.count_R
+        lengths = [int(sequence.scored.sum()) for example in self._examples for sequence in example.sequences]
         of_chosen = np.repeat(np.arange(len(lengths)) % 2 == 0, lengths)
-        values, (chosen, rejected) = _there(values_I), num_tokens
-        own, other = (send(np.flatnonzero(which), values.device) for which in (of_chosen, ~of_chosen))
+        chosen, rejected = (send(np.flatnonzero(which), values.device) for which in (of_chosen, ~of_chosen))
         return PairTokens(
-            TokenLogps(values.index_select(0, own), chosen), TokenLogps(values.index_select(0, other), rejected)
+            TokenLogps(values.index_select(0, chosen), count_R[::2]),
+            TokenLogps(values.index_select(0, rejected), count_R[1::2]),
         )
 
-    def costs() -> PairValues:
-        both = [_known(example.costs) for example in examples]
-        return PairValues(*(_numbers([cost[side] for cost in both], scores) for side in (0, 1)))
 
-    return {
-        "policy": lambda: pairs(scores.policy),
-        "ref": lambda: pairs(scores.ref),
-        "policy_tokens": lambda: tokens(scores.policy),
-        "ref_tokens": lambda: tokens(scores.ref),
-        "kl": lambda: sides(scores.kl),
-        "confidence": lambda: sides(scores.confidence, mean=True),
-        "margins": lambda: _numbers([_known(example.margin) for example in examples], scores),
-        "other_margins": lambda: _numbers([_known(example.other_margin) for example in examples], scores),
-        "win_prob": lambda: _numbers([_known(example.win_prob) for example in examples], scores),
-        "ties": lambda: _flags([example.tie for example in examples], scores),
-        "costs": costs,
-        "rewards": lambda: pairs(scores.policy),
-        "logps": lambda: pairs(scores.policy).chosen,
-    }
+class _ResponseInputs(_Inputs):
+    """One response an example, followed by those that it borrows from other prompts' examples."""
 
+    def responses(self) -> ResponseSums:
+        return self._select(self._scores.policy, self._places[0])
 
-def _of_responses(scores: Scores, examples: Sequence[TokenExample]) -> Builders:
-    """One response an example, and after it what it borrows: the response to another prompt, if that."""
-    each = [1 + len(example.borrowed) for example in examples]
-    starts = np.cumsum([0, *each])[:-1]
-    others = np.setdiff1d(np.arange(len(scores.count_R)), starts)
-    own, lent = send(starts, scores.count_R.device), send(others, scores.count_R.device)
+    def ref_responses(self) -> ResponseSums:
+        return self._select(self._scores.ref, self._places[0])
 
-    def chosen(values_I: Tensor | None, which: Tensor) -> ResponseSums:
-        sums = _sums(values_I, scores)
-        return ResponseSums(sums.values.index_select(0, which), sums.num_tokens.index_select(0, which))
+    def mismatched(self) -> ResponseSums:
+        return self._select(_scored(self._scores.policy).detach(), self._places[1])
 
-    def mismatched(values_I: Tensor | None) -> ResponseSums:
-        return chosen(_there(values_I).detach(), lent)
+    def ref_mismatched(self) -> ResponseSums:
+        return self._select(_scored(self._scores.ref).detach(), self._places[1])
 
-    return {
-        "responses": lambda: chosen(scores.policy, own),
-        "ref_responses": lambda: chosen(scores.ref, own),
-        "desirable": lambda: _flags([_known(example.desirable) for example in examples], scores),
-        "mismatched": lambda: mismatched(scores.policy),
-        "ref_mismatched": lambda: mismatched(scores.ref),
-    }
+    def desirable(self) -> Bool[Tensor, " N"]:
+        return _flags([_known(example.desirable) for example in self._examples], self._scores)
+
+    @cached_property
+    def _places(self) -> tuple[Int[Tensor, " N"], Int[Tensor, " M"]]:
+        """Places of the examples' own responses, and of the borrowed ones."""
+        counts, device = [1 + len(example.borrowed) for example in self._examples], self._scores.count_R.device
+        starts = np.cumsum([0, *counts])[:-1]
+        borrowed = np.setdiff1d(np.arange(len(self._scores.count_R)), starts)
+        return send(starts, device), send(borrowed, device)
+
+    def _select(self, values_I: Tensor | None, places: Int[Tensor, " N"]) -> ResponseSums:
+        sums = self._sums(values_I)
+        return ResponseSums(sums.values.index_select(0, places), sums.num_tokens.index_select(0, places))
 
 
-def _of_lists(scores: Scores, examples: Sequence[TokenExample]) -> Builders:
-    """Any number of responses an example, the best one first."""
-    sizes = send(np.array([len(e.sequences) for e in examples], np.int64), scores.count_R.device)
+class _ListInputs(_Inputs):
+    """Two responses or more an example, the best one first."""
 
-    def lists(values_I: Tensor | None) -> ListSums:
-        return ListSums(*_sums(values_I, scores), sizes)
+    def policy_lists(self) -> ListSums:
+        return ListSums(*self._sums(self._scores.policy), self._sizes)
 
-    return {
-        "policy_lists": lambda: lists(scores.policy),
-        "ref_lists": lambda: lists(scores.ref),
-        "list_rewards": lambda: lists(scores.policy),
-        "list_scores": lambda: _numbers([s for example in examples for s in _known(example.scores)], scores),
-        "logps": lambda: lists(scores.policy).values.index_select(0, sizes.cumsum(0) - sizes),
-    }
+    def list_rewards(self) -> ListSums:
+        return self.policy_lists()
+
+    def ref_lists(self) -> ListSums:
+        return ListSums(*self._sums(self._scores.ref), self._sizes)
+
+    def logps(self) -> Float[Tensor, " L"]:
+        return self.policy_lists().values.index_select(0, self._sizes.cumsum(0) - self._sizes)
+
+    @cached_property
+    def _sizes(self) -> Int[Tensor, " L"]:
+        return send(np.array([len(e.sequences) for e in self._examples], np.int64), self._scores.count_R.device)
 
 
-def _sums(values_I: Tensor | None, scores: Scores) -> ResponseSums:
-    return sum_responses(_there(values_I), scores.count_R)
+def _figure(
+    figure: Figure, kind: Kind, scores: Scores, examples: Sequence[TokenExample]
+) -> Float[Tensor, " _"] | PairValues:
+    """A figure of the data: one value an example, or one a response; the two of a pair apart."""
+    values = [_known(example.figures.get(figure.name)) for example in examples]
+    if figure.per_response and kind == "pair":
+        return PairValues(*(_numbers([pair[side] for pair in values], scores) for side in (0, 1)))
+    return _numbers([value for given in values for value in given], scores)
 
 
-def _there(values_I: Tensor | None) -> Tensor:
+def _scored(values_I: Tensor | None) -> Tensor:
     assert values_I is not None, "the step scores whatever the loss names"
     return values_I
 
 
 def _known(value: Any) -> Any:
-    assert value is not None, "what the data lacks is refused before the first step"
+    assert value is not None, "a run whose data lacks a figure stops before the first step"
     return value
 
 
@@ -149,5 +192,5 @@ def _numbers(values: Sequence[float], scores: Scores) -> Float[Tensor, " _"]:
     return send(np.array(values, np.float64), scores.count_R.device)
 
 
-def _flags(values: Sequence[bool], scores: Scores) -> Tensor:
+def _flags(values: Sequence[bool], scores: Scores) -> Bool[Tensor, " _"]:
     return send(np.array(values, np.bool_), scores.count_R.device)

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from preftree.data.store.store import TokenExample
+from preftree.data.store.example import TokenExample
 from preftree.losses.types import ResponseSums
 from preftree.runtime.ranks import Ranks
 from preftree.runtime.reduce import sum_over_ranks

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from preftree.data.store.store import Examples, TokenExample
+from preftree.data.store.example import Examples, TokenExample
 from preftree.errors import HalfwayError, TrainingError, out_of_memory
 from preftree.losses.mean import mean_part
 from preftree.runtime.ranks import Ranks

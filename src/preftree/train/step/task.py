@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from preftree.data.store.store import Examples, TokenExample
+from preftree.data.store.example import Examples, TokenExample
 from preftree.reference.references import Reference
 from preftree.train.step.scores import Scores
 

@@ -1,4 +1,4 @@
-"""One row, from its texts to examples of token ids that fit the budgets."""
+"""Examples of one row: from its texts to token ids that fit the budgets."""
 
 from __future__ import annotations
 
@@ -9,112 +9,115 @@ from hashlib import blake2b
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from preftree.data.records.conversion import pair_of
-from preftree.data.records.duplicates import ordered_pairs
+from preftree.data.records.conversion import split_record
 from preftree.data.records.faults import RowFault, Tally
-from preftree.data.store.store import NO_PROMPT, Says
+from preftree.data.records.texts import named_texts
+from preftree.data.store.example import NO_PROMPT
 from preftree.data.store.writer import NewExample
 from preftree.data.tokens.budgets import Budgets, Fit, Truncation, fit, too_long
 from preftree.data.tokens.encode import Encoder, Ids
-from preftree.data.tokens.template import Part, Rendered, check_special, render
-from preftree.data.tools.lengths import parts
-from preftree.records import Kind, Label, Preference, Provenance, Ranking, Record
+from preftree.data.tokens.template import RenderedTexts, ResponsePiece, check_special, render
+from preftree.records import (
+    FIGURES,
+    Demonstration,
+    Kind,
+    Label,
+    Preference,
+    Provenance,
+    Ranking,
+    Record,
+    select_responses,
+)
 
 
 @dataclass(frozen=True, slots=True)
-class Unit:
-    """One example to be: places among the responses of its job, and what is said of them."""
+class RenderedRow:
+    """One row ready to encode.
 
-    places: tuple[int, ...]
-    says: Says
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """One row on its way: what is encoded, and which examples it makes."""
+    Attributes:
+      where: Place of the row.
+      texts: Its texts as they are encoded.
+      templated: Whether the chat template rendered them.
+      fields: Names of its responses, for errors.
+      examples: The examples that it makes: places of their responses, and a record of the wanted kind.
+      kind: That kind.
+      tie: Whether the row is a tie; its examples say so whatever their kind.
+      ranked: Whether the row is a ranking, of which some pairs may be left out.
+    """
 
     where: Provenance
-    rendered: Rendered
+    texts: RenderedTexts
     templated: bool
     fields: tuple[str, ...]
-    units: tuple[Unit, ...]
+    examples: list[tuple[tuple[int, ...], Record]]
+    kind: Kind
+    tie: bool
     ranked: bool
 
 
-def make_job(
+def render_row(
     where: Provenance,
     record: Record,
     tokenizer: PreTrainedTokenizerBase,
     encoder: Encoder,
     kind: Kind = "pair",
-) -> Job:
+) -> RenderedRow:
     """A record as texts to encode: plain text as it stands, a conversation through the chat template.
 
     Args:
-      where: Where it stood.
-      record: What the row says.
+      where: Place of the row.
+      record: The row as it was read.
       tokenizer: Renders conversations.
       encoder: Finds special tokens.
-      kind: What the examples are to be: `pair` makes pairs of a ranking, `response` two examples of a pair.
+      kind: Kind of the examples: `pair` makes pairs of a ranking, `response` two examples of a pair.
     Raises:
       RowFault: a special token is written out in it, or the template does not take it as it is.
     """
-    (_, prompt), *named = parts(record)
+    (_, prompt), *named = named_texts(record)
     if isinstance(record, Ranking):
         named = [(f"response {place + 1}", text) for place, (_, text) in enumerate(named)]
-    units = _units(record, kind)
     if isinstance(prompt, str):
         for field, text in (("prompt", prompt), *named):
             assert isinstance(text, str)
             check_special(encoder.special, text, field)
-        rendered = Rendered(prompt, tuple((Part(str(text), True, False),) for _, text in named))
+        texts = RenderedTexts(prompt, tuple((ResponsePiece(str(text), True, False),) for _, text in named))
     else:
         turns = [(field, text) for field, text in named if not isinstance(text, str)]
-        rendered = render(tokenizer, encoder, prompt, turns)
-    fields = tuple(field for field, _ in named)
-    return Job(where, rendered, not isinstance(prompt, str), fields, units, isinstance(record, Ranking))
-
-
-def _units(record: Record, kind: Kind) -> tuple[Unit, ...]:
-    if isinstance(record, Ranking) and kind == "list":
-        return (Unit(tuple(range(len(record.responses))), Says(record.weight, scores=record.scores)),)
-    if isinstance(record, Ranking):
-        return tuple(Unit((i, j), _of_pair(pair_of(record, i, j))) for i, j in ordered_pairs(record))
-    if isinstance(record, Preference) and kind == "response":  # the two of a tie are left out later, and counted
-        return tuple(Unit((i,), Says(record.weight, tie=record.tie, desirable=i == 0)) for i in (0, 1))
-    if isinstance(record, Preference) and kind == "list":  # a tie is left out later, as above
-        return (Unit((0, 1), Says(record.weight, tie=record.tie, scores=record.scores)),)
-    if isinstance(record, Preference):
-        return (Unit((0, 1), _of_pair(record)),)
-    return (Unit((0,), Says(record.weight, desirable=record.desirable if isinstance(record, Label) else None)),)
-
-
-def _of_pair(pair: Preference) -> Says:
-    return Says(pair.weight, pair.margin, pair.tie, pair.win_prob, pair.costs, other_margin=pair.other_margin)
+        texts = render(tokenizer, encoder, prompt, turns)
+    return RenderedRow(
+        where=where,
+        texts=texts,
+        templated=not isinstance(prompt, str),
+        fields=tuple(field for field, _ in named),
+        examples=split_record(record, kind),
+        kind=kind,
+        tie=isinstance(record, Preference) and record.tie,
+        ranked=isinstance(record, Ranking),
+    )
 
 
 def make_examples(
-    batch: list[Job],
+    batch: list[RenderedRow],
     encoder: Encoder,
     budgets: Budgets,
     truncation: Truncation,
     tally: Tally,
 ) -> Iterator[NewExample]:
     """Encode some rows at once, then fit each into the budgets."""
-    prompts = encoder.first([job.rendered.prompt for job in batch])
-    pieces = iter(encoder.later([part.text for job in batch for parts in job.rendered.responses for part in parts]))
-    for job, ids in zip(batch, prompts, strict=True):
-        encoded = [[next(pieces) for _ in parts] for parts in job.rendered.responses]
+    prompts = encoder.first([row.texts.prompt for row in batch])
+    texts = [piece.text for row in batch for pieces in row.texts.responses for piece in pieces]
+    piece_ids = iter(encoder.later(texts))
+    for row, ids in zip(batch, prompts, strict=True):
+        encoded = [[next(piece_ids) for _ in pieces] for pieces in row.texts.responses]
         try:
-            prompt = _prompt(job, ids, encoder)
-            responses = [_response(job, place, ids, encoder) for place, ids in enumerate(encoded)]
-            yield from _fitted(job, prompt, responses, encoder, budgets, truncation, tally)
+            prompt = _prompt(row, ids, encoder)
+            responses = [_response(row, place, ids, encoder) for place, ids in enumerate(encoded)]
+            yield from _fitted(row, prompt, responses, encoder, budgets, truncation, tally)
         except RowFault as fault:
-            tally.reject(job.where, fault)
+            tally.reject(row.where, fault)
         else:
-            texts = [prompt, *responses]
-            if encoder.unknown is not None and any(encoder.unknown in text.ids for text in texts):
-                tally.note("unknown_token", job.where)
+            if encoder.unknown is not None and any(encoder.unknown in text.ids for text in (prompt, *responses)):
+                tally.note("unknown_token", row.where)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -125,9 +128,9 @@ class _Encoded:
     spans: tuple[tuple[int, int], ...]
 
 
-def _prompt(job: Job, ids: Ids, encoder: Encoder) -> _Encoded:
-    if job.templated:
-        encoded = _Encoded(ids, ()) if job.rendered.trained is None else _Encoded(*job.rendered.trained)
+def _prompt(row: RenderedRow, ids: Ids, encoder: Encoder) -> _Encoded:
+    if row.templated:
+        encoded = _Encoded(ids, ()) if row.texts.trained is None else _Encoded(*row.texts.trained)
         if not len(encoded.ids):
             raise RowFault("bad_messages", "prompt", "the chat template renders nothing for 'prompt'")
         return encoded
@@ -135,11 +138,11 @@ def _prompt(job: Job, ids: Ids, encoder: Encoder) -> _Encoded:
     return _Encoded(np.concatenate([np.array(head, np.int32), ids]), ())
 
 
-def _response(job: Job, place: int, pieces: list[Ids], encoder: Encoder) -> _Encoded:
+def _response(row: RenderedRow, place: int, pieces: list[Ids], encoder: Encoder) -> _Encoded:
     """The pieces of a response joined; one EOS where the last does not close its turn."""
-    texts = job.rendered.responses[place]
+    texts = row.texts.responses[place]
     if not any(len(ids) for ids in pieces):
-        field = job.fields[place]
+        field = row.fields[place]
         raise RowFault("empty_response", field, f"'{field}' has no tokens; drop the row")
     if not texts[-1].closed:
         pieces = [*pieces[:-1], np.append(pieces[-1], np.int32(encoder.eos))]
@@ -151,7 +154,7 @@ def _response(job: Job, place: int, pieces: list[Ids], encoder: Encoder) -> _Enc
 
 
 def _fitted(
-    job: Job,
+    row: RenderedRow,
     prompt: _Encoded,
     responses: list[_Encoded],
     encoder: Encoder,
@@ -174,36 +177,36 @@ def _fitted(
         digest = int.from_bytes(blake2b(prompt.ids.tobytes(), digest_size=8).digest(), "big", signed=True)
     shown = _cut_prompt(prompt, start, kept)
     examples, faults, used = [], [], set()
-    for unit in job.units:
-        if len(unit.places) > 2:
-            examples.append(_list_of(job, unit, shown, cut, digest, tally))
-            used.update(unit.places)
+    for places, record in row.examples:
+        if len(places) > 2:
+            examples.append(_list_of(row, record, shown, cut, digest, tally))
+            used.update(places)
             continue
-        chosen = [response for place in unit.places if (response := cut[place]) is not None]
-        if len(chosen) < len(unit.places):
-            place = next(place for place in unit.places if cut[place] is None)
-            faults.append(too_long(job.fields[place], len(prompt.ids), sizes[place], budgets))
-        elif len(chosen) == 2 and not unit.says.tie and np.array_equal(chosen[0].ids, chosen[1].ids):
-            first, second = (job.fields[place] for place in unit.places)
+        fitting = [response for place in places if (response := cut[place]) is not None]
+        if len(fitting) < len(places):
+            place = next(place for place in places if cut[place] is None)
+            faults.append(too_long(row.fields[place], len(prompt.ids), sizes[place], budgets))
+        elif len(fitting) == 2 and not row.tie and np.array_equal(fitting[0].ids, fitting[1].ids):
+            first, second = (row.fields[place] for place in places)
             message = f"'{first}' and '{second}' are equal as tokens; drop the row, or cut less"
             faults.append(RowFault("same_responses", second, message))
         else:
-            used.update(unit.places)
-            examples.append(_example(job, unit, shown, chosen, digest))
-    if faults and not (job.ranked and examples):
+            used.update(places)
+            examples.append(_example(row, record, shown, fitting, digest))
+    if faults and not (row.ranked and examples):
         raise faults[0]
     for _ in faults:
-        tally.note("dropped_pair", job.where)
+        tally.note("dropped_pair", row.where)
     if kept.cut_prompt:
-        tally.note("trimmed_prompt", job.where)
+        tally.note("trimmed_prompt", row.where)
     for place in used:
         if kept.kept[place] < sizes[place]:
-            tally.note("trimmed_response", job.where)
+            tally.note("trimmed_response", row.where)
     return examples
 
 
 def _list_of(
-    job: Job, unit: Unit, prompt: _Encoded, responses: list[_Encoded | None], digest: int, tally: Tally
+    row: RenderedRow, record: Record, prompt: _Encoded, responses: list[_Encoded | None], digest: int, tally: Tally
 ) -> NewExample:
     """A ranking as one example, less the responses that do not fit or that repeat a better one.
 
@@ -212,29 +215,32 @@ def _list_of(
     """
     seen: set[bytes] = set()
     places = []
-    for place in unit.places:
-        response = responses[place]
+    for place, response in enumerate(responses):
         if response is None or response.ids.tobytes() in seen:
-            tally.note("dropped_response", job.where)
+            tally.note("dropped_response", row.where)
             continue
         seen.add(response.ids.tobytes())
         places.append(place)
     if len(places) < 2:
         message = "fewer than two responses of the ranking fit and differ; raise max_length, or choose another policy"
         raise RowFault("too_long", "responses", message)
-    scores = unit.says.scores and tuple(unit.says.scores[place] for place in places)
     kept = [response for place in places if (response := responses[place]) is not None]
-    return _example(job, Unit(tuple(places), replace(unit.says, scores=scores)), prompt, kept, digest)
+    example = _example(row, record, prompt, kept, digest)
+    return replace(example, figures=select_responses(example.figures, places))
 
 
-def _example(job: Job, unit: Unit, prompt: _Encoded, responses: list[_Encoded], digest: int) -> NewExample:
+def _example(row: RenderedRow, record: Record, prompt: _Encoded, responses: list[_Encoded], digest: int) -> NewExample:
+    figures = {} if isinstance(record, Demonstration) else record.figures
     return NewExample(
         prompt=prompt.ids,
         responses=tuple(response.ids for response in responses),
         scored=tuple(_spans(prompt, response) for response in responses),
         prompt_digest=digest,
-        says=unit.says,
-        provenance=job.where,
+        provenance=row.where,
+        weight=record.weight,
+        tie=row.tie,
+        desirable=record.desirable if isinstance(record, Label) else None,
+        figures={name: values for name, values in figures.items() if row.kind in FIGURES[name].kinds},
     )
 
 

@@ -1,4 +1,4 @@
-"""Lengths: the texts of a record, their characters, and a spread of counted lengths."""
+"""Texts of a record by name, their lengths, and the spread of counted lengths."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections import Counter
 from preftree.records import Demonstration, Label, Preference, Ranking, Record, Text
 
 
-def parts(record: Record) -> list[tuple[str, Text]]:
-    """The texts of a record under their names."""
+def named_texts(record: Record) -> list[tuple[str, Text]]:
+    """The texts of a record by name, the prompt first."""
     if isinstance(record, Preference):
         return [("prompt", record.prompt), ("chosen", record.chosen), ("rejected", record.rejected)]
     if isinstance(record, Ranking):

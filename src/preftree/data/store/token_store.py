@@ -1,7 +1,7 @@
-"""Token sequences on disk: memory-mapped Arrow IPC, written in bounded memory, checked as it is read.
+"""Store of token sequences on disk: memory-mapped Arrow IPC, written in bounded memory, checked as it is read.
 
 A store is a folder: `examples.arrow` holds record batches of some hundred examples, `meta.json` what is known about
-them. Each batch has two CRC-32 sums in `meta.json`: one over the small columns (weights, counts, places), which are
+them. Each batch has two CRC-32 sums in `meta.json`: one over the small columns (weights, counts, figures), which are
 read when the store is opened, and one over the tokens, which is checked when a batch is first touched.
 """
 
@@ -10,17 +10,16 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from jaxtyping import Bool, Float, Int
 
+from preftree.data.store.example import TokenExample, join
 from preftree.errors import CacheError
-from preftree.records import Provenance
-from preftree.tree.layout import TokenSequence, grow_tree
+from preftree.records import FIGURES, Provenance
 
 _IDS = pa.list_(pa.int32())
 SCHEMA = pa.schema(
@@ -32,79 +31,15 @@ SCHEMA = pa.schema(
         ("num_tokens", pa.int64()),
         ("num_scored", pa.int64()),
         ("weight", pa.float64()),
-        ("margin", pa.float64()),  # NaN where there is none
-        ("tie", pa.bool_()),
-        ("win_prob", pa.float64()),  # NaN where there is none, as in the other margin and the two costs
-        ("other_margin", pa.float64()),
-        ("cost_chosen", pa.float64()),
-        ("cost_rejected", pa.float64()),
-        ("desirable", pa.int8()),  # -1 where nothing is said
-        ("num_scores", pa.int32()),
-        ("scores", pa.list_(pa.float64())),
+        ("tie", pa.int8()),
+        ("desirable", pa.int8()),  # -1 where there is no label
+        *((name, pa.list_(pa.float64())) for name in FIGURES),  # empty where the row gives none
         ("file", pa.int32()),
         ("line", pa.int64()),
     ]
 )
-Figure: TypeAlias = Literal["margin", "win_prob", "other_margin", "costs", "scores"]
-"""What a row may say of its responses beside which is better."""
-
-NO_PROMPT = 0
-"""Stands in the place of a prompt's digest where there is none, as in plain text."""
-
-HEAVY = ("prompt", "responses", "scored", "scores")
+HEAVY = ("prompt", "responses", "scored")
 LIGHT = tuple(name for name in SCHEMA.names if name not in HEAVY)
-
-
-@dataclass(frozen=True, slots=True)
-class Says:
-    """What the data says of an example, beside its texts; None where it says nothing.
-
-    Attributes:
-      weight: Its weight in every mean.
-      margin: By how much the chosen response is better.
-      tie: Neither response is preferred.
-      win_prob: Probability that the chosen response is preferred, by some judge.
-      costs: A second score of the chosen and of the rejected response, to be kept low.
-      scores: Of each response.
-      desirable: Whether the one response was liked.
-      other_margin: By how much the chosen response is better under another objective, of either sign.
-    """
-
-    weight: float = 1.0
-    margin: float | None = None
-    tie: bool = False
-    win_prob: float | None = None
-    costs: tuple[float, float] | None = None
-    scores: tuple[float, ...] | None = None
-    desirable: bool | None = None
-    other_margin: float | None = None
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class TokenExample:
-    """One example as token ids.
-
-    Attributes:
-      sequences: Chosen and rejected of a preference, the responses of a ranking, best first; else the one there is.
-      weight: Its weight in every mean.
-      margin: As in Says; so are tie, win_prob, costs, scores, desirable and other_margin.
-      provenance: The row it came from.
-      num_prompt: Tokens of the prompt, which all its sequences begin with.
-      borrowed: Other responses under its prompt that its loss looks at, and that are no examples themselves.
-    """
-
-    sequences: tuple[TokenSequence, ...]
-    weight: float
-    margin: float | None
-    tie: bool
-    provenance: Provenance
-    num_prompt: int = 0
-    borrowed: tuple[TokenSequence, ...] = ()
-    win_prob: float | None = None
-    costs: tuple[float, float] | None = None
-    scores: tuple[float, ...] | None = None
-    desirable: bool | None = None
-    other_margin: float | None = None
 
 
 class TokenStore:
@@ -115,12 +50,11 @@ class TokenStore:
       num_tokens: Unique input tokens of each example's own tree, [N].
       num_scored: Scored tokens over all sequences of each example, [N].
       weights: [N].
-      margins: NaN where there is none, [N].
       ties: Whether neither response of an example is preferred, [N].
       prompts: 64-bit digests of the prompts as they were before any trimming, [N]; equal where the prompts are,
         `NO_PROMPT` where there is none.
-      digest: Hash of the content of all examples: ids, scored places, and what the data says of them.
-      report: What the writer said about the source.
+      digest: Hash of the content of all examples: ids, scored places, weights, labels and figures.
+      report: The account of the tokenisation, as TokenReport writes it.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -161,13 +95,9 @@ class TokenStore:
         self.num_scored: Int[np.ndarray, " N"] = column("num_scored", np.int64)
         self.weights: Float[np.ndarray, " N"] = column("weight", np.float64)
         self.prompts: Int[np.ndarray, " N"] = column("prompt_digest", np.int64)
-        self.margins: Float[np.ndarray, " N"] = column("margin", np.float64)
         self.ties: Bool[np.ndarray, " N"] = column("tie", np.bool_)
-        self._win_probs: Float[np.ndarray, " N"] = column("win_prob", np.float64)
-        self._other_margins: Float[np.ndarray, " N"] = column("other_margin", np.float64)
-        self._costs = np.stack([column("cost_chosen", np.float64), column("cost_rejected", np.float64)], axis=1)
         self._desirable: Int[np.ndarray, " N"] = column("desirable", np.int8)
-        self._num_scores: Int[np.ndarray, " N"] = column("num_scores", np.int32)
+        self._figures = {name: _Values([batch.column(name) for batch in batches]) for name in FIGURES}
         self._file: Int[np.ndarray, " N"] = column("file", np.int32)
         self._line: Int[np.ndarray, " N"] = column("line", np.int64)
 
@@ -192,32 +122,24 @@ class TokenStore:
             response = view["responses"][slice(*view["responses_at"][place : place + 2])]
             spans = view["scored"][slice(*view["scored_at"][place : place + 2])]
             sequences.append(join(prompt, response, spans.reshape(-1, 2)))
-        scores = view["scores"][slice(*view["scores_at"][row : row + 2])].tolist()
-        costs = self._costs[index].tolist()
+        figures = {name: values[index] for name, values in self._figures.items()}
         return TokenExample(
             sequences=tuple(sequences),
             weight=float(self.weights[index]),
-            margin=_or_none(self.margins[index]),
-            tie=bool(self.ties[index]),
             provenance=self.provenance(index),
             num_prompt=len(prompt),
-            win_prob=_or_none(self._win_probs[index]),
-            costs=None if np.isnan(costs).any() else (costs[0], costs[1]),
-            scores=tuple(scores) or None,
+            tie=bool(self.ties[index]),
             desirable=None if self._desirable[index] < 0 else bool(self._desirable[index]),
-            other_margin=_or_none(self._other_margins[index]),
+            figures={name: values for name, values in figures.items() if values},
         )
 
-    def has(self, figure: Figure) -> Bool[np.ndarray, " N"]:
-        """Of which examples the data says this."""
-        found = {
-            "margin": ~np.isnan(self.margins),
-            "win_prob": ~np.isnan(self._win_probs),
-            "other_margin": ~np.isnan(self._other_margins),
-            "costs": ~np.isnan(self._costs).any(axis=1),
-            "scores": self._num_scores > 0,
-        }
-        return found[figure]
+    def has(self, figure: str) -> Bool[np.ndarray, " N"]:
+        """Whether each example has a figure; a name of `records.FIGURES`."""
+        return np.diff(self._figures[figure].starts) > 0
+
+    def figure(self, figure: str, index: int) -> tuple[float, ...]:
+        """The values of a figure for one example; empty where it has none."""
+        return self._figures[figure][index]
 
     def provenance(self, index: int) -> Provenance:
         """The row that an example came from."""
@@ -228,7 +150,7 @@ class TokenStore:
         if view is None:
             batch = self._reader.get_batch(number)
             self._verify(batch, number, HEAVY, 1)
-            prompt, responses, scored, scores = (batch.column(name) for name in HEAVY)
+            prompt, responses, scored = (batch.column(name) for name in HEAVY)
             view = self._views[number] = {
                 "prompt": _numpy(prompt.values),
                 "prompt_at": _numpy(prompt.offsets),
@@ -237,8 +159,6 @@ class TokenStore:
                 "responses_at": _numpy(responses.values.offsets),
                 "scored": _numpy(scored.values.values),
                 "scored_at": _numpy(scored.values.offsets),
-                "scores": _numpy(scores.values),
-                "scores_at": _numpy(scores.offsets),
             }
         return view
 
@@ -252,33 +172,22 @@ class TokenStore:
             raise CacheError(f"{self.folder} is damaged: batch {number} has another checksum; delete it and run again")
 
 
-def count_tokens(sequences: Sequence[TokenSequence]) -> tuple[int, int]:
-    """Unique input tokens of the tree of some sequences (as `len(grow_tree(...))`), and their scored tokens."""
-    inputs = [sequence.trimmed().ids[:-1] for sequence in sequences]
-    tokens = sum(map(len, inputs)) if len(inputs) < 3 else len(grow_tree(sequences))
-    if len(inputs) == 2:
-        size = min(map(len, inputs))
-        differs = np.flatnonzero(inputs[0][:size] != inputs[1][:size])
-        tokens -= int(differs[0]) if len(differs) else size
-    return tokens, sum(int(np.count_nonzero(sequence.scored)) for sequence in sequences)
-
-
-def join(prompt: np.ndarray, response: np.ndarray, spans: Sequence[Sequence[int]] | np.ndarray) -> TokenSequence:
-    """A prompt and a response as one sequence; `spans` are the places [start, stop) that are scored."""
-    ids = np.concatenate([prompt, response])
-    scored = np.zeros(len(ids), np.bool_)
-    for start, stop in spans:
-        scored[start:stop] = True
-    return TokenSequence(ids, scored)
-
-
 def meta_sum(meta: dict[str, Any]) -> int:
     """CRC-32 over what `meta.json` says."""
     return zlib.crc32(json.dumps(meta, sort_keys=True).encode())
 
 
-def _or_none(value: float) -> float | None:
-    return None if np.isnan(value) else float(value)
+class _Values:
+    """A figure's column: some values for each example."""
+
+    def __init__(self, columns: Sequence[pa.ListArray]) -> None:
+        values = [_numpy(column.values) for column in columns]
+        counts = [np.diff(_numpy(column.offsets)) for column in columns]
+        self._values = np.concatenate([np.empty(0), *values])
+        self.starts = np.cumsum([0, *np.concatenate([np.empty(0, np.int64), *counts])])
+
+    def __getitem__(self, index: int) -> tuple[float, ...]:
+        return tuple(self._values[self.starts[index] : self.starts[index + 1]].tolist())
 
 
 def _numpy(array: pa.Array) -> np.ndarray:
@@ -290,23 +199,8 @@ def checksum(batch: pa.RecordBatch, names: Sequence[str]) -> int:
     total = 0
     for name in names:
         column = batch.column(name)
-        if name == "tie":
-            column = column.cast(pa.int8())
         while isinstance(column, pa.ListArray):
             total = zlib.crc32(_numpy(column.offsets).data, total)
             column = column.values
         total = zlib.crc32(_numpy(column).data, total)
     return total
-
-
-@runtime_checkable
-class Examples(Protocol):
-    """Tokenised examples, as data/store/store.py keeps them."""
-
-    num_scored: Int[np.ndarray, " N"]
-    weights: Float[np.ndarray, " N"]
-    prompts: Int[np.ndarray, " N"]
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int) -> TokenExample: ...

@@ -1,0 +1,46 @@
+"""View of a token store that changes sequences as they are read."""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from preftree.data.store.example import TokenExample
+from preftree.data.store.token_store import TokenStore
+from preftree.records import Provenance
+
+
+class StoreView:
+    """A token store whose sequences are changed as they are read; attributes as of TokenStore.
+
+    Attributes:
+      num_tokens: No fewer than the unique input tokens of each example's own tree, [N].
+    """
+
+    def __init__(self, store: TokenStore, more_tokens: Int[np.ndarray, " N"]) -> None:
+        """View `store`; an example has at most `more_tokens` input tokens more than there, [N]."""
+        self._store = store
+        self.digest = store.digest
+        self.num_scored: Int[np.ndarray, " N"] = store.num_scored
+        self.weights: Float[np.ndarray, " N"] = store.weights
+        self.prompts: Int[np.ndarray, " N"] = store.prompts
+        self.num_tokens: Int[np.ndarray, " N"] = store.num_tokens + more_tokens
+
+    def __len__(self) -> int:
+        return len(self._store)
+
+    def __getitem__(self, index: int) -> TokenExample:
+        """One example, changed.
+
+        Raises:
+          IndexError: no such example.
+        """
+        return self.change(index, self._store[index])
+
+    def change(self, index: int, example: TokenExample) -> TokenExample:
+        """The example at `index` with the sequences that this view shows."""
+        raise NotImplementedError
+
+    def provenance(self, index: int) -> Provenance:
+        """The row that an example came from."""
+        return self._store.provenance(index)
