@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ast
-import importlib.util
 import json
 import os
 import time
@@ -29,6 +27,7 @@ from preftree.reference.key import (
 from preftree.runtime.paths import cache_root
 from preftree.scoring.scorer import Scorer
 from preftree.tree.layout import TokenSequence, grow_tree
+from support.imports import imported_modules
 from support.models import random_sequences, tiny_llama
 from support.tables import with_adapter
 
@@ -103,33 +102,8 @@ def test_table_key_has_everything_that_moves_a_number(monkeypatch):
     assert len({one.digest for one in keys}) == len(keys)
 
 
-def imported_modules(name: str) -> set[str]:
-    """Modules of tree/ and scoring/ that a module imports, directly or through others of them; itself included."""
-    found, waiting = {name}, [name]
-    while waiting:
-        spec = importlib.util.find_spec(waiting.pop())
-        assert spec is not None and spec.origin is not None
-        for node in ast.walk(ast.parse(Path(spec.origin).read_text(encoding="utf-8"))):
-            sources = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            if isinstance(node, ast.ImportFrom):
-                assert node.level == 0 and node.module is not None
-                sources = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-            inside = [source for source in sources if source.startswith(("preftree.tree.", "preftree.scoring."))]
-            new = {source for source in inside if is_module(source)} - found
-            found |= new
-            waiting += new
-    return found
-
-
-def is_module(name: str) -> bool:
-    try:
-        return importlib.util.find_spec(name) is not None
-    except ModuleNotFoundError:  # a function of a module
-        return False
-
-
 def test_all_that_the_scorer_imports_is_in_the_key():
-    imported = imported_modules("preftree.scoring.scorer")
+    imported = imported_modules("preftree.scoring.scorer", ("preftree.tree.", "preftree.scoring."))
     assert "preftree.scoring.head" in imported and "preftree.tree.layout" in imported
     packages = {name for name in imported if (ROOT / name.replace(".", "/")).is_dir()}
     assert imported - packages <= set(SCORING_CODE), "name it in reference/key.py: SCORING_CODE"

@@ -114,7 +114,13 @@ _MODEL_INPUTS: Mapping[Kind, dict[str, str]] = {
     },
     "demonstration": {"logps": "summed log-probs of demonstrations under the policy, nats, [N]; carries gradient"},
 }
-"""All inputs that a loss may ask for, by kind of example."""
+"""Inputs made of the scores of models and the labels of the data, by kind of example."""
+
+INPUTS: Mapping[Kind, Mapping[str, str]] = {
+    kind: names | {figure.input: figure.meaning for figure in FIGURES.values() if kind in figure.kinds}
+    for kind, names in _MODEL_INPUTS.items()
+}
+"""All inputs that a loss may ask for, by kind of example; the figures of the data are among them."""
 
 INPUTS_OF_ANY_KIND: Mapping[str, str] = {
     "uniforms": "random numbers in [0, 1), a pure function of (seed, step, example), one an example",

@@ -1,4 +1,4 @@
-"""The key of a tokenised source: everything that can change a token of it."""
+"""Key of a tokenised source: everything that can change a token of it."""
 
 from __future__ import annotations
 
@@ -6,16 +6,40 @@ import hashlib
 import json
 import os
 from dataclasses import asdict
-from functools import cache
 from pathlib import Path
 
-from preftree.data.formats import Format
+from preftree.data.formats import FORMATS, Format
 from preftree.data.sources.reader import Source
 from preftree.data.tokens.budgets import Budgets, Truncation
 from preftree.data.tokens.encode import Encoder
 from preftree.errors import DataError
 from preftree.records import Kind
 from preftree.storage.atomic import make_folder, write_atomic
+from preftree.storage.code_digest import code_digest
+
+TOKEN_CODE = (
+    "preftree.data.formats",
+    *sorted({form.read.__module__ for form in FORMATS.values()}),
+    "preftree.data.records.conversion",
+    "preftree.data.records.duplicates",
+    "preftree.data.records.fields",
+    "preftree.data.records.texts",
+    "preftree.data.sources.files",
+    "preftree.data.sources.hub",
+    "preftree.data.sources.reader",
+    "preftree.data.store.example",
+    "preftree.data.store.token_report",
+    "preftree.data.store.token_store",
+    "preftree.data.store.writer",
+    "preftree.data.tokens.budgets",
+    "preftree.data.tokens.encode",
+    "preftree.data.tokens.row_examples",
+    "preftree.data.tokens.template",
+    "preftree.data.tokens.tokenize",
+    "preftree.records",
+    "preftree.tree.layout",
+)
+"""Modules that can move a token, or the content of a store."""
 
 
 def store_key(
@@ -29,10 +53,10 @@ def store_key(
     budgets: Budgets,
     truncation: Truncation,
 ) -> str:
-    """A name for the store: hash of the rows, the tokenizer, the options, and the code of this room."""
+    """A name for the store: hash of the rows, the tokenizer, the options, and the code that makes tokens."""
     hub = None if source.hub is None else asdict(source.hub)
     options = [form.name, kind, chosen_side, asdict(budgets), truncation]
-    parts = [source.path, source.files, contents, hub, options, encoder.digest, _code_digest()]
+    parts = [source.path, source.files, contents, hub, options, encoder.digest, code_digest(TOKEN_CODE)]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
 
@@ -74,11 +98,3 @@ def _read_memo(path: Path) -> dict[str, object]:
     except (FileNotFoundError, ValueError):  # lost or damaged: the files are hashed again
         return {}
     return memo if isinstance(memo, dict) else {}
-
-
-@cache
-def _code_digest() -> str:
-    digest = hashlib.sha256()
-    for file in sorted(Path(__file__).parent.rglob("*.py")):
-        digest.update(file.read_bytes())
-    return digest.hexdigest()
