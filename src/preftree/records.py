@@ -42,6 +42,7 @@ class Figure:
       meaning: Description of the loss input.
       title: Name in the tables of losses.
       wanted: Fields that give it, for the error where a loss needs it and a row has none.
+      neutral: Value that leaves a loss as it would be without it, or nearly; for its curve.
       per_response: Whether each response has a value; else the row has one.
       lowest, highest: Range of a value, both ends included.
       above_zero: Whether losses need a value above 0.
@@ -53,6 +54,7 @@ class Figure:
     meaning: str
     title: str
     wanted: str
+    neutral: float = 0.0
     per_response: bool = False
     lowest: float = float("-inf")
     highest: float = float("inf")
@@ -76,6 +78,7 @@ FIGURES: dict[str, Figure] = {
             meaning="how much better the chosen response is, by a score in the data, > 0, [P]",
             title="margins",
             wanted="'margin', or 'score_chosen' and 'score_rejected'",
+            neutral=1.0,
             above_zero=True,
         ),
         Figure(
@@ -93,6 +96,7 @@ FIGURES: dict[str, Figure] = {
             meaning="probability that the chosen response is preferred, by a judge in the data, [P]",
             title="win probabilities",
             wanted="'win_prob', the probability that a judge prefers the chosen response",
+            neutral=1.0,
             lowest=0.0,
             highest=1.0,
         ),

@@ -16,6 +16,7 @@ import torch
 from preftree.losses import LOSSES, BoundLoss, PairSums, bind, metrics_of, with_gradient
 from preftree.losses.options import Choice
 from preftree.losses.types import INPUTS, INPUTS_OF_ANY_KIND, ListSums, PairTokens, PairValues, ResponseSums, TokenLogps
+from preftree.records import FIGURES
 from support.loss_facts import FACTS, Facts, Options
 
 Given = dict[str, Any]
@@ -154,6 +155,8 @@ def draw(case: Case, num: int = 7, seed: int = 0) -> Given:
         "state": dict(case.facts.state),
         "logps": tensor(policy[0]),
     }
+    further = [figure.input for figure in FIGURES.values() if figure.input not in given and not figure.per_response]
+    given |= {name: tensor(rng.uniform(0.1, 0.9, num)) for name in further}
     return {name: given[name] for name in case.inputs}
 
 

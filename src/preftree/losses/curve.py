@@ -18,6 +18,7 @@ from preftree.losses.types import (
     ResponseSums,
     TokenLogps,
 )
+from preftree.records import FIGURES, Figure
 
 
 def loss_curve(loss: BoundLoss, deltas: Float[Tensor, " D"]) -> tuple[Float[Tensor, " D"], Float[Tensor, " D"]]:
@@ -78,11 +79,13 @@ def _pair_inputs(chosen: Tensor, rejected: Tensor, ref: Tensor, state: Mapping[s
         "ref_tokens": PairTokens(TokenLogps(ref, count), TokenLogps(ref, count)),
         "kl": PairValues(zero, zero),
         "confidence": PairValues(zero, zero),
-        "costs": PairValues(zero, zero),
-        "margins": one,
-        "other_margins": zero,
-        "win_prob": one,
+        **{figure.input: _neutral(figure, zero) for figure in FIGURES.values() if "pair" in figure.kinds},
         "ties": zero.bool(),
         "uniforms": one / 2,
         "state": state,
     }
+
+
+def _neutral(figure: Figure, zero: Tensor) -> Tensor | PairValues:
+    values = zero + figure.neutral
+    return PairValues(values, values) if figure.per_response else values

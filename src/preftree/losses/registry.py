@@ -29,7 +29,7 @@ from preftree.losses.pair import (
 from preftree.losses.quantities import scaled_logps, scaled_logratios
 from preftree.losses.sft import SPECS as SFT_SPECS
 from preftree.losses.types import INPUTS, BoundLoss, LossSpec
-from preftree.records import Kind
+from preftree.records import FIGURES, Kind
 
 LOSSES: dict[str, LossSpec] = {
     **logistic.SPECS,
@@ -146,7 +146,7 @@ def spec_of(function: Callable[..., Any], file_hash: str, *, of_rewards: bool = 
 
 
 _OF_REWARDS = {"rewards", "list_rewards"}
-_OF_DATA = {"margins", "other_margins", "win_prob", "ties", "costs", "list_scores"}
+_OF_DATA = {"ties", *(figure.input for figure in FIGURES.values())}
 _NEEDED: Mapping[Kind, tuple[set[str], ...]] = {
     "pair": ({"policy"}, {"policy_tokens"}, {"rewards"}),
     "response": ({"responses", "ref_responses", "desirable"},),
