@@ -117,7 +117,7 @@ def test_a_json_file_may_hold_lines_and_an_empty_array_no_rows(tmp_path: Path) -
     [
         (b"[" + GOOD, "row 2 is not JSON .the array has no end"),
         (b"[" + GOOD + b", {]", "row 2 is not JSON"),
-        (b"[" + GOOD + b"] " + GOOD, "goes on after the end of its array"),
+        (b"[" + GOOD + b"] " + GOOD, "has text after the end of its array"),
         (b"[" + b"[" * 100_000, "row 1 nests too deep"),
     ],
 )

@@ -53,13 +53,13 @@ def inspect(
 
     from preftree.data.tools.inspect import inspect_file
 
-    found = inspect_file(file, format_name=format_name, kind=kind, chosen_side=side is not None)
+    inspection = inspect_file(file, format_name=format_name, kind=kind, chosen_side=side is not None)
     if as_json:
-        typer.echo(json.dumps(found.as_json()))
+        typer.echo(json.dumps(inspection.as_json()))
         return
     from preftree.cli.data_view import show
 
-    show(found)
+    show(inspection)
 
 
 @app.command("convert")
@@ -74,10 +74,10 @@ def convert(
         typer.Option(min=1, help="Leave out prompts with more human turns; 1 keeps single-turn dialogues."),
     ] = None,
     num_rows: NumRows = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the choice of rows.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the choice of rows.")] = 0,
     max_rejected: MaxRejected = 0.05,
 ) -> None:
-    """Write the accepted rows in the project's own JSONL."""
+    """Write the accepted rows as Preftree's JSON lines."""
     from preftree.data.tools.convert import convert_file
 
     tally, written = convert_file(
@@ -91,17 +91,17 @@ def convert(
         seed=seed,
         max_rejected_share=max_rejected,
     )
-    _tell(out, tally, written)
+    _print_tally(out, tally, written)
 
 
 @app.command("cut")
 def cut(
     file: Source,
     out: Annotated[Path, typer.Argument(metavar="OUT.jsonl", help="The file to write: prompt, completion.")],
-    model: Annotated[str, typer.Option(help="A model's folder or hub id, whose tokenizer counts.")],
+    model: Annotated[str, typer.Option(help="A model's folder or hub id, for its tokenizer.")],
     tokens: Annotated[str, typer.Option(help="Tokens of a prompt: the fewest and the most.")] = "2-8",
     num_rows: NumRows = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of where texts are cut, and of the choice of rows.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the cuts and of the choice of rows.")] = 0,
     format_name: Format = None,
     max_rejected: MaxRejected = 0.05,
 ) -> None:
@@ -124,7 +124,7 @@ def cut(
         format_name=format_name,
         max_rejected_share=max_rejected,
     )
-    _tell(out, tally, written)
+    _print_tally(out, tally, written)
 
 
 @app.command("rank")
@@ -145,16 +145,17 @@ def rank(
     rewards = load_rewards(reward)
     with Progress(console=Console(stderr=True)) as bar:
         task = bar.add_task("responses judged", total=None)
-        found = rank_file(samples, out, rewards, progress=lambda rows: bar.update(task, completed=rows))
+        counts = rank_file(samples, out, rewards, progress=lambda rows: bar.update(task, completed=rows))
     typer.echo(
-        f"{out}: {found.rankings} rankings of {found.kept} responses, from {found.rows}; left out {found.faulty} empty "
-        f"or broken responses, {found.repeated} repeated ones, {found.undecided} prompts of responses of equal reward",
+        f"{out}: {counts.rankings} rankings of {counts.kept} responses, from {counts.rows}; left out {counts.faulty} "
+        f"empty or broken responses, {counts.repeated} repeated ones, {counts.undecided} prompts whose responses "
+        "have equal rewards",
         err=True,
     )
 
 
-def _tell(out: Path, tally: Tally, written: int) -> None:
-    """What was rejected, left out and written."""
+def _print_tally(out: Path, tally: Tally, written: int) -> None:
+    """Print the rejected rows, and the counts of rows left out and written."""
     from preftree.data.records.faults import ACTIONS
 
     for row in tally.rejected:

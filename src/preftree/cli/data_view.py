@@ -1,4 +1,4 @@
-"""How an inspected data file looks on a terminal."""
+"""Terminal view of an inspected data file."""
 
 from __future__ import annotations
 
@@ -11,34 +11,34 @@ from rich.text import Text
 from preftree.data.records.texts import named_texts, spread
 from preftree.data.tools.inspect import Inspection
 from preftree.records import Label, Preference, Provenance, Record
-from preftree.records import Text as Said
+from preftree.records import Text as RecordText
 
 SHOWN_PLACES = 10
 SHOWN_CHARACTERS = 1200
-USUAL_SHARE = 0.05  # above it a run stops, unless it is told otherwise
+USUAL_SHARE = 0.05  # above it a run stops, unless data.max_rejected is higher
 
 
-def show(found: Inspection) -> None:
+def show(inspection: Inspection) -> None:
     """Print the summary on stdout."""
     console = Console(highlight=False)
-    tally, form = found.tally, found.format
-    console.print(Text(safe(found.source.path), "bold", overflow="fold"))
+    tally, form = inspection.tally, inspection.format
+    console.print(Text(safe(inspection.source.path), "bold", overflow="fold"))
     console.print(f"{form.name}: {form.title}")
     counts = Text.assemble(f"{tally.rows:,} rows, ", (f"{tally.accepted:,} accepted", "green"))
     if tally.num_rejected:
         counts.append(f", {tally.num_rejected:,} rejected ({tally.num_rejected / tally.rows:.1%})", "red")
-    if found.num_records != tally.accepted:
-        counts.append(f"; {found.num_records:,} records")
+    if inspection.num_records != tally.accepted:
+        counts.append(f"; {inspection.num_records:,} records")
     console.print(counts)
     if tally.num_rejected:
-        console.print(Padding(_faults(found), (1, 0, 0, 0)))
+        console.print(Padding(_faults(inspection), (1, 0, 0, 0)))
     if tally.rows and tally.num_rejected > USUAL_SHARE * tally.rows:
         share = f"{USUAL_SHARE:.0%}"
         console.print(Text(f"a run would stop: more than {share} of the rows are rejected (data.max_rejected)", "red"))
-    if found.lengths:
-        console.print(Padding(_lengths(found), (1, 0)))
-    if found.first is not None:
-        console.print(_record(*found.first))
+    if inspection.lengths:
+        console.print(Padding(_lengths(inspection), (1, 0)))
+    if inspection.first is not None:
+        console.print(_record(*inspection.first))
 
 
 def safe(text: str) -> str:
@@ -46,28 +46,28 @@ def safe(text: str) -> str:
     return "".join(c if c.isprintable() or c in "\n\t" else f"\\x{ord(c):02x}" for c in text)
 
 
-def _faults(found: Inspection) -> Group:
-    tally = found.tally
+def _faults(inspection: Inspection) -> Group:
+    tally = inspection.tally
     table = Table("fault", "rows", "first places", box=None, padding=(0, 2, 0, 0), header_style="dim")
     for fault, count in tally.faults.most_common():
         places = [row for row in tally.rejected if row.fault == fault][:SHOWN_PLACES]
-        lines = ", ".join(f"{row.line}" for row in places) if len(found.source.files) < 2 else ""
+        lines = ", ".join(f"{row.line}" for row in places) if len(inspection.source.files) < 2 else ""
         lines = lines or ", ".join(f"{row.file}:{row.line}" for row in places)
         table.add_row(Text(fault, "red"), f"{count:,}", Text(safe(lines) + (", ..." if count > len(places) else "")))
     first = {row.fault: row for row in reversed(tally.rejected)}
-    told = [
+    sentences = [
         Text(safe(str(first[fault])), "dim", overflow="fold")
         for fault, _ in tally.faults.most_common()
         if fault in first
     ]
-    return Group(table, Text(), *told)
+    return Group(table, Text(), *sentences)
 
 
-def _lengths(found: Inspection) -> Table:
+def _lengths(inspection: Inspection) -> Table:
     table = Table("characters", box=None, padding=(0, 2, 0, 0), header_style="dim")
     for name in ("min", "median", "mean", "max"):
         table.add_column(name, justify="right")
-    for part, counts in found.lengths.items():
+    for part, counts in inspection.lengths.items():
         table.add_row(part, *(f"{value:,.0f}" for value in spread(counts).values()))
     return table
 
@@ -75,8 +75,8 @@ def _lengths(found: Inspection) -> Table:
 def _record(where: Provenance, record: Record) -> Panel:
     styles = {"chosen": "green", "rejected": "red"}
     body: list[Text] = []
-    for name, said in named_texts(record):
-        body += [Text(name, f"bold {styles.get(name, 'cyan')}"), Text(_shorten(safe(_script(said)))), Text()]
+    for name, text in named_texts(record):
+        body += [Text(name, f"bold {styles.get(name, 'cyan')}"), Text(_shorten(safe(_script(text)))), Text()]
     extras = [f"weight {record.weight:g}"] if record.weight != 1 else []
     if isinstance(record, Preference):
         extras += [f"margin {value:g}" for value in record.figures.get("margin", ())]
@@ -87,12 +87,12 @@ def _record(where: Provenance, record: Record) -> Panel:
     return Panel(Group(place, Text(), *body[:-1]), title="first record", title_align="left", border_style="dim")
 
 
-def _script(said: Said) -> str:
-    return said if isinstance(said, str) else "\n".join(f"[{turn.role}] {turn.content}" for turn in said)
+def _script(text: RecordText) -> str:
+    return text if isinstance(text, str) else "\n".join(f"[{turn.role}] {turn.content}" for turn in text)
 
 
 def _shorten(text: str) -> str:
-    """The beginning and the end: what matters of a prompt is where it stops."""
+    """The beginning and the end of a text, since the end of a prompt matters most."""
     if len(text) <= SHOWN_CHARACTERS:
         return text
     half = SHOWN_CHARACTERS // 2

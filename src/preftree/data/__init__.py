@@ -1,1 +1,1 @@
-"""From a data file to token ids: read, verify, tokenise, store, order. Import from its modules."""
+"""Data files to token ids: sources of rows, formats, records, tokens, the store on disk, and the order of steps."""

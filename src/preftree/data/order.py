@@ -1,7 +1,7 @@
-"""Which examples make which optimiser step: pure functions of (seed, epoch, index), so a position is one integer.
+"""Order of the examples over optimiser steps: pure functions of (seed, epoch, index), so a position is one integer.
 
 Steps are counted over all epochs. The last step of an epoch takes what is left, however few; an example comes once an
-epoch. Python's and NumPy's own random numbers are not touched.
+epoch. Python's and NumPy's global random numbers are not touched.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Step(NamedTuple):
 def order_groups(
     prompts: Int[np.ndarray, " N"], order: Literal["prompt", "example"], batch_size: int
 ) -> Int[np.ndarray, " N"] | None:
-    """What moves together: examples of one prompt where the order is by prompt, else nothing.
+    """Groups of examples that move together: those of one prompt where the order is by prompt, else none.
 
     A prompt with more examples than a step holds is cut, in file order, into groups of a whole step and a rest: in one
     piece it would not be shuffled at all. Examples without a prompt move each by itself, and so do all where they have
@@ -64,7 +64,7 @@ def epoch_order(
 ) -> Int[np.ndarray, " N"]:
     """A permutation of all examples.
 
-    Sorting by raw bits of a counter-based generator, rather than NumPy's own shuffle, gives the same order in every
+    Sorting by raw bits of a counter-based generator, rather than by NumPy's shuffle, gives the same order in every
     version of NumPy.
 
     Args:
@@ -80,7 +80,7 @@ def epoch_order(
     if len(groups) != num_examples:
         raise ValueError(f"wanted a group for each of {num_examples} examples, got {len(groups)}")
     _, first, group = np.unique(groups, return_index=True, return_inverse=True)
-    # A group draws its place by where it first stands in the file, whatever number names it.
+    # A group draws its place by its first example in the file, whatever its number.
     bits = np.empty(len(first), np.uint64)
     bits[np.argsort(first, kind="stable")] = _random_bits(len(first), seed, epoch)
     place = np.empty(len(first), np.int64)
@@ -154,9 +154,7 @@ def hold_out(
     hashes += [place(b"row", number) for number in range(len(bare))]
     units = [unit for unit in sorted(range(len(counts)), key=hashes.__getitem__) if counts[unit]]
     if len(units) < 2:
-        raise DataError(
-            f"a held-out part needs at least two prompts, got {len(units)}; give eval_data a file of its own"
-        )
+        raise DataError(f"a held-out part needs at least two prompts, got {len(units)}; give eval_data a separate file")
     room = min(round(share * len(prompts)), len(prompts) - 1)
     held = np.zeros(len(counts), np.bool_)
     for unit in units:

@@ -1,4 +1,4 @@
-"""Prompts alone: read from any data file, rendered and encoded as training would."""
+"""Prompts without responses: read from any data file, rendered and encoded as in training."""
 
 from __future__ import annotations
 
@@ -50,30 +50,30 @@ def read_prompts(path: str) -> list[Prompt]:
             lines = Path(path).expanduser().read_text(encoding="utf-8").split("\n")
         except (OSError, UnicodeDecodeError) as error:
             raise DataError(f"{path} cannot be read: {error}") from error
-        found = [Prompt(Provenance(path, number), line) for number, line in enumerate(lines, 1) if line.strip()]
+        prompts = [Prompt(Provenance(path, number), line) for number, line in enumerate(lines, 1) if line.strip()]
     else:
-        found = _from_rows(path)
-    if not found:
+        prompts = _from_rows(path)
+    if not prompts:
         raise DataError(f"{path} holds no prompts")
-    return found
+    return prompts
 
 
 def _from_rows(path: str) -> list[Prompt]:
     source = find_source(path)
     form = None
-    found = []
+    prompts = []
     for raw in read_rows(source):
         try:
             if isinstance(raw.row, RowFault):
                 raise raw.row
             if raw.row.get("prompt") is not None:
-                found.append(Prompt(raw.where, _prompt(raw.row)))
+                prompts.append(Prompt(raw.where, _prompt(raw.row)))
                 continue
             form = form or find_format(source)
-            found.append(Prompt(raw.where, form.read(raw.row).prompt))
+            prompts.append(Prompt(raw.where, form.read(raw.row).prompt))
         except RowFault as fault:
-            raise DataError(f"{raw.where}: {fault}; mend the row") from fault
-    return found
+            raise DataError(f"{raw.where}: {fault}; fix the row") from fault
+    return prompts
 
 
 def _prompt(row: Row) -> Text:
@@ -82,7 +82,7 @@ def _prompt(row: Row) -> Text:
 
 
 def prompt_key(prompt: Text) -> str:
-    """Equal for prompts that ask the same, as text or as what a user says in a conversation's only turn."""
+    """A key that is equal for prompts that ask the same, as text or as the only user turn of a conversation."""
     if isinstance(prompt, str):
         return prompt
     turns = [turn for turn in prompt if turn.role not in ("system", "developer")]
@@ -102,15 +102,15 @@ def read_demonstrations(path: str) -> list[tuple[Provenance, Demonstration]]:
     paired = form.kind in ("pair", "list")
     check_kind(path, form, "demonstration", chosen_side=paired)
     tally = Tally()
-    found = []
+    demonstrations = []
     for where, record in read_records(source, form, tally):
-        for one in as_kind(record, "demonstration", chosen_side=paired):
-            assert isinstance(one, Demonstration)
-            found.append((where, one))
+        for demonstration in as_kind(record, "demonstration", chosen_side=paired):
+            assert isinstance(demonstration, Demonstration)
+            demonstrations.append((where, demonstration))
     check_share(path, tally.rows, tally.faults, tally.rejected, MAX_REJECTED)
     if tally.num_rejected:
         log.warning("%s: %d rows have faults and are left out (first: %s)", path, tally.num_rejected, tally.rejected[0])
-    return found
+    return demonstrations
 
 
 def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]) -> list[list[int]]:
@@ -131,12 +131,12 @@ def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]
                 check_template(tokenizer, prompt.where.file)
                 whole.append(render(tokenizer, encoder, prompt.text, ()).prompt)
         except RowFault as fault:
-            raise DataError(f"{prompt.where}: {fault}; mend the row") from fault
-    ids = [own.tolist() for own in encoder.first(whole)]
+            raise DataError(f"{prompt.where}: {fault}; fix the row") from fault
+    encoded = [ids.tolist() for ids in encoder.first(whole)]
     plain = [isinstance(prompt.text, str) for prompt in prompts]
     return [
-        [*(encoder.start if own else encoder.empty), *own] if is_plain else own
-        for own, is_plain in zip(ids, plain, strict=True)
+        [*(encoder.start if ids else encoder.empty), *ids] if is_plain else ids
+        for ids, is_plain in zip(encoded, plain, strict=True)
     ]
 
 
@@ -149,7 +149,7 @@ def prompts_digest(ids: Sequence[Sequence[int]]) -> str:
 
 
 def as_conversation(prompts: Sequence[Prompt], system: str | None) -> list[Prompt]:
-    """Plain prompts as what a user says, after a system message where one is given; conversations keep their own."""
+    """Plain prompts as user turns, after a system message where one is given; conversations stay as they are."""
     head = () if system is None else (Message("system", system),)
     return [
         Prompt(prompt.where, (*head, Message("user", prompt.text))) if isinstance(prompt.text, str) else prompt
@@ -184,5 +184,5 @@ def open_prompts(path: str, tokenizer: PreTrainedTokenizerBase) -> PromptSet:
     prompts = read_prompts(path)
     ids = encode_prompts(tokenizer, prompts)
     numbers: dict[tuple[int, ...], int] = {}
-    same = [numbers.setdefault(tuple(own), len(numbers)) for own in ids]
+    same = [numbers.setdefault(tuple(prompt), len(numbers)) for prompt in ids]
     return PromptSet(prompts, ids, np.array(same, np.int64))

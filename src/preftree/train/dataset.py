@@ -1,4 +1,4 @@
-"""Which rows of which files a run trains on, in which order, and which it holds out."""
+"""Examples of a run: the tokenised rows that it trains on, in their order, and those that it holds out."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ SPLIT_SEED = 0
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Part:
+class Subset:
     """Some examples of a store.
 
     Attributes:
       store: The tokenised examples.
-      rows: Which of them, in file order, [N].
+      rows: Indices of these examples, in file order, [N].
     """
 
     store: TokenStore | StoreView
@@ -50,14 +50,14 @@ class Part:
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Data:
-    """What a run trains on, and what it is evaluated on."""
+class DataSplit:
+    """Training examples of a run, and held-out ones where it has any."""
 
-    train: Part
-    held_out: Part | None
+    train: Subset
+    held_out: Subset | None
 
 
-def open_data(config: RunConfig, tokenizer: PreTrainedTokenizerBase, ranks: Ranks) -> Data:
+def open_data(config: RunConfig, tokenizer: PreTrainedTokenizerBase, ranks: Ranks) -> DataSplit:
     """Tokenise the files of a run, or open what an earlier run made of them; rank 0 does it, the others then find it.
 
     Raises:
@@ -69,17 +69,17 @@ def open_data(config: RunConfig, tokenizer: PreTrainedTokenizerBase, ranks: Rank
         store = lead_first(ranks, lambda: _tokenize(config, objective, path, tokenizer))
         return store, _usable(store, objective, path)
 
-    def part(store: TokenStore, rows: Int[np.ndarray, " N"], name: str = "the training rows") -> Part:
+    def part(store: TokenStore, rows: Int[np.ndarray, " N"], name: str = "the training rows") -> Subset:
         mismatched = objective is not None and "mismatched" in objective.inputs
-        return Part(MismatchedStore(store, rows, config.max_length, name) if mismatched else store, rows)
+        return Subset(MismatchedStore(store, rows, config.max_length, name) if mismatched else store, rows)
 
     store, rows = read(config.data.path)
     if isinstance(config.eval_data, str):
-        return Data(part(store, rows), part(*read(config.eval_data), "the held-out rows"))
+        return DataSplit(part(store, rows), part(*read(config.eval_data), "the held-out rows"))
     if isinstance(config.eval_data, float):
         kept, out = hold_out(store.prompts[rows], config.eval_data, SPLIT_SEED)
-        return Data(part(store, rows[kept]), part(store, rows[out], "the held-out rows"))
-    return Data(part(store, rows), None)
+        return DataSplit(part(store, rows[kept]), part(store, rows[out], "the held-out rows"))
+    return DataSplit(part(store, rows), None)
 
 
 def num_steps(pace: Pace, num_examples: int) -> int:
@@ -91,7 +91,7 @@ def num_steps(pace: Pace, num_examples: int) -> int:
     return whole if pace.max_steps is None else min(whole, pace.max_steps)
 
 
-def steps_from(part: Part, config: RunConfig, first: int, last: int) -> Iterator[Int[np.ndarray, " B"]]:
+def steps_from(part: Subset, config: RunConfig, first: int, last: int) -> Iterator[Int[np.ndarray, " B"]]:
     """The rows of steps `first` to `last - 1`, the same wherever a run is taken up."""
     groups = order_groups(part.store.prompts[part.rows], config.data.order, config.batch_size)
     steps = iterate_steps(
@@ -101,7 +101,7 @@ def steps_from(part: Part, config: RunConfig, first: int, last: int) -> Iterator
         yield part.rows[step.indices]
 
 
-def probe_rows(part: Part, most: int = 4, longest: int = 2048) -> list[int]:
+def probe_rows(part: Subset, most: int = 4, longest: int = 2048) -> list[int]:
     """A few rows from the shortest up, for the gates at the start.
 
     Args:
@@ -117,8 +117,8 @@ def probe_rows(part: Part, most: int = 4, longest: int = 2048) -> list[int]:
 class PromptGroups:
     """The responses to each prompt of a part, prompt after prompt, read as they are asked for."""
 
-    def __init__(self, part: Part) -> None:
-        """Group the rows; prompts come in the order in which they first stand in the data."""
+    def __init__(self, part: Subset) -> None:
+        """Group the rows; prompts come in the order of their first examples in the data."""
         self._part = part
         _, first, group = np.unique(part.store.prompts[part.rows], return_index=True, return_inverse=True)
         order = np.argsort(first[group], kind="stable")
@@ -133,11 +133,11 @@ class PromptGroups:
             yield (sequence for row in rows for sequence in sequences_of(self._part.store[int(row)]))
 
     def name(self, group: int) -> str:
-        """Where the first row of a group stands in the data."""
+        """Place of the first row of a group in the data."""
         return str(self._part.store.provenance(int(self._rows[group][0])))
 
 
-def check_budget(part: Part, shares_prefixes: bool, budget: int) -> None:
+def check_budget(part: Subset, shares_prefixes: bool, budget: int) -> None:
     """Stop before the start where an example alone is larger than a micro-batch.
 
     Raises:
@@ -146,12 +146,12 @@ def check_budget(part: Part, shares_prefixes: bool, budget: int) -> None:
     store = part.store
     if shares_prefixes:
         sizes = store.num_tokens[part.rows].copy()
-        if not isinstance(store, TokenStore):  # the others know upper bounds only
-            for place in np.flatnonzero(sizes > budget):
-                sizes[place] = count_tokens(sequences_of(store[int(part.rows[place])]))[0]
+        if not isinstance(store, TokenStore):  # views know upper bounds only
+            for index in np.flatnonzero(sizes > budget):
+                sizes[index] = count_tokens(sequences_of(store[int(part.rows[index])]))[0]
     else:
         lengths = ([len(s.trimmed().ids) - 1 for s in sequences_of(store[int(row)])] for row in part.rows)
-        sizes = np.array([len(some) * max(some) for some in lengths])  # rows are padded to the longest
+        sizes = np.array([len(each) * max(each) for each in lengths])  # rows are padded to the longest
     longest = int(sizes.argmax())
     if sizes[longest] > budget:
         where = store.provenance(int(part.rows[longest]))

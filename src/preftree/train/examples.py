@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from preftree.config.base import RunConfig
 from preftree.scoring.scorer import Scorer
-from preftree.train.dataset import Data, Part, check_budget, num_steps, open_data, probe_rows
+from preftree.train.dataset import DataSplit, Subset, check_budget, num_steps, open_data, probe_rows
 from preftree.train.open_run import OpenRun, adaptation, warmup_of
 from preftree.tree.layout import TokenSequence
 
@@ -27,8 +27,8 @@ class RunExamples:
       warmup: Steps of warm-up.
     """
 
-    train: Part
-    held_out: Part | None
+    train: Subset
+    held_out: Subset | None
     config: RunConfig
     num_steps: int
     warmup: int
@@ -68,7 +68,7 @@ def open_examples(run: OpenRun[RunConfig]) -> RunExamples:
     Raises:
       DataError: a file cannot be read, is of another kind, holds too many faults, or nothing that can be trained on.
     """
-    data: Data = open_data(run.config, run.tokenizer, run.ranks)
+    data: DataSplit = open_data(run.config, run.tokenizer, run.ranks)
     steps = num_steps(run.config, len(data.train.rows))
     return RunExamples(data.train, data.held_out, run.config, steps, warmup_of(run, steps))
 

@@ -1,4 +1,4 @@
-"""Every data set format that is understood: one file each, named in one table."""
+"""Table of the formats of data files; each has a file of this folder."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from preftree.records import Kind, Record
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """How one kind of file is recognised and read.
+    """One format: how its rows are recognised and read.
 
     Attributes:
       name: The name that is shown, and that `--format` takes.
-      kind: What a row says.
+      kind: Kind of the records.
       title: The format in a few words.
       detect: Whether a row looks like it; a glance at field names.
       read: The row as a record; raises RowFault.

@@ -27,13 +27,13 @@ def read(row: Row) -> Preference:
         chosen = _after(prompt, chosen, "chosen")
         rejected = _after(prompt, rejected, "rejected")
     else:
-        said = None if given is None else text(given, "prompt")
-        if said is not None and all(side[:1] and side[0].role == "assistant" for side in (chosen, rejected)):
-            prompt = (Message("user", said),)
+        question = None if given is None else text(given, "prompt")
+        if question is not None and all(side[:1] and side[0].role == "assistant" for side in (chosen, rejected)):
+            prompt = (Message("user", question),)
         else:
             place = _parting(chosen, rejected)
             prompt, chosen, rejected = prompt_messages(chosen[:place], "chosen"), chosen[place:], rejected[place:]
-            if said is not None and said.strip() not in (m.content.strip() for m in prompt if m.role == "user"):
+            if question is not None and question.strip() not in (m.content.strip() for m in prompt if m.role == "user"):
                 raise RowFault("prompts_differ", "prompt", "'prompt' is not a user turn of 'chosen' and 'rejected'")
     chosen = response_messages(chosen, "chosen")
     rejected = response_messages(rejected, "rejected")

@@ -1,4 +1,4 @@
-"""{"prompt": "...", "chosen": "...", "rejected": "..."}: plain text, the prompt in a field of its own."""
+"""{"prompt": "...", "chosen": "...", "rejected": "..."}: plain text, with the prompt in a separate field."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def detect(row: Row) -> bool:
 
 
 def read(row: Row) -> Preference:
-    """One pair; the responses follow the prompt as they stand, with nothing in between."""
+    """One pair; the responses follow the prompt unchanged, with nothing in between."""
     prompt = take(row, text, "prompt")
     chosen = take(row, response_text, "chosen")
     rejected = take(row, response_text, "rejected")

@@ -1,4 +1,4 @@
-"""{"messages": [...]}: a conversation; its last assistant turn is imitated, and earlier ones whose `train` is true."""
+"""{"messages": [...]}: a conversation; its last assistant turn is imitated, and earlier ones with `train` true."""
 
 from __future__ import annotations
 

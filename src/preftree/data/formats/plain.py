@@ -7,7 +7,7 @@ from preftree.records import Demonstration
 
 
 def detect(row: Row) -> bool:
-    """Whether there is text and nothing that could be its prompt or its rival."""
+    """Whether there is text, and no field of another format."""
     return "text" in row and not {"prompt", "chosen", "rejected", "messages", "label"} & row.keys()
 
 

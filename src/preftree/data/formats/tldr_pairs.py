@@ -1,7 +1,7 @@
 """{"prompt": "SUBREDDIT: ...\\nPOST: ...", "chosen": "TL;DR: ...", "rejected": "TL;DR: ..."}: CarperAI's TL;DR pairs.
 
-The comparisons of Stiennon et al. 2020 (arXiv:2009.01325) as CarperAI published them: both responses begin with what a
-prompt ends in. It is put back there, on a line of its own, as in the prompts that their fine-tuned model has learnt.
+The comparisons of Stiennon et al. 2020 (arXiv:2009.01325) as CarperAI published them: both responses begin with the
+"TL;DR:" that ends a prompt. It is moved back there, to a separate line, as in the prompts of their fine-tuned model.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def read(row: Row) -> Preference:
 
 
 def _summary(value: object, where: str) -> str:
-    said = response_text(value, where).strip()
-    if not said.startswith(TLDR):
+    summary = response_text(value, where).strip()
+    if not summary.startswith(TLDR):
         raise RowFault("bad_value", where, f"'{where}' does not begin with {TLDR} as other rows do")
-    return response_text(said.removeprefix(TLDR), where).strip()
+    return response_text(summary.removeprefix(TLDR), where).strip()

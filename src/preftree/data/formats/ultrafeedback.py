@@ -25,16 +25,16 @@ def read(row: Row) -> Ranking:
     prompt = (Message("user", take(row, text, "instruction", "prompt")),)
     named, scores = [], []
     for index, item in enumerate(items(row.get("completions"), "completions")):
-        place = f"completions[{index}]"
+        prefix = f"completions[{index}]"
         completion = item if isinstance(item, dict) else {}
-        field, value = _inside(completion, place, "response", "text", "completion")
+        field, value = _inside(completion, prefix, "response", "text", "completion")
         named.append((field, (Message("assistant", response_text(value, field)),)))
-        field, value = _inside(completion, place, *_SCORES)
+        field, value = _inside(completion, prefix, *_SCORES)
         scores.append(number(value, field))
     return rank(row, prompt, named, {"scores": tuple(scores)}, "completions")
 
 
-def _inside(completion: Row, place: str, *names: str) -> tuple[str, Any]:
+def _inside(completion: Row, prefix: str, *names: str) -> tuple[str, Any]:
     """A field of one completion, under the name that leads to it in the row."""
-    named = {f"{place}.{name}": completion.get(name) for name in names}
+    named = {f"{prefix}.{name}": completion.get(name) for name in names}
     return present(named, *named)

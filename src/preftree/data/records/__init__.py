@@ -1,1 +1,1 @@
-"""Rows as records: typed fields, faults, duplicates, conversion."""
+"""Records of rows: typed fields, faults, duplicates, conversion, texts."""

@@ -1,4 +1,4 @@
-"""Rows that repeat or contradict an earlier one, found with eight bytes of digest a comparison.
+"""Detection of rows that repeat or contradict an earlier one, with eight bytes of digest a comparison.
 
 Equal digests of different rows are as good as impossible: one in 30 000 data sets of 32 million rows would have a pair.
 """
@@ -13,37 +13,37 @@ from preftree.records import Demonstration, Label, Preference, Provenance, Ranki
 
 
 class Seen:
-    """Digests of the comparisons so far, and where they stood."""
+    """Digests of the comparisons so far, and their places."""
 
     def __init__(self) -> None:
         self._files: list[str] = []
-        self._place: dict[int, int] = {}  # digest -> line * 2^20 + file
+        self._places: dict[int, int] = {}  # digest -> line * 2^20 + file
 
     def check(self, record: Record, where: Provenance) -> None:
         """Remember a record.
 
         Raises:
-          RowFault: all that it says was said before, or a pair of it the other way round; it is not remembered.
+          RowFault: earlier rows say the same, or prefer the other response of a pair; the record is not remembered.
         """
         keys = _keys(record)
         for _, reverse in keys:
-            if reverse is not None and reverse in self._place:
+            if reverse is not None and reverse in self._places:
                 message = f"the row prefers the other response than {self._where(reverse)} does; keep one of the two"
                 raise RowFault("contradiction", "row", message)
-        if all(key in self._place for key, _ in keys):
+        if all(key in self._places for key, _ in keys):
             raise RowFault("duplicate", "row", f"the row repeats {self._where(keys[0][0])}; drop it, or use 'weight'")
         if not self._files or self._files[-1] != where.file:
             self._files.append(where.file)
         for key, _ in keys:
-            self._place.setdefault(key, where.line << 20 | len(self._files) - 1)
+            self._places.setdefault(key, where.line << 20 | len(self._files) - 1)
 
     def _where(self, key: int) -> str:
-        place = self._place[key]
-        return f"{self._files[place & 0xFFFFF]}:{place >> 20}"
+        line, file = divmod(self._places[key], 1 << 20)
+        return f"{self._files[file]}:{line}"
 
 
 def _keys(record: Record) -> list[tuple[int, int | None]]:
-    """Digests of all that a record says, each beside the digest of its opposite."""
+    """Digests of the comparisons in a record, each with the digest of its opposite."""
     prompt = _digest(record.prompt)
     if isinstance(record, Preference):
         chosen, rejected = _digest(record.chosen), _digest(record.rejected)

@@ -1,4 +1,4 @@
-"""What can be wrong with a row, and the count of it.
+"""Faults of rows, and the tally of rows read, rejected and changed.
 
 A faulty row is rejected whole: its first fault is counted, and shown with file, line and field. Nothing is repaired.
 """
@@ -27,9 +27,9 @@ FAULTS: dict[str, str] = {
     "same_responses": "two responses that are equal, as text or as tokens",
     "prompts_differ": "the responses do not answer the same prompt",
     "no_preference": "fewer than two responses, or no two that differ in score",
-    "duplicate": "the same comparison, label or demonstration stood in an earlier row",
+    "duplicate": "an earlier row has the same comparison, label or demonstration",
     "contradiction": "an earlier row prefers the other response",
-    "too_long": "over a token budget, and the truncation policy does not mend it",
+    "too_long": "over a token budget, and the truncation policy does not make it fit",
     "special_token": "a special token written out in the text",
     "template_alters_prompt": "the chat template renders the prompt otherwise once the response follows",
     "template_alters_response": "the chat template leaves out, adds to or rewrites a part of the response",
@@ -131,5 +131,5 @@ def check_share(path: str, rows: int, faults: Mapping[str, int], first: Sequence
     counts = ", ".join(f"{fault} {count}" for fault, count in sorted(faults.items(), key=lambda item: -item[1]))
     raise DataError(
         f"{path}: {num_rejected} of {rows} rows rejected, wanted at most {max_share:.1%} ({counts}; first: {first[0]});"
-        " mend the file (see 'preftree data inspect'), or raise max_rejected"
+        " fix the file (see 'preftree data inspect'), or raise max_rejected"
     )

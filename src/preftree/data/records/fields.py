@@ -1,4 +1,4 @@
-"""Typed fields of a row, each checked where it is read; `where` is the field's name as it stands in the file.
+"""Typed fields of a row, each checked as it is read; `where` is the field's name in the file.
 
 Every function raises RowFault where the value is not what its name says.
 """
@@ -57,7 +57,7 @@ def text(value: Any, where: str) -> str:
 
 
 def response_text(value: Any, where: str) -> str:
-    """Text that says something."""
+    """Text that is not blank."""
     value = text(value, where)
     if not value.strip():
         raise RowFault("empty_response", where, f"'{where}' is an empty response; drop the row")
@@ -89,14 +89,14 @@ def _message(value: Any, where: str) -> Message:
 
 
 def prompt_messages(turns: tuple[Message, ...], where: str) -> tuple[Message, ...]:
-    """A conversation that waits for the assistant."""
+    """A conversation that the assistant is to answer."""
     if not turns or turns[-1].role == "assistant":
         raise RowFault("bad_messages", where, f"'{where}' has no turn for the assistant to answer")
     return turns
 
 
 def response_messages(turns: tuple[Message, ...], where: str) -> tuple[Message, ...]:
-    """What the assistant says next: it has the first and the last word, and something to say in each turn."""
+    """A response: it begins and ends with an assistant turn, and no assistant turn is blank."""
     if not turns or turns[0].role != "assistant" or turns[-1].role != "assistant":
         raise RowFault("bad_messages", where, f"'{where}' must begin and end with an assistant turn after its prompt")
     for turn in turns:
@@ -108,7 +108,7 @@ def response_messages(turns: tuple[Message, ...], where: str) -> tuple[Message, 
 
 
 def split_dialogue(turns: tuple[Message, ...], where: str) -> tuple[tuple[Message, ...], tuple[Message, ...]]:
-    """A whole conversation, cut before its last assistant turn."""
+    """A whole conversation as prompt and response, cut before its last assistant turn."""
     if not turns or turns[-1].role != "assistant":
         raise RowFault("bad_messages", where, f"'{where}' must end with an assistant turn")
     return prompt_messages(turns[:-1], where), response_messages(turns[-1:], where)

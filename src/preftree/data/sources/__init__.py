@@ -1,1 +1,1 @@
-"""Where rows come from: files, and data sets of the hub."""
+"""Sources of rows: files, data sets of the hub, rows in memory."""

@@ -1,4 +1,4 @@
-"""Rows of data files, one at a time: a file larger than memory is fine.
+"""Rows of data files, read one at a time, so that a file may be larger than memory.
 
 Files: .jsonl, .jsonl.gz, .json (an array, or one object a line), .csv, .parquet, or a folder of those. A row that
 cannot be read becomes a fault of that row; a file that cannot be read at all is a DataError. Lines are counted from 1:
@@ -37,23 +37,23 @@ class RawRow:
 
 
 def data_files(path: str) -> list[str]:
-    """The files that `path` stands for: itself, or the data files directly inside it by name.
+    """The files that `path` names: itself, or the data files directly inside it, ordered by name.
 
     Raises:
       DataError: nothing is there, or nothing with a suffix that can be read.
     """
-    place = Path(path)
+    folder_or_file = Path(path)
     wanted = ", ".join(SUFFIXES)
-    if place.is_dir():
-        files = sorted(str(file) for file in place.iterdir() if _suffix(file) and file.is_file())
+    if folder_or_file.is_dir():
+        files = sorted(str(file) for file in folder_or_file.iterdir() if _suffix(file) and file.is_file())
         if not files:
             raise DataError(f"{path} holds no data file, wanted one of {wanted} directly inside it")
         return files
-    if not place.exists():
+    if not folder_or_file.exists():
         raise DataError(
             f"{path} does not exist; give a data file, a folder of data files, or a hub id such as owner/name"
         )
-    if not _suffix(place):
+    if not _suffix(folder_or_file):
         raise DataError(f"{path} must end in one of {wanted}; rename or convert it")
     return [path]
 
@@ -175,20 +175,20 @@ def _json_array(file: str, stream: BufferedIOBase) -> Iterator[RawRow]:
             place += 1
             skip(" \t\r\n")
             if place < len(buffer):
-                raise DataError(f"{file} goes on after the end of its array (row {number}); mend the file")
+                raise DataError(f"{file} has text after the end of its array (row {number}); fix the file")
             return
         number += 1
         while True:
             try:
                 value, end = decoder.raw_decode(buffer, place)
-                if end < len(buffer) or at_end:  # a number at the end of the buffer may go on
+                if end < len(buffer) or at_end:  # a number at the end of the buffer may continue
                     break
             except RecursionError:
                 raise DataError(f"{file}: row {number} nests too deep") from None
             except ValueError as error:
                 if at_end or len(buffer) - place > MAX_ROW_BYTES:
                     reason = "the array has no end" if place >= len(buffer) else str(error)
-                    raise DataError(f"{file}: row {number} is not JSON ({reason}); mend the file") from None
+                    raise DataError(f"{file}: row {number} is not JSON ({reason}); fix the file") from None
             more()
         place = end
         yield RawRow(Provenance(file, number), _as_row(value))
@@ -198,7 +198,7 @@ def _csv(file: str, stream: BufferedIOBase) -> Iterator[RawRow]:
     def lines() -> Iterator[str]:
         for number, line in _lines(stream):
             if line is None:
-                raise DataError(f"{file}:{number}: the line is longer than {MAX_ROW_BYTES >> 20} MiB; mend the file")
+                raise DataError(f"{file}:{number}: the line is longer than {MAX_ROW_BYTES >> 20} MiB; fix the file")
             yield line.decode("utf-8", "surrogateescape")  # a bad byte is then a fault of its field
 
     csv.field_size_limit(MAX_ROW_BYTES)  # of the whole process; the default is shorter than real responses

@@ -23,7 +23,7 @@ class HubData:
       name: Data set id, or a local folder that `datasets` can load.
       split: One split; `train` where none was named.
       revision: The commit that is read; None in a local folder.
-      folder: The folder within it whose files are read; None leaves that to what it says itself.
+      folder: The folder within it whose files are read; None leaves that to the data set.
     """
 
     name: str
@@ -38,7 +38,7 @@ def looks_like_hub_id(path: str) -> bool:
 
 
 def find_on_hub(path: str) -> HubData:
-    """Resolve an id to a commit, so that what is read and cached is one thing for good.
+    """Resolve an id to a commit, so that the rows read and cached never change.
 
     Raises:
       DataError: no such data set, or the hub cannot be reached.
@@ -69,5 +69,5 @@ def read_hub(data: HubData) -> Iterator[Row]:
         yield from load_dataset(
             data.name, data_dir=data.folder, split=data.split, revision=data.revision, streaming=True
         )
-    except (DatasetsError, OSError, ValueError, RuntimeError) as error:  # the last where it comes as a script
+    except (DatasetsError, OSError, ValueError, RuntimeError) as error:  # RuntimeError for a data set that is a script
         raise DataError(f"{data.name}:{data.split} cannot be read: {error}") from error

@@ -1,4 +1,4 @@
-"""A data source: its files or its place on the hub, the format its rows are in, and its records."""
+"""Reader of a data source: its files or hub data set, the format of its rows, and its records."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SNIFFED_ROWS = 100
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where rows come from.
+    """A source of rows.
 
     Attributes:
       path: As the user named it.
@@ -34,7 +34,7 @@ class Source:
 
 
 def find_source(path: str) -> Source:
-    """What a path or an id stands for; what is on this disk comes first.
+    """The source that a path or an id names; a path on this disk comes first.
 
     Raises:
       DataError: nothing is there.

@@ -1,1 +1,1 @@
-"""Token sequences on disk."""
+"""Token sequences on disk: the store, its writer and key, and views of it."""

@@ -87,7 +87,7 @@ def content_digests(source: Source, folder: Path) -> list[str]:
 
 
 def file_mark(file: str) -> list[int]:
-    """What changes when a file does: size, times, inode."""
+    """Size, times and inode of a file, which change when the file does."""
     status = os.stat(file)
     return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
 

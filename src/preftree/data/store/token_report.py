@@ -1,4 +1,4 @@
-"""What happened to a source on its way to tokens; kept with the store, so that a cached run can say it again."""
+"""Account of one tokenisation; kept with the store, so that a later run that reads the store can print it too."""
 
 from __future__ import annotations
 
@@ -61,15 +61,15 @@ class TokenReport:
     def lines(self) -> list[str]:
         """The account in words: one line of counts, then a line for each fault and action with its first places."""
         kind = "chat template" if self.templated else "plain text"
-        told = [
+        lines = [
             f"{self.path}: {self.format}, {kind}, {self.rows} rows, {self.accepted} accepted, {self.examples} examples"
             + (" (tokenised by an earlier run)" if self.cached else "")
         ]
         if self.rebuilt:
-            told.append(f"  tokenised again: {self.rebuilt}")
+            lines.append(f"  tokenised again: {self.rebuilt}")
         for fault, count in self.faults.items():
             first = next((str(row) for row in self.rejected if row.fault == fault), "")
-            told.append(f"  rejected {count} x {fault}" + (f", first {first}" if first else ""))
+            lines.append(f"  rejected {count} x {fault}" + (f", first {first}" if first else ""))
         for action, count in self.actions.items():
-            told.append(f"  {action} {count}: {ACTIONS[action]}; first {', '.join(self.places[action][:3])}")
-        return told
+            lines.append(f"  {action} {count}: {ACTIONS[action]}; first {', '.join(self.places[action][:3])}")
+        return lines

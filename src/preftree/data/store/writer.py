@@ -23,7 +23,7 @@ _BATCH_TOKENS = 1 << 20
 
 @dataclass(frozen=True, eq=False, slots=True)
 class NewExample:
-    """An example as it is written: a prompt and what follows it, by token ids.
+    """An example to write: a prompt and the responses to it, as token ids.
 
     Attributes:
       prompt: Ids of the prompt, int32, [P].
@@ -93,7 +93,7 @@ class StoreWriter:
         (self._folder / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
 
     def close(self) -> None:
-        """Let go of the file, finished or not."""
+        """Close the file, finished or not."""
         if not self._sink.closed:
             self._arrow.close()
             self._sink.close()
@@ -130,7 +130,7 @@ _FIRST_FIGURES = ("margin", "win_prob", "costs", "scores", "other_margin")
 
 
 def _content(example: NewExample) -> bytes:
-    """The content of an example as bytes; unequal examples never give equal ones, since every length stands before.
+    """The content of an example as bytes; unequal examples never give equal ones, since every length comes first.
 
     The first figures have fixed places, and further ones follow by name, so that another figure in the table leaves the
     digests of data without it as they are.

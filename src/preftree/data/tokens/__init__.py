@@ -1,1 +1,1 @@
-"""Records as token ids within their budgets."""
+"""Token ids of records within their budgets."""

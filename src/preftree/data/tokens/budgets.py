@@ -1,4 +1,4 @@
-"""Token budgets, and what happens to a row that is over one. All in token counts; no ids here."""
+"""Token budgets, and the cuts of a row that is over one; token counts only, no ids."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ UNLIMITED = Budgets()
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """How much of a prompt and its responses is kept.
+    """The parts of a prompt and its responses that are kept.
 
     Attributes:
       cut_prompt: Tokens taken off the beginning of the prompt, after its start tokens.
@@ -52,15 +52,15 @@ class Fit:
 def fit(prompt: int, responses: Sequence[int], *, start: int, budgets: Budgets, truncation: Truncation) -> Fit:
     """Decide what is cut, so that each kept response has at least one token and a prompt at least one beside its start.
 
-    A prompt is cut once for all its responses, to make room for the longest that can fit; so they go on sharing it.
+    A prompt is cut once for all its responses, to make room for the longest that can fit; so they still share it.
 
     Args:
       prompt: Tokens of the prompt, at least 1.
       responses: Tokens of each response, at least 1.
       start: Tokens at the beginning of the prompt that are never cut: the BOS.
       budgets: The limits.
-      truncation: `drop` cuts nothing, `trim_prompt` cuts only the prompt, `trim_response` only responses; what the
-        policy does not mend does not fit.
+      truncation: `drop` cuts nothing, `trim_prompt` cuts only the prompt, `trim_response` only responses; a
+        row that the policy may not cut enough does not fit.
     Raises:
       RowFault: the prompt cannot be made to fit.
     """

@@ -1,9 +1,9 @@
-"""Text to token ids, so that a response has the same ids whatever stands before it.
+"""Encoder of texts: a response has the same token ids whatever comes before it.
 
 A tokenizer of the SentencePiece kind puts a space in front of every text it is given. At the beginning of a sequence
-that is how the model was trained, and stays; in front of a response it would be a space that nobody wrote, so responses
-are encoded by a copy of the tokenizer without it. Special tokens are never added by the tokenizer here: they are put in
-place once, by id.
+that is how the model was trained, and stays. In front of a response it would be a space that is not in the data, so a
+copy of the tokenizer without it encodes responses. The tokenizer never adds special tokens here: they are added once,
+by id.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Encode: TypeAlias = Callable[[Sequence[str]], list[Ids]]
 
 @dataclass(frozen=True, slots=True)
 class Encoder:
-    """How one tokenizer turns texts into ids.
+    """The functions and special tokens of one tokenizer.
 
     Attributes:
       first: Encodes texts that begin a sequence.
@@ -36,7 +36,7 @@ class Encoder:
       start: Special tokens that the tokenizer itself puts before plain text; a BOS, or nothing.
       empty: What an empty prompt becomes, since nothing predicts the first token: the BOS, or the EOS where none is.
       eos: End of sequence.
-      unknown: What stands for text that the vocabulary lacks, where that is a token of its own.
+      unknown: Token for text that the vocabulary lacks; None where there is none, or where it is BOS or EOS.
       special: Finds special tokens that are written out in a text.
       added: Finds any token that is encoded whole wherever it is written, special or not; one of them closes a turn.
       digest: Identity of all this.
@@ -109,7 +109,7 @@ def _any_of(tokens: set[str]) -> re.Pattern[str]:
 
 
 def _fast(serialised: str) -> Encode:
-    """A copy: the tokenizer's own padding and truncation settings, and later changes to it, do not reach here."""
+    """A copy without the tokenizer's padding and truncation settings, which later changes do not reach."""
     copy = tokenizers.Tokenizer.from_str(serialised)
     copy.no_truncation()
     copy.no_padding()
@@ -151,11 +151,11 @@ def _quiet(step: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def _start(tokenizer: PreTrainedTokenizerBase, bare: Ids) -> tuple[int, ...]:
-    """What the tokenizer puts before a text when it may add special tokens."""
+    """Special tokens that the tokenizer puts before a text."""
     full, wanted = tokenizer("a")["input_ids"], bare.tolist()
-    for place in range(len(full) - len(wanted) + 1):
-        if full[place : place + len(wanted)] == wanted:
-            return tuple(full[:place])
+    for start in range(len(full) - len(wanted) + 1):
+        if full[start : start + len(wanted)] == wanted:
+            return tuple(full[:start])
     return ()
 
 

@@ -62,7 +62,7 @@ def render_row(
     encoder: Encoder,
     kind: Kind = "pair",
 ) -> RenderedRow:
-    """A record as texts to encode: plain text as it stands, a conversation through the chat template.
+    """A record as texts to encode: plain text unchanged, a conversation through the chat template.
 
     Args:
       where: Place of the row.

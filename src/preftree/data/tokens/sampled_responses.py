@@ -1,4 +1,4 @@
-"""Responses that somebody has sampled, as token ids after their prompts: rendered and cut as in training."""
+"""Token ids of sampled responses and their prompts, rendered and cut as in training."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def encode_answers(
 ) -> tuple[list[Ids], list[Ids]]:
     """Token ids of prompts and of responses, the token that ends a response with it, as a data file's would be.
 
-    A plain text is taken as it is written, an empty response among them: it is an end-of-sequence token. With
+    A plain text is taken unchanged, an empty response among them: it is an end-of-sequence token. With
     truncation=drop nothing is cut, since there is no row to drop.
 
     Args:
@@ -48,12 +48,12 @@ def encode_answers(
             closed.append(False)
             continue
         check_template(tokenizer, "the prompt")
-        said = render(tokenizer, encoder, prompt, [("response", (Message("assistant", response),))])
-        (parts,) = said.responses
-        heads.append(said.prompt)
+        texts = render(tokenizer, encoder, prompt, [("response", (Message("assistant", response),))])
+        (parts,) = texts.responses
+        heads.append(texts.prompt)
         tails.append([part.text for part in parts])
         closed.append(parts[-1].closed)
-    pieces = iter(encoder.later([text for own in tails for text in own]))
+    pieces = iter(encoder.later([text for tail in tails for text in tail]))
     firsts = encoder.first(heads)
     shown: list[Ids] = []
     answers: list[Ids] = []

@@ -1,4 +1,4 @@
-"""Conversations through the tokenizer's chat template, cut where the assistant begins and ends to speak.
+"""Rendering of conversations by the tokenizer's chat template, cut at the start and end of assistant turns.
 
 The prompt is what the model is given when it is asked: the turns so far and the header of the assistant's turn. The
 template must render the same text when the response follows; what comes after it is the response, up to and including
@@ -54,7 +54,7 @@ class RenderedTexts:
 
 
 def check_template(tokenizer: PreTrainedTokenizerBase, path: str) -> None:
-    """Whether there is a template at all.
+    """Check that there is a template.
 
     Raises:
       DataError: the tokenizer has none.
@@ -75,8 +75,8 @@ def render(
     """Render a prompt and its responses, each response under the name of its field.
 
     Raises:
-      RowFault: the template refuses the conversation or alters what was said, or a special token stands in a message.
-      DataError: an earlier turn wants to be trained on, and the template does not mark what the assistant said.
+      RowFault: the template refuses the conversation or alters a text, or a message contains a special token.
+      DataError: an earlier turn wants to be trained on, and the template does not mark assistant turns.
     """
     for field, turns in (("prompt", prompt), *responses):
         for turn in turns:
@@ -91,25 +91,25 @@ def closing_token(tokenizer: PreTrainedTokenizerBase) -> int | None:
     """The token with which the chat template ends an assistant's turn; None without a template, or where none does."""
     if not tokenizer.chat_template:
         return None
-    said = "42"
+    answer = "42"
     try:
-        whole = _apply(tokenizer, [Message("user", "What?"), Message("assistant", said)], "prompt", ask=False)
+        whole = _apply(tokenizer, [Message("user", "What?"), Message("assistant", answer)], "prompt", ask=False)
     except RowFault:
         return None  # it wants conversations of another form; they still end with the EOS
-    found = make_encoder(tokenizer).added.search(whole, whole.rfind(said) + len(said))
-    number = tokenizer.convert_tokens_to_ids(found.group()) if found else None
+    match = make_encoder(tokenizer).added.search(whole, whole.rfind(answer) + len(answer))
+    number = tokenizer.convert_tokens_to_ids(match.group()) if match else None
     return number if isinstance(number, int) else None
 
 
 def check_special(special: re.Pattern[str], text: str, field: str) -> None:
-    """Whether a text is free of special tokens, which would end a response or open a turn in its midst.
+    """Check that a text contains no special tokens, which would end a response or open a turn within it.
 
     Raises:
-      RowFault: it is not.
+      RowFault: it does.
     """
-    found = special.search(text)
-    if found:
-        token = repr(found.group())
+    match = special.search(text)
+    if match:
+        token = repr(match.group())
         message = (
             f"'{field}' writes out the special token {token}; take it out, or give messages where a template made it"
         )
@@ -127,22 +127,22 @@ def _respond(
     whole = _apply(tokenizer, [*prompt, *turns], field, ask=False)
     places = [index for index, turn in enumerate(turns) if turn.role == "assistant"]
     heads = [head if not place else _apply(tokenizer, [*prompt, *turns[:place]], field, ask=True) for place in places]
-    if not all(whole.startswith(said) for said in heads):
+    if not all(whole.startswith(beginning) for beginning in heads):
         message = f"the template renders the prompt of '{field}' otherwise once it is answered"
         raise RowFault("template_alters_prompt", field, message)
     parts: list[ResponsePiece] = []
     for index, place in enumerate(places):
         last = index + 1 == len(places)
         start, stop = len(heads[index]), len(whole) if last else len(heads[index + 1])
-        said = turns[place].content
-        if said not in whole[start:stop]:
-            said = said.strip()
-        found = whole.find(said, start, stop)
-        end = found + len(said)
+        content = turns[place].content
+        if content not in whole[start:stop]:
+            content = content.strip()
+        at = whole.find(content, start, stop)
+        end = at + len(content)
         closing = added.search(whole, end, stop)
-        # What stands after the last answer of a template that closes no turn is more of the answer, or a line break.
-        if found < 0 or (last and closing is None and whole[end:].strip()):
-            message = f"the template leaves out, adds to or rewrites what '{field}' says"
+        # Text after the last answer of a template that closes no turn changes the answer, unless it is a line break.
+        if at < 0 or (last and closing is None and whole[end:].strip()):
+            message = f"the template leaves out, adds to or rewrites the text of '{field}'"
             raise RowFault("template_alters_response", field, message)
         cut = closing.end() if closing else end
         parts.append(ResponsePiece(whole[start:cut], turns[place].train is not False, closing is not None))

@@ -1,7 +1,7 @@
-"""From a data source to a store of token sequences, once.
+"""Tokenisation of a data source into a store of token sequences, once.
 
-A prompt and its responses are encoded apart, so the boundary lies in token space and a response has the same ids
-whatever its prompt. Special tokens come once: the tokenizer's own start (a BOS, if it has one) before a plain prompt,
+A prompt and its responses are encoded separately, so the boundary lies in token space and a response has the same ids
+whatever its prompt. Special tokens come once: the tokenizer's start (a BOS, if it has one) before a plain prompt,
 one EOS after a complete plain response; in a conversation, what the chat template writes. A cut response has no EOS.
 """
 

@@ -1,4 +1,4 @@
-"""Any format that is understood into the project's own JSONL."""
+"""Conversion of any known format into Preftree's JSON lines."""
 
 from __future__ import annotations
 
@@ -78,15 +78,15 @@ def convert_file(
 
 
 def some_of(lines: list[str], number: int, seed: int) -> list[str]:
-    """As many lines, chosen by seed, in their order; all where there are no more."""
+    """`number` of the lines, chosen by seed, in their order; all where there are no more."""
     if number >= len(lines):
         return lines
     chosen = np.sort(np.random.default_rng(seed).choice(len(lines), number, replace=False))
-    return [lines[place] for place in chosen.tolist()]
+    return [lines[index] for index in chosen.tolist()]
 
 
 def human_turns(prompt: Text) -> int:
-    """How often a person speaks in a prompt: turns of a conversation, or of a transcript as HH has them; else once."""
+    """Human turns of a prompt: those of a conversation, or of an HH transcript; else one."""
     if isinstance(prompt, str):
         return max(1, prompt.count(HUMAN))
     return sum(turn.role == "user" for turn in prompt)

@@ -1,4 +1,4 @@
-"""Plain texts cut in two: the first few tokens as a prompt, the rest as the response that was written to it."""
+"""Cutting of plain texts in two: the first few tokens as a prompt, the rest as the response to it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def cut_file(
     """Cut every text of a source, and write prompts with their completions.
 
     How many tokens a prompt has is drawn evenly among those counts at which the prompt, encoded by itself, has the
-    text's own first tokens: so what a model is asked is how the text begins for it. A row's draw depends on the seed
+    text's first tokens: so a model is asked with the tokens that begin the text. A row's draw depends on the seed
     and its place alone.
 
     Args:
@@ -86,17 +86,17 @@ def cut(
     """The beginning of a text.
 
     Raises:
-      RowFault: there is no place to cut it at.
+      RowFault: it cannot be cut between `fewest` and `most` tokens.
     """
-    told = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     (ids,) = encoder.first([text])
-    ends = [end for _, end in told["offset_mapping"][:most]]
-    places = sorted({end for end in ends[fewest - 1 :] if end and text[end:].strip()})
-    shown = encoder.first([text[:end] for end in places]) if places else []
+    ends = [end for _, end in encoded["offset_mapping"][:most]]
+    candidates = sorted({end for end in ends[fewest - 1 :] if end and text[end:].strip()})
+    prompts = encoder.first([text[:end] for end in candidates]) if candidates else []
     fits = [
         end
-        for end, own in zip(places, shown, strict=True)
-        if fewest <= len(own) <= most and own.tolist() == ids[: len(own)].tolist()
+        for end, prompt in zip(candidates, prompts, strict=True)
+        if fewest <= len(prompt) <= most and prompt.tolist() == ids[: len(prompt)].tolist()
     ]
     if not fits:
         message = f"the text cannot be cut after {fewest} to {most} tokens; drop the row"

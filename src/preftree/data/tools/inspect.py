@@ -1,4 +1,4 @@
-"""A look at a data file without a tokenizer: format, counts, faults, lengths, one record."""
+"""Inspection of a data file without a tokenizer: format, counts, faults, lengths, one record."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ KEPT_PLACES = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """What a file holds.
+    """The content of a file.
 
     Attributes:
-      source: Where the rows stood.
-      format: The format they were read in.
+      source: The source of the rows.
+      format: Their format.
       tally: Rows and faults; the first 10 000 places.
       lengths: Characters of each part, as length -> how often.
       num_records: Records after the change to the wanted kind: a ranking makes several pairs.
-      first: The first accepted record, and where it stood.
+      first: The first accepted record, and its place.
     """
 
     source: Source
