@@ -31,7 +31,7 @@ Figures: TypeAlias = Mapping[str, tuple[float, ...]]
 
 
 @dataclass(frozen=True, slots=True)
-class Figure:
+class RowFigure:
     """A number that a row may give beside its texts.
 
     Attributes:
@@ -68,10 +68,10 @@ class Figure:
         return (f"{stem}_chosen", f"{stem}_rejected") if kind == "pair" else (stem,)
 
 
-FIGURES: dict[str, Figure] = {
+FIGURES: dict[str, RowFigure] = {
     figure.name: figure
     for figure in (
-        Figure(
+        RowFigure(
             "margin",
             input="margins",
             kinds=("pair",),
@@ -81,7 +81,7 @@ FIGURES: dict[str, Figure] = {
             neutral=1.0,
             above_zero=True,
         ),
-        Figure(
+        RowFigure(
             "other_margin",
             input="other_margins",
             kinds=("pair",),
@@ -89,7 +89,7 @@ FIGURES: dict[str, Figure] = {
             title="margins of another objective",
             wanted="'other_margin', the other objective's reward, chosen minus rejected",
         ),
-        Figure(
+        RowFigure(
             "win_prob",
             input="win_prob",
             kinds=("pair",),
@@ -100,7 +100,7 @@ FIGURES: dict[str, Figure] = {
             lowest=0.0,
             highest=1.0,
         ),
-        Figure(
+        RowFigure(
             "costs",
             input="costs",
             kinds=("pair",),
@@ -109,7 +109,7 @@ FIGURES: dict[str, Figure] = {
             wanted="'cost_chosen' and 'cost_rejected'",
             per_response=True,
         ),
-        Figure(
+        RowFigure(
             "scores",
             input="list_scores",
             kinds=("list",),
@@ -123,7 +123,7 @@ FIGURES: dict[str, Figure] = {
 """Every figure. Formats, token stores, checks of a run's data and loss inputs read this table."""
 
 
-def figures_of(kind: Kind) -> list[Figure]:
+def figures_of(kind: Kind) -> list[RowFigure]:
     """The figures that a record of a kind has; a pair also has those of lists, since it can become a list of two."""
     kinds = ("pair", "list") if kind == "pair" else (kind,)
     return [figure for figure in FIGURES.values() if set(kinds) & set(figure.kinds)]

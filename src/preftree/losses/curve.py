@@ -18,7 +18,7 @@ from preftree.losses.types import (
     ResponseSums,
     TokenLogps,
 )
-from preftree.records import FIGURES, Figure
+from preftree.records import FIGURES, RowFigure
 
 
 def loss_curve(loss: BoundLoss, deltas: Float[Tensor, " D"]) -> tuple[Float[Tensor, " D"], Float[Tensor, " D"]]:
@@ -86,6 +86,6 @@ def _pair_inputs(chosen: Tensor, rejected: Tensor, ref: Tensor, state: Mapping[s
     }
 
 
-def _neutral(figure: Figure, zero: Tensor) -> Tensor | PairValues:
+def _neutral(figure: RowFigure, zero: Tensor) -> Tensor | PairValues:
     values = zero + figure.neutral
     return PairValues(values, values) if figure.per_response else values

@@ -18,7 +18,7 @@ from torch import Tensor
 from preftree.data.store.example import TokenExample
 from preftree.losses.quantities import pair_up
 from preftree.losses.types import ListSums, PairSums, PairTokens, PairValues, ResponseSums, TokenLogps
-from preftree.records import FIGURES, Figure, Kind
+from preftree.records import FIGURES, Kind, RowFigure
 from preftree.train.step.scores import Scores
 from preftree.tree.sums import sum_responses
 from preftree.tree.to_device import send
@@ -169,7 +169,7 @@ class _ListInputs(_Inputs):
 
 
 def _figure(
-    figure: Figure, kind: Kind, scores: Scores, examples: Sequence[TokenExample]
+    figure: RowFigure, kind: Kind, scores: Scores, examples: Sequence[TokenExample]
 ) -> Float[Tensor, " _"] | PairValues:
     """A figure of the data: one value an example, or one a response; the two of a pair apart."""
     values = [_known(example.figures.get(figure.name)) for example in examples]
