@@ -10,7 +10,7 @@ import pytest
 
 from preftree.data.store.store import TokenStore
 from preftree.errors import DataError
-from preftree.train.dataset import Part, probe_rows
+from preftree.train.dataset import Split, probe_rows
 from preftree.train.dpo import run_dpo
 from support.small_runs import dpo_config, make_model, make_pairs
 
@@ -51,4 +51,4 @@ def test_a_format_that_is_named_holds_for_the_held_out_file(place: Path) -> None
 def test_the_gates_get_rows_of_a_bounded_length(sizes: list[int], rows: list[int]) -> None:
     store = TokenStore.__new__(TokenStore)  # no file is needed for this
     store.num_tokens = np.array(sizes)
-    assert probe_rows(Part(store, np.arange(len(sizes)))) == rows
+    assert probe_rows(Split(store, np.arange(len(sizes)))) == rows

@@ -28,7 +28,7 @@ from preftree.reference.references import LiveReference, NoReference, Reference,
 from preftree.reference.store import ReferenceTable
 from preftree.runtime.ranks import Ranks
 from preftree.scoring.scorer import Scorer
-from preftree.train.dataset import Part, PromptGroups, open_data
+from preftree.train.dataset import PromptGroups, Split, open_data
 from preftree.train.dpo import run_dpo
 from preftree.train.objective import bind_objective
 from preftree.train.preference import PreferenceTask
@@ -84,12 +84,12 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def open_part(config: DpoConfig) -> tuple[Part, PreTrainedTokenizerBase]:
+def open_part(config: DpoConfig) -> tuple[Split, PreTrainedTokenizerBase]:
     tokenizer = load_tokenizer(config.model)
     return open_data(config, tokenizer, ALONE).train, tokenizer
 
 
-def table_of(folder: Path, part: Part) -> ReferenceTable:
+def table_of(folder: Path, part: Split) -> ReferenceTable:
     """Log-probs of another model than the policy, so that nothing is at its start."""
     make_model(folder / "other", seed=5)
     scorer = Scorer(load_model(str(folder / "other")))
@@ -133,7 +133,7 @@ def test_every_loss_makes_the_same_step_however_it_is_cut(place: Path, tmp_path:
     assert found[1][2] == pytest.approx(found[0][2], rel=1e-4, abs=1e-6)
 
 
-Found: TypeAlias = tuple[dict[str, Any], list[TokenExample], PreTrainedModel, Part]
+Found: TypeAlias = tuple[dict[str, Any], list[TokenExample], PreTrainedModel, Split]
 
 
 def scored_inputs(place: Path, tmp_path: Path, data: str, *names: str, loss: str) -> Found:

@@ -35,7 +35,7 @@ SPLIT_SEED = 0
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Part:
+class Split:
     """Some examples of a store.
 
     Attributes:
@@ -51,8 +51,8 @@ class Part:
 class Data:
     """What a run trains on, and what it is evaluated on."""
 
-    train: Part
-    held_out: Part | None
+    train: Split
+    held_out: Split | None
 
 
 def open_data(config: RunConfig, tokenizer: PreTrainedTokenizerBase, ranks: Ranks) -> Data:
@@ -67,9 +67,9 @@ def open_data(config: RunConfig, tokenizer: PreTrainedTokenizerBase, ranks: Rank
         store = lead_first(ranks, lambda: _tokenize(config, objective, path, tokenizer))
         return store, _usable(store, objective, path)
 
-    def part(store: TokenStore, rows: Int[np.ndarray, " N"], name: str = "the training rows") -> Part:
+    def part(store: TokenStore, rows: Int[np.ndarray, " N"], name: str = "the training rows") -> Split:
         mismatched = objective is not None and "mismatched" in objective.inputs
-        return Part(MismatchedStore(store, rows, config.max_length, name) if mismatched else store, rows)
+        return Split(MismatchedStore(store, rows, config.max_length, name) if mismatched else store, rows)
 
     store, rows = read(config.data.path)
     if isinstance(config.eval_data, str):
@@ -89,7 +89,7 @@ def num_steps(pace: Pace, num_examples: int) -> int:
     return whole if pace.max_steps is None else min(whole, pace.max_steps)
 
 
-def steps_from(part: Part, config: RunConfig, first: int, last: int) -> Iterator[Int[np.ndarray, " B"]]:
+def steps_from(part: Split, config: RunConfig, first: int, last: int) -> Iterator[Int[np.ndarray, " B"]]:
     """The rows of steps `first` to `last - 1`, the same wherever a run is taken up."""
     groups = order_groups(part.store.prompts[part.rows], config.data.order, config.batch_size)
     steps = iterate_steps(
@@ -99,7 +99,7 @@ def steps_from(part: Part, config: RunConfig, first: int, last: int) -> Iterator
         yield part.rows[step.indices]
 
 
-def probe_rows(part: Part, most: int = 4, longest: int = 2048) -> list[int]:
+def probe_rows(part: Split, most: int = 4, longest: int = 2048) -> list[int]:
     """A few rows from the shortest up, for the gates at the start.
 
     Args:
@@ -115,7 +115,7 @@ def probe_rows(part: Part, most: int = 4, longest: int = 2048) -> list[int]:
 class PromptGroups:
     """The responses to each prompt of a part, prompt after prompt, read as they are asked for."""
 
-    def __init__(self, part: Part) -> None:
+    def __init__(self, part: Split) -> None:
         """Group the rows; prompts come in the order in which they first stand in the data."""
         self._part = part
         _, first, group = np.unique(part.store.prompts[part.rows], return_index=True, return_inverse=True)
@@ -135,7 +135,7 @@ class PromptGroups:
         return str(self._part.store.provenance(int(self._rows[group][0])))
 
 
-def check_budget(part: Part, shares_prefixes: bool, budget: int) -> None:
+def check_budget(part: Split, shares_prefixes: bool, budget: int) -> None:
     """Stop before the start where an example alone is larger than a micro-batch.
 
     Raises:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from preftree.config.base import RunConfig
 from preftree.scoring.scorer import Scorer
-from preftree.train.dataset import Data, Part, check_budget, num_steps, open_data, probe_rows
+from preftree.train.dataset import Data, Split, check_budget, num_steps, open_data, probe_rows
 from preftree.train.open_run import OpenRun, adaptation, warmup_of
 from preftree.tree.layout import TokenSequence
 
@@ -27,8 +27,8 @@ class RunExamples:
       warmup: Steps of warm-up.
     """
 
-    train: Part
-    held_out: Part | None
+    train: Split
+    held_out: Split | None
     config: RunConfig
     num_steps: int
     warmup: int

@@ -22,7 +22,7 @@ from preftree.scoring.pair_sums import response_values
 from preftree.scoring.reward_scorer import RewardScorer
 from preftree.scoring.verify import verify_rewards
 from preftree.stats.calibration import Calibration, calibration
-from preftree.train.dataset import Part
+from preftree.train.dataset import Split
 from preftree.train.examples import RunExamples, open_examples, trajectory_of
 from preftree.train.loop import Outcome, train
 from preftree.train.objective import Objective, bind_reward
@@ -129,7 +129,7 @@ def _with_marked_ends(run: OpenRun[RewardConfig], data: RunExamples) -> RunExamp
     if padding is not None:
         run.tokenizer.pad_token_id = padding
 
-    def marked(part: Part) -> Part:
+    def marked(part: Split) -> Split:
         assert isinstance(part.store, TokenStore)
         return replace(part, store=EndStore(part.store, padding))
 

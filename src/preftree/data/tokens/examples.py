@@ -16,7 +16,7 @@ from preftree.data.store.store import NO_PROMPT, Says
 from preftree.data.store.writer import NewExample
 from preftree.data.tokens.budgets import Budgets, Fit, Truncation, fit, too_long
 from preftree.data.tokens.encode import Encoder, Ids
-from preftree.data.tokens.template import Part, Rendered, check_special, render
+from preftree.data.tokens.template import Piece, Rendered, check_special, render
 from preftree.data.tools.lengths import parts
 from preftree.records import Kind, Label, Preference, Provenance, Ranking, Record
 
@@ -67,7 +67,7 @@ def make_job(
         for field, text in (("prompt", prompt), *named):
             assert isinstance(text, str)
             check_special(encoder.special, text, field)
-        rendered = Rendered(prompt, tuple((Part(str(text), True, False),) for _, text in named))
+        rendered = Rendered(prompt, tuple((Piece(str(text), True, False),) for _, text in named))
     else:
         turns = [(field, text) for field, text in named if not isinstance(text, str)]
         rendered = render(tokenizer, encoder, prompt, turns)

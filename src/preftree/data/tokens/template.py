@@ -24,7 +24,7 @@ _MARKERS = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class Piece:
     """A piece of a response that is encoded by itself.
 
     Attributes:
@@ -49,7 +49,7 @@ class Rendered:
     """
 
     prompt: str
-    responses: tuple[tuple[Part, ...], ...]
+    responses: tuple[tuple[Piece, ...], ...]
     trained: tuple[Ids, tuple[tuple[int, int], ...]] | None = None
 
 
@@ -123,14 +123,14 @@ def _respond(
     head: str,
     turns: Sequence[Message],
     field: str,
-) -> tuple[Part, ...]:
+) -> tuple[Piece, ...]:
     whole = _apply(tokenizer, [*prompt, *turns], field, ask=False)
     places = [index for index, turn in enumerate(turns) if turn.role == "assistant"]
     heads = [head if not place else _apply(tokenizer, [*prompt, *turns[:place]], field, ask=True) for place in places]
     if not all(whole.startswith(said) for said in heads):
         message = f"the template renders the prompt of '{field}' otherwise once it is answered"
         raise RowFault("template_alters_prompt", field, message)
-    parts: list[Part] = []
+    parts: list[Piece] = []
     for index, place in enumerate(places):
         last = index + 1 == len(places)
         start, stop = len(heads[index]), len(whole) if last else len(heads[index + 1])
@@ -145,9 +145,9 @@ def _respond(
             message = f"the template leaves out, adds to or rewrites what '{field}' says"
             raise RowFault("template_alters_response", field, message)
         cut = closing.end() if closing else end
-        parts.append(Part(whole[start:cut], turns[place].train is not False, closing is not None))
+        parts.append(Piece(whole[start:cut], turns[place].train is not False, closing is not None))
         if not last and cut < stop:
-            parts.append(Part(whole[cut:stop], False, True))
+            parts.append(Piece(whole[cut:stop], False, True))
     return tuple(parts)
 
 
