@@ -81,9 +81,9 @@ def report(results: dict[str, list[dict[str, Any]]], options: argparse.Namespace
 
 
 def ours(options: argparse.Namespace) -> dict[str, Any]:
-    from preftree.config.adapter import LoraOptions
-    from preftree.distributed.world import open_world
+    from preftree.config.lora import LoraOptions
     from preftree.models.adapters import add_adapter
+    from preftree.runtime.ranks import open_ranks
 
     _, _, quantize = options.turn.partition("-")
 
@@ -91,8 +91,8 @@ def ours(options: argparse.Namespace) -> dict[str, Any]:
         if options.turn != "full":
             add_adapter(model, LoraOptions(r=options.rank).filled(), seed=0)
 
-    with open_world() as world:
-        bench = ready(options, world, lr=LR, adapt=adapt, quantize=quantize or None)
+    with open_ranks() as ranks:
+        bench = ready(options, ranks, lr=LR, adapt=adapt, quantize=quantize or None)
         batches = np.arange(len(bench.store)).reshape(-1, options.batch)
         losses, seconds = [], []
         for rows in [batches[0], *batches]:

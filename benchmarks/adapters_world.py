@@ -19,8 +19,8 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from planted import HONEST, Size, collect, common, fine_tune
+from preftree.config.dpo import DpoConfig
 from preftree.config.load import check_config
-from preftree.config.schema import DpoConfig
 from preftree.evaluate.frontier import trace, world_meter
 from preftree.models.load import load_model, load_tokenizer
 from preftree.storage.atomic import write_atomic

@@ -51,7 +51,7 @@ def build(size: str, precision: str) -> tuple[dict[str, Any], dict[str, str]]:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     from preftree.errors import ModelError
-    from preftree.scoring.forward import Scorer
+    from preftree.scoring.scorer import Scorer
 
     width, inner, layers, heads = SIZES[size]
     torch.manual_seed(0)
@@ -140,7 +140,7 @@ def compare(
 
 def one_layer(size: str, path: Any, batch: Any, precision: str) -> Callable[[], object]:
     """Forward and backward of one attention."""
-    from preftree.scoring.attention import TreeMask, tree_attention
+    from preftree.scoring.attention.tree import TreeMask, tree_attention
 
     width, _, _, heads = SIZES[size]
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32

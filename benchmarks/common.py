@@ -120,16 +120,16 @@ def ready(
     """Tokenise, score the reference, and set up the step as `preftree dpo` does."""
     import torch
 
-    from preftree.data.tokenize import tokenize_file
+    from preftree.data.tokens.tokenize import tokenize_file
     from preftree.losses import bind
     from preftree.models.adapters import adapter_off, trained_parameters
     from preftree.models.load import load_base, load_tokenizer
     from preftree.reference.build import build_reference
     from preftree.reference.key import table_key, weights_digest
     from preftree.reference.store import ReferenceTable
-    from preftree.scoring.forward import Scorer
+    from preftree.scoring.scorer import Scorer
     from preftree.train.dpo import pair_task
-    from preftree.train.step import take_step
+    from preftree.train.step.step import take_step
 
     folder = options.folder
     model = load_base(folder / "model", quantize=quantize, device=world.device)
@@ -237,7 +237,7 @@ def floor(model: Any, tokens: int, scored: int, precision: str, *, clock: Callab
     """Seconds of a step's matrix products alone: forward and twice that for the backward, best of 5 each."""
     import torch
 
-    from preftree.scoring.products import emulated
+    from preftree.scoring.bf16_on_cpu import emulated
 
     device = next(model.parameters()).device
     # Where bf16 is emulated its products run in fp32: faster than those of torch, and so the floor.

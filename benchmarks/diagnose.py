@@ -22,10 +22,10 @@ import torch
 from transformers.utils.logging import disable_progress_bar
 
 from planted import CASES, SIZES, Case, Size, finished, make_run, place_of
-from preftree.evaluate import drift, fit
-from preftree.evaluate.diagnose import CHECKS, examine_run
-from preftree.evaluate.evidence import gather
-from preftree.evaluate.folder import Run, read_run
+from preftree.evaluate.checks import drift, fit
+from preftree.evaluate.checks.diagnose import CHECKS, examine_run
+from preftree.evaluate.checks.evidence import gather
+from preftree.run_folder.reader import Run, read_run
 from preftree.storage.atomic import write_atomic
 
 TUNED_ON = range(3)

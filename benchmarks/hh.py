@@ -131,7 +131,7 @@ def last_evaluation(folder: Path) -> dict[str, float]:
 
 def token_savings(train: Path, model: Path, cache: Path) -> dict[str, float]:
     """Tokens of the doubled, padded forward of the usual DPO step against the tokens that the trees compute."""
-    from preftree.data.tokenize import tokenize_file
+    from preftree.data.tokens.tokenize import tokenize_file
     from preftree.models.load import load_tokenizer
 
     store, _ = tokenize_file(str(train), load_tokenizer(model), kind="preference", cache_dir=cache)

@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 
 from planted import Size, common, fine_tune, mean_length
-from preftree.losses.table import LOSSES, find, unit_of
+from preftree.losses.registry import LOSSES, find, unit_of
 from preftree.worlds.sentiment import WORLDS, Labeller
 
 SIZE = Size("varied", 4000, 150, 400, 150, 100, 0.045)
@@ -176,7 +176,7 @@ def make_world(out: Path, seed: int) -> None:
 
 def pair_row(world: Any, labeller: Labeller, pair: Any) -> dict[str, Any]:
     """A pair with what a judge who knows the rewards would add: by how much, and how surely."""
-    from preftree.data.kinds import to_row
+    from preftree.data.records.conversion import to_row
     from preftree.worlds.grammar import reward
 
     gap = reward(world, pair.prompt, pair.chosen) - reward(world, pair.prompt, pair.rejected)
@@ -208,12 +208,12 @@ def rank(world: Any, groups: Sequence[Any], labeller: Labeller, seed: int) -> li
 
 def make_run(out: Path, job: Job) -> None:
     """Train and measure one loss; a run that stops for figures that are not finite has that for its result."""
+    from preftree.config.dpo import DpoConfig
     from preftree.config.load import check_config
-    from preftree.config.schema import DpoConfig
     from preftree.errors import TrainingError
-    from preftree.evaluate.folder import read_run
     from preftree.evaluate.frontier import trace, world_meter
     from preftree.models.load import load_model, load_tokenizer
+    from preftree.run_folder.reader import read_run
     from preftree.train.dpo import run_dpo
     from preftree.worlds.walk import outcome_logps
 

@@ -71,10 +71,10 @@ def prepare(folder: Path, size: str) -> None:
 def take_turn(turn: str, folder: Path) -> dict[str, Any]:
     import torch
 
+    from preftree.config.dpo import DpoConfig
     from preftree.config.load import check_config
     from preftree.config.online import PpoConfig, RlooConfig
     from preftree.config.reward import RewardConfig
-    from preftree.config.schema import DpoConfig
     from preftree.train.dpo import run_dpo
     from preftree.train.ppo import run_ppo, run_rloo
     from preftree.train.reward import run_reward

@@ -27,7 +27,7 @@ from scipy.special import expit
 
 from league import quiet
 from planted import Size, common, fine_tune
-from preftree.data.kinds import to_row
+from preftree.data.records.conversion import to_row
 from preftree.records import Preference
 from preftree.storage.atomic import write_atomic
 from preftree.worlds.exact import best_reward, measure, optimum
@@ -139,8 +139,8 @@ def make_pairs(home: Path, world: World, seed: int, sft: Path, job: Job) -> Path
 
 def make_run(out: Path, job: Job) -> None:
     """Train one policy, and say exactly where it and its target stand."""
+    from preftree.config.dpo import DpoConfig
     from preftree.config.load import check_config
-    from preftree.config.schema import DpoConfig
     from preftree.models.load import load_model, load_tokenizer
     from preftree.train.dpo import run_dpo
     from preftree.worlds.walk import outcome_logps

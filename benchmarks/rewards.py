@@ -28,15 +28,16 @@ import numpy as np
 import torch
 
 from planted import HONEST, Size, collect, common, fine_tune, write_rows
+from preftree.config.dpo import DpoConfig
 from preftree.config.load import check_config
 from preftree.config.reward import RewardConfig
-from preftree.config.schema import DpoConfig, SftConfig
-from preftree.evaluate.folder import read_run
+from preftree.config.sft import SftConfig
+from preftree.evaluate.implicit_rewards import compare_rewards
 from preftree.models.export import save_model
 from preftree.models.load import load_model, load_tokenizer
+from preftree.run_folder.reader import read_run
 from preftree.storage.atomic import write_atomic
 from preftree.train.dpo import run_dpo
-from preftree.train.implicit import compare_rewards
 from preftree.train.reward import run_reward
 from preftree.train.sft import run_sft
 from preftree.worlds.grammar import reward

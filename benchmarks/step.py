@@ -136,10 +136,10 @@ def report(results: dict[str, list[dict[str, Any]]], tokenised: dict[str, Any], 
 
 
 def ours(options: argparse.Namespace) -> dict[str, Any]:
-    from preftree.distributed.world import open_world
+    from preftree.runtime.ranks import open_ranks
 
-    with open_world() as world:
-        bench = ready(options, world, lr=LR, budget=options.budget, compiled=options.compile)
+    with open_ranks() as ranks:
+        bench = ready(options, ranks, lr=LR, budget=options.budget, compiled=options.compile)
         batches = np.arange(len(bench.store)).reshape(-1, options.batch)
         began = now()
         start = began - BEGAN
@@ -181,7 +181,7 @@ def trl(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def tokenise(options: argparse.Namespace) -> dict[str, Any]:
-    from preftree.data.tokenize import tokenize_file
+    from preftree.data.tokens.tokenize import tokenize_file
     from preftree.models.load import load_tokenizer
 
     many = options.folder / "many.jsonl"

@@ -26,7 +26,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import numpy as np
 
 from common import floor, make_model, make_pairs, ready
-from preftree.report.scale import Axis, Kind, Tick, fit_axis, write
+from preftree.report.numbers import Axis, Kind, Tick, fit_axis, write
 from preftree.storage.atomic import write_atomic
 
 BLUE, ORANGE, GREY = "#2b5f9e", "#d08a3c", "#999"
@@ -104,16 +104,16 @@ def measure(case: Case, folder: Path, repeats: int) -> dict[str, Any]:
     """Time a step with prompts shared and, but for sizes, with prompts apart: once each in turn."""
     import torch
 
-    from preftree.distributed.world import open_world
+    from preftree.runtime.ranks import open_ranks
 
     torch.set_num_threads(1)
     if not folder.exists():
         make_model(folder / "model", case.size)
     lengths = {"prompt": case.prompt, "responses": (case.response,) * case.responses, "spread": 0.0}
     make_pairs(folder / "pairs.jsonl", lengths, case.pairs)
-    with open_world() as world:
+    with open_ranks() as ranks:
         # At lr 0 every step is the same step.
-        bench = ready(argparse.Namespace(folder=folder, precision="fp32"), world, lr=0.0)
+        bench = ready(argparse.Namespace(folder=folder, precision="fp32"), ranks, lr=0.0)
         rows = np.arange(case.pairs)
         times: dict[str, list[float]] = {"shared": []} | ({} if case.panel == "size" else {"apart": []})
         tokens, norms = {}, {}

@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 
 from preftree.cli.chat import _with_adapters
 from preftree.cli.main import app
-from preftree.config.adapter import LoraOptions
-from preftree.data.kinds import as_kind
+from preftree.config.lora import LoraOptions
+from preftree.data.records.conversion import as_kind
 from preftree.errors import DataError, UserError
 from preftree.generate import talk
 from preftree.generate.hf import Generation

@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from preftree.cli import demo_compare
 from preftree.cli.demo import demo
-from preftree.cli.demo_compare import chosen_runs, costs, rewards_in_and_out, win_rates
-from preftree.cli.demo_plan import PLANS, Plan
-from preftree.cli.demo_runs import Job, Result, run_job
-from preftree.cli.demo_stages import Start, prepare
+from preftree.demo import compare as demo_compare
+from preftree.demo.compare import chosen_runs, costs, rewards_in_and_out, win_rates
+from preftree.demo.plan import PLANS, Plan
+from preftree.demo.runs import Job, Result, run_job
+from preftree.demo.stages import Start, prepare
 from preftree.errors import ConfigError
-from preftree.evaluate.measured import Point
+from preftree.run_folder.measured import Point
 
 
 def test_a_folder_with_something_else_in_it_is_left_alone(tmp_path: Path) -> None:

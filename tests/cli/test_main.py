@@ -24,10 +24,13 @@ from transformers.utils import logging as transformers_logging
 from preftree import __version__
 from preftree.cli.main import main
 from preftree.cli.train import dpo, reward, sft
+from preftree.config.base import RunConfig
+from preftree.config.dpo import DpoConfig
 from preftree.config.reward import RewardConfig
-from preftree.config.schema import DpoConfig, RunConfig, SftConfig
+from preftree.config.sft import SftConfig
 from preftree.storage.checkpoint import list_checkpoints
-from preftree.train import loop, run
+from preftree.train import loop
+from preftree.train import open_run as run
 from support.small_runs import load_trained, make_model, make_pairs, rows_of
 
 

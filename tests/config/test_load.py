@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from preftree.config.dpo import DpoConfig
 from preftree.config.load import changed_options, dump_config, load_config
-from preftree.config.names import OTHER_NAMES
-from preftree.config.schema import DpoConfig, SftConfig
+from preftree.config.other_names import OTHER_NAMES
+from preftree.config.sft import SftConfig
 from preftree.errors import ConfigError
 
 NEEDED = ["model=m", "data=d.jsonl", "out=o"]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from preftree.config.text import flatten, read_yaml, read_yaml_file
+from preftree.config.yaml import flatten, read_yaml, read_yaml_file
 from preftree.errors import ConfigError
 
 
@@ -75,8 +75,8 @@ def test_words_are_read_by_the_core_schema(text: str, value: object) -> None:
     ],
 )
 def test_what_is_refused_names_file_and_line(tmp_path: Path, text: str, said: str) -> None:
+    from preftree.config.dpo import DpoConfig
     from preftree.config.load import load_config
-    from preftree.config.schema import DpoConfig
 
     path = tmp_path / "f.yaml"
     path.write_text(text)

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from preftree.data.budgets import Budgets, Fit, Truncation, fit, too_long
-from preftree.data.faults import RowFault
+from preftree.data.records.faults import RowFault
+from preftree.data.tokens.budgets import Budgets, Fit, Truncation, fit, too_long
 from preftree.errors import ConfigError
 
 limits = st.none() | st.integers(2, 40)

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from preftree.data.convert import convert_file
 from preftree.data.formats import FORMATS
-from preftree.data.kinds import as_kind
+from preftree.data.records.conversion import as_kind
+from preftree.data.tools.convert import convert_file
 from preftree.errors import DataError
 from preftree.records import Demonstration, Label, Message, Preference, Ranking
 from support.datafiles import EXAMPLES, one_fault, read_all, said, write_rows

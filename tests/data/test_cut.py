@@ -10,8 +10,8 @@ import pytest
 from typer.testing import CliRunner
 
 from preftree.cli.main import app
-from preftree.data.cut import cut_file
-from preftree.data.encode import make_encoder
+from preftree.data.tokens.encode import make_encoder
+from preftree.data.tools.cut_texts import cut_file
 from preftree.errors import ConfigError, DataError
 from support.datafiles import write_rows
 from support.tokenizers import plain_tokenizer

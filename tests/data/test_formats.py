@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from preftree.data.formats import FORMATS
-from preftree.data.source import find_format, find_source
+from preftree.data.sources.source import find_format, find_source
 from preftree.errors import DataError
 from preftree.records import Demonstration, Label, Message, Preference, Ranking
 from support.datafiles import EXAMPLES, HH, one_fault, read_all, said, write_rows

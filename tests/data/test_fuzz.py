@@ -11,12 +11,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from preftree.data.encode import make_encoder
-from preftree.data.faults import FAULTS, RowFault, Tally
 from preftree.data.formats import FORMATS
-from preftree.data.kinds import to_row
-from preftree.data.source import Source, find_source, read_records, read_rows
-from preftree.data.tokenize import tokenize_file
+from preftree.data.records.conversion import to_row
+from preftree.data.records.faults import FAULTS, RowFault, Tally
+from preftree.data.sources.source import Source, find_source, read_records, read_rows
+from preftree.data.tokens.encode import make_encoder
+from preftree.data.tokens.tokenize import tokenize_file
 from preftree.errors import DataError
 from preftree.records import Record
 from support.datafiles import EXAMPLES

@@ -9,8 +9,8 @@ import pytest
 from typer.testing import CliRunner
 
 from preftree.cli.data import app
-from preftree.data.inspect import inspect_file
-from preftree.data.measure import spread
+from preftree.data.tools.inspect import inspect_file
+from preftree.data.tools.lengths import spread
 from preftree.errors import DataError
 from support.datafiles import EXAMPLES, HH, read_all, write_rows
 

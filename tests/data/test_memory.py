@@ -16,7 +16,7 @@ import sys, threading, time
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from support.tokenizers import plain_tokenizer
-from preftree.data.tokenize import tokenize_file
+from preftree.data.tokens.tokenize import tokenize_file
 
 def private():
     lines = Path("/proc/self/status").read_text().splitlines()

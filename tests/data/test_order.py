@@ -18,7 +18,7 @@ from preftree.data.order import (
     step_indices,
     steps_per_epoch,
 )
-from preftree.data.store import NO_PROMPT
+from preftree.data.store.store import NO_PROMPT
 from preftree.errors import DataError
 
 groups = st.lists(st.integers(-3, 6), min_size=1, max_size=40).map(lambda values: np.array(values, np.int64))

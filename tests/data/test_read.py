@@ -15,11 +15,12 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from preftree.data import hub, read
-from preftree.data.faults import RowFault
-from preftree.data.hub import HubData, find_on_hub, looks_like_hub_id, read_hub
-from preftree.data.inspect import inspect_file
-from preftree.data.source import find_source, read_rows
+from preftree.data.records.faults import RowFault
+from preftree.data.sources import files as read
+from preftree.data.sources import hub
+from preftree.data.sources.hub import HubData, find_on_hub, looks_like_hub_id, read_hub
+from preftree.data.sources.source import find_source, read_rows
+from preftree.data.tools.inspect import inspect_file
 from preftree.errors import DataError
 from support.datafiles import read_all, write_rows
 
@@ -259,7 +260,7 @@ def test_hub_rows_are_streamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     def resolved(path: str) -> HubData:
         return HubData(str(folder), "train", None)
 
-    monkeypatch.setattr("preftree.data.source.find_on_hub", resolved)
+    monkeypatch.setattr("preftree.data.sources.source.find_on_hub", resolved)
     found = inspect_file("owner/name")
     assert (found.format.name, found.tally.rows, found.tally.accepted) == ("explicit", 5, 5)
     assert found.first is not None and str(found.first[0]) == "owner/name:1"

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from preftree.data.store import Says, TokenStore
-from preftree.data.writer import NewExample, StoreWriter
+from preftree.data.store.store import Says, TokenStore
+from preftree.data.store.writer import NewExample, StoreWriter
 from preftree.errors import CacheError
 from preftree.records import Provenance
 from preftree.tree.layout import grow_tree

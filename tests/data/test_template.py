@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from preftree.data.budgets import Budgets, Truncation
-from preftree.data.encode import make_encoder
-from preftree.data.examples import make_examples, make_job
-from preftree.data.faults import RowFault, Tally
-from preftree.data.store import join
-from preftree.data.template import check_template, render
+from preftree.data.records.faults import RowFault, Tally
+from preftree.data.store.store import join
+from preftree.data.tokens.budgets import Budgets, Truncation
+from preftree.data.tokens.encode import make_encoder
+from preftree.data.tokens.examples import make_examples, make_job
+from preftree.data.tokens.template import check_template, render
 from preftree.errors import DataError, ModelError
 from preftree.records import Demonstration, Message, Preference, Provenance, Record
 from preftree.tree.layout import TokenSequence

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from preftree.data import tokenize as room
-from preftree.data.budgets import Budgets
 from preftree.data.order import hold_out
-from preftree.data.report import TokenReport
-from preftree.data.store import NO_PROMPT, TokenStore
-from preftree.data.tokenize import tokenize_file
+from preftree.data.store.report import TokenReport
+from preftree.data.store.store import NO_PROMPT, TokenStore
+from preftree.data.tokens import tokenize as room
+from preftree.data.tokens.budgets import Budgets
+from preftree.data.tokens.tokenize import tokenize_file
 from preftree.errors import CacheError, DataError
 from preftree.tree.layout import TokenSequence, grow_tree
 from support.datafiles import EXAMPLES, HH, write_rows

@@ -1,4 +1,4 @@
-"""Sums over ranks, with real processes; and the words for a world that cannot be."""
+"""Sums over ranks, with real processes; and the words for ranks that cannot be."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ import pytest
 import torch
 from torch import nn
 
-from preftree.distributed.reduce import lead_first, max_over_ranks, sum_gradients, sum_over_ranks
-from preftree.distributed.world import World, open_world
 from preftree.errors import ConfigError, UserError
+from preftree.runtime.ranks import Ranks, open_ranks
+from preftree.runtime.reduce import lead_first, max_over_ranks, sum_gradients, sum_over_ranks
 from support.ranks import run_ranks
 
-ALONE = World(0, 1, torch.device("cpu"))
+ALONE = Ranks(0, 1, torch.device("cpu"))
 
 
-def _sum(world: World, folder: Path) -> None:
+def _sum(ranks: Ranks, folder: Path) -> None:
     shapes = [(3, 4), (5,), (2, 2), (7,)]
     parameters = [nn.Parameter(torch.zeros(shape, dtype=torch.float64)) for shape in shapes]
     frozen = nn.Parameter(torch.zeros(2), requires_grad=False)
     for index, parameter in enumerate(parameters):
         # The third has a gradient on rank 1 only, the last on no rank.
-        if index < 2 or (index == 2 and world.rank == 1):
-            parameter.grad = torch.full_like(parameter, float(10 ** (index + world.rank)))
-    sum_gradients([*parameters, frozen], world)
-    table = sum_over_ranks(torch.tensor([1.0 + world.rank, 0.5]), world)
-    most = max_over_ranks(15 * world.rank, world)
+        if index < 2 or (index == 2 and ranks.rank == 1):
+            parameter.grad = torch.full_like(parameter, float(10 ** (index + ranks.rank)))
+    sum_gradients([*parameters, frozen], ranks)
+    table = sum_over_ranks(torch.tensor([1.0 + ranks.rank, 0.5]), ranks)
+    most = max_over_ranks(15 * ranks.rank, ranks)
     found = [None if p.grad is None else p.grad.unique().tolist() for p in parameters]
-    (folder / f"{world.rank}").write_text(repr((found, frozen.grad, table.tolist(), most)))
+    (folder / f"{ranks.rank}").write_text(repr((found, frozen.grad, table.tolist(), most)))
 
 
 def test_two_ranks_end_with_the_same_sums(tmp_path: Path) -> None:
@@ -44,34 +44,34 @@ def test_one_process_is_a_world() -> None:
     assert parameter.grad.tolist() == [1.0, 1.0]
     assert sum_over_ranks(torch.tensor([2.0]), ALONE).tolist() == [2.0]
     assert max_over_ranks(3, ALONE) == 3
-    with open_world() as world:
-        assert (world.rank, world.size, world.leads) == (0, 1, True)
+    with open_ranks() as ranks:
+        assert (ranks.rank, ranks.size, ranks.leads) == (0, 1, True)
 
 
 def test_a_half_announced_world_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ConfigError, match="RANK, MASTER_ADDR, MASTER_PORT is not set; start"), open_world():
+    with pytest.raises(ConfigError, match="RANK, MASTER_ADDR, MASTER_PORT is not set; start"), open_ranks():
         pass
     monkeypatch.setenv("WORLD_SIZE", "two")
-    with pytest.raises(ConfigError, match="WORLD_SIZE must be a whole number, got 'two'"), open_world():
+    with pytest.raises(ConfigError, match="WORLD_SIZE must be a whole number, got 'two'"), open_ranks():
         pass
 
 
-def _lead(world: World, folder: Path) -> None:
+def _lead(ranks: Ranks, folder: Path) -> None:
     def write() -> str:
-        if world.leads:
+        if ranks.leads:
             (folder / "cache").write_text("from rank 0")
         return (folder / "cache").read_text()
 
-    assert lead_first(world, write) == "from rank 0"
+    assert lead_first(ranks, write) == "from rank 0"
 
     def fail() -> None:
-        assert world.leads, "the others must not try"
+        assert ranks.leads, "the others must not try"
         raise ConfigError("no such file")
 
     with pytest.raises(UserError) as caught:
-        lead_first(world, fail)
-    (folder / f"said-{world.rank}").write_text(str(caught.value))
+        lead_first(ranks, fail)
+    (folder / f"said-{ranks.rank}").write_text(str(caught.value))
 
 
 def test_rank_0_goes_first_and_the_others_hear_of_its_failure(tmp_path: Path) -> None:

@@ -15,15 +15,15 @@ import numpy as np
 import pytest
 import torch
 
-from preftree.config.schema import Optimisation
-from preftree.distributed.world import World
-from preftree.losses.table import bind
-from preftree.scoring.forward import Scorer
+from preftree.config.base import Optimisation
+from preftree.losses.registry import bind
+from preftree.runtime.ranks import Ranks
+from preftree.scoring.scorer import Scorer
 from preftree.train.dpo import pair_task
-from preftree.train.optim import build_optimizer, learning_rate, set_learning_rate
 from preftree.train.preference import preference_task, table_reference
-from preftree.train.scores import Moment
-from preftree.train.step import take_step
+from preftree.train.step.optimizer import build_optimizer, learning_rate, set_learning_rate
+from preftree.train.step.scores import Moment
+from preftree.train.step.step import take_step
 from support.examples import random_pairs
 from support.models import tiny, tiny_llama
 from support.ranks import run_ranks
@@ -32,7 +32,7 @@ from support.step_losses import objective
 
 STEPS, BATCH, PAIRS = 20, 8, 24
 TOLERANCE = {"float64": 1e-9, "float32": 1e-5}
-ALONE = World(0, 1, torch.device("cpu"))
+ALONE = Ranks(0, 1, torch.device("cpu"))
 OPTIONS = Optimisation(lr=3e-4, optimizer="rmsprop", max_grad_norm=1.0, schedule="linear", warmup_steps=3)
 
 
@@ -45,7 +45,7 @@ class Cut:
     processes: int = 1
 
 
-def follow(dtype: str, cut: Cut, world: World, folder: Path, losses: tuple[str, ...]) -> list[list[float]]:
+def follow(dtype: str, cut: Cut, ranks: Ranks, folder: Path, losses: tuple[str, ...]) -> list[list[float]]:
     """Loss, margin, gradient norm and chosen logps of each step, then a fingerprint of the weights and the state."""
     model = tiny("gpt2", dtype=torch.float64, scale=2.0) if dtype == "float64" else tiny_llama()
     store = random_pairs(PAIRS, weighted=True, longest=40)
@@ -63,7 +63,7 @@ def follow(dtype: str, cut: Cut, world: World, folder: Path, losses: tuple[str, 
         rows = order[step * BATCH : (step + 1) * BATCH]
         set_learning_rate(optimizer, learning_rate(step, OPTIONS, STEPS))
         result = take_step(
-            task, rows, scorer, optimizer, budget=cut.budget, max_grad_norm=1.0, world=world, moment=moment
+            task, rows, scorer, optimizer, budget=cut.budget, max_grad_norm=1.0, ranks=ranks, moment=moment
         )
         moment = Moment(step=step + 1, state=result.state)
         figures = task.figures(result.columns, rows)
@@ -79,9 +79,9 @@ def run_cut(dtype: str, cut: Cut, losses: tuple[str, ...] = ()) -> list[list[flo
         if cut.processes == 1:
             return follow(dtype, cut, ALONE, Path(folder), losses)
 
-        def work(world: World, place: Path) -> None:
-            path = follow(dtype, cut, world, place / f"table-{world.rank}", losses)
-            (place / f"{world.rank}.json").write_text(json.dumps(path))
+        def work(ranks: Ranks, place: Path) -> None:
+            path = follow(dtype, cut, ranks, place / f"table-{ranks.rank}", losses)
+            (place / f"{ranks.rank}.json").write_text(json.dumps(path))
 
         run_ranks(cut.processes, work, Path(folder))
         paths = [json.loads((Path(folder) / f"{rank}.json").read_text()) for rank in range(cut.processes)]

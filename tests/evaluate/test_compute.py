@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from preftree.evaluate.compute import best_so_far, reward_by, seconds_to_reach
-from preftree.evaluate.measured import Point
+from preftree.evaluate.reward_by_cost import best_so_far, reward_by, seconds_to_reach
+from preftree.run_folder.measured import Point
 
 
 def point(seconds: float, kl: float, reward: float) -> Point:

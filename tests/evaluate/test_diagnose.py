@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from preftree.evaluate import drift, fit
-from preftree.evaluate.diagnose import CHECKS, Diagnosis, diagnose, examine, title_of
-from preftree.evaluate.evidence import gather
-from preftree.evaluate.measured import Measured, Point
+from preftree.evaluate.checks import drift, fit
+from preftree.evaluate.checks.diagnose import CHECKS, Diagnosis, diagnose, examine, title_of
+from preftree.evaluate.checks.evidence import gather
+from preftree.run_folder.measured import Measured, Point
 from support.runs import Row, dpo_rows
 
 

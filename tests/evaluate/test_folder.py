@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from preftree.errors import DataError
-from preftree.evaluate.diagnose import examine_run, found_in
-from preftree.evaluate.folder import read_run
+from preftree.evaluate.checks.diagnose import examine_run, found_in
+from preftree.run_folder.reader import read_run
 from preftree.storage.checkpoint import CheckpointState, save_checkpoint
 from support.runs import dpo_rows, write_run
 

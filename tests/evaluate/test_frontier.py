@@ -11,13 +11,14 @@ import torch
 from transformers import PreTrainedModel
 
 from preftree.errors import ConfigError, DataError, JudgeError
-from preftree.evaluate.folder import read_run
-from preftree.evaluate.frontier import Prompts, draw, policies, sampled_figures, world_meter
+from preftree.evaluate.along_training import Measuring, measure_run
+from preftree.evaluate.frontier import draw, policies, sampled_figures, world_meter
+from preftree.evaluate.prompts import Prompts
 from preftree.generate.hf import Sampling
-from preftree.judges.rules import find_world, load_reward
-from preftree.scoring.forward import Scorer
+from preftree.judges.functions import find_world, load_reward
+from preftree.run_folder.reader import read_run
+from preftree.scoring.scorer import Scorer
 from preftree.train.dpo import run_dpo
-from preftree.train.measure import Measuring, measure_run
 from preftree.worlds.grammar import WORDS
 from preftree.worlds.sentiment import WORLDS, build_model, build_tokenizer
 from preftree.worlds.walk import outcome_logps

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from preftree.evaluate.folder import Run
-from preftree.evaluate.measured import Measured, Point
 from preftree.evaluate.recommend import recommend, settings_of
+from preftree.run_folder.measured import Measured, Point
+from preftree.run_folder.reader import Run
 
 
 def run(ends: tuple[float, float] | None = None, start: float = 0.4, **held_out: float) -> Run:

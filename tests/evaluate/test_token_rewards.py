@@ -10,10 +10,10 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from preftree.data.store import TokenExample
+from preftree.data.store.store import TokenExample
 from preftree.evaluate.token_rewards import token_rewards, token_texts
 from preftree.records import Provenance
-from preftree.scoring.forward import Scorer
+from preftree.scoring.scorer import Scorer
 from preftree.tree.layout import TokenSequence
 from support.models import tiny_llama
 from support.tables import build

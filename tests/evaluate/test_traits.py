@@ -6,9 +6,9 @@ import math
 
 import pytest
 
-from preftree.evaluate.diagnose import diagnose
-from preftree.evaluate.traits import traits_of
-from preftree.losses.table import LOSSES, bind
+from preftree.evaluate.checks.diagnose import diagnose
+from preftree.evaluate.checks.traits import traits_of
+from preftree.losses.registry import LOSSES, bind
 from support.loss_facts import FACTS
 from support.runs import dpo_rows
 

@@ -13,15 +13,15 @@ import pytest
 from typer.testing import CliRunner
 
 from preftree.cli.main import app
-from preftree.data.faults import Tally
-from preftree.data.source import find_format, find_source, read_records
+from preftree.data.records.faults import Tally
+from preftree.data.sources.source import find_format, find_source, read_records
 from preftree.errors import UserError
 from preftree.evaluate.answers import Answers, find_sides
 from preftree.evaluate.winrate import Pair, count_wins, judge_pairs, preference_rows
 from preftree.judges.pairwise import Judge, ask, judge_by_rewards, turn
-from preftree.judges.reward import load_rewards
+from preftree.judges.rewards import load_rewards
 from preftree.records import Comparison, Message, Preference, Record, Text, Verdict
-from preftree.stats import wilson
+from preftree.stats.intervals import wilson
 from preftree.worlds.grammar import reward
 from preftree.worlds.sentiment import WORLDS, build_model, build_tokenizer
 from support.rewards import reward_model

@@ -5,7 +5,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
 from preftree.errors import ConfigError
 from preftree.generate.hf import Sampling, draw, generate, uniforms
-from preftree.scoring.forward import Scorer
+from preftree.scoring.scorer import Scorer
 from preftree.worlds.sentiment import build_model, build_tokenizer
 
 TOKENIZER = build_tokenizer()

@@ -130,7 +130,7 @@ def test_prompts_of_any_file(tmp_path: Path) -> None:
 
 
 def test_prompts_have_the_ids_that_training_gives_them(place: Path) -> None:
-    from preftree.data.tokenize import tokenize_file
+    from preftree.data.tokens.tokenize import tokenize_file
 
     rows = [{"prompt": f"say {n} ->", "chosen": " yes", "rejected": " no"} for n in range(3)]
     (place / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

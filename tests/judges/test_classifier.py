@@ -9,11 +9,11 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-import preftree.judges.model
+import preftree.judges.reward_model
 from preftree.errors import ConfigError, JudgeError, ModelError
-from preftree.judges.model import RewardPlace, find_reward_model
-from preftree.judges.reward import load_rewards
-from preftree.judges.rules import identify, load_reward
+from preftree.judges.functions import identify, load_reward
+from preftree.judges.reward_model import RewardPlace, find_reward_model
+from preftree.judges.rewards import load_rewards
 from preftree.records import Message
 from support.small_runs import make_model
 from support.standins import make_classifier, words
@@ -88,7 +88,7 @@ def test_a_name_is_a_folder_a_run_or_a_hub_id(place: Path, tmp_path: Path, monke
         str(tmp_path / "run" / "model"), "POSITIVE"
     )
     known = {"owner/name": ("c0ffee", "")}
-    monkeypatch.setattr(preftree.judges.model, "_ask_hub", lambda name: known.get(name, (None, "no such model")))
+    monkeypatch.setattr(preftree.judges.reward_model, "_ask_hub", lambda name: known.get(name, (None, "no such model")))
     assert find_reward_model("rm:owner/name:GOOD") == RewardPlace("owner/name", "GOOD", "c0ffee")
     assert find_reward_model("rm:owner/name") == RewardPlace("owner/name", None, "c0ffee")
     assert identify("rm:owner/name:GOOD") == "rm:owner/name:GOOD c0ffee"

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from preftree.cli.main import app
 from preftree.errors import DataError
-from preftree.judges.ranked import Counts, rank_file
+from preftree.judges.rank_samples import Counts, rank_file
 from preftree.records import Message, Preference, Ranking
 from support.datafiles import read_all, said, write_rows
 
@@ -66,7 +66,7 @@ def test_what_cannot_be_ranked_is_counted(tmp_path: Path) -> None:
 
 
 def test_blocks_and_conversations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("preftree.judges.ranked.BLOCK", 2)
+    monkeypatch.setattr("preftree.judges.rank_samples.BLOCK", 2)
     asked: list[int] = []
     turns = [said("user", "hi?")]
     path = write_rows(tmp_path / "samples.jsonl", rows(turns, "b", "aaa") + rows("p", " x", " yyy", " zz"))

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from preftree.data.answers import encode_answers
-from preftree.data.budgets import Budgets
-from preftree.data.encode import make_encoder
-from preftree.data.tokenize import tokenize_file
+from preftree.data.tokens.budgets import Budgets
+from preftree.data.tokens.encode import make_encoder
+from preftree.data.tokens.sampled_responses import encode_answers
+from preftree.data.tokens.tokenize import tokenize_file
 from preftree.errors import ConfigError, JudgeError, ModelError
-from preftree.judges.reward import load_rewards
+from preftree.judges.rewards import load_rewards
 from preftree.records import Message
 from support.models import tiny_llama
 from support.rewards import plain_ids, reward_model

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from preftree.losses import LOSSES, bind, mean_part
-from preftree.losses.inputs import INPUTS
-from preftree.losses.table import inputs_of, options_of
+from preftree.losses.registry import inputs_of, options_of
+from preftree.losses.types import INPUTS
 from support.loss_facts import FACTS
 from support.loss_laws import LAWS, Case, draw, leaves, take, value_and_slopes, with_leaves
 

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from preftree.losses import LOSSES, bind
-from preftree.losses.divergence import DIVERGENCES
-from preftree.losses.inputs import ListLogps, PairLogps, ResponseLogps
 from preftree.losses.numerics import KNEE, log1mexp, tangent_exp
-from preftree.losses.shapes import SHAPES
-from preftree.losses.table import inputs_of
+from preftree.losses.pair.divergence import DIVERGENCES
+from preftree.losses.pair.margin import SHAPES
+from preftree.losses.registry import inputs_of
+from preftree.losses.types import ListLogps, PairLogps, ResponseLogps
 from support.loss_facts import FACTS
 from support.loss_laws import Case, draw, pairs, value_and_slopes, walk
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from preftree.losses.advantages import (
+from preftree.losses.rl.advantages import (
     Moments,
     adapted_kl_coef,
     explained_variance,

@@ -5,10 +5,10 @@ import pytest
 
 import preftree.losses
 from preftree.losses import LOSSES, bind, dpo
-from preftree.losses.inputs import INPUTS
 from preftree.losses.options import Option, Range
-from preftree.losses.shapes import SHAPES
-from preftree.losses.table import ELSEWHERE, find, inputs_of, needs_reference, options_of, unit_of
+from preftree.losses.pair.margin import SHAPES
+from preftree.losses.registry import ELSEWHERE, find, inputs_of, needs_reference, options_of, unit_of
+from preftree.losses.types import INPUTS
 from support.loss_laws import pairs
 
 

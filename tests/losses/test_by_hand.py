@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from preftree.losses import LOSSES, bind
-from preftree.losses.inputs import PairValues, ResponseLogps
-from preftree.losses.table import inputs_of
+from preftree.losses.registry import inputs_of
+from preftree.losses.types import PairValues, ResponseLogps
 from support.loss_laws import lists, pairs
 
 

@@ -7,12 +7,12 @@ import typer
 from typer.testing import CliRunner
 
 from preftree.cli.losses import losses
-from preftree.cli.plot import draw_curve
 from preftree.errors import ConfigError, DataError
 from preftree.losses import LOSSES, bind
 from preftree.losses.curve import loss_curve
 from preftree.losses.describe import needs_of
-from preftree.losses.table import needs_reference, options_of, unit_of
+from preftree.losses.registry import needs_reference, options_of, unit_of
+from preftree.report.braille import draw_curve
 
 app = typer.Typer()
 app.command()(losses)

@@ -15,8 +15,8 @@ from preftree.losses import (
     unit_of,
     weigh,
 )
-from preftree.losses.inputs import ResponseLogps
-from preftree.losses.table import inputs_of
+from preftree.losses.registry import inputs_of
+from preftree.losses.types import ResponseLogps
 from support.loss_facts import FACTS
 from support.loss_laws import Case, draw, lists, pairs, take
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from preftree.losses.advantages import leave_one_out
-from preftree.losses.policy_gradient import clipped_surrogate, is_clipped, value_loss
+from preftree.losses.rl.advantages import leave_one_out
+from preftree.losses.rl.policy_gradient import clipped_surrogate, is_clipped, value_loss
 from preftree.worlds.bandit import SIX_ARMS
 
 

@@ -8,8 +8,8 @@ import math
 import pytest
 import torch
 
-from preftree.losses.inputs import ListLogps, PairLogps
 from preftree.losses.reward_model import REWARD_LOSSES, bind_reward_loss, win_chance
+from preftree.losses.types import ListLogps, PairLogps
 
 ONE = torch.ones(1, dtype=torch.int64)
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from preftree.config.adapter import LoraOptions
+from preftree.config.lora import LoraOptions
 from preftree.errors import ConfigError, ModelError
 from preftree.models.adapter_folder import find_adapter, write_adapter
 from preftree.models.adapters import (
@@ -24,9 +24,9 @@ from preftree.models.adapters import (
     trained_parameters,
 )
 from preftree.models.load import load_base, load_model
-from preftree.scoring.forward import Scorer
+from preftree.scoring.scorer import Scorer
 from preftree.tree.layout import TokenSequence
-from preftree.tree.segment import sum_responses
+from preftree.tree.sums import sum_responses
 from support.adapters import auto_peft, moved
 from support.models import plain_all, random_sequences, tiny
 

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from preftree.config.schema import DpoConfig
+from preftree.config.dpo import DpoConfig
 from preftree.errors import ConfigError
 from preftree.evaluate.frontier import policies
 from preftree.models import quantize
 from preftree.models.load import load_base
-from preftree.scoring.forward import Scorer
+from preftree.scoring.scorer import Scorer
 from preftree.train.dpo import build_reference_table, run_dpo
 from support.small_runs import dpo_config, make_model, make_pairs, rows_of
 

@@ -10,7 +10,7 @@ import torch
 from torch.nn.functional import logsigmoid
 
 from preftree.losses import LOSSES, delta
-from preftree.losses.table import inputs_of
+from preftree.losses.registry import inputs_of
 from support.loss_facts import FACTS
 from support.loss_laws import Case, broken
 

@@ -19,7 +19,7 @@ from torch.nn.functional import logsigmoid
 from preftree.losses import bind, delta, pair_metrics, pair_up
 from preftree.tree.layout import TokenSequence, batch_trees, grow_tree
 from preftree.tree.mask import visible
-from preftree.tree.segment import sum_responses
+from preftree.tree.sums import sum_responses
 from support.toy_model import ToyModel, response_logp
 
 BETA = 0.5

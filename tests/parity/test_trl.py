@@ -11,19 +11,19 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
+from preftree.config.dpo import DpoConfig
 from preftree.config.load import check_config
-from preftree.config.schema import DpoConfig
 from preftree.data.order import step_indices
-from preftree.data.tokenize import tokenize_file
-from preftree.distributed.world import open_world
+from preftree.data.tokens.tokenize import tokenize_file
 from preftree.losses import bind
 from preftree.models.load import load_model, load_tokenizer
 from preftree.reference.build import build_reference
 from preftree.reference.key import table_key, weights_digest_of_model
 from preftree.reference.store import ReferenceTable
-from preftree.scoring.forward import Scorer
+from preftree.runtime.ranks import open_ranks
+from preftree.scoring.scorer import Scorer
 from preftree.train.dpo import pair_task, run_dpo
-from preftree.train.step import take_step
+from preftree.train.step.step import take_step
 from support.models import tiny_llama
 from support.precision import TrulyFloat64
 
@@ -157,9 +157,9 @@ def test_float64(folder: Path, tmp_path: Path, lr: float, beta: float, tolerance
         task = pair_task(store, bind("dpo", {"beta": beta}), table)
         optimizer = torch.optim.AdamW(scorer.parameters(), lr=lr, weight_decay=0.0)
         ours = []
-        with open_world() as world:
+        with open_ranks() as ranks:
             for rows in order(len(store)).reshape(STEPS, BATCH):
-                result = take_step(task, rows, scorer, optimizer, budget=4096, max_grad_norm=1.0, world=world)
+                result = take_step(task, rows, scorer, optimizer, budget=4096, max_grad_norm=1.0, ranks=ranks)
                 ours.append(float(result.columns["loss"].mean()))
         theirs = trl_losses(folder, tmp_path / "trl", torch.float64, lr, beta)
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=tolerance)

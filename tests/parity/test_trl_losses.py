@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from preftree.losses import LOSSES, PairLogps, bind
-from preftree.losses.inputs import PairTokens, PairValues, ResponseLogps, TokenLogps
+from preftree.losses.types import PairTokens, PairValues, ResponseLogps, TokenLogps
 
 pytest.importorskip("trl", reason="needs the bench extra")
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]

@@ -13,12 +13,13 @@ import typer
 from typer.testing import CliRunner
 
 from preftree.cli.main import app
+from preftree.config.dpo import DpoConfig
 from preftree.config.load import load_config
 from preftree.config.online import PpoConfig
 from preftree.config.recipes import RECIPES
 from preftree.config.reward import RewardConfig
-from preftree.config.schema import DpoConfig, SftConfig
-from preftree.train.sweep import plan_sweep
+from preftree.config.sft import SftConfig
+from preftree.evaluate.sweep import plan_sweep
 from support.small_runs import rows_of
 from support.standins import make_standins
 

@@ -18,7 +18,7 @@ from preftree.errors import ConfigError, TrainingError
 from preftree.reference import build as build_module
 from preftree.reference.build import BuildReport, build_reference
 from preftree.reference.store import ReferenceTable
-from preftree.scoring.forward import Scorer
+from preftree.scoring.scorer import Scorer
 from preftree.storage.lock import release_lock, take_lock
 from preftree.tree.layout import TokenSequence
 from support.models import plain_logps, tiny, tiny_llama

@@ -12,12 +12,11 @@ import numpy as np
 import pytest
 import torch
 
-from preftree.config.adapter import LoraOptions
+from preftree.config.lora import LoraOptions
 from preftree.errors import ModelError
 from preftree.models.adapters import add_adapter
 from preftree.reference import key as key_module
 from preftree.reference.key import (
-    cache_root,
     layout_digests,
     scorer_version,
     sequence_digest,
@@ -25,7 +24,8 @@ from preftree.reference.key import (
     weights_digest,
     weights_digest_of_model,
 )
-from preftree.scoring.forward import Scorer
+from preftree.runtime.paths import cache_root
+from preftree.scoring.scorer import Scorer
 from preftree.tree.layout import TokenSequence, grow_tree
 from support.models import random_sequences, tiny_llama
 from support.tables import with_adapter

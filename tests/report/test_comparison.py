@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from preftree.errors import DataError
-from preftree.evaluate.measured import Point
 from preftree.report.comparison import (
     Cost,
     best_chart,
@@ -22,6 +21,7 @@ from preftree.report.comparison import (
 )
 from preftree.report.comparison import InAndOut as Row
 from preftree.report.frontier import BudgetRow
+from preftree.run_folder.measured import Point
 
 
 def budget(method: str, seed: int, reward: float, kl: float = 2.0) -> BudgetRow:

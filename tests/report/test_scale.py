@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from preftree.report.scale import (
+from preftree.report.numbers import (
     Axis,
     Kind,
     duration,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from preftree.evaluate.measured import Point
 from preftree.report.world import ends_of, judge
+from preftree.run_folder.measured import Point
 
 OPTIMUM = [Point(kl=0, reward=0.4), Point(kl=2, reward=0.8), Point(kl=6, reward=1.0)]
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from preftree.errors import ModelError
-from preftree.scoring import attention
-from preftree.scoring.attention import TreeMask
-from preftree.scoring.forward import Scorer
+from preftree.scoring.attention import tree as attention
+from preftree.scoring.attention.tree import TreeMask
+from preftree.scoring.scorer import Scorer
 from preftree.train.dpo import run_dpo
 from preftree.tree.layout import batch_trees, grow_tree
 from support.memory import saved_bytes

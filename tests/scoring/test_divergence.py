@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from preftree.errors import ModelError
-from preftree.scoring.attention import plain_attention
-from preftree.scoring.figures import token_divergence
-from preftree.scoring.forward import Scorer
+from preftree.scoring.attention.tree import plain_attention
+from preftree.scoring.scorer import Scorer
+from preftree.scoring.vocabulary import token_divergence
 from preftree.tree.layout import TokenSequence
 from support.models import random_sequences, tiny, tiny_llama
 from support.precision import TrulyFloat64

@@ -9,10 +9,10 @@ import pytest
 import torch
 import transformers
 
-from preftree.config.schema import Optimisation
-from preftree.scoring.forward import Scorer
-from preftree.scoring.products import emulated
-from preftree.train.optim import build_optimizer, optimizer_tensors
+from preftree.config.base import Optimisation
+from preftree.scoring.bf16_on_cpu import emulated
+from preftree.scoring.scorer import Scorer
+from preftree.train.step.optimizer import build_optimizer, optimizer_tensors
 from preftree.tree.layout import TreeBatch
 from support.memory import saved_bytes
 from support.models import random_sequences

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from preftree.scoring import products
-from preftree.scoring.forward import Scorer
-from preftree.scoring.products import emulate_linears, operand
+from preftree.scoring import bf16_on_cpu as products
+from preftree.scoring.bf16_on_cpu import emulate_linears, operand
+from preftree.scoring.scorer import Scorer
 from support.models import random_sequences, tiny
 
 ULP = 2.0**-8

@@ -16,9 +16,9 @@ from preftree.config.online import PpoConfig
 from preftree.errors import ModelError
 from preftree.generate.hf import Sampling, generate
 from preftree.models.load import load_model, load_tokenizer
-from preftree.scoring import forward
-from preftree.scoring.attention import plain_attention
-from preftree.scoring.forward import Scorer, spread
+from preftree.scoring import scorer as forward
+from preftree.scoring.attention.tree import plain_attention
+from preftree.scoring.scorer import Scorer, spread
 from preftree.train.dpo import run_dpo
 from preftree.train.ppo import run_ppo
 from preftree.train.reward import run_reward

@@ -9,10 +9,10 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from preftree.errors import ModelError, TrainingError
 from preftree.models.load import remove_dropout
-from preftree.scoring import attention
-from preftree.scoring.forward import Scorer, why_not_tree
-from preftree.scoring.probe import verify_scorer
-from preftree.scoring.products import emulated
+from preftree.scoring.attention import tree as attention
+from preftree.scoring.bf16_on_cpu import emulated
+from preftree.scoring.scorer import Scorer, why_not_tree
+from preftree.scoring.verify import verify_scorer
 from support.models import ARCHITECTURES, ROWS, random_sequences, tiny, tiny_llama
 
 

@@ -13,11 +13,11 @@ from transformers import PreTrainedModel
 
 from preftree.errors import ModelError
 from preftree.models.load import remove_dropout
-from preftree.scoring import varlen
-from preftree.scoring.attention import AttentionPath, TreeMask, tree_attention
-from preftree.scoring.forward import Scorer
-from preftree.scoring.probe import verify_scorer
-from preftree.scoring.varlen import Segments, attend_segments, segments_of, verify_kernel, why_not_flash
+from preftree.scoring.attention import varlen
+from preftree.scoring.attention.tree import AttentionPath, TreeMask, tree_attention
+from preftree.scoring.attention.varlen import Segments, attend_segments, segments_of, verify_kernel, why_not_flash
+from preftree.scoring.scorer import Scorer
+from preftree.scoring.verify import verify_scorer
 from preftree.tree.layout import TreeBatch, batch_trees, grow_tree
 from support.models import plain_all, random_sequences, tiny
 from support.segments import plain_varlen, use_plain_varlen

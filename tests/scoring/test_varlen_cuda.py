@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from preftree.scoring.attention import AttentionPath, TreeMask, tree_attention
-from preftree.scoring.forward import Scorer
-from preftree.scoring.varlen import Segments, _flash, verify_kernel
+from preftree.scoring.attention.tree import AttentionPath, TreeMask, tree_attention
+from preftree.scoring.attention.varlen import Segments, _flash, verify_kernel
+from preftree.scoring.scorer import Scorer
 from preftree.tree.layout import batch_trees, grow_tree
 from support.models import random_sequences, tiny
 

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from preftree.stats import bootstrap, calibration, mean, mean_interval, wilson
+from preftree.stats.calibration import calibration
+from preftree.stats.intervals import bootstrap, mean, mean_interval, wilson
 
 
 @pytest.mark.parametrize("confidence", [0.9, 0.95, 0.99])

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from preftree.data.faults import Rejected, Tally
-from preftree.data.source import find_format, find_source, read_records
+from preftree.data.records.faults import Rejected, Tally
+from preftree.data.sources.source import find_format, find_source, read_records
 from preftree.records import Record
 
 Row = dict[str, Any]

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from preftree.data.store import TokenExample
+from preftree.data.store.store import TokenExample
 from preftree.records import Provenance
 from support.models import random_sequences
 
 
 @dataclass(frozen=True, eq=False)
 class ListStore:
-    """What data/store.py gives, from a list."""
+    """What data/store/store.py gives, from a list."""
 
     items: Sequence[TokenExample]
     num_scored: np.ndarray

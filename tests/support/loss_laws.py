@@ -14,9 +14,9 @@ import numpy as np
 import torch
 
 from preftree.losses import LOSSES, PairLogps, bind
-from preftree.losses.inputs import ListLogps, PairTokens, PairValues, ResponseLogps, TokenLogps
 from preftree.losses.options import Choice
-from preftree.losses.table import options_of
+from preftree.losses.registry import options_of
+from preftree.losses.types import ListLogps, PairTokens, PairValues, ResponseLogps, TokenLogps
 from support.loss_facts import FACTS, Facts, Options
 
 Given = dict[str, Any]

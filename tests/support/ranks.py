@@ -10,10 +10,10 @@ from pathlib import Path
 import torch
 import torch.multiprocessing as mp
 
-from preftree.distributed.world import World, open_world
+from preftree.runtime.ranks import Ranks, open_ranks
 
 
-def run_ranks(size: int, work: Callable[[World, Path], None], folder: Path) -> None:
+def run_ranks(size: int, work: Callable[[Ranks, Path], None], folder: Path) -> None:
     """Run `work` in `size` processes that have joined; an exception in one of them is raised here."""
     run_processes(size, lambda rank: _join(work, folder))
 
@@ -23,9 +23,9 @@ def run_processes(size: int, work: Callable[[int], None]) -> None:
     mp.start_processes(_enter, (size, _free_port(), work), nprocs=size, start_method="fork")
 
 
-def _join(work: Callable[[World, Path], None], folder: Path) -> None:
-    with open_world() as world:
-        work(world, folder)
+def _join(work: Callable[[Ranks, Path], None], folder: Path) -> None:
+    with open_ranks() as ranks:
+        work(ranks, folder)
 
 
 def _enter(rank: int, size: int, port: int, work: Callable[[int], None]) -> None:

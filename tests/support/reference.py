@@ -7,7 +7,7 @@ from pathlib import Path
 from preftree.reference.build import build_reference
 from preftree.reference.key import table_key, weights_digest_of_model
 from preftree.reference.store import ReferenceTable
-from preftree.scoring.forward import Scorer
+from preftree.scoring.scorer import Scorer
 from support.examples import ListStore
 
 

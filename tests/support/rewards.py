@@ -9,7 +9,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from preftree.config.load import load_config
 from preftree.config.reward import RewardConfig
-from preftree.models.reward import grow_reward_model, reward_head
+from preftree.models.reward_model import grow_reward_model, reward_head
 from support.models import tiny
 from support.tokenizers import plain_tokenizer
 

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from preftree.scoring import attention, varlen
-from preftree.scoring.varlen import Segments
+from preftree.scoring.attention import tree as attention
+from preftree.scoring.attention import varlen
+from preftree.scoring.attention.varlen import Segments
 
 
 def plain_varlen(

@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import transformers
 
+from preftree.config.dpo import DpoConfig
 from preftree.config.load import load_config
-from preftree.config.schema import DpoConfig, SftConfig
-from preftree.train.track import TIME_FIELDS
+from preftree.config.sft import SftConfig
+from preftree.run_folder.metrics import TIME_FIELDS
 from support.models import tiny_llama
 from support.tokenizers import plain_tokenizer
 

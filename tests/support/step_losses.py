@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from preftree.losses import BoundLoss, LossSpec, PairLogps
-from preftree.losses.pairs import delta
+from preftree.losses.quantities import delta
 from preftree.losses.rewards import plain_logratios
 from preftree.train.objective import Objective, Part
 

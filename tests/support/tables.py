@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from preftree.reference.build import BuildReport, build_reference
 from preftree.reference.key import table_key, weights_digest_of_model
 from preftree.reference.store import ReferenceTable
-from preftree.scoring.forward import Scorer
+from preftree.scoring.scorer import Scorer
 from preftree.tree.layout import TokenSequence, TreeBatch
 from support.models import random_sequences
 

@@ -17,31 +17,32 @@ import pytest
 import torch
 from torch.nn.functional import logsigmoid
 
-from preftree.config.adapter import LoraOptions
+from preftree.config.base import RunConfig
+from preftree.config.dpo import DpoConfig
 from preftree.config.load import load_config
-from preftree.config.schema import DpoConfig, RunConfig
-from preftree.distributed.world import World
+from preftree.config.lora import LoraOptions
 from preftree.errors import CheckpointError, ConfigError, ModelError, TrainingError
 from preftree.evaluate.frontier import policies
-from preftree.losses.table import bind
+from preftree.losses.registry import bind
 from preftree.models.adapter_folder import find_adapter, write_adapter
 from preftree.models.adapters import adapter_off, add_adapter, trained_parameters
 from preftree.models.load import load_base, load_model
 from preftree.reference.key import weights_digest
-from preftree.scoring.forward import Scorer
+from preftree.runtime.ranks import Ranks
+from preftree.scoring.scorer import Scorer
 from preftree.storage.checkpoint import list_checkpoints, load_checkpoint
 from preftree.train import loop, policy
 from preftree.train.dpo import build_reference_table, pair_task, run_dpo
 from preftree.train.loop import Outcome
 from preftree.train.sft import run_sft
-from preftree.train.step import take_step
+from preftree.train.step.step import take_step
 from support.adapters import auto_peft, moved
 from support.examples import random_pairs
 from support.models import plain_logps, tiny
 from support.reference import reference_table
 from support.small_runs import dpo_config, make_model, make_pairs, rows_of, sft_config
 
-ALONE = World(0, 1, torch.device("cpu"))
+ALONE = Ranks(0, 1, torch.device("cpu"))
 STEPS = 5
 
 
@@ -124,7 +125,7 @@ def test_the_base_keeps_every_byte(place: Path, monkeypatch: pytest.MonkeyPatch)
         seen.append(policy.load_policy(*args))  # pyright: ignore[reportArgumentType]
         return seen[-1]
 
-    monkeypatch.setattr("preftree.train.run.load_policy", load)
+    monkeypatch.setattr("preftree.train.open_run.load_policy", load)
     run(config_of(place, "bytes"))
     model = seen[0].scorer.model
     untouched = load_base(place / "model").state_dict()
@@ -410,7 +411,7 @@ def test_three_dpo_steps_equal_a_loop_around_peft(tmp_path: Path, options: dict)
         torch.nn.utils.clip_grad_norm_(parameters.values(), 0.5)
         other.step()
         other.zero_grad()
-        result = take_step(task, rows, scorer, mine, budget=64, max_grad_norm=0.5, world=ALONE)
+        result = take_step(task, rows, scorer, mine, budget=64, max_grad_norm=0.5, ranks=ALONE)
         assert task.figures(result.columns, rows)["loss"] == pytest.approx(float((loss / total).detach()), abs=1e-10)
         for name, parameter in trained_parameters(ours).items():
             assert (parameter - parameters[f"base_model.model.{name}"]).abs().max() < 1e-9, name

@@ -12,9 +12,8 @@ from pathlib import Path
 import pytest
 
 from preftree.errors import TrainingError
-from preftree.train.apart import run_apart
-from preftree.train.signals import stop_on_signals
-from preftree.train.sweep import Stopped
+from preftree.runtime.processes import Stopped, run_apart
+from preftree.runtime.signals import stop_on_signals
 
 
 def process_and_square(number: int) -> tuple[int, int]:
@@ -82,8 +81,8 @@ def test_a_process_that_dies_is_told() -> None:
 def test_a_signal_is_passed_on_and_waited_for(tmp_path: Path) -> None:
     """The parent alone gets it, when one job has ended already: those that run save, the last never begins."""
     code = (
-        "import sys; from pathlib import Path; from preftree.train.apart import run_apart; "
-        "from preftree.train.sweep import Stopped; from train.test_apart import short_or_noting\n"
+        "import sys; from pathlib import Path; from preftree.runtime.processes import run_apart; "
+        "from preftree.runtime.processes import Stopped; from train.test_apart import short_or_noting\n"
         "if __name__ == '__main__':\n"
         "    folder = Path(sys.argv[1])\n"
         "    try: list(run_apart([None, folder, folder, folder], short_or_noting, at_once=2))\n"

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from preftree.config.schema import Optimisation
-from preftree.distributed.world import World
-from preftree.losses.table import bind
-from preftree.scoring.forward import Scorer
+from preftree.config.base import Optimisation
+from preftree.losses.registry import bind
+from preftree.runtime.ranks import Ranks
+from preftree.scoring.scorer import Scorer
 from preftree.train.dpo import pair_task
-from preftree.train.optim import build_optimizer
-from preftree.train.step import take_step
+from preftree.train.step.optimizer import build_optimizer
+from preftree.train.step.step import take_step
 from support.examples import random_pairs
 from support.models import tiny
 from support.reference import reference_table
@@ -30,9 +30,9 @@ def moved(folder: Path, scorer: Scorer) -> tuple[float, float]:
     matrices = [parameter for parameter in scorer.parameters() if parameter.ndim >= 2]
     before = [matrix.detach().clone() for matrix in matrices]
     optimizer = build_optimizer(scorer, ADAM)
-    alone = World(0, 1, torch.device("cpu"))
+    alone = Ranks(0, 1, torch.device("cpu"))
     for _ in range(STEPS):
-        take_step(task, np.arange(8), scorer, optimizer, budget=4096, max_grad_norm=None, world=alone)
+        take_step(task, np.arange(8), scorer, optimizer, budget=4096, max_grad_norm=None, ranks=alone)
     pairs = zip(matrices, before, strict=True)
     distance = torch.cat([(matrix.detach().double() - start.double()).abs().flatten() for matrix, start in pairs])
     return float((distance > 0).double().mean()), float(distance.mean())

@@ -14,12 +14,12 @@ from typer.testing import CliRunner
 
 from preftree.cli.main import app
 from preftree.errors import ConfigError, DataError, ModelError
+from preftree.evaluate import export
+from preftree.evaluate.export import export_run
 from preftree.models import adapters
 from preftree.models.load import load_model
 from preftree.models.serving import adapter_commands
-from preftree.train import export
 from preftree.train.dpo import run_dpo
-from preftree.train.export import export_run
 from preftree.train.sft import run_sft
 from support.adapters import auto_peft
 from support.examples import random_pairs

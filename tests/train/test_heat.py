@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from preftree.evaluate.measured import read_measured
 from preftree.models.load import load_model, load_tokenizer
+from preftree.run_folder.measured import read_measured
 from preftree.train.dpo import run_dpo
 from support.small_runs import dpo_config, make_model, make_pairs
 

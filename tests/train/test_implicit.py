@@ -13,9 +13,9 @@ from transformers import AutoModelForCausalLM
 
 from preftree.cli.main import main
 from preftree.errors import ConfigError, DataError, ModelError
-from preftree.evaluate.folder import read_run
+from preftree.evaluate.implicit_rewards import compare_rewards
+from preftree.run_folder.reader import read_run
 from preftree.train.dpo import run_dpo
-from preftree.train.implicit import compare_rewards
 from preftree.train.reward import run_reward
 from support.rewards import plain_ids, reward_config
 from support.small_runs import dpo_config, make_model, make_pairs

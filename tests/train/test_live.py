@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 import torch
 
-from preftree.config.adapter import LoraOptions
+from preftree.config.lora import LoraOptions
 from preftree.errors import CheckpointError, ConfigError, TrainingError
 from preftree.models.adapter_folder import write_adapter
 from preftree.models.adapters import add_adapter
 from preftree.models.load import load_model
+from preftree.reference.moving import Follower
 from preftree.storage.checkpoint import load_checkpoint
 from preftree.train import loop, policy
 from preftree.train.dpo import build_reference_table, run_dpo
-from preftree.train.follow import Follower
 from support.adapters import moved
 from support.small_runs import dpo_config, make_model, make_pairs, rows_of
 

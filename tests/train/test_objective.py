@@ -9,15 +9,15 @@ import pytest
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from preftree.config.dpo import DpoConfig
 from preftree.config.load import load_config
-from preftree.config.schema import DpoConfig
 from preftree.errors import ConfigError
-from preftree.evaluate.diagnose import examine_run
-from preftree.evaluate.folder import read_run
+from preftree.evaluate.checks.diagnose import examine_run
 from preftree.losses import LossSpec, PairLogps, PairValues
 from preftree.losses.options import Beta
-from preftree.losses.table import LOSSES, options_of
+from preftree.losses.registry import LOSSES, options_of
 from preftree.report.page import write_report
+from preftree.run_folder.reader import read_run
 from preftree.train.dpo import build_reference_table, run_dpo
 from preftree.train.objective import bind_objective
 from support.small_runs import dpo_config, make_model, make_pairs, rows_of

@@ -17,23 +17,24 @@ from transformers import GenerationMixin, PreTrainedModel
 
 from preftree.config.load import load_config
 from preftree.config.online import OnlineConfig, PpoConfig, RlooConfig
+from preftree.data.prompts import open_prompts
 from preftree.errors import CheckpointError, ConfigError, DataError, HalfwayError, JudgeError, TrainingError
-from preftree.evaluate.folder import read_run
-from preftree.losses.advantages import gae
+from preftree.evaluate.along_training import Measuring, measure_run
+from preftree.losses.rl.advantages import gae
 from preftree.models.load import load_model, load_tokenizer
 from preftree.report.page import run_page
+from preftree.run_folder.reader import read_run
 from preftree.scoring.critic import Critic
-from preftree.scoring.entropy import head_entropy
-from preftree.scoring.forward import Scorer
+from preftree.scoring.scorer import Scorer
+from preftree.scoring.vocabulary import head_entropy
 from preftree.storage.checkpoint import list_checkpoints
-from preftree.train import online
 from preftree.train.dpo import run_dpo
-from preftree.train.learner import Learner, head_of, score
 from preftree.train.loop import Outcome
-from preftree.train.measure import Measuring, measure_run
 from preftree.train.policy import Reference
 from preftree.train.ppo import run_ppo, run_rloo
-from preftree.train.rollout import Rollout, open_prompts, prompts_of
+from preftree.train.rollouts import iteration as online
+from preftree.train.rollouts.learner import Learner, head_of, score
+from preftree.train.rollouts.rollout import Rollout, prompts_of
 from support.small_runs import dpo_config, load_trained, make_model, make_pairs, rows_of
 
 REWARD = """def vowels(prompt, response):

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from preftree.config.schema import Optimisation
+from preftree.config.base import Optimisation
 from preftree.errors import CheckpointError
-from preftree.train.optim import (
+from preftree.train.step.optimizer import (
     build_optimizer,
     learning_rate,
     optimizer_tensors,

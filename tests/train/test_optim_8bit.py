@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import nn
 
-from preftree.config.schema import Optimisation
+from preftree.config.base import Optimisation
 from preftree.errors import CheckpointError, ConfigError
 from preftree.storage.checkpoint import load_checkpoint
 from preftree.train.dpo import run_dpo
-from preftree.train.optim import build_optimizer, optimizer_tensors, restore_optimizer, set_learning_rate
+from preftree.train.step.optimizer import build_optimizer, optimizer_tensors, restore_optimizer, set_learning_rate
 from support import fake_torchao
 from support.small_runs import dpo_config, make_model, make_pairs, rows_of
 

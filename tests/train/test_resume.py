@@ -15,16 +15,17 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from preftree.config.schema import DpoConfig, RunConfig
+from preftree.config.base import RunConfig
+from preftree.config.dpo import DpoConfig
 from preftree.errors import CheckpointError, ConfigError, HalfwayError, ModelError, TrainingError, UserError
-from preftree.scoring.forward import Scorer
+from preftree.run_folder.metrics import Tracker
+from preftree.scoring.scorer import Scorer
 from preftree.storage.checkpoint import CheckpointState, LoadedCheckpoint, list_checkpoints
 from preftree.train import loop
 from preftree.train.dpo import run_dpo
 from preftree.train.loop import Outcome
 from preftree.train.sft import run_sft
 from preftree.train.state import Progress
-from preftree.train.track import Tracker
 from support.small_runs import dpo_config, load_trained, make_model, make_pairs, rows_of, sft_config
 
 STEPS = 7  # with 18 training pairs: 5 steps an epoch, so the run crosses into the second

@@ -17,15 +17,15 @@ from transformers import AutoTokenizer
 from preftree.config.load import load_config
 from preftree.config.reward import RewardConfig
 from preftree.errors import CheckpointError, ConfigError, DataError, ModelError
-from preftree.evaluate.folder import read_run
-from preftree.judges.reward import load_rewards
-from preftree.judges.rules import identify, load_reward
+from preftree.evaluate.along_training import Measuring, measure_run
+from preftree.evaluate.export import export_run
+from preftree.judges.functions import identify, load_reward
+from preftree.judges.rewards import load_rewards
 from preftree.report.curves import learning_curves
 from preftree.report.page import run_page
+from preftree.run_folder.reader import read_run
 from preftree.train import loop
 from preftree.train.dpo import run_dpo
-from preftree.train.export import export_run
-from preftree.train.measure import Measuring, measure_run
 from preftree.train.reward import run_reward
 from support.rewards import plain_ids, reward_config
 from support.small_runs import dpo_config, make_model, make_pairs, rows_of

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from preftree.data.store import TokenStore
+from preftree.data.store.store import TokenStore
 from preftree.errors import DataError
+from preftree.train.dataset import Part, probe_rows
 from preftree.train.dpo import run_dpo
-from preftree.train.rows import Part, probe_rows
 from support.small_runs import dpo_config, make_model, make_pairs
 
 

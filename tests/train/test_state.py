@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from preftree.losses.table import LOSSES
+from preftree.losses.registry import LOSSES
 from preftree.storage.checkpoint import load_checkpoint
 from preftree.train import loop
 from preftree.train.dpo import run_dpo

@@ -15,19 +15,19 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 from transformers import PreTrainedModel
 
-from preftree.config.schema import Optimisation
-from preftree.data.store import TokenExample
-from preftree.distributed.world import World
+from preftree.config.base import Optimisation
+from preftree.data.store.store import TokenExample
 from preftree.errors import ConfigError, ModelError, TrainingError, UserError
-from preftree.losses.table import bind
-from preftree.scoring.forward import Scorer
+from preftree.losses.registry import bind
+from preftree.runtime.ranks import Ranks
+from preftree.scoring.scorer import Scorer
 from preftree.train.dpo import pair_task
-from preftree.train.optim import build_optimizer
 from preftree.train.preference import preference_task, table_reference
-from preftree.train.scores import Moment, Scores
 from preftree.train.sft import demonstration_task
-from preftree.train.step import measure, take_step
-from preftree.train.task import Task, Values
+from preftree.train.step.optimizer import build_optimizer
+from preftree.train.step.scores import Moment, Scores
+from preftree.train.step.step import measure, take_step
+from preftree.train.step.task import Task, Values
 from preftree.tree.layout import TokenSequence
 from support.examples import ListStore, make_store, random_demonstrations, random_pairs
 from support.models import tiny, tiny_llama
@@ -37,7 +37,7 @@ from support.step_losses import objective
 
 # Llama's norms compute in fp32 even in a float64 model; GPT-2's do not.
 EXACT = "gpt2"
-ALONE = World(0, 1, torch.device("cpu"))
+ALONE = Ranks(0, 1, torch.device("cpu"))
 ADAM = Optimisation(lr=1e-3, optimizer="adamw", max_grad_norm=0.5, schedule="constant")
 
 
@@ -107,7 +107,7 @@ def test_dpo_steps_equal_the_plain_loop(tmp_path: Path, budget: int) -> None:
     for rows in three_steps(24, 8):
         expected = plain_dpo(plain, reference, store, rows.tolist(), 0.3)
         norm = plain_update(plain, theirs, expected, 0.5)
-        result = take_step(task, rows, scorer, mine, budget=budget, max_grad_norm=0.5, world=ALONE)
+        result = take_step(task, rows, scorer, mine, budget=budget, max_grad_norm=0.5, ranks=ALONE)
         figures = task.figures(result.columns, rows)
         assert figures["loss"] == pytest.approx(expected.item(), abs=1e-10)
         assert result.grad_norm == pytest.approx(norm, rel=1e-9)
@@ -135,7 +135,7 @@ def test_a_loss_that_sees_its_step_equals_the_plain_loop(tmp_path: Path, budget:
         gap = padded_logps(plain, sides[0]) - padded_logps(plain, sides[1]) - ref
         expected = (-logsigmoid(0.5 * (gap - 0.5 * gap.mean())) + 0.1 * gap.logsumexp(0) - 0.1 * gap).mean()
         norm = plain_update(plain, theirs, expected, 0.5)
-        result = take_step(task, rows, scorer, mine, budget=budget, max_grad_norm=0.5, world=ALONE)
+        result = take_step(task, rows, scorer, mine, budget=budget, max_grad_norm=0.5, ranks=ALONE)
         assert task.figures(result.columns, rows)["loss"] == pytest.approx(expected.item(), abs=1e-10)
         assert result.grad_norm == pytest.approx(norm, rel=1e-9)
         assert_same_weights(ours, plain, 1e-9)
@@ -150,7 +150,7 @@ def test_a_step_in_one_piece_is_scored_once(tmp_path: Path, monkeypatch: pytest.
     for budget in (4096, 60):
         calls.clear()
         optimizer = build_optimizer(scorer.model, ADAM)
-        take_step(task, np.arange(8), scorer, optimizer, budget=budget, max_grad_norm=1.0, world=ALONE)
+        take_step(task, np.arange(8), scorer, optimizer, budget=budget, max_grad_norm=1.0, ranks=ALONE)
         half = len(calls) // 2
         assert calls == ([True] if budget == 4096 else [False] * half + [True] * half)
     assert half > 1
@@ -163,7 +163,7 @@ def test_an_evaluation_is_one_step_whatever_the_blocks(tmp_path: Path) -> None:
     task = preference_task(store, objective("centred", "lagging"), table_reference(table), held_out=True)
     state = Moment(state={"lagging.mean": 0.7, "lagging.steps": 3.0})
     found = [
-        measure(task, np.arange(9), scorer, budget=256, world=ALONE, block=block, moment=state) for block in (1, 4, 9)
+        measure(task, np.arange(9), scorer, budget=256, ranks=ALONE, block=block, moment=state) for block in (1, 4, 9)
     ]
     assert found[0] is not None and found[2] is not None
     assert found[0] == pytest.approx(found[2], rel=1e-12) and found[1] == pytest.approx(found[2], rel=1e-12)
@@ -183,7 +183,7 @@ def test_a_state_that_is_not_finite_stops_before_the_update(tmp_path: Path) -> N
             optimizer,
             budget=64,
             max_grad_norm=1.0,
-            world=ALONE,
+            ranks=ALONE,
         )
     assert not optimizer.state
 
@@ -198,7 +198,7 @@ def test_sft_steps_equal_the_plain_loop(budget: int) -> None:
     for rows in three_steps(24, 8):
         expected = plain_sft(plain, store, rows.tolist())
         plain_update(plain, theirs, expected, 0.5)
-        result = take_step(task, rows, scorer, mine, budget=budget, max_grad_norm=0.5, world=ALONE)
+        result = take_step(task, rows, scorer, mine, budget=budget, max_grad_norm=0.5, ranks=ALONE)
         assert task.figures(result.columns, rows)["loss"] == pytest.approx(expected.item(), abs=1e-10)
         assert_same_weights(ours, plain, 1e-9)
 
@@ -219,7 +219,7 @@ def test_weight_two_is_the_row_twice(tmp_path: Path) -> None:
                 parameter.add_(0.01 * torch.ones_like(parameter).cumsum(0).sin())
         rows = np.arange(len(store))
         result = take_step(
-            task, rows, scorer, build_optimizer(model, ADAM), budget=512, max_grad_norm=None, world=ALONE
+            task, rows, scorer, build_optimizer(model, ADAM), budget=512, max_grad_norm=None, ranks=ALONE
         )
         results.append((task.figures(result.columns, rows), result.grad_norm))
     assert results[0][0] == pytest.approx(results[1][0], rel=1e-12)
@@ -234,13 +234,13 @@ def test_measure_is_by_example_whatever_the_blocks(tmp_path: Path) -> None:
     table = reference_table(tmp_path, Scorer(reference), store)
     task = pair_task(store, bind("dpo", {"beta": 0.3}), table)
     scorer = Scorer(policy)
-    found = [measure(task, rows, scorer, budget=256, world=ALONE, block=block) for block in (1, 4, 9)]
+    found = [measure(task, rows, scorer, budget=256, ranks=ALONE, block=block) for block in (1, 4, 9)]
     for figures in found:
         assert figures is not None
         assert figures["loss"] == pytest.approx(expected, abs=1e-10)
         assert figures == pytest.approx(found[0], rel=1e-12)
     assert policy.lm_head.weight.grad is None
-    assert measure(task, rows, scorer, budget=256, world=ALONE, stop=lambda: 1) is None
+    assert measure(task, rows, scorer, budget=256, ranks=ALONE, stop=lambda: 1) is None
 
 
 def test_training_never_generates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -252,7 +252,7 @@ def test_training_never_generates(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(type(model), "generate", refuse)
     scorer = Scorer(model)
     task = pair_task(store, bind("dpo", {"beta": 0.1}), reference_table(tmp_path, scorer, store))
-    take_step(task, np.arange(4), scorer, build_optimizer(model, ADAM), budget=512, max_grad_norm=1.0, world=ALONE)
+    take_step(task, np.arange(4), scorer, build_optimizer(model, ADAM), budget=512, max_grad_norm=1.0, ranks=ALONE)
 
 
 def refused_step(tmp_path: Path, spoil: Callable[[Task, PreTrainedModel], Task]) -> tuple[str, bool]:
@@ -265,7 +265,7 @@ def refused_step(tmp_path: Path, spoil: Callable[[Task, PreTrainedModel], Task])
     optimizer = build_optimizer(model, ADAM)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     with pytest.raises(TrainingError) as caught:
-        take_step(task, np.arange(6), scorer, optimizer, budget=64, max_grad_norm=1.0, world=ALONE, name="step 4")
+        take_step(task, np.arange(6), scorer, optimizer, budget=64, max_grad_norm=1.0, ranks=ALONE, name="step 4")
     kept = all(torch.equal(p, before[name]) for name, p in model.named_parameters())
     return str(caught.value), kept and not optimizer.state
 
@@ -330,7 +330,7 @@ def test_weights_that_are_not_finite_name_every_row(tmp_path: Path) -> None:
     with torch.no_grad():
         model.lm_head.weight[5] = math.nan
     with pytest.raises(TrainingError, match=r"step: loss is nan for pairs\.jsonl:1, .* and 4 more"):
-        take_step(task, np.arange(12), scorer, build_optimizer(model, ADAM), budget=64, max_grad_norm=1.0, world=ALONE)
+        take_step(task, np.arange(12), scorer, build_optimizer(model, ADAM), budget=64, max_grad_norm=1.0, ranks=ALONE)
 
 
 @pytest.mark.parametrize("recipe", ["dpo", "sft"])
@@ -347,16 +347,16 @@ def test_an_evaluation_that_is_not_finite_names_the_rows(tmp_path: Path, recipe:
     with pytest.raises(
         TrainingError, match=r"held out: loss is nan for \w+\.jsonl:1, .* and 4 more; look at these rows"
     ):
-        measure(task, np.arange(12), scorer, budget=64, world=ALONE, name="held out")
+        measure(task, np.arange(12), scorer, budget=64, ranks=ALONE, name="held out")
 
 
-def _fail_on_one(world: World, folder: Path) -> None:
+def _fail_on_one(ranks: Ranks, folder: Path) -> None:
     store = random_demonstrations(6)
     scorer = Scorer(tiny_llama())
     task = demonstration_task(store)
 
     def value(scores: Scores, some: Sequence[TokenExample]) -> Values:
-        if world.rank:
+        if ranks.rank:
             raise ModelError("too long a row")
         return task.value(scores, some)
 
@@ -364,14 +364,14 @@ def _fail_on_one(world: World, folder: Path) -> None:
     optimizer = build_optimizer(scorer.model, ADAM)
     told = []
     for work in (
-        lambda: take_step(failing, np.arange(6), scorer, optimizer, budget=64, max_grad_norm=1.0, world=world),
-        lambda: measure(failing, np.arange(6), scorer, budget=64, world=world),
+        lambda: take_step(failing, np.arange(6), scorer, optimizer, budget=64, max_grad_norm=1.0, ranks=ranks),
+        lambda: measure(failing, np.arange(6), scorer, budget=64, ranks=ranks),
     ):
         with pytest.raises(UserError) as caught:
             work()
         told.append(str(caught.value))
     assert not optimizer.state
-    (folder / f"{world.rank}").write_text("\n".join(told))
+    (folder / f"{ranks.rank}").write_text("\n".join(told))
 
 
 def test_what_one_rank_meets_stops_all(tmp_path: Path) -> None:
@@ -385,4 +385,4 @@ def test_an_example_over_the_budget_is_a_sentence(tmp_path: Path) -> None:
     scorer = Scorer(tiny_llama())
     task = pair_task(store, bind("dpo", {"beta": 0.1}), reference_table(tmp_path, scorer, store))
     with pytest.raises(ConfigError, match="micro_batch_tokens is too small"):
-        measure(task, np.arange(6), scorer, budget=3, world=ALONE)
+        measure(task, np.arange(6), scorer, budget=3, ranks=ALONE)

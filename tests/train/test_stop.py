@@ -12,15 +12,15 @@ import pytest
 from typer.testing import CliRunner
 
 from preftree.cli.main import app
-from preftree.config.schema import DpoConfig
+from preftree.config.dpo import DpoConfig
 from preftree.errors import TrainingError
-from preftree.evaluate.diagnose import examine_run, found_in
-from preftree.evaluate.folder import read_run
+from preftree.evaluate.checks.diagnose import examine_run, found_in
 from preftree.report.page import write_report
+from preftree.run_folder.metrics import Tracker
+from preftree.run_folder.reader import read_run
 from preftree.storage.checkpoint import list_checkpoints
 from preftree.train import loop
 from preftree.train.dpo import run_dpo
-from preftree.train.track import Tracker
 from support.small_runs import dpo_config, make_model, make_pairs, rows_of
 
 

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from preftree.config.schema import DpoConfig
+from preftree.config.dpo import DpoConfig
 from preftree.errors import ConfigError
-from preftree.train.sweep import plan_sweep
+from preftree.evaluate.sweep import plan_sweep
 
 BASE = ("model=m", "data=d.jsonl", "out=sweeps/a")
 

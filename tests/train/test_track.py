@@ -13,9 +13,9 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from preftree.errors import CheckpointError, TrainingError
-from preftree.train.card import model_card
-from preftree.train.signals import stop_on_signals
-from preftree.train.track import Tracker, cut_rows, describe, open_tracker
+from preftree.run_folder.card import model_card
+from preftree.run_folder.metrics import Tracker, cut_rows, describe, open_tracker
+from preftree.runtime.signals import stop_on_signals
 from support.small_runs import dpo_config, make_pairs
 
 ROW = {"step": 1, "loss": 0.5, "accuracy": 0.75, "margin": 0.1, "pairs": 4, "pairs_per_second": 8.0}

@@ -16,30 +16,30 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from typer.testing import CliRunner
 
 from preftree.cli.main import app
-from preftree.config.schema import DpoConfig
-from preftree.data.mismatch import partners
-from preftree.data.store import TokenExample
-from preftree.distributed.world import World
+from preftree.config.dpo import DpoConfig
+from preftree.data.store.mismatched import partners
+from preftree.data.store.store import TokenExample
 from preftree.errors import ConfigError, DataError, UserError
-from preftree.losses.table import LOSSES, inputs_of, unit_of
+from preftree.losses.registry import LOSSES, inputs_of, unit_of
 from preftree.models.load import load_model, load_tokenizer
 from preftree.reference.build import build_reference
 from preftree.reference.key import table_key
 from preftree.reference.store import ReferenceTable
-from preftree.scoring.forward import Scorer
+from preftree.runtime.ranks import Ranks
+from preftree.scoring.scorer import Scorer
+from preftree.train.dataset import Part, PromptGroups, open_data
 from preftree.train.dpo import run_dpo
-from preftree.train.inputs import make_inputs
 from preftree.train.objective import bind_objective
-from preftree.train.optim import build_optimizer
 from preftree.train.preference import preference_task, table_reference
-from preftree.train.rows import Part, PromptGroups, open_data
-from preftree.train.scores import Moment
-from preftree.train.step import measure, take_step
+from preftree.train.step.inputs import make_inputs
+from preftree.train.step.optimizer import build_optimizer
+from preftree.train.step.scores import Moment
+from preftree.train.step.step import measure, take_step
 from preftree.tree.layout import TokenSequence
 from support.models import plain_logps
 from support.small_runs import dpo_config, make_model, rows_of
 
-ALONE = World(0, 1, torch.device("cpu"))
+ALONE = Ranks(0, 1, torch.device("cpu"))
 
 
 def write(path: Path, rows: Sequence[dict[str, Any]]) -> Path:
@@ -112,12 +112,12 @@ def test_every_loss_makes_the_same_step_however_it_is_cut(place: Path, tmp_path:
         model = load_model(config.model)
         scorer, optimizer = Scorer(model), build_optimizer(model, config)
         result = take_step(
-            task, part.rows, scorer, optimizer, budget=budget, max_grad_norm=1.0, world=ALONE, moment=moment
+            task, part.rows, scorer, optimizer, budget=budget, max_grad_norm=1.0, ranks=ALONE, moment=moment
         )
         figures = task.figures(result.columns, part.rows)
         assert result.grad_norm > 0 and math.isfinite(figures["loss"])
         assert result.state.keys() == objective.state.keys()
-        measured = measure(task, part.rows, scorer, budget=budget, world=ALONE, moment=moment)
+        measured = measure(task, part.rows, scorer, budget=budget, ranks=ALONE, moment=moment)
         assert measured is not None and measured.keys() == figures.keys()
         found.append((figures, result.grad_norm, dict(result.state)))
     assert found[1][0] == pytest.approx(found[0][0], rel=2e-5, abs=1e-5)
@@ -145,7 +145,7 @@ def scored_inputs(place: Path, tmp_path: Path, data: str, *names: str, loss: str
 
     object.__setattr__(task, "value", look)
     scorer = Scorer(load_model(config.model))
-    measure(task, part.rows, scorer, budget=4096, world=ALONE, moment=Moment(7, 2, objective.state))
+    measure(task, part.rows, scorer, budget=4096, ranks=ALONE, moment=Moment(7, 2, objective.state))
     return kept, [part.store[int(row)] for row in part.rows], load_model(config.model), part
 
 

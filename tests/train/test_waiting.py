@@ -8,23 +8,23 @@ import numpy as np
 import pytest
 import torch
 
-from preftree.config.schema import Optimisation
-from preftree.distributed.world import World
-from preftree.losses.table import bind
-from preftree.scoring.forward import Scorer
-from preftree.train import step
+from preftree.config.base import Optimisation
+from preftree.losses.registry import bind
+from preftree.runtime.ranks import Ranks
+from preftree.scoring.scorer import Scorer
 from preftree.train.objective import Objective, Part
-from preftree.train.optim import build_optimizer
 from preftree.train.preference import preference_task, table_reference
-from preftree.train.step import take_step
-from preftree.tree.transfer import send
+from preftree.train.step import step
+from preftree.train.step.optimizer import build_optimizer
+from preftree.train.step.step import take_step
+from preftree.tree.to_device import send
 from support.examples import random_pairs
 from support.models import tiny
 from support.reference import reference_table
 from support.waiting import waits
 
 ADAM = Optimisation(lr=1e-3, optimizer="adamw", max_grad_norm=0.5, schedule="constant")
-ALONE = World(0, 1, torch.device("cpu"))
+ALONE = Ranks(0, 1, torch.device("cpu"))
 
 
 @pytest.mark.parametrize(("name", "loss"), [("llama", "dpo"), ("gemma2", "dpo"), ("gptj", "dpo"), ("llama", "aot")])
@@ -37,7 +37,7 @@ def test_a_step_waits_once(name: str, loss: str, budget: int, tmp_path: Path, mo
     task = preference_task(store, Objective((Part(bind(loss, {})),)), table_reference(table))
     optimizer = build_optimizer(model, ADAM)
     with waits() as found:
-        take_step(task, np.arange(12), scorer, optimizer, budget=budget, max_grad_norm=1.0, world=ALONE)
+        take_step(task, np.arange(12), scorer, optimizer, budget=budget, max_grad_norm=1.0, ranks=ALONE)
     # The norm is read off that copy.
     assert +found == {"cpu": 1, "__float__": 1, "_local_scalar_dense": 1}
 

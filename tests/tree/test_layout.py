@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from preftree.tree.layout import TokenSequence, batch_trees, grow_tree
 from preftree.tree.mask import visible
-from preftree.tree.segment import sum_responses
+from preftree.tree.sums import sum_responses
 
 
 def sequence(prompt: list[int], response: list[int]) -> TokenSequence:

@@ -46,11 +46,11 @@ examples = st.lists(st.tuples(st.integers(0, 3), st.integers(1, 12)), min_size=1
 
 @given(examples, st.integers(35, 90), st.integers(1, 3), st.booleans())
 def test_a_plan_holds_every_example_once_within_the_budget(
-    drawn: list[tuple[int, int]], budget: int, world: int, share: bool
+    drawn: list[tuple[int, int]], budget: int, num_ranks: int, share: bool
 ) -> None:
     step = [pair(prompt, number, length) for number, (prompt, length) in enumerate(drawn)]
-    plan = plan_step(step, [prompt for prompt, _ in drawn], budget=max(budget, 45), world=world, share=share)
-    assert len(plan) == world
+    plan = plan_step(step, [prompt for prompt, _ in drawn], budget=max(budget, 45), num_ranks=num_ranks, share=share)
+    assert len(plan) == num_ranks
     assert len({len(rank) for rank in plan}) == 1
     seen = []
     for micro in (micro for rank in plan for micro in rank):

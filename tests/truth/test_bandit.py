@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.special import expit, lambertw
 
-from preftree.losses.table import bind
+from preftree.losses.registry import bind
 from preftree.worlds.bandit import (
     SIX_ARMS,
     Bandit,

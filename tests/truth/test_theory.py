@@ -10,8 +10,8 @@ import pytest
 import torch
 from scipy.optimize import brentq
 
-from preftree.losses.inputs import PairLogps
-from preftree.losses.table import bind
+from preftree.losses.registry import bind
+from preftree.losses.types import PairLogps
 from preftree.worlds.bandit import Bandit, optimise, total_variation
 from preftree.worlds.theory import (
     Problem,

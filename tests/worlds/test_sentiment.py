@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from preftree.data.kinds import to_row
-from preftree.data.tokenize import tokenize_file
+from preftree.data.records.conversion import to_row
+from preftree.data.tokens.tokenize import tokenize_file
 from preftree.errors import ConfigError
 from preftree.generate.hf import Generation
 from preftree.models.load import load_tokenizer

@@ -7,7 +7,7 @@ from tokenizers.pre_tokenizers import Split
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel, PreTrainedTokenizerFast
 
 from preftree.errors import ModelError
-from preftree.scoring.forward import Scorer
+from preftree.scoring.scorer import Scorer
 from preftree.worlds.grammar import World
 from preftree.worlds.sentiment import WORLDS, build_model, build_tokenizer
 from preftree.worlds.walk import outcome_logps

@@ -50,11 +50,11 @@ def chat(
     """
     from rich.console import Console
 
-    from preftree.cli.train import quiet_transformers
     from preftree.errors import ConfigError, UserError
     from preftree.generate.hf import Sampling
     from preftree.generate.talk import Speaker, Talk, count_rows
     from preftree.models.load import best_device, load_model, load_tokenizer, model_in
+    from preftree.runtime.logs import quiet_transformers
 
     quiet_transformers()
     adapters = adapter or []

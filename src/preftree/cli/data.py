@@ -10,7 +10,7 @@ import typer
 from preftree.cli.winrate import JUDGE
 
 if TYPE_CHECKING:
-    from preftree.data.faults import Tally
+    from preftree.data.records.faults import Tally
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -47,7 +47,7 @@ def inspect(
     """Show the detected format, counts, faults by file and line, and one rendered record."""
     import json
 
-    from preftree.data.inspect import inspect_file
+    from preftree.data.tools.inspect import inspect_file
 
     found = inspect_file(file, format_name=format_name, kind=kind, chosen_side=side is not None)
     if as_json:
@@ -74,7 +74,7 @@ def convert(
     max_rejected: MaxRejected = 0.05,
 ) -> None:
     """Write the accepted rows in the project's own JSONL."""
-    from preftree.data.convert import convert_file
+    from preftree.data.tools.convert import convert_file
 
     tally, written = convert_file(
         file,
@@ -102,7 +102,7 @@ def cut(
     max_rejected: MaxRejected = 0.05,
 ) -> None:
     """Cut plain texts in two: the first few tokens are a prompt, the rest is its completion."""
-    from preftree.data.cut import cut_file
+    from preftree.data.tools.cut_texts import cut_file
     from preftree.errors import ConfigError
     from preftree.models.load import load_tokenizer
 
@@ -135,8 +135,8 @@ def rank(
     from rich.console import Console
     from rich.progress import Progress
 
-    from preftree.judges.ranked import rank_file
-    from preftree.judges.reward import load_rewards
+    from preftree.judges.rank_samples import rank_file
+    from preftree.judges.rewards import load_rewards
 
     rewards = load_rewards(reward)
     with Progress(console=Console(stderr=True)) as bar:
@@ -151,7 +151,7 @@ def rank(
 
 def _tell(out: Path, tally: Tally, written: int) -> None:
     """What was rejected, left out and written."""
-    from preftree.data.faults import ACTIONS
+    from preftree.data.records.faults import ACTIONS
 
     for row in tally.rejected:
         typer.echo(f"rejected: {row}", err=True)

@@ -8,8 +8,8 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from preftree.data.inspect import Inspection
-from preftree.data.measure import parts, spread
+from preftree.data.tools.inspect import Inspection
+from preftree.data.tools.lengths import parts, spread
 from preftree.records import Label, Preference, Provenance, Record
 from preftree.records import Text as Said
 

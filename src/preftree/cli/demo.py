@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from preftree.cli.demo_compare import Ended
-    from preftree.cli.demo_plan import Plan
-    from preftree.cli.demo_stages import Start
-    from preftree.evaluate.folder import Run
+    from preftree.demo.compare import Ended
+    from preftree.demo.plan import Plan
+    from preftree.demo.stages import Start
+    from preftree.run_folder.reader import Run
 
 FULL = "All methods, three seeds: DPO, PPO, RLOO, Unlikelihood, Preferred-FT, Best-of-N; about an hour on two cores."
 MOST_AT_ONCE = 16
@@ -36,15 +36,14 @@ def demo(
         raise ConfigError("--fast and --full exclude each other; give one")
     import torch
 
-    from preftree.cli.demo_plan import PLANS
-    from preftree.cli.demo_runs import Job, run_job
-    from preftree.cli.demo_stages import claim, prepare, quiet
-    from preftree.cli.train import quiet_transformers
+    from preftree.demo.plan import PLANS
+    from preftree.demo.runs import Job, run_job
+    from preftree.demo.stages import claim, prepare, quiet
     from preftree.report.comparison import comparison_page
     from preftree.report.world import budget_lines, demo_page
+    from preftree.runtime.logs import quiet_transformers
+    from preftree.runtime.processes import Stopped, run_apart
     from preftree.storage.atomic import write_atomic
-    from preftree.train.apart import run_apart
-    from preftree.train.sweep import Stopped
     from preftree.worlds.bandit import check_bandit
 
     quiet_transformers()
@@ -102,7 +101,7 @@ def _together(plan: Plan, starts: list[Start], ended: Ended) -> tuple[dict[str, 
     """One results.json of all seeds, and the runs of the first seed that the page shows."""
     from dataclasses import asdict
 
-    from preftree.cli.demo_compare import (
+    from preftree.demo.compare import (
         best_of_n,
         budgets_of,
         chosen_runs,
@@ -112,9 +111,9 @@ def _together(plan: Plan, starts: list[Start], ended: Ended) -> tuple[dict[str, 
         texts_of,
         win_rates,
     )
-    from preftree.cli.demo_plan import LABELLER
-    from preftree.evaluate.folder import read_run
-    from preftree.evaluate.measured import Point
+    from preftree.demo.plan import LABELLER
+    from preftree.run_folder.measured import Point
+    from preftree.run_folder.reader import read_run
     from preftree.worlds.sentiment import WORLDS
 
     world, first = WORLDS[plan.world], starts[0]
@@ -167,8 +166,8 @@ def _recommend(ended: Ended) -> dict[str, Any]:
     """Which setting of DPO to use, by the exact rewards; and Preferred-FT, which costs the same."""
     from dataclasses import replace
 
-    from preftree.evaluate.folder import read_run
     from preftree.evaluate.recommend import recommend, settings_of
+    from preftree.run_folder.reader import read_run
 
     every = {}
     for job, _ in ended:

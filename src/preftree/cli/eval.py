@@ -35,8 +35,8 @@ def diagnose(
     import json
     from dataclasses import asdict
 
-    from preftree.evaluate.diagnose import examine_run, found_in, title_of
-    from preftree.evaluate.folder import read_run
+    from preftree.evaluate.checks.diagnose import examine_run, found_in, title_of
+    from preftree.run_folder.reader import read_run
 
     verdicts = examine_run(read_run(run))
     found = found_in(verdicts)

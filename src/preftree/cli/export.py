@@ -39,8 +39,8 @@ def export(
         raise ConfigError("export takes one of --adapter and --merged")
     if adapter and dtype is not DtypeName.float32:
         raise ConfigError(f"--dtype {dtype} is for --merged; an adapter stays as it was trained")
-    from preftree.cli.train import quiet_transformers
-    from preftree.train.export import export_run
+    from preftree.evaluate.export import export_run
+    from preftree.runtime.logs import quiet_transformers
 
     quiet_transformers()
     found = export_run(run, out, "adapter" if adapter else "merged", dtype=dtype.value, tolerance=tolerance)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from preftree.evaluate.measured import Measured, Point
-    from preftree.train.measure import Measuring
+    from preftree.evaluate.along_training import Measuring
+    from preftree.run_folder.measured import Measured, Point
 
 REWARD = (
     "world:NAME, rm:FOLDER of a reward model, rm:FOLDER:LABEL of a classifier, FILE.py:FUNCTION or MODULE:FUNCTION of "
@@ -35,9 +35,9 @@ def frontier(
     from rich.console import Console
     from rich.table import Table
 
-    from preftree.cli.train import quiet_transformers
+    from preftree.evaluate.along_training import Measuring
     from preftree.report.page import write_report
-    from preftree.train.measure import Measuring
+    from preftree.runtime.logs import quiet_transformers
 
     quiet_transformers()
     how = Measuring(reward, prompts, samples, max_new_tokens, seed)
@@ -51,9 +51,9 @@ def frontier(
 
 def measure_folder(path: Path, how: Measuring) -> Measured:
     """Measure a run, and write RUN/measured.json."""
-    from preftree.evaluate.folder import read_run
-    from preftree.evaluate.measured import write_measured
-    from preftree.train.measure import measure_run
+    from preftree.evaluate.along_training import measure_run
+    from preftree.run_folder.measured import write_measured
+    from preftree.run_folder.reader import read_run
 
     measured = measure_run(read_run(path), how)
     write_measured(path / "measured.json", measured)

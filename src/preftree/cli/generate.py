@@ -52,13 +52,13 @@ def generate(
     from rich.console import Console
     from rich.progress import Progress
 
-    from preftree.cli.train import quiet_transformers
     from preftree.data.prompts import as_conversation, encode_prompts, read_demonstrations, read_prompts
     from preftree.generate.job import describe_job, sample_file
     from preftree.generate.protocol import Sampling
     from preftree.generate.shots import STOP, demonstrations_as_conversation, with_shots
     from preftree.models.load import load_tokenizer, model_in
-    from preftree.train.signals import stop_on_signals
+    from preftree.runtime.logs import quiet_transformers
+    from preftree.runtime.signals import stop_on_signals
 
     quiet_transformers()
     model = model_in(model)
@@ -109,8 +109,8 @@ def best_of_many(num: int | None, reward: str | None, temperature: float) -> Bes
     """
     from preftree.errors import ConfigError
     from preftree.generate.job import BestOf
-    from preftree.judges.reward import load_rewards
-    from preftree.judges.rules import identify
+    from preftree.judges.functions import identify
+    from preftree.judges.rewards import load_rewards
 
     if num is None and reward is None:
         return None

@@ -30,7 +30,7 @@ def _entries() -> list[str]:
     import textwrap
 
     from preftree.losses.describe import describe
-    from preftree.losses.table import LOSSES
+    from preftree.losses.registry import LOSSES
 
     width = min(WIDTH, shutil.get_terminal_size().columns)
     entries = []
@@ -55,10 +55,10 @@ def _in_full(name: str) -> str:
 
     import torch
 
-    from preftree.cli.plot import draw_curve
     from preftree.errors import ConfigError
     from preftree.losses.curve import loss_curve
-    from preftree.losses.table import bind, name_of, unit_of
+    from preftree.losses.registry import bind, name_of, unit_of
+    from preftree.report.braille import draw_curve
 
     try:
         name = name_of(name)
@@ -82,7 +82,7 @@ def _in_full(name: str) -> str:
 def _write_table(page: Path) -> None:
     from preftree.errors import DataError
     from preftree.losses.describe import markdown_table
-    from preftree.losses.table import LOSSES
+    from preftree.losses.registry import LOSSES
 
     text = page.read_text("utf-8")
     before, start, rest = text.partition(START)

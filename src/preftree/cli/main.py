@@ -15,6 +15,7 @@ import typer
 from preftree import __version__
 from preftree.cli import chat, data, demo, eval, export, generate, losses, ref, report, sweep, train
 from preftree.errors import UserError, out_of_memory
+from preftree.runtime.logs import _Stderr
 
 app = typer.Typer(
     name="preftree",
@@ -55,14 +56,6 @@ def _root(
     ] = False,
 ) -> None:
     """Turn preferences into an aligned language model."""
-
-
-class _Stderr(logging.Handler):
-    """Prints to whatever stderr is at the moment: a progress bar puts itself in its place."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        text = self.format(record)
-        print(f"warning: {text}" if record.levelno >= logging.WARNING else text, file=sys.stderr)
 
 
 def main() -> NoReturn:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import typer
 
-from preftree.cli.train import OPEN, Words, quiet_transformers
+from preftree.cli.train import OPEN, Words
+from preftree.runtime.logs import quiet_transformers
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -17,8 +18,8 @@ def _root() -> None:
 @app.command("build", context_settings=OPEN)
 def build(words: Words = None) -> None:
     """Compute the reference log-probs that `preftree dpo` with the same options would need."""
+    from preftree.config.dpo import DpoConfig
     from preftree.config.load import load_config
-    from preftree.config.schema import DpoConfig
 
     config = load_config(DpoConfig, words or [])
     from preftree.train.dpo import build_reference_table

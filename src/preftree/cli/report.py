@@ -25,9 +25,9 @@ def report(
 def conclude(run: Path) -> None:
     """Write RUN/report.html and say what looks wrong; a page that cannot be written is no reason for a run to fail."""
     from preftree.errors import UserError
-    from preftree.evaluate.diagnose import examine_run, found_in, title_of
-    from preftree.evaluate.folder import read_run
+    from preftree.evaluate.checks.diagnose import examine_run, found_in, title_of
     from preftree.report.page import write_report
+    from preftree.run_folder.reader import read_run
 
     try:
         for diagnosis in found_in(examine_run(read_run(run))):

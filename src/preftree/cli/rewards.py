@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from preftree.stats import Estimate
+    from preftree.stats.intervals import Estimate
 
 
 def rewards(
@@ -29,10 +29,10 @@ def rewards(
     from rich.console import Console
     from rich.table import Table
 
-    from preftree.cli.train import quiet_transformers
-    from preftree.evaluate.folder import read_run
+    from preftree.evaluate.implicit_rewards import compare_rewards, rewards_json
+    from preftree.run_folder.reader import read_run
+    from preftree.runtime.logs import quiet_transformers
     from preftree.storage.atomic import write_atomic
-    from preftree.train.implicit import compare_rewards, rewards_json
 
     quiet_transformers()
     opened = read_run(run)

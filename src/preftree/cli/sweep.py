@@ -13,7 +13,7 @@ import typer
 from preftree.cli.frontier import REWARD
 
 if TYPE_CHECKING:
-    from preftree.train.sweep import Variant
+    from preftree.evaluate.sweep import Variant
 
 log = logging.getLogger("preftree")
 
@@ -40,15 +40,15 @@ def sweep(
     """
     from preftree.cli.frontier import measure_folder
     from preftree.cli.report import conclude
-    from preftree.cli.train import quiet_transformers
     from preftree.errors import TrainingError, UserError
-    from preftree.evaluate.folder import Run, read_run
+    from preftree.evaluate.along_training import Measuring
     from preftree.evaluate.recommend import recommend, settings_of
-    from preftree.judges.rules import load_reward
+    from preftree.judges.functions import load_reward
     from preftree.report.sweep import settings_table, sweep_page
+    from preftree.run_folder.reader import Run, read_run
+    from preftree.runtime.logs import quiet_transformers
+    from preftree.runtime.processes import Stopped
     from preftree.storage.atomic import write_atomic
-    from preftree.train.measure import Measuring
-    from preftree.train.sweep import Stopped
 
     if reward is not None:
         load_reward(reward)  # a name that is wrong is told before the hours, not after them
@@ -96,10 +96,10 @@ def sweep(
 def _start(recipe: str, words: list[str]) -> tuple[str, Iterator[tuple[Variant[Any], str | None]]]:
     """The sweep's folder, and its runs as they end."""
     from preftree.config.recipes import RECIPES
+    from preftree.evaluate.sweep import plan_sweep, run_all
     from preftree.train.dpo import run_dpo
     from preftree.train.ppo import run_ppo, run_rloo
     from preftree.train.sft import run_sft
-    from preftree.train.sweep import plan_sweep, run_all
 
     run: Any = {"dpo": run_dpo, "sft": run_sft, "ppo": run_ppo, "rloo": run_rloo}[recipe]
     out, variants = plan_sweep(RECIPES[recipe], words)

@@ -162,7 +162,7 @@ def require_models(sides: Sequence[Side]) -> None:
 
 def countable_world(judge: str, baseline: Side, limit: int, top_p: float) -> World | None:
     """The world whose figures can be exact; None where samples are needed."""
-    from preftree.judges.rules import find_world
+    from preftree.judges.functions import find_world
     from preftree.worlds.grammar import MOST_OUTCOMES
 
     world = find_world(judge)
@@ -181,9 +181,9 @@ def exactly(
     judge: str,
 ) -> Curves:
     """The curves without samples; one model in memory at a time."""
-    from preftree.cli.train import quiet_transformers
     from preftree.evaluate.temperature import exact_curves, policy_table
     from preftree.models.load import best_device, load_model, load_tokenizer
+    from preftree.runtime.logs import quiet_transformers
 
     quiet_transformers()
 

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from preftree.cli.report import conclude
+from preftree.runtime.logs import quiet_transformers
 
 OPEN = {"ignore_unknown_options": True}  # so that --lr=1e-6 meets our own sentence
 
@@ -31,7 +32,7 @@ def sft(words: Words = None) -> None:
     keep_checkpoints snapshots
     """
     from preftree.config.load import load_config
-    from preftree.config.schema import SftConfig
+    from preftree.config.sft import SftConfig
 
     config = load_config(SftConfig, words or [])
     from preftree.train.sft import run_sft
@@ -48,8 +49,8 @@ def dpo(words: Words = None) -> None:
     max_response_length truncation seed precision gradient_checkpointing compile threads cache resume save_every
     keep_checkpoints snapshots
     """
+    from preftree.config.dpo import DpoConfig
     from preftree.config.load import load_config
-    from preftree.config.schema import DpoConfig
 
     config = load_config(DpoConfig, words or [])
     from preftree.train.dpo import run_dpo
@@ -113,13 +114,6 @@ def rloo(words: Words = None) -> None:
 
     quiet_transformers()
     _end(run_rloo(config).signum, config.out)
-
-
-def quiet_transformers() -> None:
-    """No bars for loading and saving weights between our own lines."""
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
 
 
 def _end(signum: int, out: str) -> None:

@@ -105,7 +105,7 @@ def check_world(judge: str, path: str, prompts: Sequence[Prompt], max_new_tokens
       DataError: a prompt is none of the world's.
     """
     from preftree.errors import DataError
-    from preftree.judges.rules import find_world
+    from preftree.judges.functions import find_world
 
     world = find_world(judge)
     if world is None:
@@ -142,9 +142,9 @@ def drawing(
     from rich.console import Console
     from rich.progress import Progress
 
-    from preftree.cli.train import quiet_transformers
     from preftree.evaluate.answers import Drawing, Interrupted
-    from preftree.train.signals import stop_on_signals
+    from preftree.runtime.logs import quiet_transformers
+    from preftree.runtime.signals import stop_on_signals
 
     quiet_transformers()
     with Progress(console=Console(stderr=True)) as bar, stop_on_signals() as request:

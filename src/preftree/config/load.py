@@ -9,10 +9,10 @@ from typing import Any, TypeVar, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from preftree.config.mixture import HIDDEN, is_mixture, set_in_mixture
-from preftree.config.names import unknown_option
+from preftree.config.loss import HIDDEN, is_mixture, set_in_mixture
+from preftree.config.other_names import unknown_option
 from preftree.config.recipes import RECIPES, AnyConfig
-from preftree.config.text import PlainMap, flatten, read_yaml, read_yaml_file
+from preftree.config.yaml import PlainMap, flatten, read_yaml, read_yaml_file
 from preftree.errors import ConfigError
 
 C = TypeVar("C", bound=AnyConfig)

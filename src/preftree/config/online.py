@@ -6,8 +6,7 @@ from typing import ClassVar, Literal, TypeAlias
 
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
-from preftree.config.choices import Place, Strict
-from preftree.config.schema import Adaptation, Keeping, Machine, Optimisation, OptimizerName, Pace
+from preftree.config.base import Adaptation, Keeping, Machine, Optimisation, OptimizerName, Pace, Place, Strict
 
 
 class PromptSource(Strict):

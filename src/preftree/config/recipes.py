@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import TypeAlias
 
+from preftree.config.base import RunConfig
+from preftree.config.dpo import DpoConfig
 from preftree.config.online import PpoConfig, RlooConfig
 from preftree.config.reward import RewardConfig
-from preftree.config.schema import DpoConfig, RunConfig, SftConfig
+from preftree.config.sft import SftConfig
 
 AnyConfig: TypeAlias = RunConfig | PpoConfig | RlooConfig
 """Options of any run."""

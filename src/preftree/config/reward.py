@@ -6,9 +6,9 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, field_validator
 
-from preftree.config.adapter import LoraOptions
-from preftree.config.choices import LossChoice
-from preftree.config.schema import OptimizerName, RunConfig
+from preftree.config.base import OptimizerName, RunConfig
+from preftree.config.lora import LoraOptions
+from preftree.config.loss import LossChoice
 
 
 class RewardConfig(RunConfig):

@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from jaxtyping import Int, UInt
 
-from preftree.data.store import NO_PROMPT
+from preftree.data.store.store import NO_PROMPT
 from preftree.errors import DataError
 
 

@@ -8,14 +8,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from jaxtyping import Int
 from transformers import PreTrainedTokenizerBase
 
-from preftree.data.encode import make_encoder
-from preftree.data.faults import RowFault, Tally, check_share
-from preftree.data.fields import Row, messages, prompt_messages, text
-from preftree.data.kinds import as_kind, check_kind
-from preftree.data.source import find_format, find_source, read_records, read_rows
-from preftree.data.template import check_special, check_template, render
+from preftree.data.records.conversion import as_kind, check_kind
+from preftree.data.records.faults import RowFault, Tally, check_share
+from preftree.data.records.fields import Row, messages, prompt_messages, text
+from preftree.data.sources.source import find_format, find_source, read_records, read_rows
+from preftree.data.tokens.encode import make_encoder
+from preftree.data.tokens.template import check_special, check_template, render
 from preftree.errors import DataError
 from preftree.records import Demonstration, Message, Provenance, Text
 
@@ -144,3 +146,34 @@ def as_conversation(prompts: Sequence[Prompt], system: str | None) -> list[Promp
         Prompt(prompt.where, (*head, Message("user", prompt.text))) if isinstance(prompt.text, str) else prompt
         for prompt in prompts
     ]
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class PromptSet:
+    """Prompts to answer.
+
+    Attributes:
+      prompts: As their file has them, [N].
+      ids: Token ids of each, as the model sees it, [N].
+      same: A number for each, equal where the ids are, [N].
+    """
+
+    prompts: Sequence[Prompt]
+    ids: Sequence[Sequence[int]]
+    same: Int[np.ndarray, " N"]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+def open_prompts(path: str, tokenizer: PreTrainedTokenizerBase) -> PromptSet:
+    """The prompts of a file, tokenised.
+
+    Raises:
+      DataError: the file cannot be read, or a row has no prompt.
+    """
+    prompts = read_prompts(path)
+    ids = encode_prompts(tokenizer, prompts)
+    numbers: dict[tuple[int, ...], int] = {}
+    same = [numbers.setdefault(tuple(own), len(numbers)) for own in ids]
+    return PromptSet(prompts, ids, np.array(same, np.int64))

@@ -14,11 +14,11 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from preftree.data.faults import RowFault
-from preftree.data.fields import messages, response_messages, text
 from preftree.data.prompts import Prompt, encode_prompts, prompt_key, read_demonstrations, read_prompts
-from preftree.data.read import SUFFIXES
-from preftree.data.source import find_source, read_rows
+from preftree.data.records.faults import RowFault
+from preftree.data.records.fields import messages, response_messages, text
+from preftree.data.sources.files import SUFFIXES
+from preftree.data.sources.source import find_source, read_rows
 from preftree.errors import ConfigError, DataError
 from preftree.generate.hf import hf_sampler
 from preftree.generate.job import describe_job, sample_file

@@ -20,18 +20,19 @@ from jaxtyping import Float
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from preftree.errors import DataError
-from preftree.evaluate.measured import Point
+from preftree.evaluate.prompts import Prompts
 from preftree.generate.hf import Generation, Sampling, generate
-from preftree.judges.reward import Rewards
+from preftree.generate.protocol import response_sequence
+from preftree.judges.rewards import Rewards
 from preftree.models.load import load_model
 from preftree.records import Preference
-from preftree.scoring.figures import token_divergence
-from preftree.scoring.forward import Scorer
-from preftree.stats import mean_interval
+from preftree.run_folder.measured import Point
+from preftree.scoring.scorer import Scorer
+from preftree.scoring.vocabulary import token_divergence
+from preftree.stats.intervals import mean_interval
 from preftree.storage.checkpoint import list_checkpoints, load_checkpoint, step_of
-from preftree.tree.layout import TokenSequence
 from preftree.tree.pack import pack
-from preftree.tree.segment import sum_responses
+from preftree.tree.sums import sum_responses
 from preftree.worlds.exact import Table, best_reward, measure
 from preftree.worlds.grammar import World
 from preftree.worlds.grammar import rewards as world_rewards
@@ -41,19 +42,6 @@ log = logging.getLogger("preftree")
 
 Meter: TypeAlias = Callable[[PreTrainedModel], Mapping[str, float]]
 """A policy's figures: at least `kl` and `reward`."""
-
-
-@dataclass(frozen=True, slots=True)
-class Prompts:
-    """What responses are sampled for.
-
-    Attributes:
-      ids: Token ids of each prompt, as the policy was trained on it.
-      texts: The same as text, without special tokens.
-    """
-
-    ids: Sequence[Sequence[int]]
-    texts: Sequence[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,12 +180,6 @@ def sampled_figures(
         figures |= {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
     lengths = [len(one.ids) + one.finished for group in drawn.generations for one in group]
     return figures | {"kl": max(0.0, figures["kl"]), "tokens": float(np.mean(lengths))}
-
-
-def response_sequence(prompt: Sequence[int], response: Generation) -> TokenSequence:
-    """Prompt and response; the token that ended it counts where there is one."""
-    ids = np.array([*prompt, *response.ids, *([] if response.end is None else [response.end])], np.int32)
-    return TokenSequence(ids, np.arange(len(ids)) >= len(prompt))
 
 
 def _put(model: PreTrainedModel, tensors: Mapping[str, torch.Tensor]) -> None:

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from preftree.evaluate.diagnose import examine_run, found_in
-from preftree.evaluate.evidence import is_number
-from preftree.evaluate.folder import Run
-from preftree.evaluate.measured import Point
-from preftree.stats import mean_interval
+from preftree.evaluate.checks.diagnose import examine_run, found_in
+from preftree.evaluate.checks.evidence import is_number
+from preftree.run_folder.measured import Point
+from preftree.run_folder.reader import Run
+from preftree.stats.intervals import mean_interval
 
 CONFIDENCE = 0.95
 

@@ -11,13 +11,13 @@ from scipy.integrate import trapezoid
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from preftree.evaluate.answers import Answers
-from preftree.evaluate.measured import Temperature
 from preftree.evaluate.winrate import by_row, judge_pairs
 from preftree.generate.hf import generate
 from preftree.generate.protocol import Sampling
 from preftree.judges.pairwise import Judge
 from preftree.records import Text
-from preftree.stats import Estimate, bootstrap, resampled_means, share_interval
+from preftree.run_folder.measured import Temperature
+from preftree.stats.intervals import Estimate, bootstrap, resampled_means, share_interval
 from preftree.worlds.exact import Table, win_rate
 from preftree.worlds.grammar import World, rewards
 from preftree.worlds.walk import outcome_logps

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from transformers import PreTrainedTokenizerBase
 
-from preftree.data.store import TokenExample
-from preftree.evaluate.measured import PairRewards, TokenReward
+from preftree.config.dpo import DpoConfig
+from preftree.data.store.store import TokenExample
 from preftree.reference.store import ReferenceTable
-from preftree.scoring.forward import Scorer
+from preftree.run_folder.measured import PairRewards, TokenReward, read_measured, write_measured
+from preftree.scoring.scorer import Scorer
+from preftree.train.dataset import probe_rows
+from preftree.train.open_run import Setup
 from preftree.tree.layout import TokenSequence
 
 
@@ -89,3 +93,20 @@ def token_texts(ids: Int[np.ndarray, " L"], tokenizer: PreTrainedTokenizerBase) 
         start = stop - 1
         done = str(tokenizer.decode(ids[start:stop].tolist(), clean_up_tokenization_spaces=False))
     return texts
+
+
+PAIRS = 6
+
+
+LONGEST = 400
+"""Tokens of a pair that is shown: longer ones are no pleasure to read."""
+
+
+def keep_token_rewards(setup: Setup[DpoConfig], table: ReferenceTable, beta: float) -> None:
+    """Add the token rewards of a few held-out pairs (training pairs where none are) to RUN/measured.json."""
+    part = setup.data.train if setup.data.held_out is None else setup.data.held_out
+    rows = probe_rows(part, most=PAIRS, longest=LONGEST)
+    examples = [part.store[row] for row in rows]
+    found = token_rewards(setup.scorer, table, examples, beta=beta, tokenizer=setup.tokenizer)
+    path = Path(setup.config.out) / "measured.json"
+    write_measured(path, read_measured(path).model_copy(update={"token_rewards": tuple(found)}))

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 
-from preftree.data.kinds import to_row
+from preftree.data.records.conversion import to_row
 from preftree.evaluate.answers import Answers
 from preftree.judges.pairwise import VALUE, Judge, ask, turn
 from preftree.records import Comparison, Message, Preference, Text, Verdict
-from preftree.stats import Estimate, share_interval
+from preftree.stats.intervals import Estimate, share_interval
 
 SIMILAR = 0.1
 """Responses are of similar length where they differ by no more than this share of the longer one."""

@@ -27,11 +27,11 @@ from transformers import (
     TextStreamer,
 )
 
-from preftree.data.template import closing_token
+from preftree.data.tokens.template import closing_token
 from preftree.errors import ConfigError, ModelError
 from preftree.generate.protocol import Generation, Sampler, Sampling, decode, finish, first_stop
-from preftree.scoring.attention import plain_attention
-from preftree.scoring.forward import position_limit
+from preftree.scoring.attention.tree import plain_attention
+from preftree.scoring.scorer import position_limit
 
 
 def generate(

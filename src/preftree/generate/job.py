@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from preftree.data.kinds import plain_text
 from preftree.data.prompts import Prompt
+from preftree.data.records.conversion import plain_text
 from preftree.errors import DataError
 from preftree.generate.protocol import Sampler, Sampling
 from preftree.records import Text

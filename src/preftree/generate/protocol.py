@@ -6,7 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
+
 from preftree.errors import ConfigError
+from preftree.tree.layout import TokenSequence
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,3 +111,9 @@ def decode(tokenizer: Any, ids: Sequence[int]) -> str:
 def first_stop(text: str, stop: Sequence[str]) -> int | None:
     """Where the first stop text of a text begins; None where it holds none."""
     return min((place for one in stop if (place := text.find(one)) >= 0), default=None)
+
+
+def response_sequence(prompt: Sequence[int], response: Generation) -> TokenSequence:
+    """Prompt and response; the token that ended it counts where there is one."""
+    ids = np.array([*prompt, *response.ids, *([] if response.end is None else [response.end])], np.int32)
+    return TokenSequence(ids, np.arange(len(ids)) >= len(prompt))

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from preftree.data.kinds import plain_text
 from preftree.data.prompts import Prompt, encode_prompts
+from preftree.data.records.conversion import plain_text
 from preftree.errors import DataError
 from preftree.generate.hf import Sampling, generate, uniforms
 from preftree.models.adapters import use_adapter

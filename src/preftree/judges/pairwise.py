@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from preftree.errors import JudgeError
-from preftree.judges.reward import Rewards, load_rewards
-from preftree.judges.rules import identify
+from preftree.judges.functions import identify
+from preftree.judges.rewards import Rewards, load_rewards
 from preftree.records import Comparison, Verdict
 
 VALUE = {"left": 1.0, "tie": 0.5, "invalid": 0.5, "right": 0.0}
@@ -51,7 +51,7 @@ def judge_by_rewards(rewards: Rewards, name: str) -> Judge:
 
 
 def load_judge(spec: str) -> Judge:
-    """A judge by its name, as `--judge` takes it: any reward (judges/reward.py).
+    """A judge by its name, as `--judge` takes it: any reward (judges/rewards.py).
 
     Raises:
       ConfigError: there is no such reward.

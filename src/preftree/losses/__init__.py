@@ -1,23 +1,23 @@
 """Losses of preference learning as plain functions, their table, their metrics and the one mean."""
 
-from preftree.losses.anchored import apo_down, apo_zero, bco_pair, iterative_rpo, nca, rpo
-from preftree.losses.batch import aot, aot_unpaired, beta_dpo, kto_pair
-from preftree.losses.divergence import chi_po, f_dpo, tdpo1, tdpo2
-from preftree.losses.inputs import ListLogps, PairLogps, PairTokens, PairValues, ResponseLogps, TokenLogps
-from preftree.losses.likelihood import sft
 from preftree.losses.lists import lipo, plackett_luce, rrhf
-from preftree.losses.logistic import cdpo, discopop, dpo, dpop, exo, ln_dpo, robust
 from preftree.losses.mean import WeightedSums, mean_part, weigh
 from preftree.losses.metrics import by_label, columns_of, list_metrics, pair_metrics, response_metrics
-from preftree.losses.offsets import constrained_dpo, modpo, odpo, r_dpo
-from preftree.losses.pairs import delta, implicit_reward, logratios, pair_up
-from preftree.losses.shapes import gpo, hinge, slic
-from preftree.losses.squared import cal_dpo, ipo, ipo_sum, sppo, sppo_soft
-from preftree.losses.table import LOSSES, BoundLoss, LossSpec, bind, find, needs_reference, unit_of
-from preftree.losses.ties import davidson, rao_kupper
-from preftree.losses.token import ld_dpo, wpo, wpo_clipped
-from preftree.losses.unpaired import apo_zero_unpaired, bco, kto
-from preftree.losses.unreferenced import alphapo, cpo, orpo, reference_free, simpo, unlikelihood
+from preftree.losses.pair.anchored import apo_down, apo_zero, bco_pair, iterative_rpo, nca, rpo
+from preftree.losses.pair.divergence import chi_po, f_dpo, tdpo1, tdpo2
+from preftree.losses.pair.logistic import cdpo, discopop, dpo, dpop, exo, ln_dpo, robust
+from preftree.losses.pair.margin import gpo, hinge, slic
+from preftree.losses.pair.offsets import constrained_dpo, modpo, odpo, r_dpo
+from preftree.losses.pair.squared import cal_dpo, ipo, ipo_sum, sppo, sppo_soft
+from preftree.losses.pair.stepwise import aot, aot_unpaired, beta_dpo, kto_pair
+from preftree.losses.pair.ties import davidson, rao_kupper
+from preftree.losses.pair.token import ld_dpo, wpo, wpo_clipped
+from preftree.losses.pair.unreferenced import alphapo, cpo, orpo, reference_free, simpo, unlikelihood
+from preftree.losses.quantities import delta, implicit_reward, logratios, pair_up
+from preftree.losses.registry import LOSSES, BoundLoss, LossSpec, bind, find, needs_reference, unit_of
+from preftree.losses.sft import sft
+from preftree.losses.single import apo_zero_unpaired, bco, kto
+from preftree.losses.types import ListLogps, PairLogps, PairTokens, PairValues, ResponseLogps, TokenLogps
 
 __all__ = [
     "LOSSES",

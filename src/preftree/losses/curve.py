@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from preftree.losses.inputs import PairLogps, PairTokens, PairValues, TokenLogps
 from preftree.losses.spec import BoundLoss, unit_of
+from preftree.losses.types import PairLogps, PairTokens, PairValues, TokenLogps
 
 
 def loss_curve(loss: BoundLoss, deltas: Float[Tensor, " D"]) -> tuple[Float[Tensor, " D"], Float[Tensor, " D"]]:

@@ -7,9 +7,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from preftree.losses.inputs import ListLogps
 from preftree.losses.options import Beta, NotNegative, checked
 from preftree.losses.ragged import filled, spread
+from preftree.losses.types import ListLogps
 
 
 @checked

@@ -9,10 +9,10 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from preftree.losses.inputs import ListLogps, PairTokens
-from preftree.losses.pairs import logratios
+from preftree.losses.quantities import logratios
 from preftree.losses.ragged import filled, spread
 from preftree.losses.spec import BoundLoss, LossSpec, needs_reference, unit_of
+from preftree.losses.types import ListLogps, PairTokens
 
 _OF_ANY_PAIR = (
     *("loss", "accuracy", "margin", "chosen_rewards", "rejected_rewards", "chosen_logps", "rejected_logps"),

@@ -15,12 +15,13 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from preftree.losses import lists, logistic, rewards
-from preftree.losses import ties as _ties
-from preftree.losses.inputs import ListLogps, PairLogps
+from preftree.losses import lists, rewards
 from preftree.losses.options import AtLeastOne, NotNegative, check_options, checked
-from preftree.losses.pairs import check_one_each
+from preftree.losses.pair import logistic
+from preftree.losses.pair import ties as _ties
+from preftree.losses.quantities import check_one_each
 from preftree.losses.spec import BoundLoss, LossSpec, options_of
+from preftree.losses.types import ListLogps, PairLogps
 
 
 @checked

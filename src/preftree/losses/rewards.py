@@ -11,13 +11,13 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
-from preftree.losses.divergence import divergence_slope
-from preftree.losses.inputs import ListLogps, PairLogps, PairTokens, PairValues, ResponseLogps
 from preftree.losses.lists import list_logratios
 from preftree.losses.numerics import tangent_exp
-from preftree.losses.pairs import logratios, per_token
-from preftree.losses.token import desensitised_logratios
-from preftree.losses.unreferenced import bent, log_odds, mean_logps
+from preftree.losses.pair.divergence import divergence_slope
+from preftree.losses.pair.token import desensitised_logratios
+from preftree.losses.pair.unreferenced import bent, log_odds, mean_logps
+from preftree.losses.quantities import logratios, per_token
+from preftree.losses.types import ListLogps, PairLogps, PairTokens, PairValues, ResponseLogps
 
 
 def scaled_logratios(policy: PairLogps, ref: PairLogps, *, beta: float, **_: Any) -> PairValues:

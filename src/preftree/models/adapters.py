@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from preftree.config.adapter import LoraOptions
+from preftree.config.lora import LoraOptions
 from preftree.errors import ConfigError, ModelError
 from preftree.models.adapter_folder import NAME, AdapterFolder
 

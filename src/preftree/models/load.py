@@ -16,7 +16,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from preftree.config.adapter import Quantization
+from preftree.config.lora import Quantization
 from preftree.errors import ModelError
 from preftree.models.adapter_folder import CONFIG, AdapterFolder, find_adapter
 from preftree.models.adapters import attach_adapter

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from transformers import BitsAndBytesConfig, PreTrainedModel, TorchAoConfig
 
-from preftree.config.adapter import Quantization
+from preftree.config.lora import Quantization
 from preftree.errors import ConfigError
 
 _LIBRARY = {"nf4": "bitsandbytes", "int8": "torchao", "int4": "torchao"}

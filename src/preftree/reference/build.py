@@ -13,7 +13,7 @@ import torch
 from preftree.errors import ConfigError, TrainingError
 from preftree.reference.key import layout_digests, sequence_digest
 from preftree.reference.store import ReferenceTable
-from preftree.scoring.forward import Scorer
+from preftree.scoring.scorer import Scorer
 from preftree.storage.lock import release_lock, take_lock
 from preftree.tree.layout import TokenSequence, grow_tree
 from preftree.tree.pack import pack

@@ -14,11 +14,11 @@ from preftree.errors import TrainingError
 from preftree.reference.build import evaluating
 from preftree.reference.key import layout_digests
 from preftree.reference.store import ReferenceTable
-from preftree.scoring.figures import LiveReference
-from preftree.scoring.forward import Scorer
+from preftree.scoring.scorer import Scorer
+from preftree.scoring.vocabulary import LiveReference
 from preftree.tree.layout import TokenSequence
 from preftree.tree.pack import pack
-from preftree.tree.segment import sum_responses
+from preftree.tree.sums import sum_responses
 
 TIMES_NOISE = 4.0
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -202,12 +201,6 @@ def _adapter_options(config: Mapping[str, Any]) -> bytes:
         if name not in apart
     }
     return json.dumps(plain, sort_keys=True, default=str).encode()
-
-
-def cache_root() -> Path:
-    """Where reference log-probs are kept unless a caller says otherwise: $PREFTREE_CACHE, or ~/.cache/preftree."""
-    chosen = os.environ.get("PREFTREE_CACHE")
-    return Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "preftree"
 
 
 def _remembered_digest(path: Path, memo: Path) -> str:

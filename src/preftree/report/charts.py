@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from preftree.report.scale import Kind, Tick, fit_axis, write
+from preftree.report.numbers import Kind, Tick, fit_axis, write
 
 MAX_POINTS = 60
 """More points than this become means over equal stretches; the band keeps the extremes."""

@@ -10,17 +10,17 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel
 
-from preftree.config.text import flatten
-from preftree.evaluate.compute import best_so_far, reward_by
-from preftree.evaluate.measured import Point
-from preftree.report import scale
+from preftree.config.yaml import flatten
+from preftree.evaluate.reward_by_cost import best_so_far, reward_by
+from preftree.report import numbers as scale
 from preftree.report.charts import Chart, Level, Line, draw
 from preftree.report.curves import tone_of
+from preftree.report.first_screen import Outcome, in_words, plain
 from preftree.report.frontier import BudgetRow, exact_budgets, optimum_at, temperature_chart
+from preftree.report.numbers import percent
 from preftree.report.page import Page, Part, render
-from preftree.report.scale import percent
-from preftree.report.words import Outcome, in_words, plain
 from preftree.report.world import NAMES, REACHED, parse_part, text_table, win_rates
+from preftree.run_folder.measured import Point
 
 WITHIN = 2.0
 """Nats of KL at which methods are compared in one figure, and in the chart over compute."""

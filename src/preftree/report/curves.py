@@ -6,12 +6,12 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from preftree.evaluate.evidence import is_number
-from preftree.evaluate.folder import Row, Run
-from preftree.evaluate.measured import Point, Reliability
-from preftree.evaluate.traits import traits_of
+from preftree.evaluate.checks.evidence import is_number
+from preftree.evaluate.checks.traits import traits_of
 from preftree.report.charts import MAX_POINTS, Chart, Level, Line, thin
-from preftree.report.scale import Kind, write
+from preftree.report.numbers import Kind, write
+from preftree.run_folder.measured import Point, Reliability
+from preftree.run_folder.reader import Row, Run
 
 NUM_RUN_TONES = 8
 """Colours for runs; the ninth has the first one's again."""

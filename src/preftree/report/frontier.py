@@ -10,10 +10,10 @@ from typing import TypeAlias
 
 from pydantic import BaseModel
 
-from preftree.evaluate.measured import Point, Temperature
 from preftree.report.charts import Chart, Line
 from preftree.report.curves import tone_of
-from preftree.report.scale import write
+from preftree.report.numbers import write
+from preftree.run_folder.measured import Point, Temperature
 
 BUDGETS = (0.25, 0.5, 1.0, 2.0, 4.0)
 """Nats of KL at which methods are compared."""

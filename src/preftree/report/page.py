@@ -14,14 +14,16 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from preftree import __version__
 from preftree.errors import DataError
-from preftree.evaluate.diagnose import CHECKS, SEVERITIES, Verdict, examine_run, found_in, title_of
-from preftree.evaluate.evidence import Diagnosis
-from preftree.evaluate.folder import Run, read_runs
-from preftree.evaluate.measured import Measured, PairRewards, Point, Sample
-from preftree.report import scale, tables, words
+from preftree.evaluate.checks.diagnose import CHECKS, SEVERITIES, Verdict, examine_run, found_in, title_of
+from preftree.evaluate.checks.evidence import Diagnosis
+from preftree.report import first_screen as words
+from preftree.report import numbers as scale
+from preftree.report import tables
 from preftree.report.charts import Chart, Drawing, draw
 from preftree.report.curves import compared_curves, learning_curves, mean_stretch, tone_of
 from preftree.report.frontier import budget_table, frontier_chart, temperature_chart
+from preftree.run_folder.measured import Measured, PairRewards, Point, Sample
+from preftree.run_folder.reader import Run, read_runs
 from preftree.storage.atomic import write_atomic
 
 _TEMPLATES = Path(__file__).parent / "templates"

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from preftree.evaluate.folder import Run
-from preftree.evaluate.measured import Measured, Point
 from preftree.evaluate.recommend import Recommendation, Setting
 from preftree.report import tables
 from preftree.report.curves import compared_curves, mean_stretch, tone_of
+from preftree.report.first_screen import Outcome, describe_all
+from preftree.report.numbers import fixed, write
 from preftree.report.page import Examined, Page, drawn, examine_all, measured_parts, render
-from preftree.report.scale import fixed, write
-from preftree.report.words import Outcome, describe_all
+from preftree.run_folder.measured import Measured, Point
+from preftree.run_folder.reader import Run
 
 MOST_TEXTS = 6
 _QUESTION = "Which setting should I use?"

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from preftree.config.text import flatten
-from preftree.evaluate.folder import Run
-from preftree.report.scale import size, write
-from preftree.report.words import beta_of, plain
+from preftree.config.yaml import flatten
+from preftree.report.first_screen import beta_of, plain
+from preftree.report.numbers import size, write
+from preftree.run_folder.reader import Run
 
 _SHOWN_DIGEST = 12
 

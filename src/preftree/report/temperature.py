@@ -6,11 +6,11 @@ from dataclasses import replace
 
 from preftree.evaluate.temperature import Curves, Robustness, lead
 from preftree.report.charts import Level, draw
+from preftree.report.first_screen import Outcome, in_words
 from preftree.report.frontier import temperature_chart
+from preftree.report.numbers import percent, write
 from preftree.report.page import Page, render
-from preftree.report.scale import percent, write
-from preftree.report.words import Outcome, in_words
-from preftree.stats import Estimate
+from preftree.stats.intervals import Estimate
 
 
 def temperature_page(curves: Curves) -> str:

@@ -9,16 +9,17 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from preftree.config.text import flatten
+from preftree.config.yaml import flatten
 from preftree.errors import DataError
-from preftree.evaluate.folder import Run
-from preftree.evaluate.measured import Measured, PairRewards, Point, Sample, Temperature
-from preftree.report import scale, tables
+from preftree.report import numbers as scale
+from preftree.report import tables
 from preftree.report.curves import compared_curves, learning_curves, mean_stretch, tone_of
+from preftree.report.first_screen import Answer, Figure, Outcome, answer, in_words, plain
 from preftree.report.frontier import BudgetRow, exact_budgets, optimum_at, paths
+from preftree.report.numbers import percent, write
 from preftree.report.page import Page, drawn, examine_all, measured_parts, render
-from preftree.report.scale import percent, write
-from preftree.report.words import Answer, Figure, Outcome, answer, in_words, plain
+from preftree.run_folder.measured import Measured, PairRewards, Point, Sample, Temperature
+from preftree.run_folder.reader import Run
 
 REACHED = 0.8
 """Share of the possible gain in reward, at the KL that was spent, that counts as having worked."""

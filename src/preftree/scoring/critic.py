@@ -12,8 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from preftree.scoring.forward import Scorer
 from preftree.scoring.head import head_parameters
+from preftree.scoring.scorer import Scorer
 from preftree.tree.layout import TreeBatch
 
 

@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 
 from preftree.errors import ModelError
 from preftree.models.adapters import effective_weight
-from preftree.scoring.products import operand
+from preftree.scoring.bf16_on_cpu import operand
 
 CHUNK_ELEMENTS = 1 << 24
 """Most logits alive at once: 64 MiB in fp32."""

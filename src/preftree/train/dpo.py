@@ -7,27 +7,29 @@ from collections.abc import Callable
 from dataclasses import astuple
 from pathlib import Path
 
-from preftree.config.schema import DpoConfig
-from preftree.distributed.reduce import lead_first
-from preftree.distributed.world import open_world
+from preftree.config.dpo import DpoConfig
+from preftree.data.store.store import Examples
 from preftree.errors import ConfigError
-from preftree.losses.table import BoundLoss
+from preftree.evaluate.token_rewards import keep_token_rewards
+from preftree.losses.registry import BoundLoss
 from preftree.reference.build import BuildReport, build_reference
 from preftree.reference.gate import verify_live_start, verify_start
-from preftree.reference.key import cache_root, table_key
+from preftree.reference.key import table_key
+from preftree.reference.moving import Follower
 from preftree.reference.store import ReferenceTable
-from preftree.scoring.figures import LiveReference
-from preftree.train import run
-from preftree.train.folder import claim_folder, find_start
-from preftree.train.follow import Follower
-from preftree.train.heat import keep_token_rewards
+from preftree.run_folder.metrics import SECONDS_BETWEEN_LINES
+from preftree.run_folder.writer import claim_folder, find_start
+from preftree.runtime.paths import cache_root
+from preftree.runtime.ranks import open_ranks
+from preftree.runtime.reduce import lead_first
+from preftree.scoring.vocabulary import LiveReference
+from preftree.train import open_run as run
+from preftree.train.dataset import PromptGroups, probe_rows
 from preftree.train.loop import Outcome
 from preftree.train.objective import Objective, Part, bind_objective
 from preftree.train.policy import Reference, find_live_reference, find_reference
 from preftree.train.preference import preference_task, table_reference
-from preftree.train.rows import PromptGroups, probe_rows
-from preftree.train.task import Examples, Task
-from preftree.train.track import SECONDS_BETWEEN_LINES
+from preftree.train.step.task import Task
 
 log = logging.getLogger("preftree")
 
@@ -44,8 +46,8 @@ def run_dpo(config: DpoConfig) -> Outcome:
       UserError: something outside the program is wrong; the sentence says what to do.
     """
     config, objective = bind_objective(config)
-    with open_world() as world, claim_folder(config, world):
-        setup = run.prepare(config, world, find_start(config, world))
+    with open_ranks() as ranks, claim_folder(config, ranks):
+        setup = run.prepare(config, ranks, find_start(config, ranks))
         table, reference = _open_reference(setup, objective)
         identity = {} if reference is None else {"weights of the reference": reference.weights}
         if schedule := config.reference_schedule:
@@ -82,7 +84,7 @@ def run_dpo(config: DpoConfig) -> Outcome:
             and objective.unit == "pair"
             and isinstance(beta, float)
             and not outcome.signum
-            and world.leads
+            and ranks.leads
         ):
             keep_token_rewards(setup, table, beta)
         return outcome
@@ -96,7 +98,7 @@ def _open_reference(
         return None, None
     config = setup.config
     if "kl" in objective.inputs or config.reference_schedule is not None:
-        return None, find_live_reference(config, setup.policy, setup.tokenizer, setup.world)
+        return None, find_live_reference(config, setup.policy, setup.tokenizer, setup.ranks)
     return open_table(setup)
 
 
@@ -124,8 +126,8 @@ def build_reference_table(config: DpoConfig) -> BuildReport:
         raise ConfigError(f"loss {objective.label} compares with no reference: there is no table to build")
     if "kl" in objective.inputs or config.reference_schedule is not None:
         raise ConfigError("this reference scores beside the policy in every step: there is no table to build")
-    with open_world() as world:
-        setup = run.prepare(config, world, None)
+    with open_ranks() as ranks:
+        setup = run.prepare(config, ranks, None)
         table, reference = open_table(setup)
         return fill_table(setup, table, reference)
 
@@ -137,7 +139,7 @@ def open_table(setup: run.Setup[DpoConfig]) -> tuple[ReferenceTable, Reference]:
       ConfigError: the other model has another vocabulary.
     """
     config = setup.config
-    reference = find_reference(config, setup.policy, setup.tokenizer, setup.world)
+    reference = find_reference(config, setup.policy, setup.tokenizer, setup.ranks)
     key = table_key(reference.weights, reference.scorer.numeric_mode)
     table = ReferenceTable.open(Path(config.cache or cache_root()), key)
     for sentence in table.set_aside:
@@ -150,7 +152,7 @@ def fill_table(setup: run.Setup[DpoConfig], table: ReferenceTable, reference: Re
 
     def fill() -> BuildReport:
         total = BuildReport()
-        for part in (setup.data.train, setup.data.held_out) if setup.world.leads else ():
+        for part in (setup.data.train, setup.data.held_out) if setup.ranks.leads else ():
             if part is not None:
                 groups = PromptGroups(part)
                 with reference.active() as scorer:
@@ -167,7 +169,7 @@ def fill_table(setup: run.Setup[DpoConfig], table: ReferenceTable, reference: Re
         table.refresh()
         return total
 
-    report = lead_first(setup.world, fill)
+    report = lead_first(setup.ranks, fill)
     log.info(
         "reference: %d responses scored in %d forwards (%.1f s), %d known from earlier",
         report.num_scored,

@@ -18,22 +18,22 @@ from jaxtyping import Int
 from torch import nn
 from torch.optim import Optimizer
 
+from preftree.config.base import RunConfig
 from preftree.config.recipes import AnyConfig
-from preftree.config.schema import RunConfig
-from preftree.distributed.reduce import lead_first, max_over_ranks
-from preftree.distributed.world import World
 from preftree.errors import HalfwayError, TrainingError, UserError
-from preftree.scoring.forward import Scorer
+from preftree.reference.moving import Follower
+from preftree.run_folder.metrics import Row, open_tracker
+from preftree.runtime.ranks import Ranks
+from preftree.runtime.reduce import lead_first, max_over_ranks
+from preftree.runtime.signals import stop_on_signals
+from preftree.scoring.scorer import Scorer
 from preftree.storage.checkpoint import LoadedCheckpoint, save_checkpoint
-from preftree.train.follow import Follower
-from preftree.train.optim import learning_rate, set_learning_rate
-from preftree.train.scores import Moment
-from preftree.train.signals import stop_on_signals
 from preftree.train.snapshots import is_snapshot_step, save_snapshot
 from preftree.train.state import Beside, Progress, capture, require_finite, restore
-from preftree.train.step import measure, take_step
-from preftree.train.task import Task
-from preftree.train.track import Row, open_tracker
+from preftree.train.step.optimizer import learning_rate, set_learning_rate
+from preftree.train.step.scores import Moment
+from preftree.train.step.step import measure, take_step
+from preftree.train.step.task import Task
 
 Advance: TypeAlias = Callable[[Progress], tuple[Progress, Row]]
 """Makes the step after a progress, by it and by the weights alone; where the run is then, and the row to write.
@@ -86,7 +86,7 @@ class Outcome:
 
 
 def train(
-    plan: Plan, scorer: Scorer, optimizer: Optimizer, config: AnyConfig, world: World, *, start: LoadedCheckpoint | None
+    plan: Plan, scorer: Scorer, optimizer: Optimizer, config: AnyConfig, ranks: Ranks, *, start: LoadedCheckpoint | None
 ) -> Outcome:
     """Run the loop from the start, or from a checkpoint, to its end or a signal; it always leaves a checkpoint.
 
@@ -105,7 +105,7 @@ def train(
         tracker = stack.enter_context(
             open_tracker(
                 out,
-                leads=world.leads,
+                leads=ranks.leads,
                 num_steps=plan.num_steps,
                 first_step=progress.step,
                 keep_rows=progress.rows if start else None,
@@ -124,14 +124,14 @@ def train(
         stack.enter_context(noting_a_stop())
 
         def asked_to_stop() -> int:
-            return max_over_ranks(request.signum, world)
+            return max_over_ranks(request.signum, ranks)
 
         def save() -> None:
             nonlocal progress, saved
             progress = replace(progress, rows=tracker.num_rows)
 
             def write() -> None:
-                if world.leads:
+                if ranks.leads:
                     require_finite(scorer.model, progress.step)
                     if plan.critic is not None:
                         require_finite(plan.critic[0], progress.step)
@@ -139,11 +139,11 @@ def train(
                     state = capture(scorer.model, optimizer, progress, plan.about, beside)
                     save_checkpoint(out / "checkpoints", progress.step, state, keep=config.keep_checkpoints)
 
-            lead_first(world, write)
+            lead_first(ranks, write)
             saved = progress.step
 
         def snapshot() -> None:
-            if world.leads:
+            if ranks.leads:
                 save_snapshot(out, scorer.model, progress.step, plan.about.get("trajectory"))
 
         @contextmanager
@@ -179,7 +179,7 @@ def train(
                 progress, row = plan.advance(progress)
             tracker.write(row)
             if is_snapshot_step(progress.step, config.snapshots):  # before the checkpoint, which is not gone behind
-                lead_first(world, snapshot)
+                lead_first(ranks, snapshot)
             if config.save_every is not None and progress.step % config.save_every == 0:
                 save()
     return Outcome(progress, figures, stop)
@@ -193,7 +193,7 @@ def supervised(
     scorer: Scorer,
     optimizer: Optimizer,
     config: RunConfig,
-    world: World,
+    ranks: Ranks,
     follower: Follower | None = None,
 ) -> Advance:
     """Steps on examples that are there beforehand: one update each.
@@ -206,7 +206,7 @@ def supervised(
       scorer: The policy.
       optimizer: Its optimiser.
       config: The run's options.
-      world: The ranks.
+      ranks: The ranks.
       follower: The reference, if it moves.
     """
     coming: Iterator[Int[np.ndarray, " B"]] | None = None
@@ -225,7 +225,7 @@ def supervised(
             optimizer,
             budget=config.micro_batch_tokens,
             max_grad_norm=config.max_grad_norm,
-            world=world,
+            ranks=ranks,
             name=f"step {progress.step + 1}",
             moment=Moment(config.seed, progress.step, progress.state),
         )
@@ -257,7 +257,7 @@ def supervised(
     return advance
 
 
-def held_out(task: Task, rows: Int[np.ndarray, " N"], scorer: Scorer, config: RunConfig, world: World) -> Evaluate:
+def held_out(task: Task, rows: Int[np.ndarray, " N"], scorer: Scorer, config: RunConfig, ranks: Ranks) -> Evaluate:
     """The figures of a task over rows that are not trained on, and their number."""
 
     def evaluate(progress: Progress, stop: Callable[[], int]) -> Mapping[str, float] | None:
@@ -266,7 +266,7 @@ def held_out(task: Task, rows: Int[np.ndarray, " N"], scorer: Scorer, config: Ru
             rows,
             scorer,
             budget=config.micro_batch_tokens,
-            world=world,
+            ranks=ranks,
             stop=stop,
             name=f"evaluation after step {progress.step}",
             moment=Moment(config.seed, progress.step, progress.state),

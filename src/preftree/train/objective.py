@@ -11,13 +11,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from preftree.config.base import RunConfig
+from preftree.config.dpo import DpoConfig
 from preftree.config.reward import RewardConfig
-from preftree.config.schema import DpoConfig, RunConfig
 from preftree.errors import ConfigError
-from preftree.losses.inputs import PairLogps
 from preftree.losses.metrics import columns_of, list_metrics, pair_metrics, response_metrics
+from preftree.losses.registry import BoundLoss, bind, find, needs_reference, options_of, unit_of
 from preftree.losses.reward_model import bind_reward_loss
-from preftree.losses.table import BoundLoss, bind, find, needs_reference, options_of, unit_of
+from preftree.losses.types import PairLogps
 
 Unit = Literal["pair", "response", "list"]
 

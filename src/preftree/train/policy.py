@@ -18,17 +18,18 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from preftree.config.adapter import LoraOptions
+from preftree.config.dpo import DpoConfig
+from preftree.config.lora import LoraOptions
 from preftree.config.online import OnlineConfig, PpoConfig, RlooConfig
 from preftree.config.recipes import AnyConfig
-from preftree.config.schema import DpoConfig
-from preftree.distributed.world import World
 from preftree.errors import ConfigError
 from preftree.models.adapter_folder import AdapterFolder, adapter_names, find_adapter
 from preftree.models.adapters import adapter_off, add_adapter, attach_adapter, has_targets, merge_adapter
 from preftree.models.load import load_base, load_tokenizer, remove_dropout
-from preftree.reference.key import adapted_digest, cache_root, weights_digest, weights_digest_of_model
-from preftree.scoring.forward import Scorer
+from preftree.reference.key import adapted_digest, weights_digest, weights_digest_of_model
+from preftree.runtime.paths import cache_root
+from preftree.runtime.ranks import Ranks
+from preftree.scoring.scorer import Scorer
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -103,7 +104,7 @@ class Reference:
             yield self.scorer
 
 
-def load_policy(config: AnyConfig, world: World) -> Policy:
+def load_policy(config: AnyConfig, ranks: Ranks) -> Policy:
     """Load the model of a run in fp32 on this rank's device, and its adapter, new or stored.
 
     Raises:
@@ -112,7 +113,7 @@ def load_policy(config: AnyConfig, world: World) -> Policy:
     """
     lora = config.lora
     incoming = find_adapter(config.model, lora.name if lora else None)
-    model = load_base(incoming or config.model, quantize=config.quantize, device=world.device)
+    model = load_base(incoming or config.model, quantize=config.quantize, device=ranks.device)
     base = incoming.base if incoming else config.model
     base_weights = weights = digest_base(base, model, config)
     merged = incoming is not None and (lora is None or lora.new)
@@ -135,7 +136,7 @@ def load_policy(config: AnyConfig, world: World) -> Policy:
 
 
 def find_reference(
-    config: DpoConfig | OnlineConfig, policy: Policy, tokenizer: PreTrainedTokenizerBase, world: World
+    config: DpoConfig | OnlineConfig, policy: Policy, tokenizer: PreTrainedTokenizerBase, ranks: Ranks
 ) -> Reference:
     """The reference that a run asks for; another model is loaded where the policy cannot be it.
 
@@ -156,19 +157,19 @@ def find_reference(
         words = f"base: {policy.base}, {bare}"
         if not policy.merged:
             return Reference(policy.scorer, policy.base_weights, True, policy.incoming is None, words)
-        scorer, weights = load_frozen(policy.base, config, world)
+        scorer, weights = load_frozen(policy.base, config, ranks)
         return Reference(scorer, weights, False, False, words)
     if load_tokenizer(asked).get_vocab() != tokenizer.get_vocab():
         raise ConfigError(
             f"reference={asked} has another vocabulary than model={config.model}, so it cannot score the same tokens; "
             "give a model with the same tokenizer"
         )
-    scorer, weights = load_frozen(asked, config, world)
+    scorer, weights = load_frozen(asked, config, ranks)
     return Reference(scorer, weights, False, False, asked)
 
 
 def find_live_reference(
-    config: DpoConfig | OnlineConfig, policy: Policy, tokenizer: PreTrainedTokenizerBase, world: World
+    config: DpoConfig | OnlineConfig, policy: Policy, tokenizer: PreTrainedTokenizerBase, ranks: Ranks
 ) -> Reference:
     """The reference as a model that scores beside the policy: the policy without its adapter, or a second model.
 
@@ -180,20 +181,20 @@ def find_live_reference(
         raise ConfigError(
             "reference.sync_every moves all weights of the reference, and lora trains an adapter alone; leave one out"
         )
-    reference = find_reference(config, policy, tokenizer, world)
+    reference = find_reference(config, policy, tokenizer, ranks)
     if reference.scorer is policy.scorer and not reference.without_adapter:  # it moves away from what it was
         place = policy.incoming.path if policy.incoming else config.model
-        scorer, _ = load_frozen(str(place), config, world, merged=policy.merged)
+        scorer, _ = load_frozen(str(place), config, ranks, merged=policy.merged)
         reference = replace(reference, scorer=scorer)
     if reference.scorer is not policy.scorer:
         reference.scorer.requires_grad_(False)
     return reference
 
 
-def load_frozen(name: str, config: AnyConfig, world: World, *, merged: bool = False) -> tuple[Scorer, str]:
+def load_frozen(name: str, config: AnyConfig, ranks: Ranks, *, merged: bool = False) -> tuple[Scorer, str]:
     """Another model than the policy, adapter included (`merged`: in its weights), and its digest."""
     adapter = find_adapter(name)
-    model = load_base(adapter or name, quantize=config.quantize, device=world.device)
+    model = load_base(adapter or name, quantize=config.quantize, device=ranks.device)
     weights = digest_base(adapter.base if adapter else name, model, config)
     if adapter is not None:
         (merge_adapter if merged else attach_adapter)(model, adapter)

@@ -12,24 +12,25 @@ from functools import partial
 import numpy as np
 
 from preftree.config.online import OnlineConfig, PpoConfig, RlooConfig
-from preftree.distributed.world import open_world
+from preftree.data.prompts import PromptSet, open_prompts
 from preftree.errors import ConfigError
-from preftree.judges.reward import load_rewards
-from preftree.judges.rules import identify
+from preftree.judges.functions import identify
+from preftree.judges.rewards import load_rewards
 from preftree.models.load import load_tokenizer
+from preftree.run_folder import writer as folder
+from preftree.runtime.ranks import open_ranks
 from preftree.scoring.critic import Critic
-from preftree.scoring.forward import Scorer
-from preftree.scoring.probe import verify_scorer
+from preftree.scoring.scorer import Scorer
+from preftree.scoring.verify import verify_scorer
 from preftree.storage.checkpoint import LoadedCheckpoint
-from preftree.train import folder
-from preftree.train.learner import Learner
+from preftree.train.finish import finish
 from preftree.train.loop import Outcome, Plan, train
-from preftree.train.online import advance, begin_state, evaluate
-from preftree.train.optim import build_optimizer, check_optimizer
+from preftree.train.open_run import adaptation, settle, warmup_of
 from preftree.train.policy import Policy, Reference, find_live_reference, load_policy
-from preftree.train.rollout import PromptSet, open_prompts
-from preftree.train.run import adaptation, settle, warmup_of
+from preftree.train.rollouts.iteration import advance, begin_state, evaluate
+from preftree.train.rollouts.learner import Learner
 from preftree.train.state import Progress
+from preftree.train.step.optimizer import build_optimizer, check_optimizer
 from preftree.tree.layout import TokenSequence
 
 log = logging.getLogger("preftree")
@@ -63,20 +64,20 @@ def run_rloo(config: RlooConfig) -> Outcome:
 
 
 def _run(config: OnlineConfig) -> Outcome:
-    with open_world() as world, folder.claim_folder(config, world):
-        if world.size > 1:
-            raise ConfigError(f"preftree {config.recipe} runs in one process, got {world.size}; leave torchrun out")
+    with open_ranks() as ranks, folder.claim_folder(config, ranks):
+        if ranks.size > 1:
+            raise ConfigError(f"preftree {config.recipe} runs in one process, got {ranks.size}; leave torchrun out")
         check_optimizer(config)
-        start = folder.find_start(config, world)
+        start = folder.find_start(config, ranks)
         config = settle(config, start)
-        policy, tokenizer = load_policy(config, world), load_tokenizer(config.model)
+        policy, tokenizer = load_policy(config, ranks), load_tokenizer(config.model)
         config = config.model_copy(update={"lora": policy.lora})
         if config.gradient_checkpointing:
             policy.scorer.checkpoint_gradients(float(config.gradient_checkpointing))
         prompts = open_prompts(config.data.path, tokenizer)
         held_out = None if config.eval_data is None else open_prompts(config.eval_data, tokenizer)
         rewards = load_rewards(config.reward)
-        reference = find_live_reference(config, policy, tokenizer, world)
+        reference = find_live_reference(config, policy, tokenizer, ranks)
         steps = _num_steps(config, len(prompts))
         config = config.model_copy(update={"warmup_steps": warmup_of(config, start, steps)})
         path = _trajectory(config, policy, reference, prompts, steps)
@@ -86,8 +87,8 @@ def _run(config: OnlineConfig) -> Outcome:
             log.info("%s is finished at step %d; nothing to do", config.out, start.step)
             return Outcome(Progress(**start.state.meta["progress"]), {}, 0)
         _check_budget(config, prompts)
-        folder.start_over(config, world)
-        folder.write_config(config, world)
+        folder.start_over(config, ranks)
+        folder.write_config(config, ranks)
         report = verify_scorer(policy.scorer, _probes(prompts))
         log.info(
             "scores equal the model's own: difference %.1e nats of %.1e allowed", report.difference, report.tolerance
@@ -110,7 +111,7 @@ def _run(config: OnlineConfig) -> Outcome:
             "models_in_memory": models,
             "trajectory": path,
             "config": config.model_dump(),
-            "environment": folder.environment(world),
+            "environment": folder.environment(ranks),
         }
         plan = Plan(
             advance=partial(advance, learner),
@@ -121,9 +122,9 @@ def _run(config: OnlineConfig) -> Outcome:
             state=begin_state(config),
             critic=critic,
         )
-        outcome = train(plan, policy.scorer, optimizer, config, world, start=start)
+        outcome = train(plan, policy.scorer, optimizer, config, ranks, start=start)
         if not outcome.signum:
-            folder.finish(config, policy, tokenizer, outcome, about, world)
+            finish(config, policy, tokenizer, outcome, about, ranks)
         return outcome
 
 

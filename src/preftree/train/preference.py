@@ -10,18 +10,18 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from preftree.data.store import TokenExample
+from preftree.data.store.store import Examples, TokenExample
 from preftree.losses.mean import weigh
 from preftree.losses.metrics import by_label
 from preftree.reference.store import ReferenceTable
-from preftree.scoring.figures import LiveReference
-from preftree.stats import wilson
-from preftree.train.inputs import make_inputs
+from preftree.scoring.vocabulary import LiveReference
+from preftree.stats.intervals import wilson
 from preftree.train.objective import Objective
-from preftree.train.scores import Lookup, Scores, Views
-from preftree.train.task import Examples, Task, Values
+from preftree.train.step.inputs import make_inputs
+from preftree.train.step.scores import Lookup, Scores, Views
+from preftree.train.step.task import Task, Values
 from preftree.tree.layout import TokenSequence, TreeBatch
-from preftree.tree.transfer import send
+from preftree.tree.to_device import send
 
 
 def table_reference(table: ReferenceTable) -> Lookup:

@@ -13,26 +13,26 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from preftree.config.reward import RewardConfig
-from preftree.data.ending import EndStore
-from preftree.data.store import TokenExample, TokenStore
-from preftree.distributed.world import World, open_world
-from preftree.evaluate.measured import Reliability, read_measured, write_measured
+from preftree.data.store.end_marked import EndStore
+from preftree.data.store.store import Examples, TokenExample, TokenStore
 from preftree.losses.reward_model import win_chance
 from preftree.models.load import load_tokenizer
-from preftree.models.reward import grow_reward_model, is_reward_model, load_reward_model, padding_of
-from preftree.scoring.reward import RewardScorer, verify_rewards
-from preftree.stats import Calibration, calibration
-from preftree.train import run
-from preftree.train.folder import claim_folder, find_start
+from preftree.models.reward_model import grow_reward_model, is_reward_model, load_reward_model, padding_of
+from preftree.run_folder.measured import Reliability, read_measured, write_measured
+from preftree.run_folder.writer import claim_folder, find_start
+from preftree.runtime.ranks import Ranks, open_ranks
+from preftree.scoring.pair_sums import response_values
+from preftree.scoring.reward_scorer import RewardScorer, verify_rewards
+from preftree.stats.calibration import Calibration, calibration
+from preftree.train import open_run as run
+from preftree.train.dataset import Data, Part
 from preftree.train.loop import Outcome
 from preftree.train.objective import Objective, bind_reward
 from preftree.train.policy import Policy, digest_base
 from preftree.train.preference import preference_task
-from preftree.train.rows import Data, Part
-from preftree.train.scores import Scores
-from preftree.train.task import Examples, Task, Values
-from preftree.train.values import response_values
-from preftree.tree.transfer import send
+from preftree.train.step.scores import Scores
+from preftree.train.step.task import Task, Values
+from preftree.tree.to_device import send
 
 log = logging.getLogger("preftree")
 
@@ -50,7 +50,7 @@ def reward_task(examples: Examples, objective: Objective, *, held_out: bool = Fa
     held out with `calibration_error`.
 
     Args:
-      examples: Pairs, the chosen response first, or rankings; as data/ending.py marks them.
+      examples: Pairs, the chosen response first, or rankings; as data/store/end_marked.py marks them.
       objective: A loss of rewards.
       held_out: Whether the accuracy comes with a 95 % Wilson interval, and the figures with the calibration.
     """
@@ -90,8 +90,8 @@ def run_reward(config: RewardConfig) -> Outcome:
       UserError: something outside the program is wrong; the sentence says what to do.
     """
     objective = bind_reward(config)
-    with open_world() as world, claim_folder(config, world):
-        setup = run.prepare(config, world, find_start(config, world), _load)
+    with open_ranks() as ranks, claim_folder(config, ranks):
+        setup = run.prepare(config, ranks, find_start(config, ranks), _load)
         model = setup.scorer.model
         padding = padding_of(model)
         if padding is not None:
@@ -104,18 +104,18 @@ def run_reward(config: RewardConfig) -> Outcome:
         if done is not None:
             return done
         outcome = run.execute(setup, lambda store, held_out: reward_task(store, objective, held_out=held_out), path)
-        if not outcome.signum and objective.unit == "pair" and world.leads:
+        if not outcome.signum and objective.unit == "pair" and ranks.leads:
             _keep_reliability(setup, objective)
         return outcome
 
 
-def _load(config: RewardConfig, world: World) -> Policy:
+def _load(config: RewardConfig, ranks: Ranks) -> Policy:
     """The reward model of a folder, or a language model with a new head."""
     if is_reward_model(config.model):
-        model = load_reward_model(config.model, device=world.device)
+        model = load_reward_model(config.model, device=ranks.device)
     else:
         seed = config.seed if config.head == "random" else None
-        model = grow_reward_model(config.model, load_tokenizer(config.model), seed=seed, device=world.device)
+        model = grow_reward_model(config.model, load_tokenizer(config.model), seed=seed, device=ranks.device)
     scorer = RewardScorer(model, precision=config.precision)
     weights = digest_base(config.model, model, config)
     return Policy(scorer, weights, config.model, weights, lora=None, incoming=None, merged=False)

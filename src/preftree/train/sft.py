@@ -9,16 +9,16 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from preftree.config.schema import SftConfig
-from preftree.data.store import TokenExample
-from preftree.distributed.world import open_world
-from preftree.losses.likelihood import sft
+from preftree.config.sft import SftConfig
+from preftree.data.store.store import Examples, TokenExample
 from preftree.losses.mean import weigh
-from preftree.train import run
-from preftree.train.folder import claim_folder, find_start
+from preftree.losses.sft import sft
+from preftree.run_folder.writer import claim_folder, find_start
+from preftree.runtime.ranks import open_ranks
+from preftree.train import open_run as run
 from preftree.train.loop import Outcome
-from preftree.train.scores import Scores
-from preftree.train.task import Examples, Task, Values
+from preftree.train.step.scores import Scores
+from preftree.train.step.task import Task, Values
 
 
 def demonstration_task(examples: Examples) -> Task:
@@ -47,7 +47,7 @@ def run_sft(config: SftConfig) -> Outcome:
     Raises:
       UserError: something outside the program is wrong; the sentence says what to do.
     """
-    with open_world() as world, claim_folder(config, world):
-        setup = run.prepare(config, world, find_start(config, world))
+    with open_ranks() as ranks, claim_folder(config, ranks):
+        setup = run.prepare(config, ranks, find_start(config, ranks))
         path = run.trajectory(setup, {"recipe": "sft"})
         return run.admit(setup, path) or run.execute(setup, lambda store, _: demonstration_task(store), path)

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from preftree.errors import CheckpointError, TrainingError
 from preftree.models.adapters import trained_parameters
 from preftree.storage.checkpoint import CheckpointState, LoadedCheckpoint
-from preftree.train.optim import optimizer_tensors, restore_optimizer
+from preftree.train.step.optimizer import optimizer_tensors, restore_optimizer
 
 
 @dataclass(frozen=True, slots=True)

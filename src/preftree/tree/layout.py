@@ -29,7 +29,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from preftree.tree.transfer import send
+from preftree.tree.to_device import send
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -97,7 +97,7 @@ def plan_step(
     prompts: Sequence[int],
     *,
     budget: int,
-    world: int = 1,
+    num_ranks: int = 1,
     share: bool = True,
 ) -> list[list[MicroBatch]]:
     """Cut one optimiser step into micro-batches, for every rank.
@@ -106,7 +106,7 @@ def plan_step(
       examples: The sequences of each example of the step.
       prompts: A number for each example's prompt; examples with equal numbers share a tree while it fits the budget.
       budget: Most tokens a micro-batch computes.
-      world: Number of ranks.
+      num_ranks: Number of ranks.
       share: Whether the model can compute a shared beginning once; otherwise every sequence is a tree of its own, and a
         micro-batch is a rectangle of padded rows.
     Returns:
@@ -115,8 +115,8 @@ def plan_step(
       ValueError: one example alone is larger than the budget.
     """
     units = _units(examples, prompts, budget, share)
-    ranks: list[list[_Unit]] = [[] for _ in range(world)]
-    load = [0] * world
+    ranks: list[list[_Unit]] = [[] for _ in range(num_ranks)]
+    load = [0] * num_ranks
     for unit in sorted(units, key=lambda unit: (-unit.size, unit.examples)):
         rank = load.index(min(load))
         ranks[rank].append(unit)

@@ -17,8 +17,8 @@ from jaxtyping import Float
 from scipy.special import expit, logit, softmax
 from torch import Tensor
 
-from preftree.losses.inputs import ListLogps, PairLogps, PairValues
-from preftree.losses.table import BoundLoss, bind
+from preftree.losses.registry import BoundLoss, bind
+from preftree.losses.types import ListLogps, PairLogps, PairValues
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from preftree.data.fields import Row
 from preftree.data.formats import (
     conversational,
     explicit,
@@ -21,6 +20,7 @@ from preftree.data.formats import (
     ultrafeedback,
     unpaired,
 )
+from preftree.data.records.fields import Row
 from preftree.records import Record
 
 Kind: TypeAlias = Literal["preference", "ranking", "label", "demonstration"]

@@ -5,7 +5,16 @@ The reference summaries that CarperAI published of TL;DR name the completion `la
 
 from __future__ import annotations
 
-from preftree.data.fields import Row, messages, present, prompt_messages, response_messages, response_text, text, weight
+from preftree.data.records.fields import (
+    Row,
+    messages,
+    present,
+    prompt_messages,
+    response_messages,
+    response_text,
+    text,
+    weight,
+)
 from preftree.records import Demonstration, Text
 
 

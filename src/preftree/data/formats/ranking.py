@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from preftree.data.faults import RowFault
-from preftree.data.fields import (
+from preftree.data.records.faults import RowFault
+from preftree.data.records.fields import (
     Row,
     check_differ,
     items,

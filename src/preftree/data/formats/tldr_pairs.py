@@ -6,8 +6,8 @@ prompt ends in. It is put back there, on a line of its own, as in the prompts th
 
 from __future__ import annotations
 
-from preftree.data.faults import RowFault
-from preftree.data.fields import Row, preference, response_text, take, text
+from preftree.data.records.faults import RowFault
+from preftree.data.records.fields import Row, preference, response_text, take, text
 from preftree.records import Preference
 
 TLDR = "TL;DR:"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from preftree.data.fields import Row, flag, take, weight
 from preftree.data.formats.prompt_completion import exchange
+from preftree.data.records.fields import Row, flag, take, weight
 from preftree.records import Label
 
 

@@ -1,0 +1,1 @@
+"""Rows as records: typed fields, faults, duplicates, conversion."""

@@ -1,0 +1,205 @@
+"""Typed fields of a row, each checked where it is read; `where` is the field's name as it stands in the file.
+
+Every function raises RowFault where the value is not what its name says.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from typing import Any, TypeAlias, TypeVar
+
+from preftree.data.records.faults import RowFault
+from preftree.records import Message, Preference, Text
+
+Row: TypeAlias = dict[str, Any]
+T = TypeVar("T")
+
+MAX_RESPONSES = 64  # 2016 pairs
+ROLES = ("system", "developer", "user", "assistant", "tool")
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_ESCAPED_BYTE = re.compile("[\udc80-\udcff]")  # how Python keeps a byte that was not UTF-8
+_WRITTEN_MESSAGES = re.compile(r"\s*\[\s*\{\s*['\"](role|content)['\"]\s*:")
+
+
+def present(row: Row, *names: str) -> tuple[str, Any]:
+    """The first of `names` that the row has, and its value."""
+    for name in names:
+        if row.get(name) is not None:
+            return name, row[name]
+    wanted = " or ".join(f"'{name}'" for name in names)
+    raise RowFault("missing_field", names[0], f"{wanted} is missing")
+
+
+def take(row: Row, read: Callable[[Any, str], T], *names: str) -> T:
+    """The first of `names` that the row has, read by one of the functions below."""
+    name, value = present(row, *names)
+    return read(value, name)
+
+
+def text(value: Any, where: str) -> str:
+    """Text that can be stored and tokenised as it is."""
+    if not isinstance(value, str):
+        raise RowFault("wrong_type", where, f"'{where}' must be text, got {_kind(value)}")
+    if not value.isascii():
+        if _SURROGATE.search(value):
+            if _ESCAPED_BYTE.search(value):
+                raise RowFault("bad_utf8", where, f"'{where}' holds bytes that are not UTF-8")
+            raise RowFault("bad_text", where, f"'{where}' holds half a surrogate pair")
+        if "\ufffd" in value:
+            raise RowFault("bad_text", where, f"'{where}' holds U+FFFD, the mark of an earlier decoding error")
+    if "\0" in value:
+        raise RowFault("bad_text", where, f"'{where}' holds a NUL character")
+    if _WRITTEN_MESSAGES.match(value):
+        raise RowFault("wrong_type", where, f"'{where}' is a message list written out as text; give it as a list")
+    return value
+
+
+def response_text(value: Any, where: str) -> str:
+    """Text that says something."""
+    value = text(value, where)
+    if not value.strip():
+        raise RowFault("empty_response", where, f"'{where}' is an empty response; drop the row")
+    return value
+
+
+def messages(value: Any, where: str) -> tuple[Message, ...]:
+    """A list of {role, content} with an optional `train` flag on assistant turns."""
+    if not isinstance(value, list):
+        raise RowFault("wrong_type", where, f"'{where}' must be a list of messages, got {_kind(value)}")
+    return tuple(_message(item, f"{where}[{index}]") for index, item in enumerate(value))
+
+
+def _message(value: Any, where: str) -> Message:
+    if not isinstance(value, dict):
+        raise RowFault("wrong_type", where, f"'{where}' must be a message, got {_kind(value)}")
+    for name in ("tool_calls", "function_call"):
+        if value.get(name):
+            raise RowFault("wrong_type", f"{where}.{name}", f"'{where}.{name}': tool calls are not supported")
+    role = text(value.get("role"), f"{where}.role")
+    if role not in ROLES:
+        message = f"'{where}.role' must be one of {', '.join(ROLES)}, got {role[:40]!r}"
+        raise RowFault("bad_messages", f"{where}.role", message)
+    content = text(value.get("content"), f"{where}.content")
+    train = None if value.get("train") is None else flag(value["train"], f"{where}.train")
+    if train and role != "assistant":
+        raise RowFault("bad_messages", f"{where}.train", f"'{where}.train': only assistant turns are trained on")
+    return Message(role, content, train)
+
+
+def prompt_messages(turns: tuple[Message, ...], where: str) -> tuple[Message, ...]:
+    """A conversation that waits for the assistant."""
+    if not turns or turns[-1].role == "assistant":
+        raise RowFault("bad_messages", where, f"'{where}' has no turn for the assistant to answer")
+    return turns
+
+
+def response_messages(turns: tuple[Message, ...], where: str) -> tuple[Message, ...]:
+    """What the assistant says next: it has the first and the last word, and something to say in each turn."""
+    if not turns or turns[0].role != "assistant" or turns[-1].role != "assistant":
+        raise RowFault("bad_messages", where, f"'{where}' must begin and end with an assistant turn after its prompt")
+    for turn in turns:
+        if turn.role == "assistant" and not turn.content.strip():
+            raise RowFault("empty_response", where, f"'{where}' holds an empty assistant turn; drop the row")
+    if all(turn.train is False for turn in turns if turn.role == "assistant"):
+        raise RowFault("bad_messages", where, f"'{where}' has no assistant turn to score: 'train' is false in all")
+    return turns
+
+
+def split_dialogue(turns: tuple[Message, ...], where: str) -> tuple[tuple[Message, ...], tuple[Message, ...]]:
+    """A whole conversation, cut before its last assistant turn."""
+    if not turns or turns[-1].role != "assistant":
+        raise RowFault("bad_messages", where, f"'{where}' must end with an assistant turn")
+    return prompt_messages(turns[:-1], where), response_messages(turns[-1:], where)
+
+
+def number(value: Any, where: str) -> float:
+    """A finite number, or text that spells one."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise RowFault("wrong_type", where, f"'{where}' must be a number, got {_kind(value)}")
+    try:
+        result = float(value)
+    except (ValueError, OverflowError):
+        raise RowFault("bad_value", where, f"'{where}' must be a number, got {str(value)[:40]!r}") from None
+    if not math.isfinite(result):
+        raise RowFault("bad_value", where, f"'{where}' must be finite, got {result}")
+    return result
+
+
+def optional_number(row: Row, name: str) -> float | None:
+    """A number that may be absent, null, or an empty cell."""
+    return None if row.get(name) in (None, "") else number(row[name], name)
+
+
+def both_numbers(row: Row, first: str, second: str) -> tuple[float, float] | None:
+    """Two numbers that say something only together."""
+    one, other = optional_number(row, first), optional_number(row, second)
+    return None if one is None or other is None else (one, other)
+
+
+def flag(value: Any, where: str) -> bool:
+    """A truth value: true, false, 0 or 1, also spelled as text."""
+    spelled = value.strip().lower() if isinstance(value, str) else value
+    if isinstance(spelled, str | int | float):
+        if spelled in ("true", "1", 1):
+            return True
+        if spelled in ("false", "0", 0):
+            return False
+        raise RowFault("bad_value", where, f"'{where}' must be true or false, got {str(value)[:40]!r}")
+    raise RowFault("wrong_type", where, f"'{where}' must be true or false, got {_kind(value)}")
+
+
+def items(value: Any, where: str) -> list[Any]:
+    """A list of no more responses than a ranking may have."""
+    if not isinstance(value, list):
+        raise RowFault("wrong_type", where, f"'{where}' must be a list, got {_kind(value)}")
+    if len(value) > MAX_RESPONSES:
+        raise RowFault("bad_value", where, f"'{where}' has {len(value)} responses, wanted at most {MAX_RESPONSES}")
+    return value
+
+
+def weight(row: Row) -> float:
+    """The row's weight, 1 where it gives none."""
+    value = optional_number(row, "weight")
+    if value is not None and value <= 0:
+        raise RowFault("bad_value", "weight", f"'weight' must be > 0, got {value:g}")
+    return 1.0 if value is None else value
+
+
+def preference(row: Row, prompt: Text, chosen: tuple[str, Text], rejected: tuple[str, Text]) -> Preference:
+    """A pair with the weight, tie and figures that its row gives; each response comes with its field's name."""
+    tie = row.get("tie") not in (None, "") and flag(row["tie"], "tie")
+    margin, source = optional_number(row, "margin"), "margin"
+    scores = both_numbers(row, "score_chosen", "score_rejected")
+    if margin is None and scores is not None:
+        source, margin = "score_chosen", scores[0] - scores[1]
+        if not math.isfinite(margin):
+            raise RowFault("bad_value", source, "'score_chosen' minus 'score_rejected' is not finite")
+    if margin is not None and margin < 0:
+        raise RowFault(
+            "bad_value", source, f"'{source}' puts the chosen response below the rejected one, by {-margin:g}"
+        )
+    if not tie:
+        check_differ((chosen, rejected))
+    win_prob = optional_number(row, "win_prob")
+    if win_prob is not None and not 0 <= win_prob <= 1:
+        raise RowFault("bad_value", "win_prob", f"'win_prob' must be in [0, 1], got {win_prob:g}")
+    costs = both_numbers(row, "cost_chosen", "cost_rejected")
+    other = optional_number(row, "other_margin")
+    return Preference(prompt, chosen[1], rejected[1], weight(row), margin, tie, win_prob, scores, costs, other)
+
+
+def check_differ(named: tuple[tuple[str, Text], ...]) -> None:
+    """No two responses are equal but for white space around them."""
+    seen: dict[tuple[object, ...], str] = {}
+    for name, response in named:
+        key = (response.strip(),) if isinstance(response, str) else tuple((m.role, m.content.strip()) for m in response)
+        if key in seen:
+            raise RowFault("same_responses", name, f"'{seen[key]}' equals '{name}'; drop the row or label it a tie")
+        seen[key] = name
+
+
+def _kind(value: Any) -> str:
+    names = {dict: "an object", list: "a list", bool: "a truth value", int: "a number", float: "a number", str: "text"}
+    return "null" if value is None else names.get(type(value), type(value).__name__)

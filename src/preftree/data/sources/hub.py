@@ -1,0 +1,73 @@
+"""Rows of a data set on the Hugging Face hub, streamed; the id is `owner/name[#folder][@revision][:split]`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from preftree.data.records.fields import Row
+from preftree.errors import DataError
+
+_ID = re.compile(
+    r"(?P<name>[\w-][\w.-]*/[\w-][\w.-]*)(#(?P<folder>[\w-][\w./-]*))?"
+    r"(@(?P<revision>[\w./-]+))?(:(?P<split>[\w.-]+))?"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class HubData:
+    """A split of a data set at one commit.
+
+    Attributes:
+      name: Data set id, or a local folder that `datasets` can load.
+      split: One split; `train` where none was named.
+      revision: The commit that is read; None in a local folder.
+      folder: The folder within it whose files are read; None leaves that to what it says itself.
+    """
+
+    name: str
+    split: str
+    revision: str | None
+    folder: str | None = None
+
+
+def looks_like_hub_id(path: str) -> bool:
+    """Whether a path that is not on this disk could be on the hub."""
+    return _ID.fullmatch(path) is not None
+
+
+def find_on_hub(path: str) -> HubData:
+    """Resolve an id to a commit, so that what is read and cached is one thing for good.
+
+    Raises:
+      DataError: no such data set, or the hub cannot be reached.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
+
+    match = _ID.fullmatch(path)
+    assert match is not None
+    try:
+        commit = HfApi().dataset_info(match["name"], revision=match["revision"]).sha
+    except (HfHubHTTPError, HFValidationError, OfflineModeIsEnabled, OSError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise DataError(f"{path} is neither a file here nor a data set that the hub gives: {reason}") from error
+    return HubData(match["name"], match["split"] or "train", commit, match["folder"])
+
+
+def read_hub(data: HubData) -> Iterator[Row]:
+    """The rows of a split, streamed.
+
+    Raises:
+      DataError: the split does not exist, or reading broke off.
+    """
+    from datasets import load_dataset
+    from datasets.exceptions import DatasetsError
+
+    try:
+        yield from load_dataset(
+            data.name, data_dir=data.folder, split=data.split, revision=data.revision, streaming=True
+        )
+    except (DatasetsError, OSError, ValueError, RuntimeError) as error:  # the last where it comes as a script
+        raise DataError(f"{data.name}:{data.split} cannot be read: {error}") from error

@@ -1,0 +1,75 @@
+"""What happened to a source on its way to tokens; kept with the store, so that a cached run can say it again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from preftree.data.records.faults import ACTIONS, Rejected
+
+
+@dataclass(frozen=True, slots=True)
+class TokenReport:
+    """The account of one tokenisation.
+
+    Attributes:
+      path: The source as the user named it.
+      format: The format its rows were read in.
+      rows: Rows read.
+      accepted: Rows that gave at least one example.
+      examples: Examples in the store; a ranking gives one for each of its pairs.
+      faults: Rejected rows by their first fault.
+      rejected: The first rejected rows.
+      actions: What was cut or left out of accepted rows, counted (see faults.ACTIONS).
+      places: The first rows that each action touched.
+      lengths: Spread of tokens of `prompt` and `response`, after trimming.
+      templated: Rows that went through the chat template; the others are plain text.
+      cached: Whether an earlier run did all this.
+      rebuilt: Why a cached store was not used, where a damaged one was found.
+    """
+
+    path: str
+    format: str
+    rows: int
+    accepted: int
+    examples: int
+    faults: Mapping[str, int]
+    rejected: tuple[Rejected, ...]
+    actions: Mapping[str, int]
+    places: Mapping[str, tuple[str, ...]]
+    lengths: Mapping[str, Mapping[str, int | float]]
+    templated: int
+    cached: bool = False
+    rebuilt: str | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values; `from_json` reads them back."""
+        return asdict(self)
+
+    @staticmethod
+    def from_json(value: Mapping[str, Any]) -> TokenReport:
+        """The report of a cached store."""
+        fixed = {
+            "rejected": tuple(Rejected(**row) for row in value["rejected"]),
+            "places": {action: tuple(places) for action, places in value["places"].items()},
+            "cached": True,
+            "rebuilt": None,
+        }
+        return TokenReport(**{**value, **fixed})
+
+    def lines(self) -> list[str]:
+        """The account in words: one line of counts, then a line for each fault and action with its first places."""
+        kind = "chat template" if self.templated else "plain text"
+        told = [
+            f"{self.path}: {self.format}, {kind}, {self.rows} rows, {self.accepted} accepted, {self.examples} examples"
+            + (" (tokenised by an earlier run)" if self.cached else "")
+        ]
+        if self.rebuilt:
+            told.append(f"  tokenised again: {self.rebuilt}")
+        for fault, count in self.faults.items():
+            first = next((str(row) for row in self.rejected if row.fault == fault), "")
+            told.append(f"  rejected {count} x {fault}" + (f", first {first}" if first else ""))
+        for action, count in self.actions.items():
+            told.append(f"  {action} {count}: {ACTIONS[action]}; first {', '.join(self.places[action][:3])}")
+        return told

@@ -1,0 +1,171 @@
+"""From a data source to a store of token sequences, once.
+
+A prompt and its responses are encoded apart, so the boundary lies in token space and a response has the same ids
+whatever its prompt. Special tokens come once: the tokenizer's own start (a BOS, if it has one) before a plain prompt,
+one EOS after a complete plain response; in a conversation, what the chat template writes. A cut response has no EOS.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+from transformers import PreTrainedTokenizerBase
+
+from preftree.data.formats import Kind
+from preftree.data.records.conversion import as_kind, check_kind
+from preftree.data.records.duplicates import Seen
+from preftree.data.records.faults import RowFault, Tally, check_share
+from preftree.data.sources.source import find_format, find_source, read_records
+from preftree.data.store.key import content_digests, file_mark, store_key
+from preftree.data.store.report import TokenReport
+from preftree.data.store.store import TokenStore
+from preftree.data.store.writer import StoreWriter
+from preftree.data.tokens.budgets import UNLIMITED, Budgets, Truncation
+from preftree.data.tokens.encode import Encoder, make_encoder
+from preftree.data.tokens.examples import Job, make_examples, make_job
+from preftree.data.tokens.template import check_template
+from preftree.data.tools.lengths import length, parts, spread
+from preftree.errors import CacheError, DataError
+from preftree.records import Provenance, Record
+from preftree.storage.atomic import staged_dir
+
+_BATCH_RECORDS = 256
+_BATCH_CHARACTERS = 2_000_000
+
+
+def tokenize_file(
+    path: str,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    kind: Kind,
+    cache_dir: Path,
+    budgets: Budgets = UNLIMITED,
+    truncation: Truncation = "drop",
+    format_name: str | None = None,
+    chosen_side: bool = False,
+    max_rejected_share: float = 0.05,
+    on_rows: Callable[[int], None] | None = None,
+) -> tuple[TokenStore, TokenReport]:
+    """Tokenise a source, or open what an earlier run made of the same rows with the same tokenizer and options.
+
+    Args:
+      path: A data file, a folder of them, or a hub id.
+      tokenizer: The model's tokenizer; its chat template renders conversations.
+      kind: What an example is: a pair (a ranking gives all its pairs), a label (a pair gives two), a ranking, or a
+        demonstration.
+      cache_dir: Stores are kept in its `tokens` folder.
+      budgets: Most tokens of a sequence and its fields.
+      truncation: What happens to a row over a budget.
+      format_name: The format of the rows; detected where it is None.
+      chosen_side: Imitate the chosen responses of a preference file.
+      max_rejected_share: More than this share of rejected rows stops the run.
+      on_rows: Called now and then with the number of rows read so far.
+    Raises:
+      DataError: the source cannot be read, is of another kind, or holds too many faults.
+      ModelError: the tokenizer cannot do it.
+      CacheError: the store cannot be written.
+    """
+    source = find_source(path)
+    form = find_format(source, format_name)
+    check_kind(path, form, kind, chosen_side=chosen_side)
+    encoder = make_encoder(tokenizer)
+    marks = [file_mark(file) for file in source.files]
+    contents = content_digests(source, cache_dir / "tokens")
+    key = store_key(
+        source, contents, form, encoder, kind=kind, chosen_side=chosen_side, budgets=budgets, truncation=truncation
+    )
+    folder, damage = cache_dir / "tokens" / key, None
+    if folder.exists():
+        try:
+            store = TokenStore(folder)
+        except CacheError as error:
+            damage = str(error)
+        else:
+            report = TokenReport.from_json(store.report)
+            check_share(path, report.rows, report.faults, report.rejected, max_rejected_share)
+            return store, report
+
+    tally, lengths, num_templated, num_examples = Tally(), {}, 0, 0
+    records = read_records(source, form, tally)
+    jobs = _jobs(records, tokenizer, encoder, tally, path=path, kind=kind, chosen_side=chosen_side)
+    try:
+        with staged_dir(folder) as staging, closing(StoreWriter(staging)) as writer:
+            for batch in _batches(jobs):
+                num_templated += sum(job.templated for job in batch)
+                for example in make_examples(batch, encoder, budgets, truncation, tally):
+                    num_examples += 1
+                    writer.append(example)
+                    lengths.setdefault("prompt", Counter())[len(example.prompt)] += 1
+                    lengths.setdefault("response", Counter()).update(map(len, example.responses))
+                if on_rows is not None:
+                    on_rows(tally.rows)
+            check_share(path, tally.rows, tally.faults, tally.rejected, max_rejected_share)
+            if [file_mark(file) for file in source.files] != marks:
+                raise DataError(f"{path} changed while it was read; run again")
+            report = TokenReport(
+                path=path,
+                format=form.name,
+                rows=tally.rows,
+                accepted=tally.accepted,
+                examples=num_examples,
+                faults=dict(tally.faults),
+                rejected=tuple(tally.rejected),
+                actions=dict(tally.actions),
+                places={action: tuple(places) for action, places in tally.places.items()},
+                lengths={part: spread(counts) for part, counts in lengths.items()},
+                templated=num_templated,
+            )
+            writer.finish(report.as_json())
+    except OSError as error:
+        raise CacheError(
+            f"{folder} cannot be written: {error}; make room, or name another folder with cache="
+        ) from error
+    return TokenStore(folder), replace(report, rebuilt=damage)
+
+
+def _jobs(
+    records: Iterable[tuple[Provenance, Record]],
+    tokenizer: PreTrainedTokenizerBase,
+    encoder: Encoder,
+    tally: Tally,
+    *,
+    path: str,
+    kind: Kind,
+    chosen_side: bool,
+) -> Iterator[tuple[Job, int]]:
+    """Rows ready to encode, each with its size in characters; faulty ones go to the tally."""
+    imitated = Seen()
+    for where, record in records:
+        if chosen_side:
+            (record,) = as_kind(record, kind, chosen_side=True)
+            try:
+                imitated.check(record, where)
+            except RowFault:  # many pairs of a prompt may share their chosen response
+                tally.note("repeated_response", where)
+                continue
+        if not isinstance(record.prompt, str):
+            check_template(tokenizer, path)
+        try:
+            job = make_job(where, record, tokenizer, encoder, kind)
+        except RowFault as fault:
+            tally.reject(where, fault)
+        else:
+            yield job, sum(length(text) for _, text in parts(record))
+
+
+def _batches(jobs: Iterator[tuple[Job, int]]) -> Iterator[list[Job]]:
+    """Some jobs at a time: bounded in number and in characters."""
+    batch: list[Job] = []
+    characters = 0
+    for job, size in jobs:
+        batch.append(job)
+        characters += size
+        if len(batch) >= _BATCH_RECORDS or characters >= _BATCH_CHARACTERS:
+            yield batch
+            batch, characters = [], 0
+    if batch:
+        yield batch

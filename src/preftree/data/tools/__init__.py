@@ -1,0 +1,1 @@
+"""What is done with data files before a run: inspect, convert, cut."""

@@ -1,0 +1,93 @@
+"""Any format that is understood into the project's own JSONL."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from pathlib import Path
+
+import numpy as np
+
+from preftree.data.formats import Kind
+from preftree.data.formats.hh import HUMAN
+from preftree.data.records.conversion import as_kind, check_kind, to_row
+from preftree.data.records.faults import Tally, check_share
+from preftree.data.sources.source import check_out, find_format, find_source, read_records
+from preftree.records import Text
+from preftree.storage.atomic import fsync_folder
+
+
+def convert_file(
+    path: str,
+    out: Path,
+    *,
+    format_name: str | None = None,
+    kind: Kind | None = None,
+    chosen_side: bool = False,
+    max_turns: int | None = None,
+    num_rows: int | None = None,
+    seed: int = 0,
+    max_rejected_share: float = 0.05,
+) -> tuple[Tally, int]:
+    """Write the accepted records of a source as JSON lines; `out` appears when all of it is written.
+
+    Args:
+      path: The source.
+      out: A .jsonl file.
+      format_name: Format of the rows, where it is not to be recognised.
+      kind: What records become; None leaves them as they are.
+      chosen_side: Make demonstrations of preferences.
+      max_turns: Leave out records whose prompt has more human turns; None keeps all.
+      num_rows: Most rows to write, chosen by seed, in their order; None writes all.
+      seed: Of that choice.
+      max_rejected_share: Share of faulty rows above which nothing is written.
+    Returns:
+      The tally of the rows read, and the number of rows written.
+    Raises:
+      DataError: the source cannot be read or holds too many faults, or `out` would overwrite it.
+    """
+    source = find_source(path)
+    check_out(source, out)
+    form = find_format(source, format_name)
+    if kind is not None:
+        check_kind(path, form, kind, chosen_side=chosen_side)
+    tally, written = Tally(), 0
+    partial = out.with_name(f".{out.name}.{secrets.token_hex(4)}.partial")
+    try:
+        with open(partial, "x", encoding="utf-8", newline="\n") as file:
+            for where, record in read_records(source, form, tally):
+                if max_turns is not None and human_turns(record.prompt) > max_turns:
+                    tally.note("longer_dialogue", where)
+                    continue
+                for item in [record] if kind is None else as_kind(record, kind, chosen_side=chosen_side):
+                    file.write(json.dumps(to_row(item), ensure_ascii=False, allow_nan=False) + "\n")
+                    written += 1
+            check_share(path, tally.rows, tally.faults, tally.rejected, max_rejected_share)
+            file.flush()
+            os.fsync(file.fileno())
+        if num_rows is not None and num_rows < written:
+            lines = partial.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+            lines = some_of(lines, num_rows, seed)
+            written = len(lines)
+            partial.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8", newline="\n")
+        os.replace(partial, out)
+        fsync_folder(out.parent)
+    finally:
+        partial.unlink(missing_ok=True)  # there is none once it has its name
+    return tally, written
+
+
+def some_of(lines: list[str], number: int, seed: int) -> list[str]:
+    """As many lines, chosen by seed, in their order; all where there are no more."""
+    if number >= len(lines):
+        return lines
+    chosen = np.sort(np.random.default_rng(seed).choice(len(lines), number, replace=False))
+    return [lines[place] for place in chosen.tolist()]
+
+
+def human_turns(prompt: Text) -> int:
+    """How often a person speaks in a prompt: turns of a conversation, or of a transcript as HH has them; else once."""
+    if isinstance(prompt, str):
+        return max(1, prompt.count(HUMAN))
+    return sum(turn.role == "user" for turn in prompt)

@@ -1,0 +1,77 @@
+"""A look at a data file without a tokenizer: format, counts, faults, lengths, one record."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+from preftree.data.formats import Format, Kind
+from preftree.data.records.conversion import as_kind, check_kind
+from preftree.data.records.faults import Tally
+from preftree.data.sources.source import Source, find_format, find_source, read_records
+from preftree.data.tools.lengths import length, parts, spread
+from preftree.records import Provenance, Record
+
+KEPT_PLACES = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """What a file holds.
+
+    Attributes:
+      source: Where the rows stood.
+      format: The format they were read in.
+      tally: Rows and faults; the first 10 000 places.
+      lengths: Characters of each part, as length -> how often.
+      num_records: Records after the change to the wanted kind: a ranking makes several pairs.
+      first: The first accepted record, and where it stood.
+    """
+
+    source: Source
+    format: Format
+    tally: Tally
+    lengths: dict[str, Counter[int]]
+    num_records: int
+    first: tuple[Provenance, Record] | None
+
+    def as_json(self) -> dict[str, Any]:
+        """The machine-readable form; `rejected` names the file as well where there are several."""
+        several = len(self.source.files) > 1
+        rejected = [
+            ({"file": row.file} if several else {})
+            | {"line": row.line, "field": row.field, "fault": row.fault, "message": row.message}
+            for row in self.tally.rejected
+        ]
+        return {
+            "format": self.format.name,
+            "rows": self.tally.rows,
+            "accepted": self.tally.accepted,
+            "rejected": rejected,
+            "faults": dict(self.tally.faults),
+            "lengths": {"unit": "characters"} | {part: spread(counts) for part, counts in self.lengths.items()},
+        }
+
+
+def inspect_file(
+    path: str, *, format_name: str | None = None, kind: Kind | None = None, chosen_side: bool = False
+) -> Inspection:
+    """Read all of a source and count; faults do not stop it.
+
+    Raises:
+      DataError: the source cannot be read, its format is not known, or does not make the wanted kind.
+    """
+    source = find_source(path)
+    form = find_format(source, format_name)
+    if kind is not None:
+        check_kind(path, form, kind, chosen_side=chosen_side)
+    tally, lengths, num_records = Tally(keep=KEPT_PLACES), {}, 0
+    first = None
+    for where, record in read_records(source, form, tally):
+        for item in [record] if kind is None else as_kind(record, kind, chosen_side=chosen_side):
+            num_records += 1
+            first = first or (where, item)
+            for part, text in parts(item):
+                lengths.setdefault(part, Counter())[length(text)] += 1
+    return Inspection(source, form, tally, lengths, num_records, first)

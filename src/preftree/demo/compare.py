@@ -1,0 +1,207 @@
+"""What the demo's runs say together: optimum, budgets, win rates by temperature, rewards in and out, costs."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from preftree.demo.plan import BEST_OF, FARTHEST, LABELLER, TEMPERATURES, Plan
+from preftree.demo.runs import Job, Result
+from preftree.demo.stages import Start, draw_of, draw_responses, write_rows
+from preftree.evaluate.implicit_rewards import compare_rewards
+from preftree.evaluate.reward_by_cost import seconds_to_reach
+from preftree.evaluate.temperature import exact_curves, policy_table
+from preftree.models.load import load_model, load_tokenizer
+from preftree.report.comparison import WITHIN
+from preftree.report.frontier import BUDGETS
+from preftree.report.world import REACHED
+from preftree.run_folder.measured import Point
+from preftree.run_folder.reader import read_run
+from preftree.stats.intervals import Estimate
+from preftree.worlds.exact import best_of, best_reward, frontier
+from preftree.worlds.grammar import World, reward, rewards
+from preftree.worlds.sentiment import WORLDS
+from preftree.worlds.shift import shifted_pairs
+
+TEXTS = 3
+"""Samples of each prompt and policy that are shown."""
+
+NUM_SHIFTED = 300
+"""Prompts of each file of pairs out of distribution."""
+
+SHIFTS = {
+    "unseen prompts": {"prompts": True, "grammar": False},
+    "shifted grammar": {"prompts": False, "grammar": True},
+    "both": {"prompts": True, "grammar": True},
+}
+
+GOALS = (REACHED, 0.9)
+"""Shares of a gain in reward, for the table of costs."""
+
+REWARDS_BETA = 1.0
+"""The beta of the DPO runs whose implicit rewards are set beside a reward model: fixed, as that is."""
+
+Ended = Sequence[tuple[Job, Result]]
+
+
+def optimum_of(start: Start, plan: Plan) -> list[dict[str, float]]:
+    """The best that any policy can have, for many strengths of the KL constraint."""
+    table = rewards(WORLDS[plan.world])
+    betas = np.geomspace(0.001, 50, 81).tolist()
+    edge = frontier(start.ref_logps, table, [LABELLER.scale / beta for beta in betas])
+    return [{"beta": beta, "seed": start.seed, **point._asdict()} for beta, point in zip(betas, edge, strict=True)]
+
+
+def best_of_n(start: Start, plan: Plan) -> list[Point]:
+    """Best-of-N of the fine-tuned model by the true reward; exact."""
+    table = rewards(WORLDS[plan.world])
+    points = [{"n": n, "seed": start.seed, **best_of(n, start.ref_logps, table)._asdict()} for n in BEST_OF]
+    return [Point.model_validate(point) for point in points]
+
+
+def budgets_of(start: Start, plan: Plan, points: Mapping[str, Sequence[Point]]) -> list[dict[str, Any]]:
+    """The best reward of each method at KL <= budget, its own start among the candidates, and the optimum there."""
+    table = rewards(WORLDS[plan.world])
+    return [
+        {
+            "method": name,
+            "seed": start.seed,
+            "kl": budget,
+            "start": start.reward,
+            "reward": max([start.reward, *(p.reward for p in own if p.seed == start.seed and p.kl <= budget)]),
+            "optimum": best_reward(start.ref_logps, table, budget),
+        }
+        for name, own in points.items()
+        for budget in BUDGETS
+    ]
+
+
+def chosen_runs(ended: Ended) -> dict[str, dict[int, Job]]:
+    """The run that stands for a method, by seed: the best reward at its end among those that end within FARTHEST nats,
+    or the nearest where none does."""
+    found: dict[str, dict[int, Job]] = {}
+    for method in dict.fromkeys(job.method.name for job, _ in ended):
+        for seed in dict.fromkeys(job.start.seed for job, _ in ended):
+            own = [(m.points[-1], job) for job, m in ended if (job.method.name, job.start.seed) == (method, seed)]
+            near = [pair for pair in own if pair[0].kl <= FARTHEST]
+            best = max(near, key=lambda pair: pair[0].reward) if near else min(own, key=lambda pair: pair[0].kl)
+            found.setdefault(method, {})[seed] = best[1]
+    return found
+
+
+def win_rates(plan: Plan, starts: Sequence[Start], chosen: Mapping[str, Mapping[int, Job]]) -> dict[str, Any]:
+    """How often a sample at each temperature beats one of the fine-tuned model at 1: exact for every seed, then the
+    mean over seeds with their extremes, for `temperature` and `robustness` of results.json."""
+    world = WORLDS[plan.world]
+    rates: dict[str, list[list[float]]] = {}
+    sums: dict[str, list[tuple[float, float]]] = {}
+    for start in starts:
+        tokenizer = load_tokenizer(start.model)
+        models = {name: own[start.seed].folder / "model" for name, own in chosen.items()} | {"fine_tuned": start.model}
+        tables = {
+            name: [policy_table(load_model(folder), tokenizer, world, value) for value in TEMPERATURES]
+            for name, folder in models.items()
+        }
+        baseline = ("the fine-tuned model", start.ref_logps)
+        curves = exact_curves(world, world.prompts, TEMPERATURES, tables, baseline, judge="the world")
+        for one in curves.robustness:
+            rates.setdefault(one.name, []).append([p.value for p in curves.points if p.name == one.name])
+            sums.setdefault(one.name, []).append((one.area.value, one.drop.value))
+    many = len(starts) > 1
+    points = [
+        {"name": name, "temperature": temperature, "value": statistics.fmean(values)}
+        | ({"low": min(values), "high": max(values)} if many else {})
+        for name, rows in rates.items()
+        for temperature, values in zip(TEMPERATURES, zip(*rows, strict=True), strict=True)
+    ]
+    robustness = {
+        name: {"area": statistics.fmean(area for area, _ in own), "drop": statistics.fmean(drop for _, drop in own)}
+        for name, own in sums.items()
+    }
+    return {"temperature": points, "robustness": robustness}
+
+
+def rewards_in_and_out(plan: Plan, starts: Sequence[Start], ended: Ended) -> list[dict[str, Any]]:
+    """How often the labels of pairs are what DPO's implicit reward, the reward model and the true reward say."""
+    world, rows = WORLDS[plan.world], []
+    for start in starts:
+        files = {"like the training pairs": start.folder / "held_out.jsonl"}
+        for name, how in SHIFTS.items():
+            files[name] = start.folder / f"{name.replace(' ', '-')}.jsonl"
+            pairs = shifted_pairs(world, NUM_SHIFTED, LABELLER, start.seed, **how).preferences
+            write_rows(files[name], pairs)
+        dpo = (job for job, _ in ended if (job.method.name, job.value) == ("dpo_adamw", REWARDS_BETA))
+        run = read_run(next(job for job in dpo if job.start.seed == start.seed).folder)
+        found = compare_rewards(run, [str(path) for path in files.values()], against=f"rm:{start.folder / 'rm'}")
+        for (name, path), one in zip(files.items(), found, strict=True):
+            assert one.explicit is not None  # a reward model was named
+            rows.append(
+                {"seed": start.seed, "pairs": name, "count": one.num_pairs, "true_reward": _true_accuracy(world, path)}
+                | {"dpo": _ends(one.implicit.accuracy), "reward_model": _ends(one.explicit.accuracy)}
+            )
+    return rows
+
+
+def costs(plan: Plan, starts: Sequence[Start], ended: Ended) -> dict[str, dict[str, Any]]:
+    """What a run of each method takes, means over its runs; and how long until its best setting reaches
+    GOALS of the gain in reward that WITHIN nats can buy, on every seed."""
+    table = rewards(WORLDS[plan.world])
+    gains = {start.seed: best_reward(start.ref_logps, table, WITHIN) - start.reward for start in starts}
+    found: dict[str, dict[str, Any]] = {}
+    for name in dict.fromkeys(job.method.name for job, _ in ended):
+        own = [(job, measured) for job, measured in ended if job.method.name == name]
+        goals: dict[str, float | None] = {}
+        for share in GOALS:
+            reached = [
+                seconds_to_reach(
+                    [point for job, measured in own if job.start.seed == start.seed for point in measured.points],
+                    kl=WITHIN,
+                    reward=start.reward + share * gains[start.seed],
+                )
+                for start in starts
+            ]
+            told = [seconds for seconds in reached if seconds is not None]
+            goals[f"{share:g}"] = statistics.fmean(told) if len(told) == len(starts) else None
+        method = own[0][0].method
+        found[name] = {
+            "settings": max(1, len(method.values)),
+            "seconds": statistics.fmean(measured.seconds for _, measured in own),
+            "reward_model_seconds": statistics.fmean(start.reward_seconds for start in starts)
+            if method.reward == "model"
+            else 0.0,
+            "seconds_to": goals,
+            "samples": statistics.fmean(measured.samples for _, measured in own),
+            "tokens": statistics.fmean(measured.tokens for _, measured in own),
+            "models": max(measured.models for _, measured in own),
+            "state": max(measured.state for _, measured in own),
+            "knobs": list(method.knobs),
+        }
+    return found
+
+
+def texts_of(plan: Plan, start: Start, models: Mapping[str, Path]) -> list[dict[str, Any]]:
+    """Samples of each prompt and policy, drawn with the same random numbers."""
+    world, tokenizer = WORLDS[plan.world], load_tokenizer(start.model)
+    prompts = [prompt for prompt in world.prompts for _ in range(TEXTS)]
+    rows: list[dict[str, Any]] = [{"prompt": prompt, "responses": {}} for prompt in prompts]
+    for name, folder in models.items():
+        drawn = draw_responses(world, load_model(folder), tokenizer, prompts, draw_of("texts", start.seed))
+        for row, one in zip(rows, drawn, strict=True):
+            row["responses"][name] = {"text": one.text, "reward": reward(world, row["prompt"], one.text)}
+    return rows
+
+
+def _true_accuracy(world: World, path: Path) -> float:
+    """How often a label is what the true reward says, weighted; equal rewards count half."""
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    gaps = [reward(world, row["prompt"], row["chosen"]) - reward(world, row["prompt"], row["rejected"]) for row in rows]
+    return float(np.average((1 + np.sign(gaps)) / 2, weights=[row.get("weight", 1.0) for row in rows]))
+
+
+def _ends(value: Estimate) -> list[float]:
+    return [value.value, value.low, value.high]

@@ -1,0 +1,139 @@
+"""One run of a method of the demo: trained, measured at its snapshots, its cost told."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from preftree.config.load import check_config
+from preftree.config.recipes import RECIPES
+from preftree.demo.plan import Method, Plan
+from preftree.demo.stages import Start, finish, on_pairs, shared
+from preftree.evaluate.frontier import trace, world_meter
+from preftree.models.load import load_tokenizer
+from preftree.run_folder.measured import Point, write_measured
+from preftree.run_folder.reader import read_run
+from preftree.worlds.grammar import World
+from preftree.worlds.sentiment import WORLDS
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One run of a method."""
+
+    plan: Plan
+    start: Start
+    method: Method
+    value: float | None
+
+    @property
+    def name(self) -> str:
+        """Of its folder: `dpo-adamw-beta1`."""
+        called = self.method.name.replace("_", "-")
+        return called if self.value is None else f"{called}-{self.option}{self.value:g}"
+
+    @property
+    def option(self) -> str:
+        """What is varied, without its room."""
+        return self.method.option.rpartition(".")[2]
+
+    @property
+    def setting(self) -> str | None:
+        """What is varied and its value, for people; none where nothing is."""
+        return None if self.value is None else f"{self.option} {self.value:g}"
+
+    @property
+    def folder(self) -> Path:
+        """Of the run."""
+        return self.start.folder / self.name
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """A run that has ended.
+
+    Attributes:
+      points: Exact figures at its snapshots and its end; `seconds` of each is what the run had cost by then, its reward
+        model included.
+      seconds: CPU seconds of the run, without its reward model and without being measured.
+      state: Bytes a parameter of weights, gradients and optimiser states of all models together, fp32.
+      samples: Responses drawn.
+      tokens: Computed in training.
+      models: Held in memory.
+    """
+
+    points: Sequence[Point]
+    seconds: float
+    state: int
+    samples: int
+    tokens: int
+    models: int
+
+
+def run_job(job: Job) -> Result:
+    """Train, and measure at every snapshot, or what is left of it.
+
+    Raises:
+      UserError: the run failed.
+      Stopped: a signal stopped it.
+    """
+    world, own = WORLDS[job.plan.world], job.start
+    seconds = finish(job.method.recipe, check_config(RECIPES[job.method.recipe], _options(job, world)))
+    run = read_run(job.folder)
+    known = run.measured
+    if not known.frontier:
+        meter = world_meter(world, load_tokenizer(own.model), own.ref_logps, own.held_out)
+        beta = job.value if job.option == "beta" else None
+        found = trace(job.folder, meter, beta=beta, seed=own.seed, first=job.plan.first)
+        before = own.reward_seconds if job.method.reward == "model" else 0.0
+        steps = {row["step"]: row["seconds"] for row in run.rows if "seconds" in row and "split" not in row}
+        rate = seconds / max(steps.values())  # CPU seconds to one of the run's clock, which saw other runs as well
+        told = {} if job.setting is None else {"setting": job.setting}
+        timed = [
+            point.model_copy(update={"seconds": round(before + rate * steps[point.step], 3), **told}) for point in found
+        ]
+        known = known.model_copy(update={"frontier": tuple(timed)})
+        write_measured(job.folder / "measured.json", known)
+    online = job.method.recipe in ("ppo", "rloo")
+    return Result(
+        known.frontier,
+        seconds,
+        _state(job),
+        run.summary["examples"] if online else 0,
+        run.summary["tokens"],
+        run.summary.get("models_in_memory", 1) + (job.method.reward == "model"),
+    )
+
+
+def _state(job: Job) -> int:
+    """4 bytes each of weights, gradients and every moment of the optimiser; frozen models have weights alone."""
+    trained = 8 + 4 * {"adamw": 2, "rmsprop": 1}[str(job.method.options.get("optimizer", "adamw"))]
+    if job.method.recipe in ("dpo", "sft"):
+        return trained  # the reference is a table
+    policy_and_critic = 2 if job.method.recipe == "ppo" else 1
+    return policy_and_critic * trained + 4 + 4 * (job.method.reward == "model")
+
+
+def _options(job: Job, world: World) -> dict[str, Any]:
+    """All options of a run."""
+    plan, method, own = job.plan, job.method, job.start
+    options = {"model": str(own.model), "snapshots": plan.snapshots}
+    if method.reward is None:
+        options |= on_pairs(own.folder, world, "pairs.jsonl", job.name, own.seed)
+        options |= {"batch_size": plan.batch_size, "max_steps": plan.steps}
+        if method.recipe == "dpo":
+            held_out = str(own.folder / "held_out.jsonl")
+            options |= {"eval_data": held_out, "eval_every": max(1, plan.steps // 3)}
+    else:
+        options |= shared(own.folder, own.folder / "prompts.txt", job.name, own.seed)
+        scored_by = f"world:{world.name}" if method.reward == "world" else str(own.folder / "rm")
+        options |= {"reward": scored_by, "max_new_tokens": world.max_words}
+    options |= method.options
+    room, _, option = method.option.rpartition(".")
+    if job.value is not None and room:
+        options[room] = {**options[room], option: job.value}
+    elif job.value is not None:
+        options[option] = job.value
+    return options

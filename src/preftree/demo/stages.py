@@ -1,0 +1,241 @@
+"""The demo's stages: corpus -> SFT -> sampled, labelled pairs -> training -> exact figures; all through files.
+
+Everything here runs in processes of their own (runtime/processes.py): what a function is given and returns is pickled.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from preftree.config.load import check_config
+from preftree.config.reward import RewardConfig
+from preftree.config.sft import SftConfig
+from preftree.data.records.conversion import to_row
+from preftree.demo.plan import HELD_OUT_PROMPTS, LABELLER, RESPONSES_PER_PROMPT, Plan
+from preftree.errors import ConfigError
+from preftree.generate.hf import Generation, Sampling, generate
+from preftree.models.export import save_model
+from preftree.models.load import load_model, load_tokenizer
+from preftree.records import Preference, Record
+from preftree.runtime.logs import quiet_transformers
+from preftree.runtime.processes import Stopped
+from preftree.storage.atomic import make_folder, write_atomic
+from preftree.train.dpo import run_dpo
+from preftree.train.loop import Outcome
+from preftree.train.ppo import run_ppo, run_rloo
+from preftree.train.reward import run_reward
+from preftree.train.sft import run_sft
+from preftree.worlds.exact import Table, measure
+from preftree.worlds.grammar import World, draw_corpus, rewards
+from preftree.worlds.sentiment import WORLDS, build_model, build_tokenizer, label_samples, weigh_repeats
+from preftree.worlds.walk import outcome_logps
+
+_RUN: Mapping[str, Callable[[Any], Outcome]] = {
+    "sft": run_sft,
+    "dpo": run_dpo,
+    "ppo": run_ppo,
+    "rloo": run_rloo,
+    "reward": run_reward,
+}
+
+DRAWS = {"corpus": 0, "model": 0, "samples": 1, "labels": 2, "held-out samples": 3, "held-out labels": 4, "texts": 5}
+"""Numbers of the demo's draws; seed k of the plan adds 10 k, so no two seeds share one."""
+
+
+def claim(out: Path, plan: Plan) -> None:
+    """Make the folder, or see that it holds the same demo, whose finished parts then count as done.
+
+    Raises:
+      ConfigError: `out` holds something else, or a demo of another plan.
+    """
+    make_folder(out)
+    wanted = json.dumps({"plan": asdict(plan), "draws": DRAWS}, indent=1) + "\n"
+    path = out / "plan.json"
+    if path.exists():
+        if path.read_text(encoding="utf-8") != wanted:
+            raise ConfigError(f"{out} holds a demo of another plan (see {path}); choose another --out")
+    elif any(out.iterdir()):
+        raise ConfigError(f"{out} is not empty and holds no demo; choose another --out")
+    else:
+        write_atomic(path, wanted)
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """What the methods of a seed start from.
+
+    Attributes:
+      seed: Of all its draws.
+      folder: Where its files are; `sft/model`, `pairs.jsonl`, `held_out.jsonl`, `prompts.txt`, `rm` among them.
+      counts: Of the pairs.
+      held_out: Pairs that no method is trained on.
+      ref_logps: The fine-tuned model's log-probs of every outcome.
+      reward: Its expected true reward.
+      reward_seconds: CPU seconds that the reward model took.
+      sft_seconds: The same of fine-tuning.
+    """
+
+    seed: int
+    folder: Path
+    counts: Mapping[str, int]
+    held_out: Sequence[Preference]
+    ref_logps: Table
+    reward: float
+    reward_seconds: float
+    sft_seconds: float
+
+    @property
+    def model(self) -> Path:
+        """The fine-tuned model."""
+        return self.folder / "sft" / "model"
+
+
+def quiet() -> None:
+    """In a process of one run: one thread, and no word but warnings."""
+    logging.basicConfig(format="warning: %(message)s", level=logging.WARNING)
+    logging.getLogger("preftree").setLevel(logging.WARNING)
+    quiet_transformers()
+    torch.set_num_threads(1)  # the model is so small that threads would only wait for one another
+
+
+def prepare(asked: tuple[Plan, int, Path]) -> Start:
+    """Fine-tune, sample, label, and train the reward model of a seed, or what is left of it.
+
+    Raises:
+      UserError: a run failed.
+      Stopped: a signal stopped one.
+    """
+    plan, seed, out = asked
+    make_folder(out)
+    world = WORLDS[plan.world]
+    sft_seconds = _fine_tune(out, plan, world, seed)
+    sft = out / "sft" / "model"
+    tokenizer, reference = load_tokenizer(sft), load_model(sft)
+    ref_logps = outcome_logps(reference, tokenizer, world)
+    counts, held_out = _collect(out, plan, world, reference, tokenizer, seed)
+    write_atomic(out / "prompts.txt", "".join(f"{prompt}\n" for prompt in world.prompts))
+    spent = 0.0
+    if plan.reward_steps:
+        options = on_pairs(out, world, "pairs.jsonl", "rm", seed) | {
+            "model": str(sft),
+            "lr": 1e-3,
+            "schedule": "cosine",
+            "batch_size": plan.batch_size,
+            "max_steps": plan.reward_steps,
+        }
+        spent = finish("reward", check_config(RewardConfig, options))
+    reward = measure(ref_logps, ref_logps, rewards(world)).reward
+    return Start(seed, out, counts, held_out, ref_logps, reward, spent, sft_seconds)
+
+
+def finish(recipe: str, config: Any) -> float:
+    """Run to the end, from where it stands; CPU seconds of it so far, which its folder keeps.
+
+    Where an earlier sitting was killed, what it had cost is not known, and the run's own clock counts instead.
+
+    Raises:
+      UserError: the run failed.
+      Stopped: a signal stopped it.
+    """
+    out = Path(config.out)
+    cost = out / "cost.json"
+    known = json.loads(cost.read_bytes()) if cost.exists() else {"seconds": 0.0, "open": False, "lost": False}
+    if (out / "summary.json").exists() and not known["open"]:
+        _RUN[recipe](config)  # which sees that it is the same run
+        return known["seconds"]
+    lost = known["lost"] or known["open"]
+    make_folder(out)
+    write_atomic(cost, json.dumps(known | {"open": True, "lost": lost}) + "\n")
+    began = time.process_time()
+    outcome = _RUN[recipe](config)
+    seconds = known["seconds"] + time.process_time() - began
+    if lost and not outcome.signum:
+        seconds = max(seconds, json.loads((out / "summary.json").read_bytes())["training_seconds"])
+    write_atomic(cost, json.dumps({"seconds": seconds, "open": False, "lost": lost}) + "\n")
+    if outcome.signum:
+        raise Stopped(outcome.signum)
+    return seconds
+
+
+def on_pairs(out: Path, world: World, data: str, folder: str, seed: int) -> dict[str, Any]:
+    """What runs on a file have in common: with a cut at `max_words`, a response is what the world says it is."""
+    return shared(out, out / data, folder, seed) | {
+        "data": {"path": str(out / data), "order": "example"},
+        "max_response_length": world.max_words,
+        "truncation": "trim_response",
+        "warmup_steps": 20,
+    }
+
+
+def shared(out: Path, data: Path, folder: str, seed: int) -> dict[str, Any]:
+    """What all runs have in common."""
+    return {"data": str(data), "out": str(out / folder), "cache": str(out / "cache"), "threads": 1, "seed": seed}
+
+
+def _fine_tune(out: Path, plan: Plan, world: World, seed: int) -> float:
+    """Write the corpus and an untrained model, and run SFT into `sft`; CPU seconds of it."""
+    tokenizer = build_tokenizer()
+    if not (out / "model").exists():
+        card = "# An untrained model of the demo\n"
+        save_model(build_model(tokenizer, draw_of("model", seed)), tokenizer, out / "model", card=card)
+    write_rows(out / "corpus.jsonl", weigh_repeats(draw_corpus(world, plan.texts, draw_of("corpus", seed))))
+    options = on_pairs(out, world, "corpus.jsonl", "sft", seed) | {
+        "model": str(out / "model"),
+        "lr": 1e-2,
+        "schedule": "cosine",
+        "batch_size": 64,
+        "max_steps": plan.sft_steps,
+    }
+    return finish("sft", check_config(SftConfig, options))
+
+
+def _collect(
+    out: Path, plan: Plan, world: World, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, seed: int
+) -> tuple[dict[str, int], list[Preference]]:
+    """Sample responses, label all pairs of a prompt, write pairs.jsonl and held_out.jsonl; counts, and the held-out."""
+    parts = []
+    for name, num, what in (("pairs", plan.prompts, ""), ("held_out", HELD_OUT_PROMPTS, "held-out ")):
+        prompts = [world.prompts[index % len(world.prompts)] for index in range(num)]
+        rows = [prompt for prompt in prompts for _ in range(RESPONSES_PER_PROMPT)]
+        drawn = draw_responses(world, model, tokenizer, rows, draw_of(f"{what}samples", seed))
+        groups = [drawn[at : at + RESPONSES_PER_PROMPT] for at in range(0, len(drawn), RESPONSES_PER_PROMPT)]
+        samples = list(zip(prompts, groups, strict=True))
+        pairs = label_samples(world, samples, LABELLER, draw_of(f"{what}labels", seed))
+        write_rows(out / f"{name}.jsonl", pairs.preferences)
+        parts.append(pairs)
+    train, held_out = parts
+    counts = {
+        "pairs": len(train.preferences),
+        "pairs_drawn": train.num_drawn,
+        "equal_pairs_left_out": train.num_equal,
+        "unusable_responses_left_out": train.num_unusable,
+        "held_out_pairs": len(held_out.preferences),
+    }
+    return counts, held_out.preferences
+
+
+def draw_responses(
+    world: World, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], seed: int
+) -> list[Generation]:
+    """A response to each prompt."""
+    ids = [tokenizer(prompt)["input_ids"] for prompt in prompts]
+    return generate(model, tokenizer, ids, Sampling(world.max_words, seed=seed), batch_size=512)
+
+
+def draw_of(what: str, seed: int) -> int:
+    """The seed of a draw."""
+    return DRAWS[what] + 10 * seed
+
+
+def write_rows(path: Path, records: Sequence[Record]) -> None:
+    """One JSON object a line."""
+    write_atomic(path, "".join(json.dumps(to_row(record)) + "\n" for record in records))

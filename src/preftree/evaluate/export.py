@@ -1,0 +1,211 @@
+"""A finished run as a folder for other programs: written, loaded as they load it, compared, and only then kept."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from preftree.config.load import check_config
+from preftree.config.recipes import RECIPES, AnyConfig
+from preftree.errors import ConfigError, DataError, ModelError
+from preftree.evaluate.prompts import run_prompts
+from preftree.models.adapter_folder import AdapterFolder, find_adapter, write_adapter
+from preftree.models.adapters import merge_adapter
+from preftree.models.export import write_model
+from preftree.models.load import load_base, load_model, load_tokenizer
+from preftree.models.serving import adapter_commands, merged_commands, modelfile
+from preftree.run_folder.card import model_card
+from preftree.run_folder.reader import Run, read_run
+from preftree.runtime.ranks import open_ranks
+from preftree.storage.atomic import staged_dir
+from preftree.storage.manifest import hash_file
+
+Dtype = Literal["float32", "bfloat16", "float16"]
+
+TOLERANCES: dict[Dtype, float] = {"float32": 1e-3, "float16": 0.05, "bfloat16": 0.5}
+"""Logits that may be off by default: merging and loading round in fp32; rounded weights move logits by far more."""
+
+PROMPTS = 8
+MOST_TOKENS = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """What came of an export.
+
+    Attributes:
+      out: The folder.
+      difference: Largest difference of a logit to the run's own model, on prompts of the run's data.
+      tolerance: What was allowed.
+      num_prompts: How many prompts were compared.
+      commands: What to call to use the folder, by program.
+    """
+
+    out: Path
+    difference: float
+    tolerance: float
+    num_prompts: int
+    commands: Mapping[str, str]
+
+
+def export_run(
+    path: Path,
+    out: Path,
+    kind: Literal["adapter", "merged"],
+    *,
+    dtype: Dtype = "float32",
+    tolerance: float | None = None,
+) -> Exported:
+    """Write a finished run's adapter, or its whole model with the adapter merged, into a new folder.
+
+    Args:
+      path: The run's folder.
+      out: The folder to make; it must not be there yet, or be empty.
+      kind: What to write. `merged` works for a run of all weights as well.
+      dtype: Of the stored weights; an adapter stays as it was trained.
+      tolerance: Largest difference of a logit; None is TOLERANCES.
+    Raises:
+      DataError: the run is not finished, or its data is gone.
+      ConfigError: the folder is not empty, or the run trained no adapter.
+      ModelError: what was written does not compute what the run's model computes; nothing is left of it.
+    """
+    run, config = _open(path)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigError(f"{out} is there already and not empty; export into a new folder")
+    adapter = find_adapter(path / "model")
+    if kind == "adapter" and adapter is None:
+        raise ConfigError(f"{path} trained all weights, it has no adapter; export it with --merged")
+    tokenizer = load_tokenizer(path / "model")
+    prompts = _prompts(config, tokenizer)
+    ours = load_model(path / "model")
+    expected = _logits(ours, prompts)
+    allowed = TOLERANCES["float32" if kind == "adapter" else dtype] if tolerance is None else tolerance
+    with staged_dir(out) as folder:
+        if kind == "adapter":
+            assert adapter is not None
+            write_adapter(ours, adapter.base, folder)
+            tokenizer.save_pretrained(folder)
+            commands = adapter_commands(out, adapter.base, adapter.config)
+        else:
+            whole = ours if adapter is None else _merged(adapter)
+            write_model(whole, tokenizer, folder, dtype=getattr(torch, dtype))
+            commands = merged_commands(out, dtype)
+            del whole
+        base = adapter.base if adapter is not None and kind == "adapter" else None
+        text = modelfile(tokenizer, ours.generation_config, base=base)  # pyright: ignore[reportArgumentType]  # a causal LM has one
+        (folder / "Modelfile").write_text(text, encoding="utf-8")
+        del ours
+        difference = _compare(folder, kind, prompts, expected, tokenizer)
+        if not difference <= allowed:
+            raise ModelError(
+                f"the exported {kind} gives logits that are off by {difference:.3g} on prompts of the run's data "
+                f"(allowed: {allowed:.3g}), so it was not kept; choose a wider dtype, or set --tolerance"
+            )
+        result = Exported(out, difference, allowed, len(prompts), commands)
+        card = model_card(
+            config,
+            run.summary,
+            place=out.name,
+            adapter=kind == "adapter",
+            dtype=dtype,
+            more=_sections(run, config, folder, result),
+        )
+        (folder / "README.md").write_text(card, encoding="utf-8")
+    return result
+
+
+def _open(path: Path) -> tuple[Run, AnyConfig]:
+    run = read_run(path)
+    if not run.summary:
+        raise DataError(f"{path} holds no finished run: let it come to its end, or give another folder")
+    if run.recipe == "reward":
+        raise DataError(f"{path} is the run of a reward model, whose folder is whole as it is: {path / 'model'}")
+    return run, check_config(RECIPES[run.recipe], run.config)
+
+
+def _prompts(config: AnyConfig, tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
+    with open_ranks() as ranks:
+        found, _ = run_prompts(config, tokenizer, ranks, most=PROMPTS, seed=0)
+    return [list(ids)[-MOST_TOKENS:] for ids in found.ids]
+
+
+def _merged(adapter: AdapterFolder) -> PreTrainedModel:
+    model = load_base(adapter)
+    merge_adapter(model, adapter)
+    return model
+
+
+def _logits(model: nn.Module, prompts: list[list[int]]) -> list[torch.Tensor]:
+    with torch.no_grad():
+        return [model(input_ids=torch.tensor([ids]), use_cache=False).logits[0].float() for ids in prompts]
+
+
+def _compare(
+    folder: Path, kind: str, prompts: list[list[int]], expected: list[torch.Tensor], tokenizer: PreTrainedTokenizerBase
+) -> float:
+    """The largest difference of a logit, with the folder loaded as others load it, in fp32 arithmetic."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # peft asks transformers by old names
+        if kind == "adapter":
+            from peft import AutoPeftModelForCausalLM
+
+            model: Any = AutoPeftModelForCausalLM.from_pretrained(str(folder), dtype=torch.float32)
+        else:
+            model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    again = AutoTokenizer.from_pretrained(folder)
+    for ids in prompts:
+        text = tokenizer.decode(ids)
+        if again(text)["input_ids"] != tokenizer(text)["input_ids"]:
+            raise ModelError(f"the exported tokenizer splits {text[:40]!r} otherwise than the run's; please report it")
+    return max(
+        float((ours - theirs).abs().nan_to_num(torch.inf).max())
+        for ours, theirs in zip(_logits(model.eval(), prompts), expected, strict=True)
+    )
+
+
+def _sections(run: Run, config: AnyConfig, folder: Path, result: Exported) -> str:
+    """Lineage, hashes, the comparison, and the commands, for the card."""
+    hashes = "\n".join(f"| {path.name} | {hash_file(path)} |" for path in sorted(folder.glob("*.safetensors")))
+    calls = "\n".join(f"{name}:\n\n    {command}\n" for name, command in result.commands.items())
+    chain = "\n".join(f"{number}. {words}" for number, words in enumerate(_lineage(run.path, config), 1))
+    stored = (
+        f"\nIt was trained over {config.quantize} weights; here it belongs to the weights before quantisation.\n"
+        if config.quantize
+        else ""
+    )
+    return f"""
+## Lineage
+
+{chain}
+
+## This folder
+
+Loaded again, its logits differ by at most {result.difference:.3g} (allowed: {result.tolerance:.3g}) from those of the
+run's model, on {result.num_prompts} prompts of the run's data, in fp32.
+{stored}
+| file | SHA-256 |
+|---|---|
+{hashes}
+
+{calls}"""
+
+
+def _lineage(path: Path, config: AnyConfig) -> list[str]:
+    """What was made from what, as far as the folders tell, the first one first."""
+    steps = [f"`{path}`: {config.recipe} on `{config.data.path}`"]
+    start = Path(config.model).expanduser()
+    seen = {path.resolve()}
+    while (summary := start.parent / "summary.json").is_file() and start.parent.resolve() not in seen:
+        seen.add(start.parent.resolve())
+        told = json.loads(summary.read_bytes())
+        steps.append(f"`{start.parent}`: {told['recipe']} on `{told['config']['data']['path']}`")
+        start = Path(told["config"]["model"]).expanduser()
+    return [f"`{start}`", *reversed(steps)]

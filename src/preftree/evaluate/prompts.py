@@ -1,0 +1,70 @@
+"""The prompts of a run's own data, to sample from its policy as it was trained."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Int
+from transformers import PreTrainedTokenizerBase
+
+from preftree.config.online import PpoConfig, RlooConfig
+from preftree.config.recipes import AnyConfig
+from preftree.data.prompts import open_prompts
+from preftree.runtime.ranks import Ranks
+from preftree.train.dataset import open_data
+
+
+def run_prompts(
+    config: AnyConfig, tokenizer: PreTrainedTokenizerBase, ranks: Ranks, *, most: int, seed: int
+) -> tuple[Prompts, bool]:
+    """Some of the different prompts of a run's held-out rows, or of its training rows where none are held out.
+
+    Args:
+      config: The run's options.
+      tokenizer: The run's.
+      ranks: The ranks.
+      most: How many prompts.
+      seed: Of the choice.
+    Returns:
+      The prompts, as the policy was trained on them (template, trimming), and whether they are held out.
+    Raises:
+      DataError: the run's data cannot be read.
+    """
+    if isinstance(config, PpoConfig | RlooConfig):
+        found = open_prompts(config.eval_data or config.data.path, tokenizer)
+        _, rows = np.unique(found.same, return_index=True)
+        rows = _some(rows, most, seed)
+        ids = [list(found.ids[row]) for row in rows.tolist()]
+        return Prompts(ids, [_decoded(tokenizer, own) for own in ids]), config.eval_data is not None
+    data = open_data(config, tokenizer, ranks)
+    part = data.train if data.held_out is None else data.held_out
+    _, first = np.unique(part.store.prompts[part.rows], return_index=True)
+    rows = _some(part.rows[np.sort(first)], most, seed)
+    ids = []
+    for row in rows.tolist():
+        sequence = part.store[row].sequences[0]
+        ids.append(sequence.ids[: int(np.argmax(sequence.scored))].tolist())
+    return Prompts(ids, [_decoded(tokenizer, own) for own in ids]), data.held_out is not None
+
+
+def _some(rows: Int[np.ndarray, " N"], most: int, seed: int) -> Int[np.ndarray, " M"]:
+    return rows if len(rows) <= most else np.sort(np.random.default_rng(seed).choice(rows, most, replace=False))
+
+
+def _decoded(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
+    return str(tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+
+@dataclass(frozen=True, slots=True)
+class Prompts:
+    """What responses are sampled for.
+
+    Attributes:
+      ids: Token ids of each prompt, as the policy was trained on it.
+      texts: The same as text, without special tokens.
+    """
+
+    ids: Sequence[Sequence[int]]
+    texts: Sequence[str]

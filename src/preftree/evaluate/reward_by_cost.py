@@ -1,0 +1,37 @@
+"""Reward against what it cost: the best policy that a method has found by some moment, over all of its settings."""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Sequence
+
+from preftree.run_folder.measured import Point
+
+
+def best_so_far(points: Sequence[Point], *, kl: float) -> list[tuple[float, float]]:
+    """(seconds, the best reward at KL <= `kl` by then), rising in both; every run counts as begun at 0.
+
+    Args:
+      points: Of all runs of one method and seed; `seconds` of each is what its run had cost when it was there.
+      kl: Nats.
+    """
+    found: list[tuple[float, float]] = []
+    for seconds, reward in sorted((_seconds(point), point.reward) for point in points if point.kl <= kl):
+        if not found or reward > found[-1][1]:
+            found.append((seconds, reward))
+    return found
+
+
+def reward_by(steps: Sequence[tuple[float, float]], seconds: float, start: float) -> float:
+    """The best reward of `best_so_far` by a moment; `start` before there is any, or where it is worse."""
+    place = bisect.bisect_right(steps, seconds, key=lambda step: step[0])
+    return max(start, steps[place - 1][1]) if place else start
+
+
+def seconds_to_reach(points: Sequence[Point], *, kl: float, reward: float) -> float | None:
+    """The least cost of a run's point of at least this reward at KL <= `kl`; None where there is no such point."""
+    return min((_seconds(point) for point in points if point.kl <= kl and point.reward >= reward), default=None)
+
+
+def _seconds(point: Point) -> float:
+    return float((point.model_extra or {})["seconds"])

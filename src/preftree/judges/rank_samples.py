@@ -1,0 +1,153 @@
+"""Samples into preferences by a reward: the responses to one prompt, ranked by what they are worth."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from preftree.data.records.conversion import to_row
+from preftree.data.records.faults import RowFault
+from preftree.data.records.fields import (
+    MAX_RESPONSES,
+    Row,
+    messages,
+    present,
+    prompt_messages,
+    response_text,
+    take,
+    text,
+)
+from preftree.data.sources.files import RawRow
+from preftree.data.sources.source import check_out, find_source, read_rows
+from preftree.errors import DataError
+from preftree.judges.rewards import Rewards
+from preftree.records import Message, Ranking, Text
+from preftree.storage.atomic import write_atomic
+
+BLOCK = 1024
+"""Responses that are judged at a time."""
+
+
+@dataclass(slots=True)
+class Counts:
+    """What a file of samples made.
+
+    Attributes:
+      rows: Responses read.
+      rankings: Prompts with a ranking.
+      kept: Responses in them.
+      faulty: Responses that are no text that can be trained on, left out: empty, or cut within a character.
+      repeated: Responses that equal an earlier one to the same prompt but for white space around them, left out.
+      undecided: Prompts left out, since no two responses to them differ in reward.
+    """
+
+    rows: int = 0
+    rankings: int = 0
+    kept: int = 0
+    faulty: int = 0
+    repeated: int = 0
+    undecided: int = 0
+
+
+@dataclass(slots=True)
+class _Group:
+    """A prompt and its different responses."""
+
+    prompt: Text
+    responses: list[str]
+
+
+def rank_file(path: str, out: Path, rewards: Rewards, *, progress: Callable[[int], None] = lambda rows: None) -> Counts:
+    """Rank samples by a reward, deterministically, and write them in the format `ranking`: best first, with scores.
+
+    A file as `preftree generate` writes it: `prompt`, `response`, `sample`. Rows that follow each other with one prompt
+    belong together until `sample` is 0 again: two rows of prompts that happen to be equal are two rankings.
+
+    Args:
+      path: The samples.
+      out: A .jsonl file.
+      rewards: Says what a response is worth.
+      progress: Told how many responses are judged.
+    Raises:
+      DataError: the samples cannot be read, or no prompt has two responses that differ in reward.
+      JudgeError: the reward failed.
+    """
+    source = find_source(path)
+    check_out(source, out)
+    counts = Counts()
+    groups = list(_grouped(read_rows(source), counts))
+    pairs = [(group.prompt, response) for group in groups for response in group.responses]
+    values = np.zeros(len(pairs))
+    for start in range(0, len(pairs), BLOCK):
+        part = pairs[start : start + BLOCK]
+        values[start : start + BLOCK] = rewards([one for one, _ in part], [one for _, one in part])
+        progress(start + len(part))
+    lines, place = [], 0
+    for group in groups:
+        own = values[place : place + len(group.responses)]
+        place += len(group.responses)
+        if len(set(own.tolist())) < 2:
+            counts.undecided += 1
+            continue
+        order = np.argsort(-own, kind="stable").tolist()
+        ranking = Ranking(
+            group.prompt,
+            tuple(_as_text(group.prompt, group.responses[number]) for number in order),
+            tuple(own[order].tolist()),
+        )
+        lines.append(json.dumps(to_row(ranking), ensure_ascii=False, allow_nan=False) + "\n")
+        counts.rankings += 1
+        counts.kept += len(order)
+    if not lines:
+        raise DataError(f"{path}: no prompt has two responses that differ in reward; draw more with --samples")
+    write_atomic(out, "".join(lines))
+    return counts
+
+
+def _grouped(rows: Iterator[RawRow], counts: Counts) -> Iterator[_Group]:
+    group: _Group | None = None
+    for raw in rows:
+        counts.rows += 1
+        try:
+            if isinstance(raw.row, RowFault):
+                raise raw.row
+            prompt, response, first = _read(raw.row)
+        except RowFault as fault:
+            raise DataError(f"{raw.where}: {fault}; mend the row") from fault
+        if group is None or first or prompt != group.prompt:
+            if group is not None:
+                yield group
+            group = _Group(prompt, [])
+        if response is None:
+            counts.faulty += 1
+        elif response.strip() in (one.strip() for one in group.responses):
+            counts.repeated += 1
+        elif len(group.responses) == MAX_RESPONSES:
+            raise DataError(f"{raw.where}: a ranking has {MAX_RESPONSES} responses at most; draw fewer to a prompt")
+        else:
+            group.responses.append(response)
+    if group is not None:
+        yield group
+
+
+def _read(row: Row) -> tuple[Text, str | None, bool]:
+    prompt = row.get("prompt")
+    asked: Text = (
+        prompt_messages(messages(prompt, "prompt"), "prompt") if isinstance(prompt, list) else take(row, text, "prompt")
+    )
+    _, response = present(row, "response")
+    try:
+        said = response_text(response, "response")
+    except RowFault as fault:
+        if fault.fault not in ("empty_response", "bad_text"):
+            raise
+        said = None  # a model may say nothing, and the limit of tokens may fall within a character
+    return asked, said, row.get("sample") == 0
+
+
+def _as_text(prompt: Text, response: str) -> Text:
+    return response if isinstance(prompt, str) else (Message("assistant", response),)

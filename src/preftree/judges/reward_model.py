@@ -1,0 +1,177 @@
+"""Rewards by a reward model that `preftree reward`, or another program, has trained."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from transformers import AutoConfig
+
+from preftree.data.records.faults import RowFault
+from preftree.data.store.end_marked import mark_end
+from preftree.data.tokens.budgets import Budgets
+from preftree.data.tokens.encode import make_encoder
+from preftree.data.tokens.sampled_responses import encode_answers
+from preftree.errors import ConfigError, JudgeError
+from preftree.judges.classifier import Classifier
+from preftree.models.load import best_device, first_line, load_tokenizer
+from preftree.models.reward_model import load_reward_model, padding_of
+from preftree.records import Text
+from preftree.reference.key import weights_digest
+from preftree.runtime.paths import cache_root
+from preftree.scoring.reward_scorer import RewardScorer
+from preftree.tree.pack import plan_step
+
+_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+
+BLOCK = 1024
+"""Responses that are laid out at a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class RewardPlace:
+    """What `rm:PATH`, `rm:PATH:LABEL` or the path of a folder names.
+
+    Attributes:
+      model: The model's folder, or a hub id.
+      label: Of a classifier, the label whose probability is the reward; None for a reward model.
+      commit: Of a hub id, what it stands for now.
+    """
+
+    model: str
+    label: str | None = None
+    commit: str | None = None
+
+
+def find_reward_model(spec: str) -> RewardPlace | None:
+    """The model that a reward's name stands for: a folder, or `model` in the folder of a run; after `rm:` a hub id too.
+
+    Raises:
+      ConfigError: `rm:` is followed by no model.
+    """
+    named = spec.startswith("rm:")
+    place = spec.removeprefix("rm:")
+    head, colon, label = place.rpartition(":")
+    reasons = []
+    for own, said in ((place, None), *([(head, label)] if named and colon and label else [])):
+        for folder in (Path(own).expanduser(), Path(own).expanduser() / "model"):
+            if (folder / "config.json").is_file():
+                return RewardPlace(str(folder), said)
+        if named and looks_like_hub_model(own):
+            commit, reason = _ask_hub(own)
+            if commit is not None:
+                return RewardPlace(own, said, commit)
+            reasons.append(f" (the hub: {reason})")
+    if named or Path(place).expanduser().is_dir():
+        raise ConfigError(
+            f"reward {spec!r}: {place} holds no model{''.join(reasons)}; give a folder that `preftree reward` has "
+            "written, a hub id, or a classifier with its label, as rm:PATH:LABEL"
+        )
+    return None
+
+
+def model_digest(place: RewardPlace) -> str:
+    """The first figures of the digest of a model's weights, or of its commit on the hub."""
+    return (place.commit or weights_digest(Path(place.model), memo=cache_root()))[:16]
+
+
+def open_reward_model(place: RewardPlace, *, device: torch.device | str | None = None) -> RewardModel | Classifier:
+    """The model, ready to judge.
+
+    Args:
+      place: Where it is.
+      device: Where it goes; by default the first GPU, or the CPU.
+    Raises:
+      ConfigError: a classifier has no such label.
+      ModelError: it cannot be loaded, or is no reward model.
+    """
+    if place.label is not None:
+        return Classifier(place.model, place.label, device=device)
+    return RewardModel(place.model, device=device)
+
+
+def looks_like_hub_model(name: str) -> bool:
+    """Whether a name that is not on this disk could be on the hub: `owner/name`, where no folder `owner` is here."""
+    return _HUB_ID.fullmatch(name) is not None and not Path(name).parent.is_dir()
+
+
+@functools.cache
+def _ask_hub(name: str) -> tuple[str | None, str]:
+    """The commit of a model id, from the hub or from its cache on this disk; None where neither has it, and why."""
+    try:
+        return getattr(AutoConfig.from_pretrained(name), "_commit_hash", None), "it tells no commit"
+    except (OSError, ValueError, KeyError) as error:
+        return None, first_line(error).rstrip(".")
+
+
+class RewardModel:
+    """A reward model and its tokenizer: texts in, rewards out.
+
+    Attributes:
+      scorer: The model.
+    """
+
+    def __init__(self, folder: str | Path, *, device: torch.device | str | None = None, budget: int = 8192) -> None:
+        """Load the model.
+
+        Args:
+          folder: Of the model; or a hub id.
+          device: Where it goes; by default the first GPU, or the CPU.
+          budget: Most tokens of a forward; more where a response alone has more.
+        Raises:
+          ModelError: it cannot be loaded, or is no reward model.
+        """
+        self.scorer = RewardScorer(load_reward_model(folder, device=device or best_device()))
+        self._tokenizer = load_tokenizer(folder)
+        self._encoder = make_encoder(self._tokenizer)
+        self._padding = padding_of(self.scorer.model)
+        lengths = dict(getattr(self.scorer.model.config, "preftree_lengths", {}))
+        self._truncation = lengths.pop("truncation", "drop")
+        self._budgets = Budgets(**lengths)
+        self._folder, self._budget = folder, budget
+
+    def __call__(self, prompts: Sequence[Text], responses: Sequence[str]) -> Float[np.ndarray, " N"]:
+        """Rewards of responses; each prompt and response is rendered and cut as in the model's training.
+
+        Raises:
+          JudgeError: a conversation cannot be rendered, or a reward is not finite.
+          ModelError: a text is longer than the model has positions for.
+        """
+        rewards = np.zeros(len(responses))
+        for start in range(0, len(responses), BLOCK):
+            part = slice(start, start + BLOCK)
+            rewards[part] = self._block(prompts[part], responses[part])
+        if len(bad := np.flatnonzero(~np.isfinite(rewards))):
+            raise JudgeError(f"reward model {self._folder} gives {rewards[bad[0]]} for {responses[bad[0]][:60]!r}")
+        return rewards
+
+    def _block(self, prompts: Sequence[Text], responses: Sequence[str]) -> Float[np.ndarray, " N"]:
+        try:
+            shown, answers = encode_answers(
+                self._tokenizer,
+                self._encoder,
+                prompts,
+                responses,
+                budgets=self._budgets,
+                truncation=self._truncation,
+            )
+        except RowFault as fault:
+            raise JudgeError(f"reward model {self._folder}: {fault}") from fault
+        numbers: dict[bytes, int] = {}
+        groups = [numbers.setdefault(ids.tobytes(), len(numbers)) for ids in shown]
+        ends = [
+            [mark_end(np.concatenate([ids, answer]), self._padding)] for ids, answer in zip(shown, answers, strict=True)
+        ]
+        budget = max(self._budget, *(len(sequence.ids) for (sequence,) in ends))
+        (plan,) = plan_step(ends, groups, budget=budget, share=self.scorer.shares_prefixes)
+        found = np.zeros(len(ends))
+        with torch.inference_mode():
+            for micro in plan:
+                found[list(micro.examples)] = self.scorer(micro.batch.to(self.scorer.device)).double().cpu().numpy()
+        return found

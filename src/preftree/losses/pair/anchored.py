@@ -1,0 +1,152 @@
+"""Losses that see each side's logratio and not their difference alone, so that both cannot fall unseen."""
+
+from __future__ import annotations
+
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+from preftree.losses.options import Beta, NotNegative, checked
+from preftree.losses.pair.logistic import dpo
+from preftree.losses.quantities import logratios
+from preftree.losses.types import PairLogps
+
+
+@checked
+def nca(policy: PairLogps, ref: PairLogps, *, beta: Beta = 0.1) -> Float[Tensor, " P"]:
+    """Noise contrastive alignment of a pair: each response is told from one drawn from the reference.
+
+    loss = -log sigmoid(r_w) - log sigmoid(-r_w) / 2 - log sigmoid(-r_l) / 2, r = beta * logratio
+
+    The chosen reward settles at ln 2, while the rejected one is pushed down on its own.
+
+    Args:
+      policy: Summed response log-probs of each pair, nats, [P]; carries gradient.
+      ref: The same pairs under the frozen reference, nats, [P].
+      beta: Strength of the KL constraint, > 0.
+    Returns:
+      Loss per pair, nats, [P]; not reduced.
+    Raises:
+      ValueError: pair counts differ, or beta <= 0.
+    At policy == reference: 2 ln 2.
+    Source: Chen et al. 2024, arXiv:2402.05369, the form for pairs. Checked: its minimum in r_w.
+    """
+    ratios = logratios(policy, ref)
+    chosen, rejected = beta * ratios.chosen, beta * ratios.rejected
+    return -logsigmoid(chosen) - 0.5 * logsigmoid(-chosen) - 0.5 * logsigmoid(-rejected)
+
+
+@checked
+def bco_pair(policy: PairLogps, ref: PairLogps, *, beta: Beta = 0.1) -> Float[Tensor, " P"]:
+    """A binary classifier of chosen against rejected responses, without BCO's shift of the reward.
+
+    loss = -log sigmoid(beta * chosen_logratio) - log sigmoid(-beta * rejected_logratio)
+
+    TRL's loss of this name. The paper subtracts a running mean of the reward from both; that is `bco`.
+
+    Args:
+      policy: Summed response log-probs of each pair, nats, [P]; carries gradient.
+      ref: The same pairs under the frozen reference, nats, [P].
+      beta: Strength of the KL constraint, > 0.
+    Returns:
+      Loss per pair, nats, [P]; not reduced.
+    Raises:
+      ValueError: pair counts differ, or beta <= 0.
+    At policy == reference: 2 ln 2.
+    Source: Jung et al. 2024, arXiv:2404.04656, with a reward shift of 0; huggingface/trl, loss_type bco_pair.
+    """
+    ratios = logratios(policy, ref)
+    return -logsigmoid(beta * ratios.chosen) - logsigmoid(-beta * ratios.rejected)
+
+
+@checked
+def apo_zero(policy: PairLogps, ref: PairLogps, *, beta: Beta = 0.1) -> Float[Tensor, " P"]:
+    """The chosen response up and the rejected one down, each by itself, both saturating.
+
+    loss = 1 - sigmoid(beta * chosen_logratio) + sigmoid(beta * rejected_logratio)
+
+    For pairs whose chosen response is better than what the policy says.
+
+    Args:
+      policy: Summed response log-probs of each pair, nats, [P]; carries gradient.
+      ref: The same pairs under the frozen reference, nats, [P].
+      beta: Strength of the KL constraint, > 0.
+    Returns:
+      Loss per pair, in (0, 2), [P]; not reduced.
+    Raises:
+      ValueError: pair counts differ, or beta <= 0.
+    At policy == reference: 1.
+    Source: D'Oosterlinck et al. 2024, arXiv:2408.06266, Eq. 7.
+    """
+    ratios = logratios(policy, ref)
+    return (-beta * ratios.chosen).sigmoid() + (beta * ratios.rejected).sigmoid()
+
+
+@checked
+def apo_down(policy: PairLogps, ref: PairLogps, *, beta: Beta = 0.1) -> Float[Tensor, " P"]:
+    """Both responses down, the rejected one further.
+
+    loss = sigmoid(beta * chosen_logratio) + 1 - sigmoid(beta * delta)
+
+    For pairs whose chosen response is worse than what the policy says. At the reference the chosen response has no
+    gradient at all: what pulls it down equals what pulls it up.
+
+    Args:
+      policy: Summed response log-probs of each pair, nats, [P]; carries gradient.
+      ref: The same pairs under the frozen reference, nats, [P].
+      beta: Strength of the KL constraint, > 0.
+    Returns:
+      Loss per pair, in (0, 2), [P]; not reduced.
+    Raises:
+      ValueError: pair counts differ, or beta <= 0.
+    At policy == reference: 1.
+    Source: D'Oosterlinck et al. 2024, arXiv:2408.06266, Eq. 8.
+    """
+    ratios = logratios(policy, ref)
+    return (beta * ratios.chosen).sigmoid() + (-beta * (ratios.chosen - ratios.rejected)).sigmoid()
+
+
+@checked
+def rpo(
+    policy: PairLogps, ref: PairLogps, *, beta: Beta = 0.01, nll_weight: NotNegative = 0.005
+) -> Float[Tensor, " P"]:
+    """DPO plus the chosen response's summed negative log-likelihood ("regularised preference optimisation").
+
+    loss = -log sigmoid(beta * delta) - nll_weight * chosen_logps
+
+    Args:
+      policy: Summed response log-probs of each pair, nats, [P]; carries gradient.
+      ref: The same pairs under the frozen reference, nats, [P].
+      beta: Strength of the KL constraint, > 0.
+      nll_weight: Weight of the summed term, >= 0; 0 is DPO. The paper's eta.
+    Returns:
+      Loss per pair, nats, [P]; not reduced.
+    Raises:
+      ValueError: pair counts differ, beta <= 0, or nll_weight < 0.
+    At policy == reference: no fixed value; ln 2 - nll_weight * chosen_logps.
+    Source: Liu et al. 2024, arXiv:2405.16436.
+    """
+    return dpo(policy, ref, beta=beta) - nll_weight * policy.chosen
+
+
+@checked
+def iterative_rpo(
+    policy: PairLogps, ref: PairLogps, *, beta: Beta = 0.1, nll_weight: NotNegative = 1.0
+) -> Float[Tensor, " P"]:
+    """DPO plus the chosen response's negative log-likelihood per token (iterative reasoning preference optimisation).
+
+    loss = -log sigmoid(beta * delta) - nll_weight * chosen_logps / chosen_tokens
+
+    Args:
+      policy: Summed response log-probs of each pair, nats, and their token counts, [P]; carries gradient.
+      ref: The same pairs under the frozen reference, nats, [P].
+      beta: Strength of the KL constraint, > 0.
+      nll_weight: Weight of the averaged term, >= 0; 0 is DPO. The paper's alpha.
+    Returns:
+      Loss per pair, nats, [P]; not reduced. nan for a chosen response without tokens.
+    Raises:
+      ValueError: pair counts differ, beta <= 0, or nll_weight < 0.
+    At policy == reference: no fixed value; ln 2 - nll_weight * chosen_logps / chosen_tokens.
+    Source: Pang et al. 2024, arXiv:2404.19733, Eq. 1.
+    """
+    return dpo(policy, ref, beta=beta) - nll_weight * policy.chosen / policy.chosen_tokens

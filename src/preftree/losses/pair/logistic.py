@@ -1,0 +1,189 @@
+"""Logistic losses of the reference-adjusted gap: DPO, and what is made of it for labels that may be wrong."""
+
+from __future__ import annotations
+
+import math
+
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+from preftree.losses.numerics import tangent_exp
+from preftree.losses.options import Beta, LabelSmoothing, Noise, NotNegative, Positive, checked
+from preftree.losses.quantities import delta, logratios, per_token
+from preftree.losses.types import PairLogps
+
+
+@checked
+def dpo(policy: PairLogps, ref: PairLogps, *, beta: Beta = 0.1) -> Float[Tensor, " P"]:
+    """Logistic loss on the reference-adjusted gap.
+
+    loss = -log sigmoid(beta * delta)
+
+    Args:
+      policy: Summed response log-probs of each pair, nats, [P]; carries gradient.
+      ref: The same pairs under the frozen reference, nats, [P].
+      beta: Strength of the KL constraint, > 0; larger stays closer to the reference.
+    Returns:
+      Loss per pair, nats, [P]; not reduced.
+    Raises:
+      ValueError: pair counts differ, or beta <= 0.
+    At policy == reference: ln 2.
+    Source: Rafailov et al. 2023, arXiv:2305.18290, Eq. 7.
+    """
+    return -logsigmoid(beta * delta(policy, ref))
+
+
+@checked
+def cdpo(
+    policy: PairLogps, ref: PairLogps, *, beta: Beta = 0.1, label_smoothing: LabelSmoothing = 0.1
+) -> Float[Tensor, " P"]:
+    """DPO's loss in expectation over labels that may have been flipped ("conservative" DPO).
+
+    loss = -(1 - label_smoothing) log sigmoid(beta * delta) - label_smoothing log sigmoid(-beta * delta)
+
+    Its minimum is finite: sigmoid(beta * delta) = 1 - label_smoothing, where DPO would push delta on without end.
+
+    Args:
+      policy: Summed response log-probs of each pair, nats, [P]; carries gradient.
+      ref: The same pairs under the frozen reference, nats, [P].
+      beta: Strength of the KL constraint, > 0.
+      label_smoothing: Probability that a label is flipped, in [0, 0.5); 0 is DPO.
+    Returns:
+      Loss per pair, nats, [P]; not reduced.
+    Raises:
+      ValueError: pair counts differ, beta <= 0, or label_smoothing outside [0, 0.5).
+    At policy == reference: ln 2.
+    Source: Mitchell 2023, "A note on DPO with noisy preferences and relationship to IPO", Eq. 3.
+    """
+    margin = beta * delta(policy, ref)
+    return -(1 - label_smoothing) * logsigmoid(margin) - label_smoothing * logsigmoid(-margin)
+
+
+@checked
+def robust(
+    policy: PairLogps, ref: PairLogps, *, beta: Beta = 0.1, label_smoothing: LabelSmoothing = 0.1
+) -> Float[Tensor, " P"]:
+    """An unbiased estimate of DPO's loss on clean labels, from labels of which a known share is flipped.
+
+    loss = (-(1 - label_smoothing) log sigmoid(beta * delta) + label_smoothing log sigmoid(-beta * delta))
+           / (1 - 2 label_smoothing)
+
+    Averaged over flips of that probability it is DPO's loss on the true label. A single value may be negative, and has
+    no lower bound: its slope in delta tends to -beta label_smoothing / (1 - 2 label_smoothing), not to 0.
+
+    Args:
+      policy: Summed response log-probs of each pair, nats, [P]; carries gradient.
+      ref: The same pairs under the frozen reference, nats, [P].
+      beta: Strength of the KL constraint, > 0.
+      label_smoothing: Probability that a label is flipped, in [0, 0.5); 0 is DPO.
+    Returns:
+      Loss per pair, nats, [P]; not reduced.
+    Raises:
+      ValueError: pair counts differ, beta <= 0, or label_smoothing outside [0, 0.5).
+    At policy == reference: ln 2.
+    Source: Chowdhury et al. 2024, arXiv:2403.00409.
+    """
+    margin = beta * delta(policy, ref)
+    clean = -(1 - label_smoothing) * logsigmoid(margin) + label_smoothing * logsigmoid(-margin)
+    return clean / (1 - 2 * label_smoothing)
+
+
+@checked
+def exo(policy: PairLogps, ref: PairLogps, *, beta: Beta = 0.1, label_smoothing: Noise = 1e-3) -> Float[Tensor, " P"]:
+    """KL divergence of the pair's policy from its smoothed label, in the mode-seeking direction.
+
+    loss = q log(q / (1 - label_smoothing)) + (1 - q) log((1 - q) / label_smoothing), q = sigmoid(beta * delta)
+
+    `cdpo` is the same divergence with its arguments exchanged, up to a constant. Here a certain label would cost
+    without end, so label_smoothing may not be 0.
+
+    Args:
+      policy: Summed response log-probs of each pair, nats, [P]; carries gradient.
+      ref: The same pairs under the frozen reference, nats, [P].
+      beta: Strength of the KL constraint, > 0.
+      label_smoothing: Probability that the label gives to the rejected response, in (0, 0.5).
+    Returns:
+      Loss per pair, nats, [P]; not reduced.
+    Raises:
+      ValueError: pair counts differ, beta <= 0, or label_smoothing outside (0, 0.5).
+    At policy == reference: -ln 2 - ln(label_smoothing (1 - label_smoothing)) / 2.
+    Source: Ji et al. 2024, arXiv:2402.00856, Eq. 16.
+    """
+    margin = beta * delta(policy, ref)
+    wins = margin.sigmoid() * (logsigmoid(margin) - math.log1p(-label_smoothing))
+    return wins + (-margin).sigmoid() * (logsigmoid(-margin) - math.log(label_smoothing))
+
+
+@checked
+def ln_dpo(policy: PairLogps, ref: PairLogps, *, beta: Beta = 5.0) -> Float[Tensor, " P"]:
+    """DPO with each response's logratio averaged over its tokens ("length-normalised").
+
+    loss = -log sigmoid(beta * (chosen_logratio / chosen_tokens - rejected_logratio / rejected_tokens))
+
+    beta acts on nats per token, so it is larger than DPO's by the order of a response's length.
+
+    Args:
+      policy: Summed response log-probs of each pair, nats, and their token counts, [P]; carries gradient.
+      ref: The same pairs under the frozen reference, nats, [P].
+      beta: Strength of the constraint per token, > 0.
+    Returns:
+      Loss per pair, nats, [P]; not reduced. nan for a response without tokens.
+    Raises:
+      ValueError: pair counts differ, or beta <= 0.
+    At policy == reference: ln 2.
+    Source: Lambert et al. 2024 (Tulu 3), arXiv:2411.15124.
+    """
+    means = per_token(logratios(policy, ref), policy)
+    return -logsigmoid(beta * (means.chosen - means.rejected))
+
+
+@checked
+def dpop(policy: PairLogps, ref: PairLogps, *, beta: Beta = 0.3, penalty: NotNegative = 50.0) -> Float[Tensor, " P"]:
+    """DPO with a penalty, inside the sigmoid, on chosen responses that became less likely ("DPO-Positive").
+
+    loss = -log sigmoid(beta * (delta - penalty * max(0, -chosen_logratio)))
+
+    beta multiplies the penalty as well.
+
+    Args:
+      policy: Summed response log-probs of each pair, nats, [P]; carries gradient.
+      ref: The same pairs under the frozen reference, nats, [P].
+      beta: Strength of the KL constraint, > 0.
+      penalty: Weight of each nat that the chosen response has lost, >= 0; 0 is DPO. The paper's lambda.
+    Returns:
+      Loss per pair, nats, [P]; not reduced.
+    Raises:
+      ValueError: pair counts differ, beta <= 0, or penalty < 0.
+    At policy == reference: ln 2.
+    Source: Pal et al. 2024, arXiv:2402.13228.
+    """
+    lost = (-logratios(policy, ref).chosen).clamp(min=0)
+    return -logsigmoid(beta * (delta(policy, ref) - penalty * lost))
+
+
+@checked
+def discopop(policy: PairLogps, ref: PairLogps, *, beta: Beta = 0.05, tau: Positive = 0.05) -> Float[Tensor, " P"]:
+    """A blend of the logistic and the exponential loss that a language model found ("log-ratio modulated").
+
+    loss = (1 - m) * softplus(-x) + m * e^(-x), x = beta * delta, m = sigmoid(x / tau)
+
+    Not monotonic: at x = 0 its slope is (1 - ln 2) / (4 tau) - 3/4, which is +0.78 at the paper's tau. So from the
+    reference descent first *lowers* delta, to a local minimum at x = -0.12; the slope is negative only for tau >
+    0.1023. m e^(-x) is computed as one exponential: the naive product is 0 times infinity for a pair far off.
+
+    Args:
+      policy: Summed response log-probs of each pair, nats, [P]; carries gradient.
+      ref: The same pairs under the frozen reference, nats, [P].
+      beta: Strength of the KL constraint, > 0.
+      tau: Width of the transition, in units of x, > 0.
+    Returns:
+      Loss per pair, [P]; not reduced.
+    Raises:
+      ValueError: pair counts differ, beta <= 0, or tau <= 0.
+    At policy == reference: (ln 2 + 1) / 2.
+    Source: Lu et al. 2024, arXiv:2406.08414, Eq. 5.
+    """
+    x = beta * delta(policy, ref)
+    logistic = -logsigmoid(x) * (-x / tau).sigmoid()
+    return logistic + tangent_exp(-x + logsigmoid(x / tau))

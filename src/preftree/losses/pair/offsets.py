@@ -1,0 +1,169 @@
+"""DPO with something known about the pair beside its label, added inside the sigmoid."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+from preftree.losses.options import Beta, NotNegative, Number, Part, Positive, checked
+from preftree.losses.quantities import check_one_each, delta, logratios
+from preftree.losses.types import PairLogps, PairValues
+
+
+@checked
+def r_dpo(policy: PairLogps, ref: PairLogps, *, beta: Beta = 0.1, alpha: NotNegative = 0.05) -> Float[Tensor, " P"]:
+    """DPO that discounts what a chosen response owes to its length ("length-regularised").
+
+    loss = -log sigmoid(beta * delta + alpha * (chosen_tokens - rejected_tokens))
+
+    The sign is plus, though some print a minus: the reward that explains the labels is the one that is wanted plus
+    alpha per token, so a longer chosen response needs a smaller margin of its own.
+
+    Args:
+      policy: Summed response log-probs of each pair, nats, and their token counts, [P]; carries gradient.
+      ref: The same pairs under the frozen reference, nats, [P].
+      beta: Strength of the KL constraint, > 0.
+      alpha: Reward that labellers give per token, >= 0; 0 is DPO.
+    Returns:
+      Loss per pair, nats, [P]; not reduced.
+    Raises:
+      ValueError: pair counts differ, beta <= 0, or alpha < 0.
+    At policy == reference: no fixed value; softplus(-alpha * (chosen_tokens - rejected_tokens)).
+    Source: Park et al. 2024, arXiv:2403.19159. Checked by derivation from the objective with a penalty on length.
+    """
+    # As floats first: a number times whole numbers would be rounded to fp32.
+    longer = (policy.chosen_tokens - policy.rejected_tokens).to(policy.chosen.dtype)
+    return -logsigmoid(beta * delta(policy, ref) + alpha * longer)
+
+
+@checked
+def modpo(
+    policy: PairLogps,
+    ref: PairLogps,
+    other_margins: Float[Tensor, " P"],
+    *,
+    beta: Beta = 0.1,
+    objective_weight: Part = 0.5,
+) -> Float[Tensor, " P"]:
+    """DPO for a weighted sum of two objectives: the one that is labelled here, and one whose reward is known.
+
+    loss = -log sigmoid((beta * delta - (1 - objective_weight) * other_margins) / objective_weight)
+
+    The optimum is that of w * (the labelled reward) + (1 - w) * (the known reward), w = objective_weight. A sweep of
+    it gives the front between the two; docs/pareto.md has one whose exact front is known.
+
+    Args:
+      policy: Summed response log-probs of each pair, nats, [P]; carries gradient.
+      ref: The same pairs under the frozen reference, nats, [P].
+      other_margins: Known reward of the chosen response minus that of the rejected one, either sign, [P].
+      beta: Strength of the KL constraint, > 0.
+      objective_weight: Share of the labelled objective, in (0, 1]; 1 is DPO. An entry of the paper's weight vector w.
+    Returns:
+      Loss per pair, nats, [P]; not reduced.
+    Raises:
+      ValueError: pair or margin counts differ, beta <= 0, or objective_weight outside (0, 1].
+    At policy == reference: no fixed value; softplus((1 - objective_weight) / objective_weight * other_margins).
+    Source: Zhou et al. 2023, arXiv:2310.03708, for two objectives. Checked by derivation, on the bandit, and against
+      the authors' code, github.com/ZHZisZZ/modpo, which has the same argument of the sigmoid.
+    """
+    check_one_each(policy, other_margins=other_margins)
+    gap = beta * delta(policy, ref) - (1 - objective_weight) * other_margins
+    return -logsigmoid(gap / objective_weight)
+
+
+@checked
+def odpo(
+    policy: PairLogps, ref: PairLogps, margins: Float[Tensor, " P"], *, beta: Beta = 0.1, alpha: NotNegative = 1.0
+) -> Float[Tensor, " P"]:
+    """DPO whose gap has to exceed an offset that grows with how much better the chosen response is.
+
+    loss = -log sigmoid(beta * delta - alpha * log(margins))
+
+    Args:
+      policy: Summed response log-probs of each pair, nats, [P]; carries gradient.
+      ref: The same pairs under the frozen reference, nats, [P].
+      margins: Score of the chosen response minus that of the rejected one, > 0, [P]; at 1 there is no offset.
+      beta: Strength of the KL constraint, > 0.
+      alpha: Weight of the offset, >= 0; 0 is DPO.
+    Returns:
+      Loss per pair, nats, [P]; not reduced.
+    Raises:
+      ValueError: pair or margin counts differ, a margin is not > 0, beta <= 0, or alpha < 0.
+    At policy == reference: no fixed value; ln(1 + margins^alpha).
+    Source: Amini et al. 2024, arXiv:2402.10571, with f = log. Checked: for Gumbel noise on two utilities, the
+      probability that their difference exceeds the offset is sigmoid(gap - offset), as the paper's theorem has it; and
+      the authors' code, github.com/rycolab/odpo, has the same argument of the sigmoid.
+    """
+    check_one_each(policy, margins=margins)
+    if not bool((margins > 0).all()):
+        raise ValueError(f"odpo takes the log of a margin, which must be > 0, got {margins.min().item():g}")
+    return -logsigmoid(beta * delta(policy, ref) - alpha * margins.log())
+
+
+@checked
+def constrained_dpo(
+    policy: PairLogps,
+    ref: PairLogps,
+    costs: PairValues,
+    state: Mapping[str, float],
+    *,
+    beta: Beta = 0.1,
+    bound: Number = 0.0,
+    step_size: Positive = 0.01,
+) -> Float[Tensor, " P"]:
+    """DPO for a reward under a bound on a second score, by a multiplier that adapts.
+
+    loss = -log sigmoid(beta * delta + multiplier * (chosen_cost - rejected_cost))
+
+    max E[reward] - beta KL subject to E[cost] <= bound has the Lagrangian reward - multiplier * cost. Its optimum is
+    ref * exp((reward - multiplier * cost) / beta) / Z, so the labelled reward is beta * logratio + multiplier * cost
+    plus a constant per prompt, and Bradley-Terry labels of it give the loss above. The multiplier rises by dual ascent:
+
+    multiplier' = max(0, multiplier + step_size * (the policy's cost - bound))
+
+    The policy's cost is the mean of the costs of all responses of the step, each weighed by policy / reference: a
+    self-normalised importance estimate. It tends to the policy's expected cost as steps grow, where the responses were
+    drawn from the reference; on other data, or with few effective responses (KL of several nats), it is off: compare
+    with costs of samples before relying on the bound. The loss uses the multiplier from before the step; the step's
+    costs then move it. `bound` and `step_size` act through `advance_multiplier` alone.
+
+    Args:
+      policy: Summed response log-probs of each pair, nats, [P]; carries gradient.
+      ref: The same pairs under the frozen reference, nats, [P]; the data should stem from it.
+      costs: Cost of each response, any scale, [P].
+      state: multiplier: of the constraint, >= 0, per unit of cost; cost: the estimate of the step before.
+      beta: Strength of the KL constraint, > 0.
+      bound: What the mean cost may be, in units of cost.
+      step_size: How far the multiplier moves per unit of violation and step, > 0.
+    Returns:
+      Loss per pair, nats, [P]; not reduced.
+    Raises:
+      ValueError: pair or cost counts differ, beta <= 0, or step_size <= 0.
+    At policy == reference: no fixed value; softplus(-multiplier * (chosen_cost - rejected_cost)), at first ln 2.
+    Source: derived here, from Rafailov et al. 2023, arXiv:2305.18290, Eq. 4 to 7, with the reward of a Lagrangian as in
+      Dai et al. 2023 (Safe RLHF), arXiv:2310.12773, and MODPO's margin. Checked on the bandit for a fixed multiplier.
+    """
+    check_one_each(policy, **{"chosen cost": costs.chosen, "rejected cost": costs.rejected})
+    return -logsigmoid(beta * delta(policy, ref) + state["multiplier"] * (costs.chosen - costs.rejected))
+
+
+def advance_multiplier(
+    policy: PairLogps,
+    ref: PairLogps,
+    costs: PairValues,
+    state: Mapping[str, float],
+    *,
+    beta: Beta = 0.1,
+    bound: Number = 0.0,
+    step_size: Positive = 0.01,
+) -> dict[str, float]:
+    """The multiplier of `constrained_dpo` after a step, and its estimate of the policy's cost; no pairs change none."""
+    if not len(policy.chosen):
+        return dict(state)
+    share = torch.cat(logratios(policy, ref)).detach().double().softmax(0)
+    cost = float((share * torch.cat(costs)).sum())
+    return {"multiplier": max(0.0, state["multiplier"] + step_size * (cost - bound)), "cost": cost}

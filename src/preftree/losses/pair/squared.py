@@ -1,0 +1,133 @@
+"""Squared losses: the gap is regressed on a finite target, so that certain labels cannot drive it to infinity.
+
+Two losses carry the name IPO in the field, and they differ by the unit of the gap: nats per token, or nats. See
+docs/losses.md for who uses which.
+"""
+
+from __future__ import annotations
+
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+from preftree.losses.options import Beta, checked
+from preftree.losses.quantities import check_one_each, delta, logratios
+from preftree.losses.types import PairLogps
+
+
+@checked
+def ipo(policy: PairLogps, ref: PairLogps, *, beta: Beta = 0.1) -> Float[Tensor, " P"]:
+    """Squared distance of the per-token gap from its target, as TRL trains it.
+
+    loss = (chosen_logratio / chosen_tokens - rejected_logratio / rejected_tokens - 1 / (2 beta))^2
+
+    A response without tokens has no mean: its loss is nan, which stops a run. The data rooms let none through.
+
+    Args:
+      policy: Summed response log-probs of each pair, nats, and their token counts, [P]; carries gradient.
+      ref: The same pairs under the frozen reference, nats, [P].
+      beta: Strength of the KL constraint per token, > 0; the paper's tau.
+    Returns:
+      Loss per pair, squared nats per token, [P]; not reduced.
+    Raises:
+      ValueError: pair counts differ, or beta <= 0.
+    At policy == reference: 1 / (4 beta^2).
+    Source: Azar et al. 2023, arXiv:2310.12036, Eq. 17; the mean over tokens: huggingface/trl#1265.
+    """
+    ratios = logratios(policy, ref)
+    gap = ratios.chosen / policy.chosen_tokens - ratios.rejected / policy.rejected_tokens
+    return (gap - 1 / (2 * beta)).square()
+
+
+@checked
+def ipo_sum(policy: PairLogps, ref: PairLogps, *, beta: Beta = 0.1) -> Float[Tensor, " P"]:
+    """Squared distance of the gap from its target: the paper's formula on summed log-probs.
+
+    loss = (delta - 1 / (2 beta))^2
+
+    Args:
+      policy: Summed response log-probs of each pair, nats, [P]; carries gradient.
+      ref: The same pairs under the frozen reference, nats, [P].
+      beta: Strength of the KL constraint, > 0; the paper's tau.
+    Returns:
+      Loss per pair, squared nats, [P]; not reduced.
+    Raises:
+      ValueError: pair counts differ, or beta <= 0.
+    At policy == reference: 1 / (4 beta^2).
+    Source: Azar et al. 2023, arXiv:2310.12036, Eq. 17.
+    """
+    return (delta(policy, ref) - 1 / (2 * beta)).square()
+
+
+@checked
+def sppo(policy: PairLogps, ref: PairLogps, *, beta: Beta = 1e-3) -> Float[Tensor, " P"]:
+    """Each response's logratio regressed on its share of the win: +1 / (2 beta) chosen, -1 / (2 beta) rejected.
+
+    loss = (chosen_logratio - 1 / (2 beta))^2 + (rejected_logratio + 1 / (2 beta))^2
+
+    Self-play preference optimisation with the label as the win probability, 1 or 0 ("hard"). Unlike IPO, it holds each
+    side to a target of its own.
+
+    Args:
+      policy: Summed response log-probs of each pair, nats, [P]; carries gradient.
+      ref: The same pairs under the reference, nats, [P]; in the paper's rounds, the last round's policy.
+      beta: Inverse of the paper's eta, > 0.
+    Returns:
+      Loss per pair, squared nats, [P]; not reduced.
+    Raises:
+      ValueError: pair counts differ, or beta <= 0.
+    At policy == reference: 1 / (2 beta^2).
+    Source: Wu et al. 2024, arXiv:2405.00675, Eq. 4.7, with P = 1 for the chosen response.
+    """
+    ratios = logratios(policy, ref)
+    return (ratios.chosen - 0.5 / beta).square() + (ratios.rejected + 0.5 / beta).square()
+
+
+@checked
+def sppo_soft(
+    policy: PairLogps, ref: PairLogps, win_prob: Float[Tensor, " P"], *, beta: Beta = 1e-3
+) -> Float[Tensor, " P"]:
+    """Each response's logratio regressed on its win probability, as a judge in the data gives it.
+
+    loss = (chosen_logratio - (win_prob - 1/2) / beta)^2 + (rejected_logratio + (win_prob - 1/2) / beta)^2
+
+    Args:
+      policy: Summed response log-probs of each pair, nats, [P]; carries gradient.
+      ref: The same pairs under the reference, nats, [P]; in the paper's rounds, the last round's policy.
+      win_prob: Probability that the chosen response is preferred, in [0, 1], [P]; 1 is `sppo`.
+      beta: Inverse of the paper's eta, > 0.
+    Returns:
+      Loss per pair, squared nats, [P]; not reduced.
+    Raises:
+      ValueError: pair counts differ, or beta <= 0.
+    At policy == reference: no fixed value; 2 ((win_prob - 1/2) / beta)^2.
+    Source: Wu et al. 2024, arXiv:2405.00675, Eq. 4.7.
+    """
+    check_one_each(policy, win_prob=win_prob)
+    ratios, target = logratios(policy, ref), (win_prob - 0.5) / beta
+    return (ratios.chosen - target).square() + (ratios.rejected + target).square()
+
+
+@checked
+def cal_dpo(policy: PairLogps, ref: PairLogps, *, beta: Beta = 1e-3) -> Float[Tensor, " P"]:
+    """DPO's contrast with both logratios held to a scale: "calibrated" DPO.
+
+    loss = -log sigmoid(delta) + (chosen_logratio - 1 / (2 beta))^2 + (rejected_logratio + 1 / (2 beta))^2
+
+    There is no beta in the first term, as in the authors' code; that halves the two squares, the paper does not.
+
+    Args:
+      policy: Summed response log-probs of each pair, nats, [P]; carries gradient.
+      ref: The same pairs under the frozen reference, nats, [P].
+      beta: Sets the targets +-1 / (2 beta) of the two logratios, > 0.
+    Returns:
+      Loss per pair, [P]; not reduced.
+    Raises:
+      ValueError: pair counts differ, or beta <= 0.
+    At policy == reference: ln 2 + 1 / (2 beta^2).
+    Source: Xiao et al. 2024, arXiv:2412.14516. Checked against the authors' code, github.com/tengxiao1/Cal-DPO,
+      which has 1/2 before the squares.
+    """
+    ratios = logratios(policy, ref)
+    contrast = -logsigmoid(ratios.chosen - ratios.rejected)
+    return contrast + (ratios.chosen - 0.5 / beta).square() + (ratios.rejected + 0.5 / beta).square()

@@ -1,0 +1,171 @@
+"""Losses of the policy's own log-probs of pairs; none of them causes a reference to be computed."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+from preftree.losses.numerics import log1mexp, tangent_exp
+from preftree.losses.options import Beta, NotNegative, Number, checked
+from preftree.losses.quantities import log_gap, per_token
+from preftree.losses.types import PairLogps, PairValues
+
+
+@checked
+def unlikelihood(policy: PairLogps, *, alpha: NotNegative = 1.0) -> Float[Tensor, " P"]:
+    """The chosen response more likely, the rejected one less, without any limit.
+
+    loss = -chosen_logps + alpha * rejected_logps
+
+    A baseline of the DPO paper, which shows it to degenerate: the loss has no lower bound, and the rejected response
+    can be made less likely for ever.
+
+    Args:
+      policy: Summed response log-probs of each pair, nats, [P]; carries gradient.
+      alpha: Weight of the rejected response, >= 0.
+    Returns:
+      Loss per pair, nats, [P]; not reduced.
+    Raises:
+      ValueError: pair counts differ, or alpha < 0.
+    At policy == reference: no fixed value; there is no reference.
+    Source: Welleck et al. 2019, arXiv:1908.04319; as a baseline in Rafailov et al. 2023, arXiv:2305.18290, Section 6.
+    """
+    return -log_gap(policy) + (alpha - 1) * policy.rejected
+
+
+@checked
+def reference_free(policy: PairLogps, *, beta: Beta = 0.1) -> Float[Tensor, " P"]:
+    """DPO against a reference that finds all responses equally likely.
+
+    loss = -log sigmoid(beta * (chosen_logps - rejected_logps))
+
+    Args:
+      policy: Summed response log-probs of each pair, nats, [P]; carries gradient.
+      beta: Inverse of the gap at which the loss fades, > 0; it no longer measures a distance from a reference.
+    Returns:
+      Loss per pair, nats, [P]; not reduced.
+    Raises:
+      ValueError: pair counts differ, or beta <= 0.
+    At policy == reference: no fixed value; there is no reference.
+    Source: the option reference_free of github.com/eric-mitchell/direct-preference-optimization.
+    """
+    return -logsigmoid(beta * log_gap(policy))
+
+
+@checked
+def cpo(policy: PairLogps, *, beta: Beta = 0.1, nll_weight: NotNegative = 1.0) -> Float[Tensor, " P"]:
+    """Reference-free DPO with the chosen response's negative log-likelihood per token beside it.
+
+    loss = -log sigmoid(beta * (chosen_logps - rejected_logps)) - nll_weight * chosen_logps / chosen_tokens
+
+    Args:
+      policy: Summed response log-probs of each pair, nats, and their token counts, [P]; carries gradient.
+      beta: Inverse of the gap at which the contrast fades, > 0.
+      nll_weight: Weight of the averaged term, >= 0.
+    Returns:
+      Loss per pair, nats, [P]; not reduced. nan for a chosen response without tokens.
+    Raises:
+      ValueError: pair counts differ, beta <= 0, or nll_weight < 0.
+    At policy == reference: no fixed value; there is no reference.
+    Source: Xu et al. 2024, arXiv:2401.08417, Eq. 3 with the behaviour-cloning term per token.
+    """
+    return reference_free(policy, beta=beta) - nll_weight * policy.chosen / policy.chosen_tokens
+
+
+@checked
+def orpo(policy: PairLogps, *, odds_weight: NotNegative = 0.1) -> Float[Tensor, " P"]:
+    """Negative log-likelihood of the chosen response, and the odds of the two responses against each other.
+
+    loss = -chosen_logps / chosen_tokens - odds_weight * log sigmoid(log odds_w - log odds_l)
+
+    odds = p / (1 - p) with p the geometric mean of a response's token probabilities. p = 1 has infinite odds: the mean
+    log-prob is held one rounding step below 0 there.
+
+    Args:
+      policy: Summed response log-probs of each pair, nats, and their token counts, [P]; carries gradient.
+      odds_weight: Weight of the odds ratio, >= 0; the paper's lambda, TRL's beta.
+    Returns:
+      Loss per pair, nats, [P]; not reduced. nan for a response without tokens.
+    Raises:
+      ValueError: pair counts differ, or odds_weight < 0.
+    At policy == reference: no fixed value; there is no reference.
+    Source: Hong et al. 2024, arXiv:2403.07691, Eq. 6 and 7.
+    """
+    means = mean_logps(policy)
+    chosen, rejected = log_odds(means.chosen), log_odds(means.rejected)
+    return -means.chosen - odds_weight * logsigmoid(chosen - rejected)
+
+
+@checked
+def simpo(policy: PairLogps, *, beta: Beta = 2.0, gamma: NotNegative = 1.0) -> Float[Tensor, " P"]:
+    """Logistic loss on the gap of mean log-probs, which has to exceed a margin.
+
+    loss = -log sigmoid(beta * (chosen_logps / chosen_tokens - rejected_logps / rejected_tokens) - gamma)
+
+    Args:
+      policy: Summed response log-probs of each pair, nats, and their token counts, [P]; carries gradient.
+      beta: Scale of the mean log-probs, > 0; the paper tries 2 to 2.5.
+      gamma: Margin, >= 0, in units of the scaled gap; the paper tries 0.3 to 0.55 times beta.
+    Returns:
+      Loss per pair, nats, [P]; not reduced. nan for a response without tokens.
+    Raises:
+      ValueError: pair counts differ, beta <= 0, or gamma < 0.
+    At policy == reference: no fixed value; there is no reference.
+    Source: Meng et al. 2024, arXiv:2405.14734, Eq. 6.
+    """
+    means = mean_logps(policy)
+    return -logsigmoid(beta * (means.chosen - means.rejected) - gamma)
+
+
+@checked
+def alphapo(
+    policy: PairLogps, *, beta: Beta = 2.5, gamma: NotNegative = 0.25, alpha: Number = 0.25
+) -> Float[Tensor, " P"]:
+    """SimPO with the reward bent by alpha.
+
+    loss = -log sigmoid(beta * (r_w - r_l) - gamma), r = (1 - p^(-alpha)) / alpha
+
+    p is the geometric mean of a response's token probabilities; at alpha = 0, r is log p and the loss SimPO's. Where
+    p^(-alpha) passes e^40 it goes on as its tangent in log p, so that fp32 does not overflow.
+
+    Args:
+      policy: Summed response log-probs of each pair, nats, and their token counts, [P]; carries gradient.
+      beta: Scale of the rewards, > 0.
+      gamma: Margin, >= 0, in units of the scaled gap.
+      alpha: Any number; above 0 unlikely responses weigh more, below 0 less.
+    Returns:
+      Loss per pair, nats, [P]; not reduced. nan for a response without tokens.
+    Raises:
+      ValueError: pair counts differ, beta <= 0, or gamma < 0.
+    At policy == reference: no fixed value; there is no reference.
+    Source: Gupta et al. 2025, arXiv:2501.03884.
+    """
+    chosen, rejected = (bent(mean, alpha) for mean in mean_logps(policy))
+    return -logsigmoid(beta * (chosen - rejected) - gamma)
+
+
+def log_odds(mean: Float[Tensor, " P"]) -> Float[Tensor, " P"]:
+    """log(p / (1 - p)) from log p, held finite where p rounds to 1, [P]."""
+    mean = mean.clamp(max=-torch.finfo(mean.dtype).eps)
+    return mean - log1mexp(mean)
+
+
+def bent(mean_logps: Float[Tensor, " P"], alpha: float) -> Float[Tensor, " P"]:
+    """AlphaPO's reward (1 - p^(-alpha)) / alpha from log p, [P]."""
+    if alpha == 0:
+        return mean_logps
+    power = -alpha * mean_logps
+    # Near 0 the difference from 1 is what matters, far out the size.
+    return torch.where(power.abs() < 1, -power.clamp(-1, 1).expm1(), 1 - tangent_exp(power)) / alpha
+
+
+def mean_logps(policy: PairLogps) -> PairValues:
+    """Policy logps per token of both sides, [P].
+
+    Raises:
+      ValueError: the sides do not hold the same number of pairs.
+    """
+    log_gap(policy)
+    return per_token(PairValues(policy.chosen, policy.rejected), policy)

@@ -1,0 +1,152 @@
+"""Losses of single responses that were liked or not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+from preftree.losses.options import Beta, NotNegative, checked
+from preftree.losses.types import ResponseLogps
+
+
+@checked
+def kto(
+    responses: ResponseLogps,
+    ref_responses: ResponseLogps,
+    desirable: Bool[Tensor, " N"],
+    mismatched: ResponseLogps,
+    ref_mismatched: ResponseLogps,
+    *,
+    beta: Beta = 0.1,
+    desirable_weight: NotNegative = 1.0,
+    undesirable_weight: NotNegative = 1.0,
+) -> Float[Tensor, " N"]:
+    """Human-aware loss: gain or loss of each response against what the policy has moved on average.
+
+    loss = desirable_weight * (1 - sigmoid(beta * (logratio - z))) where desirable
+    loss = undesirable_weight * (1 - sigmoid(beta * (z - logratio))) elsewhere
+
+    z = max(0, mean logratio of the step's mismatched responses) stands for KL(policy || reference), and has no
+    gradient. Each mismatched response counts once, whatever the weights of the examples.
+
+    Args:
+      responses: Summed log-probs of the responses, nats, [N]; carries gradient.
+      ref_responses: The same under the frozen reference, nats, [N].
+      desirable: Whether each was liked, [N].
+      mismatched: Responses to other examples' prompts under the policy, nats, any number of them; taken as constants.
+      ref_mismatched: The same under the frozen reference, nats.
+      beta: Strength of the KL constraint, > 0.
+      desirable_weight: Weight of liked responses, >= 0; the paper wants the two sums of weights within 1 and 4/3.
+      undesirable_weight: Weight of the others, >= 0.
+    Returns:
+      Loss per response, [N]; not reduced.
+    Raises:
+      ValueError: counts differ, beta <= 0, or a weight < 0.
+    At policy == reference: half the weight of the response: 1/2 where both weights are 1.
+    Source: Ethayarajh et al. 2024, arXiv:2402.01306, Eq. 7.
+    """
+    logratio = _logratio(responses, ref_responses, desirable)
+    moved = _ratios(mismatched, ref_mismatched).detach()
+    z = moved.mean().clamp(min=0) if len(moved) else moved.new_zeros(())
+    value = (beta * torch.where(desirable, z - logratio, logratio - z)).sigmoid()
+    return torch.where(desirable, desirable_weight * value, undesirable_weight * value)
+
+
+@checked
+def bco(
+    responses: ResponseLogps,
+    ref_responses: ResponseLogps,
+    desirable: Bool[Tensor, " N"],
+    state: Mapping[str, float],
+    *,
+    beta: Beta = 0.01,
+) -> Float[Tensor, " N"]:
+    """A binary classifier of liked against disliked responses by their reward, which a running mean keeps centred.
+
+    loss = -log sigmoid(beta * logratio - shift) where desirable
+    loss = -log sigmoid(-(beta * logratio - shift)) elsewhere
+
+    shift is the mean of beta * logratio over every response of the run so far, this step's included, without gradient:
+    cumulative, not a moving average, and brought up to date before it is used. Each response counts once, whatever its
+    weight.
+
+    Args:
+      responses: Summed log-probs of the responses, nats, [N]; carries gradient.
+      ref_responses: The same under the frozen reference, nats, [N].
+      desirable: Whether each was liked, [N].
+      state: reward_mean and num_responses of the steps before this one.
+      beta: Strength of the KL constraint, > 0.
+    Returns:
+      Loss per response, nats, [N]; not reduced.
+    Raises:
+      ValueError: counts differ, or beta <= 0.
+    At policy == reference: ln 2. (With a running mean of 0.)
+    Source: Jung et al. 2024, arXiv:2404.04656; order and kind of the running mean as in TRL's BCOTrainer, which counts
+      steps.
+    """
+    logratio = _logratio(responses, ref_responses, desirable)
+    shift = advance_reward_mean(responses, ref_responses, desirable, state, beta=beta)["reward_mean"]
+    reward = beta * logratio - shift
+    return -logsigmoid(torch.where(desirable, reward, -reward))
+
+
+def advance_reward_mean(
+    responses: ResponseLogps,
+    ref_responses: ResponseLogps,
+    desirable: Bool[Tensor, " N"],
+    state: Mapping[str, float],
+    *,
+    beta: Beta = 0.01,
+) -> dict[str, float]:
+    """The running mean of `bco` after a step: of all responses so far, each counted once."""
+    rewards = beta * _logratio(responses, ref_responses, desirable).detach().double()
+    count = state["num_responses"] + len(rewards)
+    if not count:
+        return dict(state)
+    total = state["reward_mean"] * state["num_responses"] + float(rewards.sum())
+    return {"reward_mean": total / count, "num_responses": float(count)}
+
+
+@checked
+def apo_zero_unpaired(
+    responses: ResponseLogps, ref_responses: ResponseLogps, desirable: Bool[Tensor, " N"], *, beta: Beta = 0.1
+) -> Float[Tensor, " N"]:
+    """One side of `apo_zero` for each response: liked ones up, the others down, both saturating.
+
+    loss = 1 - sigmoid(beta * logratio) where desirable
+    loss = sigmoid(beta * logratio) elsewhere
+
+    Args:
+      responses: Summed log-probs of the responses, nats, [N]; carries gradient.
+      ref_responses: The same under the frozen reference, nats, [N].
+      desirable: Whether each was liked, [N].
+      beta: Strength of the KL constraint, > 0.
+    Returns:
+      Loss per response, in (0, 1), [N]; not reduced.
+    Raises:
+      ValueError: counts differ, or beta <= 0.
+    At policy == reference: 1/2.
+    Source: D'Oosterlinck et al. 2024, arXiv:2408.06266, Eq. 7, side by side.
+    """
+    logratio = _logratio(responses, ref_responses, desirable)
+    return (beta * torch.where(desirable, -logratio, logratio)).sigmoid()
+
+
+def _logratio(responses: ResponseLogps, ref: ResponseLogps, desirable: Tensor) -> Tensor:
+    if len(desirable) != len(responses.logps):
+        raise ValueError(
+            f"desirable must hold one entry per response, got {len(desirable)} for {len(responses.logps)} responses"
+        )
+    return _ratios(responses, ref)
+
+
+def _ratios(responses: ResponseLogps, ref: ResponseLogps) -> Tensor:
+    if len(responses.logps) != len(ref.logps):
+        raise ValueError(
+            f"policy and reference must hold the same responses, got {len(responses.logps)} and {len(ref.logps)}"
+        )
+    return responses.logps - ref.logps

@@ -1,0 +1,167 @@
+"""Load a reward model: a causal language model whose head gives one number, read at the last token.
+
+transformers calls it AutoModelForSequenceClassification with num_labels=1. Its forward reads the number at the
+rightmost token that is not `config.pad_token_id`: with the EOS as padding it would never see a response's end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import logging as hf_logging
+
+from preftree.data.tokens.template import closing_token
+from preftree.errors import ModelError
+from preftree.models.adapter_folder import find_adapter
+from preftree.models.load import check_name, first_line, is_reward_config, remove_dropout
+
+
+def is_reward_model(name: str | Path) -> bool:
+    """Whether a folder or hub id holds a model that gives one number for a text.
+
+    Raises:
+      ModelError: there is no model.
+    """
+    return find_adapter(name) is None and is_reward_config(_config(name))
+
+
+def load_reward_model(name: str | Path, *, device: torch.device | str = "cpu") -> PreTrainedModel:
+    """A reward model, fp32, in evaluation mode and without dropout.
+
+    Args:
+      name: A folder, or a hub id.
+      device: Where it goes.
+    Raises:
+      ModelError: nothing loadable is there, it is no reward model, or weights are missing.
+    """
+    if not is_reward_model(name):
+        raise ModelError(
+            f"model '{name}' is a language model, wanted a reward model; train one with `preftree reward model={name}`"
+        )
+    config = _config(name)
+    labels = [str(label) for label in (config.id2label or {}).values()]
+    if len(labels) > 1:
+        raise ModelError(
+            f"model '{name}' is a classifier of {', '.join(labels)}, wanted a reward model; its probability of a label "
+            f"is a reward as rm:{name}:{labels[-1]}"
+        )
+    model, missing = _load(name, config)
+    if missing:
+        raise ModelError(f"model '{name}' lacks weights for {', '.join(missing[:3])}; they would be random")
+    return _ready(model, name, device)
+
+
+def grow_reward_model(
+    name: str | Path,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    seed: int | None = None,
+    device: torch.device | str = "cpu",
+) -> PreTrainedModel:
+    """A causal language model with a new head in the place of its own.
+
+    Args:
+      name: A folder, or a hub id.
+      tokenizer: Its tokenizer: the model's padding becomes a token of it that ends no response, or none.
+      seed: Of the head's weights, normal with variance 1 / (width + 1); None makes them 0, and with them every reward.
+      device: Where the model goes.
+    Raises:
+      ModelError: nothing loadable is there, or transformers has no such classifier of this architecture.
+    """
+    if find_adapter(name) is not None:
+        raise ModelError(
+            f"model '{name}' is an adapter, wanted whole weights; write them with `preftree export RUN OUT --merged`"
+        )
+    config = _config(name)
+    config.num_labels = 1
+    config.get_text_config().pad_token_id = config.pad_token_id = _padding(tokenizer)
+    model, missing = _load(name, config)
+    if missing != ["score.weight"]:
+        what = f"lacks weights for {missing[0]}" if missing else "has a head of its own"
+        raise ModelError(f"model '{name}' cannot become a reward model: it {what}; give a causal language model")
+    weight = reward_head(model).weight
+    with torch.no_grad():
+        if seed is None:
+            weight.zero_()
+        else:
+            weight.normal_(std=(weight.shape[1] + 1) ** -0.5, generator=torch.Generator().manual_seed(seed))
+    return _ready(model, name, device)
+
+
+def reward_head(model: PreTrainedModel) -> nn.Linear:
+    """The layer that turns a hidden state into a reward.
+
+    Raises:
+      ModelError: the model has none.
+    """
+    head = getattr(model, "score", None)
+    if not isinstance(head, nn.Linear) or head.out_features != 1:
+        raise ModelError(f"{type(model).__name__} has no head `score` with one output, so it is no reward model")
+    return head
+
+
+def padding_of(model: PreTrainedModel) -> int | None:
+    """The token id that the model takes for padding."""
+    return model.config.get_text_config().pad_token_id
+
+
+def _padding(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """A token that ends no response: the tokenizer's own padding if it is one, else another special token."""
+    ends = (tokenizer.eos_token_id, closing_token(tokenizer))
+    unknown = tokenizer.unk_token_id
+    others = [token for token in tokenizer.all_special_ids if token != unknown]
+    named = [tokenizer.pad_token_id, tokenizer.bos_token_id, *others, unknown]
+    return next((token for token in named if isinstance(token, int) and token not in ends), None)
+
+
+def _config(name: str | Path) -> PretrainedConfig:
+    check_name(name)
+    try:
+        return AutoConfig.from_pretrained(name)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"model '{name}' cannot be loaded: {first_line(error)}") from error
+
+
+def _load(name: str | Path, config: PretrainedConfig) -> tuple[PreTrainedModel, list[str]]:
+    try:
+        with _quiet():
+            loaded: Any = AutoModelForSequenceClassification.from_pretrained(
+                name, config=config, dtype=torch.float32, output_loading_info=True
+            )
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+        raise ModelError(f"model '{name}' cannot be loaded as a reward model: {first_line(error)}") from error
+    model, loading = loaded
+    return model, sorted(loading["missing_keys"])
+
+
+def _ready(model: PreTrainedModel, name: str | Path, device: torch.device | str) -> PreTrainedModel:
+    try:
+        reward_head(model)
+    except ModelError as error:
+        raise ModelError(f"model '{name}': {error}") from error
+    remove_dropout(model)
+    model.to(device)  # pyright: ignore[reportArgumentType]  # transformers wraps the method
+    return model.eval()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """transformers warns of the head that is new; here that is what was asked for, or an error."""
+    before = hf_logging.get_verbosity()
+    hf_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        hf_logging.set_verbosity(before)

@@ -1,0 +1,256 @@
+"""The first screen in words: what was trained, whether it worked, the figures that say so."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from preftree.evaluate.checks.evidence import is_number
+from preftree.evaluate.checks.traits import traits_of
+from preftree.report.numbers import duration, fixed, percent, write
+from preftree.run_folder.reader import Row, Run
+
+Answer = Literal["yes", "no", "unclear"]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """Did it work?
+
+    Attributes:
+      answer: Decides the colour.
+      word: The answer.
+      sentence: The figure that the answer rests on.
+      caveat: What that figure does not say.
+      question: What is answered.
+    """
+
+    answer: Answer
+    word: str
+    sentence: str
+    caveat: str
+    question: str = "Did it work?"
+
+
+ONLINE = ("ppo", "rloo")
+"""Recipes that sample from the policy they train."""
+
+_WORD: Mapping[Answer, str] = {"yes": "Yes", "no": "No", "unclear": "Unclear"}
+
+
+def answer(answer: Answer, sentence: str, caveat: str) -> Outcome:
+    """An outcome in the plain words."""
+    return Outcome(answer, _WORD[answer], sentence, caveat)
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A headline figure: what it is, its value, and what to compare it with."""
+
+    name: str
+    value: str
+    note: str = ""
+
+
+def describe(run: Run) -> str:
+    """What was trained, in a sentence."""
+    config = run.config
+    if not config:
+        return f"A run of {run.steps:,} steps; its options are not known."
+    data = config.get("data")
+    path = data.get("path") if isinstance(data, Mapping) else data
+    beta = beta_of(run)
+    how = f"with the loss {run.loss}" + (f" at beta {write(beta)}" if beta is not None else "")
+    what = {
+        "dpo": f"optimised on the preferences of {path} {how}",
+        "reward": f"made a reward model from the preferences of {path} {how}",
+    }.get(run.recipe, f"fine-tuned on {path}")
+    if run.recipe in ONLINE:
+        what = f"optimised by {run.recipe.upper()} for the reward {config.get('reward')} on the prompts of {path}"
+    seen = _seen(run)
+    optimizer = f"{config.get('optimizer', 'optimiser')} at {write(config.get('lr'))}"
+    return f"{config.get('model')}, {what}: {run.steps:,} steps{seen}, {optimizer}, seed {config.get('seed')}."
+
+
+def beta_of(run: Run) -> float | None:
+    """The beta of a run, from either place it may be set in."""
+    loss = run.config.get("loss")
+    inner = loss.get("beta") if isinstance(loss, Mapping) else None
+    beta = run.config.get("beta", None)
+    return beta if beta is not None else inner
+
+
+def judge(run: Run) -> Outcome:
+    """Did a run work, by its own figures?"""
+    if broken(run):
+        return answer("no", "Training met figures that are not finite.", "The curves show what came before.")
+    if run.recipe in ONLINE:
+        return _judge_online(run)
+    return _judge_pairs(run) if run.recipe in ("dpo", "reward") else _judge_sft(run)
+
+
+def broken(run: Run) -> bool:
+    """Whether a figure of the run is not finite, or training stopped because of one."""
+    return any(
+        "error" in row or any(is_number(value) and not math.isfinite(value) for value in row.values())
+        for row in run.rows
+    )
+
+
+def headline(run: Run) -> list[Figure]:
+    """The figures that a reader looks for first."""
+    train, held_out = last_rows(run)
+    row, where = (held_out, "held out") if held_out else (train, "training pairs, last step")
+    figures: list[Figure] = []
+    if is_number(row.get("accuracy")):
+        note = where
+        if is_number(row.get("accuracy_low")):
+            note = f"{percent(row['accuracy_low'])} to {percent(row['accuracy_high'])}, {where}"
+        figures.append(Figure("Accuracy", percent(row["accuracy"]), note))
+    if is_number(row.get("margin")):
+        figures.append(Figure("Margin", fixed(row["margin"], 2), f"{where}; 0 at the start"))
+    if is_number(row.get("loss")):
+        coin = traits_of(run.config).untrained
+        figures.append(
+            Figure("Loss", fixed(row["loss"], 4, sign=False), f"{where}{f'; {coin:.4f} untrained' if coin else ''}")
+        )
+    if is_number(row.get("chosen_logratio")):
+        figures.append(Figure("Chosen", fixed(row["chosen_logratio"], 1), "nats against the reference"))
+        figures.append(Figure("Rejected", fixed(row["rejected_logratio"], 1), "nats against the reference"))
+    if run.recipe in ONLINE and is_number(row.get("reward")):
+        where = "held out" if held_out else "sampled, last step"
+        figures.append(Figure("Reward", write(row["reward"]), where))
+        figures.append(Figure("KL", write(row["kl"]), "nats to the reference"))
+    elif run.measured.frontier:
+        last = max(run.measured.frontier, key=lambda point: point.step or 0)
+        figures.append(Figure("Reward", write(last.reward), f"at KL {write(last.kl)}"))
+    seconds = run.summary.get("training_seconds", train.get("seconds"))
+    if is_number(seconds):
+        figures.append(Figure("Training", duration(float(seconds)), _speed(run, float(seconds))))
+    return figures
+
+
+def last_rows(run: Run) -> tuple[Row, Row]:
+    """The last training row and the last evaluation; empty where there is none."""
+    train: Row = next((row for row in reversed(run.rows) if "split" not in row), {})
+    held_out: Row = next((row for row in reversed(run.rows) if row.get("split") == "eval"), {})
+    return train, held_out
+
+
+def _judge_pairs(run: Run) -> Outcome:
+    train, held_out = last_rows(run)
+    caveat = "Ranking pairs is not yet writing better text: compare samples or win rates."
+    if run.recipe == "reward":
+        caveat = "On texts like these: a policy that is trained with these rewards will write others."
+    if not is_number(held_out.get("accuracy")):
+        if not is_number(train.get("accuracy")):
+            return answer("unclear", "There are no figures on pairs yet.", "")
+        return answer(
+            "unclear",
+            f"{percent(train['accuracy'])} of the last step's training pairs are ranked as labelled.",
+            "No pairs were held out, so this may be memory: set eval_data.",
+        )
+    accuracy = held_out["accuracy"]
+    low, high = held_out.get("accuracy_low", accuracy), held_out.get("accuracy_high", accuracy)
+    interval = f" (95 % interval {percent(low)} to {percent(high)})" if low < high else ""
+    sentence = f"It ranks {percent(accuracy)} of held-out pairs as labelled{interval}; untrained, it is half of them."
+    if low > 0.5:
+        return answer("yes", sentence, caveat)
+    return answer("no" if high < 0.5 else "unclear", sentence, "The interval holds one half." if high >= 0.5 else "")
+
+
+def _judge_sft(run: Run) -> Outcome:
+    held_out = [row for row in run.rows if row.get("split") == "eval" and is_number(row.get("loss"))]
+    rows = held_out if len(held_out) > 1 else [r for r in run.rows if "split" not in r and is_number(r.get("loss"))]
+    if len(rows) < 2:
+        return answer("unclear", "There are too few figures yet.", "")
+    before, after = rows[0]["loss"], rows[-1]["loss"]
+    what = "The held-out loss" if rows is held_out else "The training loss"
+    caveat = "" if rows is held_out else "That is on training rows; eval_data and eval_every say more."
+    word = "fell" if after < before else "rose"
+    return answer(
+        "yes" if after < before else "no", f"{what} {word} from {before:.3f} to {after:.3f} nats per token.", caveat
+    )
+
+
+def _judge_online(run: Run) -> Outcome:
+    """Whether the reward rose: of held-out answers where there are any, else of what was sampled to train on."""
+    held_out = [row for row in run.rows if row.get("split") == "eval" and is_number(row.get("reward"))]
+    rows = held_out if len(held_out) > 1 else [r for r in run.rows if "split" not in r and is_number(r.get("reward"))]
+    if len(rows) < 2:
+        return answer("unclear", "There are too few figures yet.", "")
+    tail = rows[-1:] if rows is held_out else rows[-max(1, len(rows) // 10) :]
+    before, after = rows[0]["reward"], sum(row["reward"] for row in tail) / len(tail)
+    kl = sum(row["kl"] for row in tail) / len(tail)
+    what = "The reward of held-out answers" if rows is held_out else "The reward of sampled answers"
+    return answer(
+        "yes" if after > before else "no",
+        f"{what} {'rose' if after > before else 'fell'} from {write(before)} to {write(after)}, at a KL of {write(kl)} "
+        "nats to the reference.",
+        "A reward can rise for reasons that nobody wanted: read samples, or compare with another judge.",
+    )
+
+
+def _seen(run: Run) -> str:
+    train, _ = last_rows(run)
+    for unit in ("pairs", "examples", "responses"):
+        if is_number(train.get(unit)):
+            return f" over {int(train[unit]):,} {unit}"
+    return ""
+
+
+def _speed(run: Run, seconds: float) -> str:
+    train, _ = last_rows(run)
+    for unit in ("pairs", "examples", "responses"):
+        if is_number(train.get(unit)) and seconds > 0:
+            return f"{write(float(train[unit] / seconds))} {unit} / s"
+    return ""
+
+
+def plain(value: Any) -> str:
+    """An option or a figure as a table shows it."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {plain(item)}" for name, item in value.items())
+    if isinstance(value, list | tuple):
+        return ("; " if any(isinstance(item, Mapping) for item in value) else ", ").join(map(plain, value))
+    return write(value)
+
+
+def describe_all(runs: Sequence[Run], names: Sequence[str]) -> str:
+    """What was compared, in a sentence."""
+    data = {plain(run.config.get("data")) for run in runs if run.config}
+    shared = f", all on {_path(runs[0])}" if len(data) == 1 and runs[0].config else ""
+    told = f" They differ in {', '.join(names[:6])}{' and more' if len(names) > 6 else ''}." if names else ""
+    return f"{', '.join(run.name for run in runs)}{shared}.{told}"
+
+
+def judge_all(runs: Sequence[Run]) -> Outcome:
+    """Which of several runs ranks most held-out pairs as labelled, and whether that is beyond chance."""
+    ranked = [(row["accuracy"], run.name, row) for run in runs if is_number((row := last_rows(run)[1]).get("accuracy"))]
+    ranked.sort(key=lambda item: -item[0])
+    if len(ranked) < 2:
+        return Outcome("unclear", "Unclear", "Fewer than two of these runs have figures on held-out pairs.", "", _WHICH)
+    accuracy, name, row = ranked[0]
+    low = row.get("accuracy_low", accuracy)
+    close = [other for _, other, theirs in ranked[1:] if theirs.get("accuracy_high", theirs["accuracy"]) >= low]
+    sentence = f"{name} ranks most held-out pairs as labelled: {percent(accuracy)}."
+    if not close:
+        return Outcome("yes", name, f"{sentence} The intervals of the others lie below it.", _COMPARED, _WHICH)
+    sentence = f"{sentence} Its interval overlaps with that of {in_words(close)}."
+    return Outcome("unclear", "Too close to call", sentence, _COMPARED, _WHICH)
+
+
+_WHICH = "Which ranks pairs best?"
+_COMPARED = "Compare only runs that were evaluated on the same pairs; a higher accuracy need not mean better text."
+
+
+def in_words(names: Sequence[str]) -> str:
+    """Names as a sentence lists them."""
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}" if names else "no method"
+
+
+def _path(run: Run) -> str:
+    data = run.config.get("data")
+    return str(data.get("path") if isinstance(data, Mapping) else data)

@@ -1,0 +1,167 @@
+"""What is measured after training, in one file of a run: RUN/measured.json. Every part may be missing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from preftree.errors import DataError
+from preftree.stats.calibration import Bin
+from preftree.storage.atomic import write_atomic
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Point(BaseModel):
+    """A policy's place in the trade between reward and KL; further figures of it are kept and shown.
+
+    Attributes:
+      kl: KL(policy || reference), nats per response.
+      reward: Expected reward.
+      step: Optimiser step; 0 is the reference.
+      beta: Of the run.
+      setting: What tells the run from others of its method, where that is more than beta.
+      seed: Of the run.
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
+
+    kl: float = Field(ge=0)
+    reward: float
+    step: int | None = None
+    beta: float | None = None
+    setting: str | None = None
+    seed: int | None = None
+
+
+class Temperature(_Part):
+    """A figure at one sampling temperature, with the ends of its confidence interval where it has one.
+
+    Attributes:
+      name: Whose it is: `dpo`, say.
+      temperature: Sampling temperature.
+      value: Win rate or reward, as `Measured.temperature_figure` says.
+    """
+
+    name: str
+    temperature: float = Field(ge=0)
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+
+class Sample(_Part):
+    """What reference and policy answer to one prompt; rewards where they are known."""
+
+    prompt: str
+    reference: str
+    policy: str
+    reference_reward: float | None = None
+    policy_reward: float | None = None
+
+
+class TokenReward(_Part):
+    """A token's text and beta x (policy - reference logp); no reward where the token is not scored."""
+
+    text: str
+    reward: float | None
+
+
+class PairRewards(_Part):
+    """Which words of a pair earned its implicit rewards.
+
+    Attributes:
+      prompt: Text of what both responses answer.
+      chosen, rejected: The responses' tokens.
+      beta: That the logratios were multiplied with.
+      where: The row the pair came from, or an empty string.
+    """
+
+    prompt: str
+    chosen: tuple[TokenReward, ...]
+    rejected: tuple[TokenReward, ...]
+    beta: float
+    where: str = ""
+
+
+class Reliability(_Part):
+    """Predictions of about one confidence: their mean, how often they were right, their share of all."""
+
+    confidence: float
+    right: float
+    share: float
+
+    @classmethod
+    def of(cls, one: Bin) -> Reliability:
+        """A bin of a calibration."""
+        return cls(**one._asdict())
+
+
+class Measured(_Part):
+    """Figures that metrics.jsonl cannot hold.
+
+    Attributes:
+      how: What the frontier and the samples were measured with.
+      frontier: Points along training.
+      optimum: The best reward at some KLs, where a world tells it: the highest that any policy can have.
+      temperature: Figures over sampling temperatures, all of one kind.
+      temperature_figure: What that kind is.
+      samples: Texts side by side.
+      token_rewards: Pairs with a reward for each token.
+      reliability: Of a reward model's predictions on held-out pairs, by confidence.
+      sampled_tokens: Mean length of the policy's own samples.
+      ref_sampled_tokens: The same of the reference's.
+      effective_share: Effective sample size of the weights policy / reference over reference samples, as a share of
+        their number: 1 where both agree, near 0 where the policy lives on a few of them.
+      unseen_mass: Share of the policy's samples that no pair of the data holds.
+    """
+
+    how: dict[str, str | int | None] = Field(default_factory=dict)
+    frontier: tuple[Point, ...] = ()
+    optimum: tuple[Point, ...] = ()
+    temperature: tuple[Temperature, ...] = ()
+    temperature_figure: str = "win rate"
+    samples: tuple[Sample, ...] = ()
+    token_rewards: tuple[PairRewards, ...] = ()
+    reliability: tuple[Reliability, ...] = ()
+    sampled_tokens: float | None = Field(default=None, gt=0)
+    ref_sampled_tokens: float | None = Field(default=None, gt=0)
+    effective_share: float | None = Field(default=None, ge=0, le=1)
+    unseen_mass: float | None = Field(default=None, ge=0, le=1)
+
+
+def read_measured(path: Path) -> Measured:
+    """Read a measured.json; a missing file is an empty one.
+
+    Raises:
+      DataError: it is not what this module writes.
+    """
+    if not path.exists():
+        return Measured()
+    try:
+        return Measured.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        raise DataError(f"{path}: {_first(error)}; measure again, or move the file away") from error
+
+
+def write_measured(path: Path, measured: Measured) -> None:
+    """Write a measured.json.
+
+    Raises:
+      DataError: it cannot be written.
+    """
+    try:
+        write_atomic(path, measured.model_dump_json(indent=1, exclude_defaults=True) + "\n")
+    except OSError as error:
+        raise DataError(f"{path} cannot be written ({error.strerror}); mend that and measure again") from error
+
+
+def _first(error: OSError | ValidationError) -> str:
+    if isinstance(error, OSError):
+        return f"cannot be read ({error.strerror})"
+    fault = error.errors()[0]
+    place = ".".join(str(part) for part in fault["loc"])
+    return f"{place or 'the file'}: {fault['msg'][:1].lower()}{fault['msg'][1:]}"

@@ -1,0 +1,178 @@
+"""A run's folder read back, without its tensors: finished, under way or broken off."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from preftree.config.yaml import read_yaml_file
+from preftree.errors import CheckpointError, DataError
+from preftree.run_folder.measured import Measured, read_measured
+from preftree.storage.checkpoint import list_checkpoints, step_of
+from preftree.storage.manifest import read_manifest
+
+Row: TypeAlias = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class SavedStep:
+    """A checkpoint as its small files describe it.
+
+    Attributes:
+      step: Of the run.
+      size: Bytes of all its files.
+      digest: SHA-256 of its model.safetensors, from the manifest; empty where it cannot be read.
+      meta: What the run wrote about itself.
+      fault: What is wrong with it, or an empty string.
+    """
+
+    step: int
+    size: int
+    digest: str
+    meta: Mapping[str, Any]
+    fault: str
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Everything that a run's folder says.
+
+    Attributes:
+      path: The folder.
+      name: What to call it.
+      config: Resolved options; empty where config.yaml is missing.
+      rows: metrics.jsonl, in order.
+      summary: summary.json, written last; empty until the run is finished.
+      checkpoints: Oldest first.
+      model_files: Name and bytes of each file of RUN/model.
+      measured: measured.json.
+      notes: Sentences on what was missing or could not be read.
+    """
+
+    path: Path
+    name: str
+    config: Mapping[str, Any]
+    rows: tuple[Row, ...]
+    summary: Mapping[str, Any]
+    checkpoints: tuple[SavedStep, ...]
+    model_files: Mapping[str, int]
+    measured: Measured
+    notes: tuple[str, ...]
+
+    @property
+    def recipe(self) -> str:
+        """The verb that it is a run of."""
+        if "recipe" in self.summary:
+            return str(self.summary["recipe"])
+        if "reward" in self.config:
+            return "ppo" if "lam" in self.config else "rloo"
+        return "dpo" if "loss" in self.config or any("margin" in row for row in self.rows) else "sft"
+
+    @property
+    def loss(self) -> str:
+        """Name of the loss, or of a sum with its weights."""
+        loss = self.config.get("loss")
+        if isinstance(loss, list):
+            return " + ".join(f"{part.get('weight', 1):g} {part.get('name')}" for part in loss)
+        return str(loss.get("name", "dpo") if isinstance(loss, Mapping) else loss or self.recipe)
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps made."""
+        return max((int(row["step"]) for row in self.rows), default=0)
+
+
+def read_run(path: Path) -> Run:
+    """Read a run's folder.
+
+    Raises:
+      DataError: there is no run, or a line of its metrics is not a row.
+      ConfigError: config.yaml is no configuration.
+    """
+    if not (path / "metrics.jsonl").is_file():
+        what = "holds no metrics.jsonl" if path.is_dir() else "does not exist"
+        raise DataError(f"{path} {what}; give the folder of a run (its out=)")
+    notes: list[str] = []
+    rows = read_rows(path / "metrics.jsonl", notes)
+    config: Mapping[str, Any] = {}
+    if (path / "config.yaml").is_file():
+        config, _ = read_yaml_file(path / "config.yaml")
+    else:
+        notes.append("config.yaml is missing: the options of this run are not known.")
+    summary = _read_object(path / "summary.json") if (path / "summary.json").is_file() else {}
+    if not summary:
+        notes.append("summary.json is missing: the run is still under way, or was broken off.")
+    saved = tuple(_describe(folder) for folder in list_checkpoints(path / "checkpoints"))
+    notes += [f"Checkpoint {step.step}: {step.fault}." for step in saved if step.fault]
+    model = path / "model"
+    files = (
+        {file.name: file.stat().st_size for file in sorted(model.iterdir()) if file.is_file()} if model.is_dir() else {}
+    )
+    name = path.name or path.resolve().name
+    return Run(path, name, config, rows, summary, saved, files, read_measured(path / "measured.json"), tuple(notes))
+
+
+def read_runs(paths: Sequence[Path]) -> list[Run]:
+    """Read several runs; where folders have one name, as much of their paths as tells them apart goes with it.
+
+    Raises:
+      DataError, ConfigError: as `read_run`.
+    """
+    parts = [path.resolve().parts for path in paths]
+    length = 1
+    while len({own[-length:] for own in parts}) < len(set(parts)):
+        length += 1
+    names = ["/".join(own[-length:]) for own in parts]
+    return [replace(read_run(path), name=name) for path, name in zip(paths, names, strict=True)]
+
+
+def read_rows(path: Path, notes: list[str]) -> tuple[Row, ...]:
+    """Rows of a metrics file; an unfinished last line is left out and noted.
+
+    Raises:
+      DataError: another line is not a JSON object with a step.
+    """
+    rows: list[Row] = []
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror})") from error
+    *whole, rest = lines
+    if rest:
+        notes.append("The last line of metrics.jsonl is unfinished and was left out.")
+    for number, line in enumerate(whole, 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            if not isinstance(row, dict) or isinstance(row["step"], bool) or not isinstance(row["step"], int):
+                raise ValueError
+        except (ValueError, KeyError) as error:
+            raise DataError(f'{path}:{number}: must be a JSON object with a "step", got {line[:60]!r}') from error
+        rows.append(row)
+    return tuple(rows)
+
+
+def _describe(folder: Path) -> SavedStep:
+    step, size, digest = step_of(folder), 0, ""
+    try:
+        files = read_manifest(folder)
+        size = sum(record["size"] for record in files.values())
+        digest = files["model.safetensors"]["sha256"] if "model.safetensors" in files else ""
+        meta = _read_object(folder / "meta.json").get("meta", {})
+        return SavedStep(step, size, digest, meta, "")
+    except (CheckpointError, DataError) as error:
+        return SavedStep(step, size, digest, {}, str(error))
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read ({error}); mend it, or move it away") from error
+    if not isinstance(value, dict):
+        raise DataError(f"{path} must hold a JSON object, got a {type(value).__name__}")
+    return value

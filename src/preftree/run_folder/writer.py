@@ -1,0 +1,167 @@
+"""A run's folder, from the first look at it to the model it ends with.
+
+RUN/config.yaml   RUN/metrics.jsonl   RUN/tensorboard/   RUN/checkpoints/   RUN/snapshots/
+RUN/model/   RUN/summary.json
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import platform
+import resource
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import torch
+import transformers
+
+from preftree import __version__
+from preftree.config.load import changed_options, dump_config
+from preftree.config.recipes import AnyConfig
+from preftree.errors import CheckpointError, ConfigError
+from preftree.runtime.ranks import Ranks
+from preftree.runtime.reduce import lead_first, max_over_ranks
+from preftree.storage.atomic import remove_dir, write_atomic
+from preftree.storage.checkpoint import LoadedCheckpoint, list_checkpoints, load_checkpoint, step_of
+from preftree.storage.lock import lock_run
+
+log = logging.getLogger("preftree")
+
+
+@contextmanager
+def claim_folder(config: AnyConfig, ranks: Ranks) -> Iterator[None]:
+    """Keep the run's folder to this run, and the talk to the rank that leads.
+
+    Raises:
+      TrainingError: another process trains in this folder.
+    """
+
+    def claim() -> None:
+        if not ranks.leads:
+            log.setLevel(logging.ERROR)
+            return
+        try:
+            Path(config.out).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"out={config.out} cannot be made ({error.strerror}); choose another folder") from error
+        stack.enter_context(lock_run(Path(config.out)))
+
+    with ExitStack() as stack:
+        lead_first(ranks, claim)
+        yield
+
+
+def find_start(config: AnyConfig, ranks: Ranks) -> LoadedCheckpoint | None:
+    """The checkpoint to go on from, the same on every rank; None for a fresh run.
+
+    Raises:
+      ConfigError: the folder holds a finished run that cannot be gone on with, or must not be.
+      CheckpointError: the checkpoint is damaged, or lies before others of this folder.
+    """
+    out = Path(config.out)
+    root = out / "checkpoints"
+    if config.resume == "never" and (out / "model").exists():
+        raise ConfigError(f"out={out} holds a finished run, which resume=never would lose; choose another folder")
+    if config.resume not in ("auto", "never"):
+        path = Path(config.resume)
+        later = [other.name for other in list_checkpoints(root) if step_of(other) > step_of(path)]
+        if later:
+            raise CheckpointError(f"{out} holds later checkpoints than {path.name} ({later[-1]}); choose another out=")
+        return load_checkpoint(root, path)
+    start = lead_first(ranks, lambda: load_checkpoint(root) if ranks.leads and config.resume == "auto" else None)
+    step = max_over_ranks(-1 if start is None else start.step, ranks)
+    if not ranks.leads and step >= 0:
+        start = load_checkpoint(root, root / f"step-{step:06d}")
+    for sentence in start.skipped if start else ():
+        log.warning("%s; passed over", sentence)
+    if start is None and (out / "model").exists():
+        raise ConfigError(f"out={out} holds a model but no checkpoint to go on from; choose another folder")
+    return start
+
+
+def start_over(config: AnyConfig, ranks: Ranks) -> None:
+    """With resume=never, take away what an unfinished run left in the folder, and say so."""
+    if config.resume != "never" or not ranks.leads:
+        return
+    out = Path(config.out)
+    earlier = list_checkpoints(out / "checkpoints")
+    if earlier:
+        log.warning("resume=never: deleting %d checkpoints of an earlier run, up to %s", len(earlier), earlier[-1])
+    for path in earlier:
+        remove_dir(path)
+    for name in ("tensorboard", "snapshots"):
+        if (out / name).is_dir():
+            remove_dir(out / name)
+
+
+def check_trajectory(config: AnyConfig, start: LoadedCheckpoint | None, trajectory: Mapping[str, object]) -> None:
+    """Refuse to go on from a checkpoint of another trajectory.
+
+    Args:
+      config: The run's options, to name those that made the data another.
+      start: The checkpoint, if there is one.
+      trajectory: What decides which weights come after which; compared with what the checkpoint recorded.
+    Raises:
+      CheckpointError: something differs; each is named with both values.
+    """
+    if start is None:
+        return
+    before = start.state.meta["trajectory"]
+    changed = [name for name in dict.fromkeys((*before, *trajectory)) if before.get(name) != trajectory.get(name)]
+    if not changed:
+        return
+    told = [f"{name} was {_short(before.get(name))}, is {_short(trajectory.get(name))}" for name in changed]
+    if "training data" in changed:
+        options = changed_options(start.state.meta["config"], config.model_dump())
+        told += [
+            f"{name} was {_short(old)}, is {_short(new)}"
+            for name, (old, new) in options.items()
+            if name.startswith(("data.", "max_length", "max_prompt", "max_response", "truncation", "side"))
+        ]
+    raise CheckpointError(
+        f"{start.path} is of another run ({'; '.join(told)}); put that back to go on, or choose another out="
+    )
+
+
+def write_config(config: AnyConfig, ranks: Ranks) -> None:
+    """Write the resolved options to RUN/config.yaml."""
+    if ranks.leads:
+        write_atomic(Path(config.out) / "config.yaml", dump_config(config))
+
+
+def is_finished(config: AnyConfig, start: LoadedCheckpoint | None, num_steps: int) -> bool:
+    """Whether the folder holds the finished run already: its last checkpoint, its model and its summary."""
+    out = Path(config.out)
+    if start is None or start.step < num_steps or not (out / "model").is_dir() or not (out / "summary.json").exists():
+        return False
+    return json.loads((out / "summary.json").read_bytes())["steps"] == start.step
+
+
+def environment(ranks: Ranks) -> dict[str, str | int]:
+    """What the figures of a run may depend on beside its options."""
+    device = torch.cuda.get_device_name() if ranks.device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
+    return {
+        "preftree": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "device": f"{ranks.device.type} ({device})",
+        "threads": torch.get_num_threads(),
+        "processes": ranks.size,
+    }
+
+
+def peak_memory(ranks: Ranks) -> int:
+    """The most memory this process has held, in bytes: on the GPU where there is one, else resident."""
+    if ranks.device.type == "cuda":
+        return torch.cuda.max_memory_allocated(ranks.device)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return f"{text[:8]}.." if len(text) >= 32 and " " not in text else text

@@ -1,0 +1,89 @@
+"""Sums over ranks. Nothing here divides: the one mean of a step has its divisor before any forward runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from jaxtyping import Float
+from torch import Tensor
+
+from preftree.errors import UserError
+from preftree.runtime.ranks import Ranks
+
+T = TypeVar("T")
+
+BUCKET_BYTES = 64 << 20
+
+
+def sum_gradients(parameters: Iterable[Tensor], ranks: Ranks) -> None:
+    """Replace each parameter's gradient by its sum over all ranks.
+
+    A gradient that exists on some ranks only counts as zeros elsewhere; one that exists nowhere stays None, so that the
+    optimiser passes the parameter over as it would in one process.
+    """
+    if ranks.size == 1:
+        return
+    trained = [parameter for parameter in parameters if parameter.requires_grad]
+    exists = torch.tensor([p.grad is not None for p in trained], dtype=torch.int32, device=ranks.device)
+    dist.all_reduce(exists, dist.ReduceOp.MAX)
+    used = [parameter for parameter, flag in zip(trained, exists.tolist(), strict=True) if flag]
+    for parameter in used:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+    for bucket in _buckets([p.grad for p in used if p.grad is not None]):
+        flat = torch.cat([gradient.reshape(-1) for gradient in bucket])
+        dist.all_reduce(flat)
+        for gradient, part in zip(bucket, flat.split([gradient.numel() for gradient in bucket]), strict=True):
+            gradient.copy_(part.view_as(gradient))
+
+
+def sum_over_ranks(values: Float[Tensor, ...], ranks: Ranks) -> Float[Tensor, ...]:
+    """The element-wise sum of `values` over all ranks; the same tensor where there is one rank."""
+    if ranks.size > 1:
+        dist.all_reduce(values)
+    return values
+
+
+def max_over_ranks(value: int, ranks: Ranks) -> int:
+    """The largest `value` of any rank; every rank gets the same answer."""
+    if ranks.size == 1:
+        return value
+    answer = torch.tensor(value, dtype=torch.int64, device=ranks.device)
+    dist.all_reduce(answer, dist.ReduceOp.MAX)
+    return int(answer.item())
+
+
+def lead_first(ranks: Ranks, work: Callable[[], T]) -> T:
+    """Run `work` on rank 0, and then on the others, which find what it left: a cache, a checkpoint.
+
+    Raises:
+      UserError: on the other ranks, where rank 0 failed; rank 0 raises what it met.
+    """
+    if not ranks.leads:
+        if max_over_ranks(0, ranks):
+            raise UserError("rank 0 has stopped the run; its own message says why")
+        return work()
+    failed = 1
+    try:
+        result = work()
+        failed = 0
+    finally:
+        max_over_ranks(failed, ranks)
+    return result
+
+
+def _buckets(gradients: list[Tensor]) -> Iterator[list[Tensor]]:
+    """Runs of gradients of one dtype, about BUCKET_BYTES each, so that few messages carry many small tensors."""
+    bucket: list[Tensor] = []
+    size = 0
+    for gradient in gradients:
+        if bucket and (gradient.dtype != bucket[0].dtype or size + gradient.nbytes > BUCKET_BYTES):
+            yield bucket
+            bucket, size = [], 0
+        bucket.append(gradient)
+        size += gradient.nbytes
+    if bucket:
+        yield bucket

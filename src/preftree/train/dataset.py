@@ -1,0 +1,241 @@
+"""Which rows of which files a run trains on, in which order, and which it holds out."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool, Int
+from transformers import PreTrainedTokenizerBase
+
+from preftree.config.base import Pace, RunConfig
+from preftree.config.sft import SftConfig
+from preftree.data.formats import Kind
+from preftree.data.order import hold_out, iterate_steps, order_groups, steps_per_epoch
+from preftree.data.store.end_marked import EndStore
+from preftree.data.store.mismatched import MismatchedStore
+from preftree.data.store.store import Figure, TokenStore, count_tokens
+from preftree.data.tokens.budgets import Budgets
+from preftree.data.tokens.tokenize import tokenize_file
+from preftree.errors import ConfigError, DataError
+from preftree.losses.mean import repeats
+from preftree.runtime.paths import cache_root
+from preftree.runtime.ranks import Ranks
+from preftree.runtime.reduce import lead_first
+from preftree.train.objective import Objective, objective_of
+from preftree.train.step.scores import sequences_of
+from preftree.tree.layout import TokenSequence
+
+log = logging.getLogger("preftree")
+
+# One held-out part for every training seed, so that runs which differ in the seed alone can be compared on it.
+SPLIT_SEED = 0
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Part:
+    """Some examples of a store.
+
+    Attributes:
+      store: The tokenised examples.
+      rows: Which of them, in file order, [N].
+    """
+
+    store: TokenStore | MismatchedStore | EndStore
+    rows: Int[np.ndarray, " N"]
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Data:
+    """What a run trains on, and what it is evaluated on."""
+
+    train: Part
+    held_out: Part | None
+
+
+def open_data(config: RunConfig, tokenizer: PreTrainedTokenizerBase, ranks: Ranks) -> Data:
+    """Tokenise the files of a run, or open what an earlier run made of them; rank 0 does it, the others then find it.
+
+    Raises:
+      DataError: a file cannot be read, is of another kind, holds too many faults, or nothing that can be trained on.
+    """
+    objective = objective_of(config)
+
+    def read(path: str) -> tuple[TokenStore, Int[np.ndarray, " N"]]:
+        store = lead_first(ranks, lambda: _tokenize(config, objective, path, tokenizer))
+        return store, _usable(store, objective, path)
+
+    def part(store: TokenStore, rows: Int[np.ndarray, " N"], name: str = "the training rows") -> Part:
+        mismatched = objective is not None and "mismatched" in objective.inputs
+        return Part(MismatchedStore(store, rows, config.max_length, name) if mismatched else store, rows)
+
+    store, rows = read(config.data.path)
+    if isinstance(config.eval_data, str):
+        return Data(part(store, rows), part(*read(config.eval_data), "the held-out rows"))
+    if isinstance(config.eval_data, float):
+        kept, out = hold_out(store.prompts[rows], config.eval_data, SPLIT_SEED)
+        return Data(part(store, rows[kept]), part(store, rows[out], "the held-out rows"))
+    return Data(part(store, rows), None)
+
+
+def num_steps(pace: Pace, num_examples: int) -> int:
+    """Optimiser steps of a run: its epochs, or max_steps, whichever ends first; one epoch where neither is set."""
+    length = steps_per_epoch(num_examples, pace.batch_size)
+    if pace.epochs is None and pace.max_steps is not None:
+        return pace.max_steps
+    whole = length * (pace.epochs or 1)
+    return whole if pace.max_steps is None else min(whole, pace.max_steps)
+
+
+def steps_from(part: Part, config: RunConfig, first: int, last: int) -> Iterator[Int[np.ndarray, " B"]]:
+    """The rows of steps `first` to `last - 1`, the same wherever a run is taken up."""
+    groups = order_groups(part.store.prompts[part.rows], config.data.order, config.batch_size)
+    steps = iterate_steps(
+        first, last, num_examples=len(part.rows), batch_size=config.batch_size, seed=config.seed, groups=groups
+    )
+    for step in steps:
+        yield part.rows[step.indices]
+
+
+def probe_rows(part: Part, most: int = 4, longest: int = 2048) -> list[int]:
+    """A few rows from the shortest up, for the gates at the start.
+
+    Args:
+      part: Where to choose from.
+      most: How many.
+      longest: Most tokens of a row, since a plain forward keeps every logit; the shortest row where all are longer.
+    """
+    by_size = part.rows[np.argsort(part.store.num_tokens[part.rows], kind="stable")]
+    by_size = by_size[: max(1, int((part.store.num_tokens[by_size] <= longest).sum()))]
+    return by_size[np.unique(np.linspace(0, len(by_size) - 1, most).round().astype(int))].tolist()
+
+
+class PromptGroups:
+    """The responses to each prompt of a part, prompt after prompt, read as they are asked for."""
+
+    def __init__(self, part: Part) -> None:
+        """Group the rows; prompts come in the order in which they first stand in the data."""
+        self._part = part
+        _, first, group = np.unique(part.store.prompts[part.rows], return_index=True, return_inverse=True)
+        order = np.argsort(first[group], kind="stable")
+        cuts = np.flatnonzero(np.diff(first[group][order])) + 1
+        self._rows = np.split(part.rows[order], cuts)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __iter__(self) -> Iterator[Iterator[TokenSequence]]:
+        for rows in self._rows:
+            yield (sequence for row in rows for sequence in sequences_of(self._part.store[int(row)]))
+
+    def name(self, group: int) -> str:
+        """Where the first row of a group stands in the data."""
+        return str(self._part.store.provenance(int(self._rows[group][0])))
+
+
+def check_budget(part: Part, shares_prefixes: bool, budget: int) -> None:
+    """Stop before the start where an example alone is larger than a micro-batch.
+
+    Raises:
+      ConfigError: one is; it is named with its size.
+    """
+    store = part.store
+    if shares_prefixes:
+        sizes = store.num_tokens[part.rows].copy()
+        if not isinstance(store, TokenStore):  # the others know upper bounds only
+            for place in np.flatnonzero(sizes > budget):
+                sizes[place] = count_tokens(sequences_of(store[int(part.rows[place])]))[0]
+    else:
+        lengths = ([len(s.trimmed().ids) - 1 for s in sequences_of(store[int(row)])] for row in part.rows)
+        sizes = np.array([len(some) * max(some) for some in lengths])  # rows are padded to the longest
+    longest = int(sizes.argmax())
+    if sizes[longest] > budget:
+        where = store.provenance(int(part.rows[longest]))
+        raise ConfigError(
+            f"micro_batch_tokens must be at least {sizes[longest]} to hold {where}, got {budget}; "
+            "raise it, or lower max_length"
+        )
+
+
+_KINDS: dict[str, Kind] = {"pair": "preference", "response": "label", "list": "ranking"}
+
+_FIGURES: dict[str, tuple[Figure, str]] = {
+    "margins": ("margin", "'margin', or 'score_chosen' and 'score_rejected'"),
+    "other_margins": ("other_margin", "'other_margin', the other objective's reward, chosen minus rejected"),
+    "win_prob": ("win_prob", "'win_prob', the probability that a judge prefers the chosen response"),
+    "costs": ("costs", "'cost_chosen' and 'cost_rejected'"),
+    "list_scores": ("scores", "'scores' (of a pair: 'score_chosen' and 'score_rejected')"),
+}
+"""Inputs of losses that come from the data: what the store calls them, and the fields of a row that give them."""
+
+
+def _tokenize(
+    config: RunConfig, objective: Objective | None, path: str, tokenizer: PreTrainedTokenizerBase
+) -> TokenStore:
+    store, report = tokenize_file(
+        path,
+        tokenizer,
+        kind="demonstration" if objective is None else _KINDS[objective.unit],
+        cache_dir=Path(config.cache or cache_root()),
+        budgets=Budgets(config.max_length, config.max_prompt_length, config.max_response_length),
+        truncation=config.truncation,
+        format_name=config.data.format,
+        chosen_side=isinstance(config, SftConfig) and config.side == "chosen",
+        max_rejected_share=config.data.max_rejected,
+    )
+    for line in report.lines():
+        log.info("%s", line)
+    return store
+
+
+def _usable(store: TokenStore, objective: Objective | None, path: str) -> Int[np.ndarray, " N"]:
+    """The rows of `path` that the recipe can train on: of pairs, those that are no ties unless the loss takes ties.
+
+    Raises:
+      DataError: none is left; or a row lacks a figure that the loss needs, or has a weight that it cannot use.
+      ConfigError: a tie is there that is impossible under the loss's options.
+    """
+    ties: Bool[np.ndarray, " N"] = store.ties
+    if objective is None or objective.takes_ties:
+        ties = np.zeros(len(store), np.bool_)
+    rows = np.flatnonzero(~ties)
+    name = "sft" if objective is None else objective.label
+    if len(rows) < len(store):
+        first = ", ".join(str(store.provenance(int(row))) for row in np.flatnonzero(ties)[:3])
+        log.info("  left out %d ties, which loss %s cannot use; first %s", int(ties.sum()), name, first)
+    if not len(rows):
+        raise DataError(f"{path} holds nothing but ties, which loss {name} cannot use; add other pairs")
+    if objective is not None:
+        _check_figures(store, rows, objective, path)
+        if store.ties[rows].any():
+            objective.check_ties()
+    return rows
+
+
+def _check_figures(store: TokenStore, rows: Int[np.ndarray, " N"], objective: Objective, path: str) -> None:
+    for name in objective.inputs:
+        if name not in _FIGURES:
+            continue
+        figure, fields = _FIGURES[name]
+        lacking = rows[~store.has(figure)[rows] & ~store.ties[rows]]
+        if len(lacking):
+            more = f", like {len(lacking) - 1} others" if len(lacking) > 1 else ""
+            raise DataError(
+                f"loss {objective.label} needs {figure.replace('_', ' ')} in every row, and "
+                f"{store.provenance(int(lacking[0]))} has none{more}; give {fields}, or choose another loss"
+            )
+        flat = rows[(store.margins[rows] <= 0) & ~store.ties[rows]] if name == "margins" else rows[:0]
+        if len(flat):
+            more = f", like {len(flat) - 1} others" if len(flat) > 1 else ""
+            raise DataError(
+                f"loss {objective.label} needs a margin > 0 in every row, and {store.provenance(int(flat[0]))} has "
+                f"{store.margins[flat[0]]:g}{more}; label such pairs as ties, or choose another loss"
+            )
+    if objective.scope == "step" or objective.state:
+        try:
+            repeats(store.weights[rows])
+        except ValueError as error:
+            raise DataError(f"{path}: loss {objective.label} counts a weight as repetitions: {error}") from error

@@ -1,0 +1,1 @@
+"""Responses of the policy in training, and updates on them."""

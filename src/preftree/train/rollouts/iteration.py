@@ -1,0 +1,327 @@
+"""One iteration of PPO or RLOO: sample, judge, score, estimate what each token was worth, update a few times.
+
+Responses are scored, and trained on, on the packed trees that preference training uses: those to one prompt share it.
+Log-probs of the policy that sampled come from the same scorer and the same packing as the first epoch of updates, so at
+its first minibatch every ratio is 1.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from preftree.config.online import OnlineConfig, PpoConfig
+from preftree.errors import HalfwayError, TrainingError, UserError
+from preftree.losses.rl.advantages import (
+    Moments,
+    adapted_kl_coef,
+    explained_variance,
+    gae,
+    group_normalised,
+    kl_estimate,
+    leave_one_out,
+    penalised_rewards,
+    whiten,
+)
+from preftree.losses.rl.policy_gradient import clipped_surrogate, is_clipped, value_loss
+from preftree.run_folder.metrics import Row
+from preftree.scoring.vocabulary import head_entropy
+from preftree.stats.intervals import mean_interval
+from preftree.train.rollouts.learner import Learner, Scored, head_of, score
+from preftree.train.rollouts.rollout import Minibatch, Rollout, cut_minibatches, prompts_of
+from preftree.train.state import Progress
+from preftree.train.step.optimizer import learning_rate, set_learning_rate
+from preftree.tree.sums import sum_responses
+
+LARGEST_START = {"fp32": 1e-4, "bf16": 3e-2}
+"""Most that a token's log-ratio may be before the first update of an iteration, nats: what rounding can do."""
+
+HELD_OUT_ROW = 1 << 48
+"""Number of the first held-out response: its random numbers are nobody else's, and the same at every evaluation."""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Targets:
+    """What the updates of an iteration aim at.
+
+    Attributes:
+      old: Log-probs of the tokens under the policy that sampled, [I].
+      advantages: Of each token, [I]; of each response, [R], without a critic.
+      values, returns: The critic's old values and what they should have been, [I]; None without a critic.
+    """
+
+    old: Float[Tensor, " I"]
+    advantages: Float[Tensor, " N"]
+    values: Float[Tensor, " I"] | None
+    returns: Float[Tensor, " I"] | None
+
+
+def begin_state(config: OnlineConfig) -> dict[str, float]:
+    """The running state before the first iteration."""
+    return _state(config.kl_coef, Moments())
+
+
+def advance(learner: Learner, progress: Progress) -> tuple[Progress, Row]:
+    """Make one iteration, a pure function of the progress and of the weights; where the run is then, and its row.
+
+    Raises:
+      UserError: nothing was updated.
+      HalfwayError: something failed after a first update.
+    """
+    config, began = learner.config, time.perf_counter()
+    iteration, device = progress.step, learner.scorer.device
+    samples, num = config.samples_per_prompt, config.batch_size
+    rows = prompts_of(iteration, num_prompts=len(learner.prompts), per_iteration=num // samples, seed=config.seed)
+    rollout = learner.sample(learner.prompts, rows, samples, iteration * num)
+    sampled = time.perf_counter()
+
+    def minibatches(epoch: int) -> list[Minibatch]:
+        number, size = iteration * config.ppo_epochs + epoch, config.minibatch_size or num
+        cuts = cut_minibatches(num, samples=samples, size=size, seed=config.seed, epoch=number)
+        return [learner.lay_out(rollout, cut) for cut in cuts]
+
+    planned = minibatches(0)
+    scored = score(learner, rollout, planned)
+    kl_coef, moments = progress.state["kl_coef"], _moments(progress.state)
+    raw = torch.from_numpy(rollout.rewards_R)
+    scores, moments = shape_rewards(config, raw, torch.from_numpy(rollout.finished_R), moments)
+    targets, figures = aim(config, scored, scores.to(device), torch.from_numpy(rollout.count_R).to(device), kl_coef)
+    judged = time.perf_counter()
+
+    lr = learning_rate(iteration, config, learner.num_steps)
+    set_learning_rate(learner.optimizer, lr)
+    if learner.critic is not None and isinstance(config, PpoConfig):
+        set_learning_rate(learner.critic[1], lr * (config.critic_lr or config.lr) / config.lr)
+    updates: list[dict[str, float]] = []
+    tokens, stopped = 0, False
+    for epoch in range(config.ppo_epochs):
+        for batch in planned if epoch == 0 else minibatches(epoch):
+            try:
+                done = update(learner, rollout, batch, targets, first=not updates, name=f"step {iteration + 1}")
+            except UserError as error:
+                if updates:
+                    raise HalfwayError(f"{error} (after {len(updates)} updates of this step)") from error
+                raise
+            tokens += sum(len(micro.batch.input_T) for micro in batch.micros)
+            if done is None:
+                stopped = True
+                break
+            updates.append(done)
+        if stopped:
+            break
+    ended = time.perf_counter()
+
+    kl = float(scored.kl.sum()) / num
+    after = kl_coef
+    if config.kl_target is not None:
+        after = adapted_kl_coef(kl_coef, kl, target=config.kl_target, horizon=config.kl_horizon, num_responses=num)
+    alone = sum(len(sequence.ids) - 1 for sequence in rollout.sequences)
+    progress = replace(
+        progress,
+        step=iteration + 1,
+        examples=progress.examples + num,
+        tokens=progress.tokens + tokens,
+        tokens_alone=progress.tokens_alone + alone * len(updates) * len(planned[0].responses) // num,
+        seconds=progress.seconds + ended - began,
+        state=_state(after, moments),
+    )
+    return progress, {
+        "step": progress.step,
+        "epoch": progress.step * (num // samples) / len(learner.prompts),
+        "reward": float(raw.mean()),
+        "reward_std": float(raw.std(correction=0)),
+        "kl": kl,
+        "kl_sampled": float((scored.policy - scored.ref).sum()) / num,
+        **figures,
+        **_together(updates),
+        "entropy": float(scored.entropy.mean()),
+        "response_tokens": float(rollout.count_R.mean()),
+        "finished": float(rollout.finished_R.mean()),
+        "kl_coef": kl_coef,
+        "updates": len(updates),
+        "lr": lr,
+        "responses": progress.examples,
+        "tokens": progress.tokens,
+        "responses_per_second": num / (ended - began),
+        "seconds_generating": sampled - began,
+        "seconds_scoring": judged - sampled,
+        "seconds_updating": ended - judged,
+        "seconds": progress.seconds,
+    }
+
+
+def evaluate(learner: Learner, progress: Progress, stop: Callable[[], int]) -> Mapping[str, float] | None:
+    """Reward and KL of one answer to each held-out prompt, drawn with the same random numbers every time."""
+    if stop():
+        return None
+    prompts = learner.held_out
+    assert prompts is not None
+    rows = np.arange(len(prompts))
+    rollout = learner.sample(prompts, rows, 1, HELD_OUT_ROW)
+    scored = score(learner, rollout, [learner.lay_out(rollout, rows)])
+    kl_R = sum_responses(scored.kl, torch.from_numpy(rollout.count_R).to(scored.kl.device)).logps.cpu().numpy()
+    figures: dict[str, float] = {}
+    for name, values in (("reward", rollout.rewards_R), ("kl", kl_R)):
+        figures[name] = float(values.mean())
+        if len(values) > 1:
+            found = mean_interval(values)
+            figures |= {f"{name}_low": found.low, f"{name}_high": found.high}
+    lengths, finished = float(rollout.count_R.mean()), float(rollout.finished_R.mean())
+    return figures | {"response_tokens": lengths, "finished": finished, "responses": len(rows)}
+
+
+def shape_rewards(
+    config: OnlineConfig, rewards: Float[Tensor, " R"], finished: Tensor, moments: Moments
+) -> tuple[Float[Tensor, " R"], Moments]:
+    """From rewards to what is learnt from, and the moments of all rewards so far, these included."""
+    scores = rewards - config.missing_eos_penalty * (~finished).double()
+    if config.normalize_rewards:
+        moments = moments.with_batch(scores)
+        scores = (scores - moments.mean) / moments.std
+    if config.clip_rewards is not None:
+        scores = scores.clamp(-config.clip_rewards, config.clip_rewards)
+    return scores, moments
+
+
+def aim(
+    config: OnlineConfig, scored: Scored, scores: Float[Tensor, " R"], count_R: Tensor, kl_coef: float
+) -> tuple[Targets, dict[str, float]]:
+    """What the updates aim at, and figures of it."""
+    kl_I = kl_estimate(scored.policy, scored.ref, config.kl_estimator)
+    returns_R = scores - kl_coef * sum_responses(kl_I, count_R).logps
+    figures = {"penalised_return": float(returns_R.mean())}
+    if isinstance(config, PpoConfig):
+        assert scored.values is not None
+        rewards_I = penalised_rewards(scores, kl_I, count_R, kl_coef=kl_coef)
+        advantages, returns = gae(rewards_I, scored.values, count_R, gamma=config.gamma, lam=config.lam)
+        figures["explained_variance"] = explained_variance(scored.values, returns)
+    else:
+        returns = None
+        baseline = leave_one_out if config.advantage == "rloo" else group_normalised
+        advantages = baseline(returns_R.view(-1, config.samples_per_prompt)).flatten()
+    figures |= {"advantage_mean": float(advantages.mean()), "advantage_std": float(advantages.std(correction=0))}
+    if isinstance(config, PpoConfig) and config.whiten_advantages:
+        advantages = whiten(advantages)
+    return Targets(scored.policy, advantages, scored.values, returns), figures
+
+
+def update(
+    learner: Learner, rollout: Rollout, batch: Minibatch, targets: Targets, *, first: bool, name: str
+) -> dict[str, float] | None:
+    """Make one update; its figures, or None where the policy is too far from the one that sampled for another.
+
+    Args:
+      learner: The models.
+      rollout: The responses.
+      batch: Those of this update.
+      targets: What they aim at.
+      first: Whether nothing was updated since they were scored: the ratios must be 1.
+      name: What an error calls this step.
+    Raises:
+      TrainingError: a figure is not finite, or a first ratio is not 1; nothing was updated.
+    """
+    config, device = learner.config, learner.scorer.device
+    num_tokens = int(rollout.count_R[batch.responses].sum())
+    sums = torch.zeros(5, dtype=torch.float64, device=device)
+    largest = torch.zeros(2, dtype=torch.float64, device=device)
+    for micro in batch.micros:
+        responses = batch.responses[list(micro.examples)]
+        index = torch.from_numpy(rollout.places(responses)).to(device)
+        trees = micro.batch.to(device)
+        head = head_of(learner.scorer, trees)
+        logps = head.logps(trees.target_S).index_select(0, trees.prediction_I).double()
+        old = targets.old.index_select(0, index)
+        acts, old_acts, actions, num_actions = logps, old, index, num_tokens
+        if learner.critic is None:  # a response is one action
+            actions, num_actions = torch.from_numpy(responses).to(device), len(batch.responses)
+            acts, old_acts = (sum_responses(each, trees.count_R).logps for each in (logps, old))
+        advantages = targets.advantages.index_select(0, actions)
+        policy = clipped_surrogate(acts, old_acts, advantages, clip=config.clip).sum() / num_actions
+        loss, parts = policy, [policy]
+        if learner.critic is not None and isinstance(config, PpoConfig):
+            assert targets.values is not None and targets.returns is not None
+            values = learner.critic[0](trees, head.hidden_SD).double()
+            known = (targets.values.index_select(0, index), targets.returns.index_select(0, index))
+            value = value_loss(values, *known, clip=config.clip_value).sum() / num_tokens
+            loss = loss + config.vf_coef * value
+            parts.append(value)
+        else:
+            parts.append(torch.zeros_like(policy))
+        if config.entropy_coef > 0:
+            entropy = head_entropy(head).index_select(0, trees.prediction_I).double().sum() / num_tokens
+            loss = loss - config.entropy_coef * entropy
+        loss.backward()
+        with torch.no_grad():
+            far = is_clipped(acts, old_acts, advantages, clip=config.clip).sum() / num_actions
+            moved = kl_estimate(old, logps, "k3").sum() / num_tokens
+            sums += torch.stack([*parts, far, moved, loss]).detach()
+            gap = acts - old_acts
+            largest = torch.maximum(largest, torch.stack([gap.max(), (logps - old).abs().max()]))
+    modules = [learner.scorer, *([learner.critic[0]] if learner.critic else [])]
+    trained = [[p for p in module.parameters() if p.requires_grad and p.grad is not None] for module in modules]
+    norms = [nn.utils.get_total_norm([p.grad for p in some if p.grad is not None]) for some in trained]
+    host = torch.cat([sums, largest, torch.stack(norms).double()]).cpu()  # the update's one copy to the host
+    policy_loss, critic_loss, clipped, moved, _, gap, start = host[:7].tolist()
+    if not bool(host.isfinite().all()):
+        _forget(learner)
+        raise TrainingError(
+            f"{name}: the policy's loss is {policy_loss:g}, the critic's {critic_loss:g}, the gradient's norm "
+            f"{float(host[7]):g}; nothing was updated: lower lr or clip, or look at the rewards"
+        )
+    if first and start > LARGEST_START[config.precision]:
+        _forget(learner)
+        raise TrainingError(
+            f"{name}: before the first update a token's log-ratio to the policy that sampled is {start:.3g} nats "
+            f"(allowed: {LARGEST_START[config.precision]:g}), and must be 0 but for rounding; please report it"
+        )
+    if config.max_approx_kl is not None and moved > config.max_approx_kl:
+        _forget(learner)
+        return None
+    for some, norm in zip(trained, norms, strict=True):
+        if config.max_grad_norm is not None:
+            nn.utils.clip_grads_with_norm_(some, config.max_grad_norm, norm)
+    learner.optimizer.step()
+    if learner.critic is not None:
+        learner.critic[1].step()
+    _forget(learner)
+    figures = {
+        "policy_loss": policy_loss,
+        "clip_fraction": clipped,
+        "approx_kl": moved,
+        "ratio_max": float(np.exp(gap)),
+        "grad_norm": float(host[7]),
+    }
+    if learner.critic is not None:
+        figures |= {"value_loss": critic_loss, "critic_grad_norm": float(host[8])}
+    return figures
+
+
+def _forget(learner: Learner) -> None:
+    learner.optimizer.zero_grad(set_to_none=True)
+    if learner.critic is not None:
+        learner.critic[1].zero_grad(set_to_none=True)
+
+
+def _together(updates: list[dict[str, float]]) -> dict[str, float]:
+    """Means over the updates of an iteration; of the ratio, the largest."""
+    means = {name: float(np.mean([one[name] for one in updates])) for name in updates[0]}
+    return means | {"ratio_max": max(one["ratio_max"] for one in updates)}
+
+
+def _state(kl_coef: float, moments: Moments) -> dict[str, float]:
+    return {
+        "kl_coef": kl_coef,
+        "rewards_seen": moments.count,
+        "rewards_mean": moments.mean,
+        "rewards_square": moments.square,
+    }
+
+
+def _moments(state: Mapping[str, float]) -> Moments:
+    return Moments(state["rewards_seen"], state["rewards_mean"], state["rewards_square"])

@@ -1,0 +1,130 @@
+"""What an online run has at hand, and what its models say of the responses that one of them wrote."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.optim import Optimizer
+from transformers import PreTrainedTokenizerBase
+
+from preftree.config.online import OnlineConfig
+from preftree.data.prompts import PromptSet
+from preftree.generate.hf import Sampling
+from preftree.judges.rewards import Rewards
+from preftree.scoring.critic import Critic
+from preftree.scoring.head import head_parameters
+from preftree.scoring.scorer import Scorer
+from preftree.scoring.vocabulary import Head, head_entropy, reference_kl
+from preftree.train.policy import Reference
+from preftree.train.rollouts.rollout import Minibatch, Rollout, lay_out, roll_out
+from preftree.tree.layout import TreeBatch
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Learner:
+    """What a run has at hand.
+
+    Attributes:
+      config: Its options, with nothing left open.
+      scorer: The policy.
+      optimizer: Its optimiser.
+      critic: The critic with its optimiser; None for RLOO.
+      reference: What the KL penalty is against.
+      tokenizer: The policy's.
+      prompts: What to answer.
+      held_out: What to answer in evaluations, or None.
+      rewards: Who judges.
+      num_steps: Iterations of the whole run.
+    """
+
+    config: OnlineConfig
+    scorer: Scorer
+    optimizer: Optimizer
+    critic: tuple[Critic, Optimizer] | None
+    reference: Reference
+    tokenizer: PreTrainedTokenizerBase
+    prompts: PromptSet
+    held_out: PromptSet | None
+    rewards: Rewards
+    num_steps: int
+
+    @property
+    def share(self) -> bool:
+        """Whether both models compute a shared beginning once."""
+        return self.scorer.shares_prefixes and self.reference.scorer.shares_prefixes
+
+    def sample(self, prompts: PromptSet, rows: np.ndarray, samples: int, first_row: int) -> Rollout:
+        """Responses of the policy as it is."""
+        config = self.config
+        sampling = Sampling(config.max_new_tokens, temperature=config.temperature, seed=config.seed)
+        return roll_out(
+            self.scorer,
+            self.tokenizer,
+            prompts,
+            rows,
+            self.rewards,
+            sampling,
+            samples=samples,
+            first_row=first_row,
+            batch_size=config.generation_batch,
+        )
+
+    def lay_out(self, rollout: Rollout, responses: np.ndarray) -> Minibatch:
+        """Responses as micro-batches."""
+        return lay_out(rollout, responses, budget=self.config.micro_batch_tokens, share=self.share)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Scored:
+    """Figures of the tokens of a rollout under the models that it was sampled with, without gradients, [I].
+
+    Attributes:
+      policy, ref: Log-probs of the tokens, nats.
+      kl: KL(policy || reference) of the next token, over the whole vocabulary, nats.
+      entropy: Of the policy's next token, nats.
+      values: Of the state before each token; None without a critic.
+    """
+
+    policy: Float[Tensor, " I"]
+    ref: Float[Tensor, " I"]
+    kl: Float[Tensor, " I"]
+    entropy: Float[Tensor, " I"]
+    values: Float[Tensor, " I"] | None
+
+
+def score(learner: Learner, rollout: Rollout, batches: list[Minibatch]) -> Scored:
+    """Score a rollout under policy, reference and critic, in the packing of `batches`, each response in one of them."""
+    size, device = int(rollout.count_R.sum()), learner.scorer.device
+    names = ("policy", "ref", "kl", "entropy", *(("values",) if learner.critic else ()))
+    table = {name: torch.zeros(size, dtype=torch.float64, device=device) for name in names}
+    with torch.no_grad():
+        for batch in batches:
+            for micro in batch.micros:
+                trees = micro.batch.to(device)
+                with learner.reference.active() as scorer:
+                    ref = head_of(scorer, trees)
+                policy = head_of(learner.scorer, trees)
+                found = {
+                    "policy": policy.logps(trees.target_S),
+                    "ref": ref.logps(trees.target_S),
+                    "kl": reference_kl(ref, policy),
+                    "entropy": head_entropy(policy),
+                }
+                found = {name: values.index_select(0, trees.prediction_I) for name, values in found.items()}
+                if learner.critic is not None:
+                    found["values"] = learner.critic[0](trees, policy.hidden_SD)
+                places = rollout.places(batch.responses[list(micro.examples)])
+                index = torch.from_numpy(places).to(device)
+                for name, values in found.items():
+                    table[name].index_copy_(0, index, values.double())
+    return Scored(table["policy"], table["ref"], table["kl"], table["entropy"], table.get("values"))
+
+
+def head_of(scorer: Scorer, trees: TreeBatch) -> Head:
+    """The LM head of a model on what it makes of a batch."""
+    weight, bias = head_parameters(scorer.model)
+    return Head(scorer.hidden(trees), weight, bias, scorer.head, scorer.product)
