@@ -74,10 +74,10 @@ def test_every_command_is_one(task: str, monkeypatch: pytest.MonkeyPatch) -> Non
             verb = verb.commands[name]
         context = verb.make_context(words[0], list(rest))
         if words[0] == "sweep":
-            _, variants = plan_sweep(RECIPES[words[1]], context.params["words"])
+            _, variants = plan_sweep(RECIPES[words[1]].config, context.params["words"])
             assert len(variants) in (2, 4)
         elif words[0] in RECIPES:
-            load_config(RECIPES[words[0]], rest)
+            load_config(RECIPES[words[0]].config, rest)
 
 
 def test_the_figures_are_the_papers() -> None:

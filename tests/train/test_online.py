@@ -344,7 +344,7 @@ def test_the_run_learns_reports_and_can_be_measured(place: Path) -> None:
     assert [row["step"] for row in evaluations] == [6, 12]
     assert {"reward_low", "kl_high", "responses"} <= evaluations[0].keys()
     found = read_run(place / "learns")
-    assert found.recipe == "ppo"
+    assert found.recipe.name == "ppo"
     page = run_page([found])
     assert "PPO run" in page
     assert "Explained variance" in page

@@ -6,22 +6,23 @@ import json
 import logging
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from preftree.cli.frontier import REWARD
+from preftree.config.recipes import RECIPES
 
 if TYPE_CHECKING:
     from preftree.evaluate.sweep import Variant
+
+SWEPT = [name for name, recipe in RECIPES.items() if recipe.trains == "policy"]
 
 log = logging.getLogger("preftree")
 
 
 def sweep(
-    recipe: Annotated[
-        Literal["dpo", "sft", "ppo", "rloo"], typer.Argument(metavar="dpo|sft|ppo|rloo", help="What to run.")
-    ],
+    recipe: Annotated[str, typer.Argument(metavar="|".join(SWEPT), help="The recipe.")],
     words: Annotated[
         list[str],
         typer.Argument(
@@ -95,15 +96,14 @@ def sweep(
 
 def _start(recipe: str, words: list[str]) -> tuple[str, Iterator[tuple[Variant[Any], str | None]]]:
     """The sweep's folder, and its runs as they end."""
-    from preftree.config.recipes import RECIPES
+    from preftree.errors import ConfigError
     from preftree.evaluate.sweep import plan_sweep, run_all
-    from preftree.train.dpo import run_dpo
-    from preftree.train.ppo import run_ppo, run_rloo
-    from preftree.train.sft import run_sft
 
-    run: Any = {"dpo": run_dpo, "sft": run_sft, "ppo": run_ppo, "rloo": run_rloo}[recipe]
-    out, variants = plan_sweep(RECIPES[recipe], words)
-    return out, run_all(variants, run)
+    if recipe not in SWEPT:
+        raise ConfigError(f"a sweep runs {', '.join(SWEPT)}, got {recipe!r}")
+    row = RECIPES[recipe]
+    out, variants = plan_sweep(row.config, words)
+    return out, run_all(variants, row.load())
 
 
 def _print(heads: list[str], rows: list[list[str]]) -> None:

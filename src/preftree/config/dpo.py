@@ -15,7 +15,7 @@ from pydantic import (
 )
 
 from preftree.config.base import OptimizerName, Place, RunConfig, Strict
-from preftree.config.loss import HIDDEN, LossChoice, OneOrSum, is_mixture, listed
+from preftree.config.loss import HIDDEN, LossChoice, OneOrSum, is_mixture, listed, loss_label
 
 
 class Objective(Strict):
@@ -67,9 +67,7 @@ class Objective(Strict):
     @property
     def loss_label(self) -> str:
         """The loss, or the sum, in a few words."""
-        if isinstance(self.loss, LossChoice):
-            return self.loss.name
-        return " + ".join(f"{part.weight:g} {part.name}" for part in self.loss)
+        return loss_label(self.model_dump()["loss"])
 
 
 class DpoConfig(RunConfig, Objective):

@@ -48,16 +48,26 @@ def load_config(kind: type[C], words: Sequence[str]) -> C:
 
 
 def check_config(kind: type[C], options: Mapping[str, object], where: Mapping[str, str] | None = None) -> C:
-    """Validate plain options; `where` maps dotted names to `file:line` for the error's sentence."""
+    """Validate plain options; `where` maps dotted names to `file:line` for the error's sentence.
+
+    Raises:
+      ConfigError: as `load_config`; or the options name the recipe that they belong to, and it is another one.
+    """
+    options = dict(options)
+    recipe = options.pop("recipe", kind.recipe)
+    if recipe != kind.recipe:
+        place = (where or {}).get("recipe", "recipe")
+        raise ConfigError(f"these are options of `preftree {recipe}`, not of `preftree {kind.recipe}` ({place})")
     try:
-        return kind.model_validate(dict(options))
+        return kind.model_validate(options)
     except ValidationError as error:
         raise ConfigError(_sentence(kind, error, where or {})) from None
 
 
 def dump_config(config: AnyConfig) -> str:
-    """The configuration as YAML that `load_config` reads back as the same object."""
-    return yaml.safe_dump(config.model_dump(), sort_keys=False, allow_unicode=True)
+    """The configuration as YAML that `load_config` reads back as the same object; it begins with its recipe's name."""
+    options = {"recipe": config.recipe, **config.model_dump()}
+    return yaml.safe_dump(options, sort_keys=False, allow_unicode=True)
 
 
 def changed_options(old: Mapping[str, object], new: Mapping[str, object]) -> dict[str, tuple[object, object]]:
@@ -167,5 +177,5 @@ def _known(kind: type[BaseModel], outer: Sequence[str]) -> list[str]:
 
 def _other_recipe(kind: type[BaseModel], name: str) -> str | None:
     """The verb that takes the option, where another one does."""
-    recipes = RECIPES.values()
-    return next((own.recipe for own in recipes if own is not kind and name in own.model_fields), None)
+    others = (row for row in RECIPES.values() if row.config is not kind)
+    return next((row.name for row in others if name in row.config.model_fields), None)

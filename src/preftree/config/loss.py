@@ -25,6 +25,13 @@ def is_mixture(value: object) -> bool:
     return isinstance(value, list) or (isinstance(value, dict) and bool(value) and "name" not in value)
 
 
+def loss_label(value: object) -> str:
+    """The loss, or the sum with its weights, in a few words, from the plain options of a validated `loss`."""
+    if isinstance(value, list):
+        return " + ".join(f"{part.get('weight', 1):g} {part['name']}" for part in value)
+    return str(value["name"] if isinstance(value, dict) else value)
+
+
 def listed(value: object) -> object:
     """A sum as a list of its parts, each `{name, weight, ...}`.
 

@@ -1,8 +1,11 @@
-"""The recipes by name: which options belong to which verb."""
+"""The recipes: a row for each verb that trains, with its options and what tells it from the others."""
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, Literal, TypeAlias
 
 from preftree.config.base import RunConfig
 from preftree.config.dpo import DpoConfig
@@ -13,6 +16,88 @@ from preftree.config.sft import SftConfig
 AnyConfig: TypeAlias = RunConfig | PpoConfig | RlooConfig
 """Options of any run."""
 
-RECIPES: dict[str, type[RunConfig] | type[PpoConfig] | type[RlooConfig]] = {
-    kind.recipe: kind for kind in (SftConfig, DpoConfig, RewardConfig, PpoConfig, RlooConfig)
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """A way to train.
+
+    Attributes:
+      name: The verb, `preftree NAME`; every run's config.yaml holds it.
+      config: Class of the options.
+      run: Entry point, `MODULE:FUNCTION`, a function from options to the outcome of the run.
+      trains: The model that comes out: a policy, which writes texts, or a reward model, which scores them.
+      reads: The rows of its data.
+      deed: Words that join a model and its data or reward in a sentence: "gpt2, fine-tuned on corpus.jsonl".
+      help: The recipe in one line.
+    """
+
+    name: str
+    config: type[AnyConfig]
+    run: str
+    trains: Literal["policy", "reward_model"]
+    reads: Literal["demonstrations", "preferences", "prompts"]
+    deed: str
+    help: str
+
+    @property
+    def samples(self) -> bool:
+        """Whether it trains on responses that its own policy samples, and not on those of a file."""
+        return self.reads == "prompts"
+
+    def load(self) -> Callable[[Any], Any]:
+        """The function that runs it, from a configuration of class `config` to a `train.loop.Outcome`."""
+        module, _, function = self.run.partition(":")
+        return getattr(import_module(module), function)
+
+
+RECIPES = {
+    row.name: row
+    for row in (
+        Recipe(
+            "sft",
+            SftConfig,
+            "preftree.train.sft:run_sft",
+            "policy",
+            "demonstrations",
+            "fine-tuned on",
+            "Fine-tune a model on demonstrations.",
+        ),
+        Recipe(
+            "dpo",
+            DpoConfig,
+            "preftree.train.dpo:run_dpo",
+            "policy",
+            "preferences",
+            "optimised on",
+            "Optimise a policy on preferences: DPO, IPO, KTO and every other loss of `preftree losses`.",
+        ),
+        Recipe(
+            "reward",
+            RewardConfig,
+            "preftree.train.reward:run_reward",
+            "reward_model",
+            "preferences",
+            "made a reward model from",
+            "Train a reward model on preferences.",
+        ),
+        Recipe(
+            "ppo",
+            PpoConfig,
+            "preftree.train.ppo:run_ppo",
+            "policy",
+            "prompts",
+            "optimised by PPO for",
+            "Optimise a policy for a reward, with a critic.",
+        ),
+        Recipe(
+            "rloo",
+            RlooConfig,
+            "preftree.train.ppo:run_rloo",
+            "policy",
+            "prompts",
+            "optimised by RLOO for",
+            "Optimise a policy for a reward; the other responses to a prompt are the baseline.",
+        ),
+    )
 }
+"""The recipes by name."""

@@ -80,7 +80,8 @@ def run_job(job: Job) -> Result:
       Stopped: a signal stopped it.
     """
     world, own = WORLDS[job.plan.world], job.start
-    seconds = finish(job.method.recipe, check_config(RECIPES[job.method.recipe], _options(job, world)))
+    recipe = RECIPES[job.method.recipe]
+    seconds = finish(check_config(recipe.config, _options(job, world)))
     run = read_run(job.folder)
     known = run.measured
     if not known.frontier:
@@ -96,12 +97,11 @@ def run_job(job: Job) -> Result:
         ]
         known = known.model_copy(update={"frontier": tuple(timed)})
         write_measured(job.folder / "measured.json", known)
-    online = job.method.recipe in ("ppo", "rloo")
     return Result(
         known.frontier,
         seconds,
         _state(job),
-        run.summary["examples"] if online else 0,
+        run.summary["examples"] if recipe.samples else 0,
         run.summary["tokens"],
         run.summary.get("models_in_memory", 1) + (job.method.reward == "model"),
     )
@@ -110,9 +110,10 @@ def run_job(job: Job) -> Result:
 def _state(job: Job) -> int:
     """4 bytes each of weights, gradients and every moment of the optimiser; frozen models have weights alone."""
     trained = 8 + 4 * {"adamw": 2, "rmsprop": 1}[str(job.method.options.get("optimizer", "adamw"))]
-    if job.method.recipe in ("dpo", "sft"):
+    recipe = RECIPES[job.method.recipe]
+    if not recipe.samples:
         return trained  # the reference is a table
-    policy_and_critic = 2 if job.method.recipe == "ppo" else 1
+    policy_and_critic = 2 if "critic" in recipe.config.model_fields else 1
     return policy_and_critic * trained + 4 + 4 * (job.method.reward == "model")
 
 
@@ -123,7 +124,7 @@ def _options(job: Job, world: World) -> dict[str, Any]:
     if method.reward is None:
         options |= on_pairs(own.folder, world, "pairs.jsonl", job.name, own.seed)
         options |= {"batch_size": plan.batch_size, "max_steps": plan.steps}
-        if method.recipe == "dpo":
+        if RECIPES[method.recipe].reads == "preferences":
             held_out = str(own.folder / "held_out.jsonl")
             options |= {"eval_data": held_out, "eval_every": max(1, plan.steps // 3)}
     else:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from preftree.config.load import check_config
-from preftree.config.reward import RewardConfig
-from preftree.config.sft import SftConfig
+from preftree.config.recipes import RECIPES, AnyConfig
 from preftree.data.records.conversion import to_row
 from preftree.demo.plan import HELD_OUT_PROMPTS, LABELLER, RESPONSES_PER_PROMPT, Plan
 from preftree.errors import ConfigError
@@ -29,23 +28,10 @@ from preftree.records import Preference, Record
 from preftree.runtime.logs import quiet_transformers
 from preftree.runtime.processes import Stopped
 from preftree.storage.atomic import make_folder, write_atomic
-from preftree.train.dpo import run_dpo
-from preftree.train.loop import Outcome
-from preftree.train.ppo import run_ppo, run_rloo
-from preftree.train.reward import run_reward
-from preftree.train.sft import run_sft
 from preftree.worlds.exact import Table, measure
 from preftree.worlds.grammar import World, draw_corpus, rewards
 from preftree.worlds.sentiment import WORLDS, build_model, build_tokenizer, label_samples, weigh_repeats
 from preftree.worlds.walk import outcome_logps
-
-_RUN: Mapping[str, Callable[[Any], Outcome]] = {
-    "sft": run_sft,
-    "dpo": run_dpo,
-    "ppo": run_ppo,
-    "rloo": run_rloo,
-    "reward": run_reward,
-}
 
 DRAWS = {"corpus": 0, "model": 0, "samples": 1, "labels": 2, "held-out samples": 3, "held-out labels": 4, "texts": 5}
 """Numbers of the demo's draws; seed k of the plan adds 10 k, so no two seeds share one."""
@@ -132,12 +118,12 @@ def prepare(asked: tuple[Plan, int, Path]) -> Start:
             "batch_size": plan.batch_size,
             "max_steps": plan.reward_steps,
         }
-        spent = finish("reward", check_config(RewardConfig, options))
+        spent = finish(check_config(RECIPES["reward"].config, options))
     reward = measure(ref_logps, ref_logps, rewards(world)).reward
     return Start(seed, out, counts, held_out, ref_logps, reward, spent, sft_seconds)
 
 
-def finish(recipe: str, config: Any) -> float:
+def finish(config: AnyConfig) -> float:
     """Run to the end, from where it stands; CPU seconds of it so far, which its folder keeps.
 
     Where an earlier sitting was killed, what it had cost is not known, and the run's own clock counts instead.
@@ -147,16 +133,17 @@ def finish(recipe: str, config: Any) -> float:
       Stopped: a signal stopped it.
     """
     out = Path(config.out)
+    run = RECIPES[config.recipe].load()
     cost = out / "cost.json"
     known = json.loads(cost.read_bytes()) if cost.exists() else {"seconds": 0.0, "open": False, "lost": False}
     if (out / "summary.json").exists() and not known["open"]:
-        _RUN[recipe](config)  # which sees that it is the same run
+        run(config)  # which sees that it is the same run
         return known["seconds"]
     lost = known["lost"] or known["open"]
     make_folder(out)
     write_atomic(cost, json.dumps(known | {"open": True, "lost": lost}) + "\n")
     began = time.process_time()
-    outcome = _RUN[recipe](config)
+    outcome = run(config)
     seconds = known["seconds"] + time.process_time() - began
     if lost and not outcome.signum:
         seconds = max(seconds, json.loads((out / "summary.json").read_bytes())["training_seconds"])
@@ -195,7 +182,7 @@ def _fine_tune(out: Path, plan: Plan, world: World, seed: int) -> float:
         "batch_size": 64,
         "max_steps": plan.sft_steps,
     }
-    return finish("sft", check_config(SftConfig, options))
+    return finish(check_config(RECIPES["sft"].config, options))
 
 
 def _collect(

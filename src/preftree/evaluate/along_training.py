@@ -10,8 +10,8 @@ import numpy as np
 
 from preftree.config.dpo import DpoConfig
 from preftree.config.load import check_config
-from preftree.config.online import PpoConfig, RlooConfig
-from preftree.config.recipes import RECIPES, AnyConfig
+from preftree.config.online import OnlineConfig
+from preftree.config.recipes import AnyConfig
 from preftree.errors import DataError
 from preftree.evaluate.frontier import Drawn, draw, policies, sampled_figures, world_meter, world_prompts
 from preftree.evaluate.prompts import Prompts, run_prompts
@@ -72,13 +72,13 @@ def measure_run(run: Run, how: Measuring) -> Measured:
     """
     if not run.summary:
         raise DataError(f"{run.path} holds no finished run: let it come to its end, or give another folder")
-    if run.recipe == "reward":
+    if run.recipe.trains == "reward_model":
         raise DataError(f"{run.path} is the run of a reward model, which writes nothing; give the run of a policy")
     reward = load_rewards(how.reward)  # a name that is wrong is told first
     told = asdict(how) | {"reward": identify(how.reward)}
     if run.measured.how == told and run.measured.frontier[-1].step == run.steps:
         return run.measured
-    config = check_config(RECIPES[run.recipe], run.config)
+    config = check_config(run.recipe.config, run.config)
     world = find_world(how.reward)
     exact = world is not None and world.num_outcomes <= MOST_OUTCOMES
     found = (
@@ -151,7 +151,7 @@ def load_reference(run: Run, config: AnyConfig, ranks: Ranks) -> Scorer:
 
 def _limit(config: AnyConfig) -> int:
     """Tokens of a response, as the run has it."""
-    if isinstance(config, PpoConfig | RlooConfig):
+    if isinstance(config, OnlineConfig):
         return config.max_new_tokens
     return config.max_response_length or DEFAULT_NEW_TOKENS
 

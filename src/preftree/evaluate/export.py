@@ -14,7 +14,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from preftree.config.load import check_config
-from preftree.config.recipes import RECIPES, AnyConfig
+from preftree.config.recipes import AnyConfig
 from preftree.errors import ConfigError, DataError, ModelError
 from preftree.evaluate.prompts import run_prompts
 from preftree.models.adapter_folder import AdapterFolder, find_adapter, write_adapter
@@ -126,9 +126,9 @@ def _open(path: Path) -> tuple[Run, AnyConfig]:
     run = read_run(path)
     if not run.summary:
         raise DataError(f"{path} holds no finished run: let it come to its end, or give another folder")
-    if run.recipe == "reward":
+    if run.recipe.trains == "reward_model":
         raise DataError(f"{path} is the run of a reward model, whose folder is whole as it is: {path / 'model'}")
-    return run, check_config(RECIPES[run.recipe], run.config)
+    return run, check_config(run.recipe.config, run.config)
 
 
 def _prompts(config: AnyConfig, tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:

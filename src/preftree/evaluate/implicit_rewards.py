@@ -94,7 +94,7 @@ def compare_rewards(run: Run, files: list[str], *, against: str | None = None, s
       DataError: the run is not finished or not of pairs, or a file holds no pair that all can read.
       ConfigError: `against` is no reward model, or the run's loss has no beta.
     """
-    if not run.summary or run.recipe != "dpo":
+    if not run.summary or run.recipe.name != "dpo":
         raise DataError(f"{run.path} holds no finished run of `preftree dpo`; give one, whose rewards are implicit")
     config = check_config(DpoConfig, run.config)
     beta = config.beta

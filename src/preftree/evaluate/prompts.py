@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Int
 from transformers import PreTrainedTokenizerBase
 
-from preftree.config.online import PpoConfig, RlooConfig
+from preftree.config.online import OnlineConfig
 from preftree.config.recipes import AnyConfig
 from preftree.data.prompts import open_prompts
 from preftree.runtime.ranks import Ranks
@@ -32,7 +32,7 @@ def run_prompts(
     Raises:
       DataError: the run's data cannot be read.
     """
-    if isinstance(config, PpoConfig | RlooConfig):
+    if isinstance(config, OnlineConfig):
         found = open_prompts(config.eval_data or config.data.path, tokenizer)
         _, rows = np.unique(found.same, return_index=True)
         rows = _some(rows, most, seed)

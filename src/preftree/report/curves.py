@@ -285,7 +285,11 @@ def _panels(runs: Sequence[Run]) -> list[Panel]:
         for name, value in row.items()
         if name not in known and is_number(value)
     )
-    shown = [panel for panel in PANELS if panel.title != "Rewards" or any(run.recipe == "reward" for run in runs)]
+    shown = [
+        panel
+        for panel in PANELS
+        if panel.title != "Rewards" or any(run.recipe.trains == "reward_model" for run in runs)
+    ]
     return [*shown, *(Panel(name.replace("_", " ").capitalize(), ((name, name, "main"),)) for name in others)]
 
 

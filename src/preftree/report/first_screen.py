@@ -34,9 +34,6 @@ class Outcome:
     question: str = "Did it work?"
 
 
-ONLINE = ("ppo", "rloo")
-"""Recipes that sample from the policy they train."""
-
 _WORD: Mapping[Answer, str] = {"yes": "Yes", "no": "No", "unclear": "Unclear"}
 
 
@@ -63,12 +60,12 @@ def describe(run: Run) -> str:
     path = data.get("path") if isinstance(data, Mapping) else data
     beta = beta_of(run)
     how = f"with the loss {run.loss}" + (f" at beta {write(beta)}" if beta is not None else "")
-    what = {
-        "dpo": f"optimised on the preferences of {path} {how}",
-        "reward": f"made a reward model from the preferences of {path} {how}",
-    }.get(run.recipe, f"fine-tuned on {path}")
-    if run.recipe in ONLINE:
-        what = f"optimised by {run.recipe.upper()} for the reward {config.get('reward')} on the prompts of {path}"
+    rows = {
+        "demonstrations": path,
+        "preferences": f"the preferences of {path} {how}",
+        "prompts": f"the reward {config.get('reward')} on the prompts of {path}",
+    }
+    what = f"{run.recipe.deed} {rows[run.recipe.reads]}"
     seen = _seen(run)
     optimizer = f"{config.get('optimizer', 'optimiser')} at {write(config.get('lr'))}"
     return f"{config.get('model')}, {what}: {run.steps:,} steps{seen}, {optimizer}, seed {config.get('seed')}."
@@ -86,9 +83,8 @@ def judge(run: Run) -> Outcome:
     """Did a run work, by its own figures?"""
     if broken(run):
         return answer("no", "Training met figures that are not finite.", "The curves show what came before.")
-    if run.recipe in ONLINE:
-        return _judge_online(run)
-    return _judge_pairs(run) if run.recipe in ("dpo", "reward") else _judge_sft(run)
+    judges = {"prompts": _judge_online, "preferences": _judge_pairs, "demonstrations": _judge_sft}
+    return judges[run.recipe.reads](run)
 
 
 def broken(run: Run) -> bool:
@@ -119,7 +115,7 @@ def headline(run: Run) -> list[Figure]:
     if is_number(row.get("chosen_logratio")):
         figures.append(Figure("Chosen", fixed(row["chosen_logratio"], 1), "nats against the reference"))
         figures.append(Figure("Rejected", fixed(row["rejected_logratio"], 1), "nats against the reference"))
-    if run.recipe in ONLINE and is_number(row.get("reward")):
+    if run.recipe.samples and is_number(row.get("reward")):
         where = "held out" if held_out else "sampled, last step"
         figures.append(Figure("Reward", write(row["reward"]), where))
         figures.append(Figure("KL", write(row["kl"]), "nats to the reference"))
@@ -142,7 +138,7 @@ def last_rows(run: Run) -> tuple[Row, Row]:
 def _judge_pairs(run: Run) -> Outcome:
     train, held_out = last_rows(run)
     caveat = "Ranking pairs is not yet writing better text: compare samples or win rates."
-    if run.recipe == "reward":
+    if run.recipe.trains == "reward_model":
         caveat = "On texts like these: a policy that is trained with these rewards will write others."
     if not is_number(held_out.get("accuracy")):
         if not is_number(train.get("accuracy")):

@@ -132,7 +132,7 @@ def run_page(runs: Sequence[Run]) -> str:
         return render(
             Page(
                 title=run.name,
-                kind=f"{run.recipe.upper()} run",
+                kind=f"{run.recipe.name.upper()} run",
                 lede=words.describe(run),
                 outcome=words.judge(run),
                 figures=words.headline(run),

@@ -68,7 +68,7 @@ def lineage(run: Run) -> list[Stop]:
         held = config["eval_data"]
         what = f"{100 * held:g} % of the prompts" if isinstance(held, float) else str(held)
         stops.append(Stop("Held out", what, digests.get("held-out data", "")))
-    if run.recipe == "dpo":
+    if run.recipe.name == "dpo":
         reference = config.get("reference", "start")
         place = reference.get("from", "start") if isinstance(reference, Mapping) else reference
         what = {"start": "the start model", "none": "none: the loss compares with none"}.get(place, str(place))

@@ -8,12 +8,9 @@ from pathlib import Path
 import yaml
 
 from preftree import __version__
-from preftree.config.dpo import DpoConfig
 from preftree.config.load import dump_config
-from preftree.config.online import PpoConfig, RlooConfig
-from preftree.config.recipes import AnyConfig
-from preftree.config.reward import RewardConfig
-from preftree.config.sft import SftConfig
+from preftree.config.loss import loss_label
+from preftree.config.recipes import RECIPES, AnyConfig
 
 
 def model_card(
@@ -35,11 +32,11 @@ def model_card(
       dtype: Of the stored weights, for people.
       more: Sections to stand before the options.
     """
-    recipe = config.recipe
+    recipe = RECIPES[config.recipe]
     is_adapter = config.lora is not None if adapter is None else adapter
     library, kind = ("peft", "AutoPeftModelForCausalLM") if is_adapter else ("transformers", "AutoModelForCausalLM")
-    about = {"library_name": library, "tags": ["preftree", recipe], "pipeline_tag": "text-generation"}
-    if isinstance(config, RewardConfig):
+    about = {"library_name": library, "tags": ["preftree", recipe.name], "pipeline_tag": "text-generation"}
+    if recipe.trains == "reward_model":
         kind, about["pipeline_tag"] = "AutoModelForSequenceClassification", "text-classification"
     if not Path(config.model).exists():
         about["base_model"] = config.model
@@ -86,14 +83,14 @@ The same options and data on the same kind of machine give the same model again.
 
 
 def _deed(config: AnyConfig) -> str:
-    if isinstance(config, DpoConfig):
-        return f"optimised on preference pairs with the loss `{config.loss_label}`"
-    if isinstance(config, RewardConfig):
-        return f"made a reward model from preferences with the loss `{config.loss.name}`"
-    if isinstance(config, SftConfig):
-        return "fine-tuned on demonstrations"
-    assert isinstance(config, PpoConfig | RlooConfig)
-    return f"optimised by {config.recipe.upper()} for the reward `{config.reward}`"
+    recipe, options = RECIPES[config.recipe], config.model_dump()
+    match recipe.reads:
+        case "demonstrations":
+            return f"{recipe.deed} demonstrations"
+        case "preferences":
+            return f"{recipe.deed} preferences with the loss `{loss_label(options['loss'])}`"
+        case "prompts":
+            return f"{recipe.deed} the reward `{options['reward']}`"
 
 
 def _facts(summary: Mapping[str, object]) -> dict[str, object]:

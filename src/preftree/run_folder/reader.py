@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from preftree.config.loss import loss_label
+from preftree.config.recipes import RECIPES, Recipe
 from preftree.config.yaml import read_yaml_file
 from preftree.errors import CheckpointError, DataError
 from preftree.run_folder.measured import Measured, read_measured
@@ -43,7 +45,7 @@ class Run:
     Attributes:
       path: The folder.
       name: What to call it.
-      config: Resolved options; empty where config.yaml is missing.
+      config: Resolved options, with the recipe's name; empty where config.yaml is missing.
       rows: metrics.jsonl, in order.
       summary: summary.json, written last; empty until the run is finished.
       checkpoints: Oldest first.
@@ -63,10 +65,19 @@ class Run:
     notes: tuple[str, ...]
 
     @property
-    def recipe(self) -> str:
-        """The verb that it is a run of."""
-        if "recipe" in self.summary:
-            return str(self.summary["recipe"])
+    def recipe(self) -> Recipe:
+        """The recipe that it is a run of.
+
+        Raises:
+          DataError: it is a recipe that this version does not have.
+        """
+        name = self.config.get("recipe", self.summary.get("recipe")) or self._guess()
+        if name not in RECIPES:
+            raise DataError(f"{self.path} is a run of {name!r}; this version has the recipes {', '.join(RECIPES)}")
+        return RECIPES[name]
+
+    def _guess(self) -> str:
+        """The recipe of a folder that does not name it: an unfinished run of version 0.1 or older."""
         if "reward" in self.config:
             return "ppo" if "lam" in self.config else "rloo"
         return "dpo" if "loss" in self.config or any("margin" in row for row in self.rows) else "sft"
@@ -74,10 +85,7 @@ class Run:
     @property
     def loss(self) -> str:
         """Name of the loss, or of a sum with its weights."""
-        loss = self.config.get("loss")
-        if isinstance(loss, list):
-            return " + ".join(f"{part.get('weight', 1):g} {part.get('name')}" for part in loss)
-        return str(loss.get("name", "dpo") if isinstance(loss, Mapping) else loss or self.recipe)
+        return loss_label(self.config.get("loss") or self.recipe.name)
 
     @property
     def steps(self) -> int:

@@ -9,13 +9,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from preftree.config.recipes import RECIPES
 from preftree.evaluate.checks import drift, fit
 from preftree.evaluate.checks.evidence import Diagnosis, Evidence, Missing, Severity, gather
 from preftree.run_folder.measured import Measured
 from preftree.run_folder.reader import Run
-
-PAIRS = frozenset({"dpo"})
-"""Recipes that have margins; the others are checked for less."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,9 +78,11 @@ def examine(
     """
     measured = measured or Measured()
     evidence = gather(rows, loss=loss, starts_at_reference=starts_at_reference, measured=measured, config=config)
+    row = RECIPES[recipe]
+    has_margins = row.reads == "preferences" and row.trains == "policy"
     verdicts = []
     for check in CHECKS:
-        if check.pairs_only and recipe not in PAIRS:
+        if check.pairs_only and not has_margins:
             continue
         found = check.look(evidence)
         verdicts.append(
@@ -113,7 +113,7 @@ def examine_run(run: Run) -> list[Verdict]:
     """Put every check to a run's folder."""
     starts = run.config.get("reference", "start") == "start"
     told = {"starts_at_reference": starts, "measured": run.measured, "config": run.config}
-    return examine(run.rows, recipe=run.recipe, loss=run.loss, **told)
+    return examine(run.rows, recipe=run.recipe.name, loss=run.loss, **told)
 
 
 def found_in(verdicts: Iterable[Verdict]) -> list[Diagnosis]:

@@ -9,14 +9,10 @@ import logging
 from pathlib import Path
 
 import pytest
-import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from preftree.errors import CheckpointError, TrainingError
-from preftree.run_folder.card import model_card
 from preftree.run_folder.metrics import Tracker, cut_rows, describe, open_tracker
-from preftree.runtime.signals import stop_on_signals
-from support.small_runs import dpo_config, make_pairs
 
 ROW = {"step": 1, "loss": 0.5, "accuracy": 0.75, "margin": 0.1, "pairs": 4, "pairs_per_second": 8.0}
 
@@ -125,29 +121,3 @@ def test_a_bar_on_a_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_describe_takes_what_is_there() -> None:
     assert describe({"step": 3, "loss": 2.0, "examples_per_second": 10.0}) == "loss 2.0000  10.0 examples/s"
-
-
-def test_the_card_says_what_and_how(tmp_path: Path) -> None:
-    make_pairs(tmp_path / "pairs.jsonl")
-    config = dpo_config(tmp_path, "run", "model=owner/model", "beta=.3")
-    card = model_card(
-        config,
-        {"steps": 5, "held_out": {"accuracy": 0.625}, "trajectory": {"training data": "ab12", "lr": 1.0}, "config": {}},
-    )
-    assert "base_model: owner/model" in card
-    assert "| held out: accuracy | 0.625 |" in card
-    assert "| training data | ab12 |" in card
-    assert "beta: 0.3" in card
-    assert "| lr" not in card
-
-
-def test_signals_are_given_back() -> None:
-    import signal
-
-    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
-    with stop_on_signals() as request:
-        assert request.signum == 0
-        signal.raise_signal(signal.SIGTERM)
-        assert request.signum == signal.SIGTERM
-    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
-    assert torch.get_num_threads() == 1

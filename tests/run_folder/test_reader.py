@@ -20,7 +20,7 @@ def test_a_whole_run(tmp_path: Path) -> None:
     state = CheckpointState({"model": {"w": torch.ones(3)}}, {"trajectory": {"seed": 0}})
     save_checkpoint(folder / "checkpoints", 40, state, keep=2)
     run = read_run(folder)
-    assert (run.name, run.recipe, run.loss, run.steps) == ("run", "dpo", "dpo", 40)
+    assert (run.name, run.recipe.name, run.loss, run.steps) == ("run", "dpo", "dpo", 40)
     assert list(run.rows) == rows
     assert run.config["beta"] == 0.3
     assert run.model_files == {"model.safetensors": 4096}
@@ -39,7 +39,7 @@ def test_a_run_that_was_broken_off(tmp_path: Path) -> None:
     run = read_run(folder)
     assert run.steps == 20
     assert [note.split()[0] for note in run.notes] == ["The", "summary.json"]
-    assert run.recipe == "dpo"  # from the options
+    assert run.recipe.name == "dpo"  # from the options
 
 
 def test_a_damaged_checkpoint_is_a_note(tmp_path: Path) -> None:

@@ -82,7 +82,7 @@ def test_a_signal_is_passed_on_and_waited_for(tmp_path: Path) -> None:
     """The parent alone gets it, when one job has ended already: those that run save, the last never begins."""
     code = (
         "import sys; from pathlib import Path; from preftree.runtime.processes import run_apart; "
-        "from preftree.runtime.processes import Stopped; from train.test_apart import short_or_noting\n"
+        "from preftree.runtime.processes import Stopped; from runtime.test_processes import short_or_noting\n"
         "if __name__ == '__main__':\n"
         "    folder = Path(sys.argv[1])\n"
         "    try: list(run_apart([None, folder, folder, folder], short_or_noting, at_once=2))\n"
