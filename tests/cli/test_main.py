@@ -105,7 +105,8 @@ def test_from_a_file_of_pairs_to_a_model(
         assert name in rows[0]
     for name in ("rejected_logratio", "grad_weight", "grad_norm", "lr", "pairs", "tokens", "pairs_per_second"):
         assert name in rows[0]
-    assert abs(float(rows[0]["loss"]) - 0.6931471805599453) < 1e-12
+    # beta / 4 of what packing may move a pair's two responses by, table against step: see support/rounding.py.
+    assert float(rows[0]["loss"]) == pytest.approx(0.6931471805599453, abs=1e-5)
     assert {"accuracy_low", "accuracy_high"} <= rows[-1].keys()
     card = (place / "run" / "model" / "README.md").read_text()
     assert yaml.safe_load(card.split("---")[1])["library_name"] == "transformers"

@@ -55,13 +55,18 @@ def relative_gradient_difference(scorer: Scorer, plain: torch.nn.Module) -> floa
     return (difference / size) ** 0.5
 
 
+def fp32_bound(name: str) -> float:
+    """Nats a response. Mamba's recurrence multiplies rounding; float64 holds it as closely as the others."""
+    return 2e-3 if name == "mamba" else 1e-4
+
+
 @pytest.mark.parametrize("name", EVERY)
 def test_summed_logps_in_fp32(name: str) -> None:
     scorer, plain = with_oracle(name)
     groups = forest(64 if name == "llama" else 16, 200 if name == "llama" else 60)
     with torch.no_grad():
         difference = (tree_logps(scorer, groups) - plain_all(plain, groups)).abs()
-    assert float(difference.max()) <= 1e-4
+    assert float(difference.max()) <= fp32_bound(name)
 
 
 @pytest.mark.slow
@@ -71,13 +76,14 @@ def test_summed_logps_of_64_trees(name: str) -> None:
     groups = forest(64, 200)
     with torch.no_grad():
         difference = (tree_logps(scorer, groups) - plain_all(plain, groups)).abs()
-    assert float(difference.max()) <= 1e-4
+    assert float(difference.max()) <= fp32_bound(name)
 
 
 @pytest.mark.parametrize("name", EVERY)
 def test_gradients(name: str) -> None:
-    # A router that flips under the last bit of fp32 makes the gradient jump: experts are compared in float64.
-    scorer, plain = with_oracle(name, torch.float64 if name in MIXTURES else torch.float32)
+    # A router that flips under the last bit of fp32 makes the gradient jump, and mamba's recurrence multiplies rounding:
+    # these are compared in float64.
+    scorer, plain = with_oracle(name, torch.float64 if name in (*MIXTURES, "mamba") else torch.float32)
     groups = forest(6, 40, seed=1)
     coefficients = torch.linspace(-1, 1, sum(map(len, groups)), dtype=torch.float64)
     (tree_logps(scorer, groups) * coefficients).sum().backward()

@@ -133,8 +133,9 @@ def test_fp32_through_the_whole_run(folder: Path, tmp_path: Path, lr: float, bet
     ours = [json.loads(line)["loss"] for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     theirs = trl_losses(folder, tmp_path / "trl", torch.float32, lr, beta)
     assert len(ours) == len(theirs) == STEPS
-    assert ours[0] == pytest.approx(np.log(2), abs=1e-12)
-    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5)
+    assert ours[0] == pytest.approx(np.log(2), abs=1e-5)
+    print(f"largest relative difference {np.max(np.abs(np.array(ours) / theirs - 1)):.1e}")
+    np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=0)
 
 
 @pytest.mark.parametrize(("lr", "beta", "tolerance"), [(1e-6, 0.1, 1e-9), (1e-3, 1.0, 1e-6)])

@@ -18,6 +18,7 @@ from preftree.scoring.bf16_on_cpu import emulated
 from preftree.scoring.scorer import Scorer
 from preftree.tree.sums import sum_responses
 from support.models import tiny, tiny_llama
+from support.rounding import rows_round_alone
 from support.tables import CountingScorer, build, some_pairs, table_of, with_adapter
 
 PRECISIONS = ("fp32", "bf16")
@@ -38,11 +39,15 @@ def test_an_honest_start_passes_whatever_the_packing(tmp_path, name, precision):
 
 
 def test_the_same_packing_in_fp32_gives_ln_2_exactly(tmp_path):
+    """On any CPU; another packing does where a row of a product does not depend on the rows beside it."""
     scorer = Scorer(tiny_llama())
     pairs = some_pairs(8)
     table, report = build(tmp_path, scorer, pairs, budget=8192)
     assert report.num_forwards == 1
-    assert verify_start(scorer, table, pairs).largest_logratio == 0.0
+    gate = verify_start(scorer, table, pairs)  # computes the pairs in another order
+    sizes = [len(table_sequence(pair)) for pair in pairs]
+    if rows_round_alone(scorer.model, least=min(sizes), most=sum(sizes)):
+        assert gate.largest_logratio == gate.noise == 0.0
     order = np.argsort([-len(table_sequence(pair)) for pair in pairs], kind="stable")
     batch = scorer.lay_out([pairs[index] for index in order])
     with torch.no_grad():
@@ -148,7 +153,7 @@ def test_an_adapter_that_is_still_zero_equals_its_base(tmp_path):
     pairs = some_pairs(8)
     table, _ = build(tmp_path, Scorer(tiny_llama()), pairs)
     fresh = with_adapter(tiny_llama(), seed=0, zero=True).get_base_model()
-    assert verify_start(Scorer(fresh), table, pairs).largest_logratio == 0.0
+    assert verify_start(Scorer(fresh), table, pairs) == verify_start(Scorer(tiny_llama()), table, pairs)
     moved = with_adapter(tiny_llama(), seed=0).get_base_model()
     with pytest.raises(TrainingError, match="another adapter"):
         verify_start(Scorer(moved), table, pairs)

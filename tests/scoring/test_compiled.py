@@ -17,6 +17,7 @@ from preftree.train.dpo import run_dpo
 from preftree.tree.layout import batch_trees, grow_tree
 from support.memory import saved_bytes
 from support.models import random_sequences, tiny
+from support.rounding import assert_equal_but_rounding, rows_round_alone
 from support.small_runs import dpo_config, make_model, make_pairs, rows_of
 
 pytestmark = pytest.mark.slow  # the compiler takes a minute
@@ -44,6 +45,9 @@ def test_it_is_the_same_function(name: str) -> None:
     with torch.no_grad():
         alone = torch.cat([fused(fused.lay_out([group])) for group in GROUPS])
         assert torch.equal(fused(batch), found)
+    assert_equal_but_rounding(alone, found.detach())
+    least = min(min(len(one.input_T), len(one.target_S)) for one in map(fused.lay_out, ([group] for group in GROUPS)))
+    if rows_round_alone(plain.model, least=least, most=len(batch.input_T)):
         assert torch.equal(alone, found)
 
 

@@ -212,7 +212,7 @@ def test_values_stand_before_their_tokens(place: Path) -> None:
     assert found is not None
     torch.testing.assert_close(found, expected, rtol=0, atol=2e-5)
     first = rollout.places([0])[0], rollout.places([1])[0]
-    assert float(found[first[0]]) == float(found[first[1]])
+    assert float(found[first[0]]) == pytest.approx(float(found[first[1]]), rel=1e-6)  # rows of one product
 
 
 def test_entropy_is_differentiated_as_autograd_does_it(place: Path) -> None:
