@@ -81,8 +81,8 @@ def test_summed_logps_of_64_trees(name: str) -> None:
 
 @pytest.mark.parametrize("name", EVERY)
 def test_gradients(name: str) -> None:
-    # A router that flips under the last bit of fp32 makes the gradient jump, and mamba's recurrence multiplies rounding:
-    # these are compared in float64.
+    # A router that flips under the last bit of fp32 makes the gradient jump, and mamba's recurrence multiplies
+    # rounding: these are compared in float64.
     scorer, plain = with_oracle(name, torch.float64 if name in (*MIXTURES, "mamba") else torch.float32)
     groups = forest(6, 40, seed=1)
     coefficients = torch.linspace(-1, 1, sum(map(len, groups)), dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""SIGKILL at random moments of saving: whatever was acknowledged must be there afterwards."""
+"""SIGKILL before each call of a save, and at random moments: whatever was acknowledged must be there afterwards."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import pytest
 TESTS = str(Path(__file__).parents[1])
 
 
-@pytest.mark.parametrize(("kills", "mid_save"), [(12, 3), pytest.param(200, 100, marks=pytest.mark.slow)])
-def test_every_kill_leaves_a_good_checkpoint(kills, mid_save):
+@pytest.mark.parametrize("kills", [10, pytest.param(200, marks=pytest.mark.slow)])
+def test_every_kill_leaves_a_good_checkpoint(kills):
     # A process of its own: it forks, and a fork of this one would share its threads and its output.
     command = [sys.executable, "-m", "support.kill_saves", "--kills", str(kills), "--seed", str(kills)]
     environment = os.environ | {"PYTHONPATH": TESTS}
@@ -24,4 +24,6 @@ def test_every_kill_leaves_a_good_checkpoint(kills, mid_save):
     print(result)
     assert result["failures"] == []
     assert result["resumed"] == kills
-    assert result["mid_save"] >= mid_save, "too few kills fell into a save to prove anything"
+    # Of five kills in turn three are aimed at a save and one at a deletion.
+    assert result["mid_save"] >= kills * 3 // 5
+    assert result["mid_delete"] >= kills // 5

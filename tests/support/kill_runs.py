@@ -2,7 +2,8 @@
 
     PYTHONPATH=tests python -m support.kill_runs --kills 40
 
-Prints one JSON object. A kill counts as mid-save when the dead process left a staging folder behind.
+Prints one JSON object. Most kills are aimed (aim.py); one counts as mid-save when the dead process left a staging
+folder behind.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from pathlib import Path
 import torch
 
 from preftree.train.dpo import run_dpo
+from support.aim import Pause, aim_of, stop_at, wait_for
 from support.small_runs import dpo_config, make_model, make_pairs, rows_of
 
 
@@ -37,26 +39,38 @@ def run(root: Path, *, kills: int, steps: int, seed: int) -> dict[str, object]:
         run_dpo(dpo_config(root, "killed", *options, "save_every=1"))
 
     failures: list[str] = []
-    mid_save = done = 0
+    mid_save = mid_delete = done = 0
     while done < kills and not failures:
-        child = in_child(life, root / "stderr.txt")
-        before = newest(checkpoints)
-        deadline = time.monotonic() + 60
-        # It lives again once it has saved a step of its own; most kills then wait for a save to begin.
-        while newest(checkpoints) <= before and time.monotonic() < deadline and alive(child):
-            time.sleep(0.002)
-        if chance.random() < 0.85:
-            while not any(checkpoints.glob(".step-*.staging")) and time.monotonic() < deadline and alive(child):
-                pass
-            time.sleep(chance.random() * 0.01)
-        else:
+        before, pause = newest(checkpoints), aim_of(done, chance)
+        reader, writer = os.pipe()
+
+        def lives_again(before: int = before) -> bool:
+            return newest(checkpoints) > before  # it has saved a step of its own
+
+        def victim(
+            pause: Pause | None = pause, announce: int = writer, ready: Callable[[], bool] = lives_again
+        ) -> None:
+            if pause is not None:
+                stop_at(pause, checkpoints, ready, announce)
+            life()
+
+        child = in_child(victim, root / "stderr.txt")
+        if pause is None:
+            deadline = time.monotonic() + 60
+            while not lives_again() and time.monotonic() < deadline and alive(child):
+                time.sleep(0.002)
             time.sleep(chance.random() * 0.05)
+        elif not wait_for(reader, lambda child=child: alive(child)):
+            failures.append(f"kill {done}: the run has not stopped at {pause}")
         if not alive(child):
             failures.append(f"kill {done}: the run ended by itself: {(root / 'stderr.txt').read_text()[-500:]}")
             break
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
+        os.close(reader)
+        os.close(writer)
         mid_save += any(checkpoints.glob(".step-*.staging"))
+        mid_delete += any(checkpoints.glob(".step-*.deleted"))
         done += 1
     reached = newest(checkpoints)
     if not failures:
@@ -66,7 +80,14 @@ def run(root: Path, *, kills: int, steps: int, seed: int) -> dict[str, object]:
             failures.append("the weights differ from those of the run that was left alone")
         if rows_of(root / "killed") != rows_of(root / "straight"):
             failures.append("metrics.jsonl differs from that of the run that was left alone")
-    return {"kills": done, "mid_save": mid_save, "steps": steps, "steps_at_last_kill": reached, "failures": failures}
+    return {
+        "kills": done,
+        "mid_save": mid_save,
+        "mid_delete": mid_delete,
+        "steps": steps,
+        "steps_at_last_kill": reached,
+        "failures": failures,
+    }
 
 
 def in_child(work: Callable[[], None], errors: Path) -> int:
@@ -103,7 +124,7 @@ def weights(out: Path) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=40)
-    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     torch.set_num_threads(1)

@@ -2,8 +2,8 @@
 
     PYTHONPATH=tests python -m support.kill_saves --kills 40
 
-Prints one JSON object: how many kills, how many of them while a checkpoint was half written, and every failure. A kill
-counts as mid-save when the dead process left a staging folder behind.
+Prints one JSON object: how many kills, how many of them while a checkpoint was half written, and every failure. Most
+kills are aimed (aim.py); one counts as mid-save when the dead process left a staging folder behind.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from pathlib import Path
 import torch
 
 from preftree.storage.checkpoint import CheckpointState, load_checkpoint, save_checkpoint
+from support.aim import aim_of, stop_at, wait_for
 
 MEGABYTE = 1_000_000
 
@@ -45,7 +46,7 @@ def is_state_of(step: int, state: CheckpointState, megabytes: float) -> bool:
     )
 
 
-def save_for_ever(root: Path, megabytes: float, acknowledge: int) -> None:
+def save_for_ever(root: Path, megabytes: float, acknowledge: int, saved: list[int]) -> None:
     """What the victim does: go on from the newest checkpoint, and say after each save that it is safe."""
     loaded = load_checkpoint(root)
     step = 0 if loaded is None else loaded.step
@@ -53,6 +54,12 @@ def save_for_ever(root: Path, megabytes: float, acknowledge: int) -> None:
         step += 1
         save_checkpoint(root, step, state_at(step, megabytes), keep=2)
         os.write(acknowledge, struct.pack("<q", step))
+        saved.append(step)
+
+
+def alive(child: int) -> bool:
+    """Whether it runs; its end stays to be waited for."""
+    return os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
 
 
 def run(root: Path, *, kills: int, megabytes: float, seed: int) -> dict[str, object]:
@@ -61,24 +68,29 @@ def run(root: Path, *, kills: int, megabytes: float, seed: int) -> dict[str, obj
     mid_save, mid_delete, failures, safe, last = 0, 0, [], 0, 0
     for kill in range(kills):
         reader, writer = os.pipe()
+        announced, announce = os.pipe()
+        pause = aim_of(kill, chance)
+        saved: list[int] = []
         child = os.fork()
         if child == 0:
             os.close(reader)
             try:
-                save_for_ever(root, megabytes, writer)
+                if pause is not None:
+                    stop_at(pause, root, saved.__len__, announce)
+                save_for_ever(root, megabytes, writer, saved)
             finally:
                 os._exit(1)
         os.close(writer)
         first = os.read(reader, 8)  # it is at work: at least one save is done
         safe = struct.unpack("<q", first)[0] if first else safe
-        time.sleep(chance.random() * 0.1)
-        if chance.random() < 0.7:  # most kills wait for a save to begin, then fall anywhere within it
-            patience = time.monotonic() + 5
-            while not any(root.glob(".step-*.staging")) and time.monotonic() < patience:
-                pass
-            time.sleep(chance.random() * 0.012)
+        if pause is None:
+            time.sleep(chance.random() * 0.1)
+        elif not wait_for(announced, lambda child=child: alive(child)):
+            failures.append(f"kill {kill}: the process has not stopped at {pause}")
         os.kill(child, signal.SIGKILL)
         _, status = os.waitpid(child, 0)
+        os.close(announced)
+        os.close(announce)
         while acknowledged := os.read(reader, 8):
             safe = struct.unpack("<q", acknowledged)[0]
         os.close(reader)

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 PER_TOKEN = 2e-5
-"""Nats that packing may move a token's log-prob by, in fp32: 3 to 20 times what is measured on the models of these tests.
+"""Nats that packing may move a token's log-prob by, in fp32: several times what the models of these tests show.
 
-A token that sees a neighbour's, or a position that is off by one, moves it by .01 and more.
+A neighbour that is seen, or a position that is off by one, moves it by .01 and more.
 """
 
 

@@ -1,4 +1,4 @@
-"""SIGKILL at random moments of a run that saves every step: it goes on, and ends where a run left alone ends."""
+"""SIGKILL in the saves of a run, and at random moments: it goes on, and ends where a run left alone ends."""
 
 from __future__ import annotations
 
@@ -13,10 +13,8 @@ import pytest
 TESTS = str(Path(__file__).parents[1])
 
 
-@pytest.mark.parametrize(
-    ("kills", "steps", "mid_save"), [(3, 40, 0), pytest.param(40, 600, 20, marks=pytest.mark.slow)]
-)
-def test_a_killed_run_ends_as_if_left_alone(kills: int, steps: int, mid_save: int) -> None:
+@pytest.mark.parametrize(("kills", "steps"), [(5, 40), pytest.param(40, 200, marks=pytest.mark.slow)])
+def test_a_killed_run_ends_as_if_left_alone(kills: int, steps: int) -> None:
     # A process of its own: it forks, and a fork of this one would share its threads.
     command = [sys.executable, "-m", "support.kill_runs", "--kills", str(kills), "--steps", str(steps)]
     environment = os.environ | {"PYTHONPATH": TESTS}
@@ -25,4 +23,6 @@ def test_a_killed_run_ends_as_if_left_alone(kills: int, steps: int, mid_save: in
     result = json.loads(done.stdout)
     assert result["failures"] == []
     assert result["kills"] == kills
-    assert result["mid_save"] >= mid_save, "too few kills fell into a save to prove anything"
+    # Of five kills in turn three are aimed at a save and one at a deletion.
+    assert result["mid_save"] >= kills * 3 // 5
+    assert result["mid_delete"] >= kills // 5
