@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 export PYTHONUTF8 = 1
 export HF_HUB_DISABLE_TELEMETRY = 1
 
-.PHONY: demo demo-full test check bench bench-attention bench-league bench-pareto bench-adapters bench-adapters-world bench-diagnose bench-rewards bench-theory bench-work bench-hh docs-losses test-slow test-gpu clean
+.PHONY: demo test test-slow test-gpu check bench-attention bench bench-adapters bench-adapters-world demo-full bench-diagnose bench-rewards bench-online bench-theory bench-work bench-hh docs-losses docs-options bench-league bench-pareto clean
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -81,6 +81,10 @@ bench-hh: $(VENV)/.ready
 # The table of docs/losses.md, from the docstrings.
 docs-losses: $(VENV)/.ready
 	$(BIN)/preftree losses --into docs/losses.md
+
+# docs/options.md, from the descriptions of the options.
+docs-options: $(VENV)/.ready
+	$(BIN)/preftree options --markdown > docs/options.md
 
 bench-league: $(VENV)/.ready
 	$(BIN)/python -W ignore benchmarks/league.py --out runs/league

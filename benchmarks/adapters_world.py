@@ -25,8 +25,8 @@ from preftree.evaluate.frontier import trace, world_meter
 from preftree.models.load import load_model, load_tokenizer
 from preftree.storage.atomic import write_atomic
 from preftree.train.dpo import run_dpo
-from preftree.worlds.exact import best_reward, measure
-from preftree.worlds.grammar import rewards
+from preftree.worlds.exact import best_reward, kl_and_reward
+from preftree.worlds.grammar import reward_table
 from preftree.worlds.sentiment import WORLDS
 from preftree.worlds.walk import outcome_logps
 
@@ -71,9 +71,9 @@ def one_seed(options: argparse.Namespace, seed: int) -> list[dict[str, Any]]:
     sft = fine_tune(home, seed, size)
     tokenizer, reference = load_tokenizer(sft), load_model(sft)
     pairs = collect(home, seed, world, reference, tokenizer, "pairs", size.prompts, HONEST)
-    ref_logps, table = outcome_logps(reference, tokenizer, world), rewards(world)
+    ref_logps, table = outcome_logps(reference, tokenizer, world), reward_table(world)
     meter = world_meter(world, tokenizer, ref_logps)
-    start = measure(ref_logps, ref_logps, table).reward
+    start = kl_and_reward(ref_logps, ref_logps, table).reward
     optimum = best_reward(ref_logps, table, options.budget)
     found: list[dict[str, Any]] = [{"method": "optimum", "seed": seed, "reward": optimum}]
     for method, how in METHODS.items():

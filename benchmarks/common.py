@@ -109,7 +109,7 @@ class Bench:
 
 def ready(
     options: argparse.Namespace,
-    world: Any,
+    ranks: Any,
     *,
     lr: float,
     budget: int = BUDGET,
@@ -126,19 +126,22 @@ def ready(
     from preftree.models.load import load_base, load_tokenizer
     from preftree.reference.build import build_reference
     from preftree.reference.key import table_key, weights_digest
+    from preftree.reference.references import TableReference
     from preftree.reference.store import ReferenceTable
     from preftree.scoring.scorer import Scorer
-    from preftree.train.dpo import pair_task
+    from preftree.train.objective import Objective, Part
+    from preftree.train.preference import PreferenceTask
+    from preftree.train.step.batch import Batch
     from preftree.train.step.step import take_step
 
     folder = options.folder
-    model = load_base(folder / "model", quantize=quantize, device=world.device)
+    model = load_base(folder / "model", quantize=quantize, device=ranks.device)
     adapt(model)
     scorer = Scorer(model, precision=options.precision)
     if compiled:
         scorer.compile_layers()
     store, _ = tokenize_file(
-        str(folder / "pairs.jsonl"), load_tokenizer(folder / "model"), kind="preference", cache_dir=folder / "cache"
+        str(folder / "pairs.jsonl"), load_tokenizer(folder / "model"), kind="pair", cache_dir=folder / "cache"
     )
     key = table_key(weights_digest(folder / "model", memo=folder / "cache"), scorer.numeric_mode)
     table = ReferenceTable.open(folder / "cache", key)
@@ -147,11 +150,12 @@ def ready(
         first = build_reference(table, scorer, sequences, budget=budget)
         again = build_reference(ReferenceTable.open(folder / "cache", key), scorer, sequences, budget=budget)
     seconds = {"reference": first.seconds, "reference of a second beta": again.seconds}
-    task = pair_task(store, bind("dpo", {"beta": BETA}), table)
+    task = PreferenceTask(Objective((Part(bind("dpo", {"beta": BETA})),)), TableReference(table))
     optimizer = torch.optim.AdamW(trained_parameters(model).values(), lr=lr, weight_decay=0.0, fused=True)
 
     def step(rows: Sequence[int] | np.ndarray) -> Any:
-        return take_step(task, np.asarray(rows), scorer, optimizer, budget=budget, max_grad_norm=1.0, world=world)
+        batch = Batch(task, store, np.asarray(rows))
+        return take_step(batch, scorer, optimizer, budget=budget, max_grad_norm=1.0, ranks=ranks)
 
     return Bench(scorer, store, step, seconds, (first.num_forwards, again.num_forwards))
 

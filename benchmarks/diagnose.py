@@ -12,8 +12,10 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import pkgutil
 import time
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +24,11 @@ import torch
 from transformers.utils.logging import disable_progress_bar
 
 from planted import CASES, SIZES, Case, Size, finished, make_run, place_of
-from preftree.evaluate.checks import drift, fit
+from preftree.evaluate import checks
 from preftree.evaluate.checks.diagnose import CHECKS, examine_run
-from preftree.evaluate.checks.evidence import gather
+from preftree.evaluate.checks.evidence import gather, lost_share
+from preftree.evaluate.checks.length_exploitation import length_share
+from preftree.evaluate.checks.over_optimisation import reward_lost
 from preftree.run_folder.reader import Run, read_run
 from preftree.storage.atomic import write_atomic
 
@@ -104,19 +108,18 @@ def make_all(out: Path, seeds: Sequence[int], cases: Sequence[Case], size: Size)
 def look(folder: Path) -> dict[str, Any]:
     """What the checks found in a run, what they could not look at, and the figures behind the thresholds."""
     run = read_run(folder)
-    verdicts = examine_run(run)
+    results = examine_run(run)
     return {
-        "found": [one.check.name for one in verdicts if one.diagnosis],
-        "missing": [one.check.name for one in verdicts if one.missing],
+        "found": [one.check.name for one in results if one.diagnosis],
+        "missing": [one.check.name for one in results if one.missing],
         "figures": figures_of(run),
     }
 
 
 def figures_of(run: Run) -> dict[str, float]:
-    told = {"measured": run.measured, "config": run.config}
-    evidence = gather(run.rows, loss=run.loss, starts_at_reference=True, **told)
-    lost = [drift.lost_share(evidence, side) for side in ("chosen", "rejected")]
-    length = drift.length_share(evidence)
+    evidence = gather(run.rows, loss=run.loss, starts_at_reference=True, measured=run.measured, config=run.config)
+    lost = [lost_share(evidence, side) for side in ("chosen", "rejected")]
+    length = length_share(evidence)
     losses = [row["loss"] for row in evidence.held_out]
     coin = evidence.traits.untrained
     figures = {
@@ -125,7 +128,7 @@ def figures_of(run: Run) -> dict[str, float]:
         "effective_share": run.measured.effective_share,
         "length_all_pairs": length and length.all_pairs,
         "length_as_labelled": length and length.as_labelled,
-        "reward_lost": fit.reward_lost(evidence),
+        "reward_lost": reward_lost(evidence),
         "loss_rise": losses[-1] / min(losses) - 1 if losses else None,
         "grad_weight": evidence.end("grad_weight") if evidence.traits.endless else None,
         "train_accuracy": evidence.end("accuracy"),
@@ -137,8 +140,9 @@ def figures_of(run: Run) -> dict[str, float]:
 
 def thresholds() -> dict[str, float]:
     """Every constant of the checks that is a number."""
-    found = {name: value for module in (drift, fit) for name, value in vars(module).items() if name.isupper()}
-    return {name: value for name, value in sorted(found.items()) if isinstance(value, int | float)}
+    modules = [import_module(f"{checks.__name__}.{module.name}") for module in pkgutil.iter_modules(checks.__path__)]
+    constants = {name: value for module in modules for name, value in vars(module).items() if name.isupper()}
+    return {name: value for name, value in sorted(constants.items()) if isinstance(value, int | float)}
 
 
 def matrix(runs: Mapping[str, Mapping[int, Mapping[str, Any]]], seeds: Sequence[int]) -> dict[str, dict[str, int]]:

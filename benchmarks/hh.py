@@ -134,7 +134,7 @@ def token_savings(train: Path, model: Path, cache: Path) -> dict[str, float]:
     from preftree.data.tokens.tokenize import tokenize_file
     from preftree.models.load import load_tokenizer
 
-    store, _ = tokenize_file(str(train), load_tokenizer(model), kind="preference", cache_dir=cache)
+    store, _ = tokenize_file(str(train), load_tokenizer(model), kind="pair", cache_dir=cache)
     pairs = [[len(one.ids) for one in store[index].sequences] for index in range(len(store))]
     trees = int(store.num_tokens.sum())
     doubled = sum(map(sum, pairs))

@@ -266,11 +266,11 @@ def make_run(out: Path, job: Job) -> None:
 
 def budgets(points: Sequence[Any], ref_logps: np.ndarray) -> list[dict[str, float]]:
     """The best reward at each KL, the start's own among them, and the optimum there."""
-    from preftree.worlds.exact import best_reward, measure
-    from preftree.worlds.grammar import rewards
+    from preftree.worlds.exact import best_reward, kl_and_reward
+    from preftree.worlds.grammar import reward_table
 
-    table = rewards(WORLDS[SIZE.world])
-    start = measure(ref_logps, ref_logps, table).reward
+    table = reward_table(WORLDS[SIZE.world])
+    start = kl_and_reward(ref_logps, ref_logps, table).reward
     return [
         {
             "kl": kl,

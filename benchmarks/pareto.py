@@ -23,6 +23,7 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
+from jaxtyping import Float
 from scipy.special import expit
 
 from league import quiet
@@ -30,8 +31,8 @@ from planted import Size, common, fine_tune
 from preftree.data.records.conversion import to_row
 from preftree.records import Preference
 from preftree.storage.atomic import write_atomic
-from preftree.worlds.exact import best_reward, measure, optimum
-from preftree.worlds.grammar import World, brevities, brevity, reward, rewards
+from preftree.worlds.exact import best_reward, kl_and_reward, optimum
+from preftree.worlds.grammar import WORDS, World, reward, reward_table
 from preftree.worlds.sentiment import WORLDS, Labeller, label_samples
 
 SIZE = Size("varied", 4000, 150, 400, 0, 150, 0.045)
@@ -72,6 +73,26 @@ class Job:
 
     def folder(self, out: Path) -> Path:
         return out / f"seed-{self.seed}" / f"{self.method}-{self.weight:g}"
+
+
+def brevity(world: World, response: str) -> float:
+    """A second objective: 1 for the shortest response of the world, 0 for the longest, and for what is none."""
+    if world.outcome(response) == world.num_outcomes - 1:
+        return 0.0
+    return (world.max_words - len(response.split())) / max(1, world.max_words - world.min_words)
+
+
+def brevities(world: World) -> Float[np.ndarray, "X N"]:
+    """The brevity of every outcome of every prompt, [prompts, num_outcomes].
+
+    Raises:
+      ConfigError: the world has too many outcomes.
+    """
+    world.require_countable()
+    lengths = range(world.min_words, world.max_words + 1)
+    values = [(world.max_words - length) / max(1, world.max_words - world.min_words) for length in lengths]
+    row = np.repeat([*values, 0.0], [*(len(WORDS) ** length for length in lengths), 1])
+    return np.tile(row, (len(world.prompts), 1))
 
 
 def main() -> None:
@@ -172,7 +193,7 @@ def make_run(out: Path, job: Job) -> None:
     empty = statistics.fmean(ends_at_once(policy, tokenizer, prompt) for prompt in world.prompts)
     outside = float(np.exp(logps[:, -1]).mean())
     ref_logps, logps = held_to_the_world(ref_logps), held_to_the_world(logps)
-    both = rewards(world), brevities(world)
+    both = reward_table(world), brevities(world)
     mixed = job.weight * both[0] + (1 - job.weight) * both[1]
     target = optimum(ref_logps, mixed, SCALE / BETA)
     here = stand(logps, ref_logps, both)
@@ -183,7 +204,7 @@ def make_run(out: Path, job: Job) -> None:
         **here,
         "outside": outside,
         "empty": empty,
-        "regret": best_reward(ref_logps, mixed, here["kl"]) - measure(logps, ref_logps, mixed).reward,
+        "regret": best_reward(ref_logps, mixed, here["kl"]) - kl_and_reward(logps, ref_logps, mixed).reward,
         "target": stand(target, ref_logps, both),
         "start": stand(ref_logps, ref_logps, both),
         "front": [
@@ -213,7 +234,7 @@ def held_to_the_world(logps: np.ndarray) -> np.ndarray:
 
 def stand(logps: np.ndarray, ref_logps: np.ndarray, both: Sequence[np.ndarray]) -> dict[str, float]:
     """KL to the reference and both expected rewards, exactly."""
-    points = [measure(logps, ref_logps, table) for table in both]
+    points = [kl_and_reward(logps, ref_logps, table) for table in both]
     return {"kl": points[0].kl, "sentiment": points[0].reward, "brevity": points[1].reward}
 
 

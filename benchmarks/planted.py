@@ -28,8 +28,8 @@ from preftree.storage.atomic import write_atomic
 from preftree.storage.checkpoint import list_checkpoints, load_checkpoint, step_of
 from preftree.train.dpo import run_dpo
 from preftree.train.sft import run_sft
-from preftree.worlds.exact import measure
-from preftree.worlds.grammar import World, draw_corpus, rewards
+from preftree.worlds.exact import kl_and_reward
+from preftree.worlds.grammar import World, draw_corpus, reward_table
 from preftree.worlds.sentiment import WORLDS, Labeller, build_model, build_tokenizer, label_samples, weigh_repeats
 from preftree.worlds.walk import outcome_logps
 
@@ -191,7 +191,7 @@ def make_run(out: Path, seed: int, case: Case, size: Size) -> None:
         if case.own != ("non_finite",):
             raise
     else:
-        found = measured(folder, world, reference, tokenizer, rewards(world), read_pairs(pairs))
+        found = measured(folder, world, reference, tokenizer, reward_table(world), read_pairs(pairs))
         write_atomic(folder / "measured.json", found.model_dump_json(exclude_defaults=True) + "\n")
     if case.spoil is not None:
         case.spoil(folder)
@@ -269,17 +269,17 @@ def measured(
     ref_logps = outcome_logps(reference, tokenizer, world)
     model = load_model(folder / "model")
     final = outcome_logps(model, tokenizer, world)
-    points = [Point(step=0, **measure(ref_logps, ref_logps, table)._asdict())]
+    points = [Point(step=0, **kl_and_reward(ref_logps, ref_logps, table)._asdict())]
     for saved in list_checkpoints(folder / "snapshots"):
         loaded = load_checkpoint(folder / "snapshots", saved)
         assert loaded is not None  # a named one is there, or loading it raises
         with torch.no_grad():
             for name, parameter in model.named_parameters():
                 parameter.copy_(loaded.state.tensors["model"][name])
-        point = measure(outcome_logps(model, tokenizer, world), ref_logps, table)
+        point = kl_and_reward(outcome_logps(model, tokenizer, world), ref_logps, table)
         points.append(Point(step=step_of(saved), kl=max(0.0, point.kl), reward=point.reward))
     steps = max(row["step"] for row in read_rows(folder))
-    end = measure(final, ref_logps, table)
+    end = kl_and_reward(final, ref_logps, table)
     points = [point for point in points if point.step != steps] + [Point(step=steps, kl=end.kl, reward=end.reward)]
     seen = np.zeros(final.shape, dtype=bool)
     for prompt, *texts in pairs:

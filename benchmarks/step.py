@@ -188,7 +188,7 @@ def tokenise(options: argparse.Namespace) -> dict[str, Any]:
     make_pairs(many, PROFILES[options.profile], 5000)
     tokenizer = load_tokenizer(options.folder / "model")
     began = now()
-    store, _ = tokenize_file(str(many), tokenizer, kind="preference", cache_dir=options.folder / "cache")
+    store, _ = tokenize_file(str(many), tokenizer, kind="pair", cache_dir=options.folder / "cache")
     return {"pairs": len(store), "seconds": now() - began}
 
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from preftree.worlds.theory import (
+from small_problem import (
     best_in_class,
     direct_policy,
     drawn_counts,

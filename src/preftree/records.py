@@ -22,6 +22,9 @@ class Message:
 
 Text: TypeAlias = str | tuple[Message, ...]
 
+Kind: TypeAlias = Literal["pair", "list", "response", "demonstration"]
+"""What an example is, in data, losses and metrics: two responses, a ranking, a labelled response, one to imitate."""
+
 
 @dataclass(frozen=True, slots=True)
 class Provenance:

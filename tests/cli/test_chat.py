@@ -77,7 +77,7 @@ def test_choices_become_a_preference_file_that_the_data_room_reads(place: Path) 
     assert [row["chosen_model"].endswith("chat4") for row in rows] == [True, False, False]
     records, tally = read_all(str(prefs))
     assert tally.rows == len(records) == 3
-    first, second, last = (as_kind(record, "preference", chosen_side=False)[0] for record in records)
+    first, second, last = (as_kind(record, "pair", chosen_side=False)[0] for record in records)
     assert isinstance(first, Preference) and isinstance(second, Preference) and isinstance(last, Preference)
     assert first.prompt == (Message("system", "Be kind."), Message("user", "Hi there"))
     assert second.tie and not first.tie

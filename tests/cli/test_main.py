@@ -23,8 +23,8 @@ from transformers.utils import logging as transformers_logging
 from preftree import __version__
 from preftree.cli.main import main
 from preftree.storage.checkpoint import list_checkpoints
-from preftree.train import loop
 from preftree.train import open_run as run
+from preftree.train.step import supervised
 from support.small_runs import load_trained, make_model, make_pairs, rows_of
 
 
@@ -163,7 +163,9 @@ def test_sft_on_the_chosen_side(
     [
         (("dpo",), "error: model is not set; give it as model=VALUE or in the configuration file\n"),
         (("dpo", "nowhere.yaml"), "error: nowhere.yaml: cannot be read (No such file or directory)"),
-        (("dpo", "data=d", "out=o", "model=m", "--lr=1"), "error: '--lr=1': must be key=value"),
+        (("dpo", "data=d", "out=o", "model=m", "--lr=x"), "error: lr must be a finite number, got 'x'\n"),
+        (("dpo", "data=d", "out=o", "model=m", "--lrr", "1"), "error: unknown option 'lrr'; did you mean 'lr'?"),
+        (("dpo", "data=d", "out=o", "model=m", "--learning_rate=1"), "error: unknown option 'learning_rate'; here"),
         (("dpo", "data=d", "out=o", "model=m", "loss=dop"), "error: loss must be one of dpo, "),
         (("dpo", "data=d", "out=o", "model=m", "loss=sft"), "error: loss 'sft' alone has nothing to prefer"),
         (("dpo", "data=d", "out=o", "model=m", "loss=cdpo", "loss.label_smoothing=.5"), "error: label_smoothing must"),
@@ -223,7 +225,7 @@ def start(place: Path, out: str, *, hang_at: int | None = None) -> BaseProcess:
     def child() -> None:
         sys.argv = ["preftree", "dpo", *words_of(place, out), "max_steps=100000", "save_every=null"]
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-        real = loop.take_step
+        real = supervised.take_step
 
         def take_step(*args: object, **options: object) -> object:
             if hang_at is not None and options["name"] == f"step {hang_at}":
@@ -231,7 +233,7 @@ def start(place: Path, out: str, *, hang_at: int | None = None) -> BaseProcess:
                 time.sleep(60)
             return real(*args, **options)  # pyright: ignore[reportArgumentType]
 
-        loop.take_step = take_step  # pyright: ignore[reportAttributeAccessIssue]
+        supervised.take_step = take_step  # pyright: ignore[reportAttributeAccessIssue]
         main()
 
     process = get_context("fork").Process(target=child)

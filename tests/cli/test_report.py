@@ -10,14 +10,15 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from preftree.cli import eval as evaluation
-from preftree.cli.report import conclude, report
+from preftree.cli.eval import app as eval_app
+from preftree.cli.report import report
 from preftree.errors import DataError
+from preftree.report.conclude import conclude
 from support.runs import dpo_rows, write_run
 
 app = typer.Typer()
 app.command("report")(report)
-app.add_typer(evaluation.app, name="eval")
+app.add_typer(eval_app, name="eval")
 
 
 def run(*arguments: str):

@@ -5,7 +5,10 @@ import pytest
 from typer.testing import CliRunner
 
 from preftree.cli.main import app
+from preftree.config.recipes import RECIPES
+from preftree.config.words import split_words
 from preftree.errors import ConfigError
+from preftree.evaluate.sweep import plan_sweep
 from support.small_runs import make_model, make_pairs
 
 
@@ -68,3 +71,15 @@ def test_a_sweep_of_ppo(tmp_path: Path) -> None:
     assert [[point["step"] for point in run["points"]] for run in told["runs"].values()] == [[0, 1, 2], [0, 1, 2]]
     configs = [(tmp_path / "sweep" / name / "config.yaml").read_text() for name in ("kl_target1", "kl_target4")]
     assert "kl_target: 1.0" in configs[0] and "kl_target: 4.0" in configs[1]
+
+
+def test_options_that_vary_may_begin_with_dashes() -> None:
+    """The runs are planned before anything is trained; both spellings plan the same."""
+    plans = []
+    for words in (
+        ["model=m", "data=d", "out=o", "beta=.1,.5", "compile=true"],
+        ["--model", "m", "--data=d", "out=o", "--beta", ".1,.5", "--compile"],
+    ):
+        files, options = split_words(RECIPES["dpo"].config, words)
+        plans.append(plan_sweep(RECIPES["dpo"].config, [*files, *(f"{name}={text}" for name, text in options)]))
+    assert plans[0] == plans[1] and [variant.name for variant in plans[0][1]] == ["beta0.1", "beta0.5"]

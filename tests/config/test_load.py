@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
 from preftree.config.dpo import DpoConfig
 from preftree.config.load import changed_options, dump_config, load_config
+from preftree.config.lora import LoraOptions
 from preftree.config.other_names import OTHER_NAMES
 from preftree.config.sft import SftConfig
 from preftree.errors import ConfigError
 
 NEEDED = ["model=m", "data=d.jsonl", "out=o"]
-RECIPES = Path(__file__).parents[2] / "recipes"
+DPO, SFT = {"name": "dpo", "weight": 1.0}, {"name": "sft"}
+DATA = {"format": None, "order": "prompt", "max_rejected": 0.05}
+MOVING = {"from": "x", "sync_every": 5, "mixup": 0.6}
+LORA = LoraOptions().model_dump()
 
 
 def dpo(*words: str) -> DpoConfig:
@@ -36,6 +41,73 @@ def test_the_command_line_overrides_the_file(tmp_path: Path) -> None:
     assert config.lr == 2e-5
     assert config.loss.options == {"label_smoothing": 0.2}
     assert (config.data.path, config.data.order) == ("b.jsonl", "example")
+
+
+@pytest.mark.parametrize(
+    ("file", "line", "wanted"),
+    [
+        # the options of a loss go where its name changes, and stay where it is the same
+        ("loss: {name: ipo, tau: .3}", "loss.name=dpo", {"loss": {"name": "dpo"}}),
+        ("loss: {name: ipo, tau: .3}", "loss=dpo", {"loss": {"name": "dpo"}}),
+        ("loss: {name: ipo, tau: .3}", "loss=ipo", {"loss": {"name": "ipo", "tau": 0.3}}),
+        ("loss: {name: ipo, tau: .3}", "loss.name=ipo", {"loss": {"name": "ipo", "tau": 0.3}}),
+        ("loss: {name: ipo, tau: .3}", "loss.tau=.1", {"loss": {"name": "ipo", "tau": 0.1}}),
+        ("loss: ipo", "loss.name=dpo", {"loss": {"name": "dpo"}}),
+        ("loss: ipo", "--loss.tau .1", {"loss": {"name": "ipo", "tau": 0.1}}),
+        ("loss: ipo", "loss={name: cdpo, label_smoothing: .2}", {"loss": {"name": "cdpo", "label_smoothing": 0.2}}),
+        ("loss: {dpo: 1, sft: .2}", "loss.name=ipo", {"loss": {"name": "ipo"}}),
+        ("loss: {dpo: 1, sft: .2}", "loss=ipo", {"loss": {"name": "ipo"}}),
+        ("loss: ipo", "loss={dpo: 1, sft: .2}", {"loss": [DPO, SFT | {"weight": 0.2}]}),
+        ("loss: {dpo: 1, sft: .2}", "--loss.sft .5", {"loss": [DPO, SFT | {"weight": 0.5}]}),
+        # beta, in either of its two places
+        ("beta: .5", "loss.beta=.1", {"beta": None, "loss": {"name": "dpo", "beta": 0.1}}),
+        ("beta: .5", "beta=.1", {"beta": 0.1, "loss": {"name": "dpo"}}),
+        ("loss: {name: dpo, beta: .5}", "beta=.1", {"beta": 0.1, "loss": {"name": "dpo"}}),
+        ("loss: {name: dpo, beta: .5}", "loss.beta=.1", {"beta": None, "loss": {"name": "dpo", "beta": 0.1}}),
+        ("beta: .5\nloss: {name: dpo, beta: .5}", "--beta .1", {"beta": 0.1, "loss": {"name": "dpo"}}),
+        ("loss: [{name: dpo, beta: .5}]", "beta=.1", {"beta": 0.1, "loss": [DPO]}),
+        ("beta: .5\nloss: {dpo: 1}", "loss.dpo.beta=.1", {"beta": None, "loss": [DPO | {"beta": 0.1}]}),
+        # another file is read in the same way
+        ("data: {path: a, format: hh}", "data=b", {"data": DATA | {"path": "b", "format": "hh"}}),
+        ("data: {path: a, format: hh}", "--data b", {"data": DATA | {"path": "b", "format": "hh"}}),
+        ("data: {path: a, format: hh}", "data.path=b", {"data": DATA | {"path": "b", "format": "hh"}}),
+        ("data: {path: a, format: hh}", "data.format=null", {"data": DATA | {"path": "a"}}),
+        ("data: {path: a, format: hh}", "data={path: b}", {"data": DATA | {"path": "b"}}),
+        ("data: a", "data.order=example", {"data": DATA | {"path": "a", "order": "example"}}),
+        # a reference that is named is fixed
+        ("reference: {from: x, sync_every: 5}", "reference=start", {"reference": "start"}),
+        ("reference: {from: x, sync_every: 5}", "--reference.from y", {"reference": MOVING | {"from": "y"}}),
+        ("reference: {from: x, sync_every: 5}", "reference.sync_every=7", {"reference": MOVING | {"sync_every": 7}}),
+        ("reference: x", "reference.sync_every=7", {"reference": MOVING | {"sync_every": 7}}),
+        # an adapter
+        ("lora: {r: 8}", "lora=null", {"lora": None}),
+        ("lora: {r: 8}", "lora.alpha=4", {"lora": LORA | {"r": 8, "alpha": 4.0}}),
+        ("lora: null", "--lora.r 4", {"lora": LORA | {"r": 4}}),
+        # spellings of one option, and values that are left out
+        ("lr: 1", "lr=1e-5", {"lr": 1e-5}),
+        ("lr: 1", "--lr 1e-5", {"lr": 1e-5}),
+        ("lr: 1", "--lr=1e-5", {"lr": 1e-5}),
+        ("batch_size: 8", "--batch-size 16", {"batch_size": 16}),
+        ("data: {path: a}", "--data.max-rejected=.2", {"data": DATA | {"path": "a", "max_rejected": 0.2}}),
+        ("compile: false", "--compile", {"compile": True}),
+        ("compile: false", "--compile lr=1", {"compile": True, "lr": 1}),
+        ("compile: true", "--compile false", {"compile": False}),
+        ("compile: false", "--compile --lr 1", {"compile": True, "lr": 1}),
+        ("lr: 1", "--gradient-checkpointing .5", {"gradient_checkpointing": 0.5}),
+        ("lr: 1", "--gradient-checkpointing beta=.5", {"gradient_checkpointing": True, "beta": 0.5}),
+        ("lr: 1", "--lora.dora --lora.new", {"lora": LORA | {"dora": True, "new": True}}),
+        ("max_length: 8", "--max-length null", {"max_length": None}),
+    ],
+)
+@pytest.mark.parametrize("file_first", [True, False])
+def test_a_value_on_the_line_replaces_that_of_the_file_in_every_spelling(
+    file: str, line: str, wanted: dict[str, object], file_first: bool, tmp_path: Path
+) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(file + "".join(f"\n{name}: x" for name in ("model", "data", "out") if f"{name}:" not in file))
+    words = re.findall(r"\S+=\{.*\}|\S+", line)
+    config = load_config(DpoConfig, [str(path), *words] if file_first else [*words, str(path)]).model_dump()
+    assert {name: config[name] for name in wanted} == wanted
 
 
 def test_another_loss_leaves_the_options_of_the_old_one_behind(tmp_path: Path) -> None:
@@ -127,7 +199,18 @@ def test_a_sum_of_losses(words: tuple[str, ...], tmp_path: Path) -> None:
         (("lr=1: 2: 3",), "option 'lr':1: is not valid YAML"),
         (("lr.x=1",), "option 'lr.x': 'lr' has no inner options"),
         (("=1",), "'=1': must be key=value with a dotted key"),
-        (("--lr=1e-6",), "'--lr=1e-6': must be key=value with a dotted key"),
+        (("--lr",), "option --lr has no value; give it as --lr VALUE or lr=VALUE"),
+        (("--lr", "--beta", ".1"), "option --lr has no value; give it as --lr VALUE or lr=VALUE"),
+        (("--bta", ".1"), "unknown option 'bta'; did you mean 'beta'?"),
+        (("--data.ordr", "prompt"), "unknown option 'data.ordr'; did you mean 'data.order'?"),
+        (("--learning-rate", "1e-5"), "unknown option 'learning_rate'; here it is called lr"),
+        (("--side=chosen",), "option 'side' belongs to `preftree sft`"),
+        (("--=1",), "'--=1': must be key=value with a dotted key"),
+        (("lr=1e-6", "--lr", "1e-5"), "option 'lr' is given twice; keep one"),
+        (("loss=dpo", "loss.name=ipo"), "option 'loss.name' is given twice, as 'loss' and as 'loss.name'; keep one"),
+        (("data.path=b",), "option 'data.path' is given twice, as 'data' and as 'data.path'; keep one"),
+        (("reference=start", "reference.from=x"), "option 'reference.from' is given twice, as 'reference' and as"),
+        (("loss={name: ipo, tau: .1}", "loss.tau=.2"), "option 'loss.tau' is given twice, as 'loss' and as 'loss.tau'"),
         (("a.yaml", "b.yaml"), "one configuration file at most, got 'a.yaml' and 'b.yaml'"),
     ],
 )

@@ -48,7 +48,7 @@ def test_weights_margins_ties_and_train_flags_survive(tmp_path: Path) -> None:
 def test_a_ranking_as_pairs_and_as_its_best(tmp_path: Path) -> None:
     path = write_rows(tmp_path / "rows.jsonl", [EXAMPLES["ranking"]])
     out = tmp_path / "out.jsonl"
-    assert convert_file(path, out, kind="preference")[1] == 3
+    assert convert_file(path, out, kind="pair")[1] == 3
     assert read_all(str(out))[0] == [
         Preference("Count:", " 1 2 3", " 1 3 2", margin=1.0, scores=(2.0, 1.0)),
         Preference("Count:", " 1 2 3", " x", margin=3.0, scores=(2.0, -1.0)),
@@ -56,16 +56,16 @@ def test_a_ranking_as_pairs_and_as_its_best(tmp_path: Path) -> None:
     ]
     convert_file(path, out, kind="demonstration", chosen_side=True)
     assert read_all(str(out))[0] == [Demonstration("Count:", " 1 2 3")]
-    assert as_kind(Ranking("p", ("a", "b")), "preference", chosen_side=False) == [Preference("p", "a", "b")]
+    assert as_kind(Ranking("p", ("a", "b")), "pair", chosen_side=False) == [Preference("p", "a", "b")]
 
 
 def test_a_pair_as_two_labels_and_as_a_ranking(tmp_path: Path) -> None:
     row = {"prompt": "p", "chosen": "a", "rejected": "b", "weight": 2.0, "score_chosen": 4, "score_rejected": 1}
     tie = {"prompt": "q", "chosen": "a", "rejected": "b", "tie": True}
     path, out = write_rows(tmp_path / "rows.jsonl", [row, tie]), tmp_path / "out.jsonl"
-    assert convert_file(path, out, kind="label")[1] == 2
+    assert convert_file(path, out, kind="response")[1] == 2
     assert read_all(str(out))[0] == [Label("p", "a", True, 2.0), Label("p", "b", False, 2.0)]
-    assert convert_file(path, out, kind="ranking")[1] == 1
+    assert convert_file(path, out, kind="list")[1] == 1
     assert read_all(str(out))[0] == [Ranking("p", ("a", "b"), (4.0, 1.0), 2.0)]
 
 
@@ -96,12 +96,12 @@ def test_what_a_pair_carries_is_kept(tmp_path: Path) -> None:
     ("name", "kind", "side", "sentence"),
     [
         ("hh", "demonstration", False, "side=chosen"),
-        ("text", "preference", False, "wanted the kind 'preference'"),
-        ("unpaired", "preference", False, "wanted the kind 'preference'"),
+        ("text", "pair", False, "wanted the kind 'pair'"),
+        ("unpaired", "pair", False, "wanted the kind 'pair'"),
         ("unpaired", "demonstration", True, "has no chosen side"),
         ("messages", "demonstration", True, "has no chosen side"),
-        ("hh", "preference", True, "leave 'side' out"),
-        ("unpaired", "ranking", False, "wanted the kind 'ranking'"),
+        ("hh", "pair", True, "leave 'side' out"),
+        ("unpaired", "list", False, "wanted the kind 'list'"),
     ],
 )
 def test_a_kind_that_a_file_cannot_give_is_refused(

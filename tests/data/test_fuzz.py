@@ -154,7 +154,7 @@ def test_any_bytes_are_rows_faults_or_one_sentence(tmp_path: Path, content: list
 def test_tokenisation_never_fails_otherwise(tmp_path: Path, content: list[dict[str, Any]], name: str) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text("\n".join(json.dumps(row) for row in [*content, EXAMPLES[name]]))
-    kind = "demonstration" if FORMATS[name].kind == "demonstration" else "preference"
+    kind = "demonstration" if FORMATS[name].kind == "demonstration" else "pair"
     try:
         store, report = tokenize_file(
             str(path), TOKENIZER, kind=kind, cache_dir=tmp_path / "cache", format_name=name, max_rejected_share=1.0

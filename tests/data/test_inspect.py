@@ -95,8 +95,8 @@ def test_a_text_cannot_change_the_terminal(tmp_path: Path) -> None:
 def test_a_ranking_is_counted_in_pairs_on_request(tmp_path: Path) -> None:
     path = write_rows(tmp_path / "rows.jsonl", [EXAMPLES["ultrafeedback"]])
     assert inspect_file(path).num_records == 1
-    assert inspect_file(path, kind="preference").num_records == 5  # 6 pairs of 4, less the one of equal scores
-    result = run.invoke(app, ["inspect", path, "--kind", "preference"])
+    assert inspect_file(path, kind="pair").num_records == 5  # 6 pairs of 4, less the one of equal scores
+    result = run.invoke(app, ["inspect", path, "--kind", "pair"])
     assert "5 records" in result.stdout and "margin 1.5" in result.stdout
     result = run.invoke(app, ["inspect", path, "--kind", "demonstration", "--side", "chosen"])
     assert "Red." in result.stdout and "Blue." not in result.stdout

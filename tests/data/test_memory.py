@@ -30,7 +30,7 @@ def watch():
         peak = max(peak, private())
         time.sleep(0.01)
 threading.Thread(target=watch, daemon=True).start()
-store, _ = tokenize_file(sys.argv[2], tokenizer, kind="preference", cache_dir=Path(sys.argv[3]))
+store, _ = tokenize_file(sys.argv[2], tokenizer, kind="pair", cache_dir=Path(sys.argv[3]))
 print(len(store), peak - before)
 """
 

@@ -28,7 +28,7 @@ TOKENIZERS = {"plain": PLAIN, "bos": WITH_BOS, "chat": CHAT}
 def tokenize(
     tmp_path: Path, rows: list[dict[str, Any]], tokenizer: PreTrainedTokenizerFast = PLAIN, **options: Any
 ) -> tuple[TokenStore, TokenReport]:
-    options = {"kind": "preference", "cache_dir": tmp_path / "cache", "max_rejected_share": 1.0} | options
+    options = {"kind": "pair", "cache_dir": tmp_path / "cache", "max_rejected_share": 1.0} | options
     return tokenize_file(write_rows(tmp_path / "rows.jsonl", rows), tokenizer, **options)
 
 
@@ -82,7 +82,7 @@ def test_a_conversation_goes_through_the_template(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["explicit", "conversational", "hh", "shp", "tldr", "ultrafeedback", "ranking"])
 @pytest.mark.parametrize("side", [False, True])
 def test_every_preference_format_is_tokenised(name: str, side: bool, tmp_path: Path) -> None:
-    kind = "demonstration" if side else "preference"
+    kind = "demonstration" if side else "pair"
     store, report = tokenize(tmp_path, [EXAMPLES[name]], CHAT, kind=kind, chosen_side=side)
     assert len(store) == {"ultrafeedback": 5, "ranking": 3}.get(name, 1) if not side else len(store) == 1
     assert all(len(store[i].sequences) == (1 if side else 2) for i in range(len(store))) and report.format == name
@@ -279,7 +279,7 @@ def test_a_changed_byte_is_seen_whatever_its_date(tmp_path: Path) -> None:
     path.write_text(path.read_text().replace(" a b c", " a b d"))
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
     assert path.stat().st_size == status.st_size and path.stat().st_mtime_ns == status.st_mtime_ns
-    other, _ = tokenize_file(str(path), PLAIN, kind="preference", cache_dir=tmp_path / "cache")
+    other, _ = tokenize_file(str(path), PLAIN, kind="pair", cache_dir=tmp_path / "cache")
     assert other.digest != store.digest
 
 

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from preftree.cli.demo import demo
-from preftree.demo import compare as demo_compare
+from preftree.demo import compare
 from preftree.demo.compare import chosen_runs, costs, rewards_in_and_out, win_rates
-from preftree.demo.plan import PLANS, Plan
-from preftree.demo.runs import Job, Result, run_job
-from preftree.demo.stages import Start, prepare
+from preftree.demo.plan import PLANS, DemoPlan
+from preftree.demo.runs import DemoRun, Result, run_demo
+from preftree.demo.stages import SeedStart, prepare_seed
 from preftree.errors import ConfigError
 from preftree.run_folder.measured import Point
 
@@ -37,7 +37,7 @@ def test_fast_and_full_exclude_each_other(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS.keys())
-def test_every_plan_has_four_betas_both_optimizers_and_preferred_ft(plan: Plan) -> None:
+def test_every_plan_has_four_betas_both_optimizers_and_preferred_ft(plan: DemoPlan) -> None:
     by_name = {method.name: method for method in plan.methods}
     assert by_name.keys() >= {"dpo_adamw", "dpo_rmsprop", "preferred_ft"}
     assert len(set(by_name["dpo_adamw"].values)) >= 4
@@ -69,7 +69,7 @@ SMALL = replace(
 
 def test_all_methods_from_one_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A plan of a few steps, in this process: every method runs, is measured, and has a cost; and again, in no time."""
-    monkeypatch.setattr(demo_compare, "NUM_SHIFTED", 12)
+    monkeypatch.setattr(compare, "NUM_SHIFTED", 12)
     quick = {"max_steps": 2, "batch_size": 8, "minibatch_size": 8, "samples_per_prompt": 2, "ppo_epochs": 1}
     methods = tuple(
         replace(
@@ -81,9 +81,9 @@ def test_all_methods_from_one_start(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         if one.name != "dpo_rmsprop"
     )
     plan = replace(SMALL, seeds=(3,), methods=methods)
-    start = prepare((plan, 3, tmp_path))
-    jobs = [Job(plan, start, method, method.values[0] if method.values else None) for method in methods]
-    ended = [(job, run_job(job)) for job in jobs]
+    start = prepare_seed((plan, 3, tmp_path))
+    jobs = [DemoRun(plan, start, method, method.values[0] if method.values else None) for method in methods]
+    ended = [(job, run_demo(job)) for job in jobs]
     for job, measured in ended:
         assert measured.points[-1].kl > 0 and measured.seconds > 0, job.name
         times = [(point.model_extra or {})["seconds"] for point in measured.points]
@@ -110,9 +110,9 @@ def test_all_methods_from_one_start(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert at_one["fine_tuned"] == pytest.approx(0.5)
     told = costs(plan, [start], ended)
     assert told["ppo"]["reward_model_seconds"] == start.reward_seconds and told["dpo_adamw"]["samples"] == 0
-    again = prepare((plan, 3, tmp_path))
+    again = prepare_seed((plan, 3, tmp_path))
     assert again.reward_seconds == start.reward_seconds
-    assert [run_job(replace(job, start=again)).points for job in jobs] == [measured.points for _, measured in ended]
+    assert [run_demo(replace(job, start=again)).points for job in jobs] == [measured.points for _, measured in ended]
 
 
 def rows_at(rows: list[dict[str, Any]], temperature: float) -> list[dict[str, Any]]:
@@ -121,12 +121,12 @@ def rows_at(rows: list[dict[str, Any]], temperature: float) -> list[dict[str, An
 
 def test_the_setting_that_stands_for_a_method(tmp_path: Path) -> None:
     """The best end within four nats; where none is, the nearest."""
-    start = Start(0, tmp_path, {}, [], np.zeros((1, 1)), 0.4, 0.0, 0.0)
+    start = SeedStart(0, tmp_path, {}, [], np.zeros((1, 1)), 0.4, 0.0, 0.0)
     method = SMALL.methods[0]
 
-    def ended(value: float, kl: float, reward: float) -> tuple[Job, Result]:
+    def ended(value: float, kl: float, reward: float) -> tuple[DemoRun, Result]:
         points = [Point(kl=0.1, reward=0.99), Point(kl=kl, reward=reward)]
-        return Job(SMALL, start, method, value), Result(points, 1.0, 0, 0, 0, 1)
+        return DemoRun(SMALL, start, method, value), Result(points, 1.0, 0, 0, 0, 1)
 
     one, two, far = ended(1.0, 1.0, 0.7), ended(0.5, 3.9, 0.8), ended(0.1, 4.1, 0.95)
     assert chosen_runs([one, two, far]) == {"dpo_adamw": {0: two[0]}}

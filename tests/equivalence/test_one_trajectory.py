@@ -17,10 +17,11 @@ import torch
 
 from preftree.config.base import Optimisation
 from preftree.losses.registry import bind
+from preftree.reference.references import TableReference
 from preftree.runtime.ranks import Ranks
 from preftree.scoring.scorer import Scorer
-from preftree.train.dpo import pair_task
-from preftree.train.preference import preference_task, table_reference
+from preftree.train.preference import PreferenceTask
+from preftree.train.step.batch import Batch
 from preftree.train.step.optimizer import build_optimizer, learning_rate, set_learning_rate
 from preftree.train.step.scores import Moment
 from preftree.train.step.step import take_step
@@ -29,6 +30,7 @@ from support.models import tiny, tiny_llama
 from support.ranks import run_ranks
 from support.reference import reference_table
 from support.step_losses import objective
+from support.tasks import pair_task
 
 STEPS, BATCH, PAIRS = 20, 8, 24
 TOLERANCE = {"float64": 1e-9, "float32": 1e-5}
@@ -52,9 +54,9 @@ def follow(dtype: str, cut: Cut, ranks: Ranks, folder: Path, losses: tuple[str, 
     scorer = Scorer(model)
     scorer.shares_prefixes = cut.share
     table = reference_table(folder, scorer, store, budget=8192)
-    task = pair_task(store, bind("dpo", {"beta": 0.1}), table)
+    task = pair_task(bind("dpo", {"beta": 0.1}), table)
     if losses:
-        task = preference_task(store, objective(*losses), table_reference(table))
+        task = PreferenceTask(objective(*losses), TableReference(table))
     moment = Moment(state=task.state)
     optimizer = build_optimizer(model, OPTIONS)
     order = np.random.default_rng(0).permutation(np.repeat(np.arange(PAIRS), 1 + STEPS * BATCH // PAIRS))
@@ -63,10 +65,10 @@ def follow(dtype: str, cut: Cut, ranks: Ranks, folder: Path, losses: tuple[str, 
         rows = order[step * BATCH : (step + 1) * BATCH]
         set_learning_rate(optimizer, learning_rate(step, OPTIONS, STEPS))
         result = take_step(
-            task, rows, scorer, optimizer, budget=cut.budget, max_grad_norm=1.0, ranks=ranks, moment=moment
+            Batch(task, store, rows, moment), scorer, optimizer, budget=cut.budget, max_grad_norm=1.0, ranks=ranks
         )
         moment = Moment(step=step + 1, state=result.state)
-        figures = task.figures(result.columns, rows)
+        figures = task.figures(result.columns, store, rows)
         path.append([figures["loss"], figures["margin"], result.grad_norm, figures["chosen_logps"]])
     generator = torch.Generator().manual_seed(0)
     probes = [torch.randn(p.shape, generator=generator, dtype=torch.float64) for p in model.parameters()]

@@ -15,7 +15,7 @@ from preftree.cli.main import app
 from preftree.errors import UserError
 from preftree.evaluate.best_of import expected_best
 from preftree.worlds.exact import best_of
-from preftree.worlds.grammar import reward, rewards
+from preftree.worlds.grammar import reward, reward_table
 from preftree.worlds.sentiment import WORLDS, build_model, build_tokenizer
 from preftree.worlds.walk import outcome_logps
 
@@ -100,7 +100,7 @@ def test_the_estimate_is_the_mean_over_all_subsets() -> None:
 
 def test_the_estimate_agrees_with_the_exact_reward_of_a_world() -> None:
     tokenizer = build_tokenizer()
-    logps, table = outcome_logps(build_model(tokenizer, 0), tokenizer, TINY), rewards(TINY)
+    logps, table = outcome_logps(build_model(tokenizer, 0), tokenizer, TINY), reward_table(TINY)
     rng = np.random.default_rng(1)
     drawn = np.stack(
         [rng.choice(values, size=(400, 16), p=np.exp(row) / np.exp(row).sum()) for row, values in zip(logps, table)]

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from preftree.errors import ConfigError, DataError, JudgeError
 from preftree.evaluate.along_training import Measuring, measure_run
-from preftree.evaluate.frontier import draw, policies, sampled_figures, world_meter
+from preftree.evaluate.frontier import draw_samples, policies, sampled_figures, world_meter
 from preftree.evaluate.prompts import Prompts
 from preftree.generate.hf import Sampling
 from preftree.judges.functions import find_world, load_reward
@@ -69,7 +69,7 @@ def test_sampled_kl_and_reward_agree_with_sums_over_everything() -> None:
         goods.append(sum(np.exp(value) for key, value in mine.items() if tokenizer.decode(key).count("good")))
     samples = 400
     rewards = lambda prompts, responses: np.array(["good" in one for one in responses], float)  # noqa: E731 (short)
-    drawn = draw(policy, tokenizer, prompts, rewards, Sampling(LENGTH, seed=3), samples=samples)
+    drawn = draw_samples(policy, tokenizer, prompts, rewards, Sampling(LENGTH, seed=3), samples=samples)
     found = sampled_figures(Scorer(policy), Scorer(reference), prompts, drawn, budget=2000)
 
     assert np.mean(kls) > 0.05

@@ -18,9 +18,9 @@ from preftree.evaluate.temperature import exact_curves, lead, policy_table, samp
 from preftree.generate.hf import generate
 from preftree.generate.protocol import Sampling
 from preftree.judges.pairwise import load_judge
-from preftree.report.temperature import judge_curves, temperature_page
+from preftree.report.temperature import conclude_curves, temperature_page
 from preftree.worlds.exact import win_rate
-from preftree.worlds.grammar import rewards
+from preftree.worlds.grammar import reward_table
 from preftree.worlds.sentiment import WORLDS, build_model, build_tokenizer
 
 TINY = WORLDS["tiny"]
@@ -121,7 +121,7 @@ def test_a_world_gives_exact_figures_for_the_prompts_that_were_asked(place: Path
     found = call(place, str(place / "m0"), str(place / "m1"), "--baseline", str(place / "m1"), "--temperatures", "1,.5")
     assert found["exact"] and found["prompts"] == 2 and "exact" in found["printed"]
     tables = [policy_table(loud(seed), TOKENIZER, TINY, value)[:2] for seed in (0, 1) for value in (0.5, 1.0)]
-    wanted = [win_rate(table, tables[3], rewards(TINY)[:2]) for table in tables]
+    wanted = [win_rate(table, tables[3], reward_table(TINY)[:2]) for table in tables]
     assert [point["value"] for point in found["temperature"]] == pytest.approx(wanted, abs=1e-6)
     assert [point["temperature"] for point in found["temperature"]] == [0.5, 1, 0.5, 1]
     assert found["temperature"][3]["value"] == pytest.approx(0.5)  # the same policy on both sides
@@ -163,14 +163,14 @@ def test_what_makes_no_sense_is_one_sentence(place: Path, words: list[str], said
 
 def test_the_page_says_who_does_best_and_whether_that_is_sure() -> None:
     good, bad = (np.full((3, TINY.num_outcomes), -np.inf) for _ in range(2))
-    for row, values in enumerate(rewards(TINY)):
+    for row, values in enumerate(reward_table(TINY)):
         good[row, values.argmax()] = bad[row, values.argmin()] = 0.0
     both = exact_curves(TINY, TINY.prompts, [0.0, 1.0], {"a": [bad, bad], "b": [good, bad]}, ("c", bad), judge="w")
-    said = judge_curves(both)
+    said = conclude_curves(both)
     assert (said.answer, said.word) == ("yes", "b") and "75.0" in said.sentence and "50.0" in said.sentence
     equal = exact_curves(TINY, TINY.prompts, [0.0, 1.0], {"a": [bad, bad], "b": [bad, bad]}, ("c", bad), judge="w")
-    assert judge_curves(equal).word == "Too close to call"
+    assert conclude_curves(equal).word == "Too close to call"
     alone = exact_curves(TINY, TINY.prompts, [0.0, 1.0], {"<b>": [good, good]}, ("c", bad), judge="w")
-    assert judge_curves(alone).word == "Yes"
+    assert conclude_curves(alone).word == "Yes"
     page = temperature_page(alone)
     assert "&lt;b&gt;" in page and "<b>" not in page

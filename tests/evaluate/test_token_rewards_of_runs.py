@@ -3,16 +3,16 @@ from pathlib import Path
 import pytest
 import torch
 
+from preftree.evaluate.after_training import run_recipe
 from preftree.models.load import load_model, load_tokenizer
 from preftree.run_folder.measured import read_measured
-from preftree.train.dpo import run_dpo
 from support.small_runs import dpo_config, make_model, make_pairs
 
 
 def test_token_rewards_of_a_run_are_beta_times_the_logratios_of_its_models(tmp_path: Path) -> None:
     make_model(tmp_path / "model")
     make_pairs(tmp_path / "pairs.jsonl", 22)
-    run_dpo(dpo_config(tmp_path, "run", "max_steps=4", "eval_data=.4", "beta=.3"))
+    run_recipe(dpo_config(tmp_path, "run", "max_steps=4", "eval_data=.4", "beta=.3"))
     pairs = read_measured(tmp_path / "run" / "measured.json").token_rewards
     assert 2 <= len(pairs) <= 6
     tokenizer = load_tokenizer(tmp_path / "model")

@@ -285,7 +285,7 @@ def test_sides_of_one_name_are_numbered(place: Path) -> None:
         (["nowhere.jsonl", "chosen"], "nowhere.jsonl does not exist; give a file"),
         (["{}/none", "chosen"], "model folder '.*none' does not exist"),
         (["{}/short.jsonl", "chosen"], r"short.jsonl has no answer to the prompt of .*pairs.jsonl:2"),
-        (["{}/odd.jsonl", "chosen"], r"odd.jsonl:1: 'response' is missing; mend the row"),
+        (["{}/odd.jsonl", "chosen"], r"odd.jsonl:1: 'response' is missing; fix the row"),
         (["{}/m0", "chosen", "--judge", "nothing"], "reward must be world:NAME"),
         (["{}/m0", "chosen", "--prompts", "{}/other.txt"], r"'world:tiny' knows its own prompts only.*other.txt:2"),
         (["{}/m0", "chosen", "--prompts", "{}/world.txt"], "'chosen' stands for the answers in --prompts"),

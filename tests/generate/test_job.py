@@ -135,7 +135,7 @@ def test_prompts_have_the_ids_that_training_gives_them(place: Path) -> None:
     rows = [{"prompt": f"say {n} ->", "chosen": " yes", "rejected": " no"} for n in range(3)]
     (place / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     tokenizer = load_tokenizer(place / "model")
-    store, _ = tokenize_file(str(place / "pairs.jsonl"), tokenizer, kind="preference", cache_dir=place / "cache")
+    store, _ = tokenize_file(str(place / "pairs.jsonl"), tokenizer, kind="pair", cache_dir=place / "cache")
     ids = encode_prompts(tokenizer, read_prompts(str(place / "pairs.jsonl")))
     for row, own in enumerate(ids):
         sequence = store[row].sequences[0]

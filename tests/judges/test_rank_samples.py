@@ -37,7 +37,7 @@ def test_four_samples_make_a_ranking_and_six_pairs(tmp_path: Path) -> None:
     ]
     assert tally.num_rejected == 0
     done = CliRunner().invoke(
-        app, ["data", "convert", str(tmp_path / "out.jsonl"), str(tmp_path / "pairs.jsonl"), "--kind", "preference"]
+        app, ["data", "convert", str(tmp_path / "out.jsonl"), str(tmp_path / "pairs.jsonl"), "--kind", "pair"]
     )
     assert done.exit_code == 0, done.output
     pairs = read_all(str(tmp_path / "pairs.jsonl"))[0]

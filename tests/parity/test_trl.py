@@ -22,10 +22,12 @@ from preftree.reference.key import table_key, weights_digest_of_model
 from preftree.reference.store import ReferenceTable
 from preftree.runtime.ranks import open_ranks
 from preftree.scoring.scorer import Scorer
-from preftree.train.dpo import pair_task, run_dpo
+from preftree.train.dpo import run_dpo
+from preftree.train.step.batch import Batch
 from preftree.train.step.step import take_step
 from support.models import tiny_llama
 from support.precision import TrulyFloat64
+from support.tasks import pair_task
 
 pytest.importorskip("trl", reason="needs the bench extra")
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]
@@ -149,18 +151,20 @@ def test_float64(folder: Path, tmp_path: Path, lr: float, beta: float, tolerance
         store, _ = tokenize_file(
             str(folder / "pairs.jsonl"),
             load_tokenizer(folder / "model"),
-            kind="preference",
+            kind="pair",
             cache_dir=tmp_path / "cache",
         )
         scorer = Scorer(load_model(folder / "model", dtype=torch.float64))
         table = ReferenceTable.open(tmp_path, table_key(weights_digest_of_model(scorer.model), scorer.numeric_mode))
         build_reference(table, scorer, [store[index].sequences for index in range(len(store))], budget=4096)
-        task = pair_task(store, bind("dpo", {"beta": beta}), table)
+        task = pair_task(bind("dpo", {"beta": beta}), table)
         optimizer = torch.optim.AdamW(scorer.parameters(), lr=lr, weight_decay=0.0)
         ours = []
         with open_ranks() as ranks:
             for rows in order(len(store)).reshape(STEPS, BATCH):
-                result = take_step(task, rows, scorer, optimizer, budget=4096, max_grad_norm=1.0, ranks=ranks)
+                result = take_step(
+                    Batch(task, store, rows), scorer, optimizer, budget=4096, max_grad_norm=1.0, ranks=ranks
+                )
                 ours.append(float(result.columns["loss"].mean()))
         theirs = trl_losses(folder, tmp_path / "trl", torch.float64, lr, beta)
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=tolerance)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import ast
+import importlib.util
 import json
 import os
-import shutil
 import time
 from pathlib import Path
 
@@ -12,13 +13,14 @@ import numpy as np
 import pytest
 import torch
 
+import preftree
 from preftree.config.lora import LoraOptions
 from preftree.errors import ModelError
 from preftree.models.adapters import add_adapter
 from preftree.reference import key as key_module
 from preftree.reference.key import (
+    SCORING_CODE,
     layout_digests,
-    scorer_version,
     sequence_digest,
     table_key,
     weights_digest,
@@ -29,6 +31,8 @@ from preftree.scoring.scorer import Scorer
 from preftree.tree.layout import TokenSequence, grow_tree
 from support.models import random_sequences, tiny_llama
 from support.tables import with_adapter
+
+ROOT = Path(preftree.__path__[0]).parent
 
 
 def sequence(ids: list[int], scored: list[int]) -> TokenSequence:
@@ -92,22 +96,47 @@ def test_table_key_has_everything_that_moves_a_number(monkeypatch):
         keys.append(table_key(weights, fp32))
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     keys.append(table_key(weights, fp32))
-    monkeypatch.setattr(key_module, "scorer_version", lambda: "another")
+    monkeypatch.setattr(key_module, "code_digest", lambda modules: "another")
     keys.append(table_key(weights, fp32))
     monkeypatch.setattr(key_module.transformers, "__version__", "0")
     keys.append(table_key(weights, fp32))
     assert len({one.digest for one in keys}) == len(keys)
 
 
-def test_scorer_version_changes_with_the_source(tmp_path, monkeypatch):
-    before = scorer_version()
-    copy = tmp_path / "scoring"
-    shutil.copytree(Path(key_module.preftree.scoring.__path__[0]), copy)
-    monkeypatch.setattr(key_module.preftree.scoring, "__path__", [str(copy)])
-    assert scorer_version.__wrapped__() == before
-    with open(copy / "head.py", "a") as file:
-        file.write("#")
-    assert scorer_version.__wrapped__() != before
+def imported_modules(name: str) -> set[str]:
+    """Modules of tree/ and scoring/ that a module imports, directly or through others of them; itself included."""
+    found, waiting = {name}, [name]
+    while waiting:
+        spec = importlib.util.find_spec(waiting.pop())
+        assert spec is not None and spec.origin is not None
+        for node in ast.walk(ast.parse(Path(spec.origin).read_text(encoding="utf-8"))):
+            sources = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom):
+                assert node.level == 0 and node.module is not None
+                sources = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+            inside = [source for source in sources if source.startswith(("preftree.tree.", "preftree.scoring."))]
+            new = {source for source in inside if is_module(source)} - found
+            found |= new
+            waiting += new
+    return found
+
+
+def is_module(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ModuleNotFoundError:  # a function of a module
+        return False
+
+
+def test_all_that_the_scorer_imports_is_in_the_key():
+    imported = imported_modules("preftree.scoring.scorer")
+    assert "preftree.scoring.head" in imported and "preftree.tree.layout" in imported
+    packages = {name for name in imported if (ROOT / name.replace(".", "/")).is_dir()}
+    assert imported - packages <= set(SCORING_CODE), "name it in reference/key.py: SCORING_CODE"
+
+
+def test_what_scores_nothing_is_not_in_the_key():
+    assert not set(SCORING_CODE) & {f"preftree.scoring.{name}" for name in ("critic", "reward_scorer", "verify")}
 
 
 def test_model_digest_sees_one_weight_a_name_a_dtype_and_the_configuration():

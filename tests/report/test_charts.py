@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from preftree.report.charts import Chart, Level, Line, draw, thin
+from preftree.report.charts import Chart, Level, Line, draw_chart, thin
 
 
 def test_means_over_equal_stretches_keep_the_extremes() -> None:
@@ -24,7 +24,7 @@ def test_values_that_are_no_numbers_are_left_out_of_means() -> None:
 
 
 def test_places_in_the_box() -> None:
-    drawing = draw(Chart("t", [Line("a", [(0.0, 0.0), (5.0, 47.0), (10.0, 94.0)], "main")]))
+    drawing = draw_chart(Chart("t", [Line("a", [(0.0, 0.0), (5.0, 47.0), (10.0, 94.0)], "main")]))
     assert drawing is not None
     # From 0, which figures that cannot be negative keep, to 94 and six hundredths more: 99.64.
     assert drawing.strokes[0].path == "M0 1000L500 528.3L1000 56.6"
@@ -36,7 +36,7 @@ def test_places_in_the_box() -> None:
 
 def test_points_bands_and_levels() -> None:
     line = Line("a", [(0.0, 1.0), (1.0, 2.0)], "chosen", "both", band=[(0.5, 1.5), (1.5, 2.5)])
-    drawing = draw(Chart("t", [line], levels=[Level(1.2, "near"), Level(900.0, "far")]))
+    drawing = draw_chart(Chart("t", [line], levels=[Level(1.2, "near"), Level(900.0, "far")]))
     assert drawing is not None
     assert drawing.strokes[0].dots.count("h0") == 2
     assert drawing.strokes[0].band.endswith("Z") and drawing.strokes[0].band.count("L") == 3
@@ -46,17 +46,17 @@ def test_points_bands_and_levels() -> None:
 
 def test_what_a_scale_cannot_show_is_left_out() -> None:
     points = [(0.0, 0.0), (1.0, 10.0), (2.0, math.nan), (3.0, 100.0)]
-    drawing = draw(Chart("t", [Line("a", points, "main")], y_kind="log"))
+    drawing = draw_chart(Chart("t", [Line("a", points, "main")], y_kind="log"))
     assert drawing is not None
     assert [point[2] for point in drawing.data["series"][0]["points"]] == ["1", "3"]
-    assert draw(Chart("t", [Line("a", [(0.0, math.nan)], "main")])) is None
-    assert draw(Chart("t", [])) is None
+    assert draw_chart(Chart("t", [Line("a", [(0.0, math.nan)], "main")])) is None
+    assert draw_chart(Chart("t", [])) is None
 
 
 @pytest.mark.parametrize("points", [[(3.0, 7.0)], [(0.0, 0.0)], [(1.0, 5.0), (1.0, 5.0)]])
 @pytest.mark.parametrize("kind", ["linear", "sqrt", "log"])
 def test_a_single_place_can_be_drawn(points, kind) -> None:
-    drawing = draw(Chart("t", [Line("a", points, "main", "dots")], x_kind=kind))
+    drawing = draw_chart(Chart("t", [Line("a", points, "main", "dots")], x_kind=kind))
     if kind == "log" and points[0][0] == 0:
         assert drawing is None
     else:
@@ -70,6 +70,6 @@ def test_the_legend_names_each_line_once() -> None:
         Line("a", [(1.0, 1.0)], "run-0"),
         Line("b", [(1.0, 2.0)], "run-1", listed=False),
     ]
-    drawing = draw(Chart("t", lines))
+    drawing = draw_chart(Chart("t", lines))
     assert drawing is not None
     assert drawing.legend == [("a", "run-0", "line")]

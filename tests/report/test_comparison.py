@@ -10,6 +10,7 @@ import pytest
 from preftree.errors import DataError
 from preftree.report.comparison import (
     Cost,
+    InAndOut,
     best_chart,
     comparison_page,
     compute_chart,
@@ -19,7 +20,6 @@ from preftree.report.comparison import (
     rewards_table,
     summary,
 )
-from preftree.report.comparison import InAndOut as Row
 from preftree.report.frontier import BudgetRow
 from preftree.run_folder.measured import Point
 
@@ -95,8 +95,8 @@ def test_the_tables() -> None:
     assert knobs(found) == "DPO (AdamW) and DPO (RMSprop): lr, beta; PPO (reward model): lr, batch"
     usual = {"pairs": "both", "count": 9, "true_reward": 0.9}
     ranked = [
-        Row(seed=0, dpo=(0.7, 0.6, 0.8), reward_model=(0.6, 0.5, 0.7), **usual),
-        Row(seed=1, dpo=(0.6, 0.5, 0.7), reward_model=(0.7, 0.6, 0.8), **usual),
+        InAndOut(seed=0, dpo=(0.7, 0.6, 0.8), reward_model=(0.6, 0.5, 0.7), **usual),
+        InAndOut(seed=1, dpo=(0.6, 0.5, 0.7), reward_model=(0.7, 0.6, 0.8), **usual),
     ]
     assert rewards_table(ranked)[1] == [
         ["both", "0.900 (0.900 to 0.900)", "0.650 (0.600 to 0.700)", "0.650 (0.600 to 0.700)"]

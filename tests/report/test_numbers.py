@@ -14,10 +14,10 @@ from preftree.report.numbers import (
     fit_axis,
     fixed,
     percent,
+    show,
     signed,
     size,
     typeset,
-    write,
     write_tick,
 )
 
@@ -92,7 +92,7 @@ def test_axes_show_their_values_and_keep_the_zero_of_what_cannot_be_negative() -
     ],
 )
 def test_figures(value: object, wanted: str) -> None:
-    assert write(value) == wanted
+    assert show(value) == wanted
 
 
 def test_other_forms() -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from preftree.errors import DataError
-from preftree.evaluate.checks.diagnose import examine_run, found_in
+from preftree.evaluate.checks.diagnose import diagnoses_in, examine_run
 from preftree.run_folder.reader import read_run
 from preftree.storage.checkpoint import CheckpointState, save_checkpoint
 from support.runs import dpo_rows, write_run
@@ -54,8 +54,8 @@ def test_the_reference_in_the_options_decides_what_step_1_must_show(tmp_path: Pa
     rows = dpo_rows(chosen=lambda t: 5 + 3 * t)
     start = read_run(write_run(tmp_path / "start", rows))
     other = read_run(write_run(tmp_path / "other", rows, reference="models/other"))
-    assert [diagnosis.name for diagnosis in found_in(examine_run(start))] == ["reference_drift"]
-    assert found_in(examine_run(other)) == []
+    assert [diagnosis.name for diagnosis in diagnoses_in(examine_run(start))] == ["reference_drift"]
+    assert diagnoses_in(examine_run(other)) == []
 
 
 @pytest.mark.parametrize("line", ["[]", "{}", '{"step": "3"}', '{"step": true}', "{", '{"step": 1.5}'])

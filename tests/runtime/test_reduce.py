@@ -71,10 +71,10 @@ def _lead(ranks: Ranks, folder: Path) -> None:
 
     with pytest.raises(UserError) as caught:
         lead_first(ranks, fail)
-    (folder / f"said-{ranks.rank}").write_text(str(caught.value))
+    (folder / f"message-{ranks.rank}").write_text(str(caught.value))
 
 
 def test_rank_0_goes_first_and_the_others_hear_of_its_failure(tmp_path: Path) -> None:
     run_ranks(2, _lead, tmp_path)
-    assert (tmp_path / "said-0").read_text() == "no such file"
-    assert (tmp_path / "said-1").read_text() == "rank 0 has stopped the run; its own message says why"
+    assert (tmp_path / "message-0").read_text() == "no such file"
+    assert (tmp_path / "message-1").read_text() == "rank 0 has stopped the run; its message gives the reason"

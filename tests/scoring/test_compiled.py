@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from preftree.errors import ModelError
-from preftree.scoring.attention import tree as attention
-from preftree.scoring.attention.tree import TreeMask
+from preftree.scoring.attention import flex
+from preftree.scoring.attention.types import TreeMask
 from preftree.scoring.scorer import Scorer
 from preftree.train.dpo import run_dpo
 from preftree.tree.layout import batch_trees, grow_tree
@@ -93,8 +93,8 @@ def test_a_run_starts_at_its_reference_and_goes_the_same_way(tmp_path: Path) -> 
 @pytest.mark.filterwarnings("ignore")  # as above
 def test_masks_of_many_shapes_take_a_few_compilations(monkeypatch: pytest.MonkeyPatch) -> None:
     """On CUDA masks are compiled, and running out of variants is an error; here the same is compiled for the CPU."""
-    plain = attention.create_block_mask
-    monkeypatch.setattr(attention, "create_block_mask", lambda *a, **b: plain(*a, **{**b, "_compile": True}))
+    plain = flex.create_block_mask
+    monkeypatch.setattr(flex, "create_block_mask", lambda *a, **b: plain(*a, **{**b, "_compile": True}))
     rng = np.random.default_rng(0)
     compilations = []
     for _ in range(16):
@@ -104,6 +104,6 @@ def test_masks_of_many_shapes_take_a_few_compilations(monkeypatch: pytest.Monkey
         ]
         mask = TreeMask(batch_trees([grow_tree(group) for group in groups]), "flex")
         for window in (None, 16):
-            attention._block_mask(mask, torch.device("cpu"), window)
+            flex.block_mask(mask, torch.device("cpu"), window)
         compilations.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
     assert compilations[0] < compilations[-1] == compilations[4], compilations

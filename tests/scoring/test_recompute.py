@@ -16,8 +16,8 @@ from preftree.config.online import PpoConfig
 from preftree.errors import ModelError
 from preftree.generate.hf import Sampling, generate
 from preftree.models.load import load_model, load_tokenizer
-from preftree.scoring import scorer as forward
-from preftree.scoring.attention.tree import plain_attention
+from preftree.scoring import compile as compiled
+from preftree.scoring.attention.tree_attention import plain_attention
 from preftree.scoring.scorer import Scorer, spread
 from preftree.train.dpo import run_dpo
 from preftree.train.ppo import run_ppo
@@ -129,11 +129,11 @@ def test_sampling_keeps_its_cache(place: Path) -> None:
 def test_what_older_transformers_hand_over_is_fused_once_for_all_layers(monkeypatch: pytest.MonkeyPatch) -> None:
     """5.17 binds the layer's own call, newer versions the forward of its class: both are the forward of the class."""
     asked = []
-    monkeypatch.setattr(forward, "_fused", lambda function: asked.append(function) or function)
+    monkeypatch.setattr(compiled, "_fused", lambda function: asked.append(function) or function)
     first, second = nn.Linear(3, 3), nn.Linear(3, 3)
     x = torch.ones(2, 3, requires_grad=True)
     for layer in (first, second):
-        old = forward._recompute_fused(functools.partial(layer.__call__), x)
-        new = forward._recompute_fused(functools.partial(nn.Linear.forward, layer), x)
+        old = compiled.recompute_fused(functools.partial(layer.__call__), x)
+        new = compiled.recompute_fused(functools.partial(nn.Linear.forward, layer), x)
         assert torch.equal(old, layer(x)) and torch.equal(new, old)
     assert asked == [nn.Linear.forward] * 4

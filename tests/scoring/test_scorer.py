@@ -9,9 +9,10 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from preftree.errors import ModelError, TrainingError
 from preftree.models.load import remove_dropout
-from preftree.scoring.attention import tree as attention
+from preftree.scoring.architecture import why_not_tree
+from preftree.scoring.attention import tree_attention as attention
 from preftree.scoring.bf16_on_cpu import emulated
-from preftree.scoring.scorer import Scorer, why_not_tree
+from preftree.scoring.scorer import Scorer
 from preftree.scoring.verify import verify_scorer
 from support.models import ARCHITECTURES, ROWS, random_sequences, tiny, tiny_llama
 
@@ -72,7 +73,7 @@ def planted(name: str, monkeypatch: pytest.MonkeyPatch, **replaced: object) -> S
     ],
 )
 def test_the_gate_catches_an_ignored_argument(name: str, lost: dict[str, object], monkeypatch) -> None:
-    with pytest.raises(TrainingError, match=r"nats on a packed tree and as .* in its own forward"):
+    with pytest.raises(TrainingError, match=r"tokens the log-prob .* on a packed tree and .* in its own forward"):
         verify_scorer(planted(name, monkeypatch, **lost), groups())
 
 
@@ -84,7 +85,7 @@ def test_the_gate_catches_a_mask_that_lets_siblings_see_each_other(monkeypatch) 
         key, value = key.repeat_interleave(repeat, 1), value.repeat_interleave(repeat, 1)
         return torch.nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True)
 
-    monkeypatch.setattr(attention, "_by_branch", causal)
+    monkeypatch.setattr(attention, "attend_by_branch", causal)
     with pytest.raises(TrainingError):
         verify_scorer(scorer, groups())
 

@@ -13,9 +13,11 @@ from transformers import PreTrainedModel
 
 from preftree.errors import ModelError
 from preftree.models.load import remove_dropout
-from preftree.scoring.attention import varlen
-from preftree.scoring.attention.tree import AttentionPath, TreeMask, tree_attention
-from preftree.scoring.attention.varlen import Segments, attend_segments, segments_of, verify_kernel, why_not_flash
+from preftree.scoring.attention import varlen, varlen_check
+from preftree.scoring.attention.tree_attention import tree_attention
+from preftree.scoring.attention.types import AttentionPath, TreeMask
+from preftree.scoring.attention.varlen import Segments, attend_segments, segments_of
+from preftree.scoring.attention.varlen_check import verify_kernel, why_not_flash
 from preftree.scoring.scorer import Scorer
 from preftree.scoring.verify import verify_scorer
 from preftree.tree.layout import TreeBatch, batch_trees, grow_tree
@@ -113,7 +115,9 @@ def test_half_precision_is_what_the_kernel_gets_and_the_gate_runs_without_it(mon
         given.extend(each.dtype for each in (query, key, value))
         return plain_varlen(query, key, value, *rest)  # pyright: ignore[reportArgumentType]
 
-    monkeypatch.setattr(varlen, "why_not_varlen", lambda model, precision, device: why_not_flash(model, precision))
+    monkeypatch.setattr(
+        varlen_check, "why_not_varlen", lambda model, precision, device: why_not_flash(model, precision)
+    )
     monkeypatch.setattr(varlen, "_flash", kernel)
     scorer = Scorer(tiny("mistral"), precision="bf16", attention="varlen")
     assert set(given) == {torch.bfloat16}, "the kernel is tried before anything relies on it"
@@ -188,7 +192,7 @@ def test_a_kernel_that_is_another_is_refused(
         return verify_kernel(*heads, 64, window=True, device=CPU, dtype=torch.bfloat16)
 
     monkeypatch.setattr(varlen, "_flash", plain_varlen)
-    assert verify() < varlen.TOLERANCE / 1.5
+    assert verify() < varlen_check.TOLERANCE / 1.5
     monkeypatch.setattr(varlen, "_flash", wrong)
     with pytest.raises(ModelError, match=r"differs from tree attention by .* use attention=auto"):
         verify()

@@ -9,8 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from preftree.scoring.attention.tree import AttentionPath, TreeMask, tree_attention
-from preftree.scoring.attention.varlen import Segments, _flash, verify_kernel
+from preftree.scoring.attention.tree_attention import tree_attention
+from preftree.scoring.attention.types import AttentionPath, TreeMask
+from preftree.scoring.attention.varlen import Segments, _flash
+from preftree.scoring.attention.varlen_check import verify_kernel
 from preftree.scoring.scorer import Scorer
 from preftree.tree.layout import batch_trees, grow_tree
 from support.models import random_sequences, tiny

@@ -6,8 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from preftree.scoring.attention import tree as attention
-from preftree.scoring.attention import varlen
+from preftree.scoring.attention import tree_attention, varlen, varlen_check
 from preftree.scoring.attention.varlen import Segments
 
 
@@ -41,6 +40,6 @@ def use_plain_varlen(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make the path runnable anywhere, in any precision."""
     every = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
     monkeypatch.setattr(varlen, "_flash", plain_varlen)
-    monkeypatch.setattr(varlen, "why_not_varlen", lambda model, precision, device: None)
-    for module in (varlen, attention):
-        monkeypatch.setattr(module, "DTYPES", every)
+    monkeypatch.setattr(varlen_check, "why_not_varlen", lambda model, precision, device: None)
+    for module in (varlen_check, tree_attention):
+        monkeypatch.setattr(module, "KERNEL_DTYPES", every)

@@ -31,10 +31,12 @@ from preftree.reference.key import weights_digest
 from preftree.runtime.ranks import Ranks
 from preftree.scoring.scorer import Scorer
 from preftree.storage.checkpoint import list_checkpoints, load_checkpoint
-from preftree.train import loop, policy
-from preftree.train.dpo import build_reference_table, pair_task, run_dpo
+from preftree.train import policy
+from preftree.train.dpo import build_reference_table, run_dpo
 from preftree.train.loop import Outcome
 from preftree.train.sft import run_sft
+from preftree.train.step import supervised
+from preftree.train.step.batch import Batch
 from preftree.train.step.step import take_step
 from support.adapters import auto_peft, moved
 from support.examples import random_pairs
@@ -42,6 +44,7 @@ from support.models import plain_logps, tiny
 from support.reference import reference_table
 from support.rounding import PER_TOKEN, assert_equal_but_rounding, rows_round_alone
 from support.small_runs import dpo_config, make_model, make_pairs, rows_of, sft_config
+from support.tasks import pair_task
 
 ALONE = Ranks(0, 1, torch.device("cpu"))
 STEPS = 5
@@ -73,15 +76,15 @@ def straight(place: Path) -> Path:
 
 
 def stop_during(monkeypatch: pytest.MonkeyPatch, step: int) -> Callable[[], None]:
-    real = loop.take_step
+    real = supervised.take_step
 
     def take_step(*args: object, **options: object) -> object:
         if options["name"] == f"step {step}":
             signal.raise_signal(signal.SIGTERM)
         return real(*args, **options)  # pyright: ignore[reportArgumentType]
 
-    monkeypatch.setattr(loop, "take_step", take_step)
-    return lambda: monkeypatch.setattr(loop, "take_step", real)
+    monkeypatch.setattr(supervised, "take_step", take_step)
+    return lambda: monkeypatch.setattr(supervised, "take_step", real)
 
 
 def hashes(folder: Path) -> dict[str, str]:
@@ -276,7 +279,7 @@ def test_what_the_reference_is_when_a_run_starts_from_an_adapter(
 def test_the_bare_base_in_place_of_the_start_is_caught(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The trap: `disable_adapter` as the reference of a policy that came with an adapter."""
 
-    def bare(config: DpoConfig, own: policy.Policy, *rest: object) -> policy.Reference:
+    def bare(config: DpoConfig, own: policy.Policy, *rest: object) -> policy.ReferenceModel:
         found = policy.find_reference(config, own, *rest)  # pyright: ignore[reportArgumentType]
         return replace(found, weights=own.base_weights, without_adapter=True)
 
@@ -402,7 +405,7 @@ def test_three_dpo_steps_equal_a_loop_around_peft(tmp_path: Path, options: dict)
 
     scorer = Scorer(ours)
     table = reference_table(tmp_path, Scorer(tiny("gpt2", dtype=torch.float64, scale=2.0)), store)
-    task = pair_task(store, bind("dpo", {"beta": 0.3}), table)
+    task = pair_task(bind("dpo", {"beta": 0.3}), table)
     mine = torch.optim.AdamW(trained_parameters(ours).values(), lr=1e-2, weight_decay=0.0)
     other = torch.optim.AdamW(parameters.values(), lr=1e-2, weight_decay=0.0)
     for step in range(3):
@@ -419,7 +422,9 @@ def test_three_dpo_steps_equal_a_loop_around_peft(tmp_path: Path, options: dict)
         torch.nn.utils.clip_grad_norm_(parameters.values(), 0.5)
         other.step()
         other.zero_grad()
-        result = take_step(task, rows, scorer, mine, budget=64, max_grad_norm=0.5, ranks=ALONE)
-        assert task.figures(result.columns, rows)["loss"] == pytest.approx(float((loss / total).detach()), abs=1e-10)
+        result = take_step(Batch(task, store, rows), scorer, mine, budget=64, max_grad_norm=0.5, ranks=ALONE)
+        assert task.figures(result.columns, store, rows)["loss"] == pytest.approx(
+            float((loss / total).detach()), abs=1e-10
+        )
         for name, parameter in trained_parameters(ours).items():
             assert (parameter - parameters[f"base_model.model.{name}"]).abs().max() < 1e-9, name

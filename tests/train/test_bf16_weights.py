@@ -12,12 +12,13 @@ from preftree.config.base import Optimisation
 from preftree.losses.registry import bind
 from preftree.runtime.ranks import Ranks
 from preftree.scoring.scorer import Scorer
-from preftree.train.dpo import pair_task
+from preftree.train.step.batch import Batch
 from preftree.train.step.optimizer import build_optimizer
 from preftree.train.step.step import take_step
 from support.examples import random_pairs
 from support.models import tiny
 from support.reference import reference_table
+from support.tasks import pair_task
 
 ADAM = Optimisation(lr=1e-6, optimizer="adamw", max_grad_norm=None, schedule="constant", warmup_steps=0)
 STEPS = 10
@@ -26,13 +27,13 @@ STEPS = 10
 def moved(folder: Path, scorer: Scorer) -> tuple[float, float]:
     """After some updates: the share of the matrices' values that are not what they were, and their mean distance."""
     store = random_pairs(8)
-    task = pair_task(store, bind("dpo", {"beta": 0.1}), reference_table(folder, scorer, store))
+    task = pair_task(bind("dpo", {"beta": 0.1}), reference_table(folder, scorer, store))
     matrices = [parameter for parameter in scorer.parameters() if parameter.ndim >= 2]
     before = [matrix.detach().clone() for matrix in matrices]
     optimizer = build_optimizer(scorer, ADAM)
     alone = Ranks(0, 1, torch.device("cpu"))
     for _ in range(STEPS):
-        take_step(task, np.arange(8), scorer, optimizer, budget=4096, max_grad_norm=None, ranks=alone)
+        take_step(Batch(task, store, np.arange(8)), scorer, optimizer, budget=4096, max_grad_norm=None, ranks=alone)
     pairs = zip(matrices, before, strict=True)
     distance = torch.cat([(matrix.detach().double() - start.double()).abs().flatten() for matrix, start in pairs])
     return float((distance > 0).double().mean()), float(distance.mean())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import signal
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,12 @@ from preftree.errors import CheckpointError, ConfigError, TrainingError
 from preftree.models.adapter_folder import write_adapter
 from preftree.models.adapters import add_adapter
 from preftree.models.load import load_model
-from preftree.reference.moving import Follower
+from preftree.reference.references import MovingReference
+from preftree.scoring.scorer import Scorer
 from preftree.storage.checkpoint import load_checkpoint
-from preftree.train import loop, policy
+from preftree.train import policy
 from preftree.train.dpo import build_reference_table, run_dpo
+from preftree.train.step import supervised
 from support.adapters import moved
 from support.small_runs import dpo_config, make_model, make_pairs, rows_of
 
@@ -122,16 +125,16 @@ def test_the_reference_follows_by_the_formula(place: Path) -> None:
 
 def test_a_stop_changes_no_bit_of_a_reference_that_follows(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run_dpo(dpo_config(place, "straight", *FOLLOWING, "eval_data=.3"))
-    real = loop.take_step
+    real = supervised.take_step
 
     def take_step(*args: object, **options: object) -> object:
         if options["name"] == "step 3":
             signal.raise_signal(signal.SIGTERM)
         return real(*args, **options)  # pyright: ignore[reportArgumentType]
 
-    monkeypatch.setattr(loop, "take_step", take_step)
+    monkeypatch.setattr(supervised, "take_step", take_step)
     assert run_dpo(dpo_config(place, "stopped", *FOLLOWING, "eval_data=.3")).progress.step == 3
-    monkeypatch.setattr(loop, "take_step", real)
+    monkeypatch.setattr(supervised, "take_step", real)
     with pytest.raises(CheckpointError, match=r"reference.mixup was 0.25, is 0.5"):
         run_dpo(dpo_config(place, "stopped", *FOLLOWING[:-1], "reference.mixup=.5", "eval_data=.3"))
     run_dpo(dpo_config(place, "stopped", *FOLLOWING, "eval_data=.3"))
@@ -144,9 +147,11 @@ def test_a_stop_changes_no_bit_of_a_reference_that_follows(place: Path, monkeypa
 
 def test_a_mixup_of_one_is_a_copy() -> None:
     one, other = torch.nn.Linear(3, 2), torch.nn.Linear(3, 2)
-    follower = Follower(other, 3, 1.0)
-    assert not follower.follow(one, 2) and not torch.equal(one.weight, other.weight)
-    assert follower.follow(one, 3) and torch.equal(one.weight, other.weight)
+    reference = MovingReference(lambda: nullcontext(Scorer(other)), other, 3, 1.0)
+    reference.follow(one, 2)
+    assert not torch.equal(one.weight, other.weight)
+    reference.follow(one, 3)
+    assert torch.equal(one.weight, other.weight)
 
 
 @pytest.mark.parametrize(

@@ -26,14 +26,15 @@ from preftree.report.page import run_page
 from preftree.run_folder.reader import read_run
 from preftree.scoring.critic import Critic
 from preftree.scoring.scorer import Scorer
-from preftree.scoring.vocabulary import head_entropy
+from preftree.scoring.vocabulary import head_entropy, head_of
 from preftree.storage.checkpoint import list_checkpoints
 from preftree.train.dpo import run_dpo
 from preftree.train.loop import Outcome
-from preftree.train.policy import Reference
+from preftree.train.policy import ReferenceModel
 from preftree.train.ppo import run_ppo, run_rloo
 from preftree.train.rollouts import iteration as online
-from preftree.train.rollouts.learner import Learner, head_of, score
+from preftree.train.rollouts.learner import Learner, score
+from preftree.train.rollouts.prompts import RunPrompts
 from preftree.train.rollouts.rollout import Rollout, prompts_of
 from support.small_runs import dpo_config, load_trained, make_model, make_pairs, rows_of
 
@@ -97,12 +98,10 @@ def learner_of(place: Path, kind: str, *words: str) -> Learner:
         scorer=scorer,
         optimizer=torch.optim.SGD(model.parameters(), lr=1.0),
         critic=critic,
-        reference=Reference(frozen, "", False, False, ""),
+        reference=ReferenceModel(frozen, "", False, False, ""),
         tokenizer=tokenizer,
-        prompts=prompts,
-        held_out=None,
+        data=RunPrompts(prompts, None, config, num_steps=3, warmup=0),
         rewards=lambda prompts, texts: np.array([len(text) % 3 for text in texts], float),
-        num_steps=3,
     )
 
 
@@ -140,7 +139,7 @@ def test_an_update_is_the_gradient_of_the_padded_slow_way(place: Path, kind: str
     config = learner.config
     twin, frozen = copy_of(place, learner.scorer), learner.reference.scorer.model
     rows = prompts_of(0, num_prompts=5, per_iteration=4, seed=0)
-    rollout = learner.sample(learner.prompts, rows, 2, 0)
+    rollout = learner.sample(learner.data.prompts, rows, 2, 0)
     batch = learner.lay_out(rollout, np.arange(8))
     assert len(batch.micros) > 1
     scored = score(learner, rollout, [batch])
@@ -205,7 +204,7 @@ def test_values_stand_before_their_tokens(place: Path) -> None:
     assert learner.critic is not None
     critic = learner.critic[0]
     assert critic.trunk is not None
-    rollout = learner.sample(learner.prompts, np.array([0, 2]), 2, 0)
+    rollout = learner.sample(learner.data.prompts, np.array([0, 2]), 2, 0)
     found = score(learner, rollout, [learner.lay_out(rollout, np.arange(4))]).values
     _, _, hidden = plain(copy_of(place, critic.trunk), rollout)
     expected = (hidden @ critic.head.weight[0] + critic.head.bias).detach().double()
@@ -218,7 +217,7 @@ def test_values_stand_before_their_tokens(place: Path) -> None:
 def test_entropy_is_differentiated_as_autograd_does_it(place: Path) -> None:
     scorer = Scorer(load_model(place / "model").double())
     learner = learner_of(place, "rloo")
-    rollout = learner.sample(learner.prompts, np.array([0]), 2, 0)
+    rollout = learner.sample(learner.data.prompts, np.array([0]), 2, 0)
     trees = learner.lay_out(rollout, np.arange(2)).micros[0].batch
     weights = torch.linspace(-1, 2, len(trees.source_S), dtype=torch.float64)
     head = head_of(scorer, trees)
@@ -388,7 +387,7 @@ def test_rewards_that_are_none_are_named(place: Path) -> None:
         return np.array([0.0, np.nan, 0.0, 0.0])
 
     with pytest.raises(JudgeError, match=r"an answer to .*prompts.jsonl:1; mend it"):
-        replace(learner, rewards=bad).sample(learner.prompts, np.array([0, 1]), 2, 0)
+        replace(learner, rewards=bad).sample(learner.data.prompts, np.array([0, 1]), 2, 0)
 
 
 def test_prompts_go_on_through_new_orders() -> None:

@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file
 
 from preftree.storage.checkpoint import list_checkpoints
-from preftree.train import loop
 from preftree.train.dpo import run_dpo
+from preftree.train.step import supervised
 from support.ranks import run_processes
 from support.small_runs import dpo_config, load_trained, make_model, make_pairs, rows_of
 
@@ -69,7 +69,7 @@ def test_two_processes_train_an_adapter_as_one(place: Path) -> None:
 
 def test_a_signal_to_one_rank_stops_all_and_one_process_goes_on(place: Path) -> None:
     words = (*WORDS, "save_every=null")
-    real = loop.take_step
+    real = supervised.take_step
 
     def work(rank: int) -> None:
         def take_step(*args: object, **options: object) -> object:
@@ -77,7 +77,7 @@ def test_a_signal_to_one_rank_stops_all_and_one_process_goes_on(place: Path) -> 
                 os.kill(os.getpid(), signal.SIGTERM)
             return real(*args, **options)  # pyright: ignore[reportArgumentType]
 
-        loop.take_step = take_step  # pyright: ignore[reportAttributeAccessIssue]
+        supervised.take_step = take_step  # pyright: ignore[reportAttributeAccessIssue]
         outcome = run_dpo(dpo_config(place, "handed-over", *words))
         assert (outcome.signum, outcome.progress.step) == (signal.SIGTERM, 2)
 

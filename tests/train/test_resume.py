@@ -26,6 +26,7 @@ from preftree.train.dpo import run_dpo
 from preftree.train.loop import Outcome
 from preftree.train.sft import run_sft
 from preftree.train.state import Progress
+from preftree.train.step import supervised
 from support.small_runs import dpo_config, load_trained, make_model, make_pairs, rows_of, sft_config
 
 STEPS = 7  # with 18 training pairs: 5 steps an epoch, so the run crosses into the second
@@ -51,15 +52,15 @@ def run(config: RunConfig) -> Outcome:
 
 def stop_during(monkeypatch: pytest.MonkeyPatch, step: int, number: signal.Signals) -> Callable[[], None]:
     """Send this process a signal in the middle of an update; gives back what undoes it."""
-    real = loop.take_step
+    real = supervised.take_step
 
     def take_step(*args: object, **options: object) -> object:
         if options["name"] == f"step {step}":
             signal.raise_signal(number)
         return real(*args, **options)  # pyright: ignore[reportArgumentType]
 
-    monkeypatch.setattr(loop, "take_step", take_step)
-    return lambda: monkeypatch.setattr(loop, "take_step", real)
+    monkeypatch.setattr(supervised, "take_step", take_step)
+    return lambda: monkeypatch.setattr(supervised, "take_step", real)
 
 
 def final_state(out: Path) -> dict[str, object]:
@@ -138,11 +139,11 @@ def test_rows_after_the_checkpoint_are_cut_off(place: Path, straight: Path, monk
             raise KeyError("as good as a power cut: nothing is saved any more")
         return real(*_, **options)  # pyright: ignore[reportReturnType, reportArgumentType]
 
-    real = loop.take_step
-    monkeypatch.setattr(loop, "take_step", die)
+    real = supervised.take_step
+    monkeypatch.setattr(supervised, "take_step", die)
     with pytest.raises(KeyError):
         run(config_of(place, "killed", "save_every=2"))
-    monkeypatch.setattr(loop, "take_step", real)
+    monkeypatch.setattr(supervised, "take_step", real)
     with (place / "killed" / "metrics.jsonl").open("a") as file:
         file.write('{"step": 6, "lo')  # a torn line
     assert len(rows_of_torn(place / "killed")) == 6
@@ -268,14 +269,14 @@ def test_a_damaged_checkpoint_is_passed_over_and_said(
 def test_a_step_that_fails_leaves_the_state_before_it(
     place: Path, monkeypatch: pytest.MonkeyPatch, error: type[UserError]
 ) -> None:
-    real = loop.take_step
+    real = supervised.take_step
 
     def fail(*args: object, **options: object) -> object:
         if options["name"] == "step 3":
             raise error("step 3: loss is nan for pairs.jsonl:1")
         return real(*args, **options)  # pyright: ignore[reportArgumentType]
 
-    monkeypatch.setattr(loop, "take_step", fail)
+    monkeypatch.setattr(supervised, "take_step", fail)
     out = f"failed-{error.__name__}"
     with pytest.raises(error, match="step 3"):
         run(config_of(place, out))
@@ -288,7 +289,7 @@ SAID = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capaci
 def test_a_lack_of_memory_costs_nothing_and_smaller_micro_batches_go_on(
     place: Path, straight: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, forward, short = loop.take_step, Scorer.forward, False
+    real, forward, short = supervised.take_step, Scorer.forward, False
 
     def take_step(*args: object, **options: object) -> object:
         nonlocal short
@@ -300,7 +301,7 @@ def test_a_lack_of_memory_costs_nothing_and_smaller_micro_batches_go_on(
             raise torch.OutOfMemoryError(SAID)
         return forward(self, *args)
 
-    monkeypatch.setattr(loop, "take_step", take_step)
+    monkeypatch.setattr(supervised, "take_step", take_step)
     monkeypatch.setattr(Scorer, "forward", lacks_memory)
     with pytest.raises(TrainingError) as caught:
         run(config_of(place, "memory"))
@@ -329,7 +330,7 @@ def test_an_evaluation_that_fails_leaves_the_state_before_it(place: Path, monkey
     def fail(*_: object, **options: object) -> None:
         raise TrainingError(f"{options['name']}: loss is inf for pairs.jsonl:1")
 
-    monkeypatch.setattr(loop, "measure", fail)
+    monkeypatch.setattr(supervised, "measure", fail)
     with pytest.raises(TrainingError, match="evaluation after step 3: loss is inf"):
         run(config_of(place, "unmeasured"))
     assert [path.name for path in list_checkpoints(place / "unmeasured" / "checkpoints")] == ["step-000003"]
@@ -339,18 +340,18 @@ def test_an_evaluation_that_fails_leaves_the_state_before_it(place: Path, monkey
 def test_weights_that_are_not_finite_are_never_written(
     place: Path, monkeypatch: pytest.MonkeyPatch, held_out: bool
 ) -> None:
-    real = loop.take_step
+    real = supervised.take_step
 
     def spoil(*args: object, **options: object) -> object:
         result = real(*args, **options)  # pyright: ignore[reportArgumentType]
         if options["name"] == "step 4":
-            scorer = args[2]
+            scorer = args[1]
             assert isinstance(scorer, Scorer)
             with torch.no_grad():
                 next(scorer.parameters())[0] = torch.inf
         return result
 
-    monkeypatch.setattr(loop, "take_step", spoil)
+    monkeypatch.setattr(supervised, "take_step", spoil)
     out = place / f"spoilt-{held_out}"
     words = ("eval_data=.2", "eval_every=4") if held_out else ("eval_data=null", "eval_every=null")
     with pytest.raises(TrainingError, match=r"after step 4 1 of the model's tensors are not finite, first model\.\S+;"):
@@ -364,7 +365,7 @@ def test_a_run_lets_the_checkpoint_go(place: Path, monkeypatch: pytest.MonkeyPat
     run(config_of(place, "let-go"))
     undo()
     starts: list[LoadedCheckpoint] = []
-    real, restore = loop.take_step, loop.restore
+    real, restore = supervised.take_step, loop.restore
 
     def keep(
         model: nn.Module, optimizer: Optimizer, checkpoint: LoadedCheckpoint, reference: nn.Module | None
@@ -377,7 +378,7 @@ def test_a_run_lets_the_checkpoint_go(place: Path, monkeypatch: pytest.MonkeyPat
         return real(*args, **options)  # pyright: ignore[reportArgumentType]
 
     monkeypatch.setattr(loop, "restore", keep)
-    monkeypatch.setattr(loop, "take_step", look)
+    monkeypatch.setattr(supervised, "take_step", look)
     assert run(config_of(place, "let-go")).progress.step == STEPS
     assert len(starts) == 1
 

@@ -17,6 +17,7 @@ from transformers import AutoTokenizer
 from preftree.config.load import load_config
 from preftree.config.reward import RewardConfig
 from preftree.errors import CheckpointError, ConfigError, DataError, ModelError
+from preftree.evaluate.after_training import run_recipe
 from preftree.evaluate.along_training import Measuring, measure_run
 from preftree.evaluate.export import export_run
 from preftree.judges.functions import identify, load_reward
@@ -24,9 +25,8 @@ from preftree.judges.rewards import load_rewards
 from preftree.report.curves import learning_curves
 from preftree.report.page import run_page
 from preftree.run_folder.reader import read_run
-from preftree.train import loop
 from preftree.train.dpo import run_dpo
-from preftree.train.reward import run_reward
+from preftree.train.step import supervised
 from support.rewards import plain_ids, reward_config
 from support.small_runs import dpo_config, make_model, make_pairs, rows_of
 
@@ -55,7 +55,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def trained(place: Path) -> Path:
     words = ("epochs=5", "eval_data=.2", "eval_every=10", "schedule=linear")
-    assert run_reward(reward_config(place, "trained", *words)).signum == 0
+    assert run_recipe(reward_config(place, "trained", *words)).signum == 0
     return place / "trained"
 
 
@@ -106,7 +106,7 @@ def test_a_padding_token_of_its_own_reads_the_end(place: Path, tmp_path: Path) -
     tiny_llama(len(tokenizer)).save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
     make_pairs(tmp_path / "pairs.jsonl", 8)
-    run_reward(reward_config(tmp_path, "run"))
+    run_recipe(reward_config(tmp_path, "run"))
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "run" / "model").eval()
     padding = AutoTokenizer.from_pretrained(tmp_path / "run" / "model").pad_token_id
     assert padding == model.config.pad_token_id == tokenizer.bos_token_id
@@ -123,19 +123,19 @@ def test_a_padding_token_of_its_own_reads_the_end(place: Path, tmp_path: Path) -
 
 def test_a_stopped_run_is_the_straight_one(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words = ("max_steps=6", "eval_data=.2", "eval_every=2", "schedule=linear")
-    run_reward(reward_config(place, "straight", *words))
-    real = loop.take_step
+    run_recipe(reward_config(place, "straight", *words))
+    real = supervised.take_step
 
     def take_step(*args: object, **options: object) -> object:
         if options["name"] == "step 3":
             signal.raise_signal(signal.SIGTERM)
         return real(*args, **options)  # pyright: ignore[reportArgumentType]
 
-    monkeypatch.setattr(loop, "take_step", take_step)
-    assert run_reward(reward_config(place, "stopped", *words)).signum == signal.SIGTERM
+    monkeypatch.setattr(supervised, "take_step", take_step)
+    assert run_recipe(reward_config(place, "stopped", *words)).signum == signal.SIGTERM
     monkeypatch.undo()
     # Another cut of the steps, too: the packing does not move the trajectory, but to rounding.
-    assert run_reward(reward_config(place, "stopped", *words)).signum == 0
+    assert run_recipe(reward_config(place, "stopped", *words)).signum == 0
     assert rows_of(place / "stopped") == rows_of(place / "straight")
     first, second = (load_file(place / out / "model" / "model.safetensors") for out in ("straight", "stopped"))
     assert all(torch.equal(first[name], second[name]) for name in first)
@@ -143,7 +143,7 @@ def test_a_stopped_run_is_the_straight_one(place: Path, monkeypatch: pytest.Monk
 
 def test_a_random_head_is_the_seeds(place: Path) -> None:
     for seed in (0, 1):
-        run_reward(reward_config(place, f"head{seed}", "head=random", f"seed={seed}", "max_steps=1", "lr=1e-12"))
+        run_recipe(reward_config(place, f"head{seed}", "head=random", f"seed={seed}", "max_steps=1", "lr=1e-12"))
     heads = [load_file(place / f"head{n}" / "model" / "model.safetensors")["score.weight"] for n in (0, 1)]
     assert not torch.equal(heads[0], heads[1])
     assert all(0.5 < float(head.std()) * 65**0.5 < 1.5 for head in heads)
@@ -152,19 +152,19 @@ def test_a_random_head_is_the_seeds(place: Path) -> None:
 
 def test_packing_does_not_move_the_trajectory(place: Path) -> None:
     for tokens in (80, 4096):
-        run_reward(reward_config(place, f"packed{tokens}", "max_steps=4", f"micro_batch_tokens={tokens}"))
+        run_recipe(reward_config(place, f"packed{tokens}", "max_steps=4", f"micro_batch_tokens={tokens}"))
     first, second = (load_file(place / f"packed{n}" / "model" / "model.safetensors") for n in (80, 4096))
     assert max(float((first[name] - second[name]).abs().max()) for name in first) < 1e-4
 
 
 def test_training_goes_on_from_a_reward_model(place: Path, trained: Path) -> None:
-    run_reward(reward_config(place, "more", f"model={trained / 'model'}", "max_steps=1", "lr=1e-9"))
+    run_recipe(reward_config(place, "more", f"model={trained / 'model'}", "max_steps=1", "lr=1e-9"))
     assert rows_of(place / "more")[0]["loss"] < 0.5
 
 
 @pytest.mark.parametrize("loss", ["rao_kupper", "davidson"])
 def test_ties_are_pairs(place: Path, loss: str) -> None:
-    run_reward(reward_config(place, loss, f"data={place / 'odd.jsonl'}", f"loss={loss}", "loss.nu=2"))
+    run_recipe(reward_config(place, loss, f"data={place / 'odd.jsonl'}", f"loss={loss}", "loss.nu=2"))
     row = rows_of(place / loss)[0]
     assert row["pairs"] == 4
     assert row["ties"] == 0.25
@@ -176,16 +176,16 @@ def test_ties_are_pairs(place: Path, loss: str) -> None:
 
 def test_margins_are_used_where_asked_for(place: Path) -> None:
     words = (f"data={place / 'odd.jsonl'}", "loss=bradley_terry_margin", "loss.margin_weight=2")
-    run_reward(reward_config(place, "margins", *words))
+    run_recipe(reward_config(place, "margins", *words))
     expected = sum(math.log1p(math.exp(2 * margin)) for margin in (0.5, 0.25, 1.0)) / 3
     assert rows_of(place / "margins")[0]["loss"] == pytest.approx(expected)
     with pytest.raises(DataError, match=r"loss bradley_terry_margin needs margin in every row"):
-        run_reward(reward_config(place, "no-margins", "loss=bradley_terry_margin"))
+        run_recipe(reward_config(place, "no-margins", "loss=bradley_terry_margin"))
 
 
 def test_rankings_of_unlike_length(place: Path) -> None:
     words = (f"data={place / 'ranked.jsonl'}", "loss=plackett_luce", "batch_size=6", "eval_data=.4", "epochs=3")
-    run_reward(reward_config(place, "ranked", *words))
+    run_recipe(reward_config(place, "ranked", *words))
     first, last = rows_of(place / "ranked")[0], rows_of(place / "ranked")[-1]
     assert math.log(2) < first["loss"] < math.log(6)
     assert last["loss"] < first["loss"]
@@ -193,7 +193,7 @@ def test_rankings_of_unlike_length(place: Path) -> None:
 
 
 def test_rankings_make_pairs_for_bradley_terry(place: Path) -> None:
-    run_reward(reward_config(place, "all-pairs", f"data={place / 'ranked.jsonl'}"))
+    run_recipe(reward_config(place, "all-pairs", f"data={place / 'ranked.jsonl'}"))
     assert rows_of(place / "all-pairs")[-1]["pairs"] == 3 * 1 + 3 * 3
 
 
@@ -223,12 +223,12 @@ def test_a_reward_by_name_is_one_at_a_time_and_has_a_digest(trained: Path) -> No
 
 def test_bad_input_is_one_sentence(place: Path, trained: Path, tmp_path: Path) -> None:
     (tmp_path / "texts.jsonl").write_text('{"text": "the plot"}\n')
-    with pytest.raises(DataError, match="wanted the kind 'preference'"):
-        run_reward(reward_config(place, "texts", f"data={tmp_path / 'texts.jsonl'}"))
-    with pytest.raises(DataError, match="wanted the kind 'ranking'"):
-        run_reward(reward_config(place, "texts", f"data={tmp_path / 'texts.jsonl'}", "loss=plackett_luce"))
+    with pytest.raises(DataError, match="wanted the kind 'pair'"):
+        run_recipe(reward_config(place, "texts", f"data={tmp_path / 'texts.jsonl'}"))
+    with pytest.raises(DataError, match="wanted the kind 'list'"):
+        run_recipe(reward_config(place, "texts", f"data={tmp_path / 'texts.jsonl'}", "loss=plackett_luce"))
     with pytest.raises(ConfigError, match="the loss of a reward model must be one of"):
-        run_reward(reward_config(place, "odd-loss", "loss=dpo"))
+        run_recipe(reward_config(place, "odd-loss", "loss=dpo"))
     with pytest.raises(ConfigError, match="option 'beta' belongs to `preftree dpo`"):
         load_config(RewardConfig, ["model=m", "data=d", "out=o", "beta=.1"])
     with pytest.raises(ConfigError, match="a reward model is trained whole; leave lora out"):
@@ -236,10 +236,10 @@ def test_bad_input_is_one_sentence(place: Path, trained: Path, tmp_path: Path) -
     with pytest.raises(ModelError, match="is a reward model, wanted a causal language model"):
         run_dpo(dpo_config(place, "dpo", f"model={trained / 'model'}"))
     with pytest.raises(CheckpointError, match="loss was bradley_terry, is davidson"):
-        run_reward(reward_config(place, "trained", "epochs=5", "eval_data=.2", "schedule=linear", "loss=davidson"))
+        run_recipe(reward_config(place, "trained", "epochs=5", "eval_data=.2", "schedule=linear", "loss=davidson"))
 
 
 def test_a_tie_that_cannot_be_is_told_before_the_start(place: Path) -> None:
     words = (f"data={place / 'odd.jsonl'}", "loss=rao_kupper", "loss.nu=1")
     with pytest.raises(ConfigError, match="a tie is impossible with nu = 1"):
-        run_reward(reward_config(place, "no-ties", *words))
+        run_recipe(reward_config(place, "no-ties", *words))

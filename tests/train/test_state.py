@@ -9,8 +9,8 @@ import pytest
 
 from preftree.losses.registry import LOSSES
 from preftree.storage.checkpoint import load_checkpoint
-from preftree.train import loop
 from preftree.train.dpo import run_dpo
+from preftree.train.step import supervised
 from support.small_runs import dpo_config, make_model, make_pairs, rows_of
 from support.step_losses import SPECS
 
@@ -30,16 +30,16 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_stop_changes_no_bit_of_the_state(place: Path, monkeypatch: pytest.MonkeyPatch, loss: str) -> None:
     words = (*WORDS, f"loss={loss}")
     run_dpo(dpo_config(place, "straight", *words))
-    real = loop.take_step
+    real = supervised.take_step
 
     def take_step(*args: object, **options: object) -> object:
         if options["name"] == "step 3":
             signal.raise_signal(signal.SIGTERM)
         return real(*args, **options)  # pyright: ignore[reportArgumentType]
 
-    monkeypatch.setattr(loop, "take_step", take_step)
+    monkeypatch.setattr(supervised, "take_step", take_step)
     assert run_dpo(dpo_config(place, "stopped", *words)).progress.step == 3
-    monkeypatch.setattr(loop, "take_step", real)
+    monkeypatch.setattr(supervised, "take_step", real)
     ended = run_dpo(dpo_config(place, "stopped", *words)).progress
 
     rows = [row for row in rows_of(place / "straight") if "split" not in row]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,21 +18,23 @@ from preftree.config.base import Optimisation
 from preftree.data.store.store import TokenExample
 from preftree.errors import ConfigError, ModelError, TrainingError, UserError
 from preftree.losses.registry import bind
+from preftree.reference.references import TableReference
 from preftree.runtime.ranks import Ranks
 from preftree.scoring.scorer import Scorer
-from preftree.train.dpo import pair_task
-from preftree.train.preference import preference_task, table_reference
-from preftree.train.sft import demonstration_task
+from preftree.train.preference import PreferenceTask
+from preftree.train.sft import DemonstrationTask
+from preftree.train.step.batch import Batch
 from preftree.train.step.optimizer import build_optimizer
 from preftree.train.step.scores import Moment, Scores
 from preftree.train.step.step import measure, take_step
-from preftree.train.step.task import Task, Values
+from preftree.train.step.task import Task
 from preftree.tree.layout import TokenSequence
 from support.examples import ListStore, make_store, random_demonstrations, random_pairs
 from support.models import tiny, tiny_llama
 from support.ranks import run_ranks
 from support.reference import reference_table
 from support.step_losses import objective
+from support.tasks import Changed, pair_task
 
 # Llama's norms compute in fp32 even in a float64 model; GPT-2's do not.
 EXACT = "gpt2"
@@ -101,14 +102,14 @@ def test_dpo_steps_equal_the_plain_loop(tmp_path: Path, budget: int) -> None:
     reference = tiny(EXACT, dtype=torch.float64, scale=2.0)
     plain, ours = copy.deepcopy(reference), copy.deepcopy(reference)
     scorer = Scorer(ours)
-    task = pair_task(store, bind("dpo", {"beta": 0.3}), reference_table(tmp_path, scorer, store))
+    task = pair_task(bind("dpo", {"beta": 0.3}), reference_table(tmp_path, scorer, store))
     mine = build_optimizer(ours, ADAM)
     theirs = torch.optim.AdamW(plain.parameters(), lr=1e-3, weight_decay=0.0)
     for rows in three_steps(24, 8):
         expected = plain_dpo(plain, reference, store, rows.tolist(), 0.3)
         norm = plain_update(plain, theirs, expected, 0.5)
-        result = take_step(task, rows, scorer, mine, budget=budget, max_grad_norm=0.5, ranks=ALONE)
-        figures = task.figures(result.columns, rows)
+        result = take_step(Batch(task, store, rows), scorer, mine, budget=budget, max_grad_norm=0.5, ranks=ALONE)
+        figures = task.figures(result.columns, store, rows)
         assert figures["loss"] == pytest.approx(expected.item(), abs=1e-10)
         assert result.grad_norm == pytest.approx(norm, rel=1e-9)
         assert result.grad_norm > 0.5  # the clipping was at work
@@ -122,7 +123,7 @@ def test_a_loss_that_sees_its_step_equals_the_plain_loop(tmp_path: Path, budget:
     reference = tiny(EXACT, dtype=torch.float64, scale=2.0)
     plain, ours = copy.deepcopy(reference), copy.deepcopy(reference)
     scorer = Scorer(ours)
-    task = preference_task(store, objective("centred"), table_reference(reference_table(tmp_path, scorer, store)))
+    task = PreferenceTask(objective("centred"), TableReference(reference_table(tmp_path, scorer, store)))
     mine = build_optimizer(ours, ADAM)
     theirs = torch.optim.AdamW(plain.parameters(), lr=1e-3, weight_decay=0.0)
     for rows in three_steps(24, 8):
@@ -135,8 +136,8 @@ def test_a_loss_that_sees_its_step_equals_the_plain_loop(tmp_path: Path, budget:
         gap = padded_logps(plain, sides[0]) - padded_logps(plain, sides[1]) - ref
         expected = (-logsigmoid(0.5 * (gap - 0.5 * gap.mean())) + 0.1 * gap.logsumexp(0) - 0.1 * gap).mean()
         norm = plain_update(plain, theirs, expected, 0.5)
-        result = take_step(task, rows, scorer, mine, budget=budget, max_grad_norm=0.5, ranks=ALONE)
-        assert task.figures(result.columns, rows)["loss"] == pytest.approx(expected.item(), abs=1e-10)
+        result = take_step(Batch(task, store, rows), scorer, mine, budget=budget, max_grad_norm=0.5, ranks=ALONE)
+        assert task.figures(result.columns, store, rows)["loss"] == pytest.approx(expected.item(), abs=1e-10)
         assert result.grad_norm == pytest.approx(norm, rel=1e-9)
         assert_same_weights(ours, plain, 1e-9)
 
@@ -144,13 +145,13 @@ def test_a_loss_that_sees_its_step_equals_the_plain_loop(tmp_path: Path, budget:
 def test_a_step_in_one_piece_is_scored_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = random_pairs(8)
     scorer = Scorer(tiny_llama())
-    task = preference_task(store, objective("centred"), table_reference(reference_table(tmp_path, scorer, store)))
+    task = PreferenceTask(objective("centred"), TableReference(reference_table(tmp_path, scorer, store)))
     calls: list[bool] = []
     scorer.register_forward_pre_hook(lambda *_: calls.append(torch.is_grad_enabled()))
     for budget in (4096, 60):
         calls.clear()
         optimizer = build_optimizer(scorer.model, ADAM)
-        take_step(task, np.arange(8), scorer, optimizer, budget=budget, max_grad_norm=1.0, ranks=ALONE)
+        take_step(Batch(task, store, np.arange(8)), scorer, optimizer, budget=budget, max_grad_norm=1.0, ranks=ALONE)
         half = len(calls) // 2
         assert calls == ([True] if budget == 4096 else [False] * half + [True] * half)
     assert half > 1
@@ -160,10 +161,11 @@ def test_an_evaluation_is_one_step_whatever_the_blocks(tmp_path: Path) -> None:
     store = random_pairs(9, weighted=True)
     scorer = Scorer(tiny(EXACT, dtype=torch.float64))
     table = reference_table(tmp_path, Scorer(tiny(EXACT, seed=3, dtype=torch.float64)), store)
-    task = preference_task(store, objective("centred", "lagging"), table_reference(table), held_out=True)
+    task = PreferenceTask(objective("centred", "lagging"), TableReference(table))
     state = Moment(state={"lagging.mean": 0.7, "lagging.steps": 3.0})
     found = [
-        measure(task, np.arange(9), scorer, budget=256, ranks=ALONE, block=block, moment=state) for block in (1, 4, 9)
+        measure(task, store, np.arange(9), scorer, budget=256, ranks=ALONE, block=block, moment=state, held_out=True)
+        for block in (1, 4, 9)
     ]
     assert found[0] is not None and found[2] is not None
     assert found[0] == pytest.approx(found[2], rel=1e-12) and found[1] == pytest.approx(found[2], rel=1e-12)
@@ -173,12 +175,11 @@ def test_an_evaluation_is_one_step_whatever_the_blocks(tmp_path: Path) -> None:
 def test_a_state_that_is_not_finite_stops_before_the_update(tmp_path: Path) -> None:
     store = random_pairs(6)
     scorer = Scorer(tiny_llama())
-    task = preference_task(store, objective("lagging"), table_reference(reference_table(tmp_path, scorer, store)))
+    task = PreferenceTask(objective("lagging"), TableReference(reference_table(tmp_path, scorer, store)))
     optimizer = build_optimizer(scorer.model, ADAM)
     with pytest.raises(TrainingError, match=r"running state is \{'lagging.mean': nan\} though every loss is finite"):
         take_step(
-            replace(task, advance=lambda *_: {"lagging.mean": math.nan}),
-            np.arange(6),
+            Batch(Changed(task, advance=lambda *_: {"lagging.mean": math.nan}), store, np.arange(6)),
             scorer,
             optimizer,
             budget=64,
@@ -192,14 +193,14 @@ def test_a_state_that_is_not_finite_stops_before_the_update(tmp_path: Path) -> N
 def test_sft_steps_equal_the_plain_loop(budget: int) -> None:
     store = random_demonstrations(24)
     plain, ours = (tiny(EXACT, dtype=torch.float64, scale=2.0) for _ in range(2))
-    task, scorer = demonstration_task(store), Scorer(ours)
+    task, scorer = DemonstrationTask(), Scorer(ours)
     mine = build_optimizer(ours, ADAM)
     theirs = torch.optim.AdamW(plain.parameters(), lr=1e-3, weight_decay=0.0)
     for rows in three_steps(24, 8):
         expected = plain_sft(plain, store, rows.tolist())
         plain_update(plain, theirs, expected, 0.5)
-        result = take_step(task, rows, scorer, mine, budget=budget, max_grad_norm=0.5, ranks=ALONE)
-        assert task.figures(result.columns, rows)["loss"] == pytest.approx(expected.item(), abs=1e-10)
+        result = take_step(Batch(task, store, rows), scorer, mine, budget=budget, max_grad_norm=0.5, ranks=ALONE)
+        assert task.figures(result.columns, store, rows)["loss"] == pytest.approx(expected.item(), abs=1e-10)
         assert_same_weights(ours, plain, 1e-9)
 
 
@@ -212,16 +213,21 @@ def test_weight_two_is_the_row_twice(tmp_path: Path) -> None:
     for store in (doubled, weighted):
         model = tiny_llama(dtype=torch.float64)
         scorer = Scorer(model)
-        task = pair_task(store, bind("dpo", {"beta": 0.1}), reference_table(tmp_path, scorer, store))
+        task = pair_task(bind("dpo", {"beta": 0.1}), reference_table(tmp_path, scorer, store))
         # After one step from another start, so that the loss is not ln 2 for every row.
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.add_(0.01 * torch.ones_like(parameter).cumsum(0).sin())
         rows = np.arange(len(store))
         result = take_step(
-            task, rows, scorer, build_optimizer(model, ADAM), budget=512, max_grad_norm=None, ranks=ALONE
+            Batch(task, store, rows),
+            scorer,
+            build_optimizer(model, ADAM),
+            budget=512,
+            max_grad_norm=None,
+            ranks=ALONE,
         )
-        results.append((task.figures(result.columns, rows), result.grad_norm))
+        results.append((task.figures(result.columns, store, rows), result.grad_norm))
     assert results[0][0] == pytest.approx(results[1][0], rel=1e-12)
     assert results[0][1] == pytest.approx(results[1][1], rel=1e-12)
 
@@ -232,15 +238,15 @@ def test_measure_is_by_example_whatever_the_blocks(tmp_path: Path) -> None:
     rows = np.arange(9)
     expected = plain_dpo(policy, reference, store, rows.tolist(), 0.3).item()
     table = reference_table(tmp_path, Scorer(reference), store)
-    task = pair_task(store, bind("dpo", {"beta": 0.3}), table)
+    task = pair_task(bind("dpo", {"beta": 0.3}), table)
     scorer = Scorer(policy)
-    found = [measure(task, rows, scorer, budget=256, ranks=ALONE, block=block) for block in (1, 4, 9)]
+    found = [measure(task, store, rows, scorer, budget=256, ranks=ALONE, block=block) for block in (1, 4, 9)]
     for figures in found:
         assert figures is not None
         assert figures["loss"] == pytest.approx(expected, abs=1e-10)
         assert figures == pytest.approx(found[0], rel=1e-12)
     assert policy.lm_head.weight.grad is None
-    assert measure(task, rows, scorer, budget=256, ranks=ALONE, stop=lambda: 1) is None
+    assert measure(task, store, rows, scorer, budget=256, ranks=ALONE, stop=lambda: 1) is None
 
 
 def test_training_never_generates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -251,8 +257,15 @@ def test_training_never_generates(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     model = tiny_llama()
     monkeypatch.setattr(type(model), "generate", refuse)
     scorer = Scorer(model)
-    task = pair_task(store, bind("dpo", {"beta": 0.1}), reference_table(tmp_path, scorer, store))
-    take_step(task, np.arange(4), scorer, build_optimizer(model, ADAM), budget=512, max_grad_norm=1.0, ranks=ALONE)
+    task = pair_task(bind("dpo", {"beta": 0.1}), reference_table(tmp_path, scorer, store))
+    take_step(
+        Batch(task, store, np.arange(4)),
+        scorer,
+        build_optimizer(model, ADAM),
+        budget=512,
+        max_grad_norm=1.0,
+        ranks=ALONE,
+    )
 
 
 def refused_step(tmp_path: Path, spoil: Callable[[Task, PreTrainedModel], Task]) -> tuple[str, bool]:
@@ -261,11 +274,19 @@ def refused_step(tmp_path: Path, spoil: Callable[[Task, PreTrainedModel], Task])
     model = tiny_llama()
     scorer = Scorer(model)
     table = reference_table(tmp_path, scorer, store)
-    task = spoil(pair_task(store, bind("dpo", {"beta": 0.1}), table), model)
+    task = spoil(pair_task(bind("dpo", {"beta": 0.1}), table), model)
     optimizer = build_optimizer(model, ADAM)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     with pytest.raises(TrainingError) as caught:
-        take_step(task, np.arange(6), scorer, optimizer, budget=64, max_grad_norm=1.0, ranks=ALONE, name="step 4")
+        take_step(
+            Batch(task, store, np.arange(6)),
+            scorer,
+            optimizer,
+            budget=64,
+            max_grad_norm=1.0,
+            ranks=ALONE,
+            name="step 4",
+        )
     kept = all(torch.equal(p, before[name]) for name, p in model.named_parameters())
     return str(caught.value), kept and not optimizer.state
 
@@ -274,14 +295,14 @@ def refused_step(tmp_path: Path, spoil: Callable[[Task, PreTrainedModel], Task])
 @pytest.mark.parametrize("column", ["loss", "margin", "chosen_logps", "rejected_logratio"])
 def test_a_value_that_is_not_finite_stops_before_the_update(tmp_path: Path, column: str, bad: float) -> None:
     def spoil(task: Task, _: PreTrainedModel) -> Task:
-        def value(scores: Scores, some: Sequence[TokenExample]) -> Values:
-            found = task.value(scores, some)
-            places = [example.provenance.line for example in some]
-            if 3 in places:
-                found.columns[column][places.index(3)] = bad
-            return found
+        def loss(scores: Scores, examples: Sequence[TokenExample]) -> tuple[Tensor, dict[str, Tensor]]:
+            values, columns = task.loss(scores, examples)
+            lines = [example.provenance.line for example in examples]
+            if 3 in lines:
+                columns[column][lines.index(3)] = bad
+            return values, columns
 
-        return replace(task, value=value)
+        return Changed(task, loss=loss)
 
     sentence, untouched = refused_step(tmp_path, spoil)
     assert sentence.startswith(f"step 4: {column} is {bad} for pairs.jsonl:3; nothing was updated")
@@ -305,8 +326,7 @@ def test_a_reference_that_is_not_finite_stops_before_the_update(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bad: float
 ) -> None:
     def spoil(task: Task, model: PreTrainedModel) -> Task:
-        assert isinstance(task.examples, ListStore)
-        table = reference_table(tmp_path, Scorer(model), task.examples)
+        table = reference_table(tmp_path, Scorer(model), random_pairs(6))
         whole = table.gather
 
         def gather(sequences: Sequence[TokenSequence]) -> np.ndarray:
@@ -315,7 +335,7 @@ def test_a_reference_that_is_not_finite_stops_before_the_update(
             return values
 
         monkeypatch.setattr(table, "gather", gather)
-        return pair_task(task.examples, bind("dpo", {"beta": 0.1}), table)
+        return pair_task(bind("dpo", {"beta": 0.1}), table)
 
     sentence, untouched = refused_step(tmp_path, spoil)
     assert sentence.startswith("step 4: ") and "pairs.jsonl:" in sentence
@@ -326,11 +346,18 @@ def test_weights_that_are_not_finite_name_every_row(tmp_path: Path) -> None:
     store = random_pairs(12)
     model = tiny_llama()
     scorer = Scorer(model)
-    task = pair_task(store, bind("dpo", {"beta": 0.1}), reference_table(tmp_path, scorer, store))
+    task = pair_task(bind("dpo", {"beta": 0.1}), reference_table(tmp_path, scorer, store))
     with torch.no_grad():
         model.lm_head.weight[5] = math.nan
     with pytest.raises(TrainingError, match=r"step: loss is nan for pairs\.jsonl:1, .* and 4 more"):
-        take_step(task, np.arange(12), scorer, build_optimizer(model, ADAM), budget=64, max_grad_norm=1.0, ranks=ALONE)
+        take_step(
+            Batch(task, store, np.arange(12)),
+            scorer,
+            build_optimizer(model, ADAM),
+            budget=64,
+            max_grad_norm=1.0,
+            ranks=ALONE,
+        )
 
 
 @pytest.mark.parametrize("recipe", ["dpo", "sft"])
@@ -338,34 +365,36 @@ def test_an_evaluation_that_is_not_finite_names_the_rows(tmp_path: Path, recipe:
     store = random_pairs(12) if recipe == "dpo" else random_demonstrations(12)
     model = tiny_llama()
     scorer = Scorer(model)
-    task = demonstration_task(store)
+    task: Task = DemonstrationTask()
     if recipe == "dpo":
         table = reference_table(tmp_path, scorer, store)
-        task = pair_task(store, bind("dpo", {"beta": 0.1}), table, held_out=True)
+        task = pair_task(bind("dpo", {"beta": 0.1}), table)
     with torch.no_grad():
         model.lm_head.weight[5] = math.nan
     with pytest.raises(
         TrainingError, match=r"held out: loss is nan for \w+\.jsonl:1, .* and 4 more; look at these rows"
     ):
-        measure(task, np.arange(12), scorer, budget=64, ranks=ALONE, name="held out")
+        measure(task, store, np.arange(12), scorer, budget=64, ranks=ALONE, name="held out")
 
 
 def _fail_on_one(ranks: Ranks, folder: Path) -> None:
     store = random_demonstrations(6)
     scorer = Scorer(tiny_llama())
-    task = demonstration_task(store)
+    task = DemonstrationTask()
 
-    def value(scores: Scores, some: Sequence[TokenExample]) -> Values:
+    def loss(scores: Scores, examples: Sequence[TokenExample]) -> tuple[Tensor, dict[str, Tensor]]:
         if ranks.rank:
             raise ModelError("too long a row")
-        return task.value(scores, some)
+        return task.loss(scores, examples)
 
-    failing = replace(task, value=value)
+    failing = Changed(task, loss=loss)
     optimizer = build_optimizer(scorer.model, ADAM)
     told = []
     for work in (
-        lambda: take_step(failing, np.arange(6), scorer, optimizer, budget=64, max_grad_norm=1.0, ranks=ranks),
-        lambda: measure(failing, np.arange(6), scorer, budget=64, ranks=ranks),
+        lambda: take_step(
+            Batch(failing, store, np.arange(6)), scorer, optimizer, budget=64, max_grad_norm=1.0, ranks=ranks
+        ),
+        lambda: measure(failing, store, np.arange(6), scorer, budget=64, ranks=ranks),
     ):
         with pytest.raises(UserError) as caught:
             work()
@@ -383,6 +412,6 @@ def test_what_one_rank_meets_stops_all(tmp_path: Path) -> None:
 def test_an_example_over_the_budget_is_a_sentence(tmp_path: Path) -> None:
     store = random_pairs(6)
     scorer = Scorer(tiny_llama())
-    task = pair_task(store, bind("dpo", {"beta": 0.1}), reference_table(tmp_path, scorer, store))
+    task = pair_task(bind("dpo", {"beta": 0.1}), reference_table(tmp_path, scorer, store))
     with pytest.raises(ConfigError, match="micro_batch_tokens is too small"):
-        measure(task, np.arange(6), scorer, budget=3, ranks=ALONE)
+        measure(task, store, np.arange(6), scorer, budget=3, ranks=ALONE)

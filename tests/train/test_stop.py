@@ -14,13 +14,13 @@ from typer.testing import CliRunner
 from preftree.cli.main import app
 from preftree.config.dpo import DpoConfig
 from preftree.errors import TrainingError
-from preftree.evaluate.checks.diagnose import examine_run, found_in
+from preftree.evaluate.checks.diagnose import diagnoses_in, examine_run
 from preftree.report.page import write_report
 from preftree.run_folder.metrics import Tracker
 from preftree.run_folder.reader import read_run
 from preftree.storage.checkpoint import list_checkpoints
-from preftree.train import loop
 from preftree.train.dpo import run_dpo
+from preftree.train.step import supervised
 from support.small_runs import dpo_config, make_model, make_pairs, rows_of
 
 
@@ -49,7 +49,7 @@ def test_a_run_that_explodes_is_named_by_diagnose_and_has_a_page(place: Path) ->
     assert rows[-1] == {"split": "stop", "step": rows[-2]["step"], "error": str(caught.value)}
     run = read_run(place / "exploded")
     assert run.steps == rows[-2]["step"]
-    (found,) = [diagnosis for diagnosis in found_in(examine_run(run)) if diagnosis.name == "non_finite"]
+    (found,) = [diagnosis for diagnosis in diagnoses_in(examine_run(run)) if diagnosis.name == "non_finite"]
     assert found.message == str(caught.value)
     said = json.loads(CliRunner().invoke(app, ["eval", "diagnose", "--json", str(place / "exploded")]).stdout)
     assert said["found"][0]["name"] == "non_finite"
@@ -62,14 +62,14 @@ def test_a_resumed_run_drops_the_row(place: Path, monkeypatch: pytest.MonkeyPatc
     out = at.replace(" ", "-")
     with monkeypatch.context() as patch:
         for name in ("take_step", "measure"):
-            real = getattr(loop, name)
+            real = getattr(supervised, name)
 
             def fail(*args: object, real=real, **options: object) -> object:
                 if options["name"] == at:
                     raise TrainingError(f"{at}: loss is nan for pairs.jsonl:1")
                 return real(*args, **options)
 
-            patch.setattr(loop, name, fail)
+            patch.setattr(supervised, name, fail)
         with pytest.raises(TrainingError):
             run_dpo(config_of(place, out))
     done = 3 if at == "step 4" else 4

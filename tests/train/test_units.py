@@ -24,13 +24,15 @@ from preftree.losses.registry import LOSSES, inputs_of, unit_of
 from preftree.models.load import load_model, load_tokenizer
 from preftree.reference.build import build_reference
 from preftree.reference.key import table_key
+from preftree.reference.references import LiveReference, NoReference, Reference, TableReference
 from preftree.reference.store import ReferenceTable
 from preftree.runtime.ranks import Ranks
 from preftree.scoring.scorer import Scorer
 from preftree.train.dataset import Part, PromptGroups, open_data
 from preftree.train.dpo import run_dpo
 from preftree.train.objective import bind_objective
-from preftree.train.preference import preference_task, table_reference
+from preftree.train.preference import PreferenceTask
+from preftree.train.step.batch import Batch
 from preftree.train.step.inputs import make_inputs
 from preftree.train.step.optimizer import build_optimizer
 from preftree.train.step.scores import Moment
@@ -38,6 +40,7 @@ from preftree.train.step.step import measure, take_step
 from preftree.tree.layout import TokenSequence
 from support.models import plain_logps
 from support.small_runs import dpo_config, make_model, rows_of
+from support.tasks import Changed
 
 ALONE = Ranks(0, 1, torch.device("cpu"))
 
@@ -99,25 +102,30 @@ def table_of(folder: Path, part: Part) -> ReferenceTable:
 def test_every_loss_makes_the_same_step_however_it_is_cut(place: Path, tmp_path: Path, name: str) -> None:
     config, objective = bind_objective(dpo_config(place, "unused", f"loss={name}", f"cache={tmp_path}"))
     part, _ = open_part(config)
-    stored = live = None
+    reference: Reference = NoReference()
     if objective.needs_reference:
-        stored = table_reference(table_of(tmp_path, part))
+        reference = TableReference(table_of(tmp_path, part))
         other = Scorer(load_model(str(tmp_path / "other")))
         if "kl" in objective.inputs:
-            stored, live = None, lambda: nullcontext(other)
-    task = preference_task(part.store, objective, stored, live=live)
+            reference = LiveReference(lambda: nullcontext(other))
+    task = PreferenceTask(objective, reference)
     moment = Moment(3, 5, {**objective.state})
     found = []
     for budget in (4096, 40):
         model = load_model(config.model)
         scorer, optimizer = Scorer(model), build_optimizer(model, config)
         result = take_step(
-            task, part.rows, scorer, optimizer, budget=budget, max_grad_norm=1.0, ranks=ALONE, moment=moment
+            Batch(task, part.store, part.rows, moment),
+            scorer,
+            optimizer,
+            budget=budget,
+            max_grad_norm=1.0,
+            ranks=ALONE,
         )
-        figures = task.figures(result.columns, part.rows)
+        figures = task.figures(result.columns, part.store, part.rows)
         assert result.grad_norm > 0 and math.isfinite(figures["loss"])
         assert result.state.keys() == objective.state.keys()
-        measured = measure(task, part.rows, scorer, budget=budget, ranks=ALONE, moment=moment)
+        measured = measure(task, part.store, part.rows, scorer, budget=budget, ranks=ALONE, moment=moment)
         assert measured is not None and measured.keys() == figures.keys()
         found.append((figures, result.grad_norm, dict(result.state)))
     assert found[1][0] == pytest.approx(found[0][0], rel=2e-5, abs=1e-5)
@@ -134,18 +142,17 @@ def scored_inputs(place: Path, tmp_path: Path, data: str, *names: str, loss: str
         dpo_config(place, "unused", f"loss={loss}", f"data={place / data}", f"cache={tmp_path}")
     )
     part, _ = open_part(config)
-    reference = table_reference(table_of(tmp_path, part)) if objective.needs_reference else None
+    reference = TableReference(table_of(tmp_path, part)) if objective.needs_reference else NoReference()
     kept: dict[str, Any] = {}
-    task = preference_task(part.store, objective, reference)
-    value = task.value
+    task = PreferenceTask(objective, reference)
 
-    def look(scores: Any, some: Any) -> Any:
-        kept.update(make_inputs(objective.unit, names, scores, some))
-        return value(scores, some)
+    def look(scores: Any, examples: Any) -> Any:
+        kept.update(make_inputs(objective.unit, names, scores, examples))
+        return task.loss(scores, examples)
 
-    object.__setattr__(task, "value", look)
     scorer = Scorer(load_model(config.model))
-    measure(task, part.rows, scorer, budget=4096, ranks=ALONE, moment=Moment(7, 2, objective.state))
+    moment = Moment(7, 2, objective.state)
+    measure(Changed(task, loss=look), part.store, part.rows, scorer, budget=4096, ranks=ALONE, moment=moment)
     return kept, [part.store[int(row)] for row in part.rows], load_model(config.model), part
 
 
@@ -316,11 +323,10 @@ def test_every_loss_says_what_its_data_lacks(place: Path, tmp_path: Path, name: 
     told = {data: opened(place, tmp_path, name, f"{data}.jsonl") for data in ("plain", "labels", "lists")}
     told["demonstrations"] = opened(place, tmp_path, name, "demonstrations.jsonl")
     assert all("\n" not in sentence for sentence in told.values())
-    wanted = {"pair": "preference", "response": "label", "list": "ranking"}[unit]
-    assert f"wanted the kind '{wanted}'" in told["demonstrations"]
-    assert (f"wanted the kind '{wanted}'" in told["labels"]) == (unit != "response")
+    assert f"wanted the kind '{unit}'" in told["demonstrations"]
+    assert (f"wanted the kind '{unit}'" in told["labels"]) == (unit != "response")
     if unit == "response":
-        assert not told["plain"] and not told["labels"] and "wanted the kind 'label'" in told["lists"]
+        assert not told["plain"] and not told["labels"] and "wanted the kind 'response'" in told["lists"]
         return
     needed = f"loss {name} needs {lacking[0]} in every row" if lacking else ""
     assert told["plain"].startswith(needed) and bool(told["plain"]) == bool(lacking)
@@ -357,7 +363,7 @@ def test_a_sum_takes_ties_where_all_that_prefers_does(place: Path) -> None:
 
 @pytest.mark.parametrize(
     ("loss", "data", "sentence"),
-    [("modpo", "plain", "needs other margin in every row"), ("kto", "lists", "wanted the kind 'label'")],
+    [("modpo", "plain", "needs other margin in every row"), ("kto", "lists", "wanted the kind 'response'")],
 )
 def test_the_verbs_stop_with_the_sentence(place: Path, loss: str, data: str, sentence: str) -> None:
     """`preftree dpo`, and a sweep of which no run came to its end."""
@@ -365,7 +371,7 @@ def test_the_verbs_stop_with_the_sentence(place: Path, loss: str, data: str, sen
     done = CliRunner().invoke(app, ["dpo", *words, f"out={place / 'x'}"])
     assert isinstance(done.exception, UserError) and sentence in str(done.exception)  # main() exits with 2
     swept = CliRunner().invoke(app, ["sweep", "dpo", *words, f"out={place / 'y'}", "loss.beta=1,2"])
-    assert isinstance(swept.exception, UserError) and "no run of this sweep came to its end" in str(swept.exception)
+    assert isinstance(swept.exception, UserError) and "no run of this sweep finished" in str(swept.exception)
 
 
 def test_losses_of_two_kinds_are_no_sum() -> None:

@@ -10,11 +10,13 @@ import torch
 
 from preftree.config.base import Optimisation
 from preftree.losses.registry import bind
+from preftree.reference.references import TableReference
 from preftree.runtime.ranks import Ranks
 from preftree.scoring.scorer import Scorer
 from preftree.train.objective import Objective, Part
-from preftree.train.preference import preference_task, table_reference
+from preftree.train.preference import PreferenceTask
 from preftree.train.step import step
+from preftree.train.step.batch import Batch
 from preftree.train.step.optimizer import build_optimizer
 from preftree.train.step.step import take_step
 from preftree.tree.to_device import send
@@ -34,10 +36,10 @@ def test_a_step_waits_once(name: str, loss: str, budget: int, tmp_path: Path, mo
     store, model = random_pairs(12), tiny(name)
     scorer = Scorer(model)
     table = reference_table(tmp_path, scorer, store)
-    task = preference_task(store, Objective((Part(bind(loss, {})),)), table_reference(table))
+    task = PreferenceTask(Objective((Part(bind(loss, {})),)), TableReference(table))
     optimizer = build_optimizer(model, ADAM)
     with waits() as found:
-        take_step(task, np.arange(12), scorer, optimizer, budget=budget, max_grad_norm=1.0, ranks=ALONE)
+        take_step(Batch(task, store, np.arange(12)), scorer, optimizer, budget=budget, max_grad_norm=1.0, ranks=ALONE)
     # The norm is read off that copy.
     assert +found == {"cpu": 1, "__float__": 1, "_local_scalar_dense": 1}
 

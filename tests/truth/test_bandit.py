@@ -1,19 +1,19 @@
 """The bandit: losses reach the optimum that theory names, from exact expectations."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from scipy.special import expit, lambertw
+from jaxtyping import Float
+from scipy.special import expit, lambertw, logit, softmax
 
 from preftree.losses.registry import bind
 from preftree.worlds.bandit import (
     SIX_ARMS,
     Bandit,
-    cdpo_optimum,
     check_bandit,
-    divergence_optimum,
     dpo_optimum,
     expected_loss,
     ipo_optimum,
@@ -23,6 +23,51 @@ from preftree.worlds.bandit import (
 )
 
 BETAS = (0.2, 0.5, 1.0, 2.0)
+
+
+def cdpo_optimum(bandit: Bandit, *, beta: float, label_smoothing: float) -> Float[np.ndarray, " K"]:
+    """The optimum for two responses; smoothed labels of more are not Bradley-Terry, and have no such form.
+
+    beta x (log pi_1/pi_2 - log ref_1/ref_2) = logit of the label's smoothed probability.
+
+    Raises:
+      ValueError: not two responses.
+    """
+    if len(bandit.rewards) != 2:
+        raise ValueError(f"cdpo has a closed form for 2 responses, got {len(bandit.rewards)}")
+    p = bandit.chances()[0, 1]
+    smoothed = p * (1 - label_smoothing) + (1 - p) * label_smoothing
+    return softmax(np.log(bandit.reference) + np.array([logit(smoothed) / beta, 0.0]))
+
+
+def divergence_optimum(
+    bandit: Bandit, *, beta: float, ratio: Callable[[Float[np.ndarray, " K"]], Float[np.ndarray, " K"]]
+) -> Float[np.ndarray, " K"]:
+    """The optimum under an f-divergence: reference x ratio(reward / beta + c), c such that it sums to 1.
+
+    Args:
+      bandit: What it is tried on.
+      beta: Strength of the constraint.
+      ratio: Inverse of g as a function of policy / reference, rising; g is f' up to a constant (see `f_dpo`).
+    Source: Wang et al. 2023, arXiv:2309.16240, from the condition that f'(policy / reference) = reward / beta + c.
+    """
+    scores = bandit.label_scale * np.array(bandit.rewards) / beta
+    reference = np.array(bandit.reference)
+
+    def excess(c: float) -> float:
+        with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
+            total = float((reference * ratio(scores - scores.max() + c)).sum())
+        return total - 1 if np.isfinite(total) and total >= 0 else np.inf
+
+    low, high = -1.0, 0.0
+    while excess(low) > 0:
+        low *= 2
+    while excess(high) < 0:
+        high += 1
+    for _ in range(200):  # halving: beyond where the ratio ends, the sum is infinite
+        middle = (low + high) / 2
+        low, high = (middle, high) if excess(middle) < 0 else (low, middle)
+    return reference * ratio(scores - scores.max() + low)
 
 
 @pytest.mark.parametrize("beta", BETAS)

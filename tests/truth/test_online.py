@@ -12,8 +12,8 @@ from preftree.config.online import PpoConfig, RlooConfig
 from preftree.models.export import save_model
 from preftree.models.load import load_model
 from preftree.train.ppo import run_ppo, run_rloo
-from preftree.worlds.exact import measure, optimum
-from preftree.worlds.grammar import rewards
+from preftree.worlds.exact import kl_and_reward, optimum
+from preftree.worlds.grammar import reward_table
 from preftree.worlds.sentiment import WORLDS, build_model, build_tokenizer
 from preftree.worlds.walk import outcome_logps
 
@@ -49,14 +49,14 @@ def test_a_fixed_coefficient_leads_to_the_closed_form(tmp_path: Path, kind: str)
         run_ppo(load_config(PpoConfig, told))
     else:
         run_rloo(load_config(RlooConfig, told))
-    table = rewards(TINY)
+    table = reward_table(TINY)
     start = outcome_logps(load_model(tmp_path / "model"), tokenizer, TINY)
     end = outcome_logps(load_model(tmp_path / "run" / "model"), tokenizer, TINY)
     best = optimum(start, table, 1 / KL_COEF)
-    before, after = measure(start, best, table).kl, measure(end, best, table).kl
+    before, after = kl_and_reward(start, best, table).kl, kl_and_reward(end, best, table).kl
     assert after < min(0.15, before / 10), f"{before:.3f} -> {after:.3f}"
     # What was maximised falls short of its best by just that distance times the coefficient.
-    objective = [measure(logps, start, table) for logps in (end, best)]
+    objective = [kl_and_reward(logps, start, table) for logps in (end, best)]
     gap = (objective[1].reward - KL_COEF * objective[1].kl) - (objective[0].reward - KL_COEF * objective[0].kl)
     assert gap == pytest.approx(KL_COEF * after, abs=1e-9)
     assert np.isfinite(end[:, :-1]).all()

@@ -13,7 +13,7 @@ from scipy.optimize import brentq
 from preftree.losses.registry import bind
 from preftree.losses.types import PairLogps
 from preftree.worlds.bandit import Bandit, optimise, total_variation
-from preftree.worlds.theory import (
+from small_problem import (
     Problem,
     best_in_class,
     direct_policy,

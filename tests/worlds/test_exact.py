@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy.special import logsumexp
 
-from preftree.worlds.exact import best_of, best_reward, frontier, measure, optimum, win_rate
+from preftree.worlds.exact import best_of, best_reward, frontier, kl_and_reward, optimum, win_rate
 
 
 def table(seed: int, *, prompts: int = 2, outcomes: int = 7) -> np.ndarray:
@@ -19,20 +19,20 @@ REWARDS = np.random.default_rng(1).integers(0, 4, size=REF.shape) / 4  # many ti
 
 def test_reward_and_kl_of_a_coin_by_hand() -> None:
     fair, biased = np.log([[0.5, 0.5]]), np.log([[0.9, 0.1]])
-    point = measure(biased, fair, np.array([[1.0, 0.0]]))
+    point = kl_and_reward(biased, fair, np.array([[1.0, 0.0]]))
     assert point.reward == pytest.approx(0.9)
     assert point.kl == pytest.approx(0.9 * math.log(1.8) + 0.1 * math.log(0.2))
 
 
 def test_an_outcome_without_mass_adds_nothing() -> None:
     sure = np.array([[0.0, -np.inf]])
-    assert measure(sure, np.log([[0.25, 0.75]]), np.array([[1.0, 0.0]])) == (pytest.approx(math.log(4)), 1.0)
+    assert kl_and_reward(sure, np.log([[0.25, 0.75]]), np.array([[1.0, 0.0]])) == (pytest.approx(math.log(4)), 1.0)
 
 
 @pytest.mark.parametrize("strength", [0.1, 1.0, 10.0])
 def test_no_policy_does_better_than_the_optimum(strength: float) -> None:
     def value(logps: np.ndarray) -> float:
-        point = measure(logps, REF, REWARDS)
+        point = kl_and_reward(logps, REF, REWARDS)
         return point.reward - point.kl / strength
 
     best = value(optimum(REF, REWARDS, strength))
@@ -44,13 +44,13 @@ def test_no_policy_does_better_than_the_optimum(strength: float) -> None:
 
 def test_best_reward_is_the_upper_edge_of_all_policies() -> None:
     for strength in (0.5, 3.0, 12.0):
-        point = measure(optimum(REF, REWARDS, strength), REF, REWARDS)
+        point = kl_and_reward(optimum(REF, REWARDS, strength), REF, REWARDS)
         assert frontier(REF, REWARDS, [strength])[0] == pytest.approx(point, abs=1e-12)
         assert best_reward(REF, REWARDS, point.kl) == pytest.approx(point.reward, abs=1e-7)
     for seed in range(50):
-        point = measure(table(seed), REF, REWARDS)
+        point = kl_and_reward(table(seed), REF, REWARDS)
         assert point.reward <= best_reward(REF, REWARDS, point.kl) + 1e-9
-    assert best_reward(REF, REWARDS, 0.0) == pytest.approx(measure(REF, REF, REWARDS).reward)
+    assert best_reward(REF, REWARDS, 0.0) == pytest.approx(kl_and_reward(REF, REF, REWARDS).reward)
     assert best_reward(REF, REWARDS, 50.0) == pytest.approx(REWARDS.max(axis=1).mean())
 
 

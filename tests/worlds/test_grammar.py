@@ -4,7 +4,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from preftree.worlds.grammar import WORDS, World, draw_corpus, reward, rewards
+from preftree.worlds.grammar import WORDS, World, draw_corpus, reward, reward_table
 
 WORLD = World("w", ("the movie was", "movie was not"), min_words=1, max_words=3)
 
@@ -37,7 +37,7 @@ def test_what_is_no_response_of_the_world_earns_nothing(response: str) -> None:
 
 
 def test_the_table_holds_the_reward_of_each_text_in_order() -> None:
-    table = rewards(WORLD)
+    table = reward_table(WORLD)
     assert table.shape == (2, 12 + 144 + 1728 + 1) == (2, WORLD.num_outcomes)
     for row, prompt in zip(table, WORLD.prompts, strict=True):
         assert row[:-1].tolist() == [reward(WORLD, prompt, text) for text in WORLD.responses()]

@@ -11,7 +11,7 @@ from preftree.errors import ConfigError
 from preftree.generate.hf import Generation
 from preftree.models.load import load_tokenizer
 from preftree.records import Demonstration
-from preftree.worlds.grammar import WORDS, draw_corpus, reward, rewards
+from preftree.worlds.grammar import WORDS, draw_corpus, reward, reward_table
 from preftree.worlds.sentiment import (
     WORLDS,
     Labeller,
@@ -164,7 +164,7 @@ def test_ties_come_up_as_often_as_they_should_and_survive_a_file(tmp_path: Path)
     assert (np.abs(counts - expected) < 3 * np.sqrt(spread)).all()
     path = tmp_path / "pairs.jsonl"
     path.write_text("".join(json.dumps(to_row(row)) + "\n" for row in pairs))
-    store, _ = tokenize_file(str(path), build_tokenizer(), kind="preference", cache_dir=tmp_path / "cache")
+    store, _ = tokenize_file(str(path), build_tokenizer(), kind="pair", cache_dir=tmp_path / "cache")
     assert store.ties.tolist() == [row.tie for row in pairs]
 
 
@@ -178,7 +178,7 @@ def test_the_long_world_has_a_corpus_and_rewards_and_refuses_to_be_counted() -> 
     tokenizer = build_tokenizer()
     assert all(len(tokenizer(prompt)["input_ids"]) == len(prompt.split()) for prompt in world.prompts)
     with pytest.raises(ConfigError, match=r"'text' has 8.9e\+12 outcomes .* draw samples"):
-        rewards(world)
+        reward_table(world)
     with pytest.raises(ConfigError, match="draw samples"):
         next(world.responses())
     with pytest.raises(ConfigError, match="draw samples"):

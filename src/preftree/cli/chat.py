@@ -31,18 +31,18 @@ def chat(
             show_default=False,
         ),
     ] = None,
-    blind: Annotated[bool, typer.Option("--blind", help="Do not say which answer is whose until you chose.")] = False,
+    blind: Annotated[
+        bool, typer.Option("--blind", help="Hide which model wrote which answer until you choose.")
+    ] = False,
     record: Annotated[
         Path | None,
-        typer.Option(
-            help="Preference file that choices are added to.  [default: preferences.jsonl]", show_default=False
-        ),
+        typer.Option(help="Preference file to append choices to.  [default: preferences.jsonl]", show_default=False),
     ] = None,
     system: Annotated[str | None, typer.Option(help="System message.", show_default=False)] = None,
     temperature: Annotated[float, typer.Option(min=0, help="0 takes the most likely token.")] = 0.7,
-    top_p: Annotated[float, typer.Option(help="Draw from the fewest tokens that hold this mass.")] = 1.0,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of an answer.")] = 512,
-    seed: Annotated[int, typer.Option(min=0, help="Of the answers, and of the sides when blind.")] = 0,
+    top_p: Annotated[float, typer.Option(help="Sample from the fewest tokens with this total probability.")] = 1.0,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Maximum tokens of an answer.")] = 512,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the answers, and of the sides when blind.")] = 0,
 ) -> None:
     """Talk to a model in the terminal; with --against, or two --adapter, compare two and collect preferences.
 
@@ -70,8 +70,8 @@ def chat(
     sampling = Sampling(max_new_tokens, temperature, top_p, seed)
     speakers = _with_adapters(console, model, adapters) if adapters else []
     for name in (*(() if adapters else (model,)), *(() if against is None else (against,))):
-        place = model_in(name)
-        speakers.append(Speaker(name, load_model(place, device=best_device()), load_tokenizer(place)))
+        model_path = model_in(name)
+        speakers.append(Speaker(name, load_model(model_path, device=best_device()), load_tokenizer(model_path)))
     if len({speaker.has_template for speaker in speakers}) > 1:
         raise ConfigError("one of the models has a chat template and the other has none: they cannot answer the same")
     if system is not None and not speakers[0].has_template:
@@ -103,45 +103,45 @@ def _with_adapters(console: Console, model: str, names: list[str]) -> list[Speak
     from preftree.models.adapters import attach_adapters
     from preftree.models.load import best_device, load_base, load_tokenizer, remove_dropout
 
-    found = [find_over(model, name) for name in names]
+    adapters = [find_over(model, name) for name in names]
     whole = (Path(model).expanduser() / "config.json").exists() or not adapter_names(Path(model).expanduser())
-    if not whole and len({adapter.base for adapter in found}) > 1:
-        bases = " and ".join(adapter.base for adapter in found)
+    if not whole and len({adapter.base for adapter in adapters}) > 1:
+        bases = " and ".join(adapter.base for adapter in adapters)
         raise ConfigError(f"adapters {' and '.join(names)} belong to {bases}; give the one model for both as MODEL")
-    for adapter in found if whole else ():
+    for adapter in adapters if whole else ():
         if Path(adapter.base).expanduser().resolve() != Path(model).expanduser().resolve():
             console.print(f"{adapter.path} was trained over {adapter.base}, and answers over {model}.", style="dim")
-    base = load_base(model if whole else found[0], device=best_device())
-    attach_adapters(base, found)
+    base = load_base(model if whole else adapters[0], device=best_device())
+    attach_adapters(base, adapters)
     remove_dropout(base)
-    tokenizer = load_tokenizer(model if whole else found[0].path)
-    return [Speaker(name, base.eval(), tokenizer, place) for place, name in enumerate(names)]
+    tokenizer = load_tokenizer(model if whole else adapters[0].path)
+    return [Speaker(name, base.eval(), tokenizer, index) for index, name in enumerate(names)]
 
 
 def _converse(console: Console, speaker: Speaker, talk: Talk, sampling: Sampling, number: int) -> Talk:
     from preftree.generate.talk import answer
 
     console.print("model> ", end="", style="bold")
-    said = answer(speaker, talk, sampling, row=number, show=lambda text: console.print(text, end=""))
+    reply = answer(speaker, talk, sampling, row=number, show=lambda text: console.print(text, end=""))
     console.print()
-    return talk.hear(said.text)
+    return talk.hear(reply.text)
 
 
 def _compare(
     console: Console, speakers: list[Speaker], talk: Talk, sampling: Sampling, number: int, blind: bool, record: Path
 ) -> Talk:
-    """Show both answers, ask which is better, record it; the talk goes on with the better one."""
+    """Show both answers, ask which is better, record it; the conversation continues with the better one."""
     from preftree.generate.talk import add_choice, answer, require_text, shuffle_sides
 
     with console.status("both are answering"):
-        sides = [answer(own, talk, sampling, row=2 * number + i) for i, own in enumerate(speakers)]
+        sides = [answer(speaker, talk, sampling, row=2 * number + i) for i, speaker in enumerate(speakers)]
     if blind:
         sides = shuffle_sides(sides, seed=sampling.seed, number=number)
     _show(console, sides, blind)
     for side in sides:
         require_text(side)
     if sides[0].text == sides[1].text:
-        console.print("Both say the same; there is nothing to choose.", style="dim")
+        console.print("Both answers are the same; there is nothing to choose.", style="dim")
         return talk.hear(sides[0].text)
     key = None
     while key not in ("1", "2", "t", "s"):
@@ -151,8 +151,8 @@ def _compare(
     better = 1 if key == "2" else 0
     if key != "s":
         add_choice(record, talk, sides[better], sides[1 - better], tie=key == "t")
-    told = f"1 was {sides[0].speaker}, 2 was {sides[1].speaker}. " if blind else ""
-    console.print(f"{told}{'Nothing recorded.' if key == 's' else f'Recorded in {record}.'}", style="dim")
+    who = f"1 was {sides[0].speaker}, 2 was {sides[1].speaker}. " if blind else ""
+    console.print(f"{who}{'Nothing recorded.' if key == 's' else f'Recorded in {record}.'}", style="dim")
     return talk.hear(sides[better].text)
 
 
@@ -164,7 +164,7 @@ def _show(console: Console, sides: list[Answer], blind: bool) -> None:
     table = Table.grid(expand=True, padding=(0, 1))
     for _ in sides:
         table.add_column(ratio=1)
-    titles = [str(place) if blind else f"{place}: {side.speaker}" for place, side in enumerate(sides, 1)]
+    titles = [str(number) if blind else f"{number}: {side.speaker}" for number, side in enumerate(sides, 1)]
     # Texts of a model are shown as they are: no markup in them counts.
     table.add_row(*(Panel(Text(s.text), title=Text(t), title_align="left") for s, t in zip(sides, titles, strict=True)))
     console.print(table)

@@ -18,8 +18,12 @@ app = typer.Typer(no_args_is_help=True)
 Source = Annotated[str, typer.Argument(metavar="FILE", help="A data file, a folder of them, or a hub id.")]
 Format = Annotated[str | None, typer.Option("--format", help="Read the rows as this format.", show_default="detected")]
 Kind = Annotated[
-    Literal["preference", "demonstration", "ranking", "label"] | None,
-    typer.Option("--kind", help="Turn the rows into this: a ranking into pairs, say.", show_default=False),
+    Literal["pair", "list", "response", "demonstration"] | None,
+    typer.Option(
+        "--kind",
+        help="Turn the rows into pairs, lists (rankings), single responses with labels, or demonstrations.",
+        show_default=False,
+    ),
 ]
 NumRows = Annotated[
     int | None, typer.Option(min=1, help="Most rows to write, chosen by seed.  [default: all]", show_default=False)

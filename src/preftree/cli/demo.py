@@ -9,8 +9,8 @@ import typer
 
 if TYPE_CHECKING:
     from preftree.demo.compare import Ended
-    from preftree.demo.plan import Plan
-    from preftree.demo.stages import Start
+    from preftree.demo.plan import DemoPlan
+    from preftree.demo.stages import SeedStart
     from preftree.run_folder.reader import Run
 
 FULL = "All methods, three seeds: DPO, PPO, RLOO, Unlikelihood, Preferred-FT, Best-of-N; about an hour on two cores."
@@ -24,7 +24,7 @@ def demo(
 ) -> None:
     """Fine-tune a small model, collect preferences, run DPO, and compare with the exact optimum.
 
-    As many runs at a time as there are cores. Stopped with Ctrl-C it goes on where it was when given again.
+    As many runs at a time as there are cores. After Ctrl-C, the same command continues where it stopped.
     """
     import json
     import os
@@ -37,12 +37,13 @@ def demo(
     import torch
 
     from preftree.demo.plan import PLANS
-    from preftree.demo.runs import Job, run_job
-    from preftree.demo.stages import claim, prepare, quiet
+    from preftree.demo.runs import DemoRun, run_demo
+    from preftree.demo.stages import claim, prepare_seed, quiet
     from preftree.report.comparison import comparison_page
     from preftree.report.world import budget_lines, demo_page
     from preftree.runtime.logs import quiet_transformers
-    from preftree.runtime.processes import Stopped, run_apart
+    from preftree.runtime.process_pool import run_in_pool
+    from preftree.runtime.signals import Stopped
     from preftree.storage.atomic import write_atomic
     from preftree.worlds.bandit import check_bandit
 
@@ -59,22 +60,22 @@ def demo(
     at_once = min(cores, MOST_AT_ONCE)
     alone = len(plan.seeds) == 1
     tasks = [(plan, seed, out if alone else out / f"seed{seed}") for seed in plan.seeds]
-    starts: list[Start] = []
+    starts: list[SeedStart] = []
     ended: list[Any] = []
     try:
-        for (_, seed, folder), start in run_apart(tasks, prepare, at_once=at_once, begin=quiet):
+        for (_, seed, folder), start in run_in_pool(tasks, prepare_seed, at_once=at_once, begin=quiet):
             starts.append(start)
             where = "" if alone else f"seed {seed}: "
             say(f"{where}fine-tuned on {plan.texts} texts, mildly negative: true reward {start.reward:.3f} of 1")
             say(f"{where}{start.counts['pairs']} labelled pairs between its samples in {folder / 'pairs.jsonl'}")
         starts.sort(key=lambda start: start.seed)
         jobs = [
-            Job(plan, start, method, value)
+            DemoRun(plan, start, method, value)
             for start in starts
             for method in plan.methods
             for value in method.values or (None,)
         ]
-        for job, measured in run_apart(jobs, run_job, at_once=at_once, begin=quiet):
+        for job, measured in run_in_pool(jobs, run_demo, at_once=at_once, begin=quiet):
             ended.append((job, measured))
             end = measured.points[-1]
             say(
@@ -83,7 +84,7 @@ def demo(
             )
     except Stopped as stopped:
         raise typer.Exit(128 + stopped.signum) from None
-    order = {job: place for place, job in enumerate((job.start.seed, job.name) for job in jobs)}
+    order = {job: index for index, job in enumerate((job.start.seed, job.name) for job in jobs)}
     ended.sort(key=lambda pair: order[pair[0].start.seed, pair[0].name])
     results, shown = _together(plan, starts, ended)
     bandit = check_bandit()
@@ -97,7 +98,7 @@ def demo(
     say(f"see {out / 'report.html'} and {out / 'results.json'}")
 
 
-def _together(plan: Plan, starts: list[Start], ended: Ended) -> tuple[dict[str, Any], list[Run]]:
+def _together(plan: DemoPlan, starts: list[SeedStart], ended: Ended) -> tuple[dict[str, Any], list[Run]]:
     """One results.json of all seeds, and the runs of the first seed that the page shows."""
     from dataclasses import asdict
 
@@ -106,7 +107,7 @@ def _together(plan: Plan, starts: list[Start], ended: Ended) -> tuple[dict[str, 
         budgets_of,
         chosen_runs,
         costs,
-        optimum_of,
+        optimal_points,
         rewards_in_and_out,
         texts_of,
         win_rates,
@@ -124,7 +125,7 @@ def _together(plan: Plan, starts: list[Start], ended: Ended) -> tuple[dict[str, 
     chosen = chosen_runs(ended)
     few = [job for job, _ in ended if job.start is first]
     if len(starts) > 1:  # all runs of all methods would be a wall
-        few = [own[first.seed] for own in chosen.values()]
+        few = [values[first.seed] for values in chosen.values()]
     shown = [job.folder for job in few]
     results = {
         "world": dict(first.counts)
@@ -138,8 +139,8 @@ def _together(plan: Plan, starts: list[Start], ended: Ended) -> tuple[dict[str, 
             "label_scale": LABELLER.scale,
             "plan": asdict(plan),
         },
-        "optimum": [point for start in starts for point in optimum_of(start, plan)],
-        "methods": {name: [point.model_dump(exclude_none=True) for point in own] for name, own in points.items()},
+        "optimum": [point for start in starts for point in optimal_points(start, plan)],
+        "methods": {name: [point.model_dump(exclude_none=True) for point in values] for name, values in points.items()},
         "budgets": [row for start in starts for row in budgets_of(start, plan, points)],
         **win_rates(plan, starts, chosen),
         "rewards": rewards_in_and_out(plan, starts, ended) if plan.reward_steps else [],
@@ -152,18 +153,18 @@ def _together(plan: Plan, starts: list[Start], ended: Ended) -> tuple[dict[str, 
     return results, [read_run(folder) for folder in shown]
 
 
-def _seconds(starts: list[Start], ended: Ended) -> dict[str, float]:
-    """What the parts took, CPU seconds of the runs."""
-    found = {"sft": sum(start.sft_seconds for start in starts)}
+def _seconds(starts: list[SeedStart], ended: Ended) -> dict[str, float]:
+    """CPU seconds of the parts."""
+    seconds = {"sft": sum(start.sft_seconds for start in starts)}
     if any(start.reward_seconds for start in starts):
-        found["reward_model"] = sum(start.reward_seconds for start in starts)
+        seconds["reward_model"] = sum(start.reward_seconds for start in starts)
     for job, measured in ended:
-        found[job.method.name] = found.get(job.method.name, 0.0) + measured.seconds
-    return {name: round(value, 1) for name, value in found.items()}
+        seconds[job.method.name] = seconds.get(job.method.name, 0.0) + measured.seconds
+    return {name: round(value, 1) for name, value in seconds.items()}
 
 
 def _recommend(ended: Ended) -> dict[str, Any]:
-    """Which setting of DPO to use, by the exact rewards; and Preferred-FT, which costs the same."""
+    """The setting of DPO to use, by the exact rewards; Preferred-FT, which costs the same, is included."""
     from dataclasses import replace
 
     from preftree.evaluate.recommend import recommend, settings_of
@@ -176,5 +177,5 @@ def _recommend(ended: Ended) -> dict[str, Any]:
             values |= {} if job.value is None else {job.option: f"{job.value:g}"}
             name = f"{job.name} seed {job.start.seed}"
             every[name] = values, replace(read_run(job.folder), name=name)
-    found = recommend(settings_of(every))
-    return {"setting": found.setting, "reason": found.reason, "sure": found.sure, "figures": dict(found.figures)}
+    choice = recommend(settings_of(every))
+    return {"setting": choice.setting, "reason": choice.reason, "sure": choice.sure, "figures": dict(choice.figures)}

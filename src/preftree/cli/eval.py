@@ -1,4 +1,4 @@
-"""`preftree eval`: questions to a run that is there."""
+"""`preftree eval`: measuring and checking finished runs."""
 
 from __future__ import annotations
 
@@ -35,26 +35,26 @@ def diagnose(
     import json
     from dataclasses import asdict
 
-    from preftree.evaluate.checks.diagnose import examine_run, found_in, title_of
+    from preftree.evaluate.checks.diagnose import diagnoses_in, examine_run, title_of
     from preftree.run_folder.reader import read_run
 
-    verdicts = examine_run(read_run(run))
-    found = found_in(verdicts)
+    results = examine_run(read_run(run))
+    diagnoses = diagnoses_in(results)
     if as_json:
-        said = {
-            "found": [asdict(diagnosis) for diagnosis in found],
-            "clear": [verdict.check.name for verdict in verdicts if not verdict.diagnosis and not verdict.missing],
-            "not_possible": {verdict.check.name: verdict.missing for verdict in verdicts if verdict.missing},
+        answer = {
+            "found": [asdict(diagnosis) for diagnosis in diagnoses],
+            "clear": [result.check.name for result in results if not result.diagnosis and not result.missing],
+            "not_possible": {result.check.name: result.missing for result in results if result.missing},
         }
-        typer.echo(json.dumps(said))
+        typer.echo(json.dumps(answer))
         return
-    for diagnosis in found:
+    for diagnosis in diagnoses:
         figures = ", ".join(f"{name} {value:.4g}" for name, value in diagnosis.figures.items())
         typer.echo(f"{diagnosis.severity}: {title_of(diagnosis)}\n  {diagnosis.message}\n  Try: {diagnosis.advice}")
         typer.echo(f"  Rule: {diagnosis.threshold}; figures: {figures}\n")
-    clear = [verdict.check.title.lower() for verdict in verdicts if not verdict.diagnosis and not verdict.missing]
+    clear = [result.check.title.lower() for result in results if not result.diagnosis and not result.missing]
     if clear:
         typer.echo(f"clear: {', '.join(clear)}")
-    for verdict in verdicts:
-        if verdict.missing:
-            typer.echo(f"not possible: {verdict.check.title.lower()}, for want of {verdict.missing}")
+    for result in results:
+        if result.missing:
+            typer.echo(f"not possible: {result.check.title.lower()}: needs {result.missing}")

@@ -10,7 +10,7 @@ import typer
 
 
 class DtypeName(StrEnum):
-    """How exported weights are stored."""
+    """Types of exported weights."""
 
     float32 = "float32"
     bfloat16 = "bfloat16"
@@ -22,10 +22,12 @@ def export(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to make.", show_default=False)],
     adapter: Annotated[bool, typer.Option("--adapter", help="The adapter alone, as peft and vLLM load it.")] = False,
     merged: Annotated[bool, typer.Option("--merged", help="The whole model, its adapter merged into it.")] = False,
-    dtype: Annotated[DtypeName, typer.Option(help="Of the whole model's weights.")] = DtypeName.float32,
+    dtype: Annotated[DtypeName, typer.Option(help="Type of the whole model's weights.")] = DtypeName.float32,
     tolerance: Annotated[
         float | None,
-        typer.Option(min=0, help="Largest difference of a logit; by default 0.001, float16 0.05, bfloat16 0.5."),
+        typer.Option(
+            min=0, help="Largest allowed difference of a logit; by default 0.001, float16 0.05, bfloat16 0.5."
+        ),
     ] = None,
 ) -> None:
     """Write a run's model into OUT, load it again as others do, and keep it only where its logits are the run's own.
@@ -43,10 +45,10 @@ def export(
     from preftree.runtime.logs import quiet_transformers
 
     quiet_transformers()
-    found = export_run(run, out, "adapter" if adapter else "merged", dtype=dtype.value, tolerance=tolerance)
+    exported = export_run(run, out, "adapter" if adapter else "merged", dtype=dtype.value, tolerance=tolerance)
     typer.echo(
-        f"{found.out}: logits differ by at most {found.difference:.3g} from the run's own (allowed: "
-        f"{found.tolerance:.3g}), on {found.num_prompts} prompts of its data"
+        f"{exported.out}: logits differ by at most {exported.difference:.3g} from the run's own (allowed: "
+        f"{exported.tolerance:.3g}), on {exported.num_prompts} prompts of its data"
     )
-    for name, command in found.commands.items():
+    for name, command in exported.commands.items():
         typer.echo(f"\n{name}:\n  {command}")

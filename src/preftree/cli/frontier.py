@@ -1,4 +1,4 @@
-"""`preftree eval frontier`: what a run's policy has gained in reward on its way, and what that cost in KL."""
+"""`preftree eval frontier`: reward and KL of a policy along its run."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ REWARD = (
 def frontier(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN [RUN ...]", help="Folders of finished runs.")],
     reward: Annotated[str, typer.Option(help=REWARD)],
-    prompts: Annotated[int, typer.Option(min=2, help="Most prompts, of the run's held-out rows.")] = 256,
+    prompts: Annotated[int, typer.Option(min=2, help="Maximum number of prompts, from the held-out rows.")] = 256,
     samples: Annotated[int, typer.Option(min=1, help="Responses to each prompt.")] = 4,
     max_new_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Most tokens of a response; by default max_response_length, or 256.")
+        int | None, typer.Option(min=1, help="Maximum tokens of a response; by default max_response_length, or 256.")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the choice of prompts and of the samples.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the choice of prompts and of the samples.")] = 0,
 ) -> None:
     """Reward and KL to the reference at a run's snapshots (snapshots=2 keeps them) and at its end.
 
@@ -62,6 +62,6 @@ def measure_folder(path: Path, how: Measuring) -> Measured:
 
 def interval(point: Point, name: str) -> str:
     """A figure of a point as text, with the ends of its interval where it has one."""
-    told = point.model_extra or {}
-    ends = f"  [{told[f'{name}_low']:.3f}, {told[f'{name}_high']:.3f}]" if f"{name}_low" in told else ""
+    figures = point.model_extra or {}
+    ends = f"  [{figures[f'{name}_low']:.3f}, {figures[f'{name}_high']:.3f}]" if f"{name}_low" in figures else ""
     return f"{getattr(point, name):.3f}{ends}"

@@ -22,32 +22,33 @@ def generate(
     prompts: Annotated[
         str, typer.Argument(metavar="PROMPTS", help="A data file with a `prompt` in each row, or a .txt file.")
     ],
-    out: Annotated[Path, typer.Argument(metavar="OUT.jsonl", help="Where the responses go.")],
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of a response.")] = 256,
+    out: Annotated[Path, typer.Argument(metavar="OUT.jsonl", help="File for the responses.")],
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Maximum tokens of a response.")] = 256,
     temperature: Annotated[float, typer.Option(min=0, help="0 takes the most likely token.")] = 1.0,
-    top_p: Annotated[float, typer.Option(help="Draw from the fewest tokens that hold this mass.")] = 1.0,
+    top_p: Annotated[float, typer.Option(help="Sample from the fewest tokens with this total probability.")] = 1.0,
     samples: Annotated[int, typer.Option(min=1, help="Responses to each prompt.")] = 1,
-    seed: Annotated[int, typer.Option(min=0, help="Of the random numbers, and of the choice of shots.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the samples and of the choice of shots.")] = 0,
     stop: Annotated[
         list[str] | None, typer.Option(help="End a response where this text begins; may be given several times.")
     ] = None,
     best_of: Annotated[
-        int | None, typer.Option(min=1, help="Draw so many for each response, and keep the one of highest reward.")
+        int | None,
+        typer.Option(min=1, help="Draw this many for each response, and keep the one with the highest reward."),
     ] = None,
     reward: Annotated[str | None, typer.Option(help=f"For --best-of: {JUDGE}")] = None,
     shots: Annotated[
         str | None, typer.Option(metavar="FILE", help="Put demonstrations of this data file before each prompt.")
     ] = None,
-    num_shots: Annotated[int, typer.Option(min=1, help="How many.")] = 2,
-    batch_size: Annotated[int, typer.Option(min=1, help="Rows at once.")] = 32,
+    num_shots: Annotated[int, typer.Option(min=1, help="Number of demonstrations.")] = 2,
+    batch_size: Annotated[int, typer.Option(min=1, help="Number of rows at once.")] = 32,
     chat: Annotated[bool, typer.Option("--chat", help="Put plain prompts through the chat template.")] = False,
     system: Annotated[str | None, typer.Option(help="System message of those; implies --chat.")] = None,
-    precision: Annotated[Literal["fp32", "bf16"], typer.Option(help="Of the weights.")] = "fp32",
-    engine: Annotated[Literal["hf", "vllm"], typer.Option(help="What samples; vllm is an extra.")] = "hf",
+    precision: Annotated[Literal["fp32", "bf16"], typer.Option(help="Precision of the weights.")] = "fp32",
+    engine: Annotated[Literal["hf", "vllm"], typer.Option(help="Engine that samples; vllm is an extra.")] = "hf",
 ) -> None:
     """Draw responses to prompts, in batches; the same seed draws the same text for a row however rows are batched.
 
-    Stopped with Ctrl-C it goes on where it was when the same command is given again.
+    After Ctrl-C, the same command continues where it stopped.
     """
     from rich.console import Console
     from rich.progress import Progress
@@ -65,17 +66,17 @@ def generate(
     stops = tuple(stop or ())
     best = best_of_many(best_of, reward, temperature)
     tokenizer = load_tokenizer(model)
-    rows = asked = read_prompts(prompts)
+    rows = questions = read_prompts(prompts)
     if chat or system is not None:
-        rows = asked = as_conversation(rows, system)
+        rows = questions = as_conversation(rows, system)
     if shots is not None:
         shown = read_demonstrations(shots)
         shown = demonstrations_as_conversation(shown) if chat or system is not None else shown
-        asked = with_shots(rows, shown, num_shots, seed=seed)
+        questions = with_shots(rows, shown, num_shots, seed=seed)
         if any(isinstance(row.text, str) for row in rows):
             stops = tuple(dict.fromkeys((*stops, STOP)))
     sampling = Sampling(max_new_tokens, temperature, top_p, seed, stops)
-    ids = encode_prompts(tokenizer, asked)
+    ids = encode_prompts(tokenizer, questions)
     sampler, weights = load_sampler(model, engine, precision, batch_size)
     job = describe_job(weights, precision, ids, sampling, samples, best_of=best, engine=engine)
     total = samples * len(rows)
@@ -102,7 +103,7 @@ def generate(
 
 
 def best_of_many(num: int | None, reward: str | None, temperature: float) -> BestOf | None:
-    """Best-of-N as the options say it.
+    """Best-of-N from the options.
 
     Raises:
       ConfigError: one of the two is missing, all of N would be the same text, or there is no such reward.
@@ -124,7 +125,7 @@ def best_of_many(num: int | None, reward: str | None, temperature: float) -> Bes
 def load_sampler(
     model: str, engine: Literal["hf", "vllm"], precision: Literal["fp32", "bf16"], batch_size: int
 ) -> tuple[Sampler, str]:
-    """The engine with the model in it, and what tells its weights from others."""
+    """The engine with its model, and a digest of the weights."""
     import torch
 
     from preftree.generate.hf import hf_sampler
@@ -142,7 +143,7 @@ def load_sampler(
 
 
 def describe_best_of(out: Path) -> str:
-    """What the best of fewer would have earned, from the rewards of all that were drawn."""
+    """Mean reward of the best of fewer, from the rewards of all responses drawn."""
     import json
     import math
 
@@ -154,5 +155,5 @@ def describe_best_of(out: Path) -> str:
         rewards = [json.loads(line)["rewards"] for line in file]
     table = expected_best(np.array(rewards)).mean(axis=0)
     sizes = [2**power for power in range(len(table).bit_length()) if 2**power < len(table)] + [len(table)]
-    told = [f"{n}: {table[n - 1]:.4g} (KL at most {math.log(n) - (n - 1) / n:.2f})" for n in sizes]
-    return f"mean reward of the best of {', '.join(told)}"
+    figures = [f"{n}: {table[n - 1]:.4g} (KL at most {math.log(n) - (n - 1) / n:.2f})" for n in sizes]
+    return f"mean reward of the best of {', '.join(figures)}"

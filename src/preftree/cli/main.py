@@ -1,6 +1,7 @@
-"""`preftree`: the verbs, the log on stderr, and what an exit code means.
+"""Command line of Preftree: its verbs, its log on stderr, and its exit codes.
 
-0 done · 2 the user can mend it (one sentence on stderr) · 130 Ctrl-C · 143 SIGTERM · 1 a fault of ours (a traceback)
+0: done. 2: an error that the user can fix, in one sentence on stderr. 130: Ctrl-C. 143: SIGTERM. 1: a bug, with a
+traceback.
 """
 
 from __future__ import annotations
@@ -13,9 +14,23 @@ from typing import Annotated, NoReturn
 import typer
 
 from preftree import __version__
-from preftree.cli import chat, data, demo, eval, export, generate, losses, ref, report, sweep, train
+from preftree.cli import (
+    chat,
+    completion,
+    data,
+    demo,
+    eval,
+    export,
+    generate,
+    losses,
+    options,
+    ref,
+    report,
+    sweep,
+    train,
+)
 from preftree.errors import UserError, out_of_memory
-from preftree.runtime.logs import _Stderr
+from preftree.runtime.logs import StderrHandler
 
 app = typer.Typer(
     name="preftree",
@@ -36,6 +51,8 @@ app.add_typer(eval.app, name="eval", help="Measure a run.")
 app.command("report")(report.report)
 app.command("export")(export.export)
 app.command("losses")(losses.losses)
+app.command("options")(options.options)
+app.command("completion")(completion.completion)
 
 
 def _print_version(wanted: bool) -> bool:
@@ -57,7 +74,7 @@ def _root(
 def main() -> NoReturn:
     """Run the command line and exit."""
     log = logging.getLogger("preftree")
-    log.handlers = [_Stderr()]
+    log.handlers = [StderrHandler()]
     log.setLevel(logging.INFO)
     log.propagate = False
     signal.signal(signal.SIGTERM, _terminate)
@@ -67,7 +84,7 @@ def main() -> NoReturn:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except RuntimeError as error:
-        torch = sys.modules.get("torch")  # not imported for this: commands that need no model start without it
+        torch = sys.modules.get("torch")  # never imported here: commands without a model start faster
         if torch is None or not isinstance(error, torch.OutOfMemoryError):
             raise
         print(f"error: {out_of_memory(error)}; use smaller batches, or a smaller model", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""`preftree ref build`: fill the reference table of a run without training."""
+"""`preftree ref build`: the reference table of a run, computed without training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`preftree eval rewards`: what a policy's implicit rewards rank as labelled, beside a reward model."""
+"""`preftree eval rewards`: accuracy of a policy's implicit rewards on pairs, beside a reward model."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def rewards(
     data: Annotated[str, typer.Option(help="Pairs to rank; held-out ones, of the kind the run was trained on.")],
     against: Annotated[str | None, typer.Option(help="A reward model: its folder or its run.")] = None,
     ood: Annotated[str | None, typer.Option(help="More pairs, of another kind: out of distribution.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the intervals' resampling.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the bootstrap.")] = 0,
 ) -> None:
     """Accuracy and calibration of beta * (policy - reference log-prob) on pairs, in and out of distribution.
 
@@ -36,16 +36,16 @@ def rewards(
 
     quiet_transformers()
     opened = read_run(run)
-    found = compare_rewards(opened, [data] if ood is None else [data, ood], against=against, seed=seed)
+    compared = compare_rewards(opened, [data] if ood is None else [data, ood], against=against, seed=seed)
     table = Table("pairs", "rewards", "accuracy", "ECE", "Brier", "nats")
-    for one in found:
-        for name, own in (("implicit", one.implicit), ("explicit", one.explicit)):
-            if own is not None:
-                fit = (f"{value:.3f}" for value in own.calibration[:3])
-                table.add_row(f"{Path(one.data).name} ({one.num_pairs})", name, _between(own.accuracy), *fit)
-        if one.difference is not None:
-            table.add_row("", "difference", _between(one.difference, "+.3f"))
-    write_atomic(run / "rewards.json", json.dumps(rewards_json(opened, found, against), indent=1) + "\n")
+    for file in compared:
+        for name, source in (("implicit", file.implicit), ("explicit", file.explicit)):
+            if source is not None:
+                fit = (f"{value:.3f}" for value in source.calibration[:3])
+                table.add_row(f"{Path(file.data).name} ({file.num_pairs})", name, _between(source.accuracy), *fit)
+        if file.difference is not None:
+            table.add_row("", "difference", _between(file.difference, "+.3f"))
+    write_atomic(run / "rewards.json", json.dumps(rewards_json(opened, compared, against), indent=1) + "\n")
     Console(markup=False, highlight=False).print(table)
 
 

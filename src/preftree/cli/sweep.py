@@ -1,4 +1,4 @@
-"""`preftree sweep dpo beta=.05,.1,.5 [CONFIG.yaml] [key=value ...]`: many runs, one reference pass, one answer."""
+"""`preftree sweep dpo beta=.05,.1,.5 [CONFIG.yaml] [key=value ...]`: many runs, and the setting to use."""
 
 from __future__ import annotations
 
@@ -34,25 +34,25 @@ def sweep(
     prompts: Annotated[int, typer.Option(min=2, help="Most prompts to sample for.")] = 256,
     samples: Annotated[int, typer.Option(min=1, help="Responses to each prompt.")] = 4,
 ) -> None:
-    """Run every combination of some options, compare the policies, and say which setting to use and why.
+    """Run every combination of some options, compare the policies, and recommend a setting with the reason.
 
     OUT/NAME/ holds each run, OUT/sweep.json and OUT/report.html the comparison. The reference is scored once for all
-    runs. Given again, the same command goes on where it stopped.
+    runs. The same command resumes a sweep that was stopped.
     """
     from preftree.cli.frontier import measure_folder
-    from preftree.cli.report import conclude
     from preftree.errors import TrainingError, UserError
     from preftree.evaluate.along_training import Measuring
     from preftree.evaluate.recommend import recommend, settings_of
     from preftree.judges.functions import load_reward
+    from preftree.report.conclude import conclude
     from preftree.report.sweep import settings_table, sweep_page
     from preftree.run_folder.reader import Run, read_run
     from preftree.runtime.logs import quiet_transformers
-    from preftree.runtime.processes import Stopped
+    from preftree.runtime.signals import Stopped
     from preftree.storage.atomic import write_atomic
 
     if reward is not None:
-        load_reward(reward)  # a name that is wrong is told before the hours, not after them
+        load_reward(reward)  # a wrong name fails now, not after hours of training
     out, ends = _start(recipe, words)
     quiet_transformers()
     ended: dict[str, tuple[dict[str, str], Run | str]] = {}
@@ -73,11 +73,11 @@ def sweep(
 
     if all(isinstance(run, str) for _, run in ended.values()):
         raise TrainingError(
-            f"no run of this sweep came to its end; {out} has no report of it, each run's error is above"
+            f"no run of this sweep finished, so {out} has no report; the error of each run is printed above"
         )
     settings = settings_of(ended)
-    found = recommend(settings)
-    told: dict[str, Any] = {
+    recommendation = recommend(settings)
+    results: dict[str, Any] = {
         "recipe": recipe,
         "runs": {
             name: {"values": values}
@@ -85,25 +85,33 @@ def sweep(
             for name, (values, run) in ended.items()
         },
         "settings": [{"name": setting.name, "faults": setting.faults} for setting in settings],
-        "recommended": {"setting": found.setting, "reason": found.reason, "sure": found.sure, "figures": found.figures},
+        "recommended": {
+            "setting": recommendation.setting,
+            "reason": recommendation.reason,
+            "sure": recommendation.sure,
+            "figures": recommendation.figures,
+        },
     }
-    write_atomic(Path(out) / "sweep.json", json.dumps(told, indent=1, allow_nan=False) + "\n")
-    write_atomic(Path(out) / "report.html", sweep_page(settings, found))
+    write_atomic(Path(out) / "sweep.json", json.dumps(results, indent=1, allow_nan=False) + "\n")
+    write_atomic(Path(out) / "report.html", sweep_page(settings, recommendation))
     _print(*settings_table(settings))
-    typer.echo(f"recommended: {found.setting or 'nothing'}. {found.reason}")
+    typer.echo(f"recommended: {recommendation.setting or 'nothing'}. {recommendation.reason}")
     typer.echo(f"see {Path(out) / 'report.html'}")
 
 
 def _start(recipe: str, words: list[str]) -> tuple[str, Iterator[tuple[Variant[Any], str | None]]]:
-    """The sweep's folder, and its runs as they end."""
+    """The folder of the sweep, and an iterator over its runs as they end, each with its error."""
+    from preftree.config.words import split_words
     from preftree.errors import ConfigError
+    from preftree.evaluate.after_training import run_recipe
     from preftree.evaluate.sweep import plan_sweep, run_all
 
     if recipe not in SWEPT:
         raise ConfigError(f"a sweep runs {', '.join(SWEPT)}, got {recipe!r}")
     row = RECIPES[recipe]
-    out, variants = plan_sweep(row.config, words)
-    return out, run_all(variants, row.load())
+    files, options = split_words(row.config, words)
+    out, variants = plan_sweep(row.config, [*files, *(f"{name}={values}" for name, values in options)])
+    return out, run_all(variants, run_recipe)
 
 
 def _print(heads: list[str], rows: list[list[str]]) -> None:

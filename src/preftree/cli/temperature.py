@@ -28,7 +28,7 @@ from preftree.cli.winrate import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from preftree.evaluate.answers import Drawing, Side
+    from preftree.evaluate.answers import SampleFiles, Side
     from preftree.evaluate.temperature import Curves
     from preftree.worlds.grammar import World
 
@@ -41,7 +41,9 @@ def temperature(
     prompts: Prompts,
     judge: Annotated[str, typer.Option(help=JUDGE)],
     temperatures: Annotated[str, typer.Option(help="Two or more, with commas.")] = "0,.25,.5,.75,1",
-    baseline_temperature: Annotated[float, typer.Option(min=0, help="Of a baseline that is a model.")] = 1.0,
+    baseline_temperature: Annotated[
+        float, typer.Option(min=0, help="Temperature of a baseline that is a model.")
+    ] = 1.0,
     samples: Annotated[int, typer.Option(min=1, help="Responses to each prompt.")] = 1,
     num_prompts: NumPrompts = None,
     top_p: TopP = 1.0,
@@ -49,9 +51,9 @@ def temperature(
     seed: Seed = 0,
     batch_size: BatchSize = 32,
     precision: Precision = "fp32",
-    out: Annotated[Path, typer.Option(help="Where responses, figures and the page go.")] = Path("temperature"),
+    out: Annotated[Path, typer.Option(help="Folder for responses, figures and the page.")] = Path("temperature"),
 ) -> None:
-    """How often each model's responses are better than the baseline's, at each sampling temperature.
+    """Win rate of each model's responses over the baseline's, at each sampling temperature.
 
     With 95 % intervals by prompt, the area under each curve and its drop from the best to the last temperature. In a
     world whose responses can be enumerated, with itself as the judge and models on both sides, the figures are exact
@@ -76,29 +78,29 @@ def temperature(
     (other,) = find_sides([baseline])
     if other.kind == "model":
         other = replace(other, name=f"{other.name} at T {baseline_temperature:g}")
-    asked = read_questions(prompts, most=num_prompts, seed=seed)
-    limit = check_world(judge, prompts, asked, max_new_tokens)
+    questions = read_questions(prompts, most=num_prompts, seed=seed)
+    limit = check_world(judge, prompts, questions, max_new_tokens)
     world = countable_world(judge, other, limit, top_p)
-    texts = [prompt.text for prompt in asked]
+    texts = [prompt.text for prompt in questions]
     if world is not None:
         curves = exactly(world, [str(text) for text in texts], values, policies, other, baseline_temperature, judge)
     else:
         ways = [Sampling(limit, value, top_p, seed) for value in values]
-        base_way = Sampling(limit, baseline_temperature, top_p, seed + 1)  # random numbers of its own
-        warn_of_equal_draws([policies[0], other], [ways[-1], base_way], len(asked), samples)
+        base_way = Sampling(limit, baseline_temperature, top_p, seed + 1)  # other random numbers
+        warn_of_equal_draws([policies[0], other], [ways[-1], base_way], len(questions), samples)
 
-        def draw(how: Drawing) -> list[Any]:
-            from preftree.evaluate.answers import gather
+        def draw(how: SampleFiles) -> list[Any]:
+            from preftree.evaluate.answers import collect_answers
 
             return [
-                gather(other, prompts, asked, [base_way], how)[0],
-                *(gather(side, prompts, asked, ways, how) for side in policies),
+                collect_answers(other, prompts, questions, [base_way], how)[0],
+                *(collect_answers(side, prompts, questions, ways, how) for side in policies),
             ]
 
         base, *drawn = drawing(draw, out, samples=samples, batch_size=batch_size, precision=precision)
-        found = {side.name: answers for side, answers in zip(policies, drawn, strict=True)}
-        curves = sampled_curves(judged_by, texts, values, found, base, seed=seed)
-    told = {
+        answers_of = {side.name: answers for side, answers in zip(policies, drawn, strict=True)}
+        curves = sampled_curves(judged_by, texts, values, answers_of, base, seed=seed)
+    figures = {
         "baseline": curves.baseline,
         "baseline_temperature": baseline_temperature if other.kind == "model" else None,
         "judge": curves.judge,
@@ -109,11 +111,11 @@ def temperature(
         "temperature": [point.model_dump() for point in curves.points],
         "temperature_figure": "win rate",
         "robustness": [
-            {"name": one.name, "area": one.area._asdict(), "best_at": one.best_at, "drop": one.drop._asdict()}
-            for one in curves.robustness
+            {"name": curve.name, "area": curve.area._asdict(), "best_at": curve.best_at, "drop": curve.drop._asdict()}
+            for curve in curves.robustness
         ],
     }
-    write(out / "temperature.json", json.dumps(told, indent=1, ensure_ascii=False) + "\n")
+    write(out / "temperature.json", json.dumps(figures, indent=1, ensure_ascii=False) + "\n")
     write(out / "temperature.html", temperature_page(curves))
     heads, rows = figures_table(curves)
     title = f"win rate against {curves.baseline}, judged by {curves.judge}; {how_known(curves)}"
@@ -148,10 +150,10 @@ def read_temperatures(text: str) -> list[float]:
 
 
 def require_models(sides: Sequence[Side]) -> None:
-    """Only a model can be sampled at another temperature.
+    """Require that all sides are models, since only these can be sampled at another temperature.
 
     Raises:
-      ConfigError: a side is none.
+      ConfigError: a side is not a model.
     """
     from preftree.errors import ConfigError
 
@@ -173,7 +175,7 @@ def countable_world(judge: str, baseline: Side, limit: int, top_p: float) -> Wor
 
 def exactly(
     world: World,
-    asked: Sequence[str],
+    prompts: Sequence[str],
     temperatures: Sequence[float],
     policies: Sequence[Side],
     baseline: Side,
@@ -192,12 +194,12 @@ def exactly(
         return [policy_table(model, tokenizer, world, value) for value in values]
 
     (base,) = tables(baseline, [baseline_temperature])
-    found = {side.name: tables(side, temperatures) for side in policies}
-    return exact_curves(world, asked, temperatures, found, (baseline.name, base), judge=judge)
+    tables_of = {side.name: tables(side, temperatures) for side in policies}
+    return exact_curves(world, prompts, temperatures, tables_of, (baseline.name, base), judge=judge)
 
 
 def how_known(curves: Curves) -> str:
-    """What the figures rest on."""
+    """How the figures were obtained."""
     if curves.pairs is None:
         return f"exact, {curves.prompts} prompts"
     return f"{curves.pairs} pairs each, 95 % intervals over {curves.prompts} prompts"

@@ -1,4 +1,4 @@
-"""The verbs that train, one for each recipe: a configuration file, options as key=value, or both."""
+"""Verbs that train, one for each recipe: a configuration file, options, or both."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from typing import Annotated
 
 import typer
 
-from preftree.cli.report import conclude
+from preftree.cli.options import RecipeCommand
 from preftree.config.recipes import RECIPES, Recipe
 from preftree.runtime.logs import quiet_transformers
 
-OPEN = {"ignore_unknown_options": True}  # so that --lr=1e-6 meets our own sentence
+OPEN = {"ignore_unknown_options": True}  # --lr 1e-6 is read by config/words.py
 
 Words = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="CONFIG.yaml|key=value",
-        help="At most one file of defaults, and any number of options; dotted keys reach inside.",
+        help="At most one file, and any number of options; dotted keys reach inside.",
         show_default=False,
     ),
 ]
 
 
 def add_verbs(app: typer.Typer) -> None:
-    """Give the command line a verb for each recipe."""
+    """Add a verb for each recipe to the command line."""
     for recipe in RECIPES.values():
-        app.command(recipe.name, help=recipe.help, context_settings=OPEN)(_verb(recipe))
+        app.command(recipe.name, cls=RecipeCommand, help=recipe.help, context_settings=OPEN)(_verb(recipe))
 
 
 def _verb(recipe: Recipe) -> Callable[..., None]:
@@ -36,9 +36,11 @@ def _verb(recipe: Recipe) -> Callable[..., None]:
         from preftree.config.load import load_config
 
         config = load_config(recipe.config, words or [])
-        run = recipe.load()
+        from preftree.evaluate.after_training import run_recipe
+        from preftree.report.conclude import conclude
+
         quiet_transformers()
-        signum = run(config).signum
+        signum = run_recipe(config).signum
         if signum:
             raise typer.Exit(128 + signum)
         if os.environ.get("RANK", "0") == "0":

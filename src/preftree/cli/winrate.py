@@ -1,4 +1,4 @@
-"""`preftree eval winrate`: whose response is the better one, and how often."""
+"""`preftree eval winrate`: win rate of one side's responses over another's."""
 
 from __future__ import annotations
 
@@ -13,28 +13,27 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from preftree.data.prompts import Prompt
-    from preftree.evaluate.answers import Drawing
+    from preftree.evaluate.answers import SampleFiles
     from preftree.evaluate.winrate import WinRate
 
 JUDGE = f"A reward model's folder, {REWARD}"
 SIDE = "A model's or a run's folder, a hub id, or a file that `preftree generate` wrote"
 Prompts = Annotated[str, typer.Option(help="A data file with a `prompt` in each row, or a .txt file.")]
 NumPrompts = Annotated[
-    int | None, typer.Option(min=2, help="Most prompts, chosen by seed.  [default: all]", show_default=False)
+    int | None,
+    typer.Option(min=2, help="Maximum number of prompts, chosen by seed.  [default: all]", show_default=False),
 ]
 MaxNewTokens = Annotated[
     int | None,
-    typer.Option(
-        min=1, help="Most tokens of a response.  [default: 256, or the length of the world's]", show_default=False
-    ),
+    typer.Option(min=1, help="Maximum tokens of a response.  [default: 256, or the world's]", show_default=False),
 ]
-TopP = Annotated[float, typer.Option(help="Draw from the fewest tokens that hold this mass.")]
-Seed = Annotated[int, typer.Option(min=0, help="Of the random numbers, and of the intervals' resampling.")]
-BatchSize = Annotated[int, typer.Option(min=1, help="Responses at once.")]
-Precision = Annotated[Literal["fp32", "bf16"], typer.Option(help="Of the weights.")]
+TopP = Annotated[float, typer.Option(help="Sample from the fewest tokens with this total probability.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of the samples and of the bootstrap.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Number of responses generated at once.")]
+Precision = Annotated[Literal["fp32", "bf16"], typer.Option(help="Precision of the weights.")]
 DEFAULT_NEW_TOKENS = 256
 FEW_PROMPTS = 20
-"""With fewer a bootstrap over prompts is too narrow."""
+"""Number of prompts below which a bootstrap over prompts is too narrow."""
 
 
 def winrate(
@@ -50,38 +49,38 @@ def winrate(
     seed: Seed = 0,
     batch_size: BatchSize = 32,
     precision: Precision = "fp32",
-    out: Annotated[Path, typer.Option(help="Where responses, verdicts and figures go.")] = Path("winrate"),
+    out: Annotated[Path, typer.Option(help="Folder for responses, verdicts and figures.")] = Path("winrate"),
 ) -> None:
-    """How often A's response is better than B's: ties count half, with a 95 % interval by prompt.
+    """Win rate of A's responses over B's: ties count half, with a 95 % interval by prompt.
 
     Responses are drawn into OUT/responses and used again; the verdicts are a preference file, OUT/verdicts.jsonl.
-    Stopped with Ctrl-C it goes on where it was when the same command is given again.
+    After Ctrl-C, the same command continues where it stopped.
     """
     import json
 
     from rich.console import Console
 
-    from preftree.evaluate.answers import find_sides, gather, read_questions
+    from preftree.evaluate.answers import collect_answers, find_sides, read_questions
     from preftree.evaluate.winrate import count_wins, judge_pairs, preference_rows
     from preftree.generate.protocol import Sampling
     from preftree.judges.pairwise import load_judge
 
     judged_by = load_judge(judge)
     sides = find_sides([a, b])
-    asked = read_questions(prompts, most=num_prompts, seed=seed)
-    limit = check_world(judge, prompts, asked, max_new_tokens)
-    # Each side has random numbers of its own: equal ones would make two samples of one model the same text.
+    questions = read_questions(prompts, most=num_prompts, seed=seed)
+    limit = check_world(judge, prompts, questions, max_new_tokens)
+    # Each side has other random numbers: equal ones would make two samples of one model the same text.
     ways = [Sampling(limit, temperature, top_p, seed + index) for index in range(2)]
-    warn_of_equal_draws(sides, ways, len(asked), samples)
+    warn_of_equal_draws(sides, ways, len(questions), samples)
 
-    def draw(how: Drawing) -> list[Any]:
-        return [gather(side, prompts, asked, [way], how)[0] for side, way in zip(sides, ways, strict=True)]
+    def draw(how: SampleFiles) -> list[Any]:
+        return [collect_answers(side, prompts, questions, [way], how)[0] for side, way in zip(sides, ways, strict=True)]
 
     first, second = drawing(draw, out, samples=samples, batch_size=batch_size, precision=precision)
-    texts = [prompt.text for prompt in asked]
+    texts = [prompt.text for prompt in questions]
     pairs = judge_pairs(judged_by, texts, first, second)
-    found = count_wins(judged_by, first, second, pairs, seed=seed)
-    told = found.as_json() | {
+    win_rate = count_wins(judged_by, first, second, pairs, seed=seed)
+    figures = win_rate.as_json() | {
         "prompts_file": prompts,
         "samples": samples,
         "temperature": temperature,
@@ -91,10 +90,10 @@ def winrate(
     }
     rows = preference_rows(texts, pairs, (first.name, second.name))
     write(out / "verdicts.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-    write(out / "winrate.json", json.dumps(told, indent=1, ensure_ascii=False) + "\n")
-    Console(markup=False, highlight=False, soft_wrap=True).print(describe(found))
-    if found.prompts < FEW_PROMPTS:
-        typer.echo(few(found.prompts), err=True)
+    write(out / "winrate.json", json.dumps(figures, indent=1, ensure_ascii=False) + "\n")
+    Console(markup=False, highlight=False, soft_wrap=True).print(describe(win_rate))
+    if win_rate.prompts < FEW_PROMPTS:
+        typer.echo(few(win_rate.prompts), err=True)
     typer.echo(f"{out / 'winrate.json'} has the figures, {out / 'verdicts.jsonl'} the verdicts", err=True)
 
 
@@ -102,7 +101,7 @@ def check_world(judge: str, path: str, prompts: Sequence[Prompt], max_new_tokens
     """Most tokens of a response; a world judges its own prompts only, and says how long its responses are.
 
     Raises:
-      DataError: a prompt is none of the world's.
+      DataError: a prompt is not one of the world's.
     """
     from preftree.errors import DataError
     from preftree.judges.functions import find_world
@@ -136,13 +135,13 @@ def warn_of_equal_draws(sides: Sequence[Any], ways: Sequence[Any], num_prompts: 
 
 
 def drawing(
-    work: Callable[[Drawing], list[Any]], out: Path, *, samples: int, batch_size: int, precision: str
+    work: Callable[[SampleFiles], list[Any]], out: Path, *, samples: int, batch_size: int, precision: str
 ) -> list[Any]:
-    """Do what draws responses, with a bar for each file and an end at Ctrl-C."""
+    """Call a function that draws responses, with a progress bar for each file and a stop at Ctrl-C."""
     from rich.console import Console
     from rich.progress import Progress
 
-    from preftree.evaluate.answers import Drawing, Interrupted
+    from preftree.evaluate.answers import Interrupted, SampleFiles
     from preftree.runtime.logs import quiet_transformers
     from preftree.runtime.signals import stop_on_signals
 
@@ -155,7 +154,7 @@ def drawing(
                 tasks[name] = bar.add_task(name, total=total)
             bar.update(tasks[name], completed=rows)
 
-        how = Drawing(out / "responses", samples, batch_size, precision, lambda: request.signum, show)
+        how = SampleFiles(out / "responses", samples, batch_size, precision, lambda: request.signum, show)
         try:
             return work(how)
         except Interrupted:
@@ -163,7 +162,7 @@ def drawing(
 
 
 def write(path: Path, content: str) -> None:
-    """Write a file and the folder that it stands in.
+    """Write a file, and make its folder.
 
     Raises:
       DataError: it cannot be written.
@@ -178,46 +177,46 @@ def write(path: Path, content: str) -> None:
         raise DataError(f"{path} cannot be written ({error.strerror}); give another --out") from error
 
 
-def describe(found: WinRate) -> Any:
+def describe(win_rate: WinRate) -> Any:
     """The figures as a table for the terminal."""
     from rich.table import Table
 
     table = Table(
-        title=f"{found.a} against {found.b}, judged by {found.judge}", title_justify="left", show_header=False
+        title=f"{win_rate.a} against {win_rate.b}, judged by {win_rate.judge}", title_justify="left", show_header=False
     )
-    over = f"over {found.prompts} prompts"
-    table.add_row("win rate", f"{interval(found.rate)}  95 % interval {over}, ties count half")
-    told = f"{found.wins} won, {found.ties} tied, {found.losses} lost, of {found.pairs}"
-    if found.identical:
-        told += f"; {found.identical} ties are of one and the same text"
-    table.add_row("pairs", told)
-    if found.orders == 1:
+    over = f"over {win_rate.prompts} prompts"
+    table.add_row("win rate", f"{interval(win_rate.rate)}  95 % interval {over}, ties count half")
+    counts = f"{win_rate.wins} won, {win_rate.ties} tied, {win_rate.losses} lost, of {win_rate.pairs}"
+    if win_rate.identical:
+        counts += f"; {win_rate.identical} ties are of identical texts"
+    table.add_row("pairs", counts)
+    if win_rate.orders == 1:
         table.add_row("order", "each pair was judged once: this judge sees one response at a time")
     else:
-        table.add_row("order", f"each pair was shown in both; {agreed(found)}")
-    if found.invalid:
-        table.add_row("invalid", f"{found.invalid} verdicts could not be read, and count half")
-    table.add_row("length", f"{found.characters_a:.0f} characters, and {found.characters_b:.0f} of {found.b}")
-    if found.similar is not None:
-        table.add_row("", f"{interval(found.similar)}  among the {found.similar_pairs} pairs of similar length")
+        table.add_row("order", f"each pair was shown in both; {agreed(win_rate)}")
+    if win_rate.invalid:
+        table.add_row("invalid", f"{win_rate.invalid} verdicts could not be read, and count half")
+    table.add_row("length", f"{win_rate.characters_a:.0f} characters, and {win_rate.characters_b:.0f} of {win_rate.b}")
+    if win_rate.similar is not None:
+        table.add_row("", f"{interval(win_rate.similar)}  among the {win_rate.similar_pairs} pairs of similar length")
     else:
-        table.add_row("", f"{found.similar_pairs} pairs are of similar length, too few for a win rate")
-    for name, share in ((found.a, found.finished_a), (found.b, found.finished_b)):
+        table.add_row("", f"{win_rate.similar_pairs} pairs are of similar length, too few for a win rate")
+    for name, share in ((win_rate.a, win_rate.finished_a), (win_rate.b, win_rate.finished_b)):
         if share is not None and share < 1:
             table.add_row("cut", f"{1 - share:.1%} of the responses of {name}, at the limit of their tokens")
     return table
 
 
 def few(num: int) -> str:
-    """A word on intervals over few prompts."""
+    """A warning about intervals over few prompts."""
     return f"warning: {num} prompts are few: intervals over fewer than {FEW_PROMPTS} are too narrow"
 
 
-def agreed(found: WinRate) -> str:
-    """How a judge took the order."""
-    if found.agreement is None or found.left_rate is None:
-        return "all pairs are of one and the same text"
-    return f"{found.agreement:.1%} had one verdict in both, the left one won {found.left_rate:.1%}"
+def agreed(win_rate: WinRate) -> str:
+    """Agreement of a judge's verdicts over both orders."""
+    if win_rate.agreement is None or win_rate.left_rate is None:
+        return "all pairs are of identical texts"
+    return f"{win_rate.agreement:.1%} had one verdict in both, the left one won {win_rate.left_rate:.1%}"
 
 
 def interval(estimate: Any) -> str:

@@ -1,1 +1,1 @@
-"""What a run is told to do: strict models, a YAML reader, and the words for what went wrong."""
+"""Options of a run: strict models, their descriptions, a YAML reader, and sentences for what is wrong."""

@@ -1,7 +1,8 @@
-"""The options of a run: one strict model per concern, joined flat into one model per recipe.
+"""Options that runs share: one strict model for each concern, joined flat into one model for each recipe.
 
-A function asks for the concern it needs (`Optimisation`, `Lengths`, ...), so its signature says which options can
-move it. Inheritance here only joins fields; there is nothing to override.
+A function takes the concern it needs (`Optimisation`, `Lengths`, ...), so its signature says which options affect it.
+Inheritance only joins fields; nothing is overridden but defaults. The `Attributes:` section of a model is the one
+description of its options: `config/help.py` reads it for `--help`, `preftree options` and docs/options.md.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from preftree.config.lora import LoraOptions, Quantization
 
 
 class Strict(BaseModel):
-    """Options of which no other may be there, and which nothing changes."""
+    """Base of all options: unknown names are refused, types are not converted, values do not change."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False, protected_namespaces=())
 
@@ -34,46 +35,51 @@ def _check_place(value: str) -> str:
     return os.path.expanduser(value)
 
 
-Place: TypeAlias = Annotated[str, AfterValidator(_check_place)]
+PathOrId: TypeAlias = Annotated[str, AfterValidator(_check_place), Field(json_schema_extra={"format": "path"})]
+"""A path, or an id of the Hugging Face hub."""
 
 
 OptimizerName: TypeAlias = Literal["adamw", "rmsprop", "adamw_8bit"]
 
 
+SHORTHANDS = {"data": "path", "loss": "name", "reference": "from"}
+"""Options that may be written as one word, and the inner option that this word sets."""
+
+
 class DataSource(Strict):
-    """A data file and how its rows are taken; written `data: FILE` where the rest stays as it is.
+    """A data file and the use of its rows; `data: FILE` sets the path alone.
 
     Attributes:
       path: A file, a folder of files, or a data set id of the Hugging Face hub.
-      format: Name of the format (see `preftree data inspect`), of a held-out file as well; recognised where it is null.
-      order: `prompt` shuffles whole prompts, so that the branches of one meet in a step; `example` shuffles rows.
-      max_rejected: Share of faulty rows above which the run stops.
+      format: Name of the format (`preftree data inspect` prints it), for a held-out file too; null recognises it.
+      order: `prompt` shuffles whole prompts, so that all branches of a prompt are in one step; `example` shuffles rows.
+      max_rejected: Largest share of faulty rows; above it the run stops.
     """
 
-    path: Place
+    path: PathOrId
     format: str | None = None
     order: Literal["prompt", "example"] = "prompt"
     max_rejected: float = Field(default=0.05, ge=0, le=1)
 
 
-class Start(Strict):
-    """What is trained, from what, into which folder.
+class ModelAndData(Strict):
+    """Model, data and folder of a run.
 
     Attributes:
       model: A model folder, or a model id of the Hugging Face hub.
-      data: The training rows.
-      eval_data: Held-out rows: a file, or a share of the training prompts below 1; none by default.
-      eval_every: Steps between evaluations; null evaluates at the end.
+      data: Training rows: a path, or the options below.
+      eval_data: Held-out rows: a path, or a share of the training prompts between 0 and 1; null holds out none.
+      eval_every: Steps between evaluations; null evaluates at the end alone.
       out: Folder of the run.
     """
 
-    model: Place
+    model: PathOrId
     data: DataSource
-    eval_data: Place | float | None = None
+    eval_data: PathOrId | float | None = None
     eval_every: PositiveInt | None = None
-    out: Place
+    out: PathOrId
 
-    @field_validator("data", mode="before")
+    @field_validator("data", mode="before", json_schema_input_type=PathOrId | DataSource)
     @classmethod
     def _path_alone(cls, value: object) -> object:
         return {"path": value} if isinstance(value, str) else value
@@ -86,18 +92,18 @@ class Start(Strict):
         raise ValueError(f"must be a file or a share of the prompts between 0 and 1, got {value!r}")
 
     @model_validator(mode="after")
-    def _something_to_evaluate(self) -> Start:
+    def _something_to_evaluate(self) -> ModelAndData:
         if self.eval_every is not None and self.eval_data is None:
             raise ValueError("eval_every needs eval_data: a file, or a share of the prompts such as 0.1")
         return self
 
 
 class Adaptation(Strict):
-    """Which weights are trained.
+    """Weights that are trained.
 
     Attributes:
-      lora: A LoRA adapter is trained, and nothing else; null trains every weight.
-      quantize: How the frozen weights under the adapter are stored: `nf4`, `int8` or `int4`; null keeps them fp32.
+      lora: A LoRA adapter to train in place of the weights, such as `lora.r=16`; null trains every weight.
+      quantize: Storage of the frozen weights under the adapter; null keeps them fp32.
     """
 
     lora: LoraOptions | None = None
@@ -111,13 +117,14 @@ class Adaptation(Strict):
 
 
 class Lengths(Strict):
-    """Token budgets of a row, and what happens to a row that is over one.
+    """Token budgets of a row, and the treatment of a row that exceeds one.
 
     Attributes:
-      max_length: Most tokens of prompt and response together.
-      max_prompt_length: Most tokens of the prompt.
-      max_response_length: Most tokens of a response.
-      truncation: `drop` the row, `trim_prompt` from its beginning, or `trim_response` at its end; counted and shown.
+      max_length: Most tokens of prompt and response together; null sets no limit.
+      max_prompt_length: Most tokens of the prompt; null sets no limit.
+      max_response_length: Most tokens of a response; null sets no limit.
+      truncation: Treatment of a row that is too long: `drop` it, cut the beginning of its prompt (`trim_prompt`) or
+        the end of its response (`trim_response`). The rows are counted and shown.
     """
 
     max_length: PositiveInt | None = 1024
@@ -127,16 +134,16 @@ class Lengths(Strict):
 
 
 class Optimisation(Strict):
-    """How a gradient becomes an update.
+    """Optimiser and learning rate.
 
     Attributes:
       lr: Peak learning rate.
-      optimizer: `adamw`, the paper's `rmsprop`, or `adamw_8bit`, whose moments take a byte each (needs torchao); all
-        with PyTorch's own constants.
-      weight_decay: Decay of matrices (biases and norms keep theirs); decoupled in AdamW, an L2 term in RMSprop.
-      max_grad_norm: Global norm that gradients are clipped to; null never clips.
+      optimizer: `adamw`; `rmsprop`, as in the DPO paper; or `adamw_8bit`, whose moments take a byte each (needs
+        torchao). All have PyTorch's default constants.
+      weight_decay: Decay of matrices, not of biases and norms; decoupled in AdamW, an L2 term in RMSprop.
+      max_grad_norm: Global norm to which gradients are clipped; null never clips.
       schedule: Course of the learning rate after the warm-up; linear and cosine end at 0.
-      warmup_steps: Steps of linear warm-up, (s+1)/(W+1); below 1 a share of the run's steps.
+      warmup_steps: Steps of linear warm-up, lr (s+1)/(W+1) at step s of W; below 1, a share of the run's steps.
     """
 
     lr: float = Field(gt=0)
@@ -157,13 +164,13 @@ class Optimisation(Strict):
 
 
 class Pace(Strict):
-    """How much of the data makes a step, and how many steps make a run.
+    """Size of a step, and number of steps.
 
     Attributes:
-      batch_size: Examples per optimiser step, over all processes.
-      micro_batch_tokens: Most tokens computed at once; changes memory and time, never the trajectory.
-      epochs: Passes over the data; 1 where max_steps does not say otherwise.
-      max_steps: Optimiser steps; with epochs as well, the run ends at whichever comes first.
+      batch_size: Examples in an optimiser step, over all processes; responses in an iteration of ppo and rloo.
+      micro_batch_tokens: Most tokens computed at once; changes memory and time, never the result.
+      epochs: Passes over the data; null makes one, or as many as max_steps needs.
+      max_steps: Optimiser steps; with epochs too, the run ends at whichever comes first.
     """
 
     batch_size: PositiveInt = 64
@@ -173,17 +180,17 @@ class Pace(Strict):
 
 
 class Machine(Strict):
-    """Arithmetic and memory.
+    """Arithmetic, memory and randomness.
 
     Attributes:
-      seed: Of the data order and of every random number.
-      precision: `fp32`, or `bf16` for bfloat16 autocast; the weights and the optimiser stay fp32 either way. A CPU
-        without bf16 instructions multiplies rounded numbers in fp32, no faster, and says so.
-      gradient_checkpointing: Compute activations again in the backward pass: less memory, about a third more time; a
-        number between 0 and 1 does so for that share of the layers.
-      compile: Fuse what stands between the matrix products of a layer (torch.compile): faster steps and less memory, a
-        minute or more at the start; on a CPU it needs a C++ compiler.
-      threads: CPU threads; null takes what PyTorch chose and pins that for the run and its resumptions.
+      seed: Seed of the data order and of every random number.
+      precision: `fp32`, or `bf16` for bfloat16 autocast; weights and optimiser are fp32 in both. A CPU without bf16
+        instructions multiplies rounded numbers in fp32, which is no faster, and warns.
+      gradient_checkpointing: Whether activations are computed again in the backward pass, for less memory and about a
+        third more time; a number between 0 and 1 is the share of layers that do so.
+      compile: Whether torch.compile fuses the operations between the matrix products of a layer: faster steps and less
+        memory, a minute or more at the start; on a CPU it needs a C++ compiler.
+      threads: CPU threads; null takes PyTorch's number and keeps it when the run is resumed.
       cache: Folder of tokenised data and reference tables; null is $PREFTREE_CACHE, or ~/.cache/preftree.
     """
 
@@ -192,7 +199,7 @@ class Machine(Strict):
     gradient_checkpointing: bool | float = False
     compile: bool = False
     threads: PositiveInt | None = None
-    cache: Place | None = None
+    cache: PathOrId | None = None
 
     @field_validator("gradient_checkpointing", mode="before")
     @classmethod
@@ -203,27 +210,24 @@ class Machine(Strict):
 
 
 class Keeping(Strict):
-    """What is written on the way.
+    """Checkpoints and snapshots.
 
     Attributes:
-      resume: `auto` goes on from the newest good checkpoint in `out`, `never` starts over; or the path of a checkpoint.
-      save_every: Steps between checkpoints; null saves at the end and when stopped.
-      keep_checkpoints: How many checkpoints stay on disk.
-      snapshots: Keep the weights alone at steps that grow by this factor (2: after steps 1, 2, 4, 8, ...), so that
-        `preftree eval frontier` can follow the policy on its way; null keeps none.
+      resume: `auto` resumes from the newest good checkpoint in `out`, `never` starts over; or the path of a checkpoint.
+      save_every: Steps between checkpoints; null saves at the end and when the run is stopped.
+      keep_checkpoints: Number of checkpoints that stay on disk.
+      snapshots: Factor between the steps whose weights are kept for `preftree eval frontier` (2: after steps 1, 2, 4,
+        8, ...); null keeps none.
     """
 
-    resume: Place = "auto"
+    resume: PathOrId = "auto"
     save_every: PositiveInt | None = 500
     keep_checkpoints: PositiveInt = 2
     snapshots: float | None = Field(default=None, gt=1)
 
 
-class RunConfig(Keeping, Machine, Pace, Optimisation, Lengths, Adaptation, Start):
-    """What every run is told; a recipe adds its own, as SftConfig and DpoConfig do here.
-
-    Attributes:
-      recipe: Name of the verb that runs it.
-    """
+class RunConfig(Keeping, Machine, Pace, Optimisation, Lengths, Adaptation, ModelAndData):
+    """Options of every run on the examples of a file; a recipe adds to them."""
 
     recipe: ClassVar[str]
+    """Name of the recipe, in `RECIPES`."""

@@ -1,4 +1,4 @@
-"""A weighted sum of losses as plain options: `{dpo: 1.0, sft: 0.2}`, or a list of `{name, weight, ...}`."""
+"""Options of a loss, or of a weighted sum: `{dpo: 1.0, sft: 0.2}`, or a list of `{name, weight, ...}`."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from pydantic import (
 from preftree.errors import ConfigError
 
 HIDDEN = "-"
-"""Begins a word that stands in the place of an option in pydantic's errors, and is not shown."""
+"""Prefix of the tags that pydantic puts among the option names of an error; such a name is not shown."""
 
 
 def is_mixture(value: object) -> bool:
-    """Whether `loss` is a sum: a list, or a mapping from names to weights."""
+    """Whether the value of `loss` is a sum: a list, or a mapping from names to weights."""
     return isinstance(value, list) or (isinstance(value, dict) and bool(value) and "name" not in value)
 
 
@@ -51,13 +51,13 @@ def listed(value: object) -> object:
 
 
 def set_in_mixture(value: object, inner: list[str], new: object, option: str) -> object:
-    """The sum with one more setting: `loss.sft=.2` is a weight, `loss.dpo.beta=.1` an option of a part.
+    """A copy of a sum with one value set: `loss.sft=.2` sets a weight, `loss.dpo.beta=.1` an option of a part.
 
     Args:
-      value: The sum as it is.
+      value: The sum.
       inner: The dotted name without its first word.
-      new: What to set.
-      option: The whole name, for errors.
+      new: The value.
+      option: The full dotted name, for errors.
     Raises:
       ConfigError: the sum has no part of that name, or parts have no such inner options.
     """
@@ -88,7 +88,12 @@ def _check_option(value: object) -> object:
 
 
 class LossChoice(BaseModel):
-    """The name of a loss and its raw options; losses/registry.py binds them to the function's signature."""
+    """Name of a loss and its raw options; losses/registry.py binds them to the function's signature.
+
+    Attributes:
+      name: Name of the loss.
+      OPTION: An option of that loss, such as `loss.label_smoothing=.1`; `preftree losses NAME` explains each.
+    """
 
     model_config = ConfigDict(extra="allow", strict=True, frozen=True, allow_inf_nan=False)
     # Pydantic's documented way to say what an extra may be.
@@ -98,7 +103,7 @@ class LossChoice(BaseModel):
 
     @property
     def options(self) -> dict[str, float | str]:
-        """Everything beside the name."""
+        """All options but the name."""
         return dict(self.model_extra or {})
 
 
@@ -106,21 +111,21 @@ class LossPart(LossChoice):
     """A loss of a weighted sum.
 
     Attributes:
-      weight: What the loss is multiplied with.
+      weight: Factor of the loss.
     """
 
     weight: float = Field(default=1.0, gt=0)
 
 
 def _kind_of_loss(value: object) -> str:
-    return f"{HIDDEN}sum" if isinstance(value, list) else f"{HIDDEN}one"
+    return f"{HIDDEN}sum" if isinstance(value, list) else f"{HIDDEN}single"
 
 
-_One: TypeAlias = Annotated[LossChoice, Tag(f"{HIDDEN}one")]
+_Single: TypeAlias = Annotated[LossChoice, Tag(f"{HIDDEN}single")]
 
 
 _Sum: TypeAlias = Annotated[list[LossPart], Tag(f"{HIDDEN}sum"), Field(min_length=1)]
 
 
-OneOrSum: TypeAlias = Annotated[_One | _Sum, Discriminator(_kind_of_loss)]
+OneOrSum: TypeAlias = Annotated[_Single | _Sum, Discriminator(_kind_of_loss)]
 """A loss, or the parts of a weighted sum."""

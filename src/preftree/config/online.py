@@ -1,4 +1,4 @@
-"""Options of `preftree ppo` and `preftree rloo`: runs that sample from the policy they train."""
+"""Options of `preftree ppo` and `preftree rloo`, which sample from the policy that they train."""
 
 from __future__ import annotations
 
@@ -6,71 +6,72 @@ from typing import ClassVar, Literal, TypeAlias
 
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
-from preftree.config.base import Adaptation, Keeping, Machine, Optimisation, OptimizerName, Pace, Place, Strict
+from preftree.config.base import Adaptation, Keeping, Machine, Optimisation, OptimizerName, Pace, PathOrId, Strict
 
 
 class PromptSource(Strict):
-    """A file of prompts; written `data: FILE`.
+    """A file of prompts; `data: FILE` sets its path.
 
     Attributes:
-      path: Any data file, of which the prompts alone are read; or a .txt file with one prompt a line.
+      path: Any data file, of which only the prompts are read; or a .txt file with one prompt a line.
     """
 
-    path: Place
+    path: PathOrId
 
 
-class OnlineStart(Strict):
-    """What is trained, from what, by which reward, into which folder.
+class ModelAndPrompts(Strict):
+    """Model, prompts, reward, reference and folder of a run.
 
     Attributes:
-      model: A model folder, or a model id of the Hugging Face hub: fine-tuned, as a rule.
-      data: The prompts to answer.
-      eval_data: Held-out prompts: a file; none by default.
-      eval_every: Iterations between evaluations; null evaluates at the end.
+      model: A model folder, or a model id of the Hugging Face hub; usually a fine-tuned one.
+      data: Prompts to answer: a path.
+      eval_data: Held-out prompts: a path; null holds out none.
+      eval_every: Iterations between evaluations; null evaluates at the end alone.
       out: Folder of the run.
       reward: `world:NAME`, `FILE.py:FUNCTION`, `MODULE:FUNCTION`, the folder of a reward model, or `rm:PATH:LABEL`.
-      reference: What the KL penalty is against: `start` is the model the run starts from; a path or hub id is another.
+      reference: Reference of the KL penalty: `start` is the model that the run starts from; a path or hub id is
+        another.
     """
 
-    model: Place
+    model: PathOrId
     data: PromptSource
-    eval_data: Place | None = None
+    eval_data: PathOrId | None = None
     eval_every: PositiveInt | None = None
-    out: Place
-    reward: Place
-    reference: Place = "start"
+    out: PathOrId
+    reward: PathOrId
+    reference: PathOrId = "start"
 
-    @field_validator("data", mode="before")
+    @field_validator("data", mode="before", json_schema_input_type=PathOrId | PromptSource)
     @classmethod
     def _path_alone(cls, value: object) -> object:
         return {"path": value} if isinstance(value, str) else value
 
     @model_validator(mode="after")
-    def _something_to_evaluate(self) -> OnlineStart:
+    def _something_to_evaluate(self) -> ModelAndPrompts:
         if self.eval_every is not None and self.eval_data is None:
             raise ValueError("eval_every needs eval_data: a file of prompts that are not trained on")
         return self
 
     @property
     def reference_place(self) -> str:
-        """What the reference is."""
+        """Name of the reference: `start`, a path or a hub id."""
         return self.reference
 
     @property
     def reference_schedule(self) -> None:
-        """The reference stays."""
+        """None: the reference is fixed."""
         return
 
 
 class Rollouts(Strict):
-    """How responses are sampled; `batch_size` counts the responses of an iteration.
+    """Sampled responses; `batch_size` counts those of an iteration.
 
     Attributes:
       samples_per_prompt: Responses to each prompt of an iteration.
-      minibatch_size: Responses of an update; null takes the whole batch.
+      minibatch_size: Responses in an update; null takes the whole batch.
       ppo_epochs: Passes over the responses of an iteration.
-      temperature: Of sampling, and of the policy that is trained: its log-probs, and the reference's, are taken at it.
-      max_new_tokens: Most tokens of a response, its end-of-sequence token included.
+      temperature: Sampling temperature; log-probs of policy and reference are taken at it too.
+      max_new_tokens: Most tokens of a response, with its end-of-sequence token.
       generation_batch: Responses sampled at once; changes memory and time.
     """
 
@@ -83,16 +84,17 @@ class Rollouts(Strict):
 
 
 class RewardShaping(Strict):
-    """From a reward to what is learnt from.
+    """Treatment of rewards, and KL penalty.
 
     Attributes:
-      normalize_rewards: Subtract the running mean of all rewards so far and divide by their standard deviation.
-      clip_rewards: Largest absolute reward, after that; null never clips.
-      missing_eos_penalty: Taken from the reward of a response that max_new_tokens cut, before all else.
-      kl_coef: Reward that a nat of KL to the reference costs; at the start, where kl_target is set.
-      kl_target: KL of a response, nats, that kl_coef is steered to; null keeps kl_coef as it is.
-      kl_horizon: Responses over which kl_coef changes by a fifth at the most.
-      kl_estimator: `k1` (log-ratio) or `k3` (never negative) for the penalty.
+      normalize_rewards: Whether the running mean of all rewards so far is subtracted, and the result divided by their
+        standard deviation.
+      clip_rewards: Largest absolute reward after normalisation; null never clips.
+      missing_eos_penalty: Penalty of a response that max_new_tokens cut, subtracted first.
+      kl_coef: Reward that a nat of KL to the reference costs; its first value where kl_target is set.
+      kl_target: KL of a response in nats, towards which kl_coef is adjusted; null keeps kl_coef fixed.
+      kl_horizon: Responses over which kl_coef changes by a fifth at most.
+      kl_estimator: Estimator of the penalty: `k1`, the log-ratio, or `k3`, which is never negative.
     """
 
     normalize_rewards: bool = False
@@ -111,13 +113,13 @@ class RewardShaping(Strict):
 
 
 class Surrogate(Strict):
-    """How far an update may go.
+    """Limits of an update.
 
     Attributes:
-      clip: The policy's ratio is cut off at 1 - clip and 1 + clip.
-      entropy_coef: Reward of the loss for a nat of entropy of the next token.
-      max_approx_kl: The epochs of an iteration end before an update at which the policy is this far from the one that
-        sampled, nats a token; null never ends them.
+      clip: Clipping range of the probability ratio, from 1 - clip to 1 + clip.
+      entropy_coef: Weight of the next token's entropy in the objective.
+      max_approx_kl: KL in nats a token between the policy and the one that sampled, above which the iteration ends
+        early; null never ends it early.
     """
 
     clip: float = Field(default=0.2, gt=0, lt=1)
@@ -125,7 +127,7 @@ class Surrogate(Strict):
     max_approx_kl: float | None = Field(default=None, gt=0)
 
 
-class _Online(Keeping, Machine, Pace, Optimisation, Adaptation, Surrogate, RewardShaping, Rollouts, OnlineStart):
+class _Online(Keeping, Machine, Pace, Optimisation, Adaptation, Surrogate, RewardShaping, Rollouts, ModelAndPrompts):
     lr: float = Field(default=1e-6, gt=0)
     optimizer: OptimizerName = "adamw"
     max_grad_norm: float | None = Field(default=1.0, gt=0)
@@ -156,11 +158,12 @@ class PpoConfig(_Online):
     Attributes:
       gamma: Discount of later tokens.
       lam: Lambda of the generalised advantage estimates.
-      vf_coef: Weight of the critic's loss; it matters where the trunk is shared.
-      clip_value: How far a value may go in an iteration; null lets it go.
-      critic: `separate` trains a copy of the model as the critic; `shared` a linear head on the policy's own trunk.
-      critic_lr: Learning rate of the critic; null is lr.
-      whiten_advantages: Shift and scale the advantages of an iteration to mean 0 and standard deviation 1.
+      vf_coef: Weight of the critic's loss; it matters with critic=shared.
+      clip_value: Largest change of a value in an iteration; null sets no limit.
+      critic: `separate` trains a copy of the model as the critic; `shared` trains a linear head on the policy's trunk.
+      critic_lr: Learning rate of the critic; null takes lr.
+      whiten_advantages: Whether the advantages of an iteration are shifted and scaled to mean 0 and standard deviation
+        1.
     """
 
     recipe: ClassVar[str] = "ppo"
@@ -184,7 +187,8 @@ class RlooConfig(_Online):
     """Options of `preftree rloo`: no critic; the other responses to a prompt are the baseline.
 
     Attributes:
-      advantage: `rloo` leaves the response itself out of the mean; `grpo` divides by the group's standard deviation.
+      advantage: `rloo` subtracts the mean of the other responses; `grpo` subtracts the mean of all and divides by their
+        standard deviation.
     """
 
     recipe: ClassVar[str] = "rloo"

@@ -1,4 +1,4 @@
-"""What other programs call our options, and what is not there yet: both are answered, neither is guessed."""
+"""Names that other programs give to our options, and the answers to options that do not exist here."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ OTHER_NAMES: dict[str, str] = {
     "ref_adapter_name": "reference",
 }
 
-# The same for recipes that sample: TRL's PPO, RLOO and GRPO, verl and OpenRLHF; an answer only where the option exists.
+# Names for recipes that sample, of TRL's PPO, RLOO and GRPO, verl and OpenRLHF; used where the recipe has the option.
 ONLINE_NAMES: dict[str, str] = {
     "max_completion_length": "max_new_tokens",
     "cliprange": "clip",
@@ -112,7 +112,7 @@ ONLINE_NAMES: dict[str, str] = {
     "critic_learning_rate": "critic_lr",
 }
 
-# Names that the recipes will take one day; a run must not start as if they had been understood.
+# Options of other programs that have no counterpart here, and what to do.
 NOT_YET: dict[str, str] = {
     "logging_steps": "every optimiser step is written to metrics.jsonl; leave it out",
     "report_to": "every run writes metrics.jsonl and TensorBoard; leave it out",
@@ -124,7 +124,7 @@ NOT_YET: dict[str, str] = {
 
 
 def unknown_option(name: str, known: list[str]) -> str:
-    """What to say about an option nobody here knows; `known` are the names that would have been right."""
+    """A sentence on an option that does not exist; `known` are the names that do."""
     first = name.split(".")[0]
     for asked in (name, first):
         if asked in known:

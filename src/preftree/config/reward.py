@@ -1,4 +1,4 @@
-"""The options of `preftree reward`."""
+"""Options of `preftree reward`."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ class RewardConfig(RunConfig):
     """Options of `preftree reward`.
 
     Attributes:
-      loss: `bradley_terry` for pairs, `bradley_terry_margin` for pairs that say by how much, `rao_kupper` or `davidson`
-        for pairs with ties, `plackett_luce` for rankings.
-      head: How the head of a language model begins: `random` by the seed, of variance 1 / (width + 1), or `zero`, where
-        all rewards are 0; the head of a reward model goes on as it is.
+      loss: `bradley_terry` for pairs, `bradley_terry_margin` for pairs with margins, `rao_kupper` or `davidson` for
+        pairs with ties, `plackett_luce` for rankings.
+      head: First weights of the reward head of a language model: `random` by the seed, with variance 1 / (width + 1),
+        or `zero`, where all rewards are 0; a reward model keeps its head.
     """
 
     recipe: ClassVar[str] = "reward"
@@ -29,7 +29,7 @@ class RewardConfig(RunConfig):
     max_grad_norm: float | None = Field(default=1.0, gt=0)
     schedule: Literal["constant", "linear", "cosine"] = "linear"
 
-    @field_validator("loss", mode="before")
+    @field_validator("loss", mode="before", json_schema_input_type=str | LossChoice)
     @classmethod
     def _name_alone(cls, value: object) -> object:
         return {"name": value} if isinstance(value, str) else value

@@ -1,12 +1,10 @@
-"""The options of `preftree sft`."""
+"""Options of `preftree sft`."""
 
 from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from pydantic import (
-    Field,
-)
+from pydantic import Field
 
 from preftree.config.base import OptimizerName, RunConfig
 
@@ -15,7 +13,7 @@ class SftConfig(RunConfig):
     """Options of `preftree sft`.
 
     Attributes:
-      side: Which side of a preference file to imitate; null wants a file of demonstrations.
+      side: Responses of a preference file to imitate; null expects a file of demonstrations.
     """
 
     recipe: ClassVar[str] = "sft"

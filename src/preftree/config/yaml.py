@@ -1,7 +1,7 @@
-"""YAML as a configuration needs it: plain data, no surprises, and the line of every option.
+"""YAML reader for configurations: plain data, and the line of every option.
 
-Two things differ from PyYAML's safe loader. Words are read by the YAML 1.2 core rules, so `1e-6` is a number and `no`
-is a word. Anchors, aliases, tags, duplicate keys, deep nesting and large files are refused: nobody needs them here.
+It differs from PyYAML's safe loader in two points. Words are read by the YAML 1.2 core rules, so `1e-6` is a number and
+`no` is a word. Anchors, aliases, tags, duplicate keys, deep nesting and large files are refused.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ PlainMap = dict[str, object]
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe loader with the core schema's words."""
+    """Safe loader with the words of the YAML 1.2 core schema."""
 
 
 _Loader.yaml_implicit_resolvers = {}
@@ -41,7 +41,7 @@ for _tag, _pattern, _first in (
 
 def _read_int(loader: _Loader, node: yaml.Node) -> int:
     assert isinstance(node, yaml.ScalarNode)
-    return int(loader.construct_scalar(node))  # PyYAML's own would read a leading zero as octal
+    return int(loader.construct_scalar(node))  # PyYAML's constructor reads a leading zero as octal
 
 
 def _read_float(loader: _Loader, node: yaml.Node) -> float:
@@ -59,7 +59,7 @@ def read_yaml_file(path: Path) -> tuple[PlainMap, dict[str, int]]:
     Returns:
       The options; the line of each, under its dotted name.
     Raises:
-      ConfigError: the file cannot be read, is not a mapping of options, or uses what the module refuses.
+      ConfigError: the file cannot be read, is not a mapping of options, or uses what this module refuses.
     """
     try:
         with path.open("rb") as file:
@@ -82,7 +82,7 @@ def read_yaml_file(path: Path) -> tuple[PlainMap, dict[str, int]]:
 
 
 def read_yaml(text: str, name: str) -> tuple[object, dict[str, int]]:
-    """Parse one YAML document; `name` says in errors where it stood. Returns as `read_yaml_file`, for any value."""
+    """Parse one YAML document, as `read_yaml_file` does, to any value; `name` is its source in errors."""
     try:
         _refuse_odd_events(text, name)
         loader = _Loader(text)
@@ -116,7 +116,7 @@ def flatten(options: Mapping[str, object], prefix: str = "") -> dict[str, object
 
 
 def _refuse_odd_events(text: str, name: str) -> None:
-    """Look at the stream before anything is built from it; parsing is not recursive, composing is."""
+    """Check the event stream before anything is built from it; composing is recursive, parsing is not."""
     depth = 0
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
         where = f"{name}:{event.start_mark.line + 1}"

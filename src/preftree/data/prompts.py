@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 from collections.abc import Sequence
@@ -98,7 +99,7 @@ def read_demonstrations(path: str) -> list[tuple[Provenance, Demonstration]]:
     """
     source = find_source(path)
     form = find_format(source)
-    paired = form.kind in ("preference", "ranking")
+    paired = form.kind in ("pair", "list")
     check_kind(path, form, "demonstration", chosen_side=paired)
     tally = Tally()
     found = []
@@ -137,6 +138,14 @@ def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]
         [*(encoder.start if own else encoder.empty), *own] if is_plain else own
         for own, is_plain in zip(ids, plain, strict=True)
     ]
+
+
+def prompts_digest(ids: Sequence[Sequence[int]]) -> str:
+    """SHA-256 of the token ids of prompts and of their order, in hex."""
+    digest = hashlib.sha256()
+    for prompt in ids:
+        digest.update(np.array([len(prompt), *prompt], np.int64).tobytes())
+    return digest.hexdigest()
 
 
 def as_conversation(prompts: Sequence[Prompt], system: str | None) -> list[Prompt]:

@@ -1,1 +1,1 @@
-"""The embedded world, end to end."""
+"""The demo: all methods on a small world whose optimum is known."""

@@ -1,4 +1,4 @@
-"""What the demo's runs say together: optimum, budgets, win rates by temperature, rewards in and out, costs."""
+"""Figures over all runs of a demo: optimum, budgets, win rates by temperature, rewards in and out, costs."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from preftree.demo.plan import BEST_OF, FARTHEST, LABELLER, TEMPERATURES, Plan
-from preftree.demo.runs import Job, Result
-from preftree.demo.stages import Start, draw_of, draw_responses, write_rows
+from preftree.demo.plan import BEST_OF, FARTHEST, LABELLER, TEMPERATURES, DemoPlan
+from preftree.demo.runs import DemoRun, Result
+from preftree.demo.stages import SeedStart, draw_of, draw_responses, write_rows
 from preftree.evaluate.implicit_rewards import compare_rewards
 from preftree.evaluate.reward_by_cost import seconds_to_reach
 from preftree.evaluate.temperature import exact_curves, policy_table
@@ -24,7 +24,7 @@ from preftree.run_folder.measured import Point
 from preftree.run_folder.reader import read_run
 from preftree.stats.intervals import Estimate
 from preftree.worlds.exact import best_of, best_reward, frontier
-from preftree.worlds.grammar import World, reward, rewards
+from preftree.worlds.grammar import World, reward, reward_table
 from preftree.worlds.sentiment import WORLDS
 from preftree.worlds.shift import shifted_pairs
 
@@ -46,72 +46,78 @@ GOALS = (REACHED, 0.9)
 REWARDS_BETA = 1.0
 """The beta of the DPO runs whose implicit rewards are set beside a reward model: fixed, as that is."""
 
-Ended = Sequence[tuple[Job, Result]]
+Ended = Sequence[tuple[DemoRun, Result]]
 
 
-def optimum_of(start: Start, plan: Plan) -> list[dict[str, float]]:
+def optimal_points(start: SeedStart, plan: DemoPlan) -> list[dict[str, float]]:
     """The best that any policy can have, for many strengths of the KL constraint."""
-    table = rewards(WORLDS[plan.world])
+    table = reward_table(WORLDS[plan.world])
     betas = np.geomspace(0.001, 50, 81).tolist()
     edge = frontier(start.ref_logps, table, [LABELLER.scale / beta for beta in betas])
     return [{"beta": beta, "seed": start.seed, **point._asdict()} for beta, point in zip(betas, edge, strict=True)]
 
 
-def best_of_n(start: Start, plan: Plan) -> list[Point]:
+def best_of_n(start: SeedStart, plan: DemoPlan) -> list[Point]:
     """Best-of-N of the fine-tuned model by the true reward; exact."""
-    table = rewards(WORLDS[plan.world])
+    table = reward_table(WORLDS[plan.world])
     points = [{"n": n, "seed": start.seed, **best_of(n, start.ref_logps, table)._asdict()} for n in BEST_OF]
     return [Point.model_validate(point) for point in points]
 
 
-def budgets_of(start: Start, plan: Plan, points: Mapping[str, Sequence[Point]]) -> list[dict[str, Any]]:
+def budgets_of(start: SeedStart, plan: DemoPlan, points: Mapping[str, Sequence[Point]]) -> list[dict[str, Any]]:
     """The best reward of each method at KL <= budget, its own start among the candidates, and the optimum there."""
-    table = rewards(WORLDS[plan.world])
+    table = reward_table(WORLDS[plan.world])
     return [
         {
             "method": name,
             "seed": start.seed,
             "kl": budget,
             "start": start.reward,
-            "reward": max([start.reward, *(p.reward for p in own if p.seed == start.seed and p.kl <= budget)]),
+            "reward": max([start.reward, *(p.reward for p in of_method if p.seed == start.seed and p.kl <= budget)]),
             "optimum": best_reward(start.ref_logps, table, budget),
         }
-        for name, own in points.items()
+        for name, of_method in points.items()
         for budget in BUDGETS
     ]
 
 
-def chosen_runs(ended: Ended) -> dict[str, dict[int, Job]]:
-    """The run that stands for a method, by seed: the best reward at its end among those that end within FARTHEST nats,
+def chosen_runs(ended: Ended) -> dict[str, dict[int, DemoRun]]:
+    """The run that represents a method, by seed: the best reward at its end among those that end within FARTHEST nats,
     or the nearest where none does."""
-    found: dict[str, dict[int, Job]] = {}
+    chosen: dict[str, dict[int, DemoRun]] = {}
     for method in dict.fromkeys(job.method.name for job, _ in ended):
         for seed in dict.fromkeys(job.start.seed for job, _ in ended):
-            own = [(m.points[-1], job) for job, m in ended if (job.method.name, job.start.seed) == (method, seed)]
-            near = [pair for pair in own if pair[0].kl <= FARTHEST]
-            best = max(near, key=lambda pair: pair[0].reward) if near else min(own, key=lambda pair: pair[0].kl)
-            found.setdefault(method, {})[seed] = best[1]
-    return found
+            last_points = [
+                (m.points[-1], job) for job, m in ended if (job.method.name, job.start.seed) == (method, seed)
+            ]
+            near = [pair for pair in last_points if pair[0].kl <= FARTHEST]
+            best = max(near, key=lambda pair: pair[0].reward) if near else min(last_points, key=lambda pair: pair[0].kl)
+            chosen.setdefault(method, {})[seed] = best[1]
+    return chosen
 
 
-def win_rates(plan: Plan, starts: Sequence[Start], chosen: Mapping[str, Mapping[int, Job]]) -> dict[str, Any]:
-    """How often a sample at each temperature beats one of the fine-tuned model at 1: exact for every seed, then the
+def win_rates(
+    plan: DemoPlan, starts: Sequence[SeedStart], chosen: Mapping[str, Mapping[int, DemoRun]]
+) -> dict[str, Any]:
+    """Win rate of a sample at each temperature against one of the fine-tuned model at 1: exact for every seed, then the
     mean over seeds with their extremes, for `temperature` and `robustness` of results.json."""
     world = WORLDS[plan.world]
     rates: dict[str, list[list[float]]] = {}
     sums: dict[str, list[tuple[float, float]]] = {}
     for start in starts:
         tokenizer = load_tokenizer(start.model)
-        models = {name: own[start.seed].folder / "model" for name, own in chosen.items()} | {"fine_tuned": start.model}
+        models = {name: by_seed[start.seed].folder / "model" for name, by_seed in chosen.items()} | {
+            "fine_tuned": start.model
+        }
         tables = {
             name: [policy_table(load_model(folder), tokenizer, world, value) for value in TEMPERATURES]
             for name, folder in models.items()
         }
         baseline = ("the fine-tuned model", start.ref_logps)
         curves = exact_curves(world, world.prompts, TEMPERATURES, tables, baseline, judge="the world")
-        for one in curves.robustness:
-            rates.setdefault(one.name, []).append([p.value for p in curves.points if p.name == one.name])
-            sums.setdefault(one.name, []).append((one.area.value, one.drop.value))
+        for curve in curves.robustness:
+            rates.setdefault(curve.name, []).append([p.value for p in curves.points if p.name == curve.name])
+            sums.setdefault(curve.name, []).append((curve.area.value, curve.drop.value))
     many = len(starts) > 1
     points = [
         {"name": name, "temperature": temperature, "value": statistics.fmean(values)}
@@ -120,14 +126,17 @@ def win_rates(plan: Plan, starts: Sequence[Start], chosen: Mapping[str, Mapping[
         for temperature, values in zip(TEMPERATURES, zip(*rows, strict=True), strict=True)
     ]
     robustness = {
-        name: {"area": statistics.fmean(area for area, _ in own), "drop": statistics.fmean(drop for _, drop in own)}
-        for name, own in sums.items()
+        name: {
+            "area": statistics.fmean(area for area, _ in by_seed),
+            "drop": statistics.fmean(drop for _, drop in by_seed),
+        }
+        for name, by_seed in sums.items()
     }
     return {"temperature": points, "robustness": robustness}
 
 
-def rewards_in_and_out(plan: Plan, starts: Sequence[Start], ended: Ended) -> list[dict[str, Any]]:
-    """How often the labels of pairs are what DPO's implicit reward, the reward model and the true reward say."""
+def rewards_in_and_out(plan: DemoPlan, starts: Sequence[SeedStart], ended: Ended) -> list[dict[str, Any]]:
+    """Accuracy of DPO's implicit reward, of the reward model and of the true reward on pairs."""
     world, rows = WORLDS[plan.world], []
     for start in starts:
         files = {"like the training pairs": start.folder / "held_out.jsonl"}
@@ -137,67 +146,72 @@ def rewards_in_and_out(plan: Plan, starts: Sequence[Start], ended: Ended) -> lis
             write_rows(files[name], pairs)
         dpo = (job for job, _ in ended if (job.method.name, job.value) == ("dpo_adamw", REWARDS_BETA))
         run = read_run(next(job for job in dpo if job.start.seed == start.seed).folder)
-        found = compare_rewards(run, [str(path) for path in files.values()], against=f"rm:{start.folder / 'rm'}")
-        for (name, path), one in zip(files.items(), found, strict=True):
-            assert one.explicit is not None  # a reward model was named
+        compared = compare_rewards(run, [str(path) for path in files.values()], against=f"rm:{start.folder / 'rm'}")
+        for (name, path), row in zip(files.items(), compared, strict=True):
+            assert row.explicit is not None  # a reward model was named
             rows.append(
-                {"seed": start.seed, "pairs": name, "count": one.num_pairs, "true_reward": _true_accuracy(world, path)}
-                | {"dpo": _ends(one.implicit.accuracy), "reward_model": _ends(one.explicit.accuracy)}
+                {
+                    "seed": start.seed,
+                    "pairs": name,
+                    "count": row.num_pairs,
+                    "true_reward": _true_accuracy(world, path),
+                }
+                | {"dpo": _ends(row.implicit.accuracy), "reward_model": _ends(row.explicit.accuracy)}
             )
     return rows
 
 
-def costs(plan: Plan, starts: Sequence[Start], ended: Ended) -> dict[str, dict[str, Any]]:
-    """What a run of each method takes, means over its runs; and how long until its best setting reaches
+def costs(plan: DemoPlan, starts: Sequence[SeedStart], ended: Ended) -> dict[str, dict[str, Any]]:
+    """Cost of a run of each method, means over its runs; and the time until its best setting reaches
     GOALS of the gain in reward that WITHIN nats can buy, on every seed."""
-    table = rewards(WORLDS[plan.world])
+    table = reward_table(WORLDS[plan.world])
     gains = {start.seed: best_reward(start.ref_logps, table, WITHIN) - start.reward for start in starts}
-    found: dict[str, dict[str, Any]] = {}
+    table_of_costs: dict[str, dict[str, Any]] = {}
     for name in dict.fromkeys(job.method.name for job, _ in ended):
-        own = [(job, measured) for job, measured in ended if job.method.name == name]
+        results = [(job, measured) for job, measured in ended if job.method.name == name]
         goals: dict[str, float | None] = {}
         for share in GOALS:
             reached = [
                 seconds_to_reach(
-                    [point for job, measured in own if job.start.seed == start.seed for point in measured.points],
+                    [point for job, measured in results if job.start.seed == start.seed for point in measured.points],
                     kl=WITHIN,
                     reward=start.reward + share * gains[start.seed],
                 )
                 for start in starts
             ]
-            told = [seconds for seconds in reached if seconds is not None]
-            goals[f"{share:g}"] = statistics.fmean(told) if len(told) == len(starts) else None
-        method = own[0][0].method
-        found[name] = {
+            known = [seconds for seconds in reached if seconds is not None]
+            goals[f"{share:g}"] = statistics.fmean(known) if len(known) == len(starts) else None
+        method = results[0][0].method
+        table_of_costs[name] = {
             "settings": max(1, len(method.values)),
-            "seconds": statistics.fmean(measured.seconds for _, measured in own),
+            "seconds": statistics.fmean(measured.seconds for _, measured in results),
             "reward_model_seconds": statistics.fmean(start.reward_seconds for start in starts)
             if method.reward == "model"
             else 0.0,
             "seconds_to": goals,
-            "samples": statistics.fmean(measured.samples for _, measured in own),
-            "tokens": statistics.fmean(measured.tokens for _, measured in own),
-            "models": max(measured.models for _, measured in own),
-            "state": max(measured.state for _, measured in own),
+            "samples": statistics.fmean(measured.samples for _, measured in results),
+            "tokens": statistics.fmean(measured.tokens for _, measured in results),
+            "models": max(measured.models for _, measured in results),
+            "state": max(measured.state for _, measured in results),
             "knobs": list(method.knobs),
         }
-    return found
+    return table_of_costs
 
 
-def texts_of(plan: Plan, start: Start, models: Mapping[str, Path]) -> list[dict[str, Any]]:
+def texts_of(plan: DemoPlan, start: SeedStart, models: Mapping[str, Path]) -> list[dict[str, Any]]:
     """Samples of each prompt and policy, drawn with the same random numbers."""
     world, tokenizer = WORLDS[plan.world], load_tokenizer(start.model)
     prompts = [prompt for prompt in world.prompts for _ in range(TEXTS)]
     rows: list[dict[str, Any]] = [{"prompt": prompt, "responses": {}} for prompt in prompts]
     for name, folder in models.items():
         drawn = draw_responses(world, load_model(folder), tokenizer, prompts, draw_of("texts", start.seed))
-        for row, one in zip(rows, drawn, strict=True):
-            row["responses"][name] = {"text": one.text, "reward": reward(world, row["prompt"], one.text)}
+        for row, generation in zip(rows, drawn, strict=True):
+            row["responses"][name] = {"text": generation.text, "reward": reward(world, row["prompt"], generation.text)}
     return rows
 
 
 def _true_accuracy(world: World, path: Path) -> float:
-    """How often a label is what the true reward says, weighted; equal rewards count half."""
+    """Weighted share of labels that agree with the true reward; equal rewards count half."""
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     gaps = [reward(world, row["prompt"], row["chosen"]) - reward(world, row["prompt"], row["rejected"]) for row in rows]
     return float(np.average((1 + np.sign(gaps)) / 2, weights=[row.get("weight", 1.0) for row in rows]))

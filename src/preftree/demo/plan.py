@@ -1,4 +1,4 @@
-"""What the demo does, in numbers."""
+"""Plans of the demo: worlds, sizes, seeds and methods."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LABELLER = Labeller("bt", scale=10.0)
 BEST_OF = (2, 3, 4, 8, 16, 32, 64, 128)
 TEMPERATURES = (0.0, 0.25, 0.5, 0.75, 1.0)
 FARTHEST = 4.0
-"""Nats of KL within which the setting that stands for a method has to end, where one of its settings does."""
+"""Nats of KL within which the setting that represents a method must end, if one of its settings does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,13 +22,13 @@ class Method:
     """A way to train, at several values of one option.
 
     Attributes:
-      name: As results.json has it.
-      recipe: The verb.
-      option: What is varied.
-      values: One run each; empty for one run in all.
-      options: Of all its runs.
-      reward: What its responses are scored by as they are drawn: the world, or a reward model of the seed's pairs.
-      knobs: The options that somebody has to choose, for the table of costs.
+      name: Name in results.json.
+      recipe: Name of the recipe.
+      option: The varied option.
+      values: Values, one run each; empty for a single run.
+      options: Options of all its runs.
+      reward: The reward of responses drawn in training: the world's, or that of a reward model of the seed's pairs.
+      knobs: Options that have to be chosen, for the table of costs.
     """
 
     name: str
@@ -41,8 +41,8 @@ class Method:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """How much of everything a demo does.
+class DemoPlan:
+    """Sizes and methods of a demo.
 
     Attributes:
       world: Name of a world.
@@ -53,8 +53,8 @@ class Plan:
       steps: Steps of a run on pairs.
       batch_size: Pairs of a step.
       snapshots: Factor between the steps at which a policy is measured.
-      first: First step at which it is.
-      methods: What is compared, all from the same fine-tuned model and the same pairs.
+      first: First step at which a policy is measured.
+      methods: The methods, all from the same fine-tuned model and the same pairs.
       reward_steps: Steps of the reward model; 0 trains none.
     """
 
@@ -85,7 +85,7 @@ _ONLINE = {
     "warmup_steps": 5,
     "snapshots": 1.25,
 }
-"""Of PPO and RLOO: found by hand on two seeds."""
+"""Options of PPO and RLOO, found by hand on two seeds."""
 
 _ONLINE_KNOBS = ("lr", "kl_coef", "batch", "minibatch", "epochs", "iterations", "schedule")
 
@@ -100,8 +100,11 @@ def _dpo(betas: tuple[float, ...], rmsprop: tuple[float, ...]) -> tuple[Method, 
 
 
 def _baselines() -> tuple[Method, ...]:
-    """What DPO replaces. A learned reward has its labels' scale, ten times the world's, so its coefficients are larger;
-    it has as many settings as DPO has betas, and they end as far apart."""
+    """The methods that DPO replaces.
+
+    A learned reward has the scale of its labels, ten times the world's, so its coefficients are larger; it has as many
+    settings as DPO has betas, and they end as far apart.
+    """
     four, two = {**_ONLINE, "ppo_epochs": 4}, {**_ONLINE, "ppo_epochs": 2}
     learned = (*_ONLINE_KNOBS, "lr and steps of the reward model")
     return (
@@ -120,9 +123,9 @@ def _baselines() -> tuple[Method, ...]:
 
 
 PLANS = {
-    "fast": Plan("tiny", (0,), 2000, 400, 100, 80, 32, 2.0, 8, _dpo((0.3, 1.0, 2.0, 5.0), (1.0,))),
-    "demo": Plan("small", (0,), 8000, 1500, 300, 256, 32, 1.5, 8, _dpo((0.6, 1.0, 2.0, 5.0), (1.0,))),
-    "full": Plan(
+    "fast": DemoPlan("tiny", (0,), 2000, 400, 100, 80, 32, 2.0, 8, _dpo((0.3, 1.0, 2.0, 5.0), (1.0,))),
+    "demo": DemoPlan("small", (0,), 8000, 1500, 300, 256, 32, 1.5, 8, _dpo((0.6, 1.0, 2.0, 5.0), (1.0,))),
+    "full": DemoPlan(
         "small",
         (0, 1, 2),
         8000,

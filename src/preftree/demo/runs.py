@@ -1,4 +1,4 @@
-"""One run of a method of the demo: trained, measured at its snapshots, its cost told."""
+"""One run of a method of the demo: training, figures at its snapshots, and its cost."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 
 from preftree.config.load import check_config
 from preftree.config.recipes import RECIPES
-from preftree.demo.plan import Method, Plan
-from preftree.demo.stages import Start, finish, on_pairs, shared
+from preftree.demo.plan import DemoPlan, Method
+from preftree.demo.stages import SeedStart, finish_run, on_pairs, shared
 from preftree.evaluate.frontier import trace, world_meter
 from preftree.models.load import load_tokenizer
 from preftree.run_folder.measured import Point, write_measured
@@ -20,33 +20,33 @@ from preftree.worlds.sentiment import WORLDS
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class DemoRun:
     """One run of a method."""
 
-    plan: Plan
-    start: Start
+    plan: DemoPlan
+    start: SeedStart
     method: Method
     value: float | None
 
     @property
     def name(self) -> str:
-        """Of its folder: `dpo-adamw-beta1`."""
-        called = self.method.name.replace("_", "-")
-        return called if self.value is None else f"{called}-{self.option}{self.value:g}"
+        """Name of its folder: `dpo-adamw-beta1`."""
+        name = self.method.name.replace("_", "-")
+        return name if self.value is None else f"{name}-{self.option}{self.value:g}"
 
     @property
     def option(self) -> str:
-        """What is varied, without its room."""
+        """Name of the varied option, without its section."""
         return self.method.option.rpartition(".")[2]
 
     @property
     def setting(self) -> str | None:
-        """What is varied and its value, for people; none where nothing is."""
+        """The varied option with its value, to show; None where nothing is varied."""
         return None if self.value is None else f"{self.option} {self.value:g}"
 
     @property
     def folder(self) -> Path:
-        """Of the run."""
+        """Folder of the run."""
         return self.start.folder / self.name
 
 
@@ -57,11 +57,11 @@ class Result:
     Attributes:
       points: Exact figures at its snapshots and its end; `seconds` of each is what the run had cost by then, its reward
         model included.
-      seconds: CPU seconds of the run, without its reward model and without being measured.
+      seconds: CPU seconds of the run, without its reward model and without the measuring.
       state: Bytes a parameter of weights, gradients and optimiser states of all models together, fp32.
-      samples: Responses drawn.
-      tokens: Computed in training.
-      models: Held in memory.
+      samples: Number of responses drawn.
+      tokens: Number of tokens computed in training.
+      models: Number of models in memory.
     """
 
     points: Sequence[Point]
@@ -72,28 +72,29 @@ class Result:
     models: int
 
 
-def run_job(job: Job) -> Result:
+def run_demo(job: DemoRun) -> Result:
     """Train, and measure at every snapshot, or what is left of it.
 
     Raises:
       UserError: the run failed.
       Stopped: a signal stopped it.
     """
-    world, own = WORLDS[job.plan.world], job.start
+    world, start = WORLDS[job.plan.world], job.start
     recipe = RECIPES[job.method.recipe]
-    seconds = finish(check_config(recipe.config, _options(job, world)))
+    seconds = finish_run(check_config(recipe.config, _options(job, world)))
     run = read_run(job.folder)
     known = run.measured
     if not known.frontier:
-        meter = world_meter(world, load_tokenizer(own.model), own.ref_logps, own.held_out)
+        meter = world_meter(world, load_tokenizer(start.model), start.ref_logps, start.held_out)
         beta = job.value if job.option == "beta" else None
-        found = trace(job.folder, meter, beta=beta, seed=own.seed, first=job.plan.first)
-        before = own.reward_seconds if job.method.reward == "model" else 0.0
+        points = trace(job.folder, meter, beta=beta, seed=start.seed, first=job.plan.first)
+        before = start.reward_seconds if job.method.reward == "model" else 0.0
         steps = {row["step"]: row["seconds"] for row in run.rows if "seconds" in row and "split" not in row}
         rate = seconds / max(steps.values())  # CPU seconds to one of the run's clock, which saw other runs as well
-        told = {} if job.setting is None else {"setting": job.setting}
+        setting = {} if job.setting is None else {"setting": job.setting}
         timed = [
-            point.model_copy(update={"seconds": round(before + rate * steps[point.step], 3), **told}) for point in found
+            point.model_copy(update={"seconds": round(before + rate * steps[point.step], 3), **setting})
+            for point in points
         ]
         known = known.model_copy(update={"frontier": tuple(timed)})
         write_measured(job.folder / "measured.json", known)
@@ -107,7 +108,7 @@ def run_job(job: Job) -> Result:
     )
 
 
-def _state(job: Job) -> int:
+def _state(job: DemoRun) -> int:
     """4 bytes each of weights, gradients and every moment of the optimiser; frozen models have weights alone."""
     trained = 8 + 4 * {"adamw": 2, "rmsprop": 1}[str(job.method.options.get("optimizer", "adamw"))]
     recipe = RECIPES[job.method.recipe]
@@ -117,19 +118,19 @@ def _state(job: Job) -> int:
     return policy_and_critic * trained + 4 + 4 * (job.method.reward == "model")
 
 
-def _options(job: Job, world: World) -> dict[str, Any]:
+def _options(job: DemoRun, world: World) -> dict[str, Any]:
     """All options of a run."""
-    plan, method, own = job.plan, job.method, job.start
-    options = {"model": str(own.model), "snapshots": plan.snapshots}
+    plan, method, start = job.plan, job.method, job.start
+    options = {"model": str(start.model), "snapshots": plan.snapshots}
     if method.reward is None:
-        options |= on_pairs(own.folder, world, "pairs.jsonl", job.name, own.seed)
+        options |= on_pairs(start.folder, world, "pairs.jsonl", job.name, start.seed)
         options |= {"batch_size": plan.batch_size, "max_steps": plan.steps}
         if RECIPES[method.recipe].reads == "preferences":
-            held_out = str(own.folder / "held_out.jsonl")
+            held_out = str(start.folder / "held_out.jsonl")
             options |= {"eval_data": held_out, "eval_every": max(1, plan.steps // 3)}
     else:
-        options |= shared(own.folder, own.folder / "prompts.txt", job.name, own.seed)
-        scored_by = f"world:{world.name}" if method.reward == "world" else str(own.folder / "rm")
+        options |= shared(start.folder, start.folder / "prompts.txt", job.name, start.seed)
+        scored_by = f"world:{world.name}" if method.reward == "world" else str(start.folder / "rm")
         options |= {"reward": scored_by, "max_new_tokens": world.max_words}
     options |= method.options
     room, _, option = method.option.rpartition(".")

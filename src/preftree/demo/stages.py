@@ -1,6 +1,6 @@
 """The demo's stages: corpus -> SFT -> sampled, labelled pairs -> training -> exact figures; all through files.
 
-Everything here runs in processes of their own (runtime/processes.py): what a function is given and returns is pickled.
+The functions run in a process pool (runtime/process_pool.py): their arguments and results are pickled.
 """
 
 from __future__ import annotations
@@ -19,17 +19,18 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from preftree.config.load import check_config
 from preftree.config.recipes import RECIPES, AnyConfig
 from preftree.data.records.conversion import to_row
-from preftree.demo.plan import HELD_OUT_PROMPTS, LABELLER, RESPONSES_PER_PROMPT, Plan
+from preftree.demo.plan import HELD_OUT_PROMPTS, LABELLER, RESPONSES_PER_PROMPT, DemoPlan
 from preftree.errors import ConfigError
+from preftree.evaluate.after_training import run_recipe
 from preftree.generate.hf import Generation, Sampling, generate
 from preftree.models.export import save_model
 from preftree.models.load import load_model, load_tokenizer
 from preftree.records import Preference, Record
 from preftree.runtime.logs import quiet_transformers
-from preftree.runtime.processes import Stopped
+from preftree.runtime.signals import Stopped
 from preftree.storage.atomic import make_folder, write_atomic
-from preftree.worlds.exact import Table, measure
-from preftree.worlds.grammar import World, draw_corpus, rewards
+from preftree.worlds.exact import Table, kl_and_reward
+from preftree.worlds.grammar import World, draw_corpus, reward_table
 from preftree.worlds.sentiment import WORLDS, build_model, build_tokenizer, label_samples, weigh_repeats
 from preftree.worlds.walk import outcome_logps
 
@@ -37,7 +38,7 @@ DRAWS = {"corpus": 0, "model": 0, "samples": 1, "labels": 2, "held-out samples":
 """Numbers of the demo's draws; seed k of the plan adds 10 k, so no two seeds share one."""
 
 
-def claim(out: Path, plan: Plan) -> None:
+def claim(out: Path, plan: DemoPlan) -> None:
     """Make the folder, or see that it holds the same demo, whose finished parts then count as done.
 
     Raises:
@@ -56,7 +57,7 @@ def claim(out: Path, plan: Plan) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Start:
+class SeedStart:
     """What the methods of a seed start from.
 
     Attributes:
@@ -93,14 +94,14 @@ def quiet() -> None:
     torch.set_num_threads(1)  # the model is so small that threads would only wait for one another
 
 
-def prepare(asked: tuple[Plan, int, Path]) -> Start:
+def prepare_seed(task: tuple[DemoPlan, int, Path]) -> SeedStart:
     """Fine-tune, sample, label, and train the reward model of a seed, or what is left of it.
 
     Raises:
       UserError: a run failed.
       Stopped: a signal stopped one.
     """
-    plan, seed, out = asked
+    plan, seed, out = task
     make_folder(out)
     world = WORLDS[plan.world]
     sft_seconds = _fine_tune(out, plan, world, seed)
@@ -118,12 +119,12 @@ def prepare(asked: tuple[Plan, int, Path]) -> Start:
             "batch_size": plan.batch_size,
             "max_steps": plan.reward_steps,
         }
-        spent = finish(check_config(RECIPES["reward"].config, options))
-    reward = measure(ref_logps, ref_logps, rewards(world)).reward
-    return Start(seed, out, counts, held_out, ref_logps, reward, spent, sft_seconds)
+        spent = finish_run(check_config(RECIPES["reward"].config, options))
+    reward = kl_and_reward(ref_logps, ref_logps, reward_table(world)).reward
+    return SeedStart(seed, out, counts, held_out, ref_logps, reward, spent, sft_seconds)
 
 
-def finish(config: AnyConfig) -> float:
+def finish_run(config: AnyConfig) -> float:
     """Run to the end, from where it stands; CPU seconds of it so far, which its folder keeps.
 
     Where an earlier sitting was killed, what it had cost is not known, and the run's own clock counts instead.
@@ -133,17 +134,16 @@ def finish(config: AnyConfig) -> float:
       Stopped: a signal stopped it.
     """
     out = Path(config.out)
-    run = RECIPES[config.recipe].load()
     cost = out / "cost.json"
     known = json.loads(cost.read_bytes()) if cost.exists() else {"seconds": 0.0, "open": False, "lost": False}
     if (out / "summary.json").exists() and not known["open"]:
-        run(config)  # which sees that it is the same run
+        run_recipe(config)  # which sees that it is the same run
         return known["seconds"]
     lost = known["lost"] or known["open"]
     make_folder(out)
     write_atomic(cost, json.dumps(known | {"open": True, "lost": lost}) + "\n")
     began = time.process_time()
-    outcome = run(config)
+    outcome = run_recipe(config)
     seconds = known["seconds"] + time.process_time() - began
     if lost and not outcome.signum:
         seconds = max(seconds, json.loads((out / "summary.json").read_bytes())["training_seconds"])
@@ -168,7 +168,7 @@ def shared(out: Path, data: Path, folder: str, seed: int) -> dict[str, Any]:
     return {"data": str(data), "out": str(out / folder), "cache": str(out / "cache"), "threads": 1, "seed": seed}
 
 
-def _fine_tune(out: Path, plan: Plan, world: World, seed: int) -> float:
+def _fine_tune(out: Path, plan: DemoPlan, world: World, seed: int) -> float:
     """Write the corpus and an untrained model, and run SFT into `sft`; CPU seconds of it."""
     tokenizer = build_tokenizer()
     if not (out / "model").exists():
@@ -182,11 +182,11 @@ def _fine_tune(out: Path, plan: Plan, world: World, seed: int) -> float:
         "batch_size": 64,
         "max_steps": plan.sft_steps,
     }
-    return finish(check_config(RECIPES["sft"].config, options))
+    return finish_run(check_config(RECIPES["sft"].config, options))
 
 
 def _collect(
-    out: Path, plan: Plan, world: World, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, seed: int
+    out: Path, plan: DemoPlan, world: World, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, seed: int
 ) -> tuple[dict[str, int], list[Preference]]:
     """Sample responses, label all pairs of a prompt, write pairs.jsonl and held_out.jsonl; counts, and the held-out."""
     parts = []

@@ -1,1 +1,1 @@
-"""What came of a run: figures measured after training, and what looks wrong in words."""
+"""Evaluation of finished runs: figures measured after training, and checks for failures."""

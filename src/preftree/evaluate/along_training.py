@@ -1,4 +1,4 @@
-"""A finished run's policies measured: reward, KL to the reference, and what they write."""
+"""Reward, KL to the reference and sample texts of the policies along a finished run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from preftree.config.load import check_config
 from preftree.config.online import OnlineConfig
 from preftree.config.recipes import AnyConfig
 from preftree.errors import DataError
-from preftree.evaluate.frontier import Drawn, draw, policies, sampled_figures, world_meter, world_prompts
+from preftree.evaluate.frontier import Drawn, draw_samples, policies, sampled_figures, world_meter, world_prompts
 from preftree.evaluate.prompts import Prompts, run_prompts
 from preftree.generate.hf import Sampling
 from preftree.judges.functions import find_world, identify
@@ -26,7 +26,7 @@ from preftree.runtime.ranks import Ranks, open_ranks
 from preftree.scoring.scorer import Scorer
 from preftree.train.policy import load_frozen, start_place
 from preftree.worlds.exact import best_reward
-from preftree.worlds.grammar import MOST_OUTCOMES, World, rewards
+from preftree.worlds.grammar import MOST_OUTCOMES, World, reward_table
 from preftree.worlds.walk import outcome_logps
 
 log = logging.getLogger("preftree")
@@ -42,14 +42,14 @@ OPTIMUM_KLS = (*np.linspace(0, 1, 21).round(4).tolist(), *np.linspace(1.25, 8, 2
 
 @dataclass(frozen=True, slots=True)
 class Measuring:
-    """How runs are measured.
+    """Settings for measuring runs.
 
     Attributes:
       reward: Name of a reward (judges/functions.py).
-      prompts: Most prompts to sample for.
-      samples: Responses to each.
+      prompts: Maximum number of prompts.
+      samples: Number of responses to each.
       max_new_tokens: Most tokens of a response; None is the run's max_response_length, or 256.
-      seed: Of the choice of prompts and of the samples.
+      seed: Seed of the choice of prompts and of the samples.
     """
 
     reward: str
@@ -60,7 +60,7 @@ class Measuring:
 
 
 def measure_run(run: Run, how: Measuring) -> Measured:
-    """What RUN/measured.json should hold: the points of the run's snapshots and of its end, and texts.
+    """Measure a run for RUN/measured.json: the points of its snapshots and of its end, and texts.
 
     Exact where the reward is a world's whose responses can be enumerated; from samples elsewhere. What was measured in
     the same way before is not measured again.
@@ -74,17 +74,17 @@ def measure_run(run: Run, how: Measuring) -> Measured:
         raise DataError(f"{run.path} holds no finished run: let it come to its end, or give another folder")
     if run.recipe.trains == "reward_model":
         raise DataError(f"{run.path} is the run of a reward model, which writes nothing; give the run of a policy")
-    reward = load_rewards(how.reward)  # a name that is wrong is told first
-    told = asdict(how) | {"reward": identify(how.reward)}
-    if run.measured.how == told and run.measured.frontier[-1].step == run.steps:
+    reward = load_rewards(how.reward)  # a wrong name is reported first
+    settings = asdict(how) | {"reward": identify(how.reward)}
+    if run.measured.how == settings and run.measured.frontier[-1].step == run.steps:
         return run.measured
     config = check_config(run.recipe.config, run.config)
     world = find_world(how.reward)
     exact = world is not None and world.num_outcomes <= MOST_OUTCOMES
-    found = (
+    figures = (
         _exactly(run, config, world, reward, how) if world and exact else _by_samples(run, config, world, reward, how)
     )
-    return run.measured.model_copy(update=found | {"how": told})
+    return run.measured.model_copy(update=figures | {"how": settings})
 
 
 def _exactly(run: Run, config: AnyConfig, world: World, reward: Rewards, how: Measuring) -> dict[str, Any]:
@@ -97,11 +97,11 @@ def _exactly(run: Run, config: AnyConfig, world: World, reward: Rewards, how: Me
     ref_logps = outcome_logps(reference, tokenizer, world)
     meter = world_meter(world, tokenizer, ref_logps)
     points = [_point(config, 0, meter(reference))]
-    start = last = draw(reference, tokenizer, prompts, reward, sampling, samples=each)
+    start = last = draw_samples(reference, tokenizer, prompts, reward, sampling, samples=each)
     for step, model in policies(run.path):
         points.append(_point(config, step, meter(model)))
-        last = draw(model, tokenizer, prompts, reward, sampling, samples=each)
-    edge = [Point(kl=kl, reward=best_reward(ref_logps, rewards(world), kl)) for kl in OPTIMUM_KLS]
+        last = draw_samples(model, tokenizer, prompts, reward, sampling, samples=each)
+    edge = [Point(kl=kl, reward=best_reward(ref_logps, reward_table(world), kl)) for kl in OPTIMUM_KLS]
     return {"frontier": tuple(points), "optimum": tuple(edge), "samples": _side_by_side(prompts, start, last)}
 
 
@@ -117,10 +117,10 @@ def _by_samples(run: Run, config: AnyConfig, world: World | None, reward: Reward
             raise DataError(f"reward {how.reward!r} knows its own prompts only, and {run.path} asks {min(odd)[:60]!r}")
         log.info("%s: %d samples for each of %d %s prompts", run.path, how.samples, len(prompts.ids), which)
         reference = load_reference(run, config, ranks)
-        start = last = draw(reference.model, tokenizer, prompts, reward, sampling, samples=how.samples)
+        start = last = draw_samples(reference.model, tokenizer, prompts, reward, sampling, samples=how.samples)
         points = [_point(config, 0, sampled_figures(reference, reference, prompts, start))]
         for step, model in policies(run.path, ranks.device):
-            last = draw(model, tokenizer, prompts, reward, sampling, samples=how.samples)
+            last = draw_samples(model, tokenizer, prompts, reward, sampling, samples=how.samples)
             policy = Scorer(model, precision=config.precision)
             points.append(_point(config, step, sampled_figures(policy, reference, prompts, last)))
             log.info("step %d: KL %.3g, reward %.4g", step, points[-1].kl, points[-1].reward)
@@ -138,13 +138,13 @@ def load_reference(run: Run, config: AnyConfig, ranks: Ranks) -> Scorer:
     Raises:
       DataError: the folder holds other weights now.
     """
-    place = start_place(config)
-    scorer, now = load_frozen(place, config.model_copy(update={"compile": False}), ranks)
+    name = start_place(config)
+    scorer, now = load_frozen(name, config.model_copy(update={"compile": False}), ranks)
     known = run.summary.get("trajectory", {})
     before = known.get("weights of the reference", known.get("weights of the model"))
-    if find_adapter(config.model) is None and before not in (None, now):  # a merged adapter has a digest of its own
+    if find_adapter(config.model) is None and before not in (None, now):  # a merged adapter has another digest
         raise DataError(
-            f"{run.path} began at weights {before[:8]}.., and {place} holds {now[:8]}.. now; put that model back"
+            f"{run.path} began at weights {before[:8]}.., and {name} holds {now[:8]}.. now; put that model back"
         )
     return scorer
 

@@ -1,4 +1,4 @@
-"""Who answers: a model that is sampled into files, a file of responses, or the reference answers of the data."""
+"""Responses of one side of a comparison: from a model, sampled into files; from a file; or from the data itself."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ from preftree.reference.key import weights_digest_of_model
 log = logging.getLogger("preftree")
 
 REFERENCE = "chosen"
-"""Names the reference answers of the prompts' own file."""
+"""Name of the side that holds the answers in the prompts' file."""
 
 
 class Interrupted(Exception):
-    """A signal ended the sampling; what was drawn is in its file."""
+    """A signal ended the sampling; the responses drawn so far are in their file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +42,9 @@ class Answers:
     """Responses of one side.
 
     Attributes:
-      name: What to call the side.
-      texts: For each prompt its responses, [prompts][samples].
-      finished: Share of the responses that came to their own end; None where that is not known.
+      name: Name of the side.
+      texts: Responses, [prompts][samples].
+      finished: Share of the responses that the model ended itself; None where that is not known.
     """
 
     name: str
@@ -54,10 +54,10 @@ class Answers:
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """What a word of the command line stands for.
+    """A side of a comparison, as the command line names it.
 
     Attributes:
-      name: What to call it.
+      name: Name in tables.
       kind: A model to sample, a file of responses, or the reference answers.
       place: The model's folder or hub id, or the file.
     """
@@ -68,16 +68,16 @@ class Side:
 
 
 @dataclass(frozen=True, slots=True)
-class Drawing:
-    """How models are sampled into files.
+class SampleFiles:
+    """Settings for sampling models into files.
 
     Attributes:
-      folder: Where the files go; one that is there already is used again.
+      folder: Folder of the files; an existing file is used again.
       samples: Responses to each prompt; at temperature 0 one, since all would be the same.
       batch_size: Responses at once.
-      precision: Of the weights: fp32 or bf16.
-      stop: A signal's number ends the work between two blocks.
-      progress: Told the name of a file, how many of its rows are there, and how many it will have.
+      precision: Precision of the weights: fp32 or bf16.
+      stop: Returns the number of a signal to end the work between two blocks, or 0.
+      progress: Called with the name of a file, the number of its rows, and their number at the end.
     """
 
     folder: Path
@@ -89,7 +89,7 @@ class Drawing:
 
 
 def find_sides(words: Sequence[str]) -> list[Side]:
-    """What words stand for: `chosen`, a data file, a run's folder, a model's folder or hub id; no two of one name.
+    """The sides that words name: `chosen`, a data file, a run's folder, a model's folder or hub id; no name twice.
 
     Raises:
       DataError: a data file does not exist.
@@ -125,7 +125,7 @@ def read_questions(path: str, *, most: int | None, seed: int) -> list[Prompt]:
     prompts = list({prompt_key(prompt.text): prompt for prompt in reversed(read_prompts(path))}.values())[::-1]
     if most is not None and len(prompts) > most:
         places = np.sort(np.random.default_rng(seed).choice(len(prompts), most, replace=False))
-        prompts = [prompts[place] for place in places.tolist()]
+        prompts = [prompts[index] for index in places.tolist()]
     if len(prompts) < 2:
         raise DataError(f"{path} has one prompt, and an interval over prompts needs two; add prompts")
     return prompts
@@ -137,12 +137,12 @@ def reference_answers(path: str, prompts: Sequence[Prompt]) -> Answers:
     Raises:
       DataError: the file has none, or not for every prompt.
     """
-    found: dict[str, list[str]] = {}
-    for where, one in read_demonstrations(path):
-        mine = found.setdefault(prompt_key(one.prompt), [])
-        if (said := _as_text(one.response, str(where))) not in mine:
-            mine.append(said)
-    return Answers(REFERENCE, _for_each(prompts, found, path))
+    answers: dict[str, list[str]] = {}
+    for where, demonstration in read_demonstrations(path):
+        texts = answers.setdefault(prompt_key(demonstration.prompt), [])
+        if (answer := _as_text(demonstration.response, str(where))) not in texts:
+            texts.append(answer)
+    return Answers(REFERENCE, _for_each(prompts, answers, path))
 
 
 def read_answers(side: Side, prompts: Sequence[Prompt]) -> Answers:
@@ -151,30 +151,32 @@ def read_answers(side: Side, prompts: Sequence[Prompt]) -> Answers:
     Raises:
       DataError: a row cannot be read, or a prompt has no response.
     """
-    found: dict[str, list[str]] = {}
+    answers: dict[str, list[str]] = {}
     ended: list[bool] = []
-    asked = {prompt_key(prompt.text) for prompt in prompts}
+    keys = {prompt_key(prompt.text) for prompt in prompts}
     others = 0
     for raw in read_rows(find_source(side.place)):
         try:
             if isinstance(raw.row, RowFault):
                 raise raw.row
-            key, said = _exchange(raw.row)
+            key, response = _exchange(raw.row)
         except RowFault as fault:
-            raise DataError(f"{raw.where}: {fault}; mend the row") from fault
-        if key not in asked:
+            raise DataError(f"{raw.where}: {fault}; fix the row") from fault
+        if key not in keys:
             others += 1
             continue
-        found.setdefault(key, []).append(said)
+        answers.setdefault(key, []).append(response)
         ended += [raw.row["finished"]] if isinstance(raw.row.get("finished"), bool) else []
     if others:
         log.info("%s: %d responses to other prompts are left out", side.place, others)
-    texts = _for_each(prompts, found, side.place)
+    texts = _for_each(prompts, answers, side.place)
     known = len(ended) == sum(map(len, texts))
     return Answers(side.name, texts, float(np.mean(ended)) if known else None)
 
 
-def draw_answers(side: Side, prompts: Sequence[Prompt], samplings: Sequence[Sampling], how: Drawing) -> list[Answers]:
+def draw_answers(
+    side: Side, prompts: Sequence[Prompt], samplings: Sequence[Sampling], how: SampleFiles
+) -> list[Answers]:
     """Responses of a model to prompts, once for each way of sampling; drawn into files, or found there.
 
     Raises:
@@ -214,7 +216,7 @@ def draw_answers(side: Side, prompts: Sequence[Prompt], samplings: Sequence[Samp
 
 
 def draws_of(side: Side, num_prompts: int, samples: int, sampling: Sampling) -> tuple[Any, ...] | None:
-    """What decides a side's random numbers: seed, numbers of prompts and samples; None where unknown, or greedy.
+    """The source of a side's random numbers: seed, numbers of prompts and samples; None where unknown, or greedy.
 
     Two sides with equal ones draw alike, and how often one wins is then not how often it wins against a fresh sample.
 
@@ -239,12 +241,12 @@ def _exchange(row: dict[str, Any]) -> tuple[str, str]:
     for name, value in (("prompt", prompt), ("response", response)):
         if value is None:
             raise RowFault("missing_field", name, f"'{name}' is missing")
-    asked = messages(prompt, "prompt") if isinstance(prompt, list) else text(prompt, "prompt")
+    question = messages(prompt, "prompt") if isinstance(prompt, list) else text(prompt, "prompt")
     if isinstance(response, list):
-        return prompt_key(asked), _as_text(response_messages(messages(response, "response"), "response"), "")
+        return prompt_key(question), _as_text(response_messages(messages(response, "response"), "response"), "")
     if not isinstance(response, str):  # a cut character is no fault here, and an empty response is one as any
         raise RowFault("wrong_type", "response", "'response' must be text or a list of messages")
-    return prompt_key(asked), response
+    return prompt_key(question), response
 
 
 def _as_text(response: Text, where: str) -> str:
@@ -256,16 +258,16 @@ def _as_text(response: Text, where: str) -> str:
     return first.content
 
 
-def _for_each(prompts: Sequence[Prompt], found: dict[str, list[str]], path: str) -> tuple[tuple[str, ...], ...]:
+def _for_each(prompts: Sequence[Prompt], answers: dict[str, list[str]], path: str) -> tuple[tuple[str, ...], ...]:
     for prompt in prompts:
-        if prompt_key(prompt.text) not in found:
-            asked = prompt_key(prompt.text)[:60]
-            raise DataError(f"{path} has no answer to the prompt of {prompt.where} ({asked!r}); give one that has")
-    return tuple(tuple(found[prompt_key(prompt.text)]) for prompt in prompts)
+        if prompt_key(prompt.text) not in answers:
+            question = prompt_key(prompt.text)[:60]
+            raise DataError(f"{path} has no answer to the prompt of {prompt.where} ({question!r}); give one that has")
+    return tuple(tuple(answers[prompt_key(prompt.text)]) for prompt in prompts)
 
 
-def gather(
-    side: Side, path: str, prompts: Sequence[Prompt], samplings: Sequence[Sampling], how: Drawing
+def collect_answers(
+    side: Side, path: str, prompts: Sequence[Prompt], samplings: Sequence[Sampling], how: SampleFiles
 ) -> list[Answers]:
     """The answers of a side to prompts: of a model once for each way of sampling, of a file or the data once.
 

@@ -1,4 +1,4 @@
-"""What best-of-n earns for every n, from N samples of each prompt."""
+"""Expected reward of best-of-n for every n, from N samples of each prompt."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def expected_best(rewards: Float[np.ndarray, "X N"]) -> Float[np.ndarray, "X N"]
     C(i - 1, n - 1) of the C(N, n) subsets.
 
     Args:
-      rewards: Of N independent samples of each prompt.
+      rewards: Rewards of N independent samples of each prompt.
     Returns:
       A column for each n, from 1 to N; the first holds the means, the last the best.
     Source: the U-statistic of a maximum; Chen et al. 2021, arXiv:2107.03374, Eq. 1 is its case of rewards 0 and 1.
@@ -24,7 +24,7 @@ def expected_best(rewards: Float[np.ndarray, "X N"]) -> Float[np.ndarray, "X N"]
     for index, n in enumerate(range(1, num + 1)):
         # Falling from i = N, where C(N - 1, n - 1) / C(N, n) = n / N: factors below 1, so nothing overflows.
         weight = n / num
-        for place in range(num, n - 1, -1):
-            weights[place - 1, index] = weight
-            weight *= (place - n) / (place - 1) if place > 1 else 0.0
+        for rank in range(num, n - 1, -1):
+            weights[rank - 1, index] = weight
+            weight *= (rank - n) / (rank - 1) if rank > 1 else 0.0
     return rising @ weights

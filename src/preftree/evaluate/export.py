@@ -1,4 +1,4 @@
-"""A finished run as a folder for other programs: written, loaded as they load it, compared, and only then kept."""
+"""Export of a finished run as a folder for other programs, kept only if it loads and computes the same logits."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from preftree.storage.manifest import hash_file
 Dtype = Literal["float32", "bfloat16", "float16"]
 
 TOLERANCES: dict[Dtype, float] = {"float32": 1e-3, "float16": 0.05, "bfloat16": 0.5}
-"""Logits that may be off by default: merging and loading round in fp32; rounded weights move logits by far more."""
+"""Default tolerances of logits: merging rounds in fp32; rounded weights move logits by far more."""
 
 PROMPTS = 8
 MOST_TOKENS = 512
@@ -39,14 +39,14 @@ MOST_TOKENS = 512
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """What came of an export.
+    """An exported folder and how it was verified.
 
     Attributes:
       out: The folder.
       difference: Largest difference of a logit to the run's own model, on prompts of the run's data.
-      tolerance: What was allowed.
-      num_prompts: How many prompts were compared.
-      commands: What to call to use the folder, by program.
+      tolerance: Largest difference that was allowed.
+      num_prompts: Number of prompts compared.
+      commands: Commands that use the folder, by program.
     """
 
     out: Path
@@ -68,9 +68,9 @@ def export_run(
 
     Args:
       path: The run's folder.
-      out: The folder to make; it must not be there yet, or be empty.
-      kind: What to write. `merged` works for a run of all weights as well.
-      dtype: Of the stored weights; an adapter stays as it was trained.
+      out: The folder to make, new or empty.
+      kind: Content of the folder. `merged` works for a run of all weights as well.
+      dtype: Type of the stored weights; an adapter stays as it was trained.
       tolerance: Largest difference of a logit; None is TOLERANCES.
     Raises:
       DataError: the run is not finished, or its data is gone.
@@ -127,14 +127,14 @@ def _open(path: Path) -> tuple[Run, AnyConfig]:
     if not run.summary:
         raise DataError(f"{path} holds no finished run: let it come to its end, or give another folder")
     if run.recipe.trains == "reward_model":
-        raise DataError(f"{path} is the run of a reward model, whose folder is whole as it is: {path / 'model'}")
+        raise DataError(f"{path} is the run of a reward model, whose folder needs no export: {path / 'model'}")
     return run, check_config(run.recipe.config, run.config)
 
 
 def _prompts(config: AnyConfig, tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
     with open_ranks() as ranks:
-        found, _ = run_prompts(config, tokenizer, ranks, most=PROMPTS, seed=0)
-    return [list(ids)[-MOST_TOKENS:] for ids in found.ids]
+        prompts, _ = run_prompts(config, tokenizer, ranks, most=PROMPTS, seed=0)
+    return [list(ids)[-MOST_TOKENS:] for ids in prompts.ids]
 
 
 def _merged(adapter: AdapterFolder) -> PreTrainedModel:
@@ -199,13 +199,13 @@ run's model, on {result.num_prompts} prompts of the run's data, in fp32.
 
 
 def _lineage(path: Path, config: AnyConfig) -> list[str]:
-    """What was made from what, as far as the folders tell, the first one first."""
+    """The models and data that the run came from, as far as the folders say, oldest first."""
     steps = [f"`{path}`: {config.recipe} on `{config.data.path}`"]
     start = Path(config.model).expanduser()
     seen = {path.resolve()}
     while (summary := start.parent / "summary.json").is_file() and start.parent.resolve() not in seen:
         seen.add(start.parent.resolve())
-        told = json.loads(summary.read_bytes())
-        steps.append(f"`{start.parent}`: {told['recipe']} on `{told['config']['data']['path']}`")
-        start = Path(told["config"]["model"]).expanduser()
+        parent = json.loads(summary.read_bytes())
+        steps.append(f"`{start.parent}`: {parent['recipe']} on `{parent['config']['data']['path']}`")
+        start = Path(parent["config"]["model"]).expanduser()
     return [f"`{start}`", *reversed(steps)]

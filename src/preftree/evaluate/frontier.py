@@ -1,4 +1,4 @@
-"""How much reward a policy has bought, and for how much KL: exactly in a world, by samples anywhere else.
+"""Reward and KL of policies: exact in a world, from samples elsewhere.
 
 Both figures are means over prompts. KL is that of whole responses, nats: for samples, the sum of the KLs of every
 token's distribution over the vocabulary (Rafailov et al. 2023, arXiv:2305.18290, Section 6), averaged over responses
@@ -33,9 +33,8 @@ from preftree.stats.intervals import mean_interval
 from preftree.storage.checkpoint import list_checkpoints, load_checkpoint, step_of
 from preftree.tree.pack import pack
 from preftree.tree.sums import sum_responses
-from preftree.worlds.exact import Table, best_reward, measure
-from preftree.worlds.grammar import World
-from preftree.worlds.grammar import rewards as world_rewards
+from preftree.worlds.exact import Table, best_reward, kl_and_reward
+from preftree.worlds.grammar import World, reward_table
 from preftree.worlds.walk import outcome_logps
 
 log = logging.getLogger("preftree")
@@ -49,8 +48,8 @@ class Drawn:
     """Samples of one policy.
 
     Attributes:
-      generations: For each prompt its responses, [prompts][samples].
-      rewards: Of each response, [prompts, samples].
+      generations: Responses, [prompts][samples].
+      rewards: Reward of each response, [prompts, samples].
     """
 
     generations: Sequence[Sequence[Generation]]
@@ -70,13 +69,13 @@ def policies(run: Path, device: torch.device | str = "cpu") -> Iterator[tuple[in
     last = int(summary["steps"])
     model = load_model(run / "model", quantize=summary.get("config", {}).get("quantize"), device=device)
     parameters = dict(model.named_parameters())
-    final: dict[str, torch.Tensor] = {}  # of those that the run trained
+    final: dict[str, torch.Tensor] = {}  # of the parameters that the run trained
     for path in list_checkpoints(run / "snapshots"):
         if step_of(path) < last:
             loaded = load_checkpoint(path.parent, path)
             assert loaded is not None  # a named checkpoint is there, or loading it raises
             if loaded.state.meta.get("trajectory") != summary.get("trajectory"):
-                log.warning("%s is of another run that was begun in this folder; it is left out", path)
+                log.warning("%s belongs to another run that was started in this folder; it is left out", path)
                 continue
             snapshot = loaded.state.tensors["model"]
             final = final or {name: parameters[name].detach().clone() for name in snapshot}
@@ -102,20 +101,20 @@ def world_meter(
 
     kl, reward        exact
     best              the highest reward that any policy has at this KL
-    outside           mass on what is no response of the world
+    outside           mass on texts that are no response of the world
     accuracy, chosen_logratio, rejected_logratio    weighted means over held-out pairs, where there are any
 
     Args:
-      world: Its responses are walked one and all.
-      tokenizer: Of the policies.
-      ref_logps: The reference's log-probs of every outcome (worlds/walk.py): where the KL is measured from.
+      world: A world whose responses can be enumerated.
+      tokenizer: Tokenizer of the policies.
+      ref_logps: Log-probs of every outcome under the reference (worlds/walk.py), from which the KL is measured.
       held_out: Pairs of the world.
     """
-    table = world_rewards(world)
+    table = reward_table(world)
 
     def meter(model: PreTrainedModel) -> Mapping[str, float]:
         logps = outcome_logps(model, tokenizer, world)
-        point = measure(logps, ref_logps, table)
+        point = kl_and_reward(logps, ref_logps, table)
         figures = {
             "kl": max(0.0, point.kl),
             "reward": point.reward,
@@ -132,7 +131,7 @@ def world_prompts(world: World, tokenizer: PreTrainedTokenizerBase) -> Prompts:
     return Prompts([tokenizer(prompt)["input_ids"] for prompt in world.prompts], world.prompts)
 
 
-def draw(
+def draw_samples(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     prompts: Prompts,
@@ -145,7 +144,9 @@ def draw(
     rows = [ids for ids in prompts.ids for _ in range(samples)]
     drawn = generate(model, tokenizer, rows, sampling)
     groups = [drawn[at : at + samples] for at in range(0, len(drawn), samples)]
-    values = rewards([text for text in prompts.texts for _ in range(samples)], [one.text for one in drawn])
+    values = rewards(
+        [text for text in prompts.texts for _ in range(samples)], [generation.text for generation in drawn]
+    )
     return Drawn(groups, values.reshape(len(groups), samples))
 
 
@@ -155,30 +156,30 @@ def sampled_figures(
     """KL and reward of a policy from its own samples, each with the ends of its 95 % interval over prompts.
 
     Args:
-      policy: Wrote the samples, at temperature 1 and from its whole distribution; anything else biases the KL.
-      reference: Where the KL is measured from.
-      prompts: What the samples answer; two at least.
+      policy: The policy that wrote the samples, at temperature 1 and without top-p; otherwise the KL is biased.
+      reference: The model from which the KL is measured.
+      prompts: Prompts of the samples; at least two.
       drawn: The samples.
-      budget: Most tokens of one forward.
+      budget: Maximum number of tokens of a forward.
     Returns:
       kl, kl_low, kl_high (nats a response); reward, reward_low, reward_high; tokens (mean length of a response).
     """
     groups = [
-        [response_sequence(ids, one) for one in group]
+        [response_sequence(ids, generation) for generation in group]
         for ids, group in zip(prompts.ids, drawn.generations, strict=True)
     ]
     sizes = [sum(len(sequence.ids) for sequence in group) for group in groups]
     kls = np.zeros(len(groups))
     rows = policy if reference.shares_prefixes else reference  # a model that takes trees takes single branches too
-    for some in pack(sizes, max(budget, *sizes)):
-        batch = rows.lay_out([groups[index] for index in some])
+    for members in pack(sizes, max(budget, *sizes)):
+        batch = rows.lay_out([groups[index] for index in members])
         sums = sum_responses(token_divergence(policy, reference, batch), batch.count_R).logps
-        kls[some] = sums.view(len(some), -1).mean(1).cpu().numpy()
+        kls[members] = sums.view(len(members), -1).mean(1).cpu().numpy()
     figures: dict[str, float] = {}
     for name, values in (("kl", kls), ("reward", drawn.rewards.mean(axis=1))):
-        found = mean_interval(values)
-        figures |= {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
-    lengths = [len(one.ids) + one.finished for group in drawn.generations for one in group]
+        interval = mean_interval(values)
+        figures |= {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
+    lengths = [len(generation.ids) + generation.finished for group in drawn.generations for generation in group]
     return figures | {"kl": max(0.0, figures["kl"]), "tokens": float(np.mean(lengths))}
 
 

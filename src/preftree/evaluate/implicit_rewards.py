@@ -1,4 +1,4 @@
-"""A policy as a reward model: beta * logratio on pairs, beside the rewards of a model that was trained to give them.
+"""Implicit rewards of a policy (beta * logratio) on pairs, compared with those of a trained reward model.
 
 Rafailov et al. 2023, arXiv:2305.18290, Section 4: the policy of DPO is the optimum of the reward beta * (log-prob minus
 reference log-prob), up to a constant per prompt, which pairs do not see.
@@ -36,16 +36,16 @@ from preftree.stats.intervals import Estimate, resampled_means
 from preftree.train.policy import load_frozen
 
 FEW = 20
-"""Prompts below which they are too few to draw again, and pairs are drawn again instead."""
+"""Number of prompts below which the bootstrap resamples pairs instead of prompts."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ranked:
-    """How a source of rewards ranks the pairs of a file.
+    """Accuracy and calibration of a source of rewards on the pairs of a file.
 
     Attributes:
       accuracy: Weighted share of pairs whose chosen response has the larger reward, equal ones half; 95 % interval.
-      calibration: Of sigmoid(difference of rewards) as the chance of the label.
+      calibration: Calibration of sigmoid(difference of rewards) as the probability of the label.
     """
 
     accuracy: Estimate
@@ -58,11 +58,11 @@ class Compared:
 
     Attributes:
       data: The file.
-      num_pairs: Pairs that all sources can read; ties are none.
-      num_prompts: Different prompts of theirs.
-      resampled: What the bootstrap draws again: prompts, or pairs where prompts are few.
-      implicit: The policy.
-      explicit: The reward model, where there is one.
+      num_pairs: Pairs that all sources can read, without ties.
+      num_prompts: Number of different prompts.
+      resampled: Unit of the bootstrap: prompts, or pairs where there are few prompts.
+      implicit: Figures of the policy.
+      explicit: Figures of the reward model, where there is one.
       difference: Implicit minus explicit accuracy, paired, with a 95 % interval.
     """
 
@@ -75,11 +75,13 @@ class Compared:
     difference: Estimate | None
 
     def as_json(self) -> dict[str, Any]:
-        """As RUN/rewards.json has it."""
-        said: dict[str, Any] = {name: getattr(self, name) for name in ("data", "num_pairs", "num_prompts", "resampled")}
-        for name, own in (("implicit", self.implicit), ("explicit", self.explicit)):
-            said[name] = own and {"accuracy": own.accuracy._asdict(), **_plain(own.calibration)}
-        return said | {"difference": self.difference and self.difference._asdict()}
+        """This comparison in the form of RUN/rewards.json."""
+        fields: dict[str, Any] = {
+            name: getattr(self, name) for name in ("data", "num_pairs", "num_prompts", "resampled")
+        }
+        for name, source in (("implicit", self.implicit), ("explicit", self.explicit)):
+            fields[name] = source and {"accuracy": source.accuracy._asdict(), **_plain(source.calibration)}
+        return fields | {"difference": self.difference and self.difference._asdict()}
 
 
 def compare_rewards(run: Run, files: list[str], *, against: str | None = None, seed: int = 0) -> list[Compared]:
@@ -89,7 +91,7 @@ def compare_rewards(run: Run, files: list[str], *, against: str | None = None, s
       run: A finished `preftree dpo` run.
       files: Pairs; each is read by both with their own tokenizers and lengths.
       against: A reward model: `rm:PATH`, or a path.
-      seed: Of the bootstrap.
+      seed: Seed of the bootstrap.
     Raises:
       DataError: the run is not finished or not of pairs, or a file holds no pair that all can read.
       ConfigError: `against` is no reward model, or the run's loss has no beta.
@@ -100,8 +102,8 @@ def compare_rewards(run: Run, files: list[str], *, against: str | None = None, s
     beta = config.beta
     if beta is None:
         raise ConfigError(f"loss {config.loss_label} of {run.path} has no beta, so its policy implies no reward")
-    place = None if against is None else find_reward_model(against)
-    if against is not None and (place is None or place.label is not None):
+    named = None if against is None else find_reward_model(against)
+    if against is not None and (named is None or named.label is not None):
         raise ConfigError(f"against must name the folder of a reward model, got {against!r}")
     tokenizer, budget = load_tokenizer(run.path / "model"), config.micro_batch_tokens
     implicit: list[_Values] = []
@@ -113,18 +115,19 @@ def compare_rewards(run: Run, files: list[str], *, against: str | None = None, s
             store = _open(file, tokenizer, lengths, config.truncation, config.data.format)
             rows = np.flatnonzero(~store.ties)
             values = [
-                response_values(one, store, rows, budget=config.micro_batch_tokens) for one in (policy, reference)
+                response_values(scorer_of, store, rows, budget=config.micro_batch_tokens)
+                for scorer_of in (policy, reference)
             ]
             implicit.append(_Values.of(store, rows, beta * (values[0] - values[1])))
         del policy, reference
     explicit: list[_Values | None] = [None] * len(files)
-    if place is not None:
-        scorer = RewardScorer(load_reward_model(place.model, device=best_device()))
-        own = load_tokenizer(place.model)
-        told = dict(getattr(scorer.model.config, "preftree_lengths", {}))
-        policy_of: Truncation = told.pop("truncation", "drop")
+    if named is not None:
+        scorer = RewardScorer(load_reward_model(named.model, device=best_device()))
+        reward_tokenizer = load_tokenizer(named.model)
+        reward_lengths = dict(getattr(scorer.model.config, "preftree_lengths", {}))
+        policy_of: Truncation = reward_lengths.pop("truncation", "drop")
         for number, file in enumerate(files):
-            store = _open(file, own, Budgets(**told), policy_of, config.data.format)
+            store = _open(file, reward_tokenizer, Budgets(**reward_lengths), policy_of, config.data.format)
             rows = np.flatnonzero(~store.ties)
             marked = EndStore(store, padding_of(scorer.model))
             values = response_values(scorer, marked, rows, budget=budget)
@@ -132,15 +135,15 @@ def compare_rewards(run: Run, files: list[str], *, against: str | None = None, s
     return [_compare(file, *both, seed) for file, both in zip(files, zip(implicit, explicit, strict=True), strict=True)]
 
 
-def rewards_json(run: Run, found: list[Compared], against: str | None) -> dict[str, Any]:
-    """What RUN/rewards.json holds."""
+def rewards_json(run: Run, compared: list[Compared], against: str | None) -> dict[str, Any]:
+    """Content of RUN/rewards.json."""
     name = None if against is None else identify(against)
-    return {"beta": run.config["beta"], "against": name, "data": [one.as_json() for one in found]}
+    return {"beta": run.config["beta"], "against": name, "data": [file.as_json() for file in compared]}
 
 
 @dataclass(frozen=True, slots=True)
 class _Values:
-    """Differences of rewards of pairs by where they stand: (row, number of the pair in its row)."""
+    """Differences of rewards of pairs, by (row, number of the pair within the row)."""
 
     margins: dict[tuple[str, int], float]
     weights: dict[tuple[str, int], float]
@@ -152,12 +155,12 @@ class _Values:
         sizes: Counter[str] = Counter()
         keys = []
         for row in rows.tolist():
-            place = str(store.provenance(row))
-            keys.append((place, sizes[place]))
-            sizes[place] += 1
+            row_name = str(store.provenance(row))
+            keys.append((row_name, sizes[row_name]))
+            sizes[row_name] += 1
         margins = (values[:, 0] - values[:, 1]).tolist()
         weights, prompts = store.weights[rows].tolist(), store.prompts[rows].tolist()
-        margin_of, weight_of = (dict(zip(keys, own, strict=True)) for own in (margins, weights))
+        margin_of, weight_of = (dict(zip(keys, column, strict=True)) for column in (margins, weights))
         return _Values(margin_of, weight_of, dict(zip(keys, prompts, strict=True)), sizes)
 
 
@@ -165,7 +168,7 @@ def _open(file: str, tokenizer: Any, lengths: Budgets, truncation: Truncation, f
     store, _ = tokenize_file(
         file,
         tokenizer,
-        kind="preference",
+        kind="pair",
         cache_dir=cache_root(),
         budgets=lengths,
         truncation=truncation,
@@ -181,7 +184,7 @@ def _compare(file: str, implicit: _Values, explicit: _Values | None, seed: int) 
         raise DataError(f"{file} holds {len(keys)} pairs that can be compared, wanted two; give pairs that are no ties")
     weights = np.array([implicit.weights[key] for key in keys])
     prompts, group = np.unique([implicit.prompts[key] for key in keys], return_inverse=True)
-    sources = [np.array([own.margins[key] for key in keys]) for own in (implicit, explicit) if own is not None]
+    sources = [np.array([source.margins[key] for key in keys]) for source in (implicit, explicit) if source is not None]
     right = np.stack([(1 + np.sign(margins)) / 2 for margins in sources])
     few = len(prompts) < FEW
     clusters = np.arange(len(keys)) if few else group
@@ -190,8 +193,8 @@ def _compare(file: str, implicit: _Values, explicit: _Values | None, seed: int) 
     drawn = means[:, :-1] / means[:, -1:]
     accuracy = (right * weights).sum(1) / weights.sum()
     ranked = [
-        Ranked(_between(float(value), own), calibration(expit(margins), weights))
-        for value, own, margins in zip(accuracy, drawn.T, sources, strict=True)
+        Ranked(_between(float(value), source), calibration(expit(margins), weights))
+        for value, source, margins in zip(accuracy, drawn.T, sources, strict=True)
     ]
     difference = None
     if explicit is not None:
@@ -205,6 +208,11 @@ def _between(value: float, drawn: Float[np.ndarray, " R"]) -> Estimate:
     return Estimate(value, float(low), float(high))
 
 
-def _plain(found: Calibration) -> dict[str, Any]:
-    bins = [one._asdict() for one in found.bins]
-    return {"calibration_error": found.error, "brier": found.brier, "log_score": found.log_score, "reliability": bins}
+def _plain(fit: Calibration) -> dict[str, Any]:
+    bins = [bin._asdict() for bin in fit.bins]
+    return {
+        "calibration_error": fit.error,
+        "brier": fit.brier,
+        "log_score": fit.log_score,
+        "reliability": bins,
+    }

@@ -23,21 +23,21 @@ def run_prompts(
 
     Args:
       config: The run's options.
-      tokenizer: The run's.
+      tokenizer: Tokenizer of the run.
       ranks: The ranks.
-      most: How many prompts.
-      seed: Of the choice.
+      most: Maximum number of prompts.
+      seed: Seed of the choice.
     Returns:
       The prompts, as the policy was trained on them (template, trimming), and whether they are held out.
     Raises:
       DataError: the run's data cannot be read.
     """
     if isinstance(config, OnlineConfig):
-        found = open_prompts(config.eval_data or config.data.path, tokenizer)
-        _, rows = np.unique(found.same, return_index=True)
+        prompts = open_prompts(config.eval_data or config.data.path, tokenizer)
+        _, rows = np.unique(prompts.same, return_index=True)
         rows = _some(rows, most, seed)
-        ids = [list(found.ids[row]) for row in rows.tolist()]
-        return Prompts(ids, [_decoded(tokenizer, own) for own in ids]), config.eval_data is not None
+        ids = [list(prompts.ids[row]) for row in rows.tolist()]
+        return Prompts(ids, [_decoded(tokenizer, prompt) for prompt in ids]), config.eval_data is not None
     data = open_data(config, tokenizer, ranks)
     part = data.train if data.held_out is None else data.held_out
     _, first = np.unique(part.store.prompts[part.rows], return_index=True)
@@ -46,7 +46,7 @@ def run_prompts(
     for row in rows.tolist():
         sequence = part.store[row].sequences[0]
         ids.append(sequence.ids[: int(np.argmax(sequence.scored))].tolist())
-    return Prompts(ids, [_decoded(tokenizer, own) for own in ids]), data.held_out is not None
+    return Prompts(ids, [_decoded(tokenizer, prompt) for prompt in ids]), data.held_out is not None
 
 
 def _some(rows: Int[np.ndarray, " N"], most: int, seed: int) -> Int[np.ndarray, " M"]:
@@ -59,11 +59,11 @@ def _decoded(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Prompts:
-    """What responses are sampled for.
+    """Prompts to sample responses for.
 
     Attributes:
       ids: Token ids of each prompt, as the policy was trained on it.
-      texts: The same as text, without special tokens.
+      texts: The prompts as text, without special tokens.
     """
 
     ids: Sequence[Sequence[int]]

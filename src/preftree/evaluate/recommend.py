@@ -1,4 +1,4 @@
-"""Which setting of a sweep to use, and why, in words that say how sure the answer is."""
+"""Recommendation of a setting of a sweep, with the reason and how certain it is."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from preftree.evaluate.checks.diagnose import examine_run, found_in
+from preftree.evaluate.checks.diagnose import diagnoses_in, examine_run
 from preftree.evaluate.checks.evidence import is_number
 from preftree.run_folder.measured import Point
 from preftree.run_folder.reader import Run
@@ -18,7 +18,7 @@ from preftree.stats.intervals import mean_interval
 CONFIDENCE = 0.95
 
 LEAST_GAIN = 0.01
-"""Share of the gain in reward below which a difference does not count, however small the noise."""
+"""Share of the gain in reward below which a difference is ignored, however small the noise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,28 +48,28 @@ class Setting:
         """Half of the mean's 95 % interval: Student's over seeds, or the one run's own; 0 where nothing tells."""
         values = self._values(name)
         if len(values) > 1:
-            found = mean_interval(np.array(values), confidence=CONFIDENCE)
-            return found.high - found.value
+            interval = mean_interval(np.array(values), confidence=CONFIDENCE)
+            return interval.high - interval.value
         ends = self._values(f"{name}_high"), self._values(f"{name}_low")
         return (ends[0][0] - ends[1][0]) / 2 if ends[0] and ends[1] else 0.0
 
     def _values(self, name: str) -> list[float]:
         if name.startswith(("reward", "kl")):
-            told = [point.model_dump().get(name) for point in self.ends()]
+            figures = [point.model_dump().get(name) for point in self.ends()]
         else:
-            told = [_last_held_out(run).get(name) for run in self.runs]
-        return [float(value) for value in told if isinstance(value, int | float) and is_number(value)]
+            figures = [_last_held_out(run).get(name) for run in self.runs]
+        return [float(value) for value in figures if isinstance(value, int | float) and is_number(value)]
 
 
 @dataclass(frozen=True, slots=True)
 class Recommendation:
-    """What to use.
+    """The setting to use.
 
     Attributes:
-      setting: Its name; None where nothing can be said.
+      setting: Name of the setting; None where the figures give no answer.
       reason: In a sentence or two.
-      sure: Whether the figures set it apart from the others.
-      figures: What it rests on, by setting.
+      sure: Whether the figures distinguish it from the others.
+      figures: The figures behind it, by setting.
     """
 
     setting: str | None
@@ -94,8 +94,8 @@ def settings_of(runs: Mapping[str, tuple[Mapping[str, str], Run | str]]) -> list
             faults[key].append(f"{name} stopped: {run}")
             continue
         groups[key].append(run)
-        severe = [found for found in found_in(examine_run(run)) if found.severity == "failure"]
-        faults[key] += [f"{name}: {found.message}" for found in severe]
+        severe = [diagnosis for diagnosis in diagnoses_in(examine_run(run)) if diagnosis.severity == "failure"]
+        faults[key] += [f"{name}: {diagnosis.message}" for diagnosis in severe]
     return [Setting(key, tuple(group), tuple(faults[key])) for key, group in groups.items()]
 
 
@@ -110,18 +110,18 @@ def recommend(settings: Sequence[Setting]) -> Recommendation:
     """
     sound = [setting for setting in settings if setting.runs and not setting.faults]
     if not sound:
-        return Recommendation(None, "No run of this sweep came to a sound end.")
+        return Recommendation(None, "No run of this sweep ended without a failure.")
     rewarded = [setting for setting in sound if setting.mean("reward") is not None]
     if rewarded:
         return _by(rewarded, "reward", "kl", "reward")
     ranked = [setting for setting in sound if setting.mean("accuracy") is not None]
     if ranked:
-        found = _by(ranked, "accuracy", "chosen_logratio", "held-out accuracy")
+        choice = _by(ranked, "accuracy", "chosen_logratio", "held-out accuracy")
         return Recommendation(
-            found.setting,
-            f"{found.reason} Accuracy on pairs does not say which policy writes best: give a reward with --reward.",
-            found.sure,
-            found.figures,
+            choice.setting,
+            f"{choice.reason} Accuracy on pairs does not say which policy writes best: give a reward with --reward.",
+            choice.sure,
+            choice.figures,
         )
     fitted = [setting for setting in sound if setting.mean("loss") is not None]
     if fitted:
@@ -131,10 +131,10 @@ def recommend(settings: Sequence[Setting]) -> Recommendation:
     return Recommendation(None, "Nothing was measured on held-out pairs or samples; set eval_data, or give --reward.")
 
 
-def _by(settings: Sequence[Setting], name: str, distance: str, called: str) -> Recommendation:
+def _by(settings: Sequence[Setting], name: str, distance: str, label: str) -> Recommendation:
     def value(setting: Setting, which: str) -> float:
-        found = setting.mean(which)
-        return math.inf if found is None else found
+        figure = setting.mean(which)
+        return math.inf if figure is None else figure
 
     best = max(settings, key=lambda setting: value(setting, name))
     top = value(best, name)
@@ -142,7 +142,7 @@ def _by(settings: Sequence[Setting], name: str, distance: str, called: str) -> R
     before = statistics.fmean(starts) if name == "reward" and starts else -math.inf
     if top <= before:
         reason = (
-            f"Every setting ends at a {called} below the start's {before:.3f}; the highest is {best.name}, {top:.3f}."
+            f"Every setting ends at a {label} below the start's {before:.3f}; the highest is {best.name}, {top:.3f}."
         )
         return Recommendation(None, reason)
     least = LEAST_GAIN * (top - before) if math.isfinite(before) else 0.0
@@ -156,7 +156,7 @@ def _by(settings: Sequence[Setting], name: str, distance: str, called: str) -> R
     for setting in settings:
         known = {which: setting.mean(which) for which in (name, distance)}
         figures[setting.name] = {which: figure for which, figure in known.items() if figure is not None}
-    what = f"{chosen.name} ends at a {called} of {value(chosen, name):.3f}"
+    what = f"{chosen.name} ends at a {label} of {value(chosen, name):.3f}"
     if math.isfinite(value(chosen, distance)):
         what += f" ({'KL' if distance == 'kl' else 'chosen logratio'} {value(chosen, distance):.2f})"
     if len(near) == 1:

@@ -1,4 +1,4 @@
-"""Reward against what it cost: the best policy that a method has found by some moment, over all of its settings."""
+"""Reward by training cost: the best policy of a method at each moment, over all of its settings."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ def best_so_far(points: Sequence[Point], *, kl: float) -> list[tuple[float, floa
     """(seconds, the best reward at KL <= `kl` by then), rising in both; every run counts as begun at 0.
 
     Args:
-      points: Of all runs of one method and seed; `seconds` of each is what its run had cost when it was there.
+      points: Points of all runs of one method and seed; `seconds` is the cost of the run up to the point.
       kl: Nats.
     """
-    found: list[tuple[float, float]] = []
+    best: list[tuple[float, float]] = []
     for seconds, reward in sorted((_seconds(point), point.reward) for point in points if point.kl <= kl):
-        if not found or reward > found[-1][1]:
-            found.append((seconds, reward))
-    return found
+        if not best or reward > best[-1][1]:
+            best.append((seconds, reward))
+    return best
 
 
 def reward_by(steps: Sequence[tuple[float, float]], seconds: float, start: float) -> float:
     """The best reward of `best_so_far` by a moment; `start` before there is any, or where it is worse."""
-    place = bisect.bisect_right(steps, seconds, key=lambda step: step[0])
-    return max(start, steps[place - 1][1]) if place else start
+    count = bisect.bisect_right(steps, seconds, key=lambda step: step[0])
+    return max(start, steps[count - 1][1]) if count else start
 
 
 def seconds_to_reach(points: Sequence[Point], *, kl: float, reward: float) -> float | None:

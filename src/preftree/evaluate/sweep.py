@@ -1,4 +1,4 @@
-"""Many runs that differ in a few options: from one command line to one checked configuration each."""
+"""Sweeps: runs that differ in a few options, from one command line to a checked configuration for each."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Generic, TypeVar
 from preftree.config.load import load_config
 from preftree.config.recipes import AnyConfig
 from preftree.errors import ConfigError, UserError
-from preftree.runtime.processes import Stopped
+from preftree.runtime.signals import Stopped
 from preftree.train.loop import Outcome
 
 SNAPSHOTS = 2.0
@@ -28,8 +28,8 @@ class Variant(Generic[C]):
     """One run of a sweep.
 
     Attributes:
-      name: Of its folder: `beta0.1-seed1`.
-      values: What is varied, by option; the seed among it.
+      name: Name of its folder: `beta0.1-seed1`.
+      values: Values of the varied options, including the seed.
       config: All of its options.
     """
 
@@ -60,10 +60,10 @@ def plan_sweep(kind: type[C], words: Sequence[str]) -> tuple[str, list[Variant[C
     out, variants = "", []
     choices = [[(key, value) for value in values] for key, values in varied.items()]
     for combination in itertools.product(*choices):
-        own = load_config(kind, [*fixed, *(f"{key}={value}" for key, value in combination)])
-        out = own.out
+        single = load_config(kind, [*fixed, *(f"{key}={value}" for key, value in combination)])
+        out = single.out
         name = "-".join(f"{key.rpartition('.')[2]}{_as_name(value)}" for key, value in combination)
-        config = own.model_copy(update={"out": f"{out}/{name}", "snapshots": own.snapshots or SNAPSHOTS})
+        config = single.model_copy(update={"out": f"{out}/{name}", "snapshots": single.snapshots or SNAPSHOTS})
         variants.append(Variant(name, {key: _as_name(value) for key, value in combination}, config))
     return out, variants
 
@@ -101,7 +101,7 @@ def _split(words: Sequence[str]) -> tuple[list[str], dict[str, list[str]]]:
         if key in varied:
             raise ConfigError(f"option {key!r} is given twice; keep one")
         names = [_as_name(value) for value in values]
-        if doubled := [value for place, value in enumerate(values) if names[place] in names[:place]]:
+        if doubled := [value for index, value in enumerate(values) if names[index] in names[:index]]:
             raise ConfigError(f"{word!r} gives {doubled[0]} twice; keep one")
         varied[key] = values
     return fixed, varied

@@ -1,4 +1,4 @@
-"""Win rate over sampling temperatures: how well a policy does, and how much of that it loses at higher ones."""
+"""Win rates over sampling temperatures, and their area and drop."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from preftree.records import Text
 from preftree.run_folder.measured import Temperature
 from preftree.stats.intervals import Estimate, bootstrap, resampled_means, share_interval
 from preftree.worlds.exact import Table, win_rate
-from preftree.worlds.grammar import World, rewards
+from preftree.worlds.grammar import World, reward_table
 from preftree.worlds.walk import outcome_logps
 
 
@@ -28,7 +28,7 @@ class Robustness:
     """A curve of win rates in two figures; their intervals have no width where the rates are exact.
 
     Attributes:
-      name: Whose curve.
+      name: Name of the policy.
       area: The area under it, divided by the span of temperatures: the mean win rate over them.
       best_at: The temperature of its highest point.
       drop: Its highest point less its last one, >= 0. Noise makes it larger on average, for the highest of several
@@ -49,8 +49,8 @@ class Curves:
 
     Attributes:
       baseline: Its name.
-      judge: Who judged.
-      prompts: How many prompts.
+      judge: Name of the judge.
+      prompts: Number of prompts.
       pairs: Pairs behind each rate; None where rates are exact.
       points: The rates, policy after policy, with 95 % intervals by prompt where they are sampled.
       robustness: One a policy, in the same order.
@@ -76,20 +76,20 @@ def sampled_curves(
     """Win rates from responses.
 
     Args:
-      judge: Who judges.
-      prompts: What was asked.
+      judge: The judge.
+      prompts: Texts of the prompts.
       temperatures: Rising, two at least.
       policies: Responses of each at each temperature.
       baseline: Responses that all of them are compared with.
-      seed: Of the intervals' resampling.
+      seed: Seed of the bootstrap of the intervals.
     """
     points: list[Temperature] = []
     robustness = []
     num_pairs = 0
     for name, answers in policies.items():
         columns = []
-        for temperature, mine in zip(temperatures, answers, strict=True):
-            pairs = judge_pairs(judge, prompts, mine, baseline)
+        for temperature, responses in zip(temperatures, answers, strict=True):
+            pairs = judge_pairs(judge, prompts, responses, baseline)
             num_pairs = len(pairs)
             columns.append(by_row(pairs))
             rate = share_interval(columns[-1], seed=seed)
@@ -102,7 +102,7 @@ def sampled_curves(
 
 def exact_curves(
     world: World,
-    asked: Sequence[str],
+    prompts: Sequence[str],
     temperatures: Sequence[float],
     policies: Mapping[str, Sequence[Table]],
     baseline: tuple[str, Table],
@@ -112,15 +112,15 @@ def exact_curves(
     """Win rates without samples, in a world whose responses can be enumerated.
 
     Args:
-      world: Knows the rewards.
-      asked: Which of its prompts count.
+      world: The world that gives the rewards.
+      prompts: The prompts of the world that are counted.
       temperatures: Rising, two at least.
       policies: For each its table at each temperature, from `policy_table`.
-      baseline: Name and table of what they are compared with.
-      judge: What to call the judge.
+      baseline: Name and table of the policy that they are compared with.
+      judge: Name of the judge.
     """
-    rows = [world.prompts.index(prompt) for prompt in asked]
-    values = rewards(world)[rows]
+    rows = [world.prompts.index(prompt) for prompt in prompts]
+    values = reward_table(world)[rows]
     points: list[Temperature] = []
     robustness = []
     for name, tables in policies.items():
@@ -145,19 +145,19 @@ def policy_table(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, wor
     world.require_countable()
     ids = [tokenizer(prompt)["input_ids"] for prompt in world.prompts]
     table = np.full((len(ids), world.num_outcomes), -np.inf)
-    for row, one in enumerate(generate(model, tokenizer, ids, Sampling(world.max_words, 0.0))):
-        table[row, world.outcome(one.text)] = 0.0
+    for row, generation in enumerate(generate(model, tokenizer, ids, Sampling(world.max_words, 0.0))):
+        table[row, world.outcome(generation.text)] = 0.0
     return table
 
 
 def sum_up(name: str, temperatures: Sequence[float], values: Float[np.ndarray, "X T"], *, seed: int) -> Robustness:
-    """Area and drop of a curve with 95 % intervals by prompt: prompts are drawn again, whole curves of theirs.
+    """Area and drop of a curve with 95 % intervals by prompt: prompts are resampled with their whole curves.
 
     Args:
-      name: Whose curve.
+      name: Name of the policy.
       temperatures: Rising, two at least, [T].
-      values: What each prompt is worth at each temperature, in [0, 1].
-      seed: Of the resampling.
+      values: Value of each prompt at each temperature, in [0, 1].
+      seed: Seed of the resampling.
     """
     means = values.mean(axis=0)
     again = resampled_means(values, seed=seed)
@@ -172,12 +172,12 @@ def sum_up(name: str, temperatures: Sequence[float], values: Float[np.ndarray, "
     )
 
 
-def lead(one: Robustness, other: Robustness, *, seed: int) -> Estimate:
+def lead(curve: Robustness, other: Robustness, *, seed: int) -> Estimate:
     """By how much the area of one curve is larger than that of another, with a 95 % interval over their prompts."""
-    gap = one.area.value - other.area.value
-    if not one.areas:
+    gap = curve.area.value - other.area.value
+    if not curve.areas:
         return Estimate(gap, gap, gap)
-    return bootstrap(np.array(one.areas) - np.array(other.areas), seed=seed)
+    return bootstrap(np.array(curve.areas) - np.array(other.areas), seed=seed)
 
 
 def _areas(temperatures: Sequence[float], values: Float[np.ndarray, "X T"]) -> Float[np.ndarray, " X"]:

@@ -1,22 +1,18 @@
-"""Which words earned a preference: the implicit reward of a pair, token by token."""
+"""Implicit rewards of a pair, token by token."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from transformers import PreTrainedTokenizerBase
 
-from preftree.config.dpo import DpoConfig
 from preftree.data.store.store import TokenExample
 from preftree.reference.store import ReferenceTable
-from preftree.run_folder.measured import PairRewards, TokenReward, read_measured, write_measured
+from preftree.run_folder.measured import PairRewards, TokenReward
 from preftree.scoring.scorer import Scorer
-from preftree.train.dataset import probe_rows
-from preftree.train.open_run import Setup
 from preftree.tree.layout import TokenSequence
 
 
@@ -42,7 +38,7 @@ def token_rewards(
     """
     if beta <= 0:
         raise ValueError(f"beta must be > 0, got {beta}")
-    told = []
+    rewarded = []
     for example in examples:
         if len(example.sequences) != 2:
             raise ValueError(f"{example.provenance} has {len(example.sequences)} responses, a pair has 2")
@@ -53,8 +49,10 @@ def token_rewards(
         chosen, rejected = np.split(rewards, [counts[0]])
         prompt, first = _response(example.sequences[0], chosen, tokenizer)
         _, second = _response(example.sequences[1], rejected, tokenizer)
-        told.append(PairRewards(prompt=prompt, chosen=first, rejected=second, beta=beta, where=str(example.provenance)))
-    return told
+        rewarded.append(
+            PairRewards(prompt=prompt, chosen=first, rejected=second, beta=beta, where=str(example.provenance))
+        )
+    return rewarded
 
 
 def _score(scorer: Scorer, sequences: Sequence[TokenSequence]) -> Float[np.ndarray, " I"]:
@@ -70,21 +68,21 @@ def _response(
     start, stop = int(scored[0]), int(scored[-1]) + 1
     pieces = token_texts(sequence.ids[:stop], tokenizer)
     values: list[float | None] = [None] * stop
-    for place, reward in zip(scored.tolist(), rewards.tolist(), strict=True):
-        values[place] = reward
+    for index, reward in zip(scored.tolist(), rewards.tolist(), strict=True):
+        values[index] = reward
     tokens = zip(pieces[start:], values[start:], strict=True)
     return "".join(pieces[:start]), tuple(TokenReward(text=text, reward=value) for text, value in tokens)
 
 
 def token_texts(ids: Int[np.ndarray, " L"], tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """What each token adds to the text; together they are the text.
+    """The text that each token adds; joined, they are the whole text.
 
-    A character that several tokens spell stands with the last of them, and the others get an empty string.
+    A character of several tokens is in the text of the last of them, and the others get an empty string.
     """
     texts: list[str] = []
     start, done = 0, ""
     for stop in range(1, len(ids) + 1):
-        # A token's text depends on what stands before it, so the last whole character is decoded along with it.
+        # A token's text depends on the token before it, so the last whole character is decoded along with it.
         whole = str(tokenizer.decode(ids[start:stop].tolist(), clean_up_tokenization_spaces=False))
         if whole.endswith("\ufffd") and stop < len(ids) and stop - start < 12:
             texts.append("")
@@ -93,20 +91,3 @@ def token_texts(ids: Int[np.ndarray, " L"], tokenizer: PreTrainedTokenizerBase) 
         start = stop - 1
         done = str(tokenizer.decode(ids[start:stop].tolist(), clean_up_tokenization_spaces=False))
     return texts
-
-
-PAIRS = 6
-
-
-LONGEST = 400
-"""Tokens of a pair that is shown: longer ones are no pleasure to read."""
-
-
-def keep_token_rewards(setup: Setup[DpoConfig], table: ReferenceTable, beta: float) -> None:
-    """Add the token rewards of a few held-out pairs (training pairs where none are) to RUN/measured.json."""
-    part = setup.data.train if setup.data.held_out is None else setup.data.held_out
-    rows = probe_rows(part, most=PAIRS, longest=LONGEST)
-    examples = [part.store[row] for row in rows]
-    found = token_rewards(setup.scorer, table, examples, beta=beta, tokenizer=setup.tokenizer)
-    path = Path(setup.config.out) / "measured.json"
-    write_measured(path, read_measured(path).model_copy(update={"token_rewards": tuple(found)}))

@@ -1,4 +1,4 @@
-"""How often one side's response is the better one, and how sure that is.
+"""Win rate of one side's responses over another's, with its interval.
 
 Sample i of one side meets sample i of the other; a side with fewer samples starts again with its first. A pair is
 worth 1 to the side that wins, 1/2 in a tie, 0 to the other; a prompt is worth the mean of its pairs, and the win rate
@@ -32,7 +32,7 @@ class Pair:
     Attributes:
       row: Place of the prompt.
       left, right: The responses of side A and of side B.
-      verdicts: What the judge said of them, once for each order that it saw; empty where both are the same text, which
+      verdicts: Verdicts of the judge, one for each order that it saw; empty where both are the same text, which
         is a tie.
     """
 
@@ -43,8 +43,8 @@ class Pair:
 
     @property
     def value(self) -> float:
-        """What the pair is worth to side A: 1, 1/2 or 0, or the mean of that over both orders."""
-        return sum(VALUE[one.choice] for one in self.verdicts) / len(self.verdicts) if self.verdicts else 0.5
+        """Value of the pair for side A: 1, 1/2 or 0, or the mean of that over both orders."""
+        return sum(VALUE[verdict.choice] for verdict in self.verdicts) / len(self.verdicts) if self.verdicts else 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,19 +53,19 @@ class WinRate:
 
     Attributes:
       a, b: Names of the sides.
-      judge: Who judged.
-      orders: How often each pair was shown: 2 where the judge sees the order, with the sides changed.
-      prompts, pairs: How many.
+      judge: The judge.
+      orders: Orders in which each pair was shown: 2 where the judge sees the order, with the sides swapped.
+      prompts, pairs: Their numbers.
       rate: Win rate of A, with its 95 % interval by prompt.
       wins, ties, losses: Pairs that were worth more than 1/2 to A, 1/2, less.
-      identical: Ties of one and the same text, which no judge was asked about.
+      identical: Ties of identical texts, which were not judged.
       invalid: Verdicts that could not be read; they count 1/2.
       agreement: Share of pairs on which both orders had one verdict; None where one was shown.
-      left_rate: How often the response on the left was preferred, a tie 1/2; None where one order was shown.
+      left_rate: Share of pairs in which the left response was preferred, a tie 1/2; None where one order was shown.
       characters_a, characters_b: Mean length of a response.
       similar: Win rate among pairs of similar length; None where fewer than two prompts have one.
-      similar_pairs: How many these are.
-      finished_a, finished_b: Share of the responses that came to their own end; None where not known.
+      similar_pairs: Number of these pairs.
+      finished_a, finished_b: Share of the responses that the model ended itself; None where not known.
     """
 
     a: str
@@ -91,10 +91,10 @@ class WinRate:
 
     def as_json(self) -> dict[str, Any]:
         """The figures as a JSON object; an interval is value, low and high."""
-        told = asdict(self)
+        figures = asdict(self)
         for name in ("rate", "similar"):
-            told[name] = told[name] and Estimate(*told[name])._asdict()
-        return told
+            figures[name] = figures[name] and Estimate(*figures[name])._asdict()
+        return figures
 
 
 def judge_pairs(judge: Judge, prompts: Sequence[Text], a: Answers, b: Answers) -> list[Pair]:
@@ -116,10 +116,10 @@ def judge_pairs(judge: Judge, prompts: Sequence[Text], a: Answers, b: Answers) -
     different = dict(zip(different, verdicts, strict=True))
     pairs = []
     for row, left, right in met:
-        said = different.get((row, left, right))
-        if said is None:  # the other way round, or one and the same text; the first verdict has `left` on the left
-            said = tuple(turn(one) for one in reversed(different.get((row, right, left), ())))
-        pairs.append(Pair(row, left, right, said))
+        judged = different.get((row, left, right))
+        if judged is None:  # in the other order, or identical texts; the first verdict has `left` on the left
+            judged = tuple(turn(verdict) for verdict in reversed(different.get((row, right, left), ())))
+        pairs.append(Pair(row, left, right, judged))
     return pairs
 
 
@@ -127,16 +127,16 @@ def count_wins(judge: Judge, a: Answers, b: Answers, pairs: Sequence[Pair], *, s
     """The figures of judged pairs.
 
     Args:
-      judge: Who judged.
+      judge: The judge.
       a, b: The sides.
       pairs: From `judge_pairs`.
-      seed: Of the intervals' resampling.
+      seed: Seed of the bootstrap of the intervals.
     """
-    values, lengths = _values(pairs), np.array([[len(one.left), len(one.right)] for one in pairs], np.float64)
+    values, lengths = _values(pairs), np.array([[len(pair.left), len(pair.right)] for pair in pairs], np.float64)
     similar = np.abs(lengths[:, 0] - lengths[:, 1]) <= SIMILAR * lengths.max(axis=1)
-    verdicts = [verdict for one in pairs for verdict in one.verdicts]
-    twice = [one.verdicts for one in pairs if len(one.verdicts) == 2]
-    # The second verdict is already turned round: there the response that stood on the left is the right one.
+    verdicts = [verdict for pair in pairs for verdict in pair.verdicts]
+    twice = [pair.verdicts for pair in pairs if len(pair.verdicts) == 2]
+    # The second verdict is already swapped: the response shown on the left there is the right one here.
     lefts = [(VALUE[first.choice] + 1 - VALUE[second.choice]) / 2 for first, second in twice]
     by_prompt = by_row(pairs)
     near = by_row(pairs, similar)
@@ -151,7 +151,7 @@ def count_wins(judge: Judge, a: Answers, b: Answers, pairs: Sequence[Pair], *, s
         wins=int((values > 0.5).sum()),
         ties=int((values == 0.5).sum()),
         losses=int((values < 0.5).sum()),
-        identical=sum(not one.verdicts for one in pairs),
+        identical=sum(not pair.verdicts for pair in pairs),
         invalid=sum(verdict.choice == "invalid" for verdict in verdicts),
         agreement=float(np.mean([first.choice == second.choice for first, second in twice])) if twice else None,
         left_rate=float(np.mean(lefts)) if twice else None,
@@ -165,9 +165,9 @@ def count_wins(judge: Judge, a: Answers, b: Answers, pairs: Sequence[Pair], *, s
 
 
 def by_row(pairs: Sequence[Pair], keep: Bool[np.ndarray, " P"] | None = None) -> Float[np.ndarray, " X"]:
-    """What each prompt is worth to A: the mean over its kept pairs; prompts in order, those without any left out."""
+    """Value of each prompt for A, the mean over its kept pairs, in order; prompts without a kept pair are left out."""
     kept = np.ones(len(pairs), bool) if keep is None else keep
-    rows = np.array([one.row for one in pairs])[kept]
+    rows = np.array([pair.row for pair in pairs])[kept]
     counts = np.bincount(rows)
     return (np.bincount(rows, _values(pairs)[kept]) / np.maximum(counts, 1))[counts > 0]
 
@@ -178,10 +178,10 @@ def preference_rows(prompts: Sequence[Text], pairs: Iterable[Pair], names: tuple
     Beside what such a row has, `chosen_by` and `rejected_by` count whose response each was, and in how many of them.
     """
     rows: dict[tuple[int, str, str], dict[str, Any]] = {}
-    for one in pairs:
-        turned = one.value < 0.5 or (one.value == 0.5 and (one.row, one.right, one.left) in rows)
-        texts, by = ((one.right, one.left), names[::-1]) if turned else ((one.left, one.right), names)
-        row = rows.setdefault((one.row, *texts), {"pair": one, "turned": turned, "by": (Counter(), Counter())})
+    for pair in pairs:
+        turned = pair.value < 0.5 or (pair.value == 0.5 and (pair.row, pair.right, pair.left) in rows)
+        texts, by = ((pair.right, pair.left), names[::-1]) if turned else ((pair.left, pair.right), names)
+        row = rows.setdefault((pair.row, *texts), {"pair": pair, "turned": turned, "by": (Counter(), Counter())})
         for counter, name in zip(row["by"], by, strict=True):
             counter[name] += 1
     return [_as_row(prompts[key[0]], key[1:], row) for key, row in rows.items()]
@@ -189,10 +189,12 @@ def preference_rows(prompts: Sequence[Text], pairs: Iterable[Pair], names: tuple
 
 def _as_row(prompt: Text, texts: tuple[str, str], row: dict[str, Any]) -> dict[str, Any]:
     pair: Pair = row["pair"]
-    said = pair.verdicts[0].scores if len(pair.verdicts) == 1 else None
-    scores = (said[1], said[0]) if said and row["turned"] else said
+    given = pair.verdicts[0].scores if len(pair.verdicts) == 1 else None
+    scores = (given[1], given[0]) if given and row["turned"] else given
     value = max(pair.value, 1 - pair.value)
-    chosen, rejected = (one if isinstance(prompt, str) else (Message("assistant", one),) for one in texts)
+    chosen, rejected = (
+        response if isinstance(prompt, str) else (Message("assistant", response),) for response in texts
+    )
     record = Preference(
         prompt,
         chosen,
@@ -206,4 +208,4 @@ def _as_row(prompt: Text, texts: tuple[str, str], row: dict[str, Any]) -> dict[s
 
 
 def _values(pairs: Sequence[Pair]) -> Float[np.ndarray, " P"]:
-    return np.array([one.value for one in pairs], np.float64)
+    return np.array([pair.value for pair in pairs], np.float64)

@@ -7,7 +7,6 @@ OUT.jsonl.job   what the file is of: digests of model and prompts, and how was s
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
@@ -19,7 +18,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from preftree.data.prompts import Prompt
+from preftree.data.prompts import Prompt, prompts_digest
 from preftree.data.records.conversion import plain_text
 from preftree.errors import DataError
 from preftree.generate.protocol import Sampler, Sampling
@@ -65,9 +64,6 @@ def describe_job(
     engine: str = "hf",
 ) -> dict[str, Any]:
     """What decides every byte of the output, the machine's rounding aside."""
-    digest = hashlib.sha256()
-    for own in ids:
-        digest.update(np.array([len(own), *own], np.int64).tobytes())
     how = asdict(sampling)
     optional = {
         "stop": list(how.pop("stop")),
@@ -78,7 +74,7 @@ def describe_job(
     return {
         "weights": weights,
         "dtype": dtype,
-        "prompts": digest.hexdigest(),
+        "prompts": prompts_digest(ids),
         "num_prompts": len(ids),
         "samples": samples,
         **how,

@@ -1,1 +1,1 @@
-"""Who says how good a response is: rules, and worlds whose reward is known."""
+"""Rewards of responses and verdicts on pairs: worlds, functions of the user, reward models, classifiers."""

@@ -1,4 +1,4 @@
-"""Rewards by a classifier of text: the probability of one of its labels, as that of POSITIVE of a sentiment model."""
+"""Rewards of a text classifier: the probability of one of its labels, such as POSITIVE of a sentiment model."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ from preftree.records import Text
 class Classifier:
     """A classifier and its tokenizer: texts in, probabilities of one label out.
 
-    It reads prompt and response as one text, joined as they stand, through its own tokenizer and forward. Any
+    It reads prompt and response as one text, with nothing between them, through its own tokenizer and forward. Any
     architecture serves that transformers has a sequence classifier of: nothing is trained here, and no tree is built.
     """
 
-    def __init__(self, place: str, label: str, *, device: torch.device | str | None = None, budget: int = 8192) -> None:
+    def __init__(self, name: str, label: str, *, device: torch.device | str | None = None, budget: int = 8192) -> None:
         """Load the model, fp32.
 
         Args:
           place: A folder, or a hub id.
           label: The label whose probability is the reward, by its name in the model's configuration.
-          device: Where the model goes; by default the first GPU, or the CPU.
+          device: Device of the model; by default the first GPU, or the CPU.
           budget: Most tokens of a forward, padding included; more where a text alone has more.
         Raises:
           ConfigError: the model has no such label.
           ModelError: it cannot be loaded as a classifier, or lacks weights.
         """
-        self._model, self._tokenizer = _load(place)
+        self._model, self._tokenizer = _load(name)
         labels = {str(name): number for number, name in (self._model.config.id2label or {}).items()}
         if len(labels) < 2 or label not in labels:
             known = f"has the labels {', '.join(labels)}" if len(labels) > 1 else "gives one number and has no labels"
-            raise ConfigError(f"reward rm:{place}:{label}: the model {known}; name one of them after the colon")
-        self._label, self._place, self._budget = labels[label], place, budget
+            raise ConfigError(f"reward rm:{name}:{label}: the model {known}; name one of them after the colon")
+        self._label, self._place, self._budget = labels[label], name, budget
         self._limit = _longest(self._model, self._tokenizer)
         self._model.to(device or best_device())  # pyright: ignore[reportArgumentType]  # transformers wraps the method
         self._model.eval()
@@ -53,21 +53,21 @@ class Classifier:
         """
         texts = [self._joined(prompt, response) for prompt, response in zip(prompts, responses, strict=True)]
         ids = self._tokenizer(texts)["input_ids"] if texts else []
-        sizes = np.array([len(own) for own in ids], np.int64)
+        sizes = np.array([len(tokens) for tokens in ids], np.int64)
         if len(long := np.flatnonzero(sizes > self._limit)):
             raise JudgeError(
                 f"classifier {self._place} reads {self._limit} tokens at most, and one text makes {sizes[long[0]]} "
                 f"({texts[long[0]][:60]!r}); sample shorter responses"
             )
-        found = np.zeros(len(texts))
+        chances = np.zeros(len(texts))
         order = np.argsort(sizes, kind="stable")[::-1]
         while len(order):
             count = max(1, self._budget // int(sizes[order[0]]))
             rows, order = order[:count].tolist(), order[count:]
-            found[rows] = self._forward([ids[row] for row in rows])
-        if len(bad := np.flatnonzero(~np.isfinite(found))):
-            raise JudgeError(f"classifier {self._place} gives {found[bad[0]]} for {texts[bad[0]][:60]!r}")
-        return found
+            chances[rows] = self._forward([ids[row] for row in rows])
+        if len(bad := np.flatnonzero(~np.isfinite(chances))):
+            raise JudgeError(f"classifier {self._place} gives {chances[bad[0]]} for {texts[bad[0]][:60]!r}")
+        return chances
 
     def _joined(self, prompt: Text, response: str) -> str:
         if not isinstance(prompt, str):
@@ -86,24 +86,24 @@ class Classifier:
         return (logits.sigmoid() if each else logits.softmax(-1))[:, self._label].cpu().numpy()
 
 
-def _load(place: str) -> tuple[PreTrainedModel, Any]:
-    check_name(place)
+def _load(name: str) -> tuple[PreTrainedModel, Any]:
+    check_name(name)
     before = hf_logging.get_verbosity()
     hf_logging.set_verbosity_error()  # missing weights are an error here, not a warning
     try:
         loaded: Any = AutoModelForSequenceClassification.from_pretrained(
-            place, dtype=torch.float32, output_loading_info=True
+            name, dtype=torch.float32, output_loading_info=True
         )
-        tokenizer = AutoTokenizer.from_pretrained(place)
+        tokenizer = AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
-        raise ModelError(f"model '{place}' cannot be loaded as a classifier: {first_line(error)}") from error
+        raise ModelError(f"model '{name}' cannot be loaded as a classifier: {first_line(error)}") from error
     finally:
         hf_logging.set_verbosity(before)
     model, loading = loaded
     if missing := sorted(loading["missing_keys"]):
-        raise ModelError(f"model '{place}' lacks weights for {', '.join(missing[:3])}, so it is no classifier")
+        raise ModelError(f"model '{name}' lacks weights for {', '.join(missing[:3])}, so it is no classifier")
     if tokenizer.pad_token is None:
-        raise ModelError(f"the tokenizer of '{place}' has no padding token, which a classifier's batches need")
+        raise ModelError(f"the tokenizer of '{name}' has no padding token, which a classifier's batches need")
     return model, tokenizer
 
 

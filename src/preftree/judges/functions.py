@@ -1,4 +1,4 @@
-"""A reward as a function of prompt and response: a world's own, one that the user wrote, or a reward model."""
+"""Rewards by name, as a function of a prompt and a response: of a world, of the user's code, or of a reward model."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def find_world(spec: str) -> World | None:
 
 
 def identify(spec: str) -> str:
-    """The name of a reward with a digest of its file or its weights: what a figure was measured with.
+    """The name of a reward with a digest of its file or its weights, which identifies what a figure was measured with.
 
     Raises:
       ConfigError: as `load_reward`, of a world or a reward model.
@@ -46,14 +46,14 @@ def identify(spec: str) -> str:
     model = find_reward_model(spec)
     if model is not None:
         return f"{spec} {model_digest(model)}"
-    place, _, _ = spec.rpartition(":")
+    module, _, _ = spec.rpartition(":")
     if find_world(spec) is not None:
         return spec
-    found = Path(place).expanduser()
-    if not place.endswith(".py"):
-        origin = importlib.util.find_spec(place)
-        found = Path((origin and origin.origin) or "")
-    return f"{spec} {hashlib.sha256(found.read_bytes()).hexdigest()[:16]}" if found.is_file() else spec
+    file = Path(module).expanduser()
+    if not module.endswith(".py"):
+        origin = importlib.util.find_spec(module)
+        file = Path((origin and origin.origin) or "")
+    return f"{spec} {hashlib.sha256(file.read_bytes()).hexdigest()[:16]}" if file.is_file() else spec
 
 
 def load_reward(spec: str) -> Reward:
@@ -69,21 +69,21 @@ def load_reward(spec: str) -> Reward:
     world = find_world(spec)
     if world is not None:
         return lambda prompt, response: reward(world, prompt, response)
-    found = find_reward_model(spec)
-    if found is not None:
-        model = open_reward_model(found)
+    model_name = find_reward_model(spec)
+    if model_name is not None:
+        model = open_reward_model(model_name)
         return lambda prompt, response: float(model([_text(prompt)], [response])[0])
-    place, colon, name = spec.rpartition(":")
-    if not colon or not place or not name.isidentifier():
+    module, colon, name = spec.rpartition(":")
+    if not colon or not module or not name.isidentifier():
         raise ConfigError(f"reward must be world:NAME, rm:FOLDER, FILE.py:FUNCTION or MODULE:FUNCTION, got {spec!r}")
-    function = getattr(_load(place, spec), name, None)
+    function = getattr(_load(module, spec), name, None)
     if not callable(function):
-        raise ConfigError(f"reward {spec!r}: {place} has no function {name!r}")
+        raise ConfigError(f"reward {spec!r}: {module} has no function {name!r}")
 
     def checked(prompt: Any, response: str) -> float:
         try:
             value = function(prompt, response)
-        except Exception as error:  # whatever the user's code raises is the user's to mend, and is named
+        except Exception as error:  # any error of the user's code is reported with its name
             raise JudgeError(
                 f"reward {spec!r} raised {type(error).__name__} ({error}) on the response {response[:60]!r}"
             ) from error
@@ -99,19 +99,19 @@ def _text(prompt: Any) -> Text:
     return prompt if isinstance(prompt, str) else messages(prompt, "prompt")
 
 
-def _load(place: str, spec: str) -> Any:
+def _load(name: str, spec: str) -> Any:
     try:
-        if not place.endswith(".py"):
-            return importlib.import_module(place)  # of an installed package; a file ends in .py
-        path = Path(place).expanduser()
-        found = importlib.util.spec_from_file_location(path.stem, path)
-        if found is None or found.loader is None or not path.is_file():
-            raise ConfigError(f"reward {spec!r}: {place} does not exist")
-        module = importlib.util.module_from_spec(found)
+        if not name.endswith(".py"):
+            return importlib.import_module(name)  # of an installed package; a file ends in .py
+        path = Path(name).expanduser()
+        file_spec = importlib.util.spec_from_file_location(path.stem, path)
+        if file_spec is None or file_spec.loader is None or not path.is_file():
+            raise ConfigError(f"reward {spec!r}: {name} does not exist")
+        module = importlib.util.module_from_spec(file_spec)
         sys.modules.setdefault(path.stem, module)  # dataclasses look their module up
-        found.loader.exec_module(module)
+        file_spec.loader.exec_module(module)
         return module
     except ConfigError:
         raise
     except Exception as error:  # as above: importing runs the user's code
-        raise ConfigError(f"reward {spec!r}: {place} cannot be imported ({type(error).__name__}: {error})") from error
+        raise ConfigError(f"reward {spec!r}: {name} cannot be imported ({type(error).__name__}: {error})") from error

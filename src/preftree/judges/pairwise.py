@@ -1,6 +1,6 @@
 """Judges of pairs: a batch of comparisons in, a verdict on each out.
 
-Whoever compares two responses stands behind `Judge`: here a reward of single responses. A judge that reads both
+Everything that compares two responses is a `Judge`; here it is a reward of single responses. A judge that reads both
 responses at once, such as a language model asked for its opinion, sets `sees_order` and is shown every pair twice.
 """
 
@@ -15,17 +15,17 @@ from preftree.judges.rewards import Rewards, load_rewards
 from preftree.records import Comparison, Verdict
 
 VALUE = {"left": 1.0, "tie": 0.5, "invalid": 0.5, "right": 0.0}
-"""What a verdict is worth to the left response."""
+"""Value of a verdict for the left response."""
 
 
 @dataclass(frozen=True, slots=True)
 class Judge:
-    """Says which of two responses is better.
+    """A judge of which of two responses is better.
 
     Attributes:
-      name: What to call it, with a digest of what it is where there is one.
+      name: Name, with a digest where there is one.
       decide: The verdicts on a batch of comparisons, in their order.
-      sees_order: Whether the side on which a response stands can change the verdict.
+      sees_order: Whether the side on which a response is shown can change the verdict.
     """
 
     name: str
@@ -38,12 +38,12 @@ def judge_by_rewards(rewards: Rewards, name: str) -> Judge:
 
     Args:
       rewards: Rewards of single responses, so that the sides cannot matter.
-      name: What to call it.
+      name: Name of the judge.
     """
 
     def decide(comparisons: Sequence[Comparison]) -> list[Verdict]:
-        sides = [one.left for one in comparisons] + [one.right for one in comparisons]
-        values = rewards([one.prompt for one in comparisons] * 2, sides).tolist()
+        sides = [comparison.left for comparison in comparisons] + [comparison.right for comparison in comparisons]
+        values = rewards([comparison.prompt for comparison in comparisons] * 2, sides).tolist()
         pairs = zip(values[: len(comparisons)], values[len(comparisons) :], strict=True)
         return [Verdict("left" if a > b else "right" if b > a else "tie", (a, b)) for a, b in pairs]
 
@@ -60,22 +60,24 @@ def load_judge(spec: str) -> Judge:
 
 
 def ask(judge: Judge, comparisons: Sequence[Comparison]) -> list[tuple[Verdict, ...]]:
-    """The verdicts on each comparison, all said of left and right as they stand in it.
+    """The verdicts on each comparison, all in terms of its left and right.
 
     Returns:
-      For each comparison one verdict, or two where the judge sees the order: the second with the sides changed.
+      For each comparison one verdict, or two where the judge sees the order: the second with the sides swapped.
     Raises:
       JudgeError: the judge gave another number of verdicts than it was asked for.
     """
     straight = _decide(judge, comparisons)
     if not judge.sees_order:
         return [(verdict,) for verdict in straight]
-    turned = _decide(judge, [Comparison(one.prompt, one.right, one.left) for one in comparisons])
-    return [(one, turn(other)) for one, other in zip(straight, turned, strict=True)]
+    turned = _decide(
+        judge, [Comparison(comparison.prompt, comparison.right, comparison.left) for comparison in comparisons]
+    )
+    return [(comparison, turn(other)) for comparison, other in zip(straight, turned, strict=True)]
 
 
 def turn(verdict: Verdict) -> Verdict:
-    """The same verdict with the sides changed."""
+    """The verdict with the sides swapped."""
     scores = verdict.scores and (verdict.scores[1], verdict.scores[0])
     if verdict.choice == "left":
         return Verdict("right", scores)

@@ -1,4 +1,4 @@
-"""Samples into preferences by a reward: the responses to one prompt, ranked by what they are worth."""
+"""Rankings from samples: the responses to each prompt, ordered by a reward."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ BLOCK = 1024
 
 @dataclass(slots=True)
 class Counts:
-    """What a file of samples made.
+    """Counts of a file of samples.
 
     Attributes:
       rows: Responses read.
@@ -70,8 +70,8 @@ def rank_file(path: str, out: Path, rewards: Rewards, *, progress: Callable[[int
     Args:
       path: The samples.
       out: A .jsonl file.
-      rewards: Says what a response is worth.
-      progress: Told how many responses are judged.
+      rewards: Rewards of responses.
+      progress: Called with the number of responses judged.
     Raises:
       DataError: the samples cannot be read, or no prompt has two responses that differ in reward.
       JudgeError: the reward failed.
@@ -84,20 +84,20 @@ def rank_file(path: str, out: Path, rewards: Rewards, *, progress: Callable[[int
     values = np.zeros(len(pairs))
     for start in range(0, len(pairs), BLOCK):
         part = pairs[start : start + BLOCK]
-        values[start : start + BLOCK] = rewards([one for one, _ in part], [one for _, one in part])
+        values[start : start + BLOCK] = rewards([item for item, _ in part], [item for _, item in part])
         progress(start + len(part))
-    lines, place = [], 0
+    lines, start = [], 0
     for group in groups:
-        own = values[place : place + len(group.responses)]
-        place += len(group.responses)
-        if len(set(own.tolist())) < 2:
+        group_values = values[start : start + len(group.responses)]
+        start += len(group.responses)
+        if len(set(group_values.tolist())) < 2:
             counts.undecided += 1
             continue
-        order = np.argsort(-own, kind="stable").tolist()
+        order = np.argsort(-group_values, kind="stable").tolist()
         ranking = Ranking(
             group.prompt,
             tuple(_as_text(group.prompt, group.responses[number]) for number in order),
-            tuple(own[order].tolist()),
+            tuple(group_values[order].tolist()),
         )
         lines.append(json.dumps(to_row(ranking), ensure_ascii=False, allow_nan=False) + "\n")
         counts.rankings += 1
@@ -117,14 +117,14 @@ def _grouped(rows: Iterator[RawRow], counts: Counts) -> Iterator[_Group]:
                 raise raw.row
             prompt, response, first = _read(raw.row)
         except RowFault as fault:
-            raise DataError(f"{raw.where}: {fault}; mend the row") from fault
+            raise DataError(f"{raw.where}: {fault}; fix the row") from fault
         if group is None or first or prompt != group.prompt:
             if group is not None:
                 yield group
             group = _Group(prompt, [])
         if response is None:
             counts.faulty += 1
-        elif response.strip() in (one.strip() for one in group.responses):
+        elif response.strip() in (earlier.strip() for earlier in group.responses):
             counts.repeated += 1
         elif len(group.responses) == MAX_RESPONSES:
             raise DataError(f"{raw.where}: a ranking has {MAX_RESPONSES} responses at most; draw fewer to a prompt")
@@ -136,17 +136,17 @@ def _grouped(rows: Iterator[RawRow], counts: Counts) -> Iterator[_Group]:
 
 def _read(row: Row) -> tuple[Text, str | None, bool]:
     prompt = row.get("prompt")
-    asked: Text = (
+    question: Text = (
         prompt_messages(messages(prompt, "prompt"), "prompt") if isinstance(prompt, list) else take(row, text, "prompt")
     )
     _, response = present(row, "response")
     try:
-        said = response_text(response, "response")
+        answer = response_text(response, "response")
     except RowFault as fault:
         if fault.fault not in ("empty_response", "bad_text"):
             raise
-        said = None  # a model may say nothing, and the limit of tokens may fall within a character
-    return asked, said, row.get("sample") == 0
+        answer = None  # a response may be empty, and the limit of tokens may fall within a character
+    return question, answer, row.get("sample") == 0
 
 
 def _as_text(prompt: Text, response: str) -> Text:

@@ -1,4 +1,4 @@
-"""Rewards by a reward model that `preftree reward`, or another program, has trained."""
+"""Rewards of a reward model, trained by `preftree reward` or another program."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ BLOCK = 1024
 
 @dataclass(frozen=True, slots=True)
 class RewardPlace:
-    """What `rm:PATH`, `rm:PATH:LABEL` or the path of a folder names.
+    """A reward model or classifier, as `rm:PATH`, `rm:PATH:LABEL` or the path of a folder names it.
 
     Attributes:
       model: The model's folder, or a hub id.
-      label: Of a classifier, the label whose probability is the reward; None for a reward model.
-      commit: Of a hub id, what it stands for now.
+      label: Label of a classifier whose probability is the reward; None for a reward model.
+      commit: Commit of a hub id at present.
     """
 
     model: str
@@ -50,50 +50,50 @@ class RewardPlace:
 
 
 def find_reward_model(spec: str) -> RewardPlace | None:
-    """The model that a reward's name stands for: a folder, or `model` in the folder of a run; after `rm:` a hub id too.
+    """The model that a reward's name refers to: a folder, or `model` in the folder of a run; after `rm:` a hub id too.
 
     Raises:
       ConfigError: `rm:` is followed by no model.
     """
     named = spec.startswith("rm:")
-    place = spec.removeprefix("rm:")
-    head, colon, label = place.rpartition(":")
+    path = spec.removeprefix("rm:")
+    head, colon, label = path.rpartition(":")
     reasons = []
-    for own, said in ((place, None), *([(head, label)] if named and colon and label else [])):
-        for folder in (Path(own).expanduser(), Path(own).expanduser() / "model"):
+    for name, label_of in ((path, None), *([(head, label)] if named and colon and label else [])):
+        for folder in (Path(name).expanduser(), Path(name).expanduser() / "model"):
             if (folder / "config.json").is_file():
-                return RewardPlace(str(folder), said)
-        if named and looks_like_hub_model(own):
-            commit, reason = _ask_hub(own)
+                return RewardPlace(str(folder), label_of)
+        if named and looks_like_hub_model(name):
+            commit, reason = _ask_hub(name)
             if commit is not None:
-                return RewardPlace(own, said, commit)
+                return RewardPlace(name, label_of, commit)
             reasons.append(f" (the hub: {reason})")
-    if named or Path(place).expanduser().is_dir():
+    if named or Path(path).expanduser().is_dir():
         raise ConfigError(
-            f"reward {spec!r}: {place} holds no model{''.join(reasons)}; give a folder that `preftree reward` has "
+            f"reward {spec!r}: {path} holds no model{''.join(reasons)}; give a folder that `preftree reward` has "
             "written, a hub id, or a classifier with its label, as rm:PATH:LABEL"
         )
     return None
 
 
-def model_digest(place: RewardPlace) -> str:
+def model_digest(model: RewardPlace) -> str:
     """The first figures of the digest of a model's weights, or of its commit on the hub."""
-    return (place.commit or weights_digest(Path(place.model), memo=cache_root()))[:16]
+    return (model.commit or weights_digest(Path(model.model), memo=cache_root()))[:16]
 
 
-def open_reward_model(place: RewardPlace, *, device: torch.device | str | None = None) -> RewardModel | Classifier:
+def open_reward_model(model: RewardPlace, *, device: torch.device | str | None = None) -> RewardModel | Classifier:
     """The model, ready to judge.
 
     Args:
-      place: Where it is.
-      device: Where it goes; by default the first GPU, or the CPU.
+      model: The model's folder or hub id.
+      device: Device of the model; by default the first GPU, or the CPU.
     Raises:
       ConfigError: a classifier has no such label.
       ModelError: it cannot be loaded, or is no reward model.
     """
-    if place.label is not None:
-        return Classifier(place.model, place.label, device=device)
-    return RewardModel(place.model, device=device)
+    if model.label is not None:
+        return Classifier(model.model, model.label, device=device)
+    return RewardModel(model.model, device=device)
 
 
 def looks_like_hub_model(name: str) -> bool:
@@ -105,7 +105,7 @@ def looks_like_hub_model(name: str) -> bool:
 def _ask_hub(name: str) -> tuple[str | None, str]:
     """The commit of a model id, from the hub or from its cache on this disk; None where neither has it, and why."""
     try:
-        return getattr(AutoConfig.from_pretrained(name), "_commit_hash", None), "it tells no commit"
+        return getattr(AutoConfig.from_pretrained(name), "_commit_hash", None), "it gives no commit"
     except (OSError, ValueError, KeyError) as error:
         return None, first_line(error).rstrip(".")
 
@@ -121,8 +121,8 @@ class RewardModel:
         """Load the model.
 
         Args:
-          folder: Of the model; or a hub id.
-          device: Where it goes; by default the first GPU, or the CPU.
+          folder: The model's folder, or a hub id.
+          device: Device of the model; by default the first GPU, or the CPU.
           budget: Most tokens of a forward; more where a response alone has more.
         Raises:
           ModelError: it cannot be loaded, or is no reward model.
@@ -170,8 +170,8 @@ class RewardModel:
         ]
         budget = max(self._budget, *(len(sequence.ids) for (sequence,) in ends))
         (plan,) = plan_step(ends, groups, budget=budget, share=self.scorer.shares_prefixes)
-        found = np.zeros(len(ends))
+        rewards = np.zeros(len(ends))
         with torch.inference_mode():
             for micro in plan:
-                found[list(micro.examples)] = self.scorer(micro.batch.to(self.scorer.device)).double().cpu().numpy()
-        return found
+                rewards[list(micro.examples)] = self.scorer(micro.batch.to(self.scorer.device)).double().cpu().numpy()
+        return rewards

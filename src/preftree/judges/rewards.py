@@ -1,4 +1,4 @@
-"""Rewards of many responses at once, whoever gives them: a world, a function that the user wrote, a reward model."""
+"""Rewards of many responses at once, by name: of a world, of the user's function, or of a reward model."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ def load_rewards(spec: str, *, device: torch.device | str | None = None) -> Rewa
     A function of the user gets a conversation as a list of role and content.
 
     Args:
-      spec: Which.
-      device: Where a reward model goes; by default the first GPU, or the CPU.
+      spec: Name of the reward.
+      device: Device of a reward model; by default the first GPU, or the CPU.
     Raises:
       ConfigError: there is no such world, file, module, function or folder.
       ModelError: the folder holds no reward model.
     """
-    place = find_reward_model(spec)
-    if place is not None:
-        return open_reward_model(place, device=device)
+    model = find_reward_model(spec)
+    if model is not None:
+        return open_reward_model(model, device=device)
     reward = load_reward(spec)
 
     def of_each(prompts: Sequence[Text], responses: Sequence[str]) -> Float[np.ndarray, " N"]:

@@ -161,11 +161,6 @@ def adapter_off(model: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
-def has_adapter(model: nn.Module) -> bool:
-    """Whether the model holds an adapter."""
-    return bool(_layers(model))
-
-
 def targeted(model: nn.Module) -> list[str]:
     """Names of the layers that the adapter changes."""
     from peft.tuners.tuners_utils import BaseTunerLayer

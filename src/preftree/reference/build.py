@@ -13,7 +13,7 @@ import torch
 from preftree.errors import ConfigError, TrainingError
 from preftree.reference.key import layout_digests, sequence_digest
 from preftree.reference.store import ReferenceTable
-from preftree.scoring.scorer import Scorer
+from preftree.scoring.scorer import Scorer, evaluation_mode
 from preftree.storage.lock import release_lock, take_lock
 from preftree.tree.layout import TokenSequence, grow_tree
 from preftree.tree.pack import pack
@@ -96,7 +96,7 @@ def build_reference(
         if progress is not None:
             progress(report())
 
-    with torch.no_grad(), evaluating(scorer):
+    with torch.no_grad(), evaluation_mode(scorer):
         for chunk in _chunks(groups, max(_CHUNK_TOKENS, 32 * budget)):
             lacking = _lacking(table, chunk)
             if lacking:
@@ -247,18 +247,6 @@ def _check_finite(groups: Sequence[_Group], values: Sequence[np.ndarray], name: 
             f"the reference model gives log-probs that are not finite for {named}; its weights or the precision are "
             "not usable as they are"
         )
-
-
-@contextmanager
-def evaluating(scorer: Scorer) -> Iterator[None]:
-    """Dropout off; each module gets back the mode it was in."""
-    before = [(module, module.training) for module in scorer.modules()]
-    scorer.eval()
-    try:
-        yield
-    finally:
-        for module, training in before:
-            module.training = training
 
 
 @contextmanager

@@ -11,11 +11,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from preftree.errors import TrainingError
-from preftree.reference.build import evaluating
 from preftree.reference.key import layout_digests
 from preftree.reference.store import ReferenceTable
-from preftree.scoring.scorer import Scorer
-from preftree.scoring.vocabulary import LiveReference
+from preftree.scoring.scorer import Scorer, evaluation_mode
+from preftree.scoring.vocabulary import ActiveScorer
 from preftree.tree.layout import TokenSequence
 from preftree.tree.pack import pack
 from preftree.tree.sums import sum_responses
@@ -74,7 +73,7 @@ def verify_start(
 
 
 def verify_live_start(
-    scorer: Scorer, live: LiveReference, groups: Sequence[Sequence[TokenSequence]], *, budget: int = 8192
+    scorer: Scorer, live: ActiveScorer, groups: Sequence[Sequence[TokenSequence]], *, budget: int = 8192
 ) -> GateReport:
     """As `verify_start`, with a reference that scores beside the policy: both compute the same batches.
 
@@ -121,7 +120,7 @@ def _look(scorer: Scorer, groups: Sequence[Sequence[TokenSequence]], budget: int
     bins = [sorted(some) for some in pack(sizes, max([budget, *sizes]))]
     with torch.no_grad():
         policy = _packed(scorer, groups, bins)
-        with evaluating(scorer):
+        with evaluation_mode(scorer):
             together = _packed(scorer, groups, bins)
             one_group = torch.cat([_sums(scorer, [group]) for group in groups])
             one_response = torch.cat([_sums(scorer, [[sequence]]) for sequence in sequences])

@@ -6,7 +6,6 @@ learning rate, loss, seed or epochs, so changing those finds every entry again, 
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 import time
@@ -21,14 +20,34 @@ import transformers
 from jaxtyping import UInt64
 from torch import nn
 
-import preftree.scoring
-import preftree.tree
 from preftree.errors import ModelError
 from preftree.storage.atomic import make_folder, write_atomic
+from preftree.storage.code_digest import code_digest
 from preftree.storage.manifest import hash_file
 from preftree.tree.layout import TokenSequence, grow_tree
 
 DIGEST_BYTES = 16
+
+SCORING_CODE = (
+    "preftree.models.adapters",
+    "preftree.scoring.architecture",
+    "preftree.scoring.attention.by_branch",
+    "preftree.scoring.attention.flex",
+    "preftree.scoring.attention.tree_attention",
+    "preftree.scoring.attention.types",
+    "preftree.scoring.attention.varlen",
+    "preftree.scoring.attention.varlen_check",
+    "preftree.scoring.bf16_on_cpu",
+    "preftree.scoring.compile",
+    "preftree.scoring.head",
+    "preftree.scoring.scorer",
+    "preftree.tree.layout",
+    "preftree.tree.mask",
+    "preftree.tree.pack",
+    "preftree.tree.to_device",
+)
+"""Modules that can move a token's log-prob: those of tree/ and scoring/ that the scorer imports, the packing of trees,
+and adapters, which change the LM head's weight. Sums are not among them: a table holds a log-prob a token."""
 
 _FRESH_NS = 2 * 10**9
 """A file changed again within the clock's tick would keep its time: only files at rest for 2 s are remembered."""
@@ -41,7 +60,7 @@ class TableKey:
     Attributes:
       weights: Digest of the reference model's weights.
       numeric_mode: Device type, dtypes and attention path, as the scorer states them.
-      scorer: Digest of the source code that lays out and scores.
+      scorer: Digest of SCORING_CODE, the code that lays out and scores.
       torch, transformers: Versions.
       machine: CPU capability and number of threads, or the name of the GPU; how exact float32 products are (TF32).
     """
@@ -71,19 +90,9 @@ def table_key(weights: str, numeric_mode: str) -> TableKey:
     else:
         machine = f"{torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads"
     machine += f", float32 products {torch.get_float32_matmul_precision()}"
-    return TableKey(weights, numeric_mode, scorer_version(), torch.__version__, transformers.__version__, machine)
-
-
-@functools.cache
-def scorer_version() -> str:
-    """Digest of the source files of tree/ and scoring/."""
-    total = hashlib.sha256()
-    for package in (preftree.tree, preftree.scoring):
-        folder = Path(package.__path__[0])
-        for path in sorted(folder.rglob("*.py")):
-            total.update(f"{package.__name__}/{path.relative_to(folder).as_posix()}\0".encode())
-            total.update(hashlib.sha256(path.read_bytes()).digest())
-    return total.hexdigest()
+    return TableKey(
+        weights, numeric_mode, code_digest(SCORING_CODE), torch.__version__, transformers.__version__, machine
+    )
 
 
 def sequence_digest(sequence: TokenSequence) -> bytes:

@@ -15,8 +15,8 @@ def draw_curve(values: Sequence[float], *, title: str, ends: tuple[float, float]
 
     Args:
       values: Finite values at equal distances, from left to right.
-      title: Stands above.
-      ends: What the left and the right edge are, written below.
+      title: Text above the curve.
+      ends: Values at the left and the right edge, written below.
       height: Lines of the curve itself.
     """
     low, high = min(values), max(values)

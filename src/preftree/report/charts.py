@@ -11,10 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from preftree.report.numbers import Kind, Tick, fit_axis, write
+from preftree.report.numbers import Kind, Tick, fit_axis, show
 
 MAX_POINTS = 60
-"""More points than this become means over equal stretches; the band keeps the extremes."""
+"""Number of points above which means over equal stretches are drawn; the band keeps the extremes."""
 
 _BOX = 1000
 """Units of a drawing's side."""
@@ -25,12 +25,12 @@ class Line:
     """One curve or cloud of points.
 
     Attributes:
-      name: What a reader calls it.
+      name: Name in the legend.
       points: (x, y) in the order they are joined.
       tone: The colour's name in the style sheet.
       form: `line`, `dots` (points without a line) or `both`.
       band: (low, high) of each point, or empty.
-      about: What hovering over each point says, or empty: its name and values.
+      about: Text for hovering over each point; empty for its name and values.
       listed: Whether the legend names it.
     """
 
@@ -45,7 +45,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """A horizontal line that means something, with its words."""
+    """A horizontal line with its label."""
 
     value: float
     name: str
@@ -53,18 +53,18 @@ class Level:
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """What to draw.
+    """A chart to draw.
 
     Attributes:
       title, caption: Above the drawing.
       lines: Drawn in this order.
-      x_name, y_name: What the axes count.
+      x_name, y_name: Names of the axes.
       x_kind, y_kind: Their scales.
       levels: Horizontal lines; they are drawn where they fit without squeezing the lines.
       hover: `x` shows all lines at one x, `point` the nearest point.
       large: Whether it takes the full width.
       include_x, include_y: Values that the axes must show.
-      legend: Whether it names its lines itself.
+      legend: Whether it has its own legend.
     """
 
     title: str
@@ -99,12 +99,12 @@ class Drawing:
     """A chart laid out; heights count from the top, as a browser does.
 
     Attributes:
-      chart: What it shows.
+      chart: The chart.
       strokes: Its lines.
       x_ticks, y_ticks: Ticks; `at` in shares of the box.
       levels: Horizontal lines inside the box.
       legend: (name, tone, form) of each line, once.
-      data: What hovering needs, plain JSON.
+      data: Data for hovering, plain JSON.
     """
 
     chart: Chart
@@ -116,7 +116,7 @@ class Drawing:
     data: Mapping[str, Any] = field(default_factory=dict)
 
 
-def draw(chart: Chart) -> Drawing | None:
+def draw_chart(chart: Chart) -> Drawing | None:
     """Lay a chart out; None where it has no point that can be shown."""
     shown = [(line, _visible(line, chart)) for line in chart.lines]
     shown = [(line, keep) for line, keep in shown if keep]
@@ -139,8 +139,12 @@ def draw(chart: Chart) -> Drawing | None:
         places = [at(index, line) for index in keep]
         band = ""
         if line.band and chart.y_kind == "linear":
-            upper = [(place[0], 1 - y.place(line.band[index][1])) for index, place in zip(keep, places, strict=True)]
-            lower = [(place[0], 1 - y.place(line.band[index][0])) for index, place in zip(keep, places, strict=True)]
+            upper = [
+                (position[0], 1 - y.place(line.band[index][1])) for index, position in zip(keep, places, strict=True)
+            ]
+            lower = [
+                (position[0], 1 - y.place(line.band[index][0])) for index, position in zip(keep, places, strict=True)
+            ]
             band = f"{_path([*upper, *reversed(lower)])}Z"
         path = _path(places) if line.form != "dots" else ""
         dots = "".join(f"M{_units(a)} {_units(b)}h0" for a, b in places) if line.form in ("dots", "both") else ""
@@ -200,10 +204,10 @@ def _hover_data(line: Line, keep: Sequence[int], places: Sequence[tuple[float, f
     points = []
     for index, (a, b) in zip(keep, places, strict=True):
         x, y = line.points[index]
-        text = line.about[index] if line.about else write(float(y))
+        text = line.about[index] if line.about else show(float(y))
         if line.band and not line.about and line.band[index][0] < line.band[index][1]:
-            text += f"  ({write(float(line.band[index][0]))} to {write(float(line.band[index][1]))})"
-        points.append([round(a, 4), round(b, 4), write(round(x, 2) if x != int(x) else int(x)), text])
+            text += f"  ({show(float(line.band[index][0]))} to {show(float(line.band[index][1]))})"
+        points.append([round(a, 4), round(b, 4), show(round(x, 2) if x != int(x) else int(x)), text])
     return {"name": line.name, "tone": line.tone, "points": points}
 
 

@@ -12,14 +12,14 @@ from pydantic import BaseModel
 
 from preftree.config.yaml import flatten
 from preftree.evaluate.reward_by_cost import best_so_far, reward_by
-from preftree.report import numbers as scale
-from preftree.report.charts import Chart, Level, Line, draw
+from preftree.report import numbers
+from preftree.report.charts import Chart, Level, Line, draw_chart
 from preftree.report.curves import tone_of
-from preftree.report.first_screen import Outcome, in_words, plain
+from preftree.report.first_screen import Conclusion, in_words, plain
 from preftree.report.frontier import BudgetRow, exact_budgets, optimum_at, temperature_chart
 from preftree.report.numbers import percent
-from preftree.report.page import Page, Part, render
-from preftree.report.world import NAMES, REACHED, parse_part, text_table, win_rates
+from preftree.report.page import Page, Section, render
+from preftree.report.world import NAMES, REACHED, parse_part, temperature_figures, text_table
 from preftree.run_folder.measured import Point
 
 WITHIN = 2.0
@@ -30,7 +30,7 @@ WIDEST = 5.0
 
 
 class Cost(BaseModel):
-    """What a run of a method takes, as results.json has it: means over its runs."""
+    """Cost of a run of a method, as in results.json: means over its runs."""
 
     settings: int
     seconds: float
@@ -69,9 +69,9 @@ def comparison_page(results: Mapping[str, Any]) -> str:
     optimum: list[Point] = parse_part(list[Point], results["optimum"], "optimum")
     methods: dict[str, list[Point]] = parse_part(dict[str, list[Point]], results["methods"], "methods")
     budgets: list[BudgetRow] = parse_part(list[BudgetRow], results["budgets"], "budgets")
-    found: dict[str, Cost] = parse_part(dict[str, Cost], results["costs"], "costs")
+    all_costs: dict[str, Cost] = parse_part(dict[str, Cost], results["costs"], "costs")
     ranked: list[InAndOut] = parse_part(list[InAndOut], results["rewards"], "rewards")
-    temperature = temperature_chart(win_rates(results), "win rate")
+    temperature = temperature_chart(temperature_figures(results), "win rate")
     temperature = replace(
         temperature,
         lines=[replace(line, tone="ink") if line.name == NAMES["fine_tuned"] else line for line in temperature.lines],
@@ -90,27 +90,27 @@ def comparison_page(results: Mapping[str, Any]) -> str:
             f"from the same fine-tuned model, whose expected reward is {start:.3f}, and learn from the same pairs or "
             f"the same reward; {len(seeds)} seeds of everything.",
             outcome=summary(budgets),
-            frontier=draw(best_chart(methods, optimum, start)),
+            frontier=draw_chart(best_chart(methods, optimum, start)),
             budgets=exact_budgets(budgets, NAMES),
-            parts=[
-                Part(
+            sections=[
+                Section(
                     "Where runs end",
                     "A budget leaves out a run that ends just above it. This is each run's own end against the best "
                     "reward at the very KL that it has: means over seeds.",
                     None,
                     *ends_table(methods),
                 ),
-                Part(
+                Section(
                     "What it costs",
                     "CPU seconds of one thread; those of a reward model count for the runs that need one. A method may "
                     f"take any of its settings to a share of the gain that {WITHIN:g} nats can buy; never: on some "
                     "seed it does not get there. How long the reward model is trained is a choice, and most of what "
                     "the run on it costs. State: weights, gradients and optimiser states of all models, bytes a "
-                    f"parameter. What somebody has to choose: {knobs(found)}.",
-                    draw(compute_chart(methods, found, start)),
-                    *cost_table(found),
+                    f"parameter. What somebody has to choose: {knobs(all_costs)}.",
+                    draw_chart(compute_chart(methods, all_costs, start)),
+                    *cost_table(all_costs),
                 ),
-                Part(
+                Section(
                     "Rewards, in and out of distribution",
                     "How often a label is what a source of rewards says: DPO's implicit reward, the reward model, and "
                     "the true reward itself, which no source can beat by more than luck since labels are drawn. Means "
@@ -119,7 +119,7 @@ def comparison_page(results: Mapping[str, Any]) -> str:
                     *rewards_table(ranked),
                 ),
             ],
-            temperature=draw(temperature),
+            temperature=draw_chart(temperature),
             extra=[("Over temperatures", *robustness_table(results["robustness"]))],
             texts=text_table(results.get("texts", [])),
             facts=[(name, plain(value)) for name, value in flatten(dict(world)).items()],
@@ -128,19 +128,19 @@ def comparison_page(results: Mapping[str, Any]) -> str:
     )
 
 
-def summary(budgets: Sequence[BudgetRow]) -> Outcome:
+def summary(budgets: Sequence[BudgetRow]) -> Conclusion:
     """Each method's share of the gain in reward that WITHIN nats can buy, the best first."""
     shares: dict[str, float] = {}
     for name in dict.fromkeys(row.method for row in budgets):
-        own = [row for row in budgets if row.method == name and row.kl == WITHIN]
-        shares[name] = statistics.fmean((row.reward - row.start) / (row.optimum - row.start) for row in own)
+        of_method = [row for row in budgets if row.method == name and row.kl == WITHIN]
+        shares[name] = statistics.fmean((row.reward - row.start) / (row.optimum - row.start) for row in of_method)
     ranked = sorted(shares, key=lambda name: -shares[name])
-    told = ", ".join(f"{NAMES.get(name, name)} {percent(shares[name])}" for name in ranked)
+    shares_text = ", ".join(f"{NAMES.get(name, name)} {percent(shares[name])}" for name in ranked)
     dpo = max((name for name in shares if name.startswith("dpo")), key=lambda name: shares[name])
-    return Outcome(
+    return Conclusion(
         "yes" if shares[dpo] >= REACHED else "unclear" if shares[dpo] >= REACHED / 2 else "no",
         f"{NAMES.get(dpo, dpo)}: {percent(shares[dpo])}",
-        f"Of all methods: {told}.",
+        f"Of all methods: {shares_text}.",
         "Best-of-N and methods named after the true reward see the true reward of every response they draw; the "
         "others see labels alone.",
         f"Of the gain in reward that {WITHIN:g} nats can buy, how much did each get?",
@@ -190,9 +190,9 @@ def ends_table(methods: Mapping[str, Sequence[Point]]) -> tuple[list[str], list[
         ends: dict[str, dict[int, Point]] = {}
         for point in points:
             if point.step is not None:
-                own = ends.setdefault(point.setting or "", {})
-                last = own.get(point.seed or 0)
-                own[point.seed or 0] = point if last is None or (last.step or 0) < point.step else last
+                by_seed = ends.setdefault(point.setting or "", {})
+                last = by_seed.get(point.seed or 0)
+                by_seed[point.seed or 0] = point if last is None or (last.step or 0) < point.step else last
         for setting, by_seed in ends.items():
             last = list(by_seed.values())
             missing = statistics.fmean(float((point.model_extra or {})["best"]) - point.reward for point in last)
@@ -201,11 +201,11 @@ def ends_table(methods: Mapping[str, Sequence[Point]]) -> tuple[list[str], list[
     return ["method", "setting", "KL", "reward", "missing to the best"], rows
 
 
-def compute_chart(methods: Mapping[str, Sequence[Point]], found: Mapping[str, Cost], start: float) -> Chart:
+def compute_chart(methods: Mapping[str, Sequence[Point]], all_costs: Mapping[str, Cost], start: float) -> Chart:
     """The best reward within WITHIN nats that a method has by a moment, its settings run beside each other."""
     lines = []
     for index, name in enumerate(methods):
-        if name not in found:  # nothing was trained
+        if name not in all_costs:  # nothing was trained
             continue
         points = methods[name]
         steps = [
@@ -214,7 +214,7 @@ def compute_chart(methods: Mapping[str, Sequence[Point]], found: Mapping[str, Co
         ]
         last = max(float((point.model_extra or {})["seconds"]) for point in points)
         moments = [float(moment) for moment in np.geomspace(0.5, last, 60)]
-        means = [(moment, statistics.fmean(reward_by(own, moment, start) for own in steps)) for moment in moments]
+        means = [(moment, statistics.fmean(reward_by(path, moment, start) for path in steps)) for moment in moments]
         lines.append(Line(NAMES.get(name, name), means, tone_of(index), "line"))
     return Chart(
         f"Best true reward within {WITHIN:g} nats by what it cost",
@@ -227,13 +227,13 @@ def compute_chart(methods: Mapping[str, Sequence[Point]], found: Mapping[str, Co
     )
 
 
-def cost_table(found: Mapping[str, Cost]) -> tuple[list[str], list[list[str]]]:
+def cost_table(all_costs: Mapping[str, Cost]) -> tuple[list[str], list[list[str]]]:
     """Heads, and a row a method."""
-    goals = list(dict.fromkeys(share for cost in found.values() for share in cost.seconds_to))
+    goals = list(dict.fromkeys(share for cost in all_costs.values() for share in cost.seconds_to))
     heads = ["one run", "CPU time", *(f"to {percent(float(share))}" for share in goals), "responses drawn"]
     heads += ["tokens trained on", "models", "state", "settings tried", "to choose"]
     rows = []
-    for name, cost in found.items():
+    for name, cost in all_costs.items():
         reward_model = f" + {cost.reward_model_seconds:.0f} s" if cost.reward_model_seconds else ""
         reached = [cost.seconds_to.get(share) for share in goals]
         figures = [f"{cost.seconds:.0f} s{reward_model}", *("never" if s is None else f"{s:.1f} s" for s in reached)]
@@ -243,35 +243,41 @@ def cost_table(found: Mapping[str, Cost]) -> tuple[list[str], list[list[str]]]:
     return heads, rows
 
 
-def knobs(found: Mapping[str, Cost]) -> str:
-    """What has to be chosen for each method, those with the same together."""
+def knobs(all_costs: Mapping[str, Cost]) -> str:
+    """The options that have to be chosen for each method; methods with the same options together."""
     alike: dict[str, list[str]] = {}
-    for name, cost in found.items():
+    for name, cost in all_costs.items():
         alike.setdefault(", ".join(cost.knobs), []).append(NAMES.get(name, name))
-    return "; ".join(f"{in_words(names)}: {told}" for told, names in alike.items())
+    return "; ".join(f"{in_words(names)}: {options}" for options, names in alike.items())
 
 
 def rewards_table(ranked: Sequence[InAndOut]) -> tuple[list[str], list[list[str]]]:
     """Heads, and a row a kind of pairs."""
     rows = []
     for kind in dict.fromkeys(row.pairs for row in ranked):
-        own = [row for row in ranked if row.pairs == kind]
-        dpo, model = [row.dpo[0] for row in own], [row.reward_model[0] for row in own]
-        gaps = [one - other for one, other in zip(dpo, model, strict=True)]
+        of_kind = [row for row in ranked if row.pairs == kind]
+        dpo, model = [row.dpo[0] for row in of_kind], [row.reward_model[0] for row in of_kind]
+        gaps = [accuracy - other for accuracy, other in zip(dpo, model, strict=True)]
         rows.append(
-            [kind, _spread([row.true_reward for row in own]), _spread(model), _spread(dpo), _spread(gaps, sign=True)]
+            [
+                kind,
+                _range([row.true_reward for row in of_kind]),
+                _range(model),
+                _range(dpo),
+                _range(gaps, sign=True),
+            ]
         )
     return ["pairs", "true reward", "reward model", "DPO's implicit reward", "DPO less reward model"], rows
 
 
-def robustness_table(found: Mapping[str, Mapping[str, float]]) -> tuple[list[str], list[list[str]]]:
+def robustness_table(figures: Mapping[str, Mapping[str, float]]) -> tuple[list[str], list[list[str]]]:
     """Heads, and a row a policy: the mean win rate over temperatures, and what is lost at the last."""
-    rows = [[NAMES.get(name, name), f"{one['area']:.3f}", f"{one['drop']:.3f}"] for name, one in found.items()]
+    rows = [[NAMES.get(name, name), f"{row['area']:.3f}", f"{row['drop']:.3f}"] for name, row in figures.items()]
     return ["policy", "mean win rate", "highest less that at 1"], rows
 
 
-def _spread(values: Sequence[float], *, sign: bool = False) -> str:
-    mean = scale.fixed(statistics.fmean(values), 3, sign=sign)
+def _range(values: Sequence[float], *, sign: bool = False) -> str:
+    mean = numbers.fixed(statistics.fmean(values), 3, sign=sign)
     if len(values) == 1:
         return mean
-    return f"{mean} ({scale.fixed(min(values), 3, sign=sign)} to {scale.fixed(max(values), 3, sign=sign)})"
+    return f"{mean} ({numbers.fixed(min(values), 3, sign=sign)} to {numbers.fixed(max(values), 3, sign=sign)})"

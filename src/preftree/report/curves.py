@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from preftree.evaluate.checks.evidence import is_number
 from preftree.evaluate.checks.traits import traits_of
 from preftree.report.charts import MAX_POINTS, Chart, Level, Line, thin
-from preftree.report.numbers import Kind, write
+from preftree.report.numbers import Kind, show
 from preftree.run_folder.measured import Point, Reliability
 from preftree.run_folder.reader import Row, Run
 
@@ -22,10 +22,10 @@ class Panel:
     """Figures that belong in one chart.
 
     Attributes:
-      title: Of the chart.
-      fields: (field of a row, what it is called, colour).
-      caption: What to know when reading it.
-      unit: Of the vertical axis.
+      title: Title of the chart.
+      fields: (field of a row, label, colour).
+      caption: Note for the reader.
+      unit: Unit of the vertical axis.
       level: A horizontal line worth knowing.
       kind: Scale of the vertical axis.
       include: Values the vertical axis must show.
@@ -157,7 +157,7 @@ NOT_DRAWN = frozenset({"step", "epoch", "split", "pairs", "examples", "tokens", 
 
 
 def learning_curves(run: Run) -> list[Chart]:
-    """A chart for each panel that the run has figures for; figures no panel knows get one of their own."""
+    """A chart for each panel that the run has figures for, and one for each figure that no panel has."""
     train, held_out = _split(run.rows)
     charts, steps = [], _span([run])
     for panel in _panels([run]):
@@ -179,8 +179,8 @@ def learning_curves(run: Run) -> list[Chart]:
 
 
 def _reliability(bins: Sequence[Reliability]) -> Chart:
-    points = [(one.confidence, one.right) for one in bins]
-    about = [f"{one.confidence:.2f} sure, right in {one.right:.2f}; {one.share:.0%} of the pairs" for one in bins]
+    points = [(bin.confidence, bin.right) for bin in bins]
+    about = [f"{bin.confidence:.2f} sure, right in {bin.right:.2f}; {bin.share:.0%} of the pairs" for bin in bins]
     return Chart(
         "Reliability",
         (
@@ -206,24 +206,24 @@ def compared_curves(groups: Mapping[str, Sequence[Run]]) -> list[Chart]:
     every = [run for runs in groups.values() for run in runs]
     charts, steps = [], _span(every)
     for panel in _panels(every):
-        for place, (name, label, _) in enumerate(panel.fields):
+        for number, (name, label, _) in enumerate(panel.fields):
             lines: list[Line] = []
-            for index, (called, runs) in enumerate(groups.items()):
+            for index, (group, runs) in enumerate(groups.items()):
                 split = [_split(run.rows) for run in runs]
                 train = _over_seeds([thin(_points(rows, name))[0] for rows, _ in split])
                 held_out = _over_seeds([_points(rows, name) for _, rows in split])
-                told = [line for run in runs for line in _measured_lines(panel, run) if line.name == label]
-                measured = _over_seeds([list(line.points) for line in told])
+                after_training = [line for run in runs for line in _measured_lines(panel, run) if line.name == label]
+                measured = _over_seeds([list(line.points) for line in after_training])
                 tone = tone_of(index)
                 if train[0]:
-                    lines.append(Line(called, train[0], tone, "line", train[1]))
+                    lines.append(Line(group, train[0], tone, "line", train[1]))
                 if held_out[0]:
-                    lines.append(Line(f"{called}, held out", held_out[0], tone, "dots", held_out[1], listed=False))
+                    lines.append(Line(f"{group}, held out", held_out[0], tone, "dots", held_out[1], listed=False))
                 if measured[0]:
-                    lines.append(Line(called, measured[0], tone, "both", measured[1]))
+                    lines.append(Line(group, measured[0], tone, "both", measured[1]))
             if lines:
                 title = panel.title if len(panel.fields) == 1 else f"{panel.title}, {label}"
-                caption = panel.caption if place == 0 else ""
+                caption = panel.caption if number == 0 else ""
                 charts.append(
                     replace(
                         _chart(panel, lines, _level(panel, every), steps), title=title, caption=caption, legend=False
@@ -245,7 +245,7 @@ def _over_seeds(
 
 
 def mean_stretch(runs: Sequence[Run]) -> int:
-    """How many steps the means of the longest run's curves span."""
+    """Number of steps in each mean of the longest run's curves."""
     longest = max((len(_split(run.rows)[0]) for run in runs), default=0)
     return max(1, math.ceil(longest / MAX_POINTS))
 
@@ -256,7 +256,7 @@ def tone_of(index: int) -> str:
 
 
 def _chart(panel: Panel, lines: list[Line], level: Level | None, steps: tuple[float, float], title: str = "") -> Chart:
-    """The panel's chart; one with a title of its own is among others of the same runs, which share a legend."""
+    """The panel's chart; one with another title is among others of the same runs, which share a legend."""
     return Chart(
         title or panel.title,
         lines,
@@ -272,7 +272,7 @@ def _chart(panel: Panel, lines: list[Line], level: Level | None, steps: tuple[fl
 def _level(panel: Panel, runs: Sequence[Run]) -> Level | None:
     values = {traits_of(run.config).untrained for run in runs} if panel.title == "Loss" else set()
     if len(values) == 1 and (value := values.pop()) is not None:
-        return Level(value, "ln 2: untrained" if value == math.log(2) else f"{write(value)}: untrained")
+        return Level(value, "ln 2: untrained" if value == math.log(2) else f"{show(value)}: untrained")
     return panel.level
 
 
@@ -309,10 +309,10 @@ def _points(rows: Sequence[Row], name: str) -> list[tuple[float, float]]:
 def _interval(rows: Sequence[Row], name: str) -> list[tuple[float, float]]:
     """Ends of each row's confidence interval, where every row has one."""
     ends = (f"{name}_low", f"{name}_high")
-    mine = [row for row in rows if is_number(row.get(name))]
-    if not all(is_number(row.get(end)) for row in mine for end in ends):
+    with_figure = [row for row in rows if is_number(row.get(name))]
+    if not all(is_number(row.get(end)) for row in with_figure for end in ends):
         return []
-    return [(float(row[ends[0]]), float(row[ends[1]])) for row in mine]
+    return [(float(row[ends[0]]), float(row[ends[1]])) for row in with_figure]
 
 
 def _held_out_tone(tone: str) -> str:
@@ -330,5 +330,5 @@ def _measured_lines(panel: Panel, run: Run) -> list[Line]:
 
 
 def _along_training(points: Sequence[Point], field: str) -> list[tuple[float, float]]:
-    found = [(float(point.step), float(getattr(point, field))) for point in points if point.step is not None]
-    return sorted(found)
+    values = [(float(point.step), float(getattr(point, field))) for point in points if point.step is not None]
+    return sorted(values)

@@ -1,4 +1,4 @@
-"""The first screen in words: what was trained, whether it worked, the figures that say so."""
+"""The first screen of a page in words: description, conclusion and headline figures."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from typing import Any, Literal
 
 from preftree.evaluate.checks.evidence import is_number
 from preftree.evaluate.checks.traits import traits_of
-from preftree.report.numbers import duration, fixed, percent, write
+from preftree.report.numbers import duration, fixed, percent, show
 from preftree.run_folder.reader import Row, Run
 
 Answer = Literal["yes", "no", "unclear"]
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
-    """Did it work?
+class Conclusion:
+    """The answer to the page's question.
 
     Attributes:
-      answer: Decides the colour.
-      word: The answer.
-      sentence: The figure that the answer rests on.
-      caveat: What that figure does not say.
-      question: What is answered.
+      answer: Answer, which decides the colour.
+      word: The answer as text.
+      sentence: The figure behind the answer.
+      caveat: Limits of that figure.
+      question: The question.
     """
 
     answer: Answer
@@ -37,29 +37,29 @@ class Outcome:
 _WORD: Mapping[Answer, str] = {"yes": "Yes", "no": "No", "unclear": "Unclear"}
 
 
-def answer(answer: Answer, sentence: str, caveat: str) -> Outcome:
-    """An outcome in the plain words."""
-    return Outcome(answer, _WORD[answer], sentence, caveat)
+def conclude(answer: Answer, sentence: str, caveat: str) -> Conclusion:
+    """A conclusion with the standard word for its answer."""
+    return Conclusion(answer, _WORD[answer], sentence, caveat)
 
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """A headline figure: what it is, its value, and what to compare it with."""
+    """A headline figure: its name, its value, and a value to compare it with."""
 
     name: str
     value: str
     note: str = ""
 
 
-def describe(run: Run) -> str:
-    """What was trained, in a sentence."""
+def describe_run(run: Run) -> str:
+    """A sentence on what was trained."""
     config = run.config
     if not config:
         return f"A run of {run.steps:,} steps; its options are not known."
     data = config.get("data")
     path = data.get("path") if isinstance(data, Mapping) else data
     beta = beta_of(run)
-    how = f"with the loss {run.loss}" + (f" at beta {write(beta)}" if beta is not None else "")
+    how = f"with the loss {run.loss}" + (f" at beta {show(beta)}" if beta is not None else "")
     rows = {
         "demonstrations": path,
         "preferences": f"the preferences of {path} {how}",
@@ -67,7 +67,7 @@ def describe(run: Run) -> str:
     }
     what = f"{run.recipe.deed} {rows[run.recipe.reads]}"
     seen = _seen(run)
-    optimizer = f"{config.get('optimizer', 'optimiser')} at {write(config.get('lr'))}"
+    optimizer = f"{config.get('optimizer', 'optimiser')} at {show(config.get('lr'))}"
     return f"{config.get('model')}, {what}: {run.steps:,} steps{seen}, {optimizer}, seed {config.get('seed')}."
 
 
@@ -79,11 +79,11 @@ def beta_of(run: Run) -> float | None:
     return beta if beta is not None else inner
 
 
-def judge(run: Run) -> Outcome:
-    """Did a run work, by its own figures?"""
+def conclude_run(run: Run) -> Conclusion:
+    """The conclusion on a run, from its own figures."""
     if broken(run):
-        return answer("no", "Training met figures that are not finite.", "The curves show what came before.")
-    judges = {"prompts": _judge_online, "preferences": _judge_pairs, "demonstrations": _judge_sft}
+        return conclude("no", "Training met figures that are not finite.", "The curves show what came before.")
+    judges = {"prompts": _conclude_online, "preferences": _conclude_pairs, "demonstrations": _conclude_sft}
     return judges[run.recipe.reads](run)
 
 
@@ -96,7 +96,7 @@ def broken(run: Run) -> bool:
 
 
 def headline(run: Run) -> list[Figure]:
-    """The figures that a reader looks for first."""
+    """The headline figures of a run."""
     train, held_out = last_rows(run)
     row, where = (held_out, "held out") if held_out else (train, "training pairs, last step")
     figures: list[Figure] = []
@@ -117,11 +117,11 @@ def headline(run: Run) -> list[Figure]:
         figures.append(Figure("Rejected", fixed(row["rejected_logratio"], 1), "nats against the reference"))
     if run.recipe.samples and is_number(row.get("reward")):
         where = "held out" if held_out else "sampled, last step"
-        figures.append(Figure("Reward", write(row["reward"]), where))
-        figures.append(Figure("KL", write(row["kl"]), "nats to the reference"))
+        figures.append(Figure("Reward", show(row["reward"]), where))
+        figures.append(Figure("KL", show(row["kl"]), "nats to the reference"))
     elif run.measured.frontier:
         last = max(run.measured.frontier, key=lambda point: point.step or 0)
-        figures.append(Figure("Reward", write(last.reward), f"at KL {write(last.kl)}"))
+        figures.append(Figure("Reward", show(last.reward), f"at KL {show(last.kl)}"))
     seconds = run.summary.get("training_seconds", train.get("seconds"))
     if is_number(seconds):
         figures.append(Figure("Training", duration(float(seconds)), _speed(run, float(seconds))))
@@ -135,15 +135,15 @@ def last_rows(run: Run) -> tuple[Row, Row]:
     return train, held_out
 
 
-def _judge_pairs(run: Run) -> Outcome:
+def _conclude_pairs(run: Run) -> Conclusion:
     train, held_out = last_rows(run)
     caveat = "Ranking pairs is not yet writing better text: compare samples or win rates."
     if run.recipe.trains == "reward_model":
         caveat = "On texts like these: a policy that is trained with these rewards will write others."
     if not is_number(held_out.get("accuracy")):
         if not is_number(train.get("accuracy")):
-            return answer("unclear", "There are no figures on pairs yet.", "")
-        return answer(
+            return conclude("unclear", "There are no figures on pairs yet.", "")
+        return conclude(
             "unclear",
             f"{percent(train['accuracy'])} of the last step's training pairs are ranked as labelled.",
             "No pairs were held out, so this may be memory: set eval_data.",
@@ -153,37 +153,37 @@ def _judge_pairs(run: Run) -> Outcome:
     interval = f" (95 % interval {percent(low)} to {percent(high)})" if low < high else ""
     sentence = f"It ranks {percent(accuracy)} of held-out pairs as labelled{interval}; untrained, it is half of them."
     if low > 0.5:
-        return answer("yes", sentence, caveat)
-    return answer("no" if high < 0.5 else "unclear", sentence, "The interval holds one half." if high >= 0.5 else "")
+        return conclude("yes", sentence, caveat)
+    return conclude("no" if high < 0.5 else "unclear", sentence, "The interval holds one half." if high >= 0.5 else "")
 
 
-def _judge_sft(run: Run) -> Outcome:
+def _conclude_sft(run: Run) -> Conclusion:
     held_out = [row for row in run.rows if row.get("split") == "eval" and is_number(row.get("loss"))]
     rows = held_out if len(held_out) > 1 else [r for r in run.rows if "split" not in r and is_number(r.get("loss"))]
     if len(rows) < 2:
-        return answer("unclear", "There are too few figures yet.", "")
+        return conclude("unclear", "There are too few figures yet.", "")
     before, after = rows[0]["loss"], rows[-1]["loss"]
     what = "The held-out loss" if rows is held_out else "The training loss"
     caveat = "" if rows is held_out else "That is on training rows; eval_data and eval_every say more."
     word = "fell" if after < before else "rose"
-    return answer(
+    return conclude(
         "yes" if after < before else "no", f"{what} {word} from {before:.3f} to {after:.3f} nats per token.", caveat
     )
 
 
-def _judge_online(run: Run) -> Outcome:
-    """Whether the reward rose: of held-out answers where there are any, else of what was sampled to train on."""
+def _conclude_online(run: Run) -> Conclusion:
+    """Conclusion by the reward of held-out answers, or of the training samples where there are none."""
     held_out = [row for row in run.rows if row.get("split") == "eval" and is_number(row.get("reward"))]
     rows = held_out if len(held_out) > 1 else [r for r in run.rows if "split" not in r and is_number(r.get("reward"))]
     if len(rows) < 2:
-        return answer("unclear", "There are too few figures yet.", "")
+        return conclude("unclear", "There are too few figures yet.", "")
     tail = rows[-1:] if rows is held_out else rows[-max(1, len(rows) // 10) :]
     before, after = rows[0]["reward"], sum(row["reward"] for row in tail) / len(tail)
     kl = sum(row["kl"] for row in tail) / len(tail)
     what = "The reward of held-out answers" if rows is held_out else "The reward of sampled answers"
-    return answer(
+    return conclude(
         "yes" if after > before else "no",
-        f"{what} {'rose' if after > before else 'fell'} from {write(before)} to {write(after)}, at a KL of {write(kl)} "
+        f"{what} {'rose' if after > before else 'fell'} from {show(before)} to {show(after)}, at a KL of {show(kl)} "
         "nats to the reference.",
         "A reward can rise for reasons that nobody wanted: read samples, or compare with another judge.",
     )
@@ -201,7 +201,7 @@ def _speed(run: Run, seconds: float) -> str:
     train, _ = last_rows(run)
     for unit in ("pairs", "examples", "responses"):
         if is_number(train.get(unit)) and seconds > 0:
-            return f"{write(float(train[unit] / seconds))} {unit} / s"
+            return f"{show(float(train[unit] / seconds))} {unit} / s"
     return ""
 
 
@@ -211,31 +211,33 @@ def plain(value: Any) -> str:
         return ", ".join(f"{name} {plain(item)}" for name, item in value.items())
     if isinstance(value, list | tuple):
         return ("; " if any(isinstance(item, Mapping) for item in value) else ", ").join(map(plain, value))
-    return write(value)
+    return show(value)
 
 
-def describe_all(runs: Sequence[Run], names: Sequence[str]) -> str:
-    """What was compared, in a sentence."""
+def describe_runs(runs: Sequence[Run], names: Sequence[str]) -> str:
+    """A sentence on what is compared."""
     data = {plain(run.config.get("data")) for run in runs if run.config}
     shared = f", all on {_path(runs[0])}" if len(data) == 1 and runs[0].config else ""
-    told = f" They differ in {', '.join(names[:6])}{' and more' if len(names) > 6 else ''}." if names else ""
-    return f"{', '.join(run.name for run in runs)}{shared}.{told}"
+    differences = f" They differ in {', '.join(names[:6])}{' and more' if len(names) > 6 else ''}." if names else ""
+    return f"{', '.join(run.name for run in runs)}{shared}.{differences}"
 
 
-def judge_all(runs: Sequence[Run]) -> Outcome:
-    """Which of several runs ranks most held-out pairs as labelled, and whether that is beyond chance."""
+def conclude_runs(runs: Sequence[Run]) -> Conclusion:
+    """The run that ranks most held-out pairs as labelled, and whether that is beyond chance."""
     ranked = [(row["accuracy"], run.name, row) for run in runs if is_number((row := last_rows(run)[1]).get("accuracy"))]
     ranked.sort(key=lambda item: -item[0])
     if len(ranked) < 2:
-        return Outcome("unclear", "Unclear", "Fewer than two of these runs have figures on held-out pairs.", "", _WHICH)
+        return Conclusion(
+            "unclear", "Unclear", "Fewer than two of these runs have figures on held-out pairs.", "", _WHICH
+        )
     accuracy, name, row = ranked[0]
     low = row.get("accuracy_low", accuracy)
     close = [other for _, other, theirs in ranked[1:] if theirs.get("accuracy_high", theirs["accuracy"]) >= low]
     sentence = f"{name} ranks most held-out pairs as labelled: {percent(accuracy)}."
     if not close:
-        return Outcome("yes", name, f"{sentence} The intervals of the others lie below it.", _COMPARED, _WHICH)
+        return Conclusion("yes", name, f"{sentence} The intervals of the others lie below it.", _COMPARED, _WHICH)
     sentence = f"{sentence} Its interval overlaps with that of {in_words(close)}."
-    return Outcome("unclear", "Too close to call", sentence, _COMPARED, _WHICH)
+    return Conclusion("unclear", "Too close to call", sentence, _COMPARED, _WHICH)
 
 
 _WHICH = "Which ranks pairs best?"

@@ -1,4 +1,4 @@
-"""What reward costs in KL: points of many runs against the best that is possible."""
+"""Charts and tables of reward over KL: points of many runs against the best possible."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from preftree.report.charts import Chart, Line
 from preftree.report.curves import tone_of
-from preftree.report.numbers import write
+from preftree.report.numbers import show
 from preftree.run_folder.measured import Point, Temperature
 
 BUDGETS = (0.25, 0.5, 1.0, 2.0, 4.0)
@@ -140,7 +140,7 @@ def exact_budgets(rows: Sequence[BudgetRow], names: Mapping[str, str]) -> Budget
 
     Args:
       rows: Every method at every budget and seed.
-      names: What methods are called, by their name in the rows.
+      names: Names to show, by the methods' names in the rows.
     """
     budgets = list(dict.fromkeys(row.kl for row in rows))
     table: list[tuple[str, list[tuple[str, str]]]] = []
@@ -149,10 +149,10 @@ def exact_budgets(rows: Sequence[BudgetRow], names: Mapping[str, str]) -> Budget
     for method in dict.fromkeys(row.method for row in rows):
         cells = []
         for budget in budgets:
-            mine = [row for row in rows if row.method == method and row.kl == budget]
-            rewards = [row.reward for row in mine]
-            regret = sum(row.optimum - row.reward for row in mine) / len(mine)
-            spread = f"\n{min(rewards):.3f} to {max(rewards):.3f}" if len(mine) > 1 else ""
+            of_method = [row for row in rows if row.method == method and row.kl == budget]
+            rewards = [row.reward for row in of_method]
+            regret = sum(row.optimum - row.reward for row in of_method) / len(of_method)
+            spread = f"\n{min(rewards):.3f} to {max(rewards):.3f}" if len(of_method) > 1 else ""
             cells.append((f"{sum(rewards) / len(rewards):.3f}", f"regret {regret:.3f}{spread}"))
         table.append((names.get(method, method), cells))
     return [f"KL \u2264 {budget:g}" for budget in budgets], table
@@ -174,10 +174,10 @@ def temperature_chart(points: Sequence[Temperature], figure: str) -> Chart:
     """A figure over sampling temperatures, a line a name."""
     lines = []
     for index, name in enumerate(dict.fromkeys(point.name for point in points)):
-        mine = sorted((point for point in points if point.name == name), key=lambda point: point.temperature)
-        whole = all(point.low is not None and point.high is not None for point in mine)
-        band = [(point.low or 0.0, point.high or 0.0) for point in mine] if whole else []
-        lines.append(Line(name, [(p.temperature, p.value) for p in mine], tone_of(index), "both", band))
+        of_name = sorted((point for point in points if point.name == name), key=lambda point: point.temperature)
+        whole = all(point.low is not None and point.high is not None for point in of_name)
+        band = [(point.low or 0.0, point.high or 0.0) for point in of_name] if whole else []
+        lines.append(Line(name, [(p.temperature, p.value) for p in of_name], tone_of(index), "both", band))
     return Chart(
         f"{figure.capitalize()} over sampling temperature",
         lines,
@@ -189,12 +189,12 @@ def temperature_chart(points: Sequence[Temperature], figure: str) -> Chart:
 
 
 def _about(name: str, point: Point) -> str:
-    told = [f"KL {write(point.kl)}", f"reward {write(point.reward)}"]
+    figures = [f"KL {show(point.kl)}", f"reward {show(point.reward)}"]
     if point.setting is not None:
-        told.append(point.setting)
+        figures.append(point.setting)
     for label in ("seed", "step") if point.setting is not None else ("beta", "seed", "step"):
         value = getattr(point, label)
         if value is not None:
-            told.append(f"{label} {write(value)}")
-    told += [f"{label} {write(value)}" for label, value in (point.model_extra or {}).items() if value is not None]
-    return f"{name}: {', '.join(told)}"
+            figures.append(f"{label} {show(value)}")
+    figures += [f"{label} {show(value)}" for label, value in (point.model_extra or {}).items() if value is not None]
+    return f"{name}: {', '.join(figures)}"

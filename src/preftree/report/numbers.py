@@ -1,4 +1,4 @@
-"""Numbers on a page: how they are written, and where an axis has its ticks."""
+"""Number formats of a page, and the ticks of its axes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SQRT_TICKS = (0, 0.05, 0.1, 0.25, 0.5, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1
 
 @dataclass(frozen=True, slots=True)
 class Tick:
-    """A place on an axis, 0 at its low end and 1 at its high one, and what is written there."""
+    """A position on an axis, from 0 at its low end to 1 at its high end, and its label."""
 
     at: float
     text: str
@@ -26,14 +26,14 @@ class Tick:
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """From values to places: `low` is at 0 and `high` at 1."""
+    """Map from values to positions: `low` is at 0 and `high` at 1."""
 
     low: float
     high: float
     kind: Kind = "linear"
 
     def place(self, value: float) -> float:
-        """Where a value stands; beyond [0, 1] outside the axis."""
+        """Position of a value; beyond [0, 1] outside the axis."""
         bend = _BEND[self.kind]
         start, stop = bend(self.low), bend(self.high)
         return (bend(value) - start) / (stop - start)
@@ -97,7 +97,7 @@ def _log_ticks(low: float, high: float, most: int) -> list[float]:
 
 
 def write_tick(value: float, gap: float = 0.0) -> str:
-    """A tick's number: as many places as tell it from its neighbours."""
+    """A tick's number with as many digits as distinguish it from its neighbours."""
     size = abs(value)
     if size < 1e-12 or size < 1e-6 * gap:
         return "0"
@@ -112,7 +112,7 @@ def write_tick(value: float, gap: float = 0.0) -> str:
     return minus(f"{value + 0.0:,.{places}f}")
 
 
-def write(value: object) -> str:
+def show(value: object) -> str:
     """A figure for a table: whole numbers whole, others to four digits."""
     if value is None:
         return "none"
@@ -133,18 +133,18 @@ def write(value: object) -> str:
 
 def percent(share: float) -> str:
     """A share as a percentage; figure and sign stay on one line."""
-    return f"{100 * share:.1f}\u00a0%" if math.isfinite(share) else write(share)
+    return f"{100 * share:.1f}\u00a0%" if math.isfinite(share) else show(share)
 
 
 def signed(value: float) -> str:
     """A figure with its sign."""
-    text = write(float(value))
+    text = show(float(value))
     return text if text.startswith("\u2212") or not value else f"+{text}"
 
 
 def fixed(value: float, places: int, *, sign: bool = True) -> str:
     """A figure with so many places, so that a column of them aligns; with its sign."""
-    return minus(f"{value:{'+' if sign else ''},.{places}f}") if math.isfinite(value) else write(float(value))
+    return minus(f"{value:{'+' if sign else ''},.{places}f}") if math.isfinite(value) else show(float(value))
 
 
 def duration(seconds: float) -> str:

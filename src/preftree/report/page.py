@@ -1,4 +1,4 @@
-"""The page: one HTML file with its style, its script and its data inside, which asks nobody for anything."""
+"""The page: one HTML file with its style, script and data inside, which loads nothing."""
 
 from __future__ import annotations
 
@@ -14,12 +14,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from preftree import __version__
 from preftree.errors import DataError
-from preftree.evaluate.checks.diagnose import CHECKS, SEVERITIES, Verdict, examine_run, found_in, title_of
+from preftree.evaluate.checks.diagnose import CHECKS, SEVERITIES, CheckResult, diagnoses_in, examine_run, title_of
 from preftree.evaluate.checks.evidence import Diagnosis
-from preftree.report import first_screen as words
-from preftree.report import numbers as scale
-from preftree.report import tables
-from preftree.report.charts import Chart, Drawing, draw
+from preftree.report import first_screen, numbers, tables
+from preftree.report.charts import Chart, Drawing, draw_chart
 from preftree.report.curves import compared_curves, learning_curves, mean_stretch, tone_of
 from preftree.report.frontier import budget_table, frontier_chart, temperature_chart
 from preftree.run_folder.measured import Measured, PairRewards, Point, Sample
@@ -34,21 +32,21 @@ MAX_PAIRS = 8
 
 @dataclass(frozen=True, slots=True)
 class Examined:
-    """A run with what its checks came to, and its place among others."""
+    """A run with the results of its checks, and its colour among others."""
 
     run: Run
-    verdicts: Sequence[Verdict]
+    results: Sequence[CheckResult]
     tone: str
 
     @property
     def found(self) -> list[Diagnosis]:
         """The diagnoses, the worst first."""
-        return found_in(self.verdicts)
+        return diagnoses_in(self.results)
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
-    """A section of its own: a sentence or two, a drawing, a table; what is empty is left out."""
+class Section:
+    """A section: a sentence or two, a drawing, a table; empty parts are left out."""
 
     title: str
     note: str = ""
@@ -59,11 +57,11 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """What the template shows; empty parts are left out.
+    """The content of a page; empty parts are left out.
 
     Attributes:
       title, kind, lede: The head.
-      outcome: Did it work.
+      outcome: The conclusion.
       figures: Headline figures.
       runs: The runs, examined.
       curves: Learning curves.
@@ -75,19 +73,19 @@ class Page:
       temperature: A figure over sampling temperatures.
       samples, pairs: Texts side by side; tokens with their rewards.
       differing: Options in which the runs differ.
-      texts: What several models write: heads, and for each prompt a cell (text, note) a model.
+      texts: Responses of several models: heads, and for each prompt a cell (text, note) a model.
       first, extra: Further tables, before all else and after: title, heads, rows.
-      parts: Further sections, after reward and KL.
+      sections: Further sections, after reward and KL.
       notes: Further things to look at.
       facts: Further names and values for the record.
-      world: Whether the frontier is what the page is about.
+      world: Whether the frontier is the main content of the page.
     """
 
     title: str
     kind: str
     lede: str
-    outcome: words.Outcome
-    figures: Sequence[words.Figure] = ()
+    outcome: first_screen.Conclusion
+    figures: Sequence[first_screen.Figure] = ()
     runs: Sequence[Examined] = ()
     curves: Sequence[Drawing] = ()
     legend: Sequence[tuple[str, str]] = ()
@@ -101,7 +99,7 @@ class Page:
     differing: Sequence[tuple[str, Sequence[str]]] = ()
     first: Sequence[tuple[str, Sequence[str], Sequence[Sequence[str]]]] = ()
     extra: Sequence[tuple[str, Sequence[str], Sequence[Sequence[str]]]] = ()
-    parts: Sequence[Part] = ()
+    sections: Sequence[Section] = ()
     texts: tuple[Sequence[str], Sequence[tuple[str, Sequence[tuple[str, str]]]]] = ((), ())
     notes: Sequence[str] = ()
     facts: Sequence[tuple[str, str]] = ()
@@ -133,9 +131,9 @@ def run_page(runs: Sequence[Run]) -> str:
             Page(
                 title=run.name,
                 kind=f"{run.recipe.name.upper()} run",
-                lede=words.describe(run),
-                outcome=words.judge(run),
-                figures=words.headline(run),
+                lede=first_screen.describe_run(run),
+                outcome=first_screen.conclude_run(run),
+                figures=first_screen.headline(run),
                 runs=examined,
                 curves=drawn(learning_curves(run)),
                 stretch=mean_stretch(runs),
@@ -147,8 +145,8 @@ def run_page(runs: Sequence[Run]) -> str:
         Page(
             title=f"{len(runs)} runs compared",
             kind="Comparison",
-            lede=words.describe_all(runs, [name for name, _ in tables.differing(runs)]),
-            outcome=words.judge_all(runs),
+            lede=first_screen.describe_runs(runs, [name for name, _ in tables.differing(runs)]),
+            outcome=first_screen.conclude_runs(runs),
             runs=examined,
             curves=drawn(compared_curves({run.name: [run] for run in runs})),
             legend=[(run.name, tone_of(index)) for index, run in enumerate(runs)],
@@ -160,7 +158,7 @@ def run_page(runs: Sequence[Run]) -> str:
 
 
 def examine_all(runs: Sequence[Run]) -> list[Examined]:
-    """Put every check to every run."""
+    """Run every check on every run."""
     return [Examined(run, examine_run(run), tone_of(index)) for index, run in enumerate(runs)]
 
 
@@ -171,7 +169,7 @@ def together(runs: Sequence[Examined]) -> list[tuple[Diagnosis, list[str]]]:
         for diagnosis in item.found:
             first = named.setdefault((diagnosis.severity, diagnosis.name), (diagnosis, []))
             first[1].append(item.run.name)
-    return [found for severity in SEVERITIES for (own, _), found in named.items() if own == severity]
+    return sorted(named.values(), key=lambda group: SEVERITIES.index(group[0].severity))
 
 
 def render(page: Page) -> str:
@@ -189,14 +187,14 @@ def render(page: Page) -> str:
             script_digest=digest,
             checks=CHECKS,
             title_of=title_of,
-            write=scale.write,
-            signed=scale.signed,
-            fixed=scale.fixed,
+            show=numbers.show,
+            signed=numbers.signed,
+            fixed=numbers.fixed,
             together=together,
-            typeset=scale.typeset,
-            size=scale.size,
+            typeset=numbers.typeset,
+            size=numbers.size,
             tables=tables,
-            words=words,
+            first_screen=first_screen,
             max_samples=MAX_SAMPLES,
             max_pairs=MAX_PAIRS,
             longest=_longest,
@@ -219,12 +217,12 @@ def _environment() -> Environment:
 def measured_parts(
     measured: Measured, methods: Mapping[str, Sequence[Point]], optimum: Sequence[Point] = ()
 ) -> dict[str, Any]:
-    """The parts of a page that rest on figures measured after training."""
+    """The parts of a page with figures measured after training."""
     temperature = temperature_chart(measured.temperature, measured.temperature_figure)
     return {
-        "frontier": draw(frontier_chart(methods, optimum)),
+        "frontier": draw_chart(frontier_chart(methods, optimum)),
         "budgets": budget_table(methods, optimum) if methods else ((), ()),
-        "temperature": draw(temperature),
+        "temperature": draw_chart(temperature),
         "samples": measured.samples,
         "pairs": measured.token_rewards,
     }
@@ -232,7 +230,7 @@ def measured_parts(
 
 def drawn(charts: Sequence[Chart]) -> list[Drawing]:
     """The charts that have something to show, laid out."""
-    return [drawing for drawing in map(draw, charts) if drawing is not None]
+    return [drawing for drawing in map(draw_chart, charts) if drawing is not None]
 
 
 def _longest(drawing: Drawing) -> str:

@@ -1,4 +1,4 @@
-"""The page of a sweep: which setting to use, and what that rests on."""
+"""The page of a sweep: the recommended setting and the figures behind it."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from preftree.evaluate.recommend import Recommendation, Setting
 from preftree.report import tables
 from preftree.report.curves import compared_curves, mean_stretch, tone_of
-from preftree.report.first_screen import Outcome, describe_all
-from preftree.report.numbers import fixed, write
+from preftree.report.first_screen import Conclusion, describe_runs
+from preftree.report.numbers import fixed, show
 from preftree.report.page import Examined, Page, drawn, examine_all, measured_parts, render
 from preftree.run_folder.measured import Measured, Point
 from preftree.run_folder.reader import Run
@@ -29,9 +29,9 @@ def sweep_page(settings: Sequence[Setting], recommended: Recommendation) -> str:
         Page(
             title=f"Sweep of {len(settings)} settings",
             kind="Sweep",
-            lede=describe_all(runs, [name for name, _ in tables.differing(runs)]) if runs else "",
+            lede=describe_runs(runs, [name for name, _ in tables.differing(runs)]) if runs else "",
             outcome=_outcome(recommended),
-            runs=[Examined(item.run, item.verdicts, tones[item.run.name]) for item in examine_all(runs)],
+            runs=[Examined(item.run, item.results, tones[item.run.name]) for item in examine_all(runs)],
             curves=drawn(compared_curves({setting.name: setting.runs for setting in settings if setting.runs})),
             legend=[(setting.name, tone_of(index)) for index, setting in enumerate(settings)],
             seeded=any(len(setting.runs) > 1 for setting in settings),
@@ -41,7 +41,7 @@ def sweep_page(settings: Sequence[Setting], recommended: Recommendation) -> str:
             notes=[fault for setting in settings for fault in setting.faults],
             texts=_texts(settings),
             world=bool(fronts),
-            **measured_parts(shown, fronts, optimum_of(runs)),
+            **measured_parts(shown, fronts, shared_optimum(runs)),
         )
     )
 
@@ -60,36 +60,36 @@ def settings_table(settings: Sequence[Setting]) -> tuple[list[str], list[list[st
     return ["setting", "runs", *names.values()], rows
 
 
-def optimum_of(runs: Sequence[Run]) -> list[Point]:
-    """The best possible reward over KL, where a world told it and it is the same for all runs."""
+def shared_optimum(runs: Sequence[Run]) -> list[Point]:
+    """The best possible reward over KL, where a world gives it and it is the same for all runs."""
     known = {run.measured.optimum for run in runs}
     return list(known.pop()) if len(known) == 1 else []
 
 
-def _outcome(recommended: Recommendation) -> Outcome:
+def _outcome(recommended: Recommendation) -> Conclusion:
     if recommended.setting is None:
-        return Outcome("unclear", "Not known", recommended.reason, "", _QUESTION)
+        return Conclusion("unclear", "Not known", recommended.reason, "", _QUESTION)
     caveat = "" if recommended.sure else "More seeds, prompts or held-out pairs would tell the settings apart."
     answer = "yes" if recommended.sure else "unclear"
-    return Outcome(answer, recommended.setting, recommended.reason, caveat, _QUESTION)
+    return Conclusion(answer, recommended.setting, recommended.reason, caveat, _QUESTION)
 
 
 def _texts(settings: Sequence[Setting]) -> tuple[Sequence[str], Sequence[tuple[str, Sequence[tuple[str, str]]]]]:
-    """What the reference and the first run of each setting answer to the same prompts."""
+    """Answers of the reference and of the first run of each setting to the same prompts."""
     first = {setting.name: setting.runs[0].measured.samples for setting in settings if setting.runs}
     first = {name: samples for name, samples in first.items() if samples}
     if not first:
         return (), ()
     base = next(iter(first.values()))
     rows = []
-    for place, sample in enumerate(base[:MOST_TEXTS]):
+    for index, sample in enumerate(base[:MOST_TEXTS]):
         cells = [(sample.reference, _reward(sample.reference_reward))]
         for samples in first.values():
-            same = samples[place] if place < len(samples) and samples[place].prompt == sample.prompt else None
+            same = samples[index] if index < len(samples) and samples[index].prompt == sample.prompt else None
             cells.append((same.policy, _reward(same.policy_reward)) if same else ("", ""))
         rows.append((sample.prompt, cells))
     return ("reference", *first), rows
 
 
 def _reward(value: float | None) -> str:
-    return "" if value is None else f"reward {write(value)}"
+    return "" if value is None else f"reward {show(value)}"

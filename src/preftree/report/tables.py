@@ -9,7 +9,7 @@ from typing import Any
 
 from preftree.config.yaml import flatten
 from preftree.report.first_screen import beta_of, plain
-from preftree.report.numbers import size, write
+from preftree.report.numbers import show, size
 from preftree.run_folder.reader import Run
 
 _SHOWN_DIGEST = 12
@@ -17,7 +17,7 @@ _SHOWN_DIGEST = 12
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """A station of the road from model and data to the trained model: what stands there, and its identity."""
+    """A stage between model and data and the trained model: its name, what it is, and its digest."""
 
     name: str
     what: str
@@ -32,17 +32,17 @@ def options(run: Run) -> list[tuple[str, str]]:
 
 def facts(run: Run) -> list[tuple[str, str]]:
     """Everything summary.json says beside the options."""
-    said = {name: value for name, value in run.summary.items() if name != "config"}
-    return [(name.replace("_", " ").replace(".", ": "), plain(value)) for name, value in flatten(said).items()]
+    figures = {name: value for name, value in run.summary.items() if name != "config"}
+    return [(name.replace("_", " ").replace(".", ": "), plain(value)) for name, value in flatten(figures).items()]
 
 
 def differing(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
     """Options that are not the same in all runs, with each run's value; where a run writes to is no difference."""
     flat = [flatten(dict(run.config)) for run in runs]
-    names = dict.fromkeys(name for one in flat for name in one)
+    names = dict.fromkeys(name for options_of_run in flat for name in options_of_run)
     rows = []
     for name in names:
-        values = [plain(one[name]) if name in one else "" for one in flat]
+        values = [plain(options_of_run[name]) if name in options_of_run else "" for options_of_run in flat]
         if name not in ("out", "resume") and len(set(values)) > 1:
             rows.append((name, values))
     return rows
@@ -50,7 +50,7 @@ def differing(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
 
 def checkpoints(run: Run) -> list[list[str]]:
     """A row for each checkpoint: step, size, digest of its weights, what is wrong with it."""
-    return [[write(saved.step), size(saved.size), saved.digest, saved.fault] for saved in run.checkpoints]
+    return [[show(saved.step), size(saved.size), saved.digest, saved.fault] for saved in run.checkpoints]
 
 
 def lineage(run: Run) -> list[Stop]:
@@ -70,13 +70,13 @@ def lineage(run: Run) -> list[Stop]:
         stops.append(Stop("Held out", what, digests.get("held-out data", "")))
     if run.recipe.name == "dpo":
         reference = config.get("reference", "start")
-        place = reference.get("from", "start") if isinstance(reference, Mapping) else reference
-        what = {"start": "the start model", "none": "none: the loss compares with none"}.get(place, str(place))
+        source = reference.get("from", "start") if isinstance(reference, Mapping) else reference
+        what = {"start": "the start model", "none": "none: the loss compares with none"}.get(source, str(source))
         if isinstance(reference, Mapping):
             what += f", taking in {reference.get('mixup'):g} of the policy every {reference.get('sync_every')} steps"
         stops.append(Stop("Reference", what, digests.get("weights of the reference", "")))
     beta = beta_of(run)
-    loss = run.loss + (f", beta {write(beta)}" if beta is not None else "")
+    loss = run.loss + (f", beta {show(beta)}" if beta is not None else "")
     stops.append(Stop("Training", f"{loss}, {run.steps:,} steps"))
     if run.checkpoints:
         last = run.checkpoints[-1]
@@ -94,11 +94,11 @@ def short(digest: str) -> str:
 
 def _digests(run: Run) -> dict[str, str]:
     """Values that look like content hashes, from the summary and the last checkpoint."""
-    said: dict[str, Any] = {}
+    fields: dict[str, Any] = {}
     for source in (*(saved.meta for saved in run.checkpoints[-1:]), run.summary):
-        said |= flatten(dict(source))
+        fields |= flatten(dict(source))
     return {
         name.rpartition(".")[2].replace("_", " "): value
-        for name, value in said.items()
+        for name, value in fields.items()
         if isinstance(value, str) and len(value) >= 16 and all(c in "0123456789abcdef" for c in value)
     }

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from preftree.evaluate.temperature import Curves, Robustness, lead
-from preftree.report.charts import Level, draw
-from preftree.report.first_screen import Outcome, in_words
+from preftree.report.charts import Level, draw_chart
+from preftree.report.first_screen import Conclusion, in_words
 from preftree.report.frontier import temperature_chart
-from preftree.report.numbers import percent, write
+from preftree.report.numbers import percent, show
 from preftree.report.page import Page, render
 from preftree.stats.intervals import Estimate
 
@@ -28,8 +28,8 @@ def temperature_page(curves: Curves) -> str:
             title="Win rate by temperature",
             kind="Evaluation",
             lede=_describe(curves),
-            outcome=judge_curves(curves),
-            temperature=draw(chart),
+            outcome=conclude_curves(curves),
+            temperature=draw_chart(chart),
             extra=[("Figures", *figures_table(curves))],
         )
     )
@@ -40,36 +40,36 @@ def figures_table(curves: Curves) -> tuple[list[str], list[list[str]]]:
     temperatures = list(dict.fromkeys(point.temperature for point in curves.points))
     rows = []
     for value in temperatures:
-        mine = [point for point in curves.points if point.temperature == value]
-        rates = [with_ends(Estimate(p.value, _or(p.low, p.value), _or(p.high, p.value))) for p in mine]
-        rows.append([f"T {write(value)}", *rates])
-    rows.append(["area", *(with_ends(one.area) for one in curves.robustness)])
-    rows.append(["best at", *(f"T {write(one.best_at)}" for one in curves.robustness)])
-    rows.append(["drop", *(with_ends(one.drop) for one in curves.robustness)])
-    return ["", *(one.name for one in curves.robustness)], rows
+        at_value = [point for point in curves.points if point.temperature == value]
+        rates = [with_ends(Estimate(p.value, _or(p.low, p.value), _or(p.high, p.value))) for p in at_value]
+        rows.append([f"T {show(value)}", *rates])
+    rows.append(["area", *(with_ends(curve.area) for curve in curves.robustness)])
+    rows.append(["best at", *(f"T {show(curve.best_at)}" for curve in curves.robustness)])
+    rows.append(["drop", *(with_ends(curve.drop) for curve in curves.robustness)])
+    return ["", *(curve.name for curve in curves.robustness)], rows
 
 
-def judge_curves(curves: Curves) -> Outcome:
+def conclude_curves(curves: Curves) -> Conclusion:
     """Which policy has the largest area, and whether that is beyond chance."""
-    ranked = sorted(curves.robustness, key=lambda one: -one.area.value)
+    ranked = sorted(curves.robustness, key=lambda curve: -curve.area.value)
     best, others = ranked[0], ranked[1:]
     sentence = f"{best.name} wins {_share(best)} on average over the temperatures"
     last = curves.points[-1].temperature
-    lost = f"Its win rate falls by {best.drop.value:.3f} from its best, at T {write(best.best_at)}, to T {write(last)}."
+    lost = f"Its win rate falls by {best.drop.value:.3f} from its best, at T {show(best.best_at)}, to T {show(last)}."
     if best.best_at == last:
-        lost = f"Its win rate is at its best at the last, T {write(last)}."
+        lost = f"Its win rate is at its best at the last, T {show(last)}."
     if not others:
         answer = "yes" if best.area.low > 0.5 else "no" if best.area.high < 0.5 else "unclear"
         word = {"yes": "Yes", "no": "No", "unclear": "Too close to call"}[answer]
-        return Outcome(answer, word, f"{sentence}. {lost}", "", f"Does it beat {curves.baseline}?")
+        return Conclusion(answer, word, f"{sentence}. {lost}", "", f"Does it beat {curves.baseline}?")
     question = "Which does best over temperatures?"
-    leads = {one.name: lead(best, one, seed=0) for one in others}
-    close = [name for name, found in leads.items() if found.low <= 0]
-    told = f"{sentence}; next is {others[0].name} with {_share(others[0])}. {lost}"
+    leads = {curve.name: lead(best, curve, seed=0) for curve in others}
+    close = [name for name, gap in leads.items() if gap.low <= 0]
+    compared = f"{sentence}; next is {others[0].name} with {_share(others[0])}. {lost}"
     if close:
         caveat = f"Its lead over {in_words(close)} is within chance: {with_ends(leads[close[0]])}, by prompt."
-        return Outcome("unclear", "Too close to call", told, caveat, question)
-    return Outcome("yes", best.name, told, "", question)
+        return Conclusion("unclear", "Too close to call", compared, caveat, question)
+    return Conclusion("yes", best.name, compared, "", question)
 
 
 def with_ends(estimate: Estimate) -> str:
@@ -79,14 +79,14 @@ def with_ends(estimate: Estimate) -> str:
 
 
 def _describe(curves: Curves) -> str:
-    names = ", ".join(one.name for one in curves.robustness)
+    names = ", ".join(curve.name for curve in curves.robustness)
     how = "exact figures" if curves.pairs is None else f"{curves.pairs:,} pairs at each temperature"
     return f"{names} against {curves.baseline}, judged by {curves.judge}: {curves.prompts:,} prompts, {how}."
 
 
-def _share(one: Robustness) -> str:
-    ends = f" ({percent(one.area.low)} to {percent(one.area.high)})" if one.area.low < one.area.high else ""
-    return f"{percent(one.area.value)}{ends}"
+def _share(curve: Robustness) -> str:
+    ends = f" ({percent(curve.area.low)} to {percent(curve.area.high)})" if curve.area.low < curve.area.high else ""
+    return f"{percent(curve.area.value)}{ends}"
 
 
 def _or(value: float | None, other: float) -> float:

@@ -1,4 +1,4 @@
-"""The page of a world whose optimum is known: what was reached of what can be reached."""
+"""The page of a demo: each method's share of the reward that the world's known optimum allows."""
 
 from __future__ import annotations
 
@@ -11,21 +11,20 @@ from pydantic import TypeAdapter, ValidationError
 
 from preftree.config.yaml import flatten
 from preftree.errors import DataError
-from preftree.report import numbers as scale
-from preftree.report import tables
+from preftree.report import numbers, tables
 from preftree.report.curves import compared_curves, learning_curves, mean_stretch, tone_of
-from preftree.report.first_screen import Answer, Figure, Outcome, answer, in_words, plain
+from preftree.report.first_screen import Answer, Conclusion, Figure, conclude, in_words, plain
 from preftree.report.frontier import BudgetRow, exact_budgets, optimum_at, paths
-from preftree.report.numbers import percent, write
+from preftree.report.numbers import percent, show
 from preftree.report.page import Page, drawn, examine_all, measured_parts, render
 from preftree.run_folder.measured import Measured, PairRewards, Point, Sample, Temperature
 from preftree.run_folder.reader import Run
 
 REACHED = 0.8
-"""Share of the possible gain in reward, at the KL that was spent, that counts as having worked."""
+"""Share of the possible gain in reward, at the KL of the policy, that counts as success."""
 
 OUTSIDE = 0.02
-"""Share of responses that are none of the world, above which it is pointed out."""
+"""Share of responses outside the world above which a note says so."""
 
 NAMES = {
     "dpo_adamw": "DPO (AdamW)",
@@ -38,12 +37,12 @@ NAMES = {
     "rloo_gt": "RLOO (true reward)",
     "fine_tuned": "the fine-tuned model",
 }
-"""What methods are called in results.json, and on the page; another name is shown as it is."""
+"""Names of methods on the page, by their names in results.json; another name is shown as it is."""
 
 
 @dataclass(frozen=True, slots=True)
-class End:
-    """Where a training run ended: its last point, the best reward at that KL, and the share of the gain it got."""
+class RunEnd:
+    """End of a training run: its last point, the best reward at that KL, and its share of the possible gain."""
 
     name: str
     point: Point
@@ -66,19 +65,19 @@ def demo_page(results: Mapping[str, Any], runs: Sequence[Run] = ()) -> str:
     """
     optimum: list[Point] = parse_part(list[Point], results.get("optimum", []), "optimum")
     raw: dict[str, list[Point]] = parse_part(dict[str, list[Point]], results.get("methods", {}), "methods")
-    said = results.get("world", "unnamed")
-    facts = said if isinstance(said, Mapping) else {"name": said}
+    named = results.get("world", "unnamed")
+    facts = named if isinstance(named, Mapping) else {"name": named}
     start = facts.get("start_reward", min((point.reward for point in optimum), default=None))
     if start is not None and optimum:
         optimum = [Point(kl=0.0, reward=start, seed=optimum[0].seed), *optimum]  # the reference itself
     methods = {NAMES.get(name, name): _from_start(points, start) for name, points in raw.items()}
     measured = Measured(
-        temperature=win_rates(results),
+        temperature=temperature_figures(results),
         samples=parse_part(tuple[Sample, ...], results.get("samples", ()), "samples"),
         token_rewards=parse_part(tuple[PairRewards, ...], results.get("token_rewards", ()), "token_rewards")
         or next((run.measured.token_rewards for run in runs if run.measured.token_rewards), ()),
     )
-    ends = ends_of(methods, optimum, start)
+    ends = run_ends(methods, optimum, start)
     extra: list[tuple[str, Sequence[str], Sequence[Sequence[str]]]] = []
     if bandit := parse_part(dict[str, dict[str, float]], results.get("bandit", {}), "bandit"):
         betas = list(dict.fromkeys(beta for row in bandit.values() for beta in row))
@@ -86,7 +85,7 @@ def demo_page(results: Mapping[str, Any], runs: Sequence[Run] = ()) -> str:
         heads = ("total variation at", *(f"beta {beta}" for beta in betas))
         extra.append(("A bandit against its closed form", heads, gaps))
     if seconds := parse_part(dict[str, float], results.get("seconds", {}), "seconds"):
-        timed = [(name, scale.duration(value)) for name, value in seconds.items()]
+        timed = [(name, numbers.duration(value)) for name, value in seconds.items()]
         extra.append(("Time", ("part", "took"), timed))
     alike = [run for run in runs if run.recipe == runs[0].recipe]  # losses of another recipe have another unit
     many = len(alike) > 1
@@ -98,7 +97,7 @@ def demo_page(results: Mapping[str, Any], runs: Sequence[Run] = ()) -> str:
             title=f"The {plain(facts.get('name', 'unnamed'))} world",
             kind="Demo",
             lede=_describe(list(methods), len(ends), start),
-            outcome=_with_choice(judge(ends, start), results.get("recommended")),
+            outcome=_with_choice(conclude_world(ends, start), results.get("recommended")),
             figures=_figures(ends, start),
             runs=examine_all(runs),
             curves=drawn(
@@ -119,10 +118,12 @@ def demo_page(results: Mapping[str, Any], runs: Sequence[Run] = ()) -> str:
     )
 
 
-def win_rates(results: Mapping[str, Any]) -> tuple[Temperature, ...]:
+def temperature_figures(results: Mapping[str, Any]) -> tuple[Temperature, ...]:
     """Figures over sampling temperatures, with the names that people read."""
-    found: tuple[Temperature, ...] = parse_part(tuple[Temperature, ...], results.get("temperature", ()), "temperature")
-    return tuple(one.model_copy(update={"name": NAMES.get(one.name, one.name)}) for one in found)
+    figures: tuple[Temperature, ...] = parse_part(
+        tuple[Temperature, ...], results.get("temperature", ()), "temperature"
+    )
+    return tuple(figure.model_copy(update={"name": NAMES.get(figure.name, figure.name)}) for figure in figures)
 
 
 def budget_lines(results: Mapping[str, Any]) -> list[str]:
@@ -138,7 +139,7 @@ def budget_lines(results: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def ends_of(methods: Mapping[str, Sequence[Point]], optimum: Sequence[Point], start: float | None) -> list[End]:
+def run_ends(methods: Mapping[str, Sequence[Point]], optimum: Sequence[Point], start: float | None) -> list[RunEnd]:
     """The last point of every training run: of every path whose points have steps."""
     ends = []
     for name, points in methods.items():
@@ -147,17 +148,17 @@ def ends_of(methods: Mapping[str, Sequence[Point]], optimum: Sequence[Point], st
             limit = optimum_at(optimum, last.kl)
             if limit is None or start is None or limit <= start:
                 continue
-            called = [last.setting] if last.setting else [f"beta {write(last.beta)}"] if last.beta is not None else []
-            called += [f"seed {last.seed}"] if last.seed else []
+            labels = [last.setting] if last.setting else [f"beta {show(last.beta)}"] if last.beta is not None else []
+            labels += [f"seed {last.seed}"] if last.seed else []
             share = (last.reward - start) / (limit - start)
-            ends.append(End(", ".join([name, *called]), last, limit, share))
+            ends.append(RunEnd(", ".join([name, *labels]), last, limit, share))
     return ends
 
 
-def judge(ends: Sequence[End], start: float | None) -> Outcome:
+def conclude_world(ends: Sequence[RunEnd], start: float | None) -> Conclusion:
     """Did the runs get what their KL could buy? The middle one decides, the one of the highest reward is shown."""
     if not ends or start is None:
-        return answer("unclear", "No training run was measured against the optimum.", "")
+        return conclude("unclear", "No training run was measured against the optimum.", "")
     shares = [end.share for end in ends]
     middle = statistics.median(shares)
     verdict: Answer = "yes" if middle >= REACHED else "unclear" if middle >= REACHED / 2 else "no"
@@ -169,10 +170,10 @@ def judge(ends: Sequence[End], start: float | None) -> Outcome:
     )
     if len(ends) > 1:
         sentence += f" Over all {len(ends)} runs it is {percent(min(shares))} to {percent(max(shares))}."
-    return answer(verdict, sentence, "Reward, KL and the optimum of this world are computed exactly.")
+    return conclude(verdict, sentence, "Reward, KL and the optimum of this world are computed exactly.")
 
 
-def _with_choice(outcome: Outcome, recommended: Any) -> Outcome:
+def _with_choice(outcome: Conclusion, recommended: Any) -> Conclusion:
     """The outcome, and which of the runs' settings to use where that was worked out."""
     if not isinstance(recommended, Mapping) or not recommended.get("setting"):
         return outcome
@@ -188,7 +189,7 @@ def _describe(names: Sequence[str], num_runs: int, start: float | None) -> str:
     )
 
 
-def _figures(ends: Sequence[End], start: float | None) -> list[Figure]:
+def _figures(ends: Sequence[RunEnd], start: float | None) -> list[Figure]:
     figures = [Figure("Before", f"{start:.3f}", "expected reward")] if start is not None else []
     for end in sorted(ends, key=lambda end: -end.point.reward)[:5]:
         figures.append(
@@ -197,15 +198,15 @@ def _figures(ends: Sequence[End], start: float | None) -> list[Figure]:
     return figures
 
 
-def _notes(ends: Sequence[End]) -> list[str]:
-    """What only the world itself can tell of its runs."""
+def _notes(ends: Sequence[RunEnd]) -> list[str]:
+    """Notes on figures that only the world itself gives."""
     notes = []
     for end in ends:
         outside = (end.point.model_extra or {}).get("outside")
         if isinstance(outside, float) and outside > OUTSIDE:
             notes.append(
-                f"{end.name}: {percent(outside)} of its responses are none of this world any more. No pair showed such "
-                "a response, so nothing held the policy back."
+                f"{end.name}: {percent(outside)} of its responses are outside this world. No pair showed such a "
+                "response, so nothing kept the policy from them."
             )
     return notes
 
@@ -250,7 +251,7 @@ class _Answers:
 
 def _size(gap: float) -> str:
     """The order of magnitude of a distance."""
-    return write(float(f"{gap:.0e}"))
+    return show(float(f"{gap:.0e}"))
 
 
 def _reward(response: _Response) -> str:
@@ -267,5 +268,5 @@ def parse_part(kind: Any, value: object, name: str) -> Any:
         return TypeAdapter(kind).validate_python(value)
     except ValidationError as error:
         fault = error.errors()[0]
-        place = ".".join([name, *(str(part) for part in fault["loc"])])
-        raise DataError(f"results: {place}: {fault['msg']}; it must be as results.json has it") from error
+        path = ".".join([name, *(str(part) for part in fault["loc"])])
+        raise DataError(f"results: {path}: {fault['msg']}; it must be as results.json has it") from error

@@ -1,4 +1,4 @@
-"""What is measured after training, in one file of a run: RUN/measured.json. Every part may be missing."""
+"""RUN/measured.json: figures measured after training. Every part may be missing."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ class _Part(BaseModel):
 
 
 class Point(BaseModel):
-    """A policy's place in the trade between reward and KL; further figures of it are kept and shown.
+    """Reward and KL of a policy; further figures of it are kept and shown.
 
     Attributes:
       kl: KL(policy || reference), nats per response.
       reward: Expected reward.
       step: Optimiser step; 0 is the reference.
-      beta: Of the run.
-      setting: What tells the run from others of its method, where that is more than beta.
-      seed: Of the run.
+      beta: Beta of the run.
+      setting: Options that distinguish the run from others of its method, where that is more than beta.
+      seed: Seed of the run.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
@@ -41,7 +41,7 @@ class Temperature(_Part):
     """A figure at one sampling temperature, with the ends of its confidence interval where it has one.
 
     Attributes:
-      name: Whose it is: `dpo`, say.
+      name: Name of the policy, such as `dpo`.
       temperature: Sampling temperature.
       value: Win rate or reward, as `Measured.temperature_figure` says.
     """
@@ -54,7 +54,7 @@ class Temperature(_Part):
 
 
 class Sample(_Part):
-    """What reference and policy answer to one prompt; rewards where they are known."""
+    """Answers of reference and policy to one prompt; rewards where they are known."""
 
     prompt: str
     reference: str
@@ -71,13 +71,13 @@ class TokenReward(_Part):
 
 
 class PairRewards(_Part):
-    """Which words of a pair earned its implicit rewards.
+    """Implicit rewards of a pair by token.
 
     Attributes:
-      prompt: Text of what both responses answer.
+      prompt: Text of the prompt.
       chosen, rejected: The responses' tokens.
-      beta: That the logratios were multiplied with.
-      where: The row the pair came from, or an empty string.
+      beta: Factor of the logratios.
+      where: Row of the pair, or an empty string.
     """
 
     prompt: str
@@ -95,25 +95,25 @@ class Reliability(_Part):
     share: float
 
     @classmethod
-    def of(cls, one: Bin) -> Reliability:
+    def of(cls, bin: Bin) -> Reliability:
         """A bin of a calibration."""
-        return cls(**one._asdict())
+        return cls(**bin._asdict())
 
 
 class Measured(_Part):
     """Figures that metrics.jsonl cannot hold.
 
     Attributes:
-      how: What the frontier and the samples were measured with.
+      how: Settings with which frontier and samples were measured.
       frontier: Points along training.
-      optimum: The best reward at some KLs, where a world tells it: the highest that any policy can have.
+      optimum: The best reward of any policy at some KLs, where a world gives it.
       temperature: Figures over sampling temperatures, all of one kind.
-      temperature_figure: What that kind is.
+      temperature_figure: Name of that kind.
       samples: Texts side by side.
       token_rewards: Pairs with a reward for each token.
-      reliability: Of a reward model's predictions on held-out pairs, by confidence.
+      reliability: Reliability of a reward model's predictions on held-out pairs, by confidence.
       sampled_tokens: Mean length of the policy's own samples.
-      ref_sampled_tokens: The same of the reference's.
+      ref_sampled_tokens: Mean length of the reference's samples.
       effective_share: Effective sample size of the weights policy / reference over reference samples, as a share of
         their number: 1 where both agree, near 0 where the policy lives on a few of them.
       unseen_mass: Share of the policy's samples that no pair of the data holds.
@@ -156,12 +156,12 @@ def write_measured(path: Path, measured: Measured) -> None:
     try:
         write_atomic(path, measured.model_dump_json(indent=1, exclude_defaults=True) + "\n")
     except OSError as error:
-        raise DataError(f"{path} cannot be written ({error.strerror}); mend that and measure again") from error
+        raise DataError(f"{path} cannot be written ({error.strerror}); fix that and measure again") from error
 
 
 def _first(error: OSError | ValidationError) -> str:
     if isinstance(error, OSError):
         return f"cannot be read ({error.strerror})"
     fault = error.errors()[0]
-    place = ".".join(str(part) for part in fault["loc"])
-    return f"{place or 'the file'}: {fault['msg'][:1].lower()}{fault['msg'][1:]}"
+    field = ".".join(str(part) for part in fault["loc"])
+    return f"{field or 'the file'}: {fault['msg'][:1].lower()}{fault['msg'][1:]}"

@@ -1,4 +1,4 @@
-"""A run's folder read back, without its tensors: finished, under way or broken off."""
+"""Reader of a run's folder, without its tensors: finished, in progress or broken off."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ Row: TypeAlias = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class SavedStep:
-    """A checkpoint as its small files describe it.
+    """A checkpoint, from its small files.
 
     Attributes:
-      step: Of the run.
+      step: Step of the run.
       size: Bytes of all its files.
       digest: SHA-256 of its model.safetensors, from the manifest; empty where it cannot be read.
-      meta: What the run wrote about itself.
-      fault: What is wrong with it, or an empty string.
+      meta: The run's description in the checkpoint.
+      fault: Reason why it cannot be read, or an empty string.
     """
 
     step: int
@@ -40,18 +40,18 @@ class SavedStep:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Everything that a run's folder says.
+    """Content of a run's folder.
 
     Attributes:
       path: The folder.
-      name: What to call it.
+      name: Name to show.
       config: Resolved options, with the recipe's name; empty where config.yaml is missing.
       rows: metrics.jsonl, in order.
       summary: summary.json, written last; empty until the run is finished.
       checkpoints: Oldest first.
       model_files: Name and bytes of each file of RUN/model.
       measured: measured.json.
-      notes: Sentences on what was missing or could not be read.
+      notes: Sentences on files that are missing or could not be read.
     """
 
     path: Path
@@ -131,9 +131,9 @@ def read_runs(paths: Sequence[Path]) -> list[Run]:
     """
     parts = [path.resolve().parts for path in paths]
     length = 1
-    while len({own[-length:] for own in parts}) < len(set(parts)):
+    while len({path_parts[-length:] for path_parts in parts}) < len(set(parts)):
         length += 1
-    names = ["/".join(own[-length:]) for own in parts]
+    names = ["/".join(path_parts[-length:]) for path_parts in parts]
     return [replace(read_run(path), name=name) for path, name in zip(paths, names, strict=True)]
 
 
@@ -180,7 +180,7 @@ def _read_object(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read ({error}); mend it, or move it away") from error
+        raise DataError(f"{path} cannot be read ({error}); fix it, or move it away") from error
     if not isinstance(value, dict):
         raise DataError(f"{path} must hold a JSON object, got a {type(value).__name__}")
     return value

@@ -1,1 +1,1 @@
-"""Every torch.distributed effect: who takes part, and what is summed over them."""
+"""Ranks and sums over them, processes, signals, folders outside of runs, and the log."""

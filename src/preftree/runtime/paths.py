@@ -1,4 +1,4 @@
-"""Folders outside a run: where tokenised data and reference tables are kept."""
+"""Folders outside of runs: the cache of tokenised data and reference tables."""
 
 from __future__ import annotations
 
@@ -7,6 +7,6 @@ from pathlib import Path
 
 
 def cache_root() -> Path:
-    """Where reference log-probs are kept unless a caller says otherwise: $PREFTREE_CACHE, or ~/.cache/preftree."""
-    chosen = os.environ.get("PREFTREE_CACHE")
-    return Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "preftree"
+    """The default folder of caches: $PREFTREE_CACHE, or ~/.cache/preftree."""
+    folder = os.environ.get("PREFTREE_CACHE")
+    return Path(folder).expanduser() if folder else Path.home() / ".cache" / "preftree"

@@ -13,14 +13,20 @@ import torch.distributed as dist
 
 from preftree.errors import ConfigError
 
-# Ranks wait while rank 0 tokenises and scores the reference. A peer that dies is noticed at once; this is for one that
-# hangs.
 TIMEOUT = timedelta(hours=24)
+"""Longest time that ranks wait while rank 0 tokenises or scores the reference. A rank that dies is noticed at
+once; this is for one that hangs."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ranks:
-    """Which of how many processes this one is, and the device it computes on."""
+    """This process among those of the run.
+
+    Attributes:
+      rank: Number of this process, from 0.
+      size: Number of processes.
+      device: Device that this process computes on.
+    """
 
     rank: int
     size: int
@@ -28,16 +34,16 @@ class Ranks:
 
     @property
     def leads(self) -> bool:
-        """Whether this process is the one that writes and prints."""
+        """Whether this is the one process that writes and prints."""
         return self.rank == 0
 
 
 @contextmanager
 def open_ranks() -> Iterator[Ranks]:
-    """Join the processes that torchrun announced in RANK, WORLD_SIZE and LOCAL_RANK; alone without them.
+    """Join the processes that torchrun describes in RANK, WORLD_SIZE and LOCAL_RANK; one process without them.
 
     Raises:
-      ConfigError: the announcement is incomplete, or there are more local processes than CUDA devices.
+      ConfigError: the variables are incomplete, or there are more local processes than CUDA devices.
     """
     size = _number("WORLD_SIZE", 1)
     rank = _number("RANK", 0)

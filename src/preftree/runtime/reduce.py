@@ -1,4 +1,4 @@
-"""Sums over ranks. Nothing here divides: the one mean of a step has its divisor before any forward runs."""
+"""Sums and maxima over ranks. Nothing here divides: the one mean of a step has its divisor before any forward runs."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ from preftree.runtime.ranks import Ranks
 T = TypeVar("T")
 
 BUCKET_BYTES = 64 << 20
+"""Size of the messages that gradients are sent in."""
 
 
 def sum_gradients(parameters: Iterable[Tensor], ranks: Ranks) -> None:
     """Replace each parameter's gradient by its sum over all ranks.
 
     A gradient that exists on some ranks only counts as zeros elsewhere; one that exists nowhere stays None, so that the
-    optimiser passes the parameter over as it would in one process.
+    optimiser skips the parameter as it would in one process.
     """
     if ranks.size == 1:
         return
@@ -48,23 +49,23 @@ def sum_over_ranks(values: Float[Tensor, ...], ranks: Ranks) -> Float[Tensor, ..
 
 
 def max_over_ranks(value: int, ranks: Ranks) -> int:
-    """The largest `value` of any rank; every rank gets the same answer."""
+    """The largest `value` of any rank, on every rank."""
     if ranks.size == 1:
         return value
-    answer = torch.tensor(value, dtype=torch.int64, device=ranks.device)
-    dist.all_reduce(answer, dist.ReduceOp.MAX)
-    return int(answer.item())
+    largest = torch.tensor(value, dtype=torch.int64, device=ranks.device)
+    dist.all_reduce(largest, dist.ReduceOp.MAX)
+    return int(largest.item())
 
 
 def lead_first(ranks: Ranks, work: Callable[[], T]) -> T:
-    """Run `work` on rank 0, and then on the others, which find what it left: a cache, a checkpoint.
+    """Run `work` on rank 0, and then on the others, which find what rank 0 has written: a cache, a checkpoint.
 
     Raises:
-      UserError: on the other ranks, where rank 0 failed; rank 0 raises what it met.
+      UserError: on the other ranks, where rank 0 failed; rank 0 raises the error itself.
     """
     if not ranks.leads:
         if max_over_ranks(0, ranks):
-            raise UserError("rank 0 has stopped the run; its own message says why")
+            raise UserError("rank 0 has stopped the run; its message gives the reason")
         return work()
     failed = 1
     try:

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: the first asks a run to save and end, the second ends it at once."""
+"""Ctrl-C and SIGTERM: the first signal asks a run to save and end, the second ends it at once."""
 
 from __future__ import annotations
 
@@ -13,19 +13,31 @@ from types import FrameType
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
+class Stopped(Exception):
+    """A signal stopped a run, which has saved its state; the same command resumes from there."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signum)  # the only argument, so that the exception can be pickled
+        self.signum = signum
+
+
 @dataclass(eq=False)
 class StopRequest:
-    """Which signal asked the run to end; 0 while none has."""
+    """Request of a signal to end the run.
+
+    Attributes:
+      signum: Number of the first signal; 0 while there is none.
+    """
 
     signum: int = 0
 
 
 @contextmanager
 def stop_on_signals() -> Iterator[StopRequest]:
-    """Take note of Ctrl-C and SIGTERM while the block runs; the handlers of before come back afterwards."""
+    """Record Ctrl-C and SIGTERM while the context lasts; afterwards the earlier handlers are back."""
     request = StopRequest()
 
-    def note(signum: int, _frame: FrameType | None) -> None:
+    def record(signum: int, _frame: FrameType | None) -> None:
         if request.signum:
             os._exit(128 + signum)
         request.signum = signum
@@ -33,7 +45,7 @@ def stop_on_signals() -> Iterator[StopRequest]:
     if threading.current_thread() is not threading.main_thread():
         yield request  # only the main thread may set handlers
         return
-    before = {number: signal.signal(number, note) for number in SIGNALS}
+    before = {number: signal.signal(number, record) for number in SIGNALS}
     try:
         yield request
     finally:

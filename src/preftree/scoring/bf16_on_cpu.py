@@ -1,4 +1,4 @@
-"""bf16 matrix products on a CPU that has no instructions for them.
+"""bf16 matrix products on a CPU without bf16 instructions.
 
 There torch multiplies bf16 matrices one number at a time, some 80 times as slowly as fp32 ones. The product of two bf16
 numbers is exact in fp32: rounding the operands to bf16, multiplying in fp32 and rounding the result gives what hardware
@@ -29,7 +29,7 @@ def _has_kernels() -> bool:
 
 
 def emulating(device: torch.device) -> bool:
-    """Whether autocast is on, and its bf16 products run in fp32 on rounded numbers."""
+    """Whether autocast is on at the moment, and its bf16 products run in fp32 on rounded numbers."""
     on = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
     return on and emulated(device)
 
@@ -41,12 +41,12 @@ def operand(x: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def emulate_linears(model: nn.Module) -> None:
-    """Let the linear layers of `model` take fast products under autocast; without autocast nothing changes.
+    """Emulate the bf16 products of the linear layers of `model` under autocast; without autocast nothing changes.
 
-    Layers of a class of their own (quantised ones) stay as they are, and so do products outside of linear layers.
+    Layers of other classes (quantised ones) stay as they are, and so do products outside of linear layers.
     """
     for module in model.modules():
-        # Another class, rather than hooks or a mode: it holds as well where activations are computed again.
+        # Another class, rather than hooks or a mode: it also works where activations are computed again.
         if type(module) is nn.Linear:
             module.__class__ = _Linear
         elif type(module) is Conv1D:
@@ -68,7 +68,7 @@ class _Conv1D(Conv1D):
 
 
 class _Product(torch.autograd.Function):
-    """x @ weight.T + bias, in bf16; gradients of fp32 inputs are left in fp32."""
+    """x @ weight.T + bias in bf16; gradients of fp32 inputs are fp32."""
 
     @staticmethod
     def forward(
@@ -84,11 +84,11 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
         low, weight = ctx.saved_tensors
-        of_x, of_weight, of_bias = ctx.dtypes
+        x_dtype, weight_dtype, bias_dtype = ctx.dtypes
         with torch.autocast("cpu", enabled=False):
             slope = grads[0].float()
             rows = slope.flatten(0, -2)
-            x = (slope @ operand(weight, torch.bfloat16)).to(of_x) if ctx.needs_input_grad[0] else None
-            w = (rows.T @ low.flatten(0, -2).float()).to(of_weight) if ctx.needs_input_grad[1] else None
-            b = rows.sum(0).to(of_bias) if ctx.needs_input_grad[2] else None
+            x = (slope @ operand(weight, torch.bfloat16)).to(x_dtype) if ctx.needs_input_grad[0] else None
+            w = (rows.T @ low.flatten(0, -2).float()).to(weight_dtype) if ctx.needs_input_grad[1] else None
+            b = rows.sum(0).to(bias_dtype) if ctx.needs_input_grad[2] else None
         return x, w, b

@@ -1,6 +1,6 @@
-"""The critic: what a response is still worth, read off the hidden state that predicts its next token.
+"""The critic of PPO: expected return from the hidden state that predicts the next token.
 
-Shape suffixes as in tree/layout.py. A value stands where a prediction has its source: it is the value of the state
+Shape suffixes as in tree/layout.py. A value is computed at the source of a prediction: it is the value of the state
 before the token, so all responses to a prompt share the value of the prompt.
 """
 
@@ -21,12 +21,12 @@ class Critic(nn.Module):
     """One number for each prediction: a linear head on a trunk.
 
     Attributes:
-      trunk: A language model of its own, whose LM head is not used; None where the head stands on the policy's trunk.
-      head: From the hidden state to the value; 0 at first.
+      trunk: A separate language model, whose LM head is not used; None where the head reads the policy's hidden states.
+      head: Linear layer from the hidden state to the value; 0 at first.
     """
 
     def __init__(self, policy: Scorer, *, shared: bool) -> None:
-        """A critic for a policy: over its trunk, or over a copy of it as it is now."""
+        """A critic on the hidden states of the policy, or of a copy of its current weights."""
         super().__init__()
         self.trunk = None if shared else _copied(policy)
         width = head_parameters(policy.model)[0].shape[1]

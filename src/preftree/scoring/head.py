@@ -1,4 +1,4 @@
-"""The LM head on scored tokens alone: hidden states in, log-probs out, never logits over a sequence.
+"""The LM head on scored tokens alone: from hidden states to log-probs, without logits over a sequence.
 
 Shape suffixes: S scored predictions, D model width, V vocabulary.
 
@@ -26,12 +26,13 @@ CHUNK_ELEMENTS = 1 << 24
 """Most logits alive at once: 64 MiB in fp32."""
 
 LEAST_ROWS = 256
-"""Rows of logits for which that may be more: with fewer, reading the weight and adding to its gradient shows beside the
-products. With 152,000 words chunks of 110 rows took 7 % longer on two CPU cores; a GPU has less bandwidth for its
-arithmetic."""
+"""Fewest rows of logits in a chunk, even where CHUNK_ELEMENTS would allow only fewer.
+
+In smaller chunks, reading the weight and adding to its gradient takes time that is noticeable beside the products. With
+152,000 words chunks of 110 rows took 7 % longer on two CPU cores; a GPU has less bandwidth for its arithmetic."""
 
 KEPT_ELEMENTS = 1 << 24
-"""Most log-probs that wait for the backward, which would otherwise compute their logits again."""
+"""Most log-probs that are kept for the backward; it computes the others again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +84,7 @@ def head_logps(
       bias_V: Its bias, where it has one.
       target_S: Token id scored at each row.
       form: Scaling and capping of the logits.
-      product_dtype: In which the three matrix products run: bfloat16, float32 or float64.
+      product_dtype: Dtype of the three matrix products: bfloat16, float32 or float64.
     Returns:
       Nats, fp32 (float64 for float64 products), [S].
     """
@@ -98,14 +99,14 @@ def head_logits(
     form: HeadForm,
     product_dtype: torch.dtype,
 ) -> Float[Tensor, "S V"]:
-    """Logits of a few rows, in fp32 (float64 for float64 products): use `chunks`, so that few are alive at once."""
-    wide = torch.float64 if product_dtype == torch.float64 else torch.float32
+    """Logits of a few rows, in fp32 (float64 for float64 products); `chunks` cuts rows into slices of few."""
+    wide = _sum_dtype(product_dtype)
     return _logits(operand(hidden_SD, product_dtype), operand(weight_VD, product_dtype), bias_V, form, wide)
 
 
 class _HeadLogps(torch.autograd.Function):
-    """A row's log-probs are kept for the backward as far as there is room; beyond that its normaliser alone is, and its
-    logits are computed again.
+    """Keeps log-probs for the backward while there is room; of other rows it keeps only the normaliser, from which the
+    backward computes them again.
     """
 
     @staticmethod
@@ -119,21 +120,21 @@ class _HeadLogps(torch.autograd.Function):
         dtype: torch.dtype,
         room: int,
     ) -> Tensor:
-        wide = torch.float64 if dtype == torch.float64 else torch.float32
+        wide = _sum_dtype(dtype)
         logps = torch.empty(len(target), dtype=wide, device=hidden.device)
         normaliser = torch.empty_like(logps)
         low = operand(weight, dtype)
         kept: list[Tensor] = []
         for rows in chunks(len(target), len(weight)):
-            place = target[rows, None]
+            column = target[rows, None]
             logits = _logits(operand(hidden[rows], dtype), low, bias, form, wide)
             all_logps = logits.log_softmax(1)
-            own = all_logps.gather(1, place)[:, 0]
-            normaliser[rows] = logits.gather(1, place)[:, 0] - own
+            logp = all_logps.gather(1, column)[:, 0]
+            normaliser[rows] = logits.gather(1, column)[:, 0] - logp
             if dtype != wide:
-                own = (hidden[rows].to(wide) * weight.index_select(0, target[rows]).to(wide)).sum(1)
-                own = _shape(own if bias is None else own + bias[target[rows]], form) - normaliser[rows]
-            logps[rows] = own
+                logit = (hidden[rows].to(wide) * weight.index_select(0, target[rows]).to(wide)).sum(1)
+                logp = _shape(logit if bias is None else logit + bias[target[rows]], form) - normaliser[rows]
+            logps[rows] = logp
             room -= all_logps.numel()
             if room >= 0:
                 kept.append(all_logps)
@@ -155,7 +156,7 @@ class _HeadLogps(torch.autograd.Function):
                 logits = _logits(operand(hidden[rows], dtype), sums.low, bias, form, wide)
                 all_logps = logits.sub_(normaliser[rows, None])
             logits = None if form.softcap is None else all_logps + normaliser[rows, None]
-            # What was kept stays as it is: a graph may be gone through twice.
+            # Kept log-probs are not overwritten: a backward may run twice over one graph.
             d = all_logps.exp() if number < len(kept) else all_logps.exp_()
             d.mul_(-g[:, None])
             d.scatter_add_(1, target[rows, None], g[:, None])
@@ -175,8 +176,8 @@ class HeadGrads:
         dtype: torch.dtype,
         needs: Sequence[bool],
     ) -> None:
-        """Room for those of (hidden, weight, bias) that `needs` says; products in `dtype`, sums at least in fp32."""
-        wide = torch.float64 if dtype == torch.float64 else torch.float32
+        """Zero gradients for the inputs that `needs` selects; products in `dtype`, sums in fp32 or float64."""
+        wide = _sum_dtype(dtype)
         self.low = operand(weight, dtype)
         self._inputs, self._form, self._dtype = (hidden, weight, bias), form, dtype
         self._hidden = torch.empty_like(hidden) if needs[0] else None
@@ -184,7 +185,7 @@ class HeadGrads:
         self._bias = torch.zeros(bias.shape, dtype=wide, device=bias.device) if bias is not None and needs[2] else None
 
     def add(self, rows: slice, d: Float[Tensor, "s V"], logits: Float[Tensor, "s V"] | None) -> None:
-        """Take in the slopes `d` of some rows' final logits, which are overwritten; `logits` where they are capped."""
+        """Add the slopes `d` of the final logits of a chunk, which are overwritten; `logits` where they are capped."""
         if logits is not None and self._form.softcap is not None:
             d *= 1 - (logits / self._form.softcap).square()
         if self._form.scale != 1.0:
@@ -199,11 +200,16 @@ class HeadGrads:
             self._weight += d.T @ operand(hidden, self._dtype)
 
     def finish(self) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        """The gradients, each in the dtype of what it is of; None for what needs none."""
+        """Gradients of (hidden, weight, bias), each in the dtype of its input; None for an input that needs none."""
         sums = (self._hidden, self._weight, self._bias)
         pairs = zip(sums, self._inputs, strict=True)
-        hidden, weight, bias = (None if g is None or of is None else g.to(of.dtype) for g, of in pairs)
+        hidden, weight, bias = (None if g is None or x is None else g.to(x.dtype) for g, x in pairs)
         return hidden, weight, bias
+
+
+def _sum_dtype(product_dtype: torch.dtype) -> torch.dtype:
+    """Dtype of sums over the vocabulary."""
+    return torch.float64 if product_dtype == torch.float64 else torch.float32
 
 
 def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, form: HeadForm, wide: torch.dtype) -> Tensor:
@@ -214,7 +220,7 @@ def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, form: HeadForm,
 
 
 def _product(hidden: Tensor, weight: Tensor, wide: torch.dtype) -> Tensor:
-    """hidden @ weight.T in `wide`: accumulated and returned so on CUDA; elsewhere a bf16 product, widened after."""
+    """hidden @ weight.T in `wide`: accumulated in it on CUDA; elsewhere a bf16 product that is then converted."""
     if hidden.is_cuda and hidden.dtype != wide:
         return torch.mm(hidden, weight.T, out_dtype=wide)
     return (hidden @ weight.T).to(wide)
@@ -229,10 +235,9 @@ def _shape(logits: Tensor, form: HeadForm) -> Tensor:
 
 
 def chunks(num_rows: int, vocabulary: int) -> Iterator[slice]:
-    """Which rows of logits to have at a time.
+    """Slices of the rows whose logits are alive at once.
 
-    The chunks are of equal length: a remainder of a few rows would take another matrix kernel, and with
-    it other last bits.
+    The chunks are of equal length: a remainder of a few rows would take another matrix kernel, whose last bits differ.
     """
     if num_rows == 0:
         return

@@ -5,25 +5,27 @@ Shape suffixes as in tree/layout.py; D is the model's width.
 
 from __future__ import annotations
 
-import functools
 import logging
 import math
-from collections.abc import Callable, Sequence
-from typing import Any, Literal, cast
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Literal, cast
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from preftree.errors import ModelError
 from preftree.models.quantize import quantization_of
-from preftree.scoring.attention.tree import IMPLEMENTATION, AttentionPath, TreeMask, compile_or_fail
-from preftree.scoring.attention.varlen import require_varlen
+from preftree.scoring.architecture import best_path, position_limit, why_not_tree
+from preftree.scoring.attention.tree_attention import IMPLEMENTATION
+from preftree.scoring.attention.types import AttentionPath, TreeMask
+from preftree.scoring.attention.varlen_check import require_varlen
 from preftree.scoring.bf16_on_cpu import emulate_linears, emulated
+from preftree.scoring.compile import limit_recompilation, recompute_fused
 from preftree.scoring.head import head_form, head_logps, head_parameters
 from preftree.tree.layout import TokenSequence, TreeBatch, batch_trees, grow_tree
 from preftree.tree.to_device import send
@@ -34,16 +36,17 @@ _log = logging.getLogger(__name__)
 
 
 class Scorer(nn.Module):
-    """Answers one question of a causal LM: the log-probs of a batch's scored tokens.
+    """A causal LM that gives the log-probs of a batch's scored tokens.
 
     The head runs on scored tokens alone, and no method returns logits. A model whose attention cannot be a tree takes
-    the same batch type with one branch a tree, padded into rows; `shares_prefixes` says which it is.
+    the same batch type with one branch a tree, padded into rows; `shares_prefixes` tells which.
 
     Attributes:
       model: The language model; its parameters are the scorer's only ones.
-      precision: `fp32` computes in the weights' own dtype, `bf16` under autocast with the weights left as they are.
+      precision: `fp32` computes in the dtype of the weights, `bf16` under autocast; the weights keep their dtype.
       shares_prefixes: Whether a shared beginning is computed once.
-      attention: The tree attention in use, or `rows` where the model takes padded rows.
+      attention: The attention path in use, or `rows` where the model takes padded rows.
+      head: Scaling and capping of the logits.
     """
 
     def __init__(
@@ -64,7 +67,7 @@ class Scorer(nn.Module):
         if attention == "varlen":
             require_varlen(model, precision, reason)
         if reason is None:
-            self.attention = _attention_path(model, self.device) if attention == "auto" else attention
+            self.attention = best_path(model, self.device) if attention == "auto" else attention
             model.set_attn_implementation(IMPLEMENTATION)
         else:
             _log.warning("%s: %s; prompts are computed once per response.", type(model).__name__, reason)
@@ -78,16 +81,16 @@ class Scorer(nn.Module):
             emulate_linears(model)
 
     def check_head(self) -> None:
-        """Refuse a model that has no head to score with.
+        """Refuse a model that has no LM head.
 
         Raises:
-          ModelError: it has none.
+          ModelError: the model has none.
         """
         head_parameters(self.model)
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device that holds the weights."""
         return next(self.model.parameters()).device
 
     @property
@@ -97,12 +100,12 @@ class Scorer(nn.Module):
 
     @property
     def numeric_mode(self) -> str:
-        """Everything about this scorer, weights aside, that can move a log-prob."""
+        """Everything about this scorer that can move a log-prob, except the weights; a part of the reference's key."""
         mode = f"{self.device.type}/{str(self.model.dtype).removeprefix('torch.')}/{self.precision}/{self.attention}"
-        stored = quantization_of(self.model)
+        quantization = quantization_of(self.model)
         emulates = self.precision == "bf16" and emulated(self.device)
-        more = [stored, "emulated" if emulates else None, "compiled" if self._compiled else None]
-        return "/".join([mode, *filter(None, more)])
+        parts = [quantization, "emulated" if emulates else None, "compiled" if self._compiled else None]
+        return "/".join([mode, *filter(None, parts)])
 
     def checkpoint_gradients(self, share: float = 1.0) -> None:
         """Keep only the input of some layers for the backward and compute the rest of them again there.
@@ -111,7 +114,7 @@ class Scorer(nn.Module):
         `compile_layers`.
 
         Args:
-          share: Of the layers, in (0, 1], rounded up to whole layers; they are spread evenly.
+          share: Share of the layers, in (0, 1], rounded up to whole layers; they are spread evenly.
         Raises:
           ModelError: the model does not support it.
         """
@@ -122,27 +125,27 @@ class Scorer(nn.Module):
         # transformers 5.23 renamed the method, and warns about the old name.
         enable = getattr(self.model, "activation_checkpointing_enable", self.model.gradient_checkpointing_enable)
         enable({"use_reentrant": False})
-        # transformers checkpoints in training mode only; the chosen layers alone are told so, since dropout is off.
+        # transformers checkpoints in training mode only; only the chosen layers are in it, since dropout is off.
         for index in spread(len(layers), share):
             layers[index].training = True
 
     def compile_layers(self) -> None:
-        """Fuse what stands between a layer's matrix products: less time and memory, for a slow first step.
+        """Fuse the operations between the matrix products of a layer: less time and memory, for a slow first step.
 
-        Attention is left as it is. Sums within a fused kernel run in another order, so a compiled scorer has a numeric
-        mode of its own.
+        Attention is left as it is. Sums within a fused kernel run in another order, so compilation is part of the
+        numeric mode.
 
         Raises:
-          ModelError: the model's layers are not transformers' own, so that they cannot be told from the rest.
+          ModelError: the layers are not those of transformers, so they cannot be recognised.
         """
         layers = self._layers()
         if not layers:
             raise ModelError(f"{type(self.model).__name__} has no layers that can be compiled; leave compile out")
-        compile_or_fail()
+        limit_recompilation()
         for layer in layers:
             if layer.training:
                 # Compiled from outside, a checkpoint that holds a graph break would run as if it were not compiled.
-                layer._gradient_checkpointing_func = _recompute_fused  # pyright: ignore[reportArgumentType]  # untyped there
+                layer._gradient_checkpointing_func = recompute_fused  # pyright: ignore[reportArgumentType]  # untyped there
             else:
                 layer.compile(dynamic=True)
         self._compiled = True
@@ -168,13 +171,14 @@ class Scorer(nn.Module):
         if len(batch.source_S) == 0:
             self._check_depth(batch)
             # Still part of the graph, so that every rank's backward visits every parameter.
-            anchor = next((one for one in (weight, *self.parameters()) if one.requires_grad), weight)
+            parameters = (weight, *self.parameters())
+            anchor = next((parameter for parameter in parameters if parameter.requires_grad), weight)
             return anchor.sum(dtype=self.dtype) * torch.zeros(0, dtype=self.dtype, device=self.device)
         logps_S = head_logps(self.hidden(batch), weight, bias, batch.target_S, self.head, self.product)
         return logps_S.index_select(0, batch.prediction_I)
 
     def hidden(self, batch: TreeBatch) -> Float[Tensor, "S D"]:
-        """What the LM head gets to see of each scored prediction, [S, D].
+        """Final hidden state of the token that makes each scored prediction, [S, D].
 
         Raises:
           ModelError: a sequence is longer than the model has positions for.
@@ -187,7 +191,7 @@ class Scorer(nn.Module):
 
     @property
     def product(self) -> torch.dtype:
-        """In which the head's matrix products run."""
+        """Dtype of the matrix products of the head."""
         return torch.bfloat16 if self.precision == "bf16" else self.model.dtype
 
     def _backbone(self, **inputs: object) -> Float[Tensor, "B L D"]:
@@ -201,11 +205,11 @@ class Scorer(nn.Module):
         return self._backbone(**inputs)[0]
 
     def _rows(self, batch: TreeBatch) -> Float[Tensor, "T D"]:
-        """Every tree is one branch: pad them to a rectangle, on the right, where causal models cannot see it."""
+        """Hidden states of one-branch trees as rows, padded on the right, where causal models cannot see it."""
         assert all(branch.parent < 0 for branch in batch.branches), "one branch a tree: use lay_out"
         lengths = np.array([branch.stop - branch.start for branch in batch.branches])
         real = np.arange(lengths.max()) < lengths[:, None]
-        # Places are worked out on the host: a mask as an index would make it wait for the device.
+        # Cells are computed on the host: a mask as an index would make the host wait for the device.
         cell_T = send(np.flatnonzero(real), self.device)
         tokens = torch.zeros(real.size, dtype=torch.int64, device=self.device).index_copy_(0, cell_T, batch.input_T)
         attention_mask = send(real.astype(np.int64), self.device)
@@ -221,71 +225,19 @@ class Scorer(nn.Module):
             )
 
 
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode for as long as the context lasts; afterwards each module is in the mode it was in."""
+    before = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in before:
+            module.training = training
+
+
 def spread(number: int, share: float) -> list[int]:
-    """Which of `number` places to take, evenly, so that they are at least that share of them."""
+    """Indices below `number`, spread evenly, that are at least that share of all."""
     taken = min(number, math.ceil(share * number - 1e-9))
     return [index for index in range(number) if (index + 1) * taken // number > index * taken // number]
-
-
-def _recompute_fused(function: Callable[..., Any], *inputs: Any) -> Any:
-    """A layer's forward, compiled, as what the backward computes again.
-
-    Args:
-      function: What transformers hands over: the forward of the layer's class, or in older versions the layer's own
-        call, with keyword arguments bound.
-      inputs: The layer's inputs.
-    """
-    assert isinstance(function, functools.partial)
-    forward, bound = function.func, function.args
-    if isinstance(layer := getattr(forward, "__self__", None), nn.Module):
-        forward, bound = type(layer).forward, (layer,)  # one function for all layers: each would be compiled anew
-    fused = functools.partial(_fused(forward), *bound, **function.keywords)
-    return checkpoint(fused, *inputs, use_reentrant=False)
-
-
-@functools.cache
-def _fused(forward: Callable[..., Any]) -> Callable[..., Any]:
-    return torch.compile(forward, dynamic=True)
-
-
-def why_not_tree(model: PreTrainedModel) -> str | None:
-    """Why this model's attention cannot be a tree, in words; None where it can.
-
-    The attention interface is not enough: recurrent and convolutional layers carry state from one branch into the next,
-    and some chunk their attention in the mask alone.
-    """
-    config = model.config.get_text_config()
-    if not getattr(model, "_supports_attention_backend", False):
-        return "its attention has no interface to plug a tree into"
-    if getattr(model, "_is_stateful", False):
-        return "it carries a recurrent state along the row"
-    if not getattr(config, "is_causal", True):
-        return "its attention is not causal"
-    kinds = set(getattr(config, "layer_types", None) or [])
-    if other := kinds - {"full_attention", "sliding_attention"}:
-        return f"it has layers of kind {', '.join(sorted(other))}"
-    return None
-
-
-def _attention_path(model: PreTrainedModel, device: torch.device) -> AttentionPath:
-    """The fused kernel where there is one: on CUDA, for heads of at least 16 numbers."""
-    config = model.config.get_text_config()
-    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return "flex" if device.type == "cuda" and width >= 16 else "sdpa"
-
-
-def position_limit(model: PreTrainedModel) -> int | None:
-    """Positions after which the model breaks, or changes with the longest row of a batch; None if it does neither."""
-    config = model.config.get_text_config()
-    most = getattr(config, "max_position_embeddings", None)
-    rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
-    kinds = [rope] if "rope_type" in rope else [value for value in rope.values() if isinstance(value, dict)]
-    limits = [
-        value.get("original_max_position_embeddings") or most
-        for value in kinds
-        if value.get("rope_type") in ("dynamic", "longrope")
-    ]
-    learned = not kinds and getattr(config, "rope_theta", None) is None
-    if learned and most is not None:
-        limits.append(most)
-    return min((int(limit) for limit in limits if limit is not None), default=None)

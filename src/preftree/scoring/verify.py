@@ -1,27 +1,43 @@
-"""The gate at every start: the tree path must agree with the model's own plain forward."""
+"""Checks at every start: packed trees must give what the model's own plain forward gives."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from preftree.errors import TrainingError
-from preftree.scoring.attention.tree import plain_attention
+from preftree.models.reward_model import reward_head
+from preftree.scoring.attention.tree_attention import plain_attention
 from preftree.scoring.scorer import Scorer
 from preftree.tree.layout import TokenSequence
 from preftree.tree.sums import sum_responses
 
 ABSOLUTE = 1e-3
+"""Allowed difference of any figure: nats, or units of a reward."""
+
 PER_TOKEN = 5e-5
-"""Nats. In fp32, trees and plain rows differ by 1e-6 to 1e-5 a token; an ignored window, sink or scale by 0.1 up."""
+"""Allowed beside that for each token, nats. In fp32, trees and plain rows differ by 1e-6 to 1e-5 a token; an ignored
+window, sink or scale makes a difference of 0.1 or more."""
+
+RELATIVE = 1e-4
+"""Allowed beside that as a share of a reward. In fp32, trees and plain rows differ by 1e-6 of it; a wrong mask or
+position makes a difference of 0.1 or more."""
 
 
 @dataclass(frozen=True, slots=True)
 class ProbeReport:
-    """What the gate saw: the largest difference of summed log-probs and what was allowed there, in nats."""
+    """Result of a check.
+
+    Attributes:
+      num_responses: Number of responses that were compared.
+      difference: Difference of the response that is nearest to its limit, or beyond it; nats, or units of a reward.
+      tolerance: Difference allowed for this response.
+    """
 
     num_responses: int
     difference: float
@@ -29,9 +45,9 @@ class ProbeReport:
 
 
 def verify_scorer(scorer: Scorer, groups: Sequence[Sequence[TokenSequence]]) -> ProbeReport:
-    """Score a few prompts with their responses on packed trees, and each sequence alone as transformers does it.
+    """Compare log-probs of responses on packed trees with those of each sequence alone in transformers' own forward.
 
-    Both run in the weights' own precision (no autocast), so that rounding cannot hide an error of the layout.
+    Both run in the weights' precision (no autocast), so that rounding cannot hide an error of the layout.
 
     Args:
       scorer: The model about to be trained.
@@ -39,34 +55,96 @@ def verify_scorer(scorer: Scorer, groups: Sequence[Sequence[TokenSequence]]) -> 
     Raises:
       TrainingError: they differ by more than rounding; both figures are in the message.
     """
-    precision = scorer.precision
-    scorer.precision = "fp32"
-    try:
-        with torch.no_grad():
-            batch = scorer.lay_out(groups)
-            ours = sum_responses(scorer(batch), batch.count_R)
-            with plain_attention(scorer.model):
-                sequences = [sequence for group in groups for sequence in group]
-                plain = torch.stack([_plain(scorer, sequence) for sequence in sequences])
-    finally:
-        scorer.precision = precision
-    excess = (ours.logps - plain).abs() / (ABSOLUTE + PER_TOKEN * ours.num_tokens)
-    # nan compares false with everything: look for what is not fine.
+    with _weights_precision(scorer):
+        batch = scorer.lay_out(groups)
+        sums = sum_responses(scorer(batch), batch.count_R)
+        plain = _on_plain_rows(scorer, groups, _plain_logp)
+    tolerance = ABSOLUTE + PER_TOKEN * sums.num_tokens.double()
+    names = [f"a response of {number} tokens the log-prob" for number in sums.num_tokens.tolist()]
+    return _compare(scorer, sums.logps, plain, tolerance, names)
+
+
+def verify_rewards(scorer: Scorer, groups: Sequence[Sequence[TokenSequence]]) -> ProbeReport:
+    """Compare rewards of responses on packed trees with those of each sequence alone in transformers' own forward.
+
+    As `verify_scorer`. A head of zeros, which would agree with anything, is random during the comparison.
+
+    Args:
+      scorer: The reward model about to be trained.
+      groups: A few prompts, each with its responses, their ends marked.
+    Raises:
+      TrainingError: they differ by more than rounding; both figures are in the message.
+    """
+    with _weights_precision(scorer), _nonzero_head(scorer):
+        rewards = scorer(scorer.lay_out(groups)).double()
+        plain = _on_plain_rows(scorer, groups, _plain_reward)
+    tolerance = ABSOLUTE + RELATIVE * plain.abs()
+    return _compare(scorer, rewards, plain, tolerance, ["a response the reward"] * len(plain))
+
+
+def _compare(
+    scorer: Scorer,
+    on_trees: Float[Tensor, " R"],
+    plain: Float[Tensor, " R"],
+    tolerance: Float[Tensor, " R"],
+    names: Sequence[str],
+) -> ProbeReport:
+    difference = (on_trees - plain).abs()
+    excess = difference / tolerance
+    # nan compares false with everything, so it counts as infinite here, and the comparison below is a negation.
     worst = int(torch.where(excess.isnan(), torch.inf, excess).argmax())
-    difference = float((ours.logps[worst] - plain[worst]).abs())
-    tolerance = ABSOLUTE + PER_TOKEN * int(ours.num_tokens[worst])
-    if not difference <= tolerance:
+    report = ProbeReport(len(plain), float(difference[worst]), float(tolerance[worst]))
+    if not report.difference <= report.tolerance:
         raise TrainingError(
-            f"{type(scorer.model).__name__} scores a response of {int(ours.num_tokens[worst])} tokens as "
-            f"{float(ours.logps[worst]):.6f} nats on a packed tree and as {float(plain[worst]):.6f} in its own forward "
-            f"(allowed difference {tolerance:.1e}); this architecture is not supported correctly, please report it"
+            f"{type(scorer.model).__name__} gives {names[worst]} {float(on_trees[worst]):.6f} on a packed tree and "
+            f"{float(plain[worst]):.6f} in its own forward (allowed difference {report.tolerance:.1e}); this "
+            "architecture is not supported correctly, please report it"
         )
-    return ProbeReport(len(sequences), difference, tolerance)
+    return report
 
 
-def _plain(scorer: Scorer, sequence: TokenSequence) -> Tensor:
+def _on_plain_rows(
+    scorer: Scorer,
+    groups: Sequence[Sequence[TokenSequence]],
+    figure: Callable[[Scorer, TokenSequence], Float[Tensor, ""]],
+) -> Float[Tensor, " R"]:
+    with plain_attention(scorer.model):
+        return torch.stack([figure(scorer, sequence) for group in groups for sequence in group]).double()
+
+
+def _plain_logp(scorer: Scorer, sequence: TokenSequence) -> Float[Tensor, ""]:
     ids = torch.from_numpy(sequence.trimmed().ids).long().to(scorer.device)
     scored = torch.from_numpy(sequence.trimmed().scored[1:]).to(scorer.device)
     logits = scorer.model(input_ids=ids[None], use_cache=False).logits[0, :-1]
     logps = logits.to(scorer.dtype).log_softmax(-1).gather(1, ids[1:, None])[:, 0]
     return logps[scored].double().sum()
+
+
+def _plain_reward(scorer: Scorer, sequence: TokenSequence) -> Float[Tensor, ""]:
+    """One row, so that there is no padding; the mark of the end is no token of it."""
+    ids = torch.from_numpy(sequence.ids[:-1]).long().to(scorer.device)
+    return scorer.model(input_ids=ids[None], use_cache=False).logits[0, 0]
+
+
+@contextmanager
+def _weights_precision(scorer: Scorer) -> Iterator[None]:
+    precision, scorer.precision = scorer.precision, "fp32"
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        scorer.precision = precision
+
+
+@contextmanager
+def _nonzero_head(scorer: Scorer) -> Iterator[None]:
+    weight = reward_head(scorer.model).weight
+    is_zero = not bool(weight.any())
+    if is_zero:
+        generator = torch.Generator().manual_seed(0)
+        weight.copy_(torch.randn(weight.shape, generator=generator) / weight.shape[1] ** 0.5)
+    try:
+        yield
+    finally:
+        if is_zero:
+            weight.zero_()

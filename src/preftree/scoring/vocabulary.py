@@ -1,4 +1,4 @@
-"""What losses want of a token beside its log-prob: figures over the whole vocabulary, a tile of logits at a time.
+"""Figures of the next-token distribution over the whole vocabulary, a tile of logits at a time.
 
 Shape suffixes as in head.py; I incidences of a prediction and a response.
 """
@@ -19,36 +19,20 @@ from preftree.scoring.head import HeadForm, HeadGrads, chunks, head_logits, head
 from preftree.scoring.scorer import Scorer
 from preftree.tree.layout import TreeBatch
 
-LiveReference: TypeAlias = Callable[[], AbstractContextManager[Scorer]]
+ActiveScorer: TypeAlias = Callable[[], AbstractContextManager[Scorer]]
 """A frozen model that scores beside the policy; it may be the policy itself with its adapter off."""
-
-
-class TokenFigures(NamedTuple):
-    """Figures of the scored tokens of a batch, response after response and in token order, [I].
-
-    Attributes:
-      policy: Log-prob under the policy, nats; carries gradient.
-      ref: Log-prob under the live reference, nats; None without one.
-      kl: KL(reference || policy) over the vocabulary, nats; carries gradient; None where it is not asked for.
-      confidence: log p(token) - log sum_v p(v)^2 under the policy, detached; None where it is not asked for.
-    """
-
-    policy: Float[Tensor, " I"]
-    ref: Float[Tensor, " I"] | None
-    kl: Float[Tensor, " I"] | None
-    confidence: Float[Tensor, " I"] | None
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Head:
-    """The LM head of a model and what it is applied to.
+    """A model's LM head and the hidden states of a batch.
 
     Attributes:
       hidden_SD: Final hidden states of the predicting tokens.
       weight_VD: The head's weight.
       bias_V: Its bias, where it has one.
       form: Scaling and capping of the logits.
-      product: In which the matrix products run.
+      product: Dtype of the matrix products.
     """
 
     hidden_SD: Float[Tensor, "S D"]
@@ -58,50 +42,35 @@ class Head:
     product: torch.dtype
 
     def logps(self, target_S: Int[Tensor, " S"]) -> Float[Tensor, " S"]:
-        """Log-prob of each target, nats."""
+        """Log-prob of each target, nats; differentiable in hidden states, weight and bias."""
         return head_logps(self.hidden_SD, self.weight_VD, self.bias_V, target_S, self.form, self.product)
 
     def all_logps(self, rows: slice) -> Float[Tensor, "s V"]:
-        """Log-probs of the whole vocabulary at some rows."""
+        """Log-probs of the whole vocabulary at a few rows, nats."""
         hidden = self.hidden_SD[rows]
         return head_logits(hidden, self.weight_VD, self.bias_V, self.form, self.product).log_softmax(1)
 
 
-def token_figures(
-    scorer: Scorer, batch: TreeBatch, *, live: LiveReference | None = None, kl: bool = False, confidence: bool = False
-) -> TokenFigures:
-    """Score a batch and take the figures that are asked for; the models run once each.
+def head_of(scorer: Scorer, batch: TreeBatch) -> Head:
+    """A model's LM head on the hidden states that predict a batch's scored tokens.
 
-    Args:
-      scorer: The policy.
-      batch: Trees, laid out for both models.
-      live: The reference, where it is to be computed now.
-      kl: Whether its divergence from the policy is wanted.
-      confidence: Whether the policy's confidence is.
     Raises:
-      ModelError: the models have vocabularies of different size, or a sequence is too long for one.
+      ModelError: a sequence is longer than the model has positions for.
     """
-    if len(batch.source_S) == 0:
-        none = scorer(batch)  # part of the graph, so that every rank's backward visits every parameter
-        return TokenFigures(none, none.detach() if live else None, none if kl else None, none if confidence else None)
-    if live is None and not confidence:
-        return TokenFigures(scorer(batch), None, None, None)
-    ref = None
-    if live is not None:
-        with torch.no_grad(), live() as reference:
-            ref = _head(reference, batch)
-    policy = _head(scorer, batch)
-    logps = policy.logps(batch.target_S)
-    ref_logps = divergence = sureness = None
-    if ref is not None:
-        with torch.no_grad():
-            ref_logps = ref.logps(batch.target_S)
-        if kl:
-            divergence = reference_kl(policy, ref)
-    if confidence:
-        sureness = logps.detach() - _collision(policy)
-    each = (logps, ref_logps, divergence, sureness)
-    return TokenFigures(*(None if x is None else x.index_select(0, batch.prediction_I) for x in each))  # pyright: ignore[reportArgumentType]  # the first is always there
+    weight, bias = head_parameters(scorer.model)
+    return Head(scorer.hidden(batch), weight, bias, scorer.head, scorer.product)
+
+
+def head_entropy(head: Head) -> Float[Tensor, " S"]:
+    """-sum_v p(v) log p(v) at each row, nats; differentiable in hidden states, weight and bias."""
+    return _Entropy.apply(head.hidden_SD, head.weight_VD, head.bias_V, head)  # pyright: ignore[reportReturnType]  # apply is untyped
+
+
+def head_collision(head: Head) -> Float[Tensor, " S"]:
+    """log sum_v p(v)^2 at each row, detached: the log-probability that two independent draws are the same token."""
+    with torch.no_grad():
+        parts = [(2 * head.all_logps(rows)).logsumexp(1) for rows in chunks(len(head.hidden_SD), len(head.weight_VD))]
+    return torch.cat(parts)
 
 
 def reference_kl(policy: Head, ref: Head) -> Float[Tensor, " S"]:
@@ -116,29 +85,35 @@ def reference_kl(policy: Head, ref: Head) -> Float[Tensor, " S"]:
     return _ReferenceKl.apply(policy.hidden_SD, policy.weight_VD, policy.bias_V, policy, ref)  # pyright: ignore[reportReturnType]  # apply is untyped
 
 
-def token_divergence(policy: Scorer, reference: Scorer, batch: TreeBatch) -> Float[Tensor, " I"]:
-    """KL(policy || reference) of the next-token distribution at every scored token, without a gradient.
+class _Entropy(torch.autograd.Function):
+    """Keeps nothing over the vocabulary: the backward computes each tile of logits again."""
 
-    Summed over a response that the policy sampled, and averaged over responses, it estimates the KL of whole responses
-    with less variance than the difference of log-probs: at each token the expectation over the vocabulary is exact.
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, head: Head) -> Tensor:
+        parts = []
+        for rows in chunks(len(hidden), len(weight)):
+            logps = head.all_logps(rows)
+            parts.append(-(logps.exp() * logps).sum(1))
+        entropy = torch.cat(parts) if parts else hidden.new_zeros(0)
+        ctx.save_for_backward(hidden, weight, bias, entropy)
+        ctx.form, ctx.product = head.form, head.product
+        return entropy
 
-    Args:
-      policy: The distribution that the expectation is under.
-      reference: The other one.
-      batch: Trees of responses, laid out for both models.
-    Returns:
-      Nats, response after response and in token order, [I].
-    Raises:
-      ModelError: the models have vocabularies of different size, or a sequence is too long for one.
-    """
-    if len(batch.source_S) == 0:
-        return torch.zeros(0, dtype=policy.dtype, device=policy.device)
-    with torch.no_grad():
-        return reference_kl(_head(reference, batch), _head(policy, batch)).index_select(0, batch.prediction_I)
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
+        hidden, weight, bias, entropy = ctx.saved_tensors
+        (grad,) = grads
+        sums = HeadGrads(hidden, weight, bias, ctx.form, ctx.product, ctx.needs_input_grad)
+        for rows in chunks(len(hidden), len(weight)):
+            logits = head_logits(hidden[rows], weight, bias, ctx.form, ctx.product)
+            logps = logits.log_softmax(1)
+            d = (logps + entropy[rows, None]).mul_(logps.exp()).mul_(-grad[rows, None])
+            sums.add(rows, d, None if ctx.form.softcap is None else logits)
+        return (*sums.finish(), None)
 
 
 class _ReferenceKl(torch.autograd.Function):
-    """Nothing over the vocabulary is kept: a tile of both models' logits is computed again in the backward."""
+    """Keeps nothing over the vocabulary: the backward computes each tile of both models' logits again."""
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, policy: Head, ref: Head) -> Tensor:
@@ -164,45 +139,75 @@ class _ReferenceKl(torch.autograd.Function):
         return (*sums.finish(), None, None)
 
 
-def _collision(head: Head) -> Float[Tensor, " S"]:
-    """log sum_v p(v)^2 at each row: of two tokens drawn alike, the log-probability that they are the same."""
+class TokenFigures(NamedTuple):
+    """Figures of the scored tokens of a batch, response after response and in token order, [I].
+
+    Attributes:
+      policy: Log-prob under the policy, nats; carries gradient.
+      ref: Log-prob under the live reference, nats; None without one.
+      kl: KL(reference || policy) over the vocabulary, nats; carries gradient; None where it is not asked for.
+      confidence: log p(token) - log sum_v p(v)^2 under the policy, detached; None where it is not asked for.
+    """
+
+    policy: Float[Tensor, " I"]
+    ref: Float[Tensor, " I"] | None
+    kl: Float[Tensor, " I"] | None
+    confidence: Float[Tensor, " I"] | None
+
+
+def token_figures(
+    scorer: Scorer, batch: TreeBatch, *, live: ActiveScorer | None = None, kl: bool = False, confidence: bool = False
+) -> TokenFigures:
+    """Score a batch and take the figures that are asked for; the models run once each.
+
+    Args:
+      scorer: The policy.
+      batch: Trees, laid out for both models.
+      live: The reference, where it is to be computed now.
+      kl: Whether to compute the divergence of the reference from the policy.
+      confidence: Whether to compute the policy's confidence.
+    Raises:
+      ModelError: the models have vocabularies of different size, or a sequence is too long for one.
+    """
+    if len(batch.source_S) == 0:
+        empty = scorer(batch)  # part of the graph, so that every rank's backward visits every parameter
+        ref = empty.detach() if live else None
+        return TokenFigures(empty, ref, empty if kl else None, empty if confidence else None)
+    if live is None and not confidence:
+        return TokenFigures(scorer(batch), None, None, None)
+    ref_head = ref_logps = divergence = sureness = None
+    if live is not None:
+        with torch.no_grad(), live() as reference:
+            ref_head = head_of(reference, batch)
+    policy = head_of(scorer, batch)
+    logps = policy.logps(batch.target_S)
+    if ref_head is not None:
+        with torch.no_grad():
+            ref_logps = ref_head.logps(batch.target_S)
+        if kl:
+            divergence = reference_kl(policy, ref_head)
+    if confidence:
+        sureness = logps.detach() - head_collision(policy)
+    figures = (logps, ref_logps, divergence, sureness)
+    return TokenFigures(*(None if x is None else x.index_select(0, batch.prediction_I) for x in figures))  # pyright: ignore[reportArgumentType]  # the first is always there
+
+
+def token_divergence(policy: Scorer, reference: Scorer, batch: TreeBatch) -> Float[Tensor, " I"]:
+    """KL(policy || reference) of the next-token distribution at every scored token, without a gradient.
+
+    Summed over a response that the policy sampled, and averaged over responses, it estimates the KL of whole responses
+    with less variance than the difference of log-probs: at each token the expectation over the vocabulary is exact.
+
+    Args:
+      policy: Model whose distribution the expectation is under.
+      reference: The other model.
+      batch: Trees of responses, laid out for both models.
+    Returns:
+      Nats, response after response and in token order, [I].
+    Raises:
+      ModelError: the models have vocabularies of different size, or a sequence is too long for one.
+    """
+    if len(batch.source_S) == 0:
+        return torch.zeros(0, dtype=policy.dtype, device=policy.device)
     with torch.no_grad():
-        parts = [(2 * head.all_logps(rows)).logsumexp(1) for rows in chunks(len(head.hidden_SD), len(head.weight_VD))]
-    return torch.cat(parts)
-
-
-def _head(scorer: Scorer, batch: TreeBatch) -> Head:
-    weight, bias = head_parameters(scorer.model)
-    return Head(scorer.hidden(batch), weight, bias, scorer.head, scorer.product)
-
-
-def head_entropy(head: Head) -> Float[Tensor, " S"]:
-    """-sum_v p(v) log p(v) at each row, nats; differentiable in the head's inputs."""
-    return _Entropy.apply(head.hidden_SD, head.weight_VD, head.bias_V, head)  # pyright: ignore[reportReturnType]  # apply is untyped
-
-
-class _Entropy(torch.autograd.Function):
-    """Nothing over the vocabulary is kept: a tile of logits is computed again in the backward."""
-
-    @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, head: Head) -> Tensor:
-        parts = []
-        for rows in chunks(len(hidden), len(weight)):
-            logps = head.all_logps(rows)
-            parts.append(-(logps.exp() * logps).sum(1))
-        found = torch.cat(parts) if parts else hidden.new_zeros(0)
-        ctx.save_for_backward(hidden, weight, bias, found)
-        ctx.form, ctx.product = head.form, head.product
-        return found
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
-        hidden, weight, bias, found = ctx.saved_tensors
-        (grad,) = grads
-        sums = HeadGrads(hidden, weight, bias, ctx.form, ctx.product, ctx.needs_input_grad)
-        for rows in chunks(len(hidden), len(weight)):
-            logits = head_logits(hidden[rows], weight, bias, ctx.form, ctx.product)
-            logps = logits.log_softmax(1)
-            d = (logps + found[rows, None]).mul_(logps.exp()).mul_(-grad[rows, None])
-            sums.add(rows, d, None if ctx.form.softcap is None else logits)
-        return (*sums.finish(), None)
+        return reference_kl(head_of(reference, batch), head_of(policy, batch)).index_select(0, batch.prediction_I)

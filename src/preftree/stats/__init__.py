@@ -1,1 +1,1 @@
-"""How sure a figure is: intervals and calibration."""
+"""Confidence intervals and calibration."""

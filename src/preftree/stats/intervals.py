@@ -1,4 +1,4 @@
-"""How sure a figure is: intervals of proportions and means, thin words over scipy."""
+"""Confidence intervals of proportions and means, thin wrappers of scipy."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Estimate(NamedTuple):
 
 
 class Mean(NamedTuple):
-    """A mean, its standard error, and how many values it was taken of."""
+    """A mean, its standard error, and the number of values."""
 
     value: float
     standard_error: float
@@ -33,8 +33,8 @@ def wilson(successes: int | float, trials: int, *, confidence: float = 0.95) -> 
     trial's variance for p (1 - p), and ties make it smaller by a quarter of their share.
 
     Args:
-      successes: How many trials succeeded, a tie as one half, in [0, trials].
-      trials: How many there were, > 0.
+      successes: Number of trials that succeeded, a tie as one half, in [0, trials].
+      trials: Number of trials, > 0.
       confidence: Probability that the interval holds the proportion, in (0, 1).
     Raises:
       ValueError: an argument is out of its range.
@@ -63,9 +63,9 @@ def bootstrap(
 
     Args:
       values: One independent value per example, [N], N > 1.
-      seed: Of the resampling; equal seeds give equal intervals.
+      seed: Seed of the resampling; equal seeds give equal intervals.
       confidence: Probability that the interval holds the mean, in (0, 1).
-      resamples: How often the values are drawn again.
+      resamples: Number of resamples.
     Raises:
       ValueError: fewer than two values, one is not finite, or an argument is out of its range.
     """
@@ -96,9 +96,9 @@ def share_interval(
 
     Args:
       values: One independent value per example, in [0, 1], [N], N > 1.
-      seed: Of the resampling.
+      seed: Seed of the resampling.
       confidence: Probability that the interval holds the mean, in (0, 1).
-      resamples: How often the values are drawn again.
+      resamples: Number of resamples.
     Raises:
       ValueError: fewer than two values, or one is not in [0, 1].
     """
@@ -146,9 +146,9 @@ def mean_interval(values: Float[np.ndarray, " N"], *, confidence: float = 0.95) 
       ValueError: fewer than two values, one is not finite, or confidence is out of its range.
     """
     _check_confidence(confidence)
-    found = mean(values)
-    half = float(stats.t.ppf((1 + confidence) / 2, len(values) - 1)) * found.standard_error
-    return Estimate(found.value, found.value - half, found.value + half)
+    estimate = mean(values)
+    half = float(stats.t.ppf((1 + confidence) / 2, len(values) - 1)) * estimate.standard_error
+    return Estimate(estimate.value, estimate.value - half, estimate.value + half)
 
 
 def _check_values(values: np.ndarray) -> None:

@@ -13,7 +13,6 @@ from transformers import PreTrainedTokenizerBase
 
 from preftree.config.base import Pace, RunConfig
 from preftree.config.sft import SftConfig
-from preftree.data.formats import Kind
 from preftree.data.order import hold_out, iterate_steps, order_groups, steps_per_epoch
 from preftree.data.store.end_marked import EndStore
 from preftree.data.store.mismatched import MismatchedStore
@@ -160,8 +159,6 @@ def check_budget(part: Part, shares_prefixes: bool, budget: int) -> None:
         )
 
 
-_KINDS: dict[str, Kind] = {"pair": "preference", "response": "label", "list": "ranking"}
-
 _FIGURES: dict[str, tuple[Figure, str]] = {
     "margins": ("margin", "'margin', or 'score_chosen' and 'score_rejected'"),
     "other_margins": ("other_margin", "'other_margin', the other objective's reward, chosen minus rejected"),
@@ -178,7 +175,7 @@ def _tokenize(
     store, report = tokenize_file(
         path,
         tokenizer,
-        kind="demonstration" if objective is None else _KINDS[objective.unit],
+        kind="demonstration" if objective is None else objective.unit,
         cache_dir=Path(config.cache or cache_root()),
         budgets=Budgets(config.max_length, config.max_prompt_length, config.max_response_length),
         truncation=config.truncation,

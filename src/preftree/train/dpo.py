@@ -1,42 +1,33 @@
-"""DPO and its family: preferences, losses of the table, and a reference that is a table of log-probs."""
+"""DPO and its family: preferences under losses that compare with a reference, or with none."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import astuple
 from pathlib import Path
 
 from preftree.config.dpo import DpoConfig
-from preftree.data.store.store import Examples
 from preftree.errors import ConfigError
-from preftree.evaluate.token_rewards import keep_token_rewards
-from preftree.losses.registry import BoundLoss
 from preftree.reference.build import BuildReport, build_reference
-from preftree.reference.gate import verify_live_start, verify_start
+from preftree.reference.gate import GateReport, verify_live_start, verify_start
 from preftree.reference.key import table_key
-from preftree.reference.moving import Follower
+from preftree.reference.references import LiveReference, MovingReference, NoReference, Reference, TableReference
 from preftree.reference.store import ReferenceTable
 from preftree.run_folder.metrics import SECONDS_BETWEEN_LINES
-from preftree.run_folder.writer import claim_folder, find_start
 from preftree.runtime.paths import cache_root
 from preftree.runtime.ranks import open_ranks
 from preftree.runtime.reduce import lead_first
-from preftree.scoring.vocabulary import LiveReference
-from preftree.train import open_run as run
-from preftree.train.dataset import PromptGroups, probe_rows
-from preftree.train.loop import Outcome
-from preftree.train.objective import Objective, Part, bind_objective
-from preftree.train.policy import Reference, find_live_reference, find_reference
-from preftree.train.preference import preference_task, table_reference
-from preftree.train.step.task import Task
+from preftree.train.dataset import PromptGroups
+from preftree.train.examples import RunExamples, open_examples, trajectory_of
+from preftree.train.loop import Outcome, train
+from preftree.train.objective import Objective, bind_objective
+from preftree.train.open_run import OpenRun, admit, load_run, open_run
+from preftree.train.policy import ReferenceModel, find_live_reference, find_reference
+from preftree.train.preference import PreferenceTask
+from preftree.train.step.supervised import SupervisedSteps
 
 log = logging.getLogger("preftree")
-
-
-def pair_task(examples: Examples, loss: BoundLoss, table: ReferenceTable, *, held_out: bool = False) -> Task:
-    """The task of one loss against the reference log-probs of a table; arguments as of `preference_task`."""
-    return preference_task(examples, Objective((Part(loss),)), table_reference(table), held_out=held_out)
 
 
 def run_dpo(config: DpoConfig) -> Outcome:
@@ -46,77 +37,16 @@ def run_dpo(config: DpoConfig) -> Outcome:
       UserError: something outside the program is wrong; the sentence says what to do.
     """
     config, objective = bind_objective(config)
-    with open_ranks() as ranks, claim_folder(config, ranks):
-        setup = run.prepare(config, ranks, find_start(config, ranks))
-        table, reference = _open_reference(setup, objective)
-        identity = {} if reference is None else {"weights of the reference": reference.weights}
-        if schedule := config.reference_schedule:
-            identity |= {"reference.sync_every": schedule.sync_every, "reference.mixup": schedule.mixup}
-        path = run.trajectory(setup, {"recipe": "dpo", **objective.identity, **identity})
-        done = run.admit(setup, path)
-        if done is not None:
-            return done
-        words, live, follower = "none" if reference is None else reference.words, None, None
-        if table is not None and reference is not None:
-            fill_table(setup, table, reference)
-            _check_start(setup, table, reference)
-        elif reference is not None:
-            kind = "the policy without its adapter" if reference.without_adapter else "a second model in memory"
-            log.info("the reference scores beside the policy, in every step: %s", kind)
-            live = reference.active
-            _check_start(setup, live, reference)
-            if schedule:
-                follower = Follower(reference.scorer.model, schedule.sync_every, schedule.mixup)
-        else:
-            log.info("loss %s compares with no reference: none is computed", objective.label)
-        del reference  # another model's weights are not needed again, unless it is live
-        stored = None if table is None else table_reference(table)
-        outcome = run.execute(
-            setup,
-            lambda store, held_out: preference_task(store, objective, stored, live=live, held_out=held_out),
-            path,
-            reference=words,
-            follower=follower,
-        )
-        beta = objective.lead.options.get("beta")
-        if (
-            table is not None
-            and objective.unit == "pair"
-            and isinstance(beta, float)
-            and not outcome.signum
-            and ranks.leads
-        ):
-            keep_token_rewards(setup, table, beta)
-        return outcome
-
-
-def _open_reference(
-    setup: run.Setup[DpoConfig], objective: Objective
-) -> tuple[ReferenceTable, Reference] | tuple[None, Reference | None]:
-    """The run's reference, with its table unless it has to be live: for a KL over the vocabulary, or since it moves."""
-    if not objective.needs_reference:
-        return None, None
-    config = setup.config
-    if "kl" in objective.inputs or config.reference_schedule is not None:
-        return None, find_live_reference(config, setup.policy, setup.tokenizer, setup.ranks)
-    return open_table(setup)
-
-
-def _check_start(setup: run.Setup[DpoConfig], scored: ReferenceTable | LiveReference, reference: Reference) -> None:
-    """A policy that has not left its reference must agree with it; says so where it has."""
-    if setup.start is not None:
-        log.info("not compared with the reference: this run goes on from step %d", setup.start.step)
-        return
-    if not reference.is_start:
-        log.info("not compared with the reference: it is %s, and the run starts elsewhere", reference.words)
-        return
-    groups = [setup.data.train.store[row].sequences for row in probe_rows(setup.data.train)]
-    budget = setup.config.micro_batch_tokens
-    if isinstance(scored, ReferenceTable):
-        gate = verify_start(setup.scorer, scored, groups, budget=budget)
-    else:
-        gate = verify_live_start(setup.scorer, scored, groups, budget=budget)
-    log.info("policy equals reference: %.1e nats of %.1e allowed", gate.largest_logratio, gate.tolerance)
+    with open_run(config) as run:
+        data = open_examples(run)
+        model = _find_model(run, objective)
+        recipe = {"recipe": "dpo", **objective.identity, **_identity(config, model)}
+        trajectory = trajectory_of(run, data, recipe)
+        if finished := admit(run, data, trajectory):
+            return Outcome(finished)
+        reference, words = _open_reference(run, objective, data, model), "none" if model is None else model.words
+        del model  # another model's weights are not needed again, unless it scores beside the policy
+        return train(run, SupervisedSteps(run, data, PreferenceTask(objective, reference)), trajectory, reference=words)
 
 
 def build_reference_table(config: DpoConfig) -> BuildReport:
@@ -124,52 +54,108 @@ def build_reference_table(config: DpoConfig) -> BuildReport:
     config, objective = bind_objective(config)
     if not objective.needs_reference:
         raise ConfigError(f"loss {objective.label} compares with no reference: there is no table to build")
-    if "kl" in objective.inputs or config.reference_schedule is not None:
+    if _is_live(config, objective):
         raise ConfigError("this reference scores beside the policy in every step: there is no table to build")
     with open_ranks() as ranks:
-        setup = run.prepare(config, ranks, None)
-        table, reference = open_table(setup)
-        return fill_table(setup, table, reference)
+        run = load_run(config, ranks, None)
+        data = open_examples(run)
+        model = find_reference(run.config, run.policy, run.tokenizer, ranks)
+        return _fill_table(run, data, _open_table(run, model), model)
 
 
-def open_table(setup: run.Setup[DpoConfig]) -> tuple[ReferenceTable, Reference]:
-    """The table of the run's reference, and what fills it: the policy as it was loaded, or another model.
+def _is_live(config: DpoConfig, objective: Objective) -> bool:
+    """Whether the reference scores beside the policy: for a KL over the vocabulary, or because it moves."""
+    return "kl" in objective.inputs or config.reference_schedule is not None
 
-    Raises:
-      ConfigError: the other model has another vocabulary.
-    """
-    config = setup.config
-    reference = find_reference(config, setup.policy, setup.tokenizer, setup.ranks)
-    key = table_key(reference.weights, reference.scorer.numeric_mode)
-    table = ReferenceTable.open(Path(config.cache or cache_root()), key)
+
+def _find_model(run: OpenRun[DpoConfig], objective: Objective) -> ReferenceModel | None:
+    """The model that the policy is compared with; None for losses that compare with none."""
+    if not objective.needs_reference:
+        return None
+    find = find_live_reference if _is_live(run.config, objective) else find_reference
+    return find(run.config, run.policy, run.tokenizer, run.ranks)
+
+
+def _identity(config: DpoConfig, model: ReferenceModel | None) -> Mapping[str, object]:
+    """The entries of the reference in a trajectory."""
+    entries: dict[str, object] = {} if model is None else {"weights of the reference": model.weights}
+    if schedule := config.reference_schedule:
+        entries |= {"reference.sync_every": schedule.sync_every, "reference.mixup": schedule.mixup}
+    return entries
+
+
+def _open_reference(
+    run: OpenRun[DpoConfig], objective: Objective, data: RunExamples, model: ReferenceModel | None
+) -> Reference:
+    """The reference as steps use it: a filled table, or the model itself; compared with the policy where they agree."""
+    if model is None:
+        log.info("loss %s compares with no reference: none is computed", objective.label)
+        return NoReference()
+    groups, budget = data.probes(), run.config.micro_batch_tokens
+    if not _is_live(run.config, objective):
+        table = _open_table(run, model)
+        _fill_table(run, data, table, model)
+        if _is_comparable(run, model):
+            _log_gate(verify_start(run.scorer, table, groups, budget=budget))
+        return TableReference(table)
+    kind = "the policy without its adapter" if model.without_adapter else "a second model in memory"
+    log.info("the reference scores beside the policy, in every step: %s", kind)
+    if _is_comparable(run, model):
+        _log_gate(verify_live_start(run.scorer, model.active, groups, budget=budget))
+    schedule = run.config.reference_schedule
+    if schedule is None:
+        return LiveReference(model.active)
+    return MovingReference(model.active, model.scorer.model, schedule.sync_every, schedule.mixup)
+
+
+def _is_comparable(run: OpenRun[DpoConfig], model: ReferenceModel) -> bool:
+    """Whether the policy has not left its reference, so that both must agree; says so where it has."""
+    if run.start is not None:
+        log.info("not compared with the reference: this run goes on from step %d", run.start.step)
+        return False
+    if not model.is_start:
+        log.info("not compared with the reference: it is %s, and the run starts elsewhere", model.words)
+    return model.is_start
+
+
+def _log_gate(gate: GateReport) -> None:
+    log.info("policy equals reference: %.1e nats of %.1e allowed", gate.largest_logratio, gate.tolerance)
+
+
+def _open_table(run: OpenRun[DpoConfig], model: ReferenceModel) -> ReferenceTable:
+    """The stored log-probs of a reference, however many there are yet."""
+    key = table_key(model.weights, model.scorer.numeric_mode)
+    table = ReferenceTable.open(Path(run.config.cache or cache_root()), key)
     for sentence in table.set_aside:
         log.warning("%s", sentence)
-    return table, reference
+    return table
 
 
-def fill_table(setup: run.Setup[DpoConfig], table: ReferenceTable, reference: Reference) -> BuildReport:
-    """Score what the table lacks of the training and the held-out pairs; rank 0 does it, the others then find it."""
+def _fill_table(
+    run: OpenRun[DpoConfig], data: RunExamples, table: ReferenceTable, model: ReferenceModel
+) -> BuildReport:
+    """Score what the table lacks of the training and the held-out rows; rank 0 does it, the others then find it."""
 
     def fill() -> BuildReport:
         total = BuildReport()
-        for part in (setup.data.train, setup.data.held_out) if setup.ranks.leads else ():
+        for part in (data.train, data.held_out) if run.ranks.leads else ():
             if part is not None:
                 groups = PromptGroups(part)
-                with reference.active() as scorer:
-                    done = build_reference(
+                with model.active() as scorer:
+                    report = build_reference(
                         table,
                         scorer,
                         groups,
-                        budget=setup.config.micro_batch_tokens,
+                        budget=run.config.micro_batch_tokens,
                         name=groups.name,
-                        progress=_now_and_then(),
+                        progress=_Progress(),
                         say=lambda sentence: log.info("%s", sentence),
                     )
-                total = BuildReport(*(a + b for a, b in zip(astuple(total), astuple(done), strict=True)))
+                total = BuildReport(*(a + b for a, b in zip(astuple(total), astuple(report), strict=True)))
         table.refresh()
         return total
 
-    report = lead_first(setup.ranks, fill)
+    report = lead_first(run.ranks, fill)
     log.info(
         "reference: %d responses scored in %d forwards (%.1f s), %d known from earlier",
         report.num_scored,
@@ -180,14 +166,13 @@ def fill_table(setup: run.Setup[DpoConfig], table: ReferenceTable, reference: Re
     return report
 
 
-def _now_and_then() -> Callable[[BuildReport], None]:
-    """Say how far a build is, every 20 seconds."""
-    told = 0.0
+class _Progress:
+    """Logs how far a build is, every 20 seconds."""
 
-    def tell(report: BuildReport) -> None:
-        nonlocal told
-        if report.seconds - told >= SECONDS_BETWEEN_LINES:
-            told = report.seconds
+    def __init__(self) -> None:
+        self._logged = 0.0
+
+    def __call__(self, report: BuildReport) -> None:
+        if report.seconds - self._logged >= SECONDS_BETWEEN_LINES:
+            self._logged = report.seconds
             log.info("reference: %d responses scored, %.0f s", report.num_scored, report.seconds)
-
-    return tell

@@ -1,4 +1,4 @@
-"""The loop: steps, evaluations and checkpoints in an order that a stop at any moment cannot change.
+"""The training loop: steps, evaluations and checkpoints in an order that a stop at any moment cannot change.
 
 A checkpoint is written right after its step, before an evaluation that is due there. A resumed run therefore meets the
 evaluation again, and writes the row that the straight run would have written.
@@ -6,271 +6,223 @@ evaluation again, and writes the row that the straight run would have written.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, Protocol, runtime_checkable
 
-import numpy as np
-from jaxtyping import Int
-from torch import nn
 from torch.optim import Optimizer
 
-from preftree.config.base import RunConfig
-from preftree.config.recipes import AnyConfig
 from preftree.errors import HalfwayError, TrainingError, UserError
-from preftree.reference.moving import Follower
-from preftree.run_folder.metrics import Row, open_tracker
-from preftree.runtime.ranks import Ranks
+from preftree.run_folder.metrics import Row, Tracker, open_tracker
 from preftree.runtime.reduce import lead_first, max_over_ranks
 from preftree.runtime.signals import stop_on_signals
-from preftree.scoring.scorer import Scorer
-from preftree.storage.checkpoint import LoadedCheckpoint, save_checkpoint
+from preftree.storage.checkpoint import save_checkpoint
+from preftree.train.open_run import OpenRun, finish
 from preftree.train.snapshots import is_snapshot_step, save_snapshot
-from preftree.train.state import Beside, Progress, capture, require_finite, restore
-from preftree.train.step.optimizer import learning_rate, set_learning_rate
-from preftree.train.step.scores import Moment
-from preftree.train.step.step import measure, take_step
-from preftree.train.step.task import Task
+from preftree.train.state import Companion, Progress, capture, require_finite, restore
 
-Advance: TypeAlias = Callable[[Progress], tuple[Progress, Row]]
-"""Makes the step after a progress, by it and by the weights alone; where the run is then, and the row to write.
 
-A UserError before anything was updated is as if the step had not begun; one after that is a `HalfwayError`.
-"""
+@runtime_checkable
+class Steps(Protocol):
+    """What a recipe's loop consists of."""
 
-Evaluate: TypeAlias = Callable[[Progress, Callable[[], int]], Mapping[str, float] | None]
-"""Figures of the policy at a progress; None where the second argument, a signal's number or 0, said to stop."""
+    @property
+    def optimizer(self) -> Optimizer:
+        """The policy's optimiser."""
+        ...
+
+    @property
+    def num_steps(self) -> int:
+        """Steps of the whole run."""
+        ...
+
+    @property
+    def steps_per_epoch(self) -> float:
+        """Steps of one pass over the data."""
+        ...
+
+    @property
+    def state(self) -> Mapping[str, float]:
+        """Running state before the first step."""
+        ...
+
+    @property
+    def companions(self) -> Mapping[str, Companion]:
+        """Modules that change beside the policy, by the name of their checkpoint file."""
+        ...
+
+    @property
+    def has_evaluation(self) -> bool:
+        """Whether anything is held out."""
+        ...
+
+    def step(self, progress: Progress) -> tuple[Progress, Row]:
+        """Make the step after a progress, by it and the weights alone; the progress after it, and its row of metrics.
+
+        Raises:
+          UserError: nothing was updated: it is as if the step had not begun.
+          HalfwayError: the step failed after a first update.
+        """
+        ...
+
+    def evaluate(self, progress: Progress, stop: Callable[[], int]) -> Mapping[str, float] | None:
+        """Held-out figures of the policy; None where `stop` gives a signal's number instead of 0."""
+        ...
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Plan:
-    """What to do, how often.
-
-    Attributes:
-      advance: Makes a step.
-      num_steps: Steps of the whole run.
-      steps_per_epoch: Steps of one pass over the data.
-      evaluate: Measures the policy on what was held out; None where nothing was.
-      about: Plain JSON that each checkpoint carries: what run it is of.
-      state: Running state before the first step.
-      reference: The reference, if it moves.
-      critic: A module that is trained beside the policy, with its optimiser.
-    """
-
-    advance: Advance
-    num_steps: int
-    steps_per_epoch: int | float
-    evaluate: Evaluate | None
-    about: Mapping[str, object]
-    state: Mapping[str, float] = field(default_factory=dict)
-    reference: nn.Module | None = None
-    critic: tuple[nn.Module, Optimizer] | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a run ended.
+    """The end of a run.
 
     Attributes:
-      progress: Where it ended.
-      figures: Of the last evaluation; empty where there was none.
+      progress: How far it came.
+      figures: Figures of the last evaluation; empty where there was none.
       signum: The signal that stopped it early; 0 where it ran to its end.
+      steps: What was trained; None where the run had finished before.
     """
 
     progress: Progress
-    figures: Mapping[str, float]
-    signum: int
+    figures: Mapping[str, float] = field(default_factory=dict)
+    signum: int = 0
+    steps: Steps | None = None
 
 
-def train(
-    plan: Plan, scorer: Scorer, optimizer: Optimizer, config: AnyConfig, ranks: Ranks, *, start: LoadedCheckpoint | None
-) -> Outcome:
+def train(run: OpenRun[Any], steps: Steps, trajectory: Mapping[str, object], **about: object) -> Outcome:
     """Run the loop from the start, or from a checkpoint, to its end or a signal; it always leaves a checkpoint.
 
+    A run that comes to its end leaves its model and its summary as well.
+
+    Args:
+      run: The open run.
+      steps: Its steps and evaluations.
+      trajectory: Everything that decides the sequence of weights; stored with each checkpoint.
+      about: Plain JSON that checkpoints and summary carry beside it: what the reference is, for example.
     Raises:
       TrainingError: a loss, a gradient or a weight is not finite; the last good state is the newest checkpoint.
       CheckpointError: a checkpoint could not be read or written.
       UserError: a step could not be computed; the state before it is saved.
     """
-    beside = Beside(plan.reference, plan.critic)
-    progress = restore(scorer.model, optimizer, start, beside) if start else Progress(state=plan.state)
-    saved, evaluated = progress.step if start else -1, -1
+    config, ranks = run.config, run.ranks
+    about = run.about(trajectory, **about)
     figures: dict[str, float] = {}
-    out = Path(config.out)
-    with ExitStack() as stack:
-        request = stack.enter_context(stop_on_signals())
-        tracker = stack.enter_context(
-            open_tracker(
-                out,
-                leads=ranks.leads,
-                num_steps=plan.num_steps,
-                first_step=progress.step,
-                keep_rows=progress.rows if start else None,
-            )
-        )
+    evaluated = -1
+    with stop_on_signals() as request, _open_keeper(run, steps, about) as keeper:
 
-        @contextmanager
-        def noting_a_stop() -> Iterator[None]:
-            """Leave a last row that says why; no checkpoint counts it, so a resumed run drops it."""
-            try:
-                yield
-            except TrainingError as error:
-                tracker.write({"split": "stop", "step": progress.step, "error": str(error)})
-                raise
-
-        stack.enter_context(noting_a_stop())
-
-        def asked_to_stop() -> int:
+        def stop() -> int:
             return max_over_ranks(request.signum, ranks)
 
-        def save() -> None:
-            nonlocal progress, saved
-            progress = replace(progress, rows=tracker.num_rows)
-
-            def write() -> None:
-                if ranks.leads:
-                    require_finite(scorer.model, progress.step)
-                    if plan.critic is not None:
-                        require_finite(plan.critic[0], progress.step)
-                    tracker.sync()
-                    state = capture(scorer.model, optimizer, progress, plan.about, beside)
-                    save_checkpoint(out / "checkpoints", progress.step, state, keep=config.keep_checkpoints)
-
-            lead_first(ranks, write)
-            saved = progress.step
-
-        def snapshot() -> None:
-            if ranks.leads:
-                save_snapshot(out, scorer.model, progress.step, plan.about.get("trajectory"))
-
-        @contextmanager
-        def saving_on_failure() -> Iterator[None]:
-            try:
-                yield
-            except HalfwayError:
-                raise
-            except UserError:  # on every rank, and nothing was updated
-                if saved != progress.step:
-                    save()
-                raise
-
         while True:
-            step = progress.step
-            last = step >= plan.num_steps
-            stop = asked_to_stop()
-            if (last or stop) and saved != step:
-                save()
-            if stop:
+            step = keeper.progress.step
+            last = step >= steps.num_steps
+            signum = stop()
+            if last or signum:
+                keeper.save()
+            if signum:
                 break
             due = last or (config.eval_every is not None and step > 0 and step % config.eval_every == 0)
-            if plan.evaluate and due and evaluated != step:
-                with saving_on_failure():
-                    found = plan.evaluate(progress, asked_to_stop)
-                if found is None:
+            if steps.has_evaluation and due and evaluated != step:
+                with keeper.saving_on_failure():
+                    measured = steps.evaluate(keeper.progress, stop)
+                if measured is None:
                     continue
-                figures, evaluated = dict(found), step
-                tracker.write({"split": "eval", "step": step, "epoch": step / plan.steps_per_epoch, **figures})
+                figures, evaluated = dict(measured), step
+                keeper.tracker.write({"split": "eval", "step": step, "epoch": step / steps.steps_per_epoch, **figures})
             if last:
                 break
-            with saving_on_failure():
-                progress, row = plan.advance(progress)
-            tracker.write(row)
-            if is_snapshot_step(progress.step, config.snapshots):  # before the checkpoint, which is not gone behind
-                lead_first(ranks, snapshot)
-            if config.save_every is not None and progress.step % config.save_every == 0:
-                save()
-    return Outcome(progress, figures, stop)
+            with keeper.saving_on_failure():
+                keeper.progress, row = steps.step(keeper.progress)
+            keeper.tracker.write(row)
+            keeper.snapshot()  # before the checkpoint, which a resumed run does not go back behind
+            if config.save_every is not None and keeper.progress.step % config.save_every == 0:
+                keeper.save()
+    if not signum:
+        finish(run, keeper.progress, figures, about)
+    return Outcome(keeper.progress, figures, signum, steps)
 
 
-def supervised(
-    task: Task,
-    steps: Callable[[int], Iterator[Int[np.ndarray, " B"]]],
-    num_steps: int,
-    steps_per_epoch: int,
-    scorer: Scorer,
-    optimizer: Optimizer,
-    config: RunConfig,
-    ranks: Ranks,
-    follower: Follower | None = None,
-) -> Advance:
-    """Steps on examples that are there beforehand: one update each.
+@dataclass(eq=False)
+class _Keeper:
+    """The state of a loop, and everything that is written of it.
 
-    Args:
-      task: The training examples and their loss.
-      steps: The rows of each step from a given one on; pure, so a resumed run meets what it would have met.
-      num_steps: Steps of the whole run.
-      steps_per_epoch: Steps of one pass over the data.
-      scorer: The policy.
-      optimizer: Its optimiser.
-      config: The run's options.
-      ranks: The ranks.
-      follower: The reference, if it moves.
+    Attributes:
+      run: The open run.
+      steps: Its steps.
+      about: Plain JSON for checkpoints.
+      tracker: Writes the rows of metrics.
+      progress: How far the loop is.
+      saved: Step of the newest checkpoint; -1 before the first.
     """
-    coming: Iterator[Int[np.ndarray, " B"]] | None = None
 
-    def advance(progress: Progress) -> tuple[Progress, Row]:
-        nonlocal coming
-        began = time.perf_counter()
-        coming = coming or steps(progress.step)
-        rows = next(coming)
-        lr = learning_rate(progress.step, config, num_steps)
-        set_learning_rate(optimizer, lr)
-        result = take_step(
-            task,
-            rows,
-            scorer,
-            optimizer,
-            budget=config.micro_batch_tokens,
-            max_grad_norm=config.max_grad_norm,
-            ranks=ranks,
-            name=f"step {progress.step + 1}",
-            moment=Moment(config.seed, progress.step, progress.state),
-        )
-        if follower is not None:
-            follower.follow(scorer.model, progress.step + 1)
-        seconds = time.perf_counter() - began
-        progress = replace(
-            progress,
-            step=progress.step + 1,
-            examples=progress.examples + len(rows),
-            tokens=progress.tokens + result.num_tokens,
-            tokens_alone=progress.tokens_alone + result.num_alone,
-            seconds=progress.seconds + seconds,
-            state=dict(result.state),
-        )
-        return progress, {
-            "step": progress.step,
-            "epoch": progress.step / steps_per_epoch,
-            **task.figures(result.columns, rows),
-            **progress.state,
-            "grad_norm": result.grad_norm,
-            "lr": lr,
-            task.unit: progress.examples,
-            "tokens": progress.tokens,
-            f"{task.unit}_per_second": len(rows) / seconds,
-            "seconds": progress.seconds,
-        }
+    run: OpenRun[Any]
+    steps: Steps
+    about: Mapping[str, object]
+    tracker: Tracker
+    progress: Progress
+    saved: int
 
-    return advance
+    def save(self) -> None:
+        """Write a checkpoint of this step, unless it is there."""
+        if self.saved == self.progress.step:
+            return
+        self.progress = replace(self.progress, rows=self.tracker.num_rows)
+        lead_first(self.run.ranks, self._write)
+        self.saved = self.progress.step
+
+    def snapshot(self) -> None:
+        """Keep the weights alone, where this step is one of those that are kept."""
+        if is_snapshot_step(self.progress.step, self.run.config.snapshots):
+            lead_first(self.run.ranks, self._write_snapshot)
+
+    @contextmanager
+    def saving_on_failure(self) -> Iterator[None]:
+        """Save the state before a step that could not be computed."""
+        try:
+            yield
+        except HalfwayError:
+            raise
+        except UserError:  # on every rank, and nothing was updated
+            self.save()
+            raise
+
+    def _write(self) -> None:
+        if not self.run.ranks.leads:
+            return
+        model, companions = self.run.scorer.model, self.steps.companions
+        for module in (model, *(companion.module for companion in companions.values() if companion.optimizer)):
+            require_finite(module, self.progress.step)
+        self.tracker.sync()
+        state = capture(model, self.steps.optimizer, self.progress, self.about, companions)
+        folder, keep = Path(self.run.config.out) / "checkpoints", self.run.config.keep_checkpoints
+        save_checkpoint(folder, self.progress.step, state, keep=keep)
+
+    def _write_snapshot(self) -> None:
+        if self.run.ranks.leads:
+            out, trajectory = Path(self.run.config.out), self.about["trajectory"]
+            save_snapshot(out, self.run.scorer.model, self.progress.step, trajectory)
 
 
-def held_out(task: Task, rows: Int[np.ndarray, " N"], scorer: Scorer, config: RunConfig, ranks: Ranks) -> Evaluate:
-    """The figures of a task over rows that are not trained on, and their number."""
+@contextmanager
+def _open_keeper(run: OpenRun[Any], steps: Steps, about: Mapping[str, object]) -> Iterator[_Keeper]:
+    """Restore the checkpoint that the run starts from, if any, and open its metrics.
 
-    def evaluate(progress: Progress, stop: Callable[[], int]) -> Mapping[str, float] | None:
-        found = measure(
-            task,
-            rows,
-            scorer,
-            budget=config.micro_batch_tokens,
-            ranks=ranks,
-            stop=stop,
-            name=f"evaluation after step {progress.step}",
-            moment=Moment(config.seed, progress.step, progress.state),
-        )
-        return None if found is None else found | {task.unit: len(rows)}
-
-    return evaluate
+    A TrainingError leaves a last row that says why; no checkpoint counts it, so a resumed run drops it.
+    """
+    progress = Progress(state=steps.state)
+    if run.start:
+        progress = restore(run.scorer.model, steps.optimizer, run.start, steps.companions)
+    tracking = open_tracker(
+        Path(run.config.out),
+        leads=run.ranks.leads,
+        num_steps=steps.num_steps,
+        first_step=progress.step,
+        keep_rows=progress.rows if run.start else None,
+    )
+    with tracking as tracker:
+        keeper = _Keeper(run, steps, about, tracker, progress, progress.step if run.start else -1)
+        try:
+            yield keeper
+        except TrainingError as error:
+            tracker.write({"split": "stop", "step": keeper.progress.step, "error": str(error)})
+            raise

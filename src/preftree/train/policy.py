@@ -77,7 +77,7 @@ class Policy:
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Reference:
+class ReferenceModel:
     """What the policy is compared with.
 
     Attributes:
@@ -137,7 +137,7 @@ def load_policy(config: AnyConfig, ranks: Ranks) -> Policy:
 
 def find_reference(
     config: DpoConfig | OnlineConfig, policy: Policy, tokenizer: PreTrainedTokenizerBase, ranks: Ranks
-) -> Reference:
+) -> ReferenceModel:
     """The reference that a run asks for; another model is loaded where the policy cannot be it.
 
     Raises:
@@ -147,7 +147,7 @@ def find_reference(
     asked, bare = config.reference_place, "the model under the adapter"
     if asked == "start":
         start = policy.words.removesuffix(", under a new adapter")
-        return Reference(policy.scorer, policy.weights, policy.is_fresh, True, f"start: {start}")
+        return ReferenceModel(policy.scorer, policy.weights, policy.is_fresh, True, f"start: {start}")
     if asked == "base":
         if policy.lora is None and policy.incoming is None:
             raise ConfigError(
@@ -156,21 +156,21 @@ def find_reference(
             )
         words = f"base: {policy.base}, {bare}"
         if not policy.merged:
-            return Reference(policy.scorer, policy.base_weights, True, policy.incoming is None, words)
+            return ReferenceModel(policy.scorer, policy.base_weights, True, policy.incoming is None, words)
         scorer, weights = load_frozen(policy.base, config, ranks)
-        return Reference(scorer, weights, False, False, words)
+        return ReferenceModel(scorer, weights, False, False, words)
     if load_tokenizer(asked).get_vocab() != tokenizer.get_vocab():
         raise ConfigError(
             f"reference={asked} has another vocabulary than model={config.model}, so it cannot score the same tokens; "
             "give a model with the same tokenizer"
         )
     scorer, weights = load_frozen(asked, config, ranks)
-    return Reference(scorer, weights, False, False, asked)
+    return ReferenceModel(scorer, weights, False, False, asked)
 
 
 def find_live_reference(
     config: DpoConfig | OnlineConfig, policy: Policy, tokenizer: PreTrainedTokenizerBase, ranks: Ranks
-) -> Reference:
+) -> ReferenceModel:
     """The reference as a model that scores beside the policy: the policy without its adapter, or a second model.
 
     Raises:

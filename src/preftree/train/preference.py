@@ -1,9 +1,11 @@
-"""The task of a preference run: examples under an objective, and the figures that are made of their metrics."""
+"""The task of preferences: examples under an objective, against a reference."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -13,59 +15,74 @@ from torch import Tensor
 from preftree.data.store.store import Examples, TokenExample
 from preftree.losses.mean import weigh
 from preftree.losses.metrics import by_label
-from preftree.reference.store import ReferenceTable
-from preftree.scoring.vocabulary import LiveReference
+from preftree.reference.references import NoReference, Reference
 from preftree.stats.intervals import wilson
 from preftree.train.objective import Objective
 from preftree.train.step.inputs import make_inputs
-from preftree.train.step.scores import Lookup, Scores, Views
-from preftree.train.step.task import Task, Values
-from preftree.tree.layout import TokenSequence, TreeBatch
-from preftree.tree.to_device import send
+from preftree.train.step.scores import Scores
 
 
-def table_reference(table: ReferenceTable) -> Lookup:
-    """Log-probs that a table holds; nothing here can compute one."""
+@dataclass(frozen=True, eq=False, slots=True)
+class PreferenceTask:
+    """Pairs (the chosen response first), single responses, or lists (best first), under an objective.
 
-    def look_up(batch: TreeBatch, sequences: Sequence[TokenSequence]) -> Float[Tensor, " I"]:
-        return send(table.gather(sequences), batch.input_T.device)
-
-    return look_up
-
-
-def preference_task(
-    examples: Examples,
-    objective: Objective,
-    reference: Lookup | None,
-    *,
-    live: LiveReference | None = None,
-    held_out: bool = False,
-) -> Task:
-    """Examples under an objective.
-
-    Args:
-      examples: Pairs, the chosen response first; single responses; or lists, the best response first.
+    Attributes:
       objective: The losses.
-      reference: Where the reference's stored log-probs come from; None for an objective that needs none.
-      live: The reference itself, where the table cannot serve: for a KL over the vocabulary, or one that moves.
-      held_out: Whether the figures of pairs come with a 95 % Wilson interval of the accuracy.
+      reference: What the policy is compared with.
     """
 
-    def value(scores: Scores, some: Sequence[TokenExample]) -> Values:
-        given = make_inputs(objective.unit, objective.inputs, scores, some)
-        return Values(*objective.value(given, scores.moment.state))
+    objective: Objective
+    reference: Reference = field(default_factory=NoReference)
 
-    def advance(scores: Scores, some: Sequence[TokenExample]) -> Mapping[str, float]:
-        given = make_inputs(objective.unit, objective.inputs, scores, some)
-        return objective.advance(given, scores.moment.state)
+    @property
+    def unit(self) -> str:
+        """What the metrics call examples."""
+        return f"{self.objective.unit}s"
 
-    def divisor(rows: Int[np.ndarray, " B"]) -> float:
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the metrics."""
+        return self.objective.columns
+
+    @property
+    def scope(self) -> Literal["example", "step"]:
+        """`step` where a loss sees its whole step."""
+        return self.objective.scope
+
+    @property
+    def state(self) -> Mapping[str, float]:
+        """Running state of the losses before the first step."""
+        return self.objective.state
+
+    @property
+    def extras(self) -> Mapping[str, bool]:
+        """Figures beside log-probs that the losses read."""
+        return {name: True for name in ("kl", "confidence") if name in self.objective.inputs}
+
+    def loss(self, scores: Scores, examples: Sequence[TokenExample]) -> tuple[Float[Tensor, " P"], dict[str, Tensor]]:
+        """Weighted sum of the losses of each example, and its metrics."""
+        return self.objective.value(self._inputs(scores, examples), scores.moment.state)
+
+    def advance(self, scores: Scores, examples: Sequence[TokenExample]) -> Mapping[str, float]:
+        """The running state after a step, from the scores of all its examples."""
+        return self.objective.advance(self._inputs(scores, examples), scores.moment.state)
+
+    def divisor(self, examples: Examples, rows: Int[np.ndarray, " B"]) -> float:
+        """Sum of the examples' weights."""
         return float(examples.weights[rows].sum())
 
-    def figures(columns: Mapping[str, Float[Tensor, " B"]], rows: Int[np.ndarray, " B"]) -> dict[str, float]:
+    def figures(
+        self,
+        columns: Mapping[str, Float[Tensor, " B"]],
+        examples: Examples,
+        rows: Int[np.ndarray, " B"],
+        *,
+        held_out: bool = False,
+    ) -> dict[str, float]:
+        """Weighted means; held out, the accuracy of pairs and lists comes with a 95 % Wilson interval."""
         weights = examples.weights[rows]
-        means = weigh(columns, torch.from_numpy(weights)).mean(divisor(rows))
-        if objective.unit == "response":
+        means = weigh(columns, torch.from_numpy(weights)).mean(self.divisor(examples, rows))
+        if self.objective.unit == "response":
             parts = {name: mean for name, mean in means.items() if name.startswith("loss/")}
             return by_label(means) | parts
         if held_out:
@@ -74,15 +91,5 @@ def preference_task(
             _, means["accuracy_low"], means["accuracy_high"] = wilson(means["accuracy"] * trials, trials)
         return means
 
-    return Task(
-        f"{objective.unit}s",
-        examples,
-        objective.columns,
-        value,
-        divisor,
-        figures,
-        scope=objective.scope,
-        views=Views(reference, live, "kl" in objective.inputs, "confidence" in objective.inputs),
-        state=objective.state,
-        advance=advance if objective.state else None,
-    )
+    def _inputs(self, scores: Scores, examples: Sequence[TokenExample]) -> dict[str, Any]:
+        return make_inputs(self.objective.unit, self.objective.inputs, scores, examples)

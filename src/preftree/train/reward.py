@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -18,23 +17,21 @@ from preftree.data.store.store import Examples, TokenExample, TokenStore
 from preftree.losses.reward_model import win_chance
 from preftree.models.load import load_tokenizer
 from preftree.models.reward_model import grow_reward_model, is_reward_model, load_reward_model, padding_of
-from preftree.run_folder.measured import Reliability, read_measured, write_measured
-from preftree.run_folder.writer import claim_folder, find_start
-from preftree.runtime.ranks import Ranks, open_ranks
+from preftree.runtime.ranks import Ranks
 from preftree.scoring.pair_sums import response_values
-from preftree.scoring.reward_scorer import RewardScorer, verify_rewards
+from preftree.scoring.reward_scorer import RewardScorer
+from preftree.scoring.verify import verify_rewards
 from preftree.stats.calibration import Calibration, calibration
-from preftree.train import open_run as run
-from preftree.train.dataset import Data, Part
-from preftree.train.loop import Outcome
+from preftree.train.dataset import Part
+from preftree.train.examples import RunExamples, open_examples, trajectory_of
+from preftree.train.loop import Outcome, train
 from preftree.train.objective import Objective, bind_reward
+from preftree.train.open_run import OpenRun, admit, open_run
 from preftree.train.policy import Policy, digest_base
-from preftree.train.preference import preference_task
+from preftree.train.preference import PreferenceTask
 from preftree.train.step.scores import Scores
-from preftree.train.step.task import Task, Values
+from preftree.train.step.supervised import SupervisedSteps
 from preftree.tree.to_device import send
-
-log = logging.getLogger("preftree")
 
 LENGTHS = ("max_length", "max_prompt_length", "max_response_length", "truncation")
 """Options that say how a text was cut in training; they go with the model, so that it is shown such texts again."""
@@ -43,44 +40,63 @@ _RENAMED = {"best_logps": "best_rewards", "worst_logps": "worst_rewards"}
 _KEPT = ("loss", "accuracy", "pair_accuracy", "margin", "chosen_rewards", "rejected_rewards", *_RENAMED, "grad_weight")
 
 
-def reward_task(examples: Examples, objective: Objective, *, held_out: bool = False) -> Task:
-    """Examples with marked ends under a loss of rewards.
+class RewardTask:
+    """Pairs (the chosen response first) or rankings, with marked ends, under a loss of rewards.
 
-    Figures of pairs come with `brier`, the mean of (1 - chance that the model gives to the label)^2, ties left out, and
-    held out with `calibration_error`.
-
-    Args:
-      examples: Pairs, the chosen response first, or rankings; as data/store/end_marked.py marks them.
-      objective: A loss of rewards.
-      held_out: Whether the accuracy comes with a 95 % Wilson interval, and the figures with the calibration.
+    Figures of pairs come with `brier`, the mean of (1 - the model's probability of the label)^2 without ties, and held
+    out with `calibration_error`.
     """
-    inner = preference_task(examples, objective, None, held_out=held_out)
-    names = {name: _RENAMED.get(name, name) for name in inner.columns if name in _KEPT}
-    pairs, ties = objective.unit == "pair", "ties" in objective.inputs
 
-    def value(scores: Scores, some: Sequence[TokenExample]) -> Values:
-        loss, columns = inner.value(scores, some)
-        found: dict[str, Tensor] = {new: columns[name] for name, new in names.items()}
-        if pairs:
-            decided = send(np.array([not example.tie for example in some]), loss.device)
-            found["brier"] = (1 - win_chance(objective.lead, columns["margin"])).square().where(decided, 0.0)
-            found["decided"] = decided.to(loss.dtype)
-        return Values(loss, found)
+    def __init__(self, objective: Objective) -> None:
+        """The task of a loss of rewards."""
+        self.objective = objective
+        self.preferences = PreferenceTask(objective)
+        self.unit, self.state, self.extras = self.preferences.unit, self.preferences.state, self.preferences.extras
+        self.scope: Literal["example", "step"] = self.preferences.scope
+        self.reference = self.preferences.reference
+        self._is_of_pairs = objective.unit == "pair"
+        self._names = {name: _RENAMED.get(name, name) for name in objective.columns if name in _KEPT}
+        self.columns = (*self._names.values(), *(("brier", "decided") if self._is_of_pairs else ()))
 
-    def figures(columns: Mapping[str, Float[Tensor, " B"]], rows: Int[np.ndarray, " B"]) -> dict[str, float]:
-        means = inner.figures(columns, rows)
-        if not pairs:
+    def loss(self, scores: Scores, examples: Sequence[TokenExample]) -> tuple[Float[Tensor, " P"], dict[str, Tensor]]:
+        """Loss of each example, and its metrics."""
+        loss, columns = self.preferences.loss(scores, examples)
+        metrics = {new: columns[name] for name, new in self._names.items()}
+        if self._is_of_pairs:
+            decided = send(np.array([not example.tie for example in examples]), loss.device)
+            metrics["brier"] = (1 - win_chance(self.objective.lead, columns["margin"])).square().where(decided, 0.0)
+            metrics["decided"] = decided.to(loss.dtype)
+        return loss, metrics
+
+    def advance(self, scores: Scores, examples: Sequence[TokenExample]) -> Mapping[str, float]:
+        """The running state after a step."""
+        return self.preferences.advance(scores, examples)
+
+    def divisor(self, examples: Examples, rows: Int[np.ndarray, " B"]) -> float:
+        """Sum of the examples' weights."""
+        return self.preferences.divisor(examples, rows)
+
+    def figures(
+        self,
+        columns: Mapping[str, Float[Tensor, " B"]],
+        examples: Examples,
+        rows: Int[np.ndarray, " B"],
+        *,
+        held_out: bool = False,
+    ) -> dict[str, float]:
+        """Weighted means; held out, with a 95 % Wilson interval of the accuracy and the calibration."""
+        means = self.preferences.figures(columns, examples, rows, held_out=held_out)
+        if not self._is_of_pairs:
             return means
         share = means.pop("decided")
         means["brier"] = means["brier"] / share if share else 0.0
-        if ties:
+        if "ties" in self.objective.inputs:
             means["ties"] = 1 - share
         if held_out and share:
-            means["calibration_error"] = _calibration(objective, columns, examples.weights[rows]).error
+            decided = columns["decided"].numpy() > 0  # ties have no label to be right about
+            chances = win_chance(self.objective.lead, columns["margin"]).numpy()
+            means["calibration_error"] = calibration(chances[decided], examples.weights[rows][decided]).error
         return means
-
-    columns = (*names.values(), *(("brier", "decided") if pairs else ()))
-    return replace(inner, columns=columns, value=value, figures=figures)
 
 
 def run_reward(config: RewardConfig) -> Outcome:
@@ -90,64 +106,48 @@ def run_reward(config: RewardConfig) -> Outcome:
       UserError: something outside the program is wrong; the sentence says what to do.
     """
     objective = bind_reward(config)
-    with open_ranks() as ranks, claim_folder(config, ranks):
-        setup = run.prepare(config, ranks, find_start(config, ranks), _load)
-        model = setup.scorer.model
-        padding = padding_of(model)
-        if padding is not None:
-            setup.tokenizer.pad_token_id = padding
-        model.config.preftree_lengths = {name: getattr(config, name) for name in LENGTHS}
-        setup = replace(setup, data=_marked(setup.data, padding))
+    with open_run(config, load_reward_policy) as run:
+        data = _with_marked_ends(run, open_examples(run))
         head = "of the model" if is_reward_model(config.model) else config.head
-        path = run.trajectory(setup, {"recipe": config.recipe, **objective.identity, "head": head})
-        done = run.admit(setup, path, verify_rewards)
-        if done is not None:
-            return done
-        outcome = run.execute(setup, lambda store, held_out: reward_task(store, objective, held_out=held_out), path)
-        if not outcome.signum and objective.unit == "pair" and ranks.leads:
-            _keep_reliability(setup, objective)
-        return outcome
+        trajectory = trajectory_of(run, data, {"recipe": "reward", **objective.identity, "head": head})
+        if finished := admit(run, data, trajectory, verify_rewards):
+            return Outcome(finished)
+        return train(run, SupervisedSteps(run, data, RewardTask(objective)), trajectory, reference="none")
 
 
-def _load(config: RewardConfig, ranks: Ranks) -> Policy:
+def load_reward_policy(config: RewardConfig, ranks: Ranks) -> Policy:
     """The reward model of a folder, or a language model with a new head."""
     if is_reward_model(config.model):
         model = load_reward_model(config.model, device=ranks.device)
     else:
         seed = config.seed if config.head == "random" else None
         model = grow_reward_model(config.model, load_tokenizer(config.model), seed=seed, device=ranks.device)
+    model.config.preftree_lengths = {name: getattr(config, name) for name in LENGTHS}
     scorer = RewardScorer(model, precision=config.precision)
     weights = digest_base(config.model, model, config)
     return Policy(scorer, weights, config.model, weights, lora=None, incoming=None, merged=False)
 
 
-def _marked(data: Data, padding: int | None) -> Data:
+def _with_marked_ends(run: OpenRun[RewardConfig], data: RunExamples) -> RunExamples:
+    """The examples as a reward model reads them: one scored place a response, at its end."""
+    padding = padding_of(run.scorer.model)
+    if padding is not None:
+        run.tokenizer.pad_token_id = padding
+
     def marked(part: Part) -> Part:
         assert isinstance(part.store, TokenStore)
         return replace(part, store=EndStore(part.store, padding))
 
-    return Data(marked(data.train), data.held_out and marked(data.held_out))
+    return replace(data, train=marked(data.train), held_out=data.held_out and marked(data.held_out))
 
 
-def _calibration(
-    objective: Objective, columns: Mapping[str, Float[Tensor, " B"]], weights: Float[np.ndarray, " B"]
-) -> Calibration:
-    """Of the pairs that are no ties."""
-    decided = columns["decided"].numpy() > 0
-    chances = win_chance(objective.lead, columns["margin"]).numpy()
-    return calibration(chances[decided], weights[decided])
-
-
-def _keep_reliability(setup: run.Setup[RewardConfig], objective: Objective) -> None:
-    """Add the reliability curve of the held-out pairs to RUN/measured.json."""
-    part = setup.data.held_out
-    if part is None:
-        return
-    rows = np.array([row for row in part.rows.tolist() if not part.store[row].tie], np.int64)
-    if not len(rows):
-        return
-    sides = response_values(setup.scorer, part.store, rows, budget=setup.config.micro_batch_tokens)
-    chances = win_chance(objective.lead, torch.from_numpy(sides[:, 0] - sides[:, 1])).numpy()
-    found = calibration(chances, part.store.weights[rows])
-    path = Path(setup.config.out) / "measured.json"
-    write_measured(path, read_measured(path).model_copy(update={"reliability": tuple(map(Reliability.of, found.bins))}))
+def reliability_of(steps: SupervisedSteps, task: RewardTask) -> Calibration | None:
+    """Calibration of the model over its held-out pairs, ties left out; None where there are none."""
+    part = steps.data.held_out
+    rows = [] if part is None else [row for row in part.rows.tolist() if not part.store[row].tie]
+    if part is None or not rows:
+        return None
+    index = np.array(rows, np.int64)
+    sides = response_values(steps.run.scorer, part.store, index, budget=steps.run.config.micro_batch_tokens)
+    chances = win_chance(task.objective.lead, torch.from_numpy(sides[:, 0] - sides[:, 1])).numpy()
+    return calibration(chances, part.store.weights[index])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 import torch
@@ -13,32 +14,51 @@ from preftree.config.sft import SftConfig
 from preftree.data.store.store import Examples, TokenExample
 from preftree.losses.mean import weigh
 from preftree.losses.sft import sft
-from preftree.run_folder.writer import claim_folder, find_start
-from preftree.runtime.ranks import open_ranks
-from preftree.train import open_run as run
-from preftree.train.loop import Outcome
+from preftree.reference.references import NoReference
+from preftree.train.examples import open_examples, trajectory_of
+from preftree.train.loop import Outcome, train
+from preftree.train.open_run import admit, open_run
 from preftree.train.step.scores import Scores
-from preftree.train.step.task import Task, Values
+from preftree.train.step.supervised import SupervisedSteps
 
 
-def demonstration_task(examples: Examples) -> Task:
+class DemonstrationTask:
     """Demonstrations under `sft`; a step's loss is divided by its scored tokens, each times its example's weight."""
 
-    def value(scores: Scores, some: Sequence[TokenExample]) -> Values:
+    unit = "examples"
+    columns = ("loss", "response_tokens")
+    scope: Literal["example", "step"] = "example"
+    state: Mapping[str, float] = {}
+    extras: Mapping[str, bool] = {}
+    reference = NoReference()
+
+    def loss(self, scores: Scores, examples: Sequence[TokenExample]) -> tuple[Float[Tensor, " P"], dict[str, Tensor]]:
+        """Negative log-likelihood of each response, and its length."""
         policy = scores.responses()
         loss = sft(policy.logps)
-        return Values(loss, {"loss": loss, "response_tokens": policy.num_tokens})
+        return loss, {"loss": loss, "response_tokens": policy.num_tokens}
 
-    def divisor(rows: Int[np.ndarray, " B"]) -> float:
+    def advance(self, scores: Scores, examples: Sequence[TokenExample]) -> Mapping[str, float]:
+        """No state."""
+        return {}
+
+    def divisor(self, examples: Examples, rows: Int[np.ndarray, " B"]) -> float:
+        """Weighted number of scored tokens."""
         return float((examples.weights[rows] * examples.num_scored[rows]).sum())
 
-    def figures(columns: Mapping[str, Float[Tensor, " B"]], rows: Int[np.ndarray, " B"]) -> dict[str, float]:
+    def figures(
+        self,
+        columns: Mapping[str, Float[Tensor, " B"]],
+        examples: Examples,
+        rows: Int[np.ndarray, " B"],
+        *,
+        held_out: bool = False,
+    ) -> dict[str, float]:
+        """Loss per token, and tokens per response."""
         weights = torch.from_numpy(examples.weights[rows])
-        per_token = weigh({"loss": columns["loss"]}, weights).mean(divisor(rows))
+        per_token = weigh({"loss": columns["loss"]}, weights).mean(self.divisor(examples, rows))
         lengths = weigh({"response_tokens": columns["response_tokens"]}, weights)
         return per_token | lengths.mean(float(examples.weights[rows].sum()))
-
-    return Task("examples", examples, ("loss", "response_tokens"), value, divisor, figures)
 
 
 def run_sft(config: SftConfig) -> Outcome:
@@ -47,7 +67,9 @@ def run_sft(config: SftConfig) -> Outcome:
     Raises:
       UserError: something outside the program is wrong; the sentence says what to do.
     """
-    with open_ranks() as ranks, claim_folder(config, ranks):
-        setup = run.prepare(config, ranks, find_start(config, ranks))
-        path = run.trajectory(setup, {"recipe": "sft"})
-        return run.admit(setup, path) or run.execute(setup, lambda store, _: demonstration_task(store), path)
+    with open_run(config) as run:
+        data = open_examples(run)
+        trajectory = trajectory_of(run, data, {"recipe": "sft"})
+        if finished := admit(run, data, trajectory):
+            return Outcome(finished)
+        return train(run, SupervisedSteps(run, data, DemonstrationTask()), trajectory, reference="none")

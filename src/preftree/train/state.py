@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -38,17 +39,11 @@ class Progress:
     state: Mapping[str, float] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, eq=False, slots=True)
-class Beside:
-    """What else moves in a run.
+class Companion(NamedTuple):
+    """A module that changes beside the policy, with its optimiser where it is trained: a critic, a moving reference."""
 
-    Attributes:
-      reference: The reference, if it follows the policy.
-      critic: A module that is trained beside the policy, with its optimiser.
-    """
-
-    reference: nn.Module | None = None
-    critic: tuple[nn.Module, Optimizer] | None = None
+    module: nn.Module
+    optimizer: Optimizer | None = None
 
 
 def capture(
@@ -56,18 +51,17 @@ def capture(
     optimizer: Optimizer,
     progress: Progress,
     about: Mapping[str, object],
-    beside: Beside | None = None,
+    companions: Mapping[str, Companion],
 ) -> CheckpointState:
-    """Everything a run needs to go on.
+    """Everything that a resumed run needs.
 
     Args:
       model: The policy.
       optimizer: Its optimiser.
       progress: How far the run is.
       about: Plain JSON on what run this is.
-      beside: What else moves.
+      companions: What changes beside the policy, by the name of its file.
     """
-    beside = beside or Beside()
     rng = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         rng |= {f"cuda-{index}": state for index, state in enumerate(torch.cuda.get_rng_state_all())}
@@ -76,12 +70,10 @@ def capture(
         "optimizer": optimizer_tensors(model, optimizer),
         "rng": rng,
     }
-    if beside.reference is not None:
-        tensors["reference"] = dict(beside.reference.named_parameters())
-    if beside.critic is not None:
-        critic, its_optimizer = beside.critic
-        tensors["critic"] = trained_parameters(critic)
-        tensors["critic_optimizer"] = optimizer_tensors(critic, its_optimizer)
+    for name, companion in companions.items():
+        tensors[name] = _parameters(companion)
+        if companion.optimizer is not None:
+            tensors[f"{name}_optimizer"] = optimizer_tensors(companion.module, companion.optimizer)
     return CheckpointState(tensors, {"progress": asdict(progress), **about})
 
 
@@ -100,9 +92,9 @@ def require_finite(model: nn.Module, step: int) -> None:
 
 
 def restore(
-    model: nn.Module, optimizer: Optimizer, checkpoint: LoadedCheckpoint, beside: Beside | None = None
+    model: nn.Module, optimizer: Optimizer, checkpoint: LoadedCheckpoint, companions: Mapping[str, Companion]
 ) -> Progress:
-    """Put model, optimiser, what moves beside them and random numbers back to where a checkpoint was taken.
+    """Put model, optimiser, companions and random numbers back to where a checkpoint was taken.
 
     The checkpoint's tensors are let go: a run needs its memory for other things, and only once.
 
@@ -110,13 +102,11 @@ def restore(
       CheckpointError: the checkpoint is of another model.
     """
     _copy_into(trained_parameters(model), checkpoint, "model")
-    beside = beside or Beside()
-    if beside.reference is not None:
-        _copy_into(dict(beside.reference.named_parameters()), checkpoint, "reference")
-    if beside.critic is not None:
-        critic, its_optimizer = beside.critic
-        _copy_into(trained_parameters(critic), checkpoint, "critic")
-        restore_optimizer(critic, its_optimizer, dict(checkpoint.state.tensors["critic_optimizer"]))
+    for name, companion in companions.items():
+        _copy_into(_parameters(companion), checkpoint, name)
+        if companion.optimizer is not None:
+            tensors = dict(checkpoint.state.tensors[f"{name}_optimizer"])
+            restore_optimizer(companion.module, companion.optimizer, tensors)
     restore_optimizer(model, optimizer, dict(checkpoint.state.tensors["optimizer"]))
     for name, state in checkpoint.state.tensors["rng"].items():
         if name == "cpu":
@@ -125,6 +115,11 @@ def restore(
             torch.cuda.set_rng_state(state, int(name.removeprefix("cuda-")))
     checkpoint.state.tensors.clear()
     return Progress(**checkpoint.state.meta["progress"])
+
+
+def _parameters(companion: Companion) -> dict[str, nn.Parameter]:
+    module = companion.module
+    return dict(module.named_parameters()) if companion.optimizer is None else trained_parameters(module)
 
 
 def _copy_into(parameters: Mapping[str, nn.Parameter], checkpoint: LoadedCheckpoint, file: str) -> None:

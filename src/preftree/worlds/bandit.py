@@ -8,13 +8,13 @@ is a softmax over one logit a response.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from scipy.special import expit, logit, softmax
+from scipy.special import expit, softmax
 from torch import Tensor
 
 from preftree.losses.registry import BoundLoss, bind
@@ -27,9 +27,9 @@ class Bandit:
 
     Attributes:
       reference: Probability of each response under the reference; they sum to 1.
-      rewards: Reward of each.
+      rewards: Reward of each response.
       label_scale: Sharpness of the labels.
-      flip_rate: Probability that a label is turned round, in [0, 0.5).
+      flip_rate: Probability that a label is flipped, in [0, 0.5).
       known: A second score of each, not labelled: a reward for `modpo`, a cost for `constrained_dpo`.
     """
 
@@ -58,13 +58,13 @@ def expected_loss(
 ) -> Float[Tensor, ""]:
     """The loss's exact expectation over examples and labels, for the policy softmax(logits); differentiable.
 
-    Pairs have Bradley-Terry labels; a loss with ties has labels of its own tie model, whose nu is that of its options;
+    Pairs have Bradley-Terry labels; a loss with ties has labels of its tie model, whose nu is that of its options;
     a loss of lists has every list of three different responses, ranked by Plackett-Luce.
 
     Args:
       loss: A bound loss of pairs or lists, with a reference.
-      logits: Of the policy.
-      bandit: What it is tried on; its labels are not flipped where there are ties or lists.
+      logits: Logits of the policy.
+      bandit: The bandit; its labels are not flipped where there are ties or lists.
       multiplier: The state of `constrained_dpo`.
     """
     policy, ref = logits.log_softmax(0), torch.tensor(bandit.reference, dtype=logits.dtype).log()
@@ -84,11 +84,11 @@ def _paired(loss: BoundLoss, policy: Tensor, ref: Tensor, bandit: Bandit, multip
         chances, ties = np.concatenate([win, tie / 2]), np.repeat([False, True], len(winner))
         winner, loser = np.tile(winner, 2), np.tile(loser, 2)
     high, low = torch.from_numpy(winner), torch.from_numpy(loser)
-    one = torch.ones(len(winner), dtype=torch.int64)
+    ones = torch.ones(len(winner), dtype=torch.int64)
     known = torch.tensor(bandit.known or [0.0] * len(ref), dtype=policy.dtype)
     given = {
-        "policy": PairLogps(policy[high], policy[low], one, one),
-        "ref": PairLogps(ref[high], ref[low], one, one),
+        "policy": PairLogps(policy[high], policy[low], ones, ones),
+        "ref": PairLogps(ref[high], ref[low], ones, ones),
         "ties": torch.from_numpy(ties),
         "other_margins": known[high] - known[low],
         "costs": PairValues(known[high], known[low]),
@@ -132,7 +132,7 @@ def optimise(
     Args:
       name: A loss of the table that takes a policy and a reference.
       options: Its options.
-      bandit: What it is tried on.
+      bandit: The bandit.
       multiplier: The state of `constrained_dpo`.
     Raises:
       ValueError: unknown loss or options; or the gradient has not vanished after 2000 iterations.
@@ -164,21 +164,6 @@ def dpo_optimum(bandit: Bandit, *, beta: float) -> Float[np.ndarray, " K"]:
     return softmax(np.log(bandit.reference) + bandit.label_scale * np.array(bandit.rewards) / beta)
 
 
-def cdpo_optimum(bandit: Bandit, *, beta: float, label_smoothing: float) -> Float[np.ndarray, " K"]:
-    """The optimum for two responses; smoothed labels of more are not Bradley-Terry, and have no such form.
-
-    beta x (log pi_1/pi_2 - log ref_1/ref_2) = logit of the label's smoothed probability.
-
-    Raises:
-      ValueError: not two responses.
-    """
-    if len(bandit.rewards) != 2:
-        raise ValueError(f"cdpo has a closed form for 2 responses, got {len(bandit.rewards)}")
-    p = bandit.chances()[0, 1]
-    smoothed = p * (1 - label_smoothing) + (1 - p) * label_smoothing
-    return softmax(np.log(bandit.reference) + np.array([logit(smoothed) / beta, 0.0]))
-
-
 def ipo_optimum(bandit: Bandit, *, beta: float) -> Float[np.ndarray, " K"]:
     """reference x exp((E_j P(i beats j) - 1/2) / beta) / Z with j drawn from the reference, i itself included.
 
@@ -187,52 +172,22 @@ def ipo_optimum(bandit: Bandit, *, beta: float) -> Float[np.ndarray, " K"]:
     return softmax(np.log(bandit.reference) + (bandit.chances() @ np.array(bandit.reference) - 0.5) / beta)
 
 
-def divergence_optimum(
-    bandit: Bandit, *, beta: float, ratio: Callable[[Float[np.ndarray, " K"]], Float[np.ndarray, " K"]]
-) -> Float[np.ndarray, " K"]:
-    """The optimum under an f-divergence: reference x ratio(reward / beta + c), c such that it sums to 1.
-
-    Args:
-      bandit: What it is tried on.
-      beta: Strength of the constraint.
-      ratio: Inverse of g as a function of policy / reference, rising; g is f' up to a constant (see `f_dpo`).
-    Source: Wang et al. 2023, arXiv:2309.16240, from the condition that f'(policy / reference) = reward / beta + c.
-    """
-    scores = bandit.label_scale * np.array(bandit.rewards) / beta
-    reference = np.array(bandit.reference)
-
-    def excess(c: float) -> float:
-        with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
-            total = float((reference * ratio(scores - scores.max() + c)).sum())
-        return total - 1 if np.isfinite(total) and total >= 0 else np.inf
-
-    low, high = -1.0, 0.0
-    while excess(low) > 0:
-        low *= 2
-    while excess(high) < 0:
-        high += 1
-    for _ in range(200):  # halving: beyond where the ratio ends, the sum is infinite
-        middle = (low + high) / 2
-        low, high = (middle, high) if excess(middle) < 0 else (low, middle)
-    return reference * ratio(scores - scores.max() + low)
-
-
 def total_variation(p: Float[np.ndarray, " K"], q: Float[np.ndarray, " K"]) -> float:
     """Half the summed absolute difference of two distributions, in [0, 1]."""
     return float(np.abs(p - q).sum() / 2)
 
 
 def check_bandit(betas: tuple[float, ...] = (0.2, 0.5, 1.0, 2.0)) -> dict[str, dict[str, float]]:
-    """How far from its closed form each loss ends on the six-armed bandit: {loss: {beta: total variation}}.
+    """Distance of each loss's minimum from its closed form on the six-armed bandit: {loss: {beta: total variation}}.
 
     `robust` is given labels of which the share that it expects is flipped; the others see clean ones.
     """
-    found: dict[str, dict[str, float]] = {}
+    distances: dict[str, dict[str, float]] = {}
     for name in ("dpo", "robust", "ipo_sum", "plackett_luce", "rao_kupper", "davidson"):
         bandit = replace(SIX_ARMS, flip_rate=0.1) if name == "robust" else SIX_ARMS
         form = ipo_optimum if name == "ipo_sum" else dpo_optimum
-        found[name] = {
+        distances[name] = {
             f"{beta:g}": total_variation(optimise(name, {"beta": beta}, bandit), form(bandit, beta=beta))
             for beta in betas
         }
-    return found
+    return distances

@@ -1,4 +1,4 @@
-"""What can be said exactly about a policy over a world: reward, KL, win rate, and the best that any policy can do.
+"""Exact figures of a policy over a world: reward, KL, win rate, and the best of any policy.
 
 A policy is a table of log-probs, one row a prompt and one column an outcome, [X, N]; rows sum to 1. Prompts are equally
 likely: every figure is a mean over them. Where the outcomes are all that can happen, and `other` is one of them,
@@ -20,14 +20,14 @@ from scipy.special import logsumexp, rel_entr, softmax
 Table = Float[np.ndarray, "X N"]
 
 
-class Point(NamedTuple):
-    """Where a policy stands: KL to the reference (nats) and expected reward."""
+class RewardAtKl(NamedTuple):
+    """KL of a policy to the reference (nats) and its expected reward."""
 
     kl: float
     reward: float
 
 
-def measure(logps: Table, ref_logps: Table, rewards: Table) -> Point:
+def kl_and_reward(logps: Table, ref_logps: Table, rewards: Table) -> RewardAtKl:
     """Exact KL(policy || reference) and expected reward of a policy.
 
     Args:
@@ -37,7 +37,7 @@ def measure(logps: Table, ref_logps: Table, rewards: Table) -> Point:
     """
     mass = np.exp(logps)
     ratio = np.where(mass > 0, logps - ref_logps, 0.0)
-    return Point(_mean(mass * ratio), _mean(mass * rewards))
+    return RewardAtKl(_mean(mass * ratio), _mean(mass * rewards))
 
 
 def optimum(ref_logps: Table, rewards: Table, strength: float) -> Table:
@@ -53,8 +53,8 @@ def optimum(ref_logps: Table, rewards: Table, strength: float) -> Table:
     return tilted - logsumexp(tilted, axis=1, keepdims=True)
 
 
-def frontier(ref_logps: Table, rewards: Table, strengths: Sequence[float]) -> list[Point]:
-    """Where the optimum of each strength stands: the upper edge of what any policy can reach.
+def frontier(ref_logps: Table, rewards: Table, strengths: Sequence[float]) -> list[RewardAtKl]:
+    """KL and reward of the optimum of each strength: the upper edge of what any policy can reach.
 
     Outcomes of equal reward keep the reference's proportions, so the points follow from the mass of each reward alone.
     """
@@ -65,7 +65,7 @@ def frontier(ref_logps: Table, rewards: Table, strengths: Sequence[float]) -> li
 def best_reward(ref_logps: Table, rewards: Table, kl: float) -> float:
     """The highest expected reward that any policy reaches at this KL or less.
 
-    The KL is a mean over prompts, as in `measure`: prompts may share it out unevenly; they have one strength.
+    The KL is a mean over prompts, as in `kl_and_reward`: prompts may share it out unevenly; they have one strength.
 
     Args:
       ref_logps: The reference's log-probs.
@@ -75,14 +75,14 @@ def best_reward(ref_logps: Table, rewards: Table, kl: float) -> float:
     prompts = _by_prompt(ref_logps, rewards)
     low, high = -20.0, 9.0  # of the strength's logarithm
     if kl <= _optimum_point(prompts, math.exp(low)).kl:
-        return measure(ref_logps, ref_logps, rewards).reward
+        return kl_and_reward(ref_logps, ref_logps, rewards).reward
     if kl >= _optimum_point(prompts, math.exp(high)).kl:
         return float(np.mean([groups[-1] for groups, _ in prompts]))
-    found = brentq(lambda x: _optimum_point(prompts, math.exp(x)).kl - kl, low, high, xtol=1e-9)
-    return _optimum_point(prompts, math.exp(cast(float, found))).reward
+    strength = brentq(lambda x: _optimum_point(prompts, math.exp(x)).kl - kl, low, high, xtol=1e-9)
+    return _optimum_point(prompts, math.exp(cast(float, strength))).reward
 
 
-def best_of(num: int, ref_logps: Table, rewards: Table) -> Point:
+def best_of(num: int, ref_logps: Table, rewards: Table) -> RewardAtKl:
     """Exact KL and expected reward of drawing `num` times from the reference and keeping the best.
 
     Outcomes of equal reward form a group; within it the policy keeps the reference's proportions. With F the share of
@@ -99,9 +99,9 @@ def best_of(num: int, ref_logps: Table, rewards: Table) -> Point:
 def win_rate(logps: Table, other_logps: Table, rewards: Table) -> float:
     """Probability that a sample of one policy has the higher reward than a sample of another; ties count 1/2."""
     total = 0.0
-    for one, other, values in zip(logps, other_logps, rewards, strict=True):
+    for row, other, values in zip(logps, other_logps, rewards, strict=True):
         groups, index = np.unique(values, return_inverse=True)
-        mass, other_mass = (np.bincount(index, np.exp(logps), len(groups)) for logps in (one, other))
+        mass, other_mass = (np.bincount(index, np.exp(logps), len(groups)) for logps in (row, other))
         total += (mass * (np.cumsum(other_mass) - other_mass / 2)).sum()
     return float(total / len(rewards))
 
@@ -119,17 +119,19 @@ def _by_prompt(logps: Table, rewards: Table) -> list[tuple[Float[np.ndarray, " _
     return [_by_reward(row, values) for row, values in zip(logps, rewards, strict=True)]
 
 
-def _optimum_point(prompts: Sequence[tuple[np.ndarray, np.ndarray]], strength: float) -> Point:
+def _optimum_point(prompts: Sequence[tuple[np.ndarray, np.ndarray]], strength: float) -> RewardAtKl:
     return _mean_point([_point(softmax(np.log(mass) + strength * groups), groups, mass) for groups, mass in prompts])
 
 
-def _point(kept: Float[np.ndarray, " G"], groups: Float[np.ndarray, " G"], mass: Float[np.ndarray, " G"]) -> Point:
+def _point(kept: Float[np.ndarray, " G"], groups: Float[np.ndarray, " G"], mass: Float[np.ndarray, " G"]) -> RewardAtKl:
     """A policy that gives the groups these masses, against a reference that gives them others."""
-    return Point(float(rel_entr(kept, mass).sum()), float((kept * groups).sum()))
+    return RewardAtKl(float(rel_entr(kept, mass).sum()), float((kept * groups).sum()))
 
 
-def _mean_point(points: Sequence[Point]) -> Point:
-    return Point(float(np.mean([point.kl for point in points])), float(np.mean([point.reward for point in points])))
+def _mean_point(points: Sequence[RewardAtKl]) -> RewardAtKl:
+    return RewardAtKl(
+        float(np.mean([point.kl for point in points])), float(np.mean([point.reward for point in points]))
+    )
 
 
 def _mean(values: Table) -> float:

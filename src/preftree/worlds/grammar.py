@@ -1,8 +1,8 @@
 """A language of twelve words: a grammar to draw texts from, and a reward that can be worked out by hand.
 
-Texts are about films and mildly negative. Adjectives have a polarity; `not` turns the next word round, `very` makes it
-half as strong again, and the two may stand in a row (`not very good`). So the reward is no bag of words. A prompt may
-end in the middle of such a phrase.
+Texts are about films and mildly negative. Adjectives have a polarity; `not` inverts the next word, `very` makes it
+half as strong again, and the two may follow each other (`not very good`). So the reward is no bag of words. A prompt
+may end in the middle of such a phrase.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ MILD: Grammar = {
 _NOISE = 0.1
 
 MOST_OUTCOMES = 4_000_000
-"""Of one prompt, for exact figures: 32 MB a table's row."""
+"""Maximum number of outcomes of a prompt for exact figures: 32 MB for each row of a table."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ class World:
     an end too early, is one more outcome, `other`: its reward is 0.
 
     Attributes:
-      name: What to call it.
+      name: Name of the world.
       prompts: Texts made of WORDS; all equally likely.
       min_words: Fewest words of a response.
       max_words: Most words of a response.
@@ -91,14 +91,14 @@ class World:
             yield from (" ".join(words) for words in itertools.product(WORDS, repeat=length))
 
     def outcome(self, response: str) -> int:
-        """Which outcome a text is."""
+        """Index of the outcome that a text is."""
         words = response.split()
         if not self.min_words <= len(words) <= self.max_words or not set(words) <= set(WORDS):
             return self.num_outcomes - 1
-        place = 0
+        index = 0
         for word in words:
-            place = place * len(WORDS) + WORDS.index(word)
-        return sum(len(WORDS) ** length for length in range(self.min_words, len(words))) + place
+            index = index * len(WORDS) + WORDS.index(word)
+        return sum(len(WORDS) ** length for length in range(self.min_words, len(words))) + index
 
 
 def reward(world: World, prompt: str, response: str) -> float:
@@ -109,7 +109,7 @@ def reward(world: World, prompt: str, response: str) -> float:
     return float(_rewards_of(row)[0])
 
 
-def rewards(world: World) -> Float[np.ndarray, "X N"]:
+def reward_table(world: World) -> Float[np.ndarray, "X N"]:
     """The reward of every outcome of every prompt, [prompts, num_outcomes].
 
     Raises:
@@ -119,33 +119,15 @@ def rewards(world: World) -> Float[np.ndarray, "X N"]:
     table = np.zeros((len(world.prompts), world.num_outcomes))
     for row, prompt in enumerate(world.prompts):
         start = np.array([WORDS.index(word) for word in prompt.split()])
-        place = 0
+        column = 0
         for length in range(world.min_words, world.max_words + 1):
             words = np.indices((len(WORDS),) * length).reshape(length, -1).T
             count = len(words)
-            table[row, place : place + count] = _rewards_of(np.concatenate([np.tile(start, (count, 1)), words], axis=1))
-            place += count
+            table[row, column : column + count] = _rewards_of(
+                np.concatenate([np.tile(start, (count, 1)), words], axis=1)
+            )
+            column += count
     return table
-
-
-def brevity(world: World, response: str) -> float:
-    """A second objective: 1 for the shortest response of the world, 0 for the longest, and for what is none."""
-    if world.outcome(response) == world.num_outcomes - 1:
-        return 0.0
-    return (world.max_words - len(response.split())) / max(1, world.max_words - world.min_words)
-
-
-def brevities(world: World) -> Float[np.ndarray, "X N"]:
-    """The brevity of every outcome of every prompt, [prompts, num_outcomes].
-
-    Raises:
-      ConfigError: the world has too many outcomes.
-    """
-    world.require_countable()
-    lengths = range(world.min_words, world.max_words + 1)
-    values = [(world.max_words - length) / max(1, world.max_words - world.min_words) for length in lengths]
-    row = np.repeat([*values, 0.0], [*(len(WORDS) ** length for length in lengths), 1])
-    return np.tile(row, (len(world.prompts), 1))
 
 
 def draw_corpus(world: World, num: int, seed: int, grammar: Grammar = MILD) -> list[Demonstration]:

@@ -1,7 +1,7 @@
-"""The controlled sentiment task in small: everything that a run needs, written as the files that any run starts from.
+"""The controlled sentiment task on a small scale: all that a run needs, in the form of the files that runs start from.
 
 A corpus to fine-tune on, a small untrained model with a tokenizer of whole words, and preferences between samples of
-the fine-tuned model, labelled by a reward that is known. How far training went can then be said exactly (exact.py).
+the fine-tuned model, labelled by a known reward. Reward and KL of the result are then exact (exact.py).
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ SPECIAL = ("<unk>", "<eos>")
 
 @dataclass(frozen=True, slots=True)
 class Labeller:
-    """Who says which of two responses is better, knowing their rewards.
+    """Labeller that prefers one of two responses by their rewards.
 
     The strength of a pair is x = scale x (r_a - r_b + length_bias x (words_a - words_b)). With ties = "none", a is
     preferred with probability sigmoid(x). With a tie model, and t its parameter:
@@ -57,11 +57,11 @@ class Labeller:
         both are equal is there anything to draw.
       scale: s: the exact optimum of DPO on `bt` labels is reference x exp(s r / beta) / Z, with r + length_bias x words
         for r where there is a bias.
-      flip: Probability that an answer is turned round, in [0, 1]: at .5 labels say nothing, at 1 the opposite. A tie
+      flip: Probability that a label is flipped, in [0, 1]: at .5 labels say nothing, at 1 the opposite. A tie
         stays a tie.
       ties: The tie model.
       tie_parameter: t: >= 1 for Rao-Kupper, >= 0 for Davidson; 1 and unused without a tie model.
-      length_bias: Reward that a word is worth to the labeller, and to nobody else.
+      length_bias: Reward per word that only the labeller sees.
     Raises:
       ConfigError: scale, flip or tie_parameter is out of its range.
     Source: Rao and Kupper 1967, JASA 62, p. 194; Davidson 1970, JASA 65, p. 317.
@@ -111,7 +111,7 @@ class Labeller:
 
 @dataclass(frozen=True, slots=True)
 class Pairs:
-    """Labelled pairs, and what did not become one.
+    """Labelled pairs, and counts of what was left out.
 
     Attributes:
       preferences: One row for each different pair, ties among them; `weight` says how often it was drawn.
@@ -175,15 +175,19 @@ def label_samples(
     each other is faulty. The label's distribution is that of a single draw, so the optimum is unmoved.
 
     Args:
-      world: Knows the rewards.
+      world: World that gives the rewards.
       samples: Prompts, each with the responses to compare with one another; a prompt may come up many times.
-      labeller: Who says which is better.
-      seed: Of the labels.
+      labeller: Labeller of the pairs.
+      seed: Seed of the labels.
     """
     counts: Counter[tuple[str, str, str]] = Counter()
     num_equal = num_unusable = 0
     for prompt, generations in samples:
-        usable = [one.text for one in generations if one.text and not set(one.text.split()) & set(SPECIAL)]
+        usable = [
+            generation.text
+            for generation in generations
+            if generation.text and not set(generation.text.split()) & set(SPECIAL)
+        ]
         num_unusable += len(generations) - len(usable)
         for pair in itertools.combinations(usable, 2):
             if pair[0] == pair[1]:

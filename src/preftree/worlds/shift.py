@@ -1,4 +1,4 @@
-"""Out of distribution, in the sentiment world: prompts that nobody was asked, and texts from another grammar.
+"""Data out of distribution in the sentiment world: unseen prompts, and texts from another grammar.
 
 The reward is the same everywhere. So what a reward model or a policy has learned of it can be asked about texts that
 neither its prompts nor its responses were like.
@@ -53,19 +53,19 @@ def shifted_pairs(
     """Labelled pairs out of distribution: all pairs among `responses` texts to each of `num` drawn prompts.
 
     Args:
-      world: Whose reward and lengths they have.
+      world: World that gives the reward and the lengths.
       num: Prompts drawn, repeats included.
-      labeller: Who says which response is better.
-      seed: Of prompts, texts and labels.
+      labeller: Labeller of the pairs.
+      seed: Seed of prompts, texts and labels.
       prompts: Ask what the world does not ask; else its own prompts.
       grammar: Draw responses from SHIFTED; else from the grammar that corpora are drawn from.
-      responses: To each prompt.
+      responses: Number of responses to each prompt.
     """
-    asked = unseen_prompts(world) if prompts else world.prompts
+    texts = unseen_prompts(world) if prompts else world.prompts
     rules = SHIFTED if grammar else MILD
     samples = []
     for number in range(num):
-        prompt = asked[number % len(asked)]
+        prompt = texts[number % len(texts)]
         drawn = draw_corpus(replace(world, prompts=(prompt,)), responses, seed * 1_000_003 + number, rules)
-        samples.append((prompt, [Generation(str(one.response), (), None) for one in drawn]))
+        samples.append((prompt, [Generation(str(demonstration.response), (), None) for demonstration in drawn]))
     return label_samples(world, samples, labeller, seed)

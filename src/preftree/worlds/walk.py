@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from preftree.errors import ModelError
-from preftree.scoring.attention.tree import plain_attention
+from preftree.scoring.attention.tree_attention import plain_attention
 from preftree.worlds.grammar import WORDS, World
 
 
@@ -37,7 +37,7 @@ def outcome_logps(
       model: Any causal LM of transformers with a cache.
       tokenizer: Its tokenizer; each of WORDS must be one token.
       world: The prompts and the responses.
-      temperature: Of sampling, > 0.
+      temperature: Sampling temperature, > 0.
       batch_size: Most rows of one forward.
     Raises:
       ModelError: a word is not one token of this tokenizer.
@@ -99,12 +99,12 @@ class _Walk:
 
 def _word_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     ids = [tokenizer(word, add_special_tokens=False)["input_ids"] for word in WORDS]
-    if split := [word for word, own in zip(WORDS, ids, strict=True) if len(own) != 1]:
+    if split := [word for word, word_ids in zip(WORDS, ids, strict=True) if len(word_ids) != 1]:
         raise ModelError(
             f"exact figures need one token a word, and {split[0]!r} is {len(ids[WORDS.index(split[0])])} tokens of "
             "this tokenizer; use a model that `preftree demo` made"
         )
-    return [own[0] for own in ids]
+    return [word_ids[0] for word_ids in ids]
 
 
 def _end_id(tokenizer: PreTrainedTokenizerBase) -> int:

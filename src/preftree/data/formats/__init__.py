@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
 
 from preftree.data.formats import (
     conversational,
@@ -21,9 +20,7 @@ from preftree.data.formats import (
     unpaired,
 )
 from preftree.data.records.fields import Row
-from preftree.records import Record
-
-Kind: TypeAlias = Literal["preference", "ranking", "label", "demonstration"]
+from preftree.records import Kind, Record
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,19 +43,15 @@ class Format:
 
 
 _ALL = (  # where two fit equally many rows, the first is taken
-    Format(
-        "conversational", "preference", "message lists chosen and rejected", conversational.detect, conversational.read
-    ),
-    Format("tldr_pairs", "preference", "TL;DR comparisons as pairs", tldr_pairs.detect, tldr_pairs.read),
-    Format("explicit", "preference", "prompt, chosen and rejected as text", explicit.detect, explicit.read),
-    Format("hh", "preference", "HH transcripts, cut at the last assistant turn", hh.detect, hh.read),
-    Format("shp", "preference", "Stanford Human Preferences", shp.detect, shp.read),
-    Format("tldr", "preference", "TL;DR comparisons of summaries", tldr.detect, tldr.read),
-    Format(
-        "ultrafeedback", "ranking", "scored completions of an instruction", ultrafeedback.detect, ultrafeedback.read
-    ),
-    Format("ranking", "ranking", "responses to a prompt, ranked or scored", ranking.detect, ranking.read),
-    Format("unpaired", "label", "single responses, liked or not", unpaired.detect, unpaired.read),
+    Format("conversational", "pair", "message lists chosen and rejected", conversational.detect, conversational.read),
+    Format("tldr_pairs", "pair", "TL;DR comparisons as pairs", tldr_pairs.detect, tldr_pairs.read),
+    Format("explicit", "pair", "prompt, chosen and rejected as text", explicit.detect, explicit.read),
+    Format("hh", "pair", "HH transcripts, cut at the last assistant turn", hh.detect, hh.read),
+    Format("shp", "pair", "Stanford Human Preferences", shp.detect, shp.read),
+    Format("tldr", "pair", "TL;DR comparisons of summaries", tldr.detect, tldr.read),
+    Format("ultrafeedback", "list", "scored completions of an instruction", ultrafeedback.detect, ultrafeedback.read),
+    Format("ranking", "list", "responses to a prompt, ranked or scored", ranking.detect, ranking.read),
+    Format("unpaired", "response", "single responses, liked or not", unpaired.detect, unpaired.read),
     Format(
         "prompt_completion", "demonstration", "prompt and completion", prompt_completion.detect, prompt_completion.read
     ),

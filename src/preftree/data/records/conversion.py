@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from preftree.data.formats import Format, Kind
+from preftree.data.formats import Format
 from preftree.data.records.duplicates import ordered_pairs
 from preftree.data.records.fields import Row
 from preftree.errors import DataError
-from preftree.records import Demonstration, Label, Message, Preference, Ranking, Record, Text
+from preftree.records import Demonstration, Kind, Label, Message, Preference, Ranking, Record, Text
 
-_CHANGES = {("ranking", "preference"), ("preference", "label"), ("preference", "ranking")}
+_CHANGES = {("list", "pair"), ("pair", "response"), ("pair", "list")}
 
 
 def check_kind(path: str, form: Format, kind: Kind, *, chosen_side: bool) -> None:
@@ -21,11 +21,11 @@ def check_kind(path: str, form: Format, kind: Kind, *, chosen_side: bool) -> Non
     """
     if chosen_side and kind != "demonstration":
         raise DataError(f"the chosen side of {path} makes demonstrations, wanted the kind {kind!r}; leave 'side' out")
-    if chosen_side and form.kind not in ("preference", "ranking"):
+    if chosen_side and form.kind not in ("pair", "list"):
         raise DataError(f"{path} holds {form.title} ({form.name}), which has no chosen side; leave 'side' out")
     if form.kind == kind or chosen_side or (form.kind, kind) in _CHANGES:
         return
-    hint = "; ask for its chosen side with side=chosen" if form.kind in ("preference", "ranking") else ""
+    hint = "; ask for its chosen side with side=chosen" if form.kind in ("pair", "list") else ""
     raise DataError(f"{path} holds {form.title} ({form.name}), wanted the kind {kind!r}{hint}")
 
 
@@ -39,12 +39,12 @@ def as_kind(record: Record, kind: Kind, *, chosen_side: bool) -> list[Record]:
         return [Demonstration(record.prompt, record.chosen, record.weight)]
     if chosen_side and isinstance(record, Ranking):
         return [Demonstration(record.prompt, record.responses[0], record.weight)]
-    if kind == "preference" and isinstance(record, Ranking):
+    if kind == "pair" and isinstance(record, Ranking):
         return [pair_of(record, i, j) for i, j in ordered_pairs(record)]
-    if kind == "label" and isinstance(record, Preference):
+    if kind == "response" and isinstance(record, Preference):
         sides = () if record.tie else ((record.chosen, True), (record.rejected, False))
         return [Label(record.prompt, response, liked, record.weight) for response, liked in sides]
-    if kind == "ranking" and isinstance(record, Preference):
+    if kind == "list" and isinstance(record, Preference):
         both = (record.chosen, record.rejected)
         return [] if record.tie else [Ranking(record.prompt, both, record.scores, record.weight)]
     return [record]

@@ -9,11 +9,12 @@ from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 
-from preftree.data.formats import Format, Kind
+from preftree.data.formats import Format
 from preftree.data.sources.source import Source
 from preftree.data.tokens.budgets import Budgets, Truncation
 from preftree.data.tokens.encode import Encoder
 from preftree.errors import DataError
+from preftree.records import Kind
 from preftree.storage.atomic import make_folder, write_atomic
 
 

@@ -9,7 +9,6 @@ from hashlib import blake2b
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from preftree.data.formats import Kind
 from preftree.data.records.conversion import pair_of
 from preftree.data.records.duplicates import ordered_pairs
 from preftree.data.records.faults import RowFault, Tally
@@ -19,7 +18,7 @@ from preftree.data.tokens.budgets import Budgets, Fit, Truncation, fit, too_long
 from preftree.data.tokens.encode import Encoder, Ids
 from preftree.data.tokens.template import Part, Rendered, check_special, render
 from preftree.data.tools.lengths import parts
-from preftree.records import Label, Preference, Provenance, Ranking, Record
+from preftree.records import Kind, Label, Preference, Provenance, Ranking, Record
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +46,7 @@ def make_job(
     record: Record,
     tokenizer: PreTrainedTokenizerBase,
     encoder: Encoder,
-    kind: Kind = "preference",
+    kind: Kind = "pair",
 ) -> Job:
     """A record as texts to encode: plain text as it stands, a conversation through the chat template.
 
@@ -56,7 +55,7 @@ def make_job(
       record: What the row says.
       tokenizer: Renders conversations.
       encoder: Finds special tokens.
-      kind: What the examples are to be: `preference` makes pairs of a ranking, `label` two examples of a pair.
+      kind: What the examples are to be: `pair` makes pairs of a ranking, `response` two examples of a pair.
     Raises:
       RowFault: a special token is written out in it, or the template does not take it as it is.
     """
@@ -77,13 +76,13 @@ def make_job(
 
 
 def _units(record: Record, kind: Kind) -> tuple[Unit, ...]:
-    if isinstance(record, Ranking) and kind == "ranking":
+    if isinstance(record, Ranking) and kind == "list":
         return (Unit(tuple(range(len(record.responses))), Says(record.weight, scores=record.scores)),)
     if isinstance(record, Ranking):
         return tuple(Unit((i, j), _of_pair(pair_of(record, i, j))) for i, j in ordered_pairs(record))
-    if isinstance(record, Preference) and kind == "label":  # the two of a tie are left out later, and counted
+    if isinstance(record, Preference) and kind == "response":  # the two of a tie are left out later, and counted
         return tuple(Unit((i,), Says(record.weight, tie=record.tie, desirable=i == 0)) for i in (0, 1))
-    if isinstance(record, Preference) and kind == "ranking":  # a tie is left out later, as above
+    if isinstance(record, Preference) and kind == "list":  # a tie is left out later, as above
         return (Unit((0, 1), Says(record.weight, tie=record.tie, scores=record.scores)),)
     if isinstance(record, Preference):
         return (Unit((0, 1), _of_pair(record)),)

@@ -15,7 +15,6 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
-from preftree.data.formats import Kind
 from preftree.data.records.conversion import as_kind, check_kind
 from preftree.data.records.duplicates import Seen
 from preftree.data.records.faults import RowFault, Tally, check_share
@@ -30,7 +29,7 @@ from preftree.data.tokens.examples import Job, make_examples, make_job
 from preftree.data.tokens.template import check_template
 from preftree.data.tools.lengths import length, parts, spread
 from preftree.errors import CacheError, DataError
-from preftree.records import Provenance, Record
+from preftree.records import Kind, Provenance, Record
 from preftree.storage.atomic import staged_dir
 
 _BATCH_RECORDS = 256
@@ -55,8 +54,8 @@ def tokenize_file(
     Args:
       path: A data file, a folder of them, or a hub id.
       tokenizer: The model's tokenizer; its chat template renders conversations.
-      kind: What an example is: a pair (a ranking gives all its pairs), a label (a pair gives two), a ranking, or a
-        demonstration.
+      kind: What an example is: a pair (a ranking gives all its pairs), a response with its label (a pair gives two),
+        a list (a ranking), or a demonstration.
       cache_dir: Stores are kept in its `tokens` folder.
       budgets: Most tokens of a sequence and its fields.
       truncation: What happens to a row over a budget.

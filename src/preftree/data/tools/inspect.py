@@ -6,12 +6,12 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-from preftree.data.formats import Format, Kind
+from preftree.data.formats import Format
 from preftree.data.records.conversion import as_kind, check_kind
 from preftree.data.records.faults import Tally
 from preftree.data.sources.source import Source, find_format, find_source, read_records
 from preftree.data.tools.lengths import length, parts, spread
-from preftree.records import Provenance, Record
+from preftree.records import Kind, Provenance, Record
 
 KEPT_PLACES = 10_000
 

@@ -1,7 +1,4 @@
-"""From a run's figures to what looks wrong, in words.
-
-Pure: rows of metrics.jsonl and figures measured after training go in, diagnoses come out.
-"""
+"""The table of checks, and their results on a run: rows of metrics.jsonl and measured figures in, diagnoses out."""
 
 from __future__ import annotations
 
@@ -10,21 +7,28 @@ from dataclasses import dataclass
 from typing import Any
 
 from preftree.config.recipes import RECIPES
-from preftree.evaluate.checks import drift, fit
+from preftree.evaluate.checks.coverage import coverage
+from preftree.evaluate.checks.displacement import displacement
 from preftree.evaluate.checks.evidence import Diagnosis, Evidence, Missing, Severity, gather
+from preftree.evaluate.checks.label_noise import label_noise
+from preftree.evaluate.checks.length_exploitation import length_exploitation
+from preftree.evaluate.checks.non_finite import non_finite
+from preftree.evaluate.checks.over_optimisation import over_optimisation
+from preftree.evaluate.checks.reference_drift import reference_drift
+from preftree.evaluate.checks.saturation import saturation
 from preftree.run_folder.measured import Measured
 from preftree.run_folder.reader import Run
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One question to a run.
+    """A check and how it is shown.
 
     Attributes:
-      name: A diagnosis has the same.
-      title: What it is called in a report.
-      look: Answers it.
-      pairs_only: Whether it makes sense for preference training alone.
+      name: Name, also of the diagnoses it gives.
+      title: Heading in a report.
+      look: The function that looks at the evidence.
+      pairs_only: Whether it applies to preference training only.
     """
 
     name: str
@@ -34,23 +38,23 @@ class Check:
 
 
 CHECKS = (
-    Check("non_finite", "Non-finite figures", drift.non_finite, pairs_only=False),
-    Check("reference_drift", "Reference drift", drift.reference_drift),
-    Check("displacement", "Likelihood displacement", drift.displacement),
-    Check("length_exploitation", "Length exploitation", drift.length_exploitation),
-    Check("over_optimisation", "Over-optimisation", fit.over_optimisation, pairs_only=False),
-    Check("saturation", "Saturation", fit.saturation),
-    Check("label_noise", "Contradictory labels", fit.label_noise),
-    Check("coverage", "Coverage", drift.coverage),
+    Check("non_finite", "Non-finite figures", non_finite, pairs_only=False),
+    Check("reference_drift", "Reference drift", reference_drift),
+    Check("displacement", "Likelihood displacement", displacement),
+    Check("length_exploitation", "Length exploitation", length_exploitation),
+    Check("over_optimisation", "Over-optimisation", over_optimisation, pairs_only=False),
+    Check("saturation", "Saturation", saturation),
+    Check("label_noise", "Contradictory labels", label_noise),
+    Check("coverage", "Coverage", coverage),
 )
 
 SEVERITIES: tuple[Severity, ...] = ("failure", "warning", "note")
-"""The worst first."""
+"""Severities, worst first."""
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
-    """What a check came to: a diagnosis, `missing` figures it would have needed, or neither: all is well."""
+class CheckResult:
+    """Result of a check: a diagnosis, or the `missing` figures it needs, or neither where all is well."""
 
     check: Check
     diagnosis: Diagnosis | None
@@ -65,8 +69,8 @@ def examine(
     starts_at_reference: bool = True,
     measured: Measured | None = None,
     config: Mapping[str, Any] | None = None,
-) -> list[Verdict]:
-    """Put every check that fits the recipe to a run.
+) -> list[CheckResult]:
+    """Run every check that applies to the recipe.
 
     Args:
       rows: Rows of metrics.jsonl: steps, and evaluations with "split": "eval".
@@ -80,46 +84,38 @@ def examine(
     evidence = gather(rows, loss=loss, starts_at_reference=starts_at_reference, measured=measured, config=config)
     row = RECIPES[recipe]
     has_margins = row.reads == "preferences" and row.trains == "policy"
-    verdicts = []
+    results = []
     for check in CHECKS:
         if check.pairs_only and not has_margins:
             continue
-        found = check.look(evidence)
-        verdicts.append(
-            Verdict(
+        finding = check.look(evidence)
+        results.append(
+            CheckResult(
                 check,
-                found if isinstance(found, Diagnosis) else None,
-                found.what if isinstance(found, Missing) else None,
+                finding if isinstance(finding, Diagnosis) else None,
+                finding.figures if isinstance(finding, Missing) else None,
             )
         )
-    return verdicts
+    return results
 
 
-def diagnose(
-    rows: Iterable[Mapping[str, Any]],
-    *,
-    recipe: str = "dpo",
-    loss: str = "dpo",
-    starts_at_reference: bool = True,
-    measured: Measured | None = None,
-    config: Mapping[str, Any] | None = None,
-) -> list[Diagnosis]:
-    """What looks wrong, the worst first; empty for a healthy run. Arguments as of `examine`."""
-    told = {"starts_at_reference": starts_at_reference, "measured": measured, "config": config}
-    return found_in(examine(rows, recipe=recipe, loss=loss, **told))
-
-
-def examine_run(run: Run) -> list[Verdict]:
-    """Put every check to a run's folder."""
+def examine_run(run: Run) -> list[CheckResult]:
+    """Run every check that applies to a run's recipe on its folder."""
     starts = run.config.get("reference", "start") == "start"
-    told = {"starts_at_reference": starts, "measured": run.measured, "config": run.config}
-    return examine(run.rows, recipe=run.recipe.name, loss=run.loss, **told)
+    return examine(
+        run.rows,
+        recipe=run.recipe.name,
+        loss=run.loss,
+        starts_at_reference=starts,
+        measured=run.measured,
+        config=run.config,
+    )
 
 
-def found_in(verdicts: Iterable[Verdict]) -> list[Diagnosis]:
-    """The diagnoses among verdicts, the worst first."""
-    found = [verdict.diagnosis for verdict in verdicts if verdict.diagnosis is not None]
-    return sorted(found, key=lambda diagnosis: SEVERITIES.index(diagnosis.severity))
+def diagnoses_in(results: Iterable[CheckResult]) -> list[Diagnosis]:
+    """The diagnoses among results, worst first."""
+    diagnoses = [result.diagnosis for result in results if result.diagnosis is not None]
+    return sorted(diagnoses, key=lambda diagnosis: SEVERITIES.index(diagnosis.severity))
 
 
 def title_of(diagnosis: Diagnosis) -> str:

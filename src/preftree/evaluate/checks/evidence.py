@@ -1,4 +1,4 @@
-"""What a diagnosis rests on: the rows of a run taken apart, and the words a finding is made of."""
+"""Evidence for checks: the rows of a run by kind; and Diagnosis and Missing, which checks return."""
 
 from __future__ import annotations
 
@@ -15,10 +15,13 @@ from preftree.run_folder.measured import Measured
 Severity = Literal["failure", "warning", "note"]
 
 WINDOW_SHARE = 0.1
-"""The first and the last tenth of the training rows say where a run began and where it ended."""
+"""Share of the training rows at either end whose mean is the start, or the end, of a run."""
 
 MIN_ROWS = 10
-"""Training rows below which no trend is read."""
+"""Number of training rows below which no trend is computed."""
+
+MARGIN_RISE = 0.1
+"""Growth of the margin that counts as learning."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,12 +29,12 @@ class Diagnosis:
     """Something that looks wrong.
 
     Attributes:
-      name: Of the check that found it.
-      severity: `failure`: the run's result should not be used; `warning`: look before using it; `note`: know it.
-      figures: What it rests on.
+      name: Name of the check.
+      severity: `failure`: the run's result should not be used; `warning`: look before using it; `note`: information.
+      figures: The figures that the diagnosis is based on.
       threshold: The rule, with its number.
-      message: What was seen, in words.
-      advice: What to try.
+      message: The observation, in words.
+      advice: Steps to try.
     """
 
     name: str
@@ -44,9 +47,9 @@ class Diagnosis:
 
 @dataclass(frozen=True, slots=True)
 class Missing:
-    """A check that could not be made, for want of `what`."""
+    """A check that cannot be made, since the run lacks these figures."""
 
-    what: str
+    figures: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,13 +57,13 @@ class Evidence:
     """A run's rows by kind.
 
     Attributes:
-      rows: All of them.
-      train: Those of optimiser steps.
-      held_out: Those of evaluations.
+      rows: All rows.
+      train: Rows of optimiser steps.
+      held_out: Rows of evaluations.
       loss: Name of the loss.
-      traits: What is known of it.
+      traits: Traits of the loss.
       starts_at_reference: Whether the policy of step 1 is the reference.
-      measured: What was measured after training.
+      measured: Figures measured after training.
     """
 
     rows: tuple[Mapping[str, Any], ...]
@@ -86,7 +89,7 @@ class Evidence:
         return float(values[-_window(values) :].mean()) if len(values) >= MIN_ROWS else None
 
     def last(self, name: str) -> float | None:
-        """A figure at the end: of the last evaluation that has it, else as `end`."""
+        """A figure at the end of the run: from the last evaluation that has it, otherwise as `end`."""
         values = _column(self.held_out, name)
         return float(values[-1]) if len(values) else self.end(name)
 
@@ -99,7 +102,7 @@ def gather(
     measured: Measured,
     config: Mapping[str, Any] | None = None,
 ) -> Evidence:
-    """Sort rows into those of steps and those of evaluations; `config` has the loss's options where they matter."""
+    """Split rows into steps and evaluations; `config` gives the options of the loss, which has none set without it."""
     rows = tuple(rows)
     train = tuple(row for row in rows if "split" not in row)
     held_out = tuple(row for row in rows if row.get("split") == "eval")
@@ -107,8 +110,16 @@ def gather(
     return Evidence(rows, train, held_out, loss, traits, starts_at_reference, measured)
 
 
+def lost_share(evidence: Evidence, side: str) -> float | None:
+    """Nats that a side's responses lost in training, over the nats they cost under the reference; below 0 is a gain."""
+    ratio, logps = evidence.last(f"{side}_logratio"), evidence.last(f"{side}_logps")
+    if ratio is None or logps is None:
+        return None
+    return -ratio / max(ratio - logps, 1e-9)
+
+
 def is_number(value: object) -> bool:
-    """Whether a row's value is a figure."""
+    """Whether a value of a row is a number."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 

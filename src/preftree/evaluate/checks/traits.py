@@ -1,4 +1,4 @@
-"""What is known of a run's loss before any row is read: its value untrained, and whether training can reach its end."""
+"""Traits of a run's loss that follow from its options: its value untrained, and whether it has a minimum."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from preftree.losses.registry import bind, find, options_of
 from preftree.losses.spec import BoundLoss, unit_of
 
 FAR = (10.0, 20.0, 30.0)
-"""Margins beyond which a loss that has a minimum does not fall."""
+"""Margins beyond the minimum of every loss that has one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Traits:
-    """Of a loss, or of a weighted sum.
+    """Traits of a loss, or of a weighted sum of losses.
 
     Attributes:
-      untrained: Its value where the policy is the reference, which is what a coin would score; None: no fixed value.
+      untrained: Value where the policy is the reference, which is that of a coin; None where it is not fixed.
       endless: Whether labels that never contradict each other leave a loss of pairs without a minimum.
     """
 
@@ -30,7 +30,7 @@ class Traits:
 
 
 def traits_of(config: Mapping[str, Any]) -> Traits:
-    """The traits of the loss that a run's options name; none of a loss that this version does not know."""
+    """The traits of the loss in a run's options; no traits where this version does not know the loss."""
     losses = _losses(config)
     values = [loss.value_at_reference for loss, _ in losses]
     known = [weight * value for (_, weight), value in zip(losses, values, strict=True) if value is not None]
@@ -42,17 +42,17 @@ def traits_of(config: Mapping[str, Any]) -> Traits:
 def _losses(config: Mapping[str, Any]) -> list[tuple[BoundLoss, float]]:
     named = config.get("loss")
     parts = named if isinstance(named, list) else [{"name": named} if isinstance(named, str) else named]
-    found = []
+    losses = []
     for part in parts:
         options = dict(part or {})
         name, weight = str(options.pop("name", "")), options.pop("weight", 1.0)
         try:
             if config.get("beta") is not None and "beta" in options_of(find(name)):
                 options.setdefault("beta", config["beta"])
-            found.append((bind(name, options), float(weight)))
+            losses.append((bind(name, options), float(weight)))
         except ValueError:  # the folder may be older than the table
             return []
-    return found
+    return losses
 
 
 def _is_endless(loss: BoundLoss) -> bool:

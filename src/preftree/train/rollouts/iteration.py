@@ -31,9 +31,9 @@ from preftree.losses.rl.advantages import (
 )
 from preftree.losses.rl.policy_gradient import clipped_surrogate, is_clipped, value_loss
 from preftree.run_folder.metrics import Row
-from preftree.scoring.vocabulary import head_entropy
+from preftree.scoring.vocabulary import head_entropy, head_of
 from preftree.stats.intervals import mean_interval
-from preftree.train.rollouts.learner import Learner, Scored, head_of, score
+from preftree.train.rollouts.learner import Learner, Scored, score
 from preftree.train.rollouts.rollout import Minibatch, Rollout, cut_minibatches, prompts_of
 from preftree.train.state import Progress
 from preftree.train.step.optimizer import learning_rate, set_learning_rate
@@ -77,8 +77,8 @@ def advance(learner: Learner, progress: Progress) -> tuple[Progress, Row]:
     config, began = learner.config, time.perf_counter()
     iteration, device = progress.step, learner.scorer.device
     samples, num = config.samples_per_prompt, config.batch_size
-    rows = prompts_of(iteration, num_prompts=len(learner.prompts), per_iteration=num // samples, seed=config.seed)
-    rollout = learner.sample(learner.prompts, rows, samples, iteration * num)
+    rows = prompts_of(iteration, num_prompts=len(learner.data.prompts), per_iteration=num // samples, seed=config.seed)
+    rollout = learner.sample(learner.data.prompts, rows, samples, iteration * num)
     sampled = time.perf_counter()
 
     def minibatches(epoch: int) -> list[Minibatch]:
@@ -94,7 +94,7 @@ def advance(learner: Learner, progress: Progress) -> tuple[Progress, Row]:
     targets, figures = aim(config, scored, scores.to(device), torch.from_numpy(rollout.count_R).to(device), kl_coef)
     judged = time.perf_counter()
 
-    lr = learning_rate(iteration, config, learner.num_steps)
+    lr = learning_rate(iteration, config, learner.data.num_steps)
     set_learning_rate(learner.optimizer, lr)
     if learner.critic is not None and isinstance(config, PpoConfig):
         set_learning_rate(learner.critic[1], lr * (config.critic_lr or config.lr) / config.lr)
@@ -133,7 +133,7 @@ def advance(learner: Learner, progress: Progress) -> tuple[Progress, Row]:
     )
     return progress, {
         "step": progress.step,
-        "epoch": progress.step * (num // samples) / len(learner.prompts),
+        "epoch": progress.step * (num // samples) / len(learner.data.prompts),
         "reward": float(raw.mean()),
         "reward_std": float(raw.std(correction=0)),
         "kl": kl,
@@ -160,7 +160,7 @@ def evaluate(learner: Learner, progress: Progress, stop: Callable[[], int]) -> M
     """Reward and KL of one answer to each held-out prompt, drawn with the same random numbers every time."""
     if stop():
         return None
-    prompts = learner.held_out
+    prompts = learner.data.held_out
     assert prompts is not None
     rows = np.arange(len(prompts))
     rollout = learner.sample(prompts, rows, 1, HELD_OUT_ROW)

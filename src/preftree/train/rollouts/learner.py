@@ -1,4 +1,4 @@
-"""What an online run has at hand, and what its models say of the responses that one of them wrote."""
+"""The models of an online run, and their figures of sampled responses."""
 
 from __future__ import annotations
 
@@ -16,41 +16,36 @@ from preftree.data.prompts import PromptSet
 from preftree.generate.hf import Sampling
 from preftree.judges.rewards import Rewards
 from preftree.scoring.critic import Critic
-from preftree.scoring.head import head_parameters
 from preftree.scoring.scorer import Scorer
-from preftree.scoring.vocabulary import Head, head_entropy, reference_kl
-from preftree.train.policy import Reference
+from preftree.scoring.vocabulary import head_entropy, head_of, reference_kl
+from preftree.train.policy import ReferenceModel
+from preftree.train.rollouts.prompts import RunPrompts
 from preftree.train.rollouts.rollout import Minibatch, Rollout, lay_out, roll_out
-from preftree.tree.layout import TreeBatch
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Learner:
-    """What a run has at hand.
+    """The models of an online run, and what they are trained on.
 
     Attributes:
-      config: Its options, with nothing left open.
+      config: The run's options, with nothing left open.
       scorer: The policy.
       optimizer: Its optimiser.
       critic: The critic with its optimiser; None for RLOO.
-      reference: What the KL penalty is against.
-      tokenizer: The policy's.
-      prompts: What to answer.
-      held_out: What to answer in evaluations, or None.
-      rewards: Who judges.
-      num_steps: Iterations of the whole run.
+      reference: The model that the KL penalty is against.
+      tokenizer: The policy's tokenizer.
+      data: Training and held-out prompts.
+      rewards: The judge of responses.
     """
 
     config: OnlineConfig
     scorer: Scorer
     optimizer: Optimizer
     critic: tuple[Critic, Optimizer] | None
-    reference: Reference
+    reference: ReferenceModel
     tokenizer: PreTrainedTokenizerBase
-    prompts: PromptSet
-    held_out: PromptSet | None
+    data: RunPrompts
     rewards: Rewards
-    num_steps: int
 
     @property
     def share(self) -> bool:
@@ -122,9 +117,3 @@ def score(learner: Learner, rollout: Rollout, batches: list[Minibatch]) -> Score
                 for name, values in found.items():
                     table[name].index_copy_(0, index, values.double())
     return Scored(table["policy"], table["ref"], table["kl"], table["entropy"], table.get("values"))
-
-
-def head_of(scorer: Scorer, trees: TreeBatch) -> Head:
-    """The LM head of a model on what it makes of a batch."""
-    weight, bias = head_parameters(scorer.model)
-    return Head(scorer.hidden(trees), weight, bias, scorer.head, scorer.product)

@@ -16,8 +16,7 @@ from preftree.errors import JudgeError
 from preftree.generate.hf import Sampling, generate
 from preftree.generate.protocol import response_sequence
 from preftree.judges.rewards import Rewards
-from preftree.reference.build import evaluating
-from preftree.scoring.scorer import Scorer
+from preftree.scoring.scorer import Scorer, evaluation_mode
 from preftree.tree.layout import TokenSequence
 from preftree.tree.pack import MicroBatch, plan_step
 
@@ -99,7 +98,7 @@ def roll_out(
     repeated = np.repeat(rows, samples).tolist()
     asked = [prompts.ids[row] for row in repeated]
     low = policy.precision == "bf16"
-    with evaluating(policy), torch.autocast(policy.device.type, torch.bfloat16, enabled=low):
+    with evaluation_mode(policy), torch.autocast(policy.device.type, torch.bfloat16, enabled=low):
         drawn = generate(policy.model, tokenizer, asked, sampling, batch_size=batch_size, first_row=first_row)
     found = np.asarray(rewards([prompts.prompts[row].text for row in repeated], [one.text for one in drawn]), float)
     if found.shape != (len(drawn),) or not np.isfinite(found).all():

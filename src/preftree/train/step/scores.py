@@ -1,4 +1,4 @@
-"""What the models say of a step's responses, token by token, and how the parts of a step come together.
+"""Scores of the responses of a step, token by token, and how the parts of a step are put together.
 
 A loss whose value depends on the whole step sees the scores of the whole step at once, whatever micro-batches and ranks
 they were computed in; its gradient then goes back through each micro-batch as one coefficient for each token.
@@ -6,9 +6,8 @@ they were computed in; its gradient then goes back through each micro-batch as o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -19,37 +18,14 @@ from preftree.data.store.store import TokenExample
 from preftree.losses.types import ResponseLogps
 from preftree.runtime.ranks import Ranks
 from preftree.runtime.reduce import sum_over_ranks
-from preftree.scoring.scorer import Scorer
-from preftree.scoring.vocabulary import LiveReference, token_figures
-from preftree.tree.layout import TokenSequence, TreeBatch
-from preftree.tree.pack import MicroBatch
+from preftree.tree.layout import TokenSequence
 from preftree.tree.sums import sum_responses
 from preftree.tree.to_device import send
-
-Lookup: TypeAlias = Callable[[TreeBatch, Sequence[TokenSequence]], Tensor]
-"""Stored log-probs of the tokens of a batch under a reference, nats, [I]."""
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class Views:
-    """What a loss looks at beside the policy's log-probs.
-
-    Attributes:
-      stored: Where the reference's log-probs come from, if they are kept.
-      live: The reference, if it has to score beside the policy.
-      kl: Whether its divergence is looked at.
-      confidence: Whether the policy's confidence is.
-    """
-
-    stored: Lookup | None = None
-    live: LiveReference | None = None
-    kl: bool = False
-    confidence: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """When a loss is asked: what its value may depend on beside examples and models.
+    """What the value of a loss may depend on beside examples and models.
 
     Attributes:
       seed: Of the run.
@@ -68,19 +44,19 @@ class Scores:
 
     Attributes:
       policy: Log-prob of each token under the policy, nats, [I]; carries gradient in a step.
-      count_R: Tokens of each response, [R].
       ref: Log-prob of each token under the reference, nats, [I]; None where the loss needs none.
       kl: KL(reference || policy) over the vocabulary at each token, nats, [I], or None; carries gradient in a step.
       confidence: log p(token) - log sum_v p(v)^2 under the policy, detached, [I], or None.
+      count_R: Number of tokens of each response, [R].
       rows: Place of each example in the data, [P].
-      moment: When this was.
+      moment: Seed, step number and running state.
     """
 
     policy: Float[Tensor, " I"]
-    count_R: Int[Tensor, " R"]
     ref: Float[Tensor, " I"] | None
     kl: Float[Tensor, " I"] | None
     confidence: Float[Tensor, " I"] | None
+    count_R: Int[Tensor, " R"]
     rows: Int[np.ndarray, " P"]
     moment: Moment
 
@@ -90,41 +66,12 @@ class Scores:
 
     def detached(self) -> Scores:
         """The same figures without their graphs."""
-        return replace(self, **{name: values.detach() for name, values in self.columns().items()})
+        return replace(self, **{name: values.detach() for name, values in self.figures().items()})
 
-    def columns(self) -> dict[str, Tensor]:
+    def figures(self) -> dict[str, Tensor]:
         """The figures that are there, by name, each [I]."""
-        found = {name: getattr(self, name) for name in ("policy", "ref", "kl", "confidence")}
-        return {name: values for name, values in found.items() if values is not None}
-
-
-def score(
-    scorer: Scorer,
-    views: Views,
-    examples: Sequence[TokenExample],
-    micro: MicroBatch,
-    rows: Int[np.ndarray, " B"],
-    moment: Moment,
-    *,
-    borrowed: bool = True,
-) -> Scores:
-    """Score a micro-batch of a step.
-
-    Args:
-      scorer: The policy.
-      views: What else to look at.
-      examples: The examples of the step.
-      micro: Some of them, laid out.
-      rows: Places of all of them in the data, [B].
-      moment: When this is.
-      borrowed: Whether the batch holds what its examples borrow.
-    """
-    trees = micro.batch.to(scorer.device)
-    sequences = [sequence for index in micro.examples for sequence in sequences_of(examples[index], borrowed)]
-    found = token_figures(scorer, trees, live=views.live, kl=views.kl, confidence=views.confidence)
-    ref = found.ref if views.stored is None else views.stored(trees, sequences)
-    places = rows[list(micro.examples)]
-    return Scores(found.policy, trees.count_R, ref, found.kl, found.confidence, places, moment)
+        figures = {"policy": self.policy, "ref": self.ref, "kl": self.kl, "confidence": self.confidence}
+        return {name: values for name, values in figures.items() if values is not None}
 
 
 def sequences_of(example: TokenExample, borrowed: bool = True) -> tuple[TokenSequence, ...]:
@@ -162,7 +109,7 @@ class Gathered:
     def enter(self, examples: Sequence[int], scores: Scores) -> None:
         """Take in the scores of some of the examples, detached."""
         places = self.places(examples)
-        for name, values in scores.columns().items():
+        for name, values in scores.figures().items():
             if name not in self._table:
                 room = torch.zeros(int(self._tokens.sum()), dtype=torch.float64, device=places.device)
                 self._table[name] = room
@@ -196,7 +143,7 @@ def repeat_scores(scores: Scores, examples: Sequence[TokenExample], counts: Int[
     index_R = _spread(np.repeat(np.cumsum(responses) - responses, counts), np.repeat(responses, counts))
     index_I = _spread((np.cumsum(lengths) - lengths)[index_R], lengths[index_R])
     rows, tokens = (send(index, scores.count_R.device) for index in (index_R, index_I))
-    columns = {name: values.index_select(0, tokens) for name, values in scores.columns().items()}
+    columns = {name: values.index_select(0, tokens) for name, values in scores.figures().items()}
     count_R, places = scores.count_R.index_select(0, rows), np.repeat(scores.rows, counts)
     return replace(scores, count_R=count_R, rows=places, **columns)
 
@@ -209,6 +156,6 @@ def _spread(starts: Int[np.ndarray, " N"], lengths: Int[np.ndarray, " N"]) -> In
 
 def join_scores(parts: Sequence[Scores]) -> Scores:
     """The scores of several runs of examples as one."""
-    columns = {name: torch.cat([part.columns()[name] for part in parts]) for name in parts[0].columns()}
+    columns = {name: torch.cat([part.figures()[name] for part in parts]) for name in parts[0].figures()}
     count_R, rows = torch.cat([part.count_R for part in parts]), np.concatenate([part.rows for part in parts])
     return replace(parts[0], count_R=count_R, rows=rows, **columns)

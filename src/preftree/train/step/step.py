@@ -1,4 +1,4 @@
-"""One optimiser step, and one pass of evaluation: what every recipe shares."""
+"""One optimiser step on examples, and one pass of evaluation: what every supervised recipe shares."""
 
 from __future__ import annotations
 
@@ -11,25 +11,28 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from preftree.data.store.store import TokenExample
+from preftree.data.store.store import Examples, TokenExample
 from preftree.errors import HalfwayError, TrainingError, out_of_memory
+from preftree.losses.mean import mean_part
 from preftree.runtime.ranks import Ranks
-from preftree.runtime.reduce import sum_gradients
+from preftree.runtime.reduce import sum_gradients, sum_over_ranks
 from preftree.scoring.scorer import Scorer
-from preftree.train.step.gradients import Selection, all_or_none, at_once, by_example, through_the_step
+from preftree.train.step.batch import Batch
+from preftree.train.step.gradients import all_or_none, num_tokens, step_scope_gradients, whole_step
 from preftree.train.step.scores import Moment, Scores, join_scores
 from preftree.train.step.task import Task, places
+from preftree.tree.to_device import send
 
 
 class StepResult(NamedTuple):
-    """What came of a step.
+    """Figures of a step.
 
     Attributes:
       columns: Each metric of each example of the step, float64, on the CPU, name -> [B].
       grad_norm: Global norm of the gradient before clipping.
       num_tokens: Tokens computed, over all ranks; where a step is scored twice, those of the pass with a gradient.
       num_alone: Tokens of the same responses, each in a row of its own with its prompt.
-      state: The loss's running state after it.
+      state: The loss's running state after the step.
     """
 
     columns: dict[str, Float[Tensor, " B"]]
@@ -40,8 +43,7 @@ class StepResult(NamedTuple):
 
 
 def take_step(
-    task: Task,
-    rows: Int[np.ndarray, " B"],
+    batch: Batch,
     scorer: Scorer,
     optimizer: Optimizer,
     *,
@@ -49,47 +51,77 @@ def take_step(
     max_grad_norm: float | None,
     ranks: Ranks,
     name: str = "step",
-    moment: Moment | None = None,
 ) -> StepResult:
     """Move the policy by one update.
 
     Args:
-      task: The examples and their loss.
-      rows: Which of the examples make this step, [B].
+      batch: The step's examples, and their task.
       scorer: The policy.
       optimizer: Its optimiser, with the step's learning rate set.
       budget: Most tokens of a micro-batch.
       max_grad_norm: Global norm to clip to; None never clips.
       ranks: The ranks that share the step.
       name: What an error calls this step.
-      moment: When this is; by default the first step of seed 0.
     Raises:
       TrainingError: a metric or the gradient is not finite; raised before the update, with the rows' places.
       HalfwayError: the device has no memory left for the update.
       ConfigError: an example alone is larger than the budget.
       UserError: another rank could not compute its part.
     """
-    moment = moment or Moment(state=task.state)
-    part = Selection(task, rows, [task.examples[int(row)] for row in rows], moment)
-    backward = through_the_step if task.scope == "step" else by_example
-    table, state, num_tokens = backward(part, scorer, budget, ranks)
+    task, device = batch.task, scorer.device
+    state: Mapping[str, float] = {}
+    if task.scope == "step":
+        table, state, computed = step_scope_gradients(batch, scorer, budget, ranks)
+    else:
+        plans = batch.plan(scorer, budget, ranks)
+        weights, divisor = batch.weights(device), batch.divisor
+        table = torch.zeros(len(task.columns), len(batch.rows), dtype=torch.float64, device=device)
+        gathered = batch.gathered(device)
+        with all_or_none(ranks):
+            for micro in plans[ranks.rank]:
+                scores = batch.score(scorer, micro)
+                loss, columns = task.loss(scores, [batch.examples[index] for index in micro.examples])
+                index = send(np.array(micro.examples, np.int64), device)
+                table.index_copy_(1, index, batch.table(columns))
+                mean_part(loss, weights.index_select(0, index), divisor).backward()
+                if task.state:
+                    gathered.enter(micro.examples, scores)
+        if task.state:
+            with torch.no_grad(), all_or_none(ranks):
+                state = whole_step(batch, batch.examples, gathered.finish(ranks))[2]
+        table, computed = sum_over_ranks(table, ranks), num_tokens(plans)
+    return _update(
+        batch, table, state, computed, scorer, optimizer, max_grad_norm=max_grad_norm, ranks=ranks, name=name
+    )
+
+
+def _update(
+    batch: Batch,
+    table: Float[Tensor, "M B"],
+    state: Mapping[str, float],
+    computed: int,
+    scorer: Scorer,
+    optimizer: Optimizer,
+    *,
+    max_grad_norm: float | None,
+    ranks: Ranks,
+    name: str,
+) -> StepResult:
+    """Sum the gradients over ranks, check all figures, and update."""
     parameters = [parameter for parameter in scorer.parameters() if parameter.requires_grad]
     sum_gradients(parameters, ranks)
-
     norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
     on_host = torch.cat([table.flatten(), norm.double()[None]]).cpu()  # the step's one copy to the host
-    columns = dict(zip(task.columns, on_host[:-1].view_as(table), strict=True))
-    num_alone = sum(len(s.trimmed().ids) - 1 for example in part.examples for s in example.sequences)
-    result = StepResult(columns, float(on_host[-1]), num_tokens, num_alone, state)
-    _refuse_non_finite(name, part.examples, columns, "nothing was updated: look at these rows, or lower lr")
+    columns = dict(zip(batch.task.columns, on_host[:-1].view_as(table), strict=True))
+    result = StepResult(columns, float(on_host[-1]), computed, batch.num_tokens_alone, state)
+    _refuse_non_finite(name, batch.examples, columns, "nothing was updated: look at these rows, or lower lr")
     if not np.isfinite([result.grad_norm, *state.values()]).all():
         what = "the gradient's norm" if not np.isfinite(result.grad_norm) else "the loss's running state"
         shown = result.grad_norm if not np.isfinite(result.grad_norm) else dict(state)
         raise TrainingError(
-            f"{name}: {what} is {shown} though every loss is finite, over {places(part.examples)}; "
+            f"{name}: {what} is {shown} though every loss is finite, over {places(batch.examples)}; "
             "nothing was updated: lower lr, or use precision=fp32"
         )
-
     if max_grad_norm is not None:
         nn.utils.clip_grads_with_norm_(parameters, max_grad_norm, norm)
     try:
@@ -104,17 +136,19 @@ def take_step(
 
 def measure(
     task: Task,
+    store: Examples,
     rows: Int[np.ndarray, " N"],
     scorer: Scorer,
     *,
     budget: int,
     ranks: Ranks,
+    moment: Moment | None = None,
+    held_out: bool = False,
     block: int = 256,
     stop: Callable[[], int] = lambda: 0,
     name: str = "evaluation",
-    moment: Moment | None = None,
 ) -> dict[str, float] | None:
-    """Figures over `rows`, without gradients; None where `stop` said so between two blocks.
+    """Figures over `rows` of a store, without gradients; None where `stop` said so between two blocks.
 
     A loss whose value depends on its step takes all `rows` as one step.
 
@@ -124,15 +158,15 @@ def measure(
       UserError: another rank could not compute its part.
     """
     moment = moment or Moment(state=task.state)
-    found: list[tuple[list[TokenExample], Scores]] = []
-    tables = []
+    waiting: list[tuple[Batch, Scores]] = []
+    tables: list[dict[str, Tensor]] = []
 
-    def evaluate(examples: Sequence[TokenExample], scores: Scores) -> None:
+    def evaluate(batch: Batch, examples: Sequence[TokenExample], scores: Scores) -> None:
         with torch.no_grad(), all_or_none(ranks):
             if task.scope == "step":
-                values = at_once(task, examples, scores, scores.rows)[1]
+                values = whole_step(batch, examples, scores)[1]
             else:
-                values = task.value(scores, examples).columns
+                values = task.loss(scores, examples)[1]
             columns = {name: column.double().cpu() for name, column in values.items()}
         _refuse_non_finite(name, examples, columns, "look at these rows, or start again with a lower lr")
         tables.append(columns)
@@ -140,21 +174,22 @@ def measure(
     for start in range(0, len(rows), block):
         if stop():
             return None
-        some = rows[start : start + block]
-        part = Selection(task, some, [task.examples[int(row)] for row in some], moment)
-        gathered = part.gathered(scorer.device)
-        plans = part.plan(scorer, budget, ranks)
+        batch = Batch(task, store, rows[start : start + block], moment)
+        gathered = batch.gathered(scorer.device)
+        plans = batch.plan(scorer, budget, ranks)
         with torch.no_grad(), all_or_none(ranks):
             for micro in plans[ranks.rank]:
-                gathered.enter(micro.examples, part.score(scorer, micro))
+                gathered.enter(micro.examples, batch.score(scorer, micro))
         scores = gathered.finish(ranks)
         if task.scope == "example":
-            evaluate(part.examples, scores)
+            evaluate(batch, batch.examples, scores)
         else:
-            found.append((list(part.examples), scores))
-    if found:
-        evaluate([example for examples, _ in found for example in examples], join_scores([s for _, s in found]))
-    return task.figures({name: torch.cat([table[name] for table in tables]) for name in task.columns}, rows)
+            waiting.append((batch, scores))
+    if waiting:
+        examples = [example for batch, _ in waiting for example in batch.examples]
+        evaluate(waiting[0][0], examples, join_scores([scores for _, scores in waiting]))
+    columns = {name: torch.cat([table[name] for table in tables]) for name in task.columns}
+    return task.figures(columns, store, rows, held_out=held_out)
 
 
 def _refuse_non_finite(

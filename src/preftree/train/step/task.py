@@ -1,61 +1,78 @@
-"""What the recipes hand to the step: examples, and what is made of the scores of their responses."""
+"""The task of a run: what a recipe makes of the scores of examples."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from preftree.data.store.store import Examples, TokenExample
-from preftree.train.step.scores import Scores, Views
+from preftree.reference.references import Reference
+from preftree.train.step.scores import Scores
 
 
-class Values(NamedTuple):
-    """What a loss and its metrics say of P examples.
+@runtime_checkable
+class Task(Protocol):
+    """A loss with its metrics: four methods, and what a step has to know before it calls them."""
 
-    Attributes:
-      loss: Loss of each example, carries gradient, [P].
-      columns: Metrics of each example, detached, name -> [P].
-    """
+    @property
+    def unit(self) -> str:
+        """What the metrics call examples: `pairs`, for example."""
+        ...
 
-    loss: Float[Tensor, " P"]
-    columns: Mapping[str, Tensor]
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the metrics that `loss` returns, in the order of a step's table."""
+        ...
 
+    @property
+    def scope(self) -> Literal["example", "step"]:
+        """`step` where `loss` must see all examples of a step at once."""
+        ...
 
-@dataclass(frozen=True, eq=False, slots=True)
-class Task:
-    """Examples, and what a recipe makes of them.
+    @property
+    def state(self) -> Mapping[str, float]:
+        """The loss's running state before the first step; empty where it has none."""
+        ...
 
-    Attributes:
-      unit: What an example is called in the metrics: `pairs`, say.
-      examples: The tokenised examples.
-      columns: Names of the metrics that `value` returns, in the order of a step's table.
-      value: Loss and metrics of some examples from the scores of their responses.
-      divisor: What the sum of weighted losses over these rows is divided by.
-      figures: Means over all these rows, from a name -> [B] table of their metrics.
-      scope: `step` where `value` must see all examples of a step at once.
-      views: What the loss looks at beside the policy's log-probs.
-      state: Running state of the loss before the first step.
-      advance: The state after a step, from the scores of all its examples; None where there is none to keep.
-    """
+    @property
+    def reference(self) -> Reference:
+        """What the policy is compared with."""
+        ...
 
-    unit: str
-    examples: Examples
-    columns: tuple[str, ...]
-    value: Callable[[Scores, Sequence[TokenExample]], Values]
-    divisor: Callable[[Int[np.ndarray, " B"]], float]
-    figures: Callable[[Mapping[str, Float[Tensor, " B"]], Int[np.ndarray, " B"]], dict[str, float]]
-    scope: Literal["example", "step"] = "example"
-    views: Views = field(default_factory=Views)
-    state: Mapping[str, float] = field(default_factory=dict)
-    advance: Callable[[Scores, Sequence[TokenExample]], Mapping[str, float]] | None = None
+    @property
+    def extras(self) -> Mapping[str, bool]:
+        """Figures beside log-probs that the loss reads, as arguments of `Reference.score`."""
+        ...
+
+    def loss(self, scores: Scores, examples: Sequence[TokenExample]) -> tuple[Float[Tensor, " P"], dict[str, Tensor]]:
+        """Loss of each example, which carries the gradient, and its metrics, detached, name -> [P]."""
+        ...
+
+    def advance(self, scores: Scores, examples: Sequence[TokenExample]) -> Mapping[str, float]:
+        """The running state after a step, from the scores of all its examples."""
+        ...
+
+    def divisor(self, examples: Examples, rows: Int[np.ndarray, " B"]) -> float:
+        """What the sum of weighted losses over these rows is divided by."""
+        ...
+
+    def figures(
+        self,
+        columns: Mapping[str, Float[Tensor, " B"]],
+        examples: Examples,
+        rows: Int[np.ndarray, " B"],
+        *,
+        held_out: bool = False,
+    ) -> dict[str, float]:
+        """Means over all these rows, from a name -> [B] table of their metrics; with intervals where held out."""
+        ...
 
 
 def places(examples: Iterable[TokenExample], most: int = 8) -> str:
-    """Where examples came from, the first few by name."""
+    """Where examples come from, the first few by name."""
     names = [str(example.provenance) for example in examples]
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -1,4 +1,4 @@
-"""Jobs in processes of their own: results, errors, and one signal for all."""
+"""The process pool: results, errors, and one signal for all."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from preftree.errors import TrainingError
-from preftree.runtime.processes import Stopped, run_apart
-from preftree.runtime.signals import stop_on_signals
+from preftree.runtime.process_pool import run_in_pool
+from preftree.runtime.signals import Stopped, stop_on_signals
 
 
 def process_and_square(number: int) -> tuple[int, int]:
@@ -26,8 +26,8 @@ def fail_at_two(number: int) -> int:
     return number
 
 
-def note_a_signal(folder: Path) -> None:
-    """A run, as far as signals go: it notes one, saves, and says that it was stopped."""
+def wait_for_a_signal(folder: Path) -> None:
+    """A run that does nothing but wait for a signal; then it saves and raises that it was stopped."""
     with stop_on_signals() as request:
         (folder / f"began-{os.getpid()}").touch()
         for _ in range(600):
@@ -38,26 +38,26 @@ def note_a_signal(folder: Path) -> None:
 
 
 def test_every_job_has_a_process_of_its_own() -> None:
-    found = dict(run_apart([1, 2, 3, 4], process_and_square, at_once=2))
-    assert {number: square for number, (_, square) in found.items()} == {1: 1, 2: 4, 3: 9, 4: 16}
-    assert len({pid for pid, _ in found.values()} | {os.getpid()}) == 5
+    results = dict(run_in_pool([1, 2, 3, 4], process_and_square, at_once=2))
+    assert {number: square for number, (_, square) in results.items()} == {1: 1, 2: 4, 3: 9, 4: 16}
+    assert len({pid for pid, _ in results.values()} | {os.getpid()}) == 5
 
 
 def test_an_error_of_a_job_is_an_error_here() -> None:
     with pytest.raises(TrainingError, match="two is too much"):
-        list(run_apart([1, 2, 3], fail_at_two, at_once=1))
+        list(run_in_pool([1, 2, 3], fail_at_two, at_once=1))
 
 
-def short_or_noting(folder: Path | None) -> None:
-    """One that is done at once, among those that note a signal."""
+def short_or_waiting(folder: Path | None) -> None:
+    """Done at once without a folder; with one, waits for a signal."""
     if folder is not None:
-        note_a_signal(folder)
+        wait_for_a_signal(folder)
 
 
 def short_then_failing(folder: Path | None) -> None:
-    """One that fails as soon as another has begun, while that notes signals."""
+    """Fails without a folder; with one, waits for a signal."""
     if folder is not None:
-        note_a_signal(folder)
+        wait_for_a_signal(folder)
         return
     raise TrainingError("no more of this")
 
@@ -67,25 +67,25 @@ def die(_: int) -> None:
 
 
 def test_an_error_ends_the_others_with_time_to_save(tmp_path: Path) -> None:
-    found = run_apart([tmp_path, None], short_then_failing, at_once=2)
+    results = run_in_pool([tmp_path, None], short_then_failing, at_once=2)
     with pytest.raises(TrainingError, match="no more of this"):
-        list(found)
+        list(results)
     assert len(list(tmp_path.glob("began-*"))) == len(list(tmp_path.glob("saved-*")))
 
 
-def test_a_process_that_dies_is_told() -> None:
-    with pytest.raises(TrainingError, match="died with exit code 3, its last words stand above"):
-        list(run_apart([1], die, at_once=1))
+def test_a_process_that_dies_is_an_error() -> None:
+    with pytest.raises(TrainingError, match="died with exit code 3; its error message is printed above"):
+        list(run_in_pool([1], die, at_once=1))
 
 
 def test_a_signal_is_passed_on_and_waited_for(tmp_path: Path) -> None:
     """The parent alone gets it, when one job has ended already: those that run save, the last never begins."""
     code = (
-        "import sys; from pathlib import Path; from preftree.runtime.processes import run_apart; "
-        "from preftree.runtime.processes import Stopped; from runtime.test_processes import short_or_noting\n"
+        "import sys; from pathlib import Path; from preftree.runtime.process_pool import run_in_pool; "
+        "from preftree.runtime.signals import Stopped; from runtime.test_process_pool import short_or_waiting\n"
         "if __name__ == '__main__':\n"
         "    folder = Path(sys.argv[1])\n"
-        "    try: list(run_apart([None, folder, folder, folder], short_or_noting, at_once=2))\n"
+        "    try: list(run_in_pool([None, folder, folder, folder], short_or_waiting, at_once=2))\n"
         "    except Stopped as stopped: sys.exit(100 + stopped.signum)\n"
     )
     script = tmp_path / "jobs.py"

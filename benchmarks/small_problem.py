@@ -1,4 +1,4 @@
-"""What theory says of DPO and of RLHF, in numbers: one prompt, many responses, every expectation a finite sum.
+"""One prompt with many responses, for which DPO and RLHF are computed exactly: every expectation is a finite sum.
 
 Rewards here are log-linear, `features @ weights`, and so are policies, `reference x exp(features @ weights) / Z`. With
 the identity as features both are free: one number a response.

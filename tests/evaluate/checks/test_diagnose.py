@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import math
+import pkgutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,28 +12,34 @@ from typing import Any
 import numpy as np
 import pytest
 
-from preftree.evaluate.checks import drift, fit
-from preftree.evaluate.checks.diagnose import CHECKS, Diagnosis, diagnose, examine, title_of
-from preftree.evaluate.checks.evidence import gather
+from preftree.evaluate import checks
+from preftree.evaluate.checks.coverage import EFFECTIVE_SHARE
+from preftree.evaluate.checks.diagnose import CHECKS, diagnoses_in, examine, title_of
+from preftree.evaluate.checks.displacement import DISPLACED_SHARE
+from preftree.evaluate.checks.evidence import Diagnosis, gather
+from preftree.evaluate.checks.held_out import WEAK_ACCURACY
+from preftree.evaluate.checks.length_exploitation import length_share
+from preftree.evaluate.checks.over_optimisation import ACCURACY_DROP
+from preftree.evaluate.checks.saturation import SATURATED_WEIGHT
 from preftree.run_folder.measured import Measured, Point
 from support.runs import Row, dpo_rows
 
 
 def names(rows: list[Row], **options: Any) -> list[str]:
-    return [diagnosis.name for diagnosis in diagnose(rows, **options)]
+    return [diagnosis.name for diagnosis in diagnoses_in(examine(rows, **options))]
 
 
 def the(rows: list[Row], **options: Any) -> Diagnosis:
-    (diagnosis,) = diagnose(rows, **options)
+    (diagnosis,) = diagnoses_in(examine(rows, **options))
     return diagnosis
 
 
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("steps", [60, 200, 1000])
 def test_a_healthy_run_has_no_diagnosis_and_every_check_was_made(seed: int, steps: int) -> None:
-    verdicts = examine(dpo_rows(steps, seed=seed))
-    assert [verdict.check.name for verdict in verdicts] == [check.name for check in CHECKS]
-    assert not any(verdict.diagnosis or verdict.missing for verdict in verdicts)
+    results = examine(dpo_rows(steps, seed=seed))
+    assert [result.check.name for result in results] == [check.name for check in CHECKS]
+    assert not any(result.diagnosis or result.missing for result in results)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
@@ -71,7 +79,7 @@ def test_displacement_is_chosen_responses_losing_what_they_cost_while_the_margin
 
 
 def test_no_displacement_above_the_threshold_or_without_a_rising_margin() -> None:
-    lost = 0.95 * drift.DISPLACED_SHARE * NLL
+    lost = 0.95 * DISPLACED_SHARE * NLL
     assert names(dpo_rows(chosen=lambda t: -lost * t, rejected=lambda t: -(lost + 15) * t)) == []
     both = dpo_rows(chosen=lambda t: -150 * t, rejected=lambda t: -150 * t)
     assert "displacement" not in names(both)
@@ -93,10 +101,10 @@ def test_coverage_is_both_sides_far_below_the_reference() -> None:
 
 
 def test_coverage_by_measured_figures() -> None:
-    low = drift.EFFECTIVE_SHARE / 2
+    low = EFFECTIVE_SHARE / 2
     found = the(dpo_rows(), measured=Measured(unseen_mass=0.8, effective_share=low))
     assert (found.name, found.figures) == ("coverage", {"unseen_mass": 0.8, "effective_share": low})
-    assert names(dpo_rows(), measured=Measured(unseen_mass=0.8, effective_share=2 * drift.EFFECTIVE_SHARE)) == []
+    assert names(dpo_rows(), measured=Measured(unseen_mass=0.8, effective_share=2 * EFFECTIVE_SHARE)) == []
 
 
 @pytest.mark.parametrize(("per_token", "side"), [(0.05, "longer"), (-0.05, "shorter")])
@@ -123,7 +131,7 @@ def test_the_share_that_length_explains_is_that_of_the_pairs() -> None:
         {"step": step + 1, "margin": m, "chosen_tokens": 50 + d, "rejected_tokens": 50.0, "pairs": count * (step + 1)}
         for step, (m, d) in enumerate(zip((sign * margin).mean(1), (sign * longer).mean(1), strict=True))
     ]
-    found = drift.length_share(gather(rows, loss="dpo", starts_at_reference=True, measured=Measured()))
+    found = length_share(gather(rows, loss="dpo", starts_at_reference=True, measured=Measured()))
     assert found is not None
     assert found.all_pairs == pytest.approx(9 / 25, abs=0.05)
     assert found.slope == pytest.approx(1.0, abs=0.1)
@@ -203,7 +211,7 @@ def test_over_optimisation_by_held_out_accuracy_needs_more_than_noise() -> None:
 
     assert names(dpo_rows(held_out=falls(0.1, 0.02))) == ["over_optimisation"]
     assert names(dpo_rows(held_out=falls(0.1, 0.06))) == []
-    assert names(dpo_rows(held_out=falls(0.9 * fit.ACCURACY_DROP, 0.0))) == []
+    assert names(dpo_rows(held_out=falls(0.9 * ACCURACY_DROP, 0.0))) == []
 
     def wrong_and_worse(t: float) -> Mapping[str, float]:
         return {"accuracy": 0.4 - 0.2 * t, "accuracy_low": 0.37 - 0.2 * t, "accuracy_high": 0.43 - 0.2 * t}
@@ -216,7 +224,7 @@ def test_saturation_is_named_for_losses_without_a_minimum_only() -> None:
     rows = dpo_rows(chosen=lambda t: 30 * t, rejected=lambda t: -40 * t)
     diagnosis = the(rows)
     assert diagnosis.name == "saturation"
-    assert diagnosis.figures["grad_weight"] < fit.SATURATED_WEIGHT
+    assert diagnosis.figures["grad_weight"] < SATURATED_WEIGHT
     for loss in ("cdpo", "ipo", "ipo_sum"):
         assert names(rows, loss=loss) == []
 
@@ -255,7 +263,7 @@ def test_labels_that_nothing_can_be_learned_from() -> None:
     assert names(rows) == ["label_noise"]
     still_falling = [row | {"loss": 0.69 - 2e-4 * row["step"]} for row in rows]
     assert names(still_falling) == []
-    unsure = [row | {"accuracy_high": 1.01 * fit.WEAK_ACCURACY} for row in rows]
+    unsure = [row | {"accuracy_high": 1.01 * WEAK_ACCURACY} for row in rows]
     assert names(unsure) == []
 
 
@@ -281,24 +289,24 @@ def test_a_reference_that_moves(side: str) -> None:
 def test_supervised_runs_are_asked_what_makes_sense_for_them() -> None:
     rows: list[Row] = [{"step": step, "loss": 2.0 - step / 200} for step in range(1, 101)]
     rows += [{"split": "eval", "step": step, "loss": loss} for step, loss in ((50, 1.5), (75, 1.4), (100, 1.9))]
-    verdicts = examine(rows, recipe="sft", loss="sft")
-    assert {verdict.check.name for verdict in verdicts} == {"non_finite", "over_optimisation"}
+    results = examine(rows, recipe="sft", loss="sft")
+    assert {result.check.name for result in results} == {"non_finite", "over_optimisation"}
     assert names(rows, recipe="sft", loss="sft") == ["over_optimisation"]
 
 
 def test_what_could_not_be_looked_at_is_said() -> None:
     rows: list[Row] = [{"step": step, "loss": 0.6} for step in range(1, 6)]
-    missing = {verdict.check.name: verdict.missing for verdict in examine(rows)}
+    missing = {result.check.name: result.missing for result in examine(rows)}
     assert missing.pop("non_finite") is None
     assert all(missing.values())
-    assert diagnose(rows) == []
+    assert diagnoses_in(examine(rows)) == []
     assert examine([])[0].missing
 
 
 def test_the_worst_comes_first() -> None:
     rows = dpo_rows(chosen=lambda t: -3.5 * NLL * t, rejected=lambda t: (-3.5 * NLL - 15) * t)
     rows[50]["loss"] = math.nan
-    found = diagnose(rows)
+    found = diagnoses_in(examine(rows))
     assert [diagnosis.severity for diagnosis in found] == ["failure", "warning", "warning"]
     for diagnosis in found:
         assert diagnosis.figures and diagnosis.threshold and diagnosis.message and diagnosis.advice
@@ -306,9 +314,13 @@ def test_the_worst_comes_first() -> None:
 
 
 def test_the_page_on_reports_names_every_check_and_every_threshold() -> None:
-    page = (Path(__file__).parents[2] / "docs" / "report.md").read_text("utf-8")
+    page = (Path(__file__).parents[3] / "docs" / "report.md").read_text("utf-8")
     table = {line.split("|")[1].strip() for line in page.splitlines() if line.startswith("| ")}
     assert {check.title for check in CHECKS} <= table
-    own = {name for module in (drift, fit) for name in vars(module) if name.isupper()}
-    internal = {"MIN_ROWS", "LENGTH_ROWS"}
-    assert {name for name in own - internal if f"`{name}`" not in page} == set()
+    modules = [
+        importlib.import_module(f"{checks.__name__}.{module.name}") for module in pkgutil.iter_modules(checks.__path__)
+    ]
+    constants = {name for module in modules for name, value in vars(module).items() if isinstance(value, int | float)}
+    constants = {name for name in constants if name.isupper()}
+    internal = {"MIN_ROWS", "LENGTH_ROWS", "WINDOW_SHARE"}
+    assert {name for name in constants - internal if f"`{name}`" not in page} == set()

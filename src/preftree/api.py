@@ -1,0 +1,348 @@
+"""Preftree from Python: load, tokenise, score, take losses, train, sample and measure.
+
+Every function here is a name of `preftree` itself, imported when it is first used. Errors raise
+`preftree.errors.UserError`; nothing exits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory, mkdtemp
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+from preftree.config.dpo import DpoConfig
+from preftree.config.load import check_config
+from preftree.config.recipes import RECIPES
+from preftree.data.prompts import Prompt, encode_prompts
+from preftree.data.sources.memory import Rows, named_rows, write_rows
+from preftree.data.store.store import Examples, TokenStore
+from preftree.data.tokens.budgets import Budgets, Truncation
+from preftree.data.tokens.tokenize import tokenize_file
+from preftree.errors import ConfigError, TrainingError
+from preftree.evaluate.after_training import run_recipe
+from preftree.generate.hf import generate
+from preftree.generate.protocol import Sampling
+from preftree.losses.quantities import pair_up
+from preftree.losses.registry import bind, find, inputs_of
+from preftree.losses.types import PairLogps
+from preftree.losses.value_and_gradient import LossValue, value_and_gradient
+from preftree.models.load import load_model, load_tokenizer
+from preftree.records import Kind, Message, Provenance
+from preftree.reference.references import LiveReference, NoReference
+from preftree.report.conclude import conclude
+from preftree.run_folder.finished_run import FinishedRun, read_finished_run
+from preftree.runtime.logs import logging_to_stderr, quiet_transformers
+from preftree.runtime.paths import cache_root
+from preftree.runtime.ranks import open_ranks
+from preftree.scoring.scorer import Precision, Scorer, evaluation_mode
+from preftree.train.objective import bind_objective
+from preftree.train.preference import PreferenceTask
+from preftree.train.step.step import measure as measure_task
+from preftree.tree.pack import plan_step
+from preftree.tree.sums import sum_responses
+
+Data: TypeAlias = str | Path | Rows
+"""A data file, a folder of them or a hub id; or rows in memory: a list of mappings, or a `datasets.Dataset`."""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class LoadedModel:
+    """A language model with its tokenizer, ready to score and to sample.
+
+    Attributes:
+      scorer: The model on packed trees; `scorer.model` is the transformers model.
+      tokenizer: Its tokenizer.
+    """
+
+    scorer: Scorer
+    tokenizer: PreTrainedTokenizerBase
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """The model's parameters, for an optimiser."""
+        return self.scorer.model.parameters()
+
+    def save(self, folder: str | Path) -> None:
+        """Write a model folder, with its tokenizer, that transformers loads."""
+        self.scorer.model.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+
+
+def load(model: str | Path, *, precision: Precision = "fp32") -> LoadedModel:
+    """Load a model folder, an adapter folder or a hub id, in fp32 weights and without dropout.
+
+    Args:
+      model: The folder or id.
+      precision: `fp32`, or `bf16` for bfloat16 matrix products.
+    Raises:
+      ModelError: it cannot be loaded.
+    """
+    quiet_transformers()
+    loaded = load_model(str(model))
+    return LoadedModel(Scorer(loaded, precision=precision), load_tokenizer(str(model)))
+
+
+def tokenize(
+    data: Data,
+    tokenizer: PreTrainedTokenizerBase | LoadedModel,
+    *,
+    kind: Kind = "pair",
+    max_length: int | None = 1024,
+    max_prompt_length: int | None = None,
+    max_response_length: int | None = None,
+    truncation: Truncation = "drop",
+    format: str | None = None,
+) -> TokenStore:
+    """Tokenise data as a run does; the result behaves as a sequence of examples, kept on disk.
+
+    Args:
+      data: A file, or rows in memory.
+      tokenizer: The model's tokenizer, or the loaded model.
+      kind: What an example is: `pair`, `response` (labelled), `list` (ranked), or `demonstration`.
+      max_length: Most tokens of prompt and response together.
+      max_prompt_length: Most tokens of a prompt.
+      max_response_length: Most tokens of a response.
+      truncation: `drop` a row over a budget, `trim_prompt` from its beginning, or `trim_response` at its end.
+      format: The rows' format; recognised by default.
+    Raises:
+      DataError: the data cannot be read, is of another kind, or holds too many faults; rows are named.
+    """
+    if isinstance(tokenizer, LoadedModel):
+        tokenizer = tokenizer.tokenizer
+    with TemporaryDirectory() as folder, ExitStack() as stack:
+        path = str(data) if isinstance(data, str | Path) else write_rows(data, Path(folder) / "data.jsonl", "data")
+        stack.enter_context(named_rows({} if isinstance(data, str | Path) else {path: "data"}))
+        store, _ = tokenize_file(
+            path,
+            tokenizer,
+            kind=kind,
+            cache_dir=cache_root(),
+            budgets=Budgets(max_length, max_prompt_length, max_response_length),
+            truncation=truncation,
+            format_name=format,
+        )
+    return store
+
+
+class ResponseScores(NamedTuple):
+    """Log-probs of responses, those of an example side by side, in the order of the data.
+
+    Attributes:
+      logps: Summed log-prob of each response, nats, [R].
+      num_tokens: Scored tokens of each response, [R].
+      token_logps: Log-prob of each scored token, nats, response after response, [I].
+      examples: The example that each response belongs to, [R].
+    """
+
+    logps: Float[Tensor, " R"]
+    num_tokens: Int[Tensor, " R"]
+    token_logps: Float[Tensor, " I"]
+    examples: Int[Tensor, " R"]
+
+    @property
+    def pairs(self) -> PairLogps:
+        """The responses of pairs as losses take them: chosen ones and rejected ones."""
+        if len(self.logps) % 2 or not torch.equal(self.examples[::2], self.examples[1::2]):
+            raise ConfigError("these examples are no pairs; tokenise them with kind='pair'")
+        first = torch.arange(0, len(self.logps), 2, device=self.logps.device)
+        return pair_up(self.logps, self.num_tokens, first, first + 1)
+
+
+def score(
+    model: LoadedModel,
+    data: Examples | Data,
+    *,
+    rows: Sequence[int] | None = None,
+    gradient: bool = False,
+    micro_batch_tokens: int = 8192,
+) -> ResponseScores:
+    """Log-probs of responses under a model; a prompt that responses share is computed once.
+
+    Args:
+      model: The model.
+      data: Tokenised examples, or pairs as `tokenize` takes them.
+      rows: Places of the examples to score; all by default.
+      gradient: Whether the scores can be differentiated; all activations then stay in memory.
+      micro_batch_tokens: Most tokens computed at once.
+    Raises:
+      ConfigError: an example alone is larger than micro_batch_tokens.
+    """
+    store = data if isinstance(data, Examples) else tokenize(data, model)
+    scorer, places = model.scorer, np.arange(len(store)) if rows is None else np.asarray(rows, np.int64)
+    sequences = [store[int(place)].sequences for place in places]
+    prompts = store.prompts[places].tolist()
+    try:
+        (plan,) = plan_step(sequences, prompts, budget=micro_batch_tokens, share=scorer.shares_prefixes)
+    except ValueError as error:
+        raise ConfigError(f"micro_batch_tokens is too small ({error}); raise it") from error
+    tokens: dict[int, Tensor] = {}
+    for micro in plan:
+        batch = micro.batch.to(scorer.device)
+        with torch.set_grad_enabled(gradient), evaluation_mode(scorer):
+            logps = scorer(batch)
+        lengths = [int(sum(s.scored.sum() for s in sequences[index])) for index in micro.examples]
+        tokens |= zip(micro.examples, logps.split(lengths), strict=True)
+    token_logps = torch.cat([tokens[index] for index in range(len(places))])
+    counts = torch.tensor([int(s.scored.sum()) for group in sequences for s in group], device=token_logps.device)
+    examples = np.repeat(np.arange(len(places)), [len(group) for group in sequences])
+    sums = sum_responses(token_logps, counts)
+    return ResponseScores(sums[0], sums[1], token_logps, torch.from_numpy(examples).to(token_logps.device))
+
+
+def loss(name: str, **given: Any) -> LossValue:
+    """Value and gradient of a loss of `preftree losses`.
+
+    Args:
+      name: The loss.
+      given: Its inputs by name (`policy`, `ref`, `margins`, ...) as `preftree losses NAME` lists them, tensors or the
+        types of `preftree.losses`; and its options (`beta`, ...).
+    Raises:
+      ConfigError: no such loss, an input is missing, or an option is unknown or out of its range.
+    """
+    try:
+        names = inputs_of(find(name))
+        bound = bind(name, {key: value for key, value in given.items() if key not in names})
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    if missing := [key for key in names if key not in given]:
+        raise ConfigError(f"loss {name!r} needs the input {missing[0]!r}; it takes {', '.join(names)}")
+    return value_and_gradient(bound, {key: given[key] for key in names})
+
+
+def sft(model: str | Path, data: Data, **options: Any) -> FinishedRun:
+    """Fine-tune on demonstrations, as `preftree sft`; see `dpo` for the arguments."""
+    return _train("sft", model, data, options)
+
+
+def dpo(model: str | Path, data: Data, **options: Any) -> FinishedRun:
+    """Optimise a policy on preferences, as `preftree dpo`.
+
+    Args:
+      model: A model folder, an adapter folder or a hub id.
+      data: A file, or rows in memory, which are written to OUT/data.jsonl.
+      options: The options of the command line (`preftree dpo --help`), inner ones as mappings: `lora={"r": 16}`.
+        Without `out` the run's folder is a temporary one (`run.path`), and a second call starts anew; with it the same
+        call resumes.
+    Raises:
+      UserError: something outside the program is wrong; the sentence says what to do. Rows are named `data[17].chosen`.
+    """
+    return _train("dpo", model, data, options)
+
+
+def reward_model(model: str | Path, data: Data, **options: Any) -> FinishedRun:
+    """Train a reward model on preferences, as `preftree reward`; see `dpo` for the arguments."""
+    return _train("reward", model, data, options)
+
+
+def ppo(model: str | Path, data: Data, **options: Any) -> FinishedRun:
+    """Optimise a policy for a reward, as `preftree ppo`; `data` holds prompts, see `dpo` for the other arguments."""
+    return _train("ppo", model, data, options)
+
+
+def rloo(model: str | Path, data: Data, **options: Any) -> FinishedRun:
+    """As `ppo` without a critic, as `preftree rloo`."""
+    return _train("rloo", model, data, options)
+
+
+def sample(
+    model: LoadedModel,
+    prompts: Sequence[str | Sequence[Mapping[str, str]]],
+    *,
+    max_new_tokens: int = 256,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+    samples: int = 1,
+    seed: int = 0,
+    batch_size: int = 64,
+) -> list[list[str]]:
+    """Responses of a model, `samples` to each prompt; plain texts, or conversations as `[{"role", "content"}, ...]`.
+
+    Raises:
+      DataError: the template refuses a conversation.
+      ConfigError: a prompt is empty, or an option is out of its range.
+    """
+    asked = [
+        Prompt(
+            Provenance("prompts", number),
+            text if isinstance(text, str) else tuple(Message(turn["role"], turn["content"]) for turn in text),
+        )
+        for number, text in enumerate(prompts, 1)
+    ]
+    with named_rows({"prompts": "prompts"}):
+        ids = [row for row in encode_prompts(model.tokenizer, asked) for _ in range(samples)]
+    sampling = Sampling(max_new_tokens, temperature, top_p, seed)
+    with evaluation_mode(model.scorer):
+        drawn = generate(model.scorer.model, model.tokenizer, ids, sampling, batch_size=batch_size)
+    return [[each.text for each in drawn[start : start + samples]] for start in range(0, len(drawn), samples)]
+
+
+def measure(
+    model: LoadedModel,
+    data: Examples | Data,
+    *,
+    reference: LoadedModel | None = None,
+    loss: str = "dpo",
+    micro_batch_tokens: int = 8192,
+    **options: Any,
+) -> dict[str, float]:
+    """Figures of a policy on preferences, as a run shows for held-out rows: loss, accuracy, margin, ...
+
+    Args:
+      model: The policy.
+      data: Tokenised examples of the loss's kind, or data as `tokenize` takes it.
+      reference: What it is compared with; needed by losses that compare with a reference.
+      loss: Name of the loss; `options` are its options and `beta`.
+      micro_batch_tokens: Most tokens computed at once.
+    Raises:
+      ConfigError: the loss does not exist, or needs a reference and got none.
+      TrainingError: a figure is not finite; rows are named.
+    """
+    beta = {"beta": options.pop("beta")} if "beta" in options else {}
+    given = {"model": "-", "data": "-", "out": "-", "loss": {"name": loss, **options}, **beta}
+    _, objective = bind_objective(check_config(DpoConfig, given))
+    if objective.needs_reference and reference is None:
+        raise ConfigError(f"loss {loss!r} compares with a reference; give reference=preftree.load(MODEL)")
+    store = data if isinstance(data, Examples) else tokenize(data, model, kind=objective.unit)
+    compared = NoReference() if reference is None else LiveReference(lambda: nullcontext(reference.scorer))
+    with open_ranks() as ranks, evaluation_mode(model.scorer):
+        figures = measure_task(
+            PreferenceTask(objective, compared),
+            store,
+            np.arange(len(store)),
+            model.scorer,
+            budget=micro_batch_tokens,
+            ranks=ranks,
+            held_out=True,
+        )
+    if figures is None:
+        raise TrainingError("the measurement was stopped")
+    return figures
+
+
+def _train(recipe: str, model: str | Path, data: Data, options: dict[str, Any]) -> FinishedRun:
+    """Check the options, write rows in memory into the run's folder, and run the recipe."""
+    fresh = options.get("out") is None
+    out = Path(mkdtemp(prefix=f"preftree-{recipe}-")) if fresh else Path(options["out"])
+    paths = {}
+    given: dict[str, Any] = {**options, "model": str(model), "data": data, "out": str(out)}
+    for name in ("data", "eval_data"):
+        value = given.get(name)
+        if isinstance(value, Path):
+            given[name] = str(value)
+        elif not isinstance(value, str | float | int | Mapping | None):
+            given[name] = write_rows(value, out / f"{name}.jsonl", name)
+            paths[given[name]] = name
+    with logging_to_stderr(), named_rows(paths):
+        quiet_transformers()
+        outcome = run_recipe(check_config(RECIPES[recipe].config, given))
+        if not outcome.signum:
+            conclude(out)
+    return read_finished_run(out, outcome.signum)

@@ -1,0 +1,107 @@
+"""Over-optimisation: training longer made the policy worse."""
+
+from __future__ import annotations
+
+from preftree.evaluate.checks.evidence import Diagnosis, Evidence, Missing, is_number
+from preftree.evaluate.checks.held_out import carries_over, held_out_losses
+from preftree.run_folder.measured import Point
+
+REWARD_DROP = 0.2
+"""Share of the gain in reward that may be lost again while the policy stays at the same KL.
+
+Healthy runs lost up to .04. With beta .01 reward wanders at a KL of 4 to 14: one run of three ended .32 low, two .08.
+"""
+
+MOVED_KL = 0.2
+"""KL in nats below which gains in reward are too small to compare."""
+
+STAYED = 0.5
+"""Share of the KL at the best reward that counts as staying at that KL."""
+
+LOSS_RISE = 0.1
+"""Relative rise of the held-out loss over its lowest value.
+
+Healthy runs: none; few pairs, trained on for long: .32 to .72. (Two of 60 healthy runs of later seeds: .12 and .14.)
+"""
+
+ACCURACY_DROP = 0.03
+"""Fall of held-out accuracy from its best."""
+
+
+def over_optimisation(evidence: Evidence) -> Diagnosis | Missing | None:
+    """Look for a reward that fell again, or a held-out loss or accuracy that got worse (arXiv:2406.02900)."""
+    losses = held_out_losses(evidence)
+    lost = reward_lost(evidence)
+    if lost is None and len(losses) < 2:
+        return Missing("two evaluations on held-out data (eval_every), or reward and KL along training")
+    if lost is not None and lost > REWARD_DROP:
+        points = _frontier(evidence)
+        best, last = max(points, key=lambda p: p.reward), points[-1]
+        return Diagnosis(
+            "over_optimisation",
+            "warning",
+            {"best_reward": best.reward, "reward": last.reward, "best_kl": best.kl, "kl": last.kl},
+            f"more than {REWARD_DROP:.0%} of the gain in reward lost again at {STAYED:.0%} of the KL or more",
+            f"Reward was highest at step {best.step} ({best.reward:.3g} at KL {best.kl:.2g}) and fell to "
+            f"{last.reward:.3g} by the end, at KL {last.kl:.2g}.",
+            f"Use a checkpoint near step {best.step}; save more often; raise beta; train fewer steps.",
+        )
+    return _overfit(evidence, losses)
+
+
+def reward_lost(evidence: Evidence) -> float | None:
+    """Share of the gain in reward lost again by the end; 0 where the policy hardly moved, or came back."""
+    points = _frontier(evidence)
+    if len(points) < 3:
+        return None
+    best, last = max(points, key=lambda p: p.reward), points[-1]
+    gain = best.reward - points[0].reward
+    if gain <= 0 or best.kl < MOVED_KL or last.kl < STAYED * best.kl:
+        return 0.0
+    return (best.reward - last.reward) / gain
+
+
+def _frontier(evidence: Evidence) -> list[Point]:
+    return sorted((p for p in evidence.measured.frontier if p.step is not None), key=lambda p: p.step or 0)
+
+
+def _overfit(evidence: Evidence, losses: list[tuple[int, float]]) -> Diagnosis | None:
+    if len(losses) < 2:
+        return None
+    step, lowest = min(losses, key=lambda item: item[1])
+    loss = losses[-1][1]
+    accuracies = [
+        (row["accuracy"], int(row["step"]), row.get("accuracy_low", row["accuracy"]))
+        for row in evidence.held_out
+        if is_number(row.get("accuracy"))
+    ]
+    last = evidence.held_out[-1]
+    advice = f"Use a checkpoint near step {step}; stop earlier; raise beta; more data rather than more epochs."
+    # Where nothing was learned that generalises, label_noise reports it.
+    if loss > lowest * (1 + LOSS_RISE) and carries_over(evidence):
+        return Diagnosis(
+            "over_optimisation",
+            "warning",
+            {"lowest_loss": lowest, "loss": loss},
+            f"held-out loss more than {LOSS_RISE:.0%} above its lowest",
+            f"The held-out loss was lowest at step {step} ({lowest:.4g}) and has risen to {loss:.4g} since: "
+            "what was learned after that does not carry over.",
+            advice,
+        )
+    if len(accuracies) < 2 or "accuracy" not in last:
+        return None
+    best, at, surely = max(accuracies)
+    if (
+        surely > 0.5
+        and last["accuracy"] < best - ACCURACY_DROP
+        and last.get("accuracy_high", last["accuracy"]) < surely
+    ):
+        return Diagnosis(
+            "over_optimisation",
+            "warning",
+            {"best_accuracy": best, "accuracy": last["accuracy"]},
+            f"held-out accuracy more than {ACCURACY_DROP:.0%} below its best, and their intervals apart",
+            f"Held-out accuracy was best at step {at} ({best:.1%}) and has fallen to {last['accuracy']:.1%}.",
+            advice,
+        )
+    return None

@@ -1,0 +1,128 @@
+"""What a policy is compared with in a step: nothing, a table of log-probs, or a model that scores beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import nn
+
+from preftree.reference.store import ReferenceTable
+from preftree.scoring.scorer import Scorer
+from preftree.scoring.vocabulary import TokenFigures, token_figures
+from preftree.tree.layout import TokenSequence, TreeBatch
+from preftree.tree.to_device import send
+
+
+@runtime_checkable
+class Reference(Protocol):
+    """A reference as a step uses it."""
+
+    def score(
+        self,
+        policy: Scorer,
+        batch: TreeBatch,
+        sequences: Sequence[TokenSequence],
+        *,
+        kl: bool = False,
+        confidence: bool = False,
+    ) -> TokenFigures:
+        """Score a batch under the policy and the reference.
+
+        Args:
+          policy: The model in training.
+          batch: The sequences, laid out as trees.
+          sequences: The same, in the batch's order.
+          kl: Whether KL(reference || policy) of every token is computed; needs a reference that is a model.
+          confidence: Whether the policy's confidence in every token is computed.
+        """
+        ...
+
+
+class NoReference:
+    """No reference: losses of the policy's log-probs alone."""
+
+    def score(
+        self,
+        policy: Scorer,
+        batch: TreeBatch,
+        sequences: Sequence[TokenSequence],
+        *,
+        kl: bool = False,
+        confidence: bool = False,
+    ) -> TokenFigures:
+        """Score a batch under the policy."""
+        return token_figures(policy, batch, confidence=confidence)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class TableReference:
+    """Stored log-probs; the reference model itself is not needed.
+
+    Attributes:
+      table: Log-probs of every response that is trained on.
+    """
+
+    table: ReferenceTable
+
+    def score(
+        self,
+        policy: Scorer,
+        batch: TreeBatch,
+        sequences: Sequence[TokenSequence],
+        *,
+        kl: bool = False,
+        confidence: bool = False,
+    ) -> TokenFigures:
+        """Score a batch under the policy, and look up the reference's log-probs."""
+        figures = token_figures(policy, batch, confidence=confidence)
+        return figures._replace(ref=send(self.table.gather(sequences), batch.input_T.device))
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class LiveReference:
+    """A frozen model that scores beside the policy: a second model, or the policy with its adapter off.
+
+    Attributes:
+      active: Context in which its scorer may be used.
+    """
+
+    active: Callable[[], AbstractContextManager[Scorer]]
+
+    def score(
+        self,
+        policy: Scorer,
+        batch: TreeBatch,
+        sequences: Sequence[TokenSequence],
+        *,
+        kl: bool = False,
+        confidence: bool = False,
+    ) -> TokenFigures:
+        """Score a batch under both models."""
+        return token_figures(policy, batch, live=self.active, kl=kl, confidence=confidence)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class MovingReference(LiveReference):
+    """A model of the policy's kind that follows it: TR-DPO (Gorbatovski et al. 2024, arXiv:2404.09656).
+
+    Attributes:
+      model: The reference model.
+      every: Optimiser steps from one update to the next.
+      mixup: Share of the policy: model <- mixup * policy + (1 - mixup) * model; 1 is a copy.
+    """
+
+    model: nn.Module
+    every: int
+    mixup: float
+
+    def follow(self, policy: nn.Module, step: int) -> None:
+        """Update after step number `step` (from 1), if one is due."""
+        if step % self.every:
+            return
+        with torch.no_grad():
+            for value, new in zip(self.model.parameters(), policy.parameters(), strict=True):
+                value.copy_(new if self.mixup == 1 else self.mixup * new + (1 - self.mixup) * value)

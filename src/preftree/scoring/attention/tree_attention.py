@@ -1,0 +1,128 @@
+"""Attention over packed trees, as an attention function that transformers models call.
+
+Suffixes: B = 1 packed row, H heads, G key heads, T tokens, D head width.
+
+The tree travels as a keyword argument of the model's forward, never as state: recomputation under gradient
+checkpointing happens after the next batch has been prepared. Our name is not among transformers' mask functions, so
+the models build no [T, T] mask of their own.
+
+Three paths compute the same mask (tree/mask.py):
+- `sdpa`, on any device (by_branch.py): branch by branch, each with its ancestors' keys before its own. The result of a
+  branch does not depend on what else is packed beside it, down to the last bit where the matrix products behave so.
+- `flex`, on CUDA (flex.py): one fused kernel for the whole row, which leaves out blocks that no query sees.
+- `varlen`, on CUDA in half precision, only where it is asked for (varlen.py): one call of flash attention, a branch a
+  segment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers import AttentionInterface, PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from preftree.errors import ModelError
+from preftree.scoring.attention.by_branch import attend_by_branch
+from preftree.scoring.attention.flex import attend_by_blocks
+from preftree.scoring.attention.types import KERNEL_DTYPES, AttentionForm, TreeMask
+from preftree.scoring.attention.varlen import attend_by_segments
+from preftree.scoring.bf16_on_cpu import emulating, operand
+
+# transformers picks code paths by parts of this name ("flash", "sdpa", ...): it must contain none of theirs.
+IMPLEMENTATION = "preftree_tree"
+
+
+def tree_attention(
+    module: nn.Module,
+    query: Float[Tensor, "B H T D"],
+    key: Float[Tensor, "B G T D"],
+    value: Float[Tensor, "B G T E"],
+    attention_mask: object = None,
+    *,
+    tree: TreeMask | None = None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
+    **_: object,
+) -> tuple[Float[Tensor, "B T H E"], None]:
+    """Attend along each token's branch.
+
+    Args:
+      module: The calling attention layer (unused; part of the interface).
+      query, key, value: One packed row; G key heads may be fewer than H (grouped queries).
+      attention_mask: Ignored: the tree is the mask.
+      tree: The trees of this forward.
+      scaling: Factor on query-key products; D ** -0.5 when None.
+      dropout: Must be 0: responses share a prompt, and policy and reference must be the same function.
+      sliding_window: Positions a token sees, itself included.
+      softcap: Scores become softcap * tanh(scores / softcap).
+      s_aux: Attention sinks, one logit a head, [H].
+    Returns:
+      Attended values [B, T, H, E]; no attention weights.
+    Raises:
+      ModelError: there are no trees, or dropout is on, or the path cannot compute what the layer asks for.
+    """
+    if tree is None:
+        raise ModelError(
+            "the model is set up to score packed trees and was called without one; call it in plain_attention(model)"
+        )
+    if dropout:
+        raise ModelError(
+            f"attention dropout must be 0 while scoring trees, got {dropout}; load the model with load_model"
+        )
+    form = AttentionForm(query.shape[-1] ** -0.5 if scaling is None else scaling, sliding_window, softcap, s_aux)
+    if tree.path == "sdpa" and emulating(query.device):
+        query, key, value = (operand(rows, torch.bfloat16) for rows in (query, key, value))
+        with torch.autocast("cpu", enabled=False):
+            out = attend_by_branch(query, key, value, tree, form)
+        return out.transpose(1, 2).to(torch.bfloat16), None
+    if tree.path != "sdpa":
+        query, key, value = _in_autocast_dtype(query, key, value)
+    if tree.path == "flex":
+        attend = attend_by_blocks
+    # The check at every start runs in the weights' precision, which the kernel of `varlen` may not compute in.
+    elif tree.path == "varlen" and query.dtype in KERNEL_DTYPES:
+        attend = attend_by_segments
+    else:
+        attend = attend_by_branch
+    return attend(query, key, value, tree, form).transpose(1, 2), None
+
+
+def _in_autocast_dtype(*rows: Tensor) -> tuple[Tensor, ...]:
+    """Norms and rotary angles leave queries and keys in fp32; the fused kernels want what products run in."""
+    kind = rows[0].device.type
+    if not torch.is_autocast_enabled(kind):
+        return rows
+    return tuple(row.to(torch.get_autocast_dtype(kind)) for row in rows)
+
+
+# A compiled layer calls it as it is: branches differ from batch to batch, and the fused kernel is compiled by itself.
+AttentionInterface.register(IMPLEMENTATION, torch.compiler.disable(tree_attention))
+
+
+@contextmanager
+def plain_attention(model: PreTrainedModel) -> Iterator[None]:
+    """Let `model` run as transformers wrote it (for generation, and for checks) while the context lasts."""
+    before = model.config._attn_implementation
+    if before == IMPLEMENTATION:
+        # Capped scores and sinks have no fused form in transformers.
+        model.set_attn_implementation("sdpa" if getattr(model, "_supports_sdpa", False) else "eager")
+    # Layers that compute their activations again would drop the cache of keys and values that generation writes.
+    recomputed = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+    recomputed = [layer for layer in recomputed if layer.training]
+    for layer in recomputed:
+        layer.training = False
+    try:
+        with torch.compiler.set_stance("force_eager"):
+            yield
+    finally:
+        for layer in recomputed:
+            layer.training = True
+        if before == IMPLEMENTATION:
+            model.set_attn_implementation(before)

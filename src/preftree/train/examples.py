@@ -1,0 +1,104 @@
+"""The examples of a supervised run: training and held-out rows, the number of steps, and what a trajectory says."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from preftree.config.base import RunConfig
+from preftree.scoring.scorer import Scorer
+from preftree.train.dataset import Data, Part, check_budget, num_steps, open_data, probe_rows
+from preftree.train.open_run import OpenRun, adaptation, warmup_of
+from preftree.tree.layout import TokenSequence
+
+log = logging.getLogger("preftree")
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class RunExamples:
+    """Examples and the pace at which a run takes them.
+
+    Attributes:
+      train: The training rows.
+      held_out: The held-out rows; None where there are none.
+      config: The run's options.
+      num_steps: Steps of the whole run.
+      warmup: Steps of warm-up.
+    """
+
+    train: Part
+    held_out: Part | None
+    config: RunConfig
+    num_steps: int
+    warmup: int
+
+    def probes(self) -> Sequence[Sequence[TokenSequence]]:
+        """The responses of a few training rows, for the gates at the start."""
+        return [self.train.store[row].sequences for row in probe_rows(self.train)]
+
+    def check_budget(self, scorer: Scorer) -> None:
+        """Refuse an example that alone is larger than a micro-batch may be.
+
+        Raises:
+          ConfigError: one is; it is named with its size.
+        """
+        for part in (self.train, self.held_out):
+            if part is not None:
+                check_budget(part, scorer.shares_prefixes, self.config.micro_batch_tokens)
+
+    def describe(self) -> None:
+        """Log numbers of examples and steps."""
+        log.info(
+            "%d examples (%d held out), %d steps of %d, %d of warm-up",
+            len(self.train.rows),
+            0 if self.held_out is None else len(self.held_out.rows),
+            self.num_steps,
+            min(self.config.batch_size, len(self.train.rows)),
+            self.warmup,
+        )
+        if self.warmup >= self.num_steps:
+            text = "the warm-up of %d steps is longer than the run: lr=%g is never reached"
+            log.warning(text, self.warmup, self.config.lr)
+
+
+def open_examples(run: OpenRun[RunConfig]) -> RunExamples:
+    """Tokenise the files of a run, or open what an earlier run made of them.
+
+    Raises:
+      DataError: a file cannot be read, is of another kind, holds too many faults, or nothing that can be trained on.
+    """
+    data: Data = open_data(run.config, run.tokenizer, run.ranks)
+    steps = num_steps(run.config, len(data.train.rows))
+    return RunExamples(data.train, data.held_out, run.config, steps, warmup_of(run, steps))
+
+
+def trajectory_of(run: OpenRun[RunConfig], data: RunExamples, recipe: Mapping[str, object]) -> dict[str, object]:
+    """Everything that decides the sequence of weights; paths, budgets and how often to save do not.
+
+    Args:
+      run: The open run.
+      data: Its examples.
+      recipe: The entries of the recipe: its name, its loss, its reference.
+    """
+    config = run.config
+    return {
+        **recipe,
+        "weights of the model": run.policy.weights,
+        **adaptation(run),
+        "training data": data.train.store.digest,
+        "held-out share": config.eval_data if isinstance(config.eval_data, float) else None,
+        "data.order": config.data.order,
+        "seed": config.seed,
+        "batch_size": config.batch_size,
+        "precision": config.precision,
+        **({"compile": True} if config.compile else {}),
+        "optimizer": config.optimizer,
+        "lr": config.lr,
+        "weight_decay": config.weight_decay,
+        "max_grad_norm": config.max_grad_norm,
+        "schedule": config.schedule,
+        "steps of warm-up": data.warmup,
+        # A longer run under a constant rate only continues; under a falling one every step would have been another.
+        "steps of the schedule": None if config.schedule == "constant" else data.num_steps,
+    }
