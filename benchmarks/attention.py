@@ -1,11 +1,11 @@
-"""The attention paths against each other: a Markdown table of which wins where.
+"""Benchmark of the attention paths: a Markdown table of which is fastest where.
 
     python benchmarks/attention.py --sizes 0.5b 1.5b --precision bf16
 
-For each size and length profile: trees as a step packs them, up to the budget of a micro-batch, and two times a
-path, each the best of some. One is forward and backward of one layer's attention, with the mask at hand. The other is
-that of a whole model of random weights, mask and head included, without the update, which is the same for all. A path
-that cannot be had is named with its reason. On a CPU the sizes are tiny, to show that the script runs and nothing else.
+For each size and length profile it takes trees as a step packs them, up to the budget of a micro-batch, and measures
+two times a path, each the best of several rounds: forward and backward of one layer's attention with the mask prepared,
+and of a whole model of random weights, mask and head included. The update is the same for all paths and is left out. A
+path that is not available is listed with the reason. On a CPU the sizes are tiny and only show that the script runs.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def main() -> None:
 
 
 def build(size: str, precision: str) -> tuple[dict[str, Any], dict[str, str]]:
-    """Scorers of one model by path, and why the others are none."""
+    """Scorers of one model by path, and for the other paths why there is none."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     from preftree.errors import ModelError
@@ -81,7 +81,7 @@ def trees(profile: str, budget: int) -> Any:
     """One micro-batch: trees of random lengths until the next would not fit."""
     from preftree.tree.layout import TokenSequence, batch_trees, grow_tree
 
-    rng, found, tokens = np.random.default_rng(0), [], 0
+    rng, grown, tokens = np.random.default_rng(0), [], 0
     lengths = PROFILES[profile]
     spread, tries = lengths["spread"], 0
 
@@ -94,13 +94,13 @@ def trees(profile: str, budget: int) -> Any:
         rows = [np.concatenate([prompt, draw(mean)]).astype(np.int32) for mean in lengths["responses"]]
         tree = grow_tree([TokenSequence(row, np.arange(len(row)) >= len(prompt)) for row in rows])
         if tokens + len(tree) > budget:
-            if found:
-                return batch_trees(found)
-            tries += 1  # one alone that is too large: the next may fit
+            if grown:
+                return batch_trees(grown)
+            tries += 1  # this tree alone is too large, but the next may fit
             if tries == 100:
                 raise SystemExit(f"--budget {budget} is too small for a tree of profile {profile}; raise it")
             continue
-        found.append(tree)
+        grown.append(tree)
         tokens += len(tree)
 
 
@@ -111,7 +111,7 @@ def compare(
     batch = trees(profile, options.budget).to(HERE)
     keys = sum(branch.depth + branch.stop - branch.start for branch in batch.branches)
     head = f"| {size} | {profile} | {len(batch.input_T)} | {keys}"
-    found: dict[str, tuple[float, float, float]] = {}
+    figures: dict[str, tuple[float, float, float]] = {}
     failed = dict(reasons)
     for path, scorer in scorers.items():
         try:
@@ -125,11 +125,11 @@ def compare(
         finally:
             scorer.zero_grad(set_to_none=True)
         peak = torch.cuda.max_memory_allocated() / 2**20 if HERE == "cuda" else float("nan")
-        found[path] = (layer, whole, peak)
-    first = min(found, key=lambda path: found[path][1]) if len(found) > 1 else None
+        figures[path] = (layer, whole, peak)
+    first = min(figures, key=lambda path: figures[path][1]) if len(figures) > 1 else None
     for path in PATHS:
-        if path in found:
-            layer, whole, peak = found[path]
+        if path in figures:
+            layer, whole, peak = figures[path]
             memory = f"{peak:.0f}" if HERE == "cuda" else "-"
             print(
                 f"{head} | {path} | {1e3 * layer:.2f} | {1e3 * whole:.1f} | {memory} | {'*' if path == first else ''} |"
@@ -164,7 +164,7 @@ def whole_model(scorer: Any, batch: Any) -> Tensor:
 
 
 def best(work: Callable[[], object], rounds: int) -> float:
-    """Seconds of the fastest of some rounds, after one that warms up and compiles."""
+    """Seconds of the fastest round, after one that warms up and compiles."""
     work()
     times = []
     for _ in range(rounds):

@@ -15,9 +15,9 @@ from preftree.cli.main import app
 from preftree.config.lora import LoraOptions
 from preftree.data.records.conversion import as_kind
 from preftree.errors import DataError, UserError
-from preftree.generate import talk
+from preftree.generate import chat
+from preftree.generate.chat import Answer, Chat, require_text, shuffle_sides
 from preftree.generate.hf import Generation
-from preftree.generate.talk import Answer, Talk, require_text, shuffle_sides
 from preftree.models.adapter_folder import write_adapter
 from preftree.models.adapters import add_adapter, use_adapter
 from preftree.models.load import load_model
@@ -64,7 +64,7 @@ def numbered(monkeypatch: pytest.MonkeyPatch) -> None:
     def said(model: Any, tokenizer: Any, ids: Any, sampling: Any, *, first_row: int, show: Any) -> list[Generation]:
         return [Generation(f"answer {first_row}", (5,), 0)]
 
-    monkeypatch.setattr(talk, "generate", said)
+    monkeypatch.setattr(chat, "generate", said)
 
 
 @pytest.mark.usefixtures("numbered")
@@ -108,7 +108,7 @@ def test_models_of_two_kinds_cannot_be_compared(place: Path) -> None:
     assert "has a chat template and the other has none" in str(done.exception)
 
 
-@pytest.mark.parametrize(("text", "said"), [("b\ufffd", "bytes that are no text"), (" ", "is empty")])
+@pytest.mark.parametrize(("text", "said"), [("b\ufffd", "bytes that are not text"), (" ", "is empty")])
 def test_an_answer_that_no_file_may_hold_is_refused(text: str, said: str) -> None:
     with pytest.raises(DataError, match=f"{said}.*; ask again"):
         require_text(Answer("x", text))
@@ -126,9 +126,9 @@ def test_a_question_that_comes_up_again_gets_other_draws_and_sides(place: Path) 
 
 
 def test_undo_takes_a_question_and_its_answer_back() -> None:
-    said = Talk(True).ask("a").hear("b").ask("c").hear("d")
-    assert said.undo() == Talk(True).ask("a").hear("b")
-    assert said.undo().undo().undo() == Talk(True)
+    said = Chat(True).ask("a").hear("b").ask("c").hear("d")
+    assert said.undo() == Chat(True).ask("a").hear("b")
+    assert said.undo().undo().undo() == Chat(True)
 
 
 @pytest.fixture(scope="module")

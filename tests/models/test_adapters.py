@@ -14,13 +14,13 @@ from preftree.config.lora import LoraOptions
 from preftree.errors import ConfigError, ModelError
 from preftree.models.adapter_folder import find_adapter, write_adapter
 from preftree.models.adapters import (
+    adapted_layers,
     adapter_off,
     add_adapter,
     attach_adapter,
     base_tensors,
     has_targets,
     merge_adapter,
-    targeted,
     trained_parameters,
 )
 from preftree.models.load import load_base, load_model
@@ -176,7 +176,7 @@ def test_the_same_seed_gives_the_same_adapter_and_leaves_the_random_numbers_alon
 def test_targets(targets: str | list[str], number: int) -> None:
     model = tiny("llama")
     add_adapter(model, lora(targets=targets), seed=0)
-    assert len(targeted(model)) == number
+    assert len(adapted_layers(model)) == number
     assert has_targets(model, targets)
     assert not has_targets(model, "all-linear") or targets == "all-linear"
     assert not has_targets(model, ["o_proj"])
@@ -185,7 +185,11 @@ def test_targets(targets: str | list[str], number: int) -> None:
 @pytest.mark.parametrize(
     ("kind", "options", "said"),
     [
-        ("llama", {"targets": ["c_attn"]}, "'c_attn', and no linear layer of LlamaForCausalLM is called so; there are"),
+        (
+            "llama",
+            {"targets": ["c_attn"]},
+            "'c_attn', and no linear layer of LlamaForCausalLM has this name; there are",
+        ),
         ("mixtral", {"dora": True}, "lora.targets=all-linear: "),
         ("llama", {"modules_to_save": ["score"]}, "lora.modules_to_save names 'score', and no layer of"),
         ("gpt2", {"targets": ["lm_head"]}, "'lm_head' cannot be adapted, since GPT2LMHeadModel uses one tensor"),
@@ -222,7 +226,7 @@ def folder(tmp_path: Path) -> Path:
         ({"peft_type": "IA3"}, "of type IA3; only LoRA"),
         ({"bias": "all"}, "is bias=all; only LoRA"),
         ({"base_model_name_or_path": None}, "does not name the model under the adapter"),
-        ({"base_model_name_or_path": "/nowhere/base"}, "belongs to the model in '/nowhere/base', which is not there"),
+        ({"base_model_name_or_path": "/nowhere/base"}, "belongs to the model in '/nowhere/base', which does not exist"),
         ({"r": 5}, "does not fit its base"),
     ],
 )

@@ -157,7 +157,7 @@ def test_model_digest_sees_one_weight_a_name_a_dtype_and_the_configuration():
     other = tiny_llama()
     other.config.rms_norm_eps = 1e-5
     assert weights_digest_of_model(other) != before
-    with pytest.raises(ValueError, match="digest the model in the wrapper"):
+    with pytest.raises(ValueError, match="pass the model in the wrapper"):
         weights_digest_of_model(with_adapter(tiny_llama(), seed=0))
 
 

@@ -109,7 +109,7 @@ def test_the_wrong_kind_of_model_is_named(tmp_path: Path) -> None:
         load_reward_model(tmp_path / "lm")
     with pytest.raises(ModelError, match=r"'.*rm' is a reward model, wanted a causal language model"):
         load_model(tmp_path / "rm")
-    with pytest.raises(ModelError, match="has a head of its own"):
+    with pytest.raises(ModelError, match="has a reward head already"):
         grow_reward_model(tmp_path / "rm", plain_tokenizer())
     with pytest.raises(ModelError, match="no linear LM head"):
         Scorer(model)

@@ -22,10 +22,12 @@ from preftree.storage.atomic import staged_dir
 from preftree.storage.lock import lock_run
 kind, folder = sys.argv[1], Path(sys.argv[2])
 with staged_dir(folder) if kind == "stage" else lock_run(folder):
-    if kind == "run, with a worker" and os.fork() == 0:
+    if kind != "run, with a worker":
+        print("ready", flush=True)
+    elif os.fork() == 0:
+        print("ready", flush=True)  # by the worker: before it runs it has not released the lock
         time.sleep(5)
         os._exit(0)
-    print("ready", flush=True)
     time.sleep(60)
 """
 

@@ -170,7 +170,7 @@ def test_saving_a_step_again_replaces_it(tmp_path):
         (CheckpointState({}, {"pair": (1, 2)}), 1, "plain JSON"),
         (CheckpointState({}, {"by_number": {1: 2}}), 1, "plain JSON"),
         (CheckpointState({}, {"loss": float("nan")}), 1, "JSON"),
-        (CheckpointState({"../model": {}}, {}), 1, "no name for a file"),
+        (CheckpointState({"../model": {}}, {}), 1, "not a name for a file"),
     ],
 )
 def test_what_could_not_come_back_is_refused(tmp_path, state, keep, message):

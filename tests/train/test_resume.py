@@ -189,7 +189,7 @@ def test_another_trajectory_is_refused_by_name(place: Path, straight: Path, word
     with pytest.raises(CheckpointError) as caught:
         run(config_of(place, "straight", "data.max_rejected=1.0", *words))
     assert said in str(caught.value)
-    assert "put that back to go on, or choose another out=" in str(caught.value)
+    assert "put that back to resume, or choose another out=" in str(caught.value)
     assert (straight / "config.yaml").read_bytes() == before
 
 

@@ -207,7 +207,7 @@ def test_the_page_shows_the_run(trained: Path) -> None:
     assert len(run_page([run, run])) > 1000
     with pytest.raises(DataError, match="is the run of a reward model, which writes nothing"):
         measure_run(run, Measuring("world:small"))
-    with pytest.raises(DataError, match="is the run of a reward model, whose folder is whole"):
+    with pytest.raises(DataError, match="is the run of a reward model, whose folder needs no export"):
         export_run(trained, trained / "out", "merged")
 
 

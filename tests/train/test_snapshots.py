@@ -56,4 +56,4 @@ def test_snapshots_of_a_run_that_died_are_not_those_of_the_next(
     with caplog.at_level("WARNING", "preftree"):
         steps = [step for step, _ in policies(tmp_path / "run")]
     assert steps == [1, 4, 5]
-    assert sum("is of another run" in record.getMessage() for record in caplog.records) == 2
+    assert sum("belongs to another run" in record.getMessage() for record in caplog.records) == 2

@@ -11,8 +11,8 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from preftree.generate.chat import Answer, Chat, Speaker
     from preftree.generate.hf import Sampling
-    from preftree.generate.talk import Answer, Speaker, Talk
 
 COMMANDS = "/new starts over · /system TEXT sets the system message · /undo takes a turn back · /quit or Ctrl-D ends"
 KEYS = "1 or 2: that one is better · t: a tie · s: skip, nothing is recorded"
@@ -51,8 +51,8 @@ def chat(
     from rich.console import Console
 
     from preftree.errors import ConfigError, UserError
+    from preftree.generate.chat import Chat, Speaker, count_rows
     from preftree.generate.hf import Sampling
-    from preftree.generate.talk import Speaker, Talk, count_rows
     from preftree.models.load import best_device, load_model, load_tokenizer, model_in
     from preftree.runtime.logs import quiet_transformers
 
@@ -76,7 +76,7 @@ def chat(
         raise ConfigError("one of the models has a chat template and the other has none: they cannot answer the same")
     if system is not None and not speakers[0].has_template:
         raise ConfigError(f"{model} has no chat template, so --system has no place; leave it out")
-    talk = Talk(speakers[0].has_template, system)
+    talk = Chat(speakers[0].has_template, system)
     # Numbers of the questions: one that comes up again, here or in another session, gets other draws and sides.
     numbers = itertools.count(1 if single else 1 + count_rows(choices))
     console.print(COMMANDS, style="dim")
@@ -98,7 +98,7 @@ def chat(
 def _with_adapters(console: Console, model: str, names: list[str]) -> list[Speaker]:
     """A speaker for each adapter, all of them on one base in memory."""
     from preftree.errors import ConfigError
-    from preftree.generate.talk import Speaker
+    from preftree.generate.chat import Speaker
     from preftree.models.adapter_folder import adapter_names, find_over
     from preftree.models.adapters import attach_adapters
     from preftree.models.load import best_device, load_base, load_tokenizer, remove_dropout
@@ -118,8 +118,8 @@ def _with_adapters(console: Console, model: str, names: list[str]) -> list[Speak
     return [Speaker(name, base.eval(), tokenizer, index) for index, name in enumerate(names)]
 
 
-def _converse(console: Console, speaker: Speaker, talk: Talk, sampling: Sampling, number: int) -> Talk:
-    from preftree.generate.talk import answer
+def _converse(console: Console, speaker: Speaker, talk: Chat, sampling: Sampling, number: int) -> Chat:
+    from preftree.generate.chat import answer
 
     console.print("model> ", end="", style="bold")
     reply = answer(speaker, talk, sampling, row=number, show=lambda text: console.print(text, end=""))
@@ -128,10 +128,10 @@ def _converse(console: Console, speaker: Speaker, talk: Talk, sampling: Sampling
 
 
 def _compare(
-    console: Console, speakers: list[Speaker], talk: Talk, sampling: Sampling, number: int, blind: bool, record: Path
-) -> Talk:
+    console: Console, speakers: list[Speaker], talk: Chat, sampling: Sampling, number: int, blind: bool, record: Path
+) -> Chat:
     """Show both answers, ask which is better, record it; the conversation continues with the better one."""
-    from preftree.generate.talk import add_choice, answer, require_text, shuffle_sides
+    from preftree.generate.chat import add_choice, answer, require_text, shuffle_sides
 
     with console.status("both are answering"):
         sides = [answer(speaker, talk, sampling, row=2 * number + i) for i, speaker in enumerate(speakers)]
@@ -170,7 +170,7 @@ def _show(console: Console, sides: list[Answer], blind: bool) -> None:
     console.print(table)
 
 
-def _obey(console: Console, talk: Talk, line: str) -> Talk:
+def _obey(console: Console, talk: Chat, line: str) -> Chat:
     from dataclasses import replace
 
     word, _, rest = line.partition(" ")

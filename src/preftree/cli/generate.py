@@ -54,9 +54,9 @@ def generate(
     from rich.progress import Progress
 
     from preftree.data.prompts import as_conversation, encode_prompts, read_demonstrations, read_prompts
+    from preftree.generate.few_shot import STOP, demonstrations_as_conversation, with_shots
     from preftree.generate.job import describe_job, sample_file
     from preftree.generate.protocol import Sampling
-    from preftree.generate.shots import STOP, demonstrations_as_conversation, with_shots
     from preftree.models.load import load_tokenizer, model_in
     from preftree.runtime.logs import quiet_transformers
     from preftree.runtime.signals import stop_on_signals

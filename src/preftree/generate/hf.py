@@ -1,9 +1,8 @@
-"""Sampling from a causal language model of transformers, with the random numbers in our own hands.
+"""Sampling from a causal language model of transformers, with random numbers that do not depend on batches.
 
 The number that decides a token depends on (seed, row, position) alone, and it is looked up in the cumulative
-distribution in the order of token ids. So a row's text does not depend on how rows are batched, nor on which others
-there are: in fp32 a batch moves a probability by about 1e-7, and a text changes only where a number falls that close to
-an edge.
+distribution in the order of token ids. So a row's text does not depend on how rows are batched, nor on the other rows:
+in fp32 a batch moves a probability by about 1e-7, and a text changes only where a number falls that close to an edge.
 """
 
 from __future__ import annotations
@@ -44,25 +43,23 @@ def generate(
     first_row: int = 0,
     show: Callable[[str], None] | None = None,
 ) -> list[Generation]:
-    """One response a prompt, in the order of `prompts`; repeat a prompt to draw it again.
+    """One response a prompt, in the order of `prompts`; repeat a prompt for several responses.
 
     Args:
-      model: Any causal LM of transformers; what its generation_config asks for is set aside, its end tokens excepted.
-      tokenizer: Says which token ends a response, and turns ids into text.
-      prompts: Token ids of each row's prompt, rendered as the model was trained on; none may be empty.
+      model: Any causal LM of transformers; of its generation_config only the end tokens are used.
+      tokenizer: Tokenizer of the model.
+      prompts: Token ids of each row's prompt, rendered as in training; none may be empty.
       sampling: How responses are drawn.
-      batch_size: Rows computed at once. Rows of like length go together; each batch runs until its last row ends.
+      batch_size: Rows computed at once. Rows of similar length form a batch, which runs until its last row ends.
       first_row: Number of the first prompt among all rows of the job, so that a job can be cut into calls.
-      show: Gets the text of the one row piece by piece, as it is drawn.
+      show: Called with the text piece by piece as it is sampled; for a single row.
     Raises:
       ModelError: the tokenizer has no end-of-sequence token.
-      ConfigError: a prompt is empty, or leaves no room for max_new_tokens in a model that breaks beyond its positions.
+      ConfigError: a prompt is empty, or leaves no room for max_new_tokens within the positions of the model.
     """
     ends = end_tokens(model, tokenizer)
     if empty := [row for row, prompt in enumerate(prompts) if not len(prompt)]:
-        raise ConfigError(
-            f"prompt {empty[0] + first_row} has no tokens; a model needs one to begin with, such as a BOS"
-        )
+        raise ConfigError(f"prompt {empty[0] + first_row} has no tokens; a model needs at least one, such as a BOS")
     limit = position_limit(model)
     for row, prompt in enumerate(prompts):
         if limit is not None and len(prompt) + sampling.max_new_tokens - 1 > limit:
@@ -72,10 +69,10 @@ def generate(
             )
     order = sorted(range(len(prompts)), key=lambda row: len(prompts[row]))
     results: dict[int, Generation] = {}
-    with torch.inference_mode(), plain_attention(model), _own_settings(model):
+    with torch.inference_mode(), plain_attention(model), _without_settings(model):
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
-            new = _generate_batch(
+            batch = _generate_batch(
                 model,
                 tokenizer,
                 [prompts[row] for row in rows],
@@ -84,13 +81,13 @@ def generate(
                 ends,
                 None if show is None else _Streamer(tokenizer, show),
             )
-            for row, drawn in zip(rows, new, strict=True):
+            for row, drawn in zip(rows, batch, strict=True):
                 results[row] = finish(tokenizer, drawn, ends, sampling.stop)
     return [results[row] for row in range(len(prompts))]
 
 
 def hf_sampler(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, batch_size: int = 64) -> Sampler:
-    """A model of transformers as a sampler; the arguments are those of `generate`."""
+    """A model of transformers as a sampler; arguments as in `generate`."""
 
     def sample(prompts: Sequence[Sequence[int]], sampling: Sampling, *, first_row: int = 0) -> list[Generation]:
         return generate(model, tokenizer, prompts, sampling, batch_size=batch_size, first_row=first_row)
@@ -99,7 +96,7 @@ def hf_sampler(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, ba
 
 
 def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Tokens that end a response: the tokenizer's EOS, those of the model's generation_config, and the one with which
+    """Tokens that end a response: the tokenizer's EOS, those of the model's generation_config, and the token with which
     the chat template closes an assistant's turn.
 
     Raises:
@@ -109,14 +106,18 @@ def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> li
 
 
 def ends_of(settings: GenerationConfig | None, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """As `end_tokens`, of a model's generation settings alone."""
+    """End tokens as in `end_tokens`, from a model's generation settings.
+
+    Raises:
+      ModelError: the tokenizer has no end-of-sequence token.
+    """
     end = tokenizer.eos_token_id
     if not isinstance(end, int):
         raise ModelError("the tokenizer has no end-of-sequence token, so no response could end; set eos_token")
-    own = getattr(settings, "eos_token_id", None)
-    named = [own] if isinstance(own, int) else list(own or [])
+    setting = getattr(settings, "eos_token_id", None)
+    from_settings = [setting] if isinstance(setting, int) else list(setting or [])
     closing = closing_token(tokenizer)
-    return list(dict.fromkeys([end, *named, *([] if closing is None else [closing])]))
+    return list(dict.fromkeys([end, *from_settings, *([] if closing is None else [closing])]))
 
 
 def _generate_batch(
@@ -128,7 +129,7 @@ def _generate_batch(
     ends: list[int],
     streamer: TextStreamer | None,
 ) -> list[list[int]]:
-    """New ids of a left-padded batch; what follows a row's end is padding."""
+    """New ids of a left-padded batch; ids after a row's end are padding."""
     width = max(len(prompt) for prompt in prompts)
     ids = torch.full((len(prompts), width), ends[0])
     mask = torch.zeros_like(ids)
@@ -138,7 +139,7 @@ def _generate_batch(
     settings = GenerationConfig(
         max_new_tokens=sampling.max_new_tokens, eos_token_id=ends, pad_token_id=ends[0], do_sample=False, use_cache=True
     )
-    out = cast(Any, model).generate(  # declared on a mixin that type checkers take for a buffer
+    out = cast(Any, model).generate(  # type checkers take the method for a buffer
         ids.to(model.device),
         attention_mask=mask.to(model.device),
         generation_config=settings,
@@ -151,7 +152,7 @@ def _generate_batch(
 
 
 class _Streamer(TextStreamer):
-    """Hands on what is drawn, whole words at a time."""
+    """Passes on text as it is sampled, whole words at a time."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, show: Callable[[str], None]) -> None:
         # The base class types its tokenizer more narrowly than it needs.
@@ -163,12 +164,12 @@ class _Streamer(TextStreamer):
 
 
 class _Stop(StoppingCriteria):
-    """Ends a row once its text holds a stop text; it only saves work, since `finish` cuts."""
+    """Ends a row when its text contains a stop text; this only saves work, since `finish` cuts the text."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, stop: Sequence[str], width: int) -> None:
         self.tokenizer, self.stop, self.width = tokenizer, stop, width
-        # A token is a byte at least as a rule; where it is less, a row goes on a little longer than it need.
-        self.tail = max(len(one.encode()) for one in stop) + 4
+        # A token usually has at least one byte; where it has less, a row is sampled a little longer than necessary.
+        self.tail = max(len(words.encode()) for words in stop) + 4
 
     # The base class has the type of tensors on the CPU.
     def __call__(  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -183,7 +184,7 @@ class _Stop(StoppingCriteria):
 
 
 class _Draw(LogitsProcessor):
-    """Leaves one token a row possible: the drawn one. Greedy decoding then takes it."""
+    """Gives all probability of a row to the token that is drawn; greedy decoding then takes it."""
 
     def __init__(self, sampling: Sampling, rows: list[int], width: int) -> None:
         self.sampling, self.width = sampling, width
@@ -198,13 +199,13 @@ class _Draw(LogitsProcessor):
 
 
 def draw(logits: Float[Tensor, "B V"], u: Float[Tensor, " B"], temperature: float, top_p: float) -> Int[Tensor, " B"]:
-    """The token at height `u` of each row's cumulative distribution, tokens standing in the order of their ids.
+    """The token at height `u` of each row's cumulative distribution over tokens in the order of their ids.
 
     Args:
       logits: One row a response.
-      u: Uniform in [0, 1), float64.
-      temperature: Logits are divided by it, > 0.
-      top_p: The fewest tokens that hold at least this mass stay, at equal probability those of lower id.
+      u: Uniform numbers in [0, 1), float64.
+      temperature: Divisor of the logits, > 0.
+      top_p: Mass that the remaining tokens hold; the fewest remain, at equal probability those of lower id.
     """
     mass = (logits.double() / temperature).softmax(-1)
     if top_p < 1:
@@ -212,12 +213,12 @@ def draw(logits: Float[Tensor, "B V"], u: Float[Tensor, " B"], temperature: floa
         before = falling.cumsum(-1) - falling
         mass = mass.masked_fill((before >= top_p).gather(1, order.argsort(-1)), 0.0)
     height = mass.cumsum(-1)
-    # Scaled by the sum, u stays below the last edge; tokens without mass have edges of equal height and are never hit.
+    # Scaled by the sum, u is below the last edge; tokens without mass have edges of equal height and are never drawn.
     return (height > (u * height[:, -1])[:, None]).int().argmax(-1)
 
 
 def uniforms(seed: int, rows: np.ndarray, position: int) -> Float[np.ndarray, " B"]:
-    """Numbers in [0, 1), a function of (seed, row, position) each: three rounds of the splitmix64 mixer.
+    """Numbers in [0, 1), each a function of (seed, row, position): three rounds of the splitmix64 mixer.
 
     Source: Steele, Lea, Flood 2014, Fast splittable pseudorandom number generators (constants of variant 13).
     """
@@ -236,8 +237,8 @@ def _mix(key: np.ndarray) -> np.ndarray:
 
 
 @contextmanager
-def _own_settings(model: PreTrainedModel) -> Iterator[None]:
-    """Set the model's own generation settings aside: a repetition penalty in them would change every distribution."""
+def _without_settings(model: PreTrainedModel) -> Iterator[None]:
+    """Without the model's generation settings: a repetition penalty, say, would change every distribution."""
     before = model.generation_config
     model.generation_config = GenerationConfig()
     try:

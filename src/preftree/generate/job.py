@@ -1,8 +1,8 @@
-"""Samples for a file of prompts, written as they are drawn; a job that was stopped goes on where its file ends.
+"""Sampling job: responses to a file of prompts, written as they are sampled; a stopped job resumes where its file ends.
 
 OUT.jsonl       one object a response, prompts in their order: prompt, response, sample, finished, tokens; the best of
-                several also tells best_of, reward, rewards and kl_bound
-OUT.jsonl.job   what the file is of: digests of model and prompts, and how was sampled
+                several also has best_of, reward, rewards and kl_bound
+OUT.jsonl.job   digests of model and prompts, and the options of sampling
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from preftree.records import Text
 from preftree.storage.atomic import write_atomic
 
 BATCHES_AT_ONCE = 8
-"""Batches whose rows are sorted by length together, and written together."""
+"""Number of batches whose rows are sorted by length, and then written, together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +34,9 @@ class BestOf:
     """Keep the best of several responses.
 
     Attributes:
-      num: How many are drawn for each that is kept.
+      num: Number of responses that are sampled for each that is kept.
       rewards: (prompts, responses) -> rewards; the first of the highest wins.
-      name: Which rewards these are, with a digest where there is one.
+      name: Name of the rewards, with a digest where there is one.
     """
 
     num: int
@@ -45,10 +45,10 @@ class BestOf:
 
     @property
     def kl_bound(self) -> float:
-        """The most that the KL to the sampler can be, nats: ln N - (N - 1) / N.
+        """Upper bound of the KL to the sampler, nats: ln N - (N - 1) / N.
 
-        Source: Stiennon et al. 2020, arXiv:2009.01325, Appendix G.3; a bound and not always the value: Beirami et al.
-        2024, arXiv:2401.01879.
+        Source: Stiennon et al. 2020, arXiv:2009.01325, Appendix G.3; that it is a bound and not always the value:
+        Beirami et al. 2024, arXiv:2401.01879.
         """
         return math.log(self.num) - (self.num - 1) / self.num
 
@@ -63,10 +63,10 @@ def describe_job(
     best_of: BestOf | None = None,
     engine: str = "hf",
 ) -> dict[str, Any]:
-    """What decides every byte of the output, the machine's rounding aside."""
-    how = asdict(sampling)
+    """Everything that decides the bytes of the output, except the rounding of the machine."""
+    options = asdict(sampling)
     optional = {
-        "stop": list(how.pop("stop")),
+        "stop": list(options.pop("stop")),
         "best_of": best_of and best_of.num,
         "reward": best_of and best_of.name,
         "engine": "" if engine == "hf" else engine,
@@ -77,7 +77,7 @@ def describe_job(
         "prompts": prompts_digest(ids),
         "num_prompts": len(ids),
         "samples": samples,
-        **how,
+        **options,
         **{name: value for name, value in optional.items() if value},
     }
 
@@ -96,21 +96,21 @@ def sample_file(
     stop: Callable[[], int] = lambda: 0,
     progress: Callable[[int], None] = lambda rows: None,
 ) -> int:
-    """Draw what `out` lacks, and append it.
+    """Sample the rows that `out` lacks, and append them.
 
     Args:
-      sampler: What answers.
+      sampler: The model in its engine.
       prompts, ids: The prompts, and their token ids.
       out: A .jsonl file, new or of the same job.
       sampling: How responses are drawn.
-      job: As `describe_job` has it.
-      samples: Responses to each prompt, one after the other.
+      job: Description of the job from `describe_job`.
+      samples: Number of responses to each prompt, in adjacent rows.
       batch_size: Responses that the sampler computes at once.
-      best_of: Each response is the best of several, all of which have random numbers of their own.
-      stop: A signal's number ends the job between two blocks.
-      progress: Told how many rows are there, block by block.
+      best_of: Makes each response the best of several, which have different random numbers.
+      stop: Called between blocks; ends the job if it returns a signal's number.
+      progress: Called after each block with the number of rows in the file.
     Returns:
-      Rows in the file now.
+      Number of rows in the file.
     Raises:
       DataError: the file is of another job, or cannot be written.
     """
@@ -123,21 +123,21 @@ def sample_file(
     progress(done)
     while done < total and not stop():
         rows = range(done, min(done + block, total))
-        asked = [ids[row // samples] for row in rows for _ in range(each)]
-        drawn = sampler(asked, sampling, first_row=done * each)
+        repeated = [ids[row // samples] for row in rows for _ in range(each)]
+        drawn = sampler(repeated, sampling, first_row=done * each)
         lines = []
-        for place, row in enumerate(rows):
-            mine, prompt = drawn[place * each : (place + 1) * each], prompts[row // samples].text
-            kept, more = 0, {}
+        for index, row in enumerate(rows):
+            candidates, prompt = drawn[index * each : (index + 1) * each], prompts[row // samples].text
+            best, more = 0, {}
             if best_of:
-                rewards = best_of.rewards([prompt] * each, [one.text for one in mine])
-                kept = int(rewards.argmax())
-                more = {"best_of": each, "reward": float(rewards[kept]), "rewards": rewards.tolist()}
+                rewards = best_of.rewards([prompt] * each, [response.text for response in candidates])
+                best = int(rewards.argmax())
+                more = {"best_of": each, "reward": float(rewards[best]), "rewards": rewards.tolist()}
                 more["kl_bound"] = best_of.kl_bound
-            one = mine[kept]
-            told = {"prompt": plain_text(prompt), "response": one.text, "sample": row % samples}
-            told |= {"finished": one.finished, "tokens": one.num_tokens, **more}
-            lines.append(json.dumps(told, ensure_ascii=False) + "\n")
+            kept = candidates[best]
+            line = {"prompt": plain_text(prompt), "response": kept.text, "sample": row % samples}
+            line |= {"finished": kept.finished, "tokens": kept.num_tokens, **more}
+            lines.append(json.dumps(line, ensure_ascii=False) + "\n")
         _append(out, "".join(lines).encode())
         done = rows.stop
         progress(done)
@@ -145,24 +145,24 @@ def sample_file(
 
 
 def _open(out: Path, job: Mapping[str, Any]) -> int:
-    """Rows that are there; a line that was cut short is taken away."""
-    about = out.with_name(out.name + ".job")
+    """Number of rows in the file, after removing an incomplete last line."""
+    description = out.with_name(out.name + ".job")
     if not out.exists():
         try:
             out.parent.mkdir(parents=True, exist_ok=True)
-            write_atomic(about, json.dumps(job, indent=1) + "\n")
+            write_atomic(description, json.dumps(job, indent=1) + "\n")
             out.touch()
         except OSError as error:
             raise DataError(f"{out} cannot be written ({error.strerror}); choose another OUT") from error
         return 0
     try:
-        before = json.loads(about.read_bytes())
+        before = json.loads(description.read_bytes())
     except (OSError, ValueError):
         raise DataError(f"{out} exists and was not written by `preftree generate`; choose another OUT") from None
     names = dict.fromkeys((*before, *job))
     changed = [f"{key} was {before.get(key)}, is {job.get(key)}" for key in names if before.get(key) != job.get(key)]
     if changed:
-        raise DataError(f"{out} is of another job ({'; '.join(changed)}); put that back, or choose another OUT")
+        raise DataError(f"{out} is of another job ({'; '.join(changed)}); undo that, or choose another OUT")
     content = out.read_bytes()
     whole = content.rfind(b"\n") + 1
     if whole < len(content):
@@ -177,6 +177,4 @@ def _append(out: Path, lines: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
-        raise DataError(
-            f"{out} cannot be written ({error.strerror}); mend that and give the same command again"
-        ) from error
+        raise DataError(f"{out} cannot be written ({error.strerror}); fix that and repeat the same command") from error

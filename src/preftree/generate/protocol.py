@@ -1,4 +1,4 @@
-"""What every engine that draws responses agrees on: token ids of prompts in, generations out."""
+"""The protocol of engines that sample responses: from token ids of prompts to generations."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class Sampling:
       max_new_tokens: Most tokens of a response, its end-of-sequence token included.
       temperature: Logits are divided by it; 0 takes the most likely token, and the lowest id among equals.
       top_p: Tokens are drawn from the fewest that together hold this mass.
-      seed: Of the random numbers.
-      stop: Texts that end a response where the first of them begins. A row draws no further once its text holds one.
+      seed: Seed of the random numbers.
+      stop: Texts that end a response; it is cut where the first of them begins.
     """
 
     max_new_tokens: int
@@ -38,7 +38,7 @@ class Sampling:
         if not 0 < self.top_p <= 1:
             raise ConfigError(f"top_p must be in (0, 1], got {self.top_p}")
         if not all(self.stop):
-            raise ConfigError("a stop text must not be empty; leave it out")
+            raise ConfigError("a stop text must not be empty; remove it")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +46,10 @@ class Generation:
     """One sampled response.
 
     Attributes:
-      text: The response as text, without special tokens at its end, and without the stop text and what follows it.
-      ids: Its token ids, without the token that ended it; where a stop text ended it, up to the token that completed
-        that text.
-      end: The token that ended it; None where max_new_tokens or a stop text cut it.
-      stopped: Whether a stop text ended it.
+      text: The response as text, without special tokens at its end, and without a stop text and what follows it.
+      ids: Token ids without the end token; after a stop text, up to the token that completed it.
+      end: End token; None where max_new_tokens or a stop text cut the response.
+      stopped: Whether a stop text ended the response.
     """
 
     text: str
@@ -60,60 +59,60 @@ class Generation:
 
     @property
     def finished(self) -> bool:
-        """Whether it came to its end before max_new_tokens."""
+        """Whether the response ended before max_new_tokens cut it."""
         return self.end is not None or self.stopped
 
     @property
     def num_tokens(self) -> int:
-        """Tokens that were drawn, the ending one included."""
+        """Number of tokens, the end token included."""
         return len(self.ids) + (self.end is not None)
 
 
 @runtime_checkable
 class Sampler(Protocol):
-    """An engine with a model in it (hf.py, vllm.py)."""
+    """A model in an engine (hf.py, vllm.py)."""
 
     def __call__(self, prompts: Sequence[Sequence[int]], sampling: Sampling, *, first_row: int = 0) -> list[Generation]:
         """One response a prompt, in order.
 
         Args:
-          prompts: Token ids of each row's prompt; a prompt that stands twice is drawn twice.
+          prompts: Token ids of each row's prompt; a prompt that is repeated is sampled again.
           sampling: How responses are drawn.
-          first_row: Number of the first prompt among all rows of the job: seed and number decide a row's text.
+          first_row: Number of the first prompt among all rows of the job: the seed and this number decide a row's text.
         """
         ...
 
 
 def finish(tokenizer: Any, drawn: Sequence[int], ends: Sequence[int], stop: Sequence[str]) -> Generation:
-    """A row's drawn tokens as a response: up to the first end token or stop text, whichever comes first.
+    """A row's tokens as a response: up to the first end token or stop text, whichever comes first.
 
     Args:
-      tokenizer: Turns ids into text.
-      drawn: Token ids; whatever follows an end token or a stop text does not count.
+      tokenizer: Tokenizer of the model.
+      drawn: Token ids; ids after an end token or a stop text are ignored.
       ends: Tokens that end a response.
       stop: Texts that end a response.
     """
-    place = next((place for place, token in enumerate(drawn) if token in ends), None)
-    kept = drawn[:place]
+    end = next((index for index, token in enumerate(drawn) if token in ends), None)
+    kept = drawn[:end]
     text = decode(tokenizer, kept)
     if first_stop(text, stop) is not None:
         num = next(num for num in range(len(kept) + 1) if first_stop(decode(tokenizer, kept[:num]), stop) is not None)
         text = decode(tokenizer, kept[:num])
         return Generation(text[: first_stop(text, stop)], tuple(kept[:num]), None, stopped=True)
-    return Generation(text, tuple(kept), None if place is None else drawn[place])
+    return Generation(text, tuple(kept), None if end is None else drawn[end])
 
 
 def decode(tokenizer: Any, ids: Sequence[int]) -> str:
-    """Ids as text, special tokens and spaces as they are."""
+    """Ids as text, with special tokens and spaces unchanged."""
     return str(tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
 
 def first_stop(text: str, stop: Sequence[str]) -> int | None:
-    """Where the first stop text of a text begins; None where it holds none."""
-    return min((place for one in stop if (place := text.find(one)) >= 0), default=None)
+    """Index at which the first stop text in a text begins; None where there is none."""
+    return min((index for words in stop if (index := text.find(words)) >= 0), default=None)
 
 
 def response_sequence(prompt: Sequence[int], response: Generation) -> TokenSequence:
-    """Prompt and response; the token that ended it counts where there is one."""
+    """A prompt and its response, with the end token where there is one, as a sequence whose response is scored."""
     ids = np.array([*prompt, *response.ids, *([] if response.end is None else [response.end])], np.int32)
     return TokenSequence(ids, np.arange(len(ids)) >= len(prompt))

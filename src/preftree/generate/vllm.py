@@ -1,8 +1,8 @@
-"""Sampling with vLLM, an optional extra, behind the protocol of protocol.py.
+"""Sampling with vLLM, an optional extra, by the protocol of protocol.py.
 
-Every row has a seed of its own, made of the job's seed and the row's number, so that a row's random numbers do not
-depend on how rows are cut into calls. They are vLLM's own numbers: the same seed draws another text than hf.py does,
-and vLLM does not promise the same text for every batch, since its batches change how sums are rounded.
+Every row has a seed made of the job's seed and the row's number, so a row's random numbers do not depend on how rows
+are cut into calls. vLLM draws the numbers: the same seed gives another text than with hf.py, and vLLM does not promise
+the same text for every batch, since its batches change how sums are rounded.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ def vllm_sampler(name: str, tokenizer: PreTrainedTokenizerBase, *, precision: Li
 
     Args:
       name: A model's folder or hub id; no adapter folder.
-      tokenizer: Says which token ends a response, and turns ids into text.
-      precision: Of the weights.
+      tokenizer: Tokenizer of the model.
+      precision: Precision of the weights.
     Raises:
       ConfigError: vLLM is not installed; later, a prompt leaves no room for max_new_tokens.
       ModelError: the folder holds an adapter.
@@ -42,7 +42,7 @@ def vllm_sampler(name: str, tokenizer: PreTrainedTokenizerBase, *, precision: Li
     if (Path(name).expanduser() / "adapter_config.json").is_file():
         raise ModelError(f"{name} holds an adapter; merge it with `preftree export RUN OUT --merged` for vLLM")
     dtype = {"fp32": "float32", "bf16": "bfloat16"}[precision]
-    engine = vllm.LLM(model=name, dtype=dtype, generation_config="vllm")  # sets the model's own settings aside
+    engine = vllm.LLM(model=name, dtype=dtype, generation_config="vllm")  # not the settings of the model
     ends = ends_of(_settings(name), tokenizer)
     limit = int(engine.llm_engine.model_config.max_model_len)
 
@@ -53,7 +53,7 @@ def vllm_sampler(name: str, tokenizer: PreTrainedTokenizerBase, *, precision: Li
                     f"prompt {row} has {len(prompt)} tokens, wanted 1 to {limit - sampling.max_new_tokens}: vLLM holds "
                     f"{limit}, {sampling.max_new_tokens} of them new; lower max_new_tokens, or shorten the prompt"
                 )
-        ways = [
+        parameters = [
             vllm.SamplingParams(
                 max_tokens=sampling.max_new_tokens,
                 temperature=sampling.temperature,
@@ -65,15 +65,15 @@ def vllm_sampler(name: str, tokenizer: PreTrainedTokenizerBase, *, precision: Li
             )
             for row in range(first_row, first_row + len(prompts))
         ]
-        asked = [vllm.TokensPrompt(prompt_token_ids=list(prompt)) for prompt in prompts]
-        answered = engine.generate(asked, ways, use_tqdm=False)
-        return [finish(tokenizer, list(one.outputs[0].token_ids), ends, sampling.stop) for one in answered]
+        inputs = [vllm.TokensPrompt(prompt_token_ids=list(prompt)) for prompt in prompts]
+        outputs = engine.generate(inputs, parameters, use_tqdm=False)
+        return [finish(tokenizer, list(row.outputs[0].token_ids), ends, sampling.stop) for row in outputs]
 
     return sample
 
 
 def folder_digest(name: str) -> str:
-    """What tells a model from others: a digest of the weights in its folder and its config; of a hub id its name."""
+    """Identity of a model: a digest of the weights in its folder and its config; the name of a hub id."""
     folder, total = Path(name).expanduser(), hashlib.sha256()
     if not folder.is_dir():
         return f"hub {name}"
@@ -84,13 +84,13 @@ def folder_digest(name: str) -> str:
 
 
 def row_seed(seed: int, row: int) -> int:
-    """A seed for one row, in [0, 2^63): a digest of both numbers."""
+    """Seed of one row, in [0, 2^63): a digest of both numbers."""
     return int.from_bytes(hashlib.blake2b(f"{seed} {row}".encode(), digest_size=8).digest(), "big") >> 1
 
 
 def _settings(name: str) -> GenerationConfig | None:
-    """The generation settings that come with a model, for its end tokens."""
+    """Generation settings of a model, None where it has none; for its end tokens."""
     try:
         return GenerationConfig.from_pretrained(name)
-    except OSError:  # it has none
+    except OSError:
         return None

@@ -1,6 +1,6 @@
-"""Adapters on disk, as peft writes them.
+"""Adapter folders in peft's format.
 
-An adapter folder holds adapter_config.json and adapter_model.safetensors; other adapters of the same base lie in
+An adapter folder holds adapter_config.json and adapter_model.safetensors; other adapters of the same base are in its
 subfolders. In memory the adapter is always called `default`.
 """
 
@@ -24,7 +24,7 @@ _PROMPT_LEARNING = (
     *("PROMPT_TUNING", "MULTITASK_PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "CPT", "CARTRIDGE"),
     "ADAPTION_PROMPT",
 )
-_ODD = ("alora_invocation_tokens", "arrow_config", "layer_replication", "trainable_token_indices", "lora_bias")
+_UNSUPPORTED = ("alora_invocation_tokens", "arrow_config", "layer_replication", "trainable_token_indices", "lora_bias")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +32,9 @@ class AdapterFolder:
     """An adapter on disk.
 
     Attributes:
-      path: Its folder.
-      base: Folder or hub id of the model that it belongs to.
-      config: Its adapter_config.json.
+      path: The folder.
+      base: Folder or hub id of the model that the adapter belongs to.
+      config: Content of adapter_config.json.
     """
 
     path: Path
@@ -47,18 +47,18 @@ def find_adapter(name: str | Path, which: str | None = None) -> AdapterFolder | 
 
     Args:
       name: A folder, or a hub id.
-      which: Subfolder of one of several adapters; None is the one at the top.
+      which: Subfolder of one of several adapters; None for the one at the top.
     Raises:
       ModelError: there is no adapter of this name; the adapter adds tokens instead of weights, is not in safetensors
         format, or does not say which model it belongs to.
     """
     top = Path(name).expanduser()
-    found = adapter_names(top)
-    if which is not None and which not in found:
-        raise ModelError(f"'{name}' holds no adapter {which!r}, it holds {', '.join(found) or 'none'}")
-    if which is None and NAME not in found:
-        if found and not (top / "config.json").exists():
-            raise ModelError(f"'{name}' holds the adapters {', '.join(found)}; name one, such as {top / found[0]}")
+    names = adapter_names(top)
+    if which is not None and which not in names:
+        raise ModelError(f"'{name}' holds no adapter {which!r}, it holds {', '.join(names) or 'none'}")
+    if which is None and NAME not in names:
+        if names and not (top / "config.json").exists():
+            raise ModelError(f"'{name}' holds the adapters {', '.join(names)}; name one, such as {top / names[0]}")
         return None
     folder = top if which in (None, NAME) else top / which
     config = json.loads((folder / CONFIG).read_bytes())
@@ -68,12 +68,12 @@ def find_adapter(name: str | Path, which: str | None = None) -> AdapterFolder | 
             f"adapter '{folder}' is of type {kind}, which puts learned tokens before the text instead of changing "
             "weights; only LoRA adapters can share a prompt among responses"
         )
-    odd = [f"{name}={config[name]}" for name in _ODD if config.get(name)]
-    odd += [f"bias={config['bias']}"] if config.get("bias", "none") != "none" else []
-    if kind != "LORA" or odd:
+    unsupported = [f"{name}={config[name]}" for name in _UNSUPPORTED if config.get(name)]
+    unsupported += [f"bias={config['bias']}"] if config.get("bias", "none") != "none" else []
+    if kind != "LORA" or unsupported:
         raise ModelError(
-            f"adapter '{folder}' is {odd[0] if odd else f'of type {kind}'}; only LoRA (DoRA and rsLoRA "
-            "included) that leaves all else in the model alone is supported"
+            f"adapter '{folder}' is {unsupported[0] if unsupported else f'of type {kind}'}; only LoRA (DoRA and rsLoRA "
+            "included) that changes nothing else in the model is supported"
         )
     if not (folder / WEIGHTS).is_file():
         raise ModelError(f"adapter '{folder}' has no {WEIGHTS}; save it again with peft's save_pretrained")
@@ -94,30 +94,30 @@ def adapter_names(folder: Path) -> list[str]:
 
 
 def find_over(model: str, which: str) -> AdapterFolder:
-    """An adapter by the name that it has in the folder `model`, or by its own folder.
+    """An adapter by its name in the folder `model`, or by the path of its folder.
 
     Raises:
-      ModelError: it is neither, or not of a kind that can be used.
+      ModelError: there is no such adapter, or it is of a kind that is not supported.
     """
-    own = adapter_names(Path(model).expanduser())
-    found = find_adapter(model, which) if which in own else None
-    if found is None and adapter_names(Path(which).expanduser()):
-        found = find_adapter(which)
-    if found is None:
+    names = adapter_names(Path(model).expanduser())
+    adapter = find_adapter(model, which) if which in names else None
+    if adapter is None and adapter_names(Path(which).expanduser()):
+        adapter = find_adapter(which)
+    if adapter is None:
         raise ModelError(
-            f"--adapter {which}: neither an adapter in '{model}', which holds {', '.join(own) or 'none'}, nor a folder "
-            f"with an {CONFIG}"
+            f"--adapter {which}: neither an adapter in '{model}', which holds {', '.join(names) or 'none'}, nor a "
+            f"folder with an {CONFIG}"
         )
-    return found
+    return adapter
 
 
 def write_adapter(model: PreTrainedModel, base: str, folder: Path) -> None:
-    """Write adapter_config.json and adapter_model.safetensors, as peft reads them.
+    """Write adapter_config.json and adapter_model.safetensors in peft's format.
 
     Args:
-      model: Holds the adapter.
+      model: The model with the adapter.
       base: Folder or hub id of the model under it; a folder is written as an absolute path.
-      folder: Exists.
+      folder: An existing folder.
     """
     from peft import get_peft_model_state_dict
 
@@ -126,8 +126,8 @@ def write_adapter(model: PreTrainedModel, base: str, folder: Path) -> None:
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
     options: Any = model.peft_config[NAME]  # pyright: ignore[reportIndexIssue, reportOptionalSubscript, reportCallIssue]  # peft sets it
     config: dict[str, Any] = options.to_dict()
-    place = Path(base).expanduser()
-    config |= {"base_model_name_or_path": str(place.resolve()) if place.is_dir() else base, "inference_mode": True}
+    path = Path(base).expanduser()
+    config |= {"base_model_name_or_path": str(path.resolve()) if path.is_dir() else base, "inference_mode": True}
     plain = {key: sorted(value) if isinstance(value, set) else value for key, value in config.items()}
     (folder / CONFIG).write_text(json.dumps(plain, indent=2, sort_keys=True, default=_plain) + "\n", encoding="utf-8")
 

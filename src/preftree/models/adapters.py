@@ -1,4 +1,4 @@
-"""Adapters through peft, inside the model itself: layers are replaced in place, the model keeps its class."""
+"""Adapters by peft, inside the model itself: layers are replaced in place, and the model keeps its class."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ _MARKS = "*?["
 
 
 def add_adapter(model: PreTrainedModel, options: LoraOptions, *, seed: int) -> None:
-    """Put a fresh LoRA adapter into the model, which is then the only thing in it that is trained.
+    """Put a fresh LoRA adapter into the model, and freeze everything else.
 
-    It changes nothing yet: B is 0.
+    The model's figures do not change yet: B is 0.
 
     Args:
-      model: Changed in place.
-      options: With nothing left open.
-      seed: Of A.
+      model: The model; changed in place.
+      options: Options without open defaults.
+      seed: Seed of A.
     Raises:
-      ConfigError: no layer is called as asked, or the LM head is tied to the embeddings that would move with it.
+      ConfigError: no layer has a name that the options give, or the LM head is one tensor with the embeddings.
     """
     from peft import LoraConfig, TaskType, get_peft_model
 
@@ -41,7 +41,7 @@ def add_adapter(model: PreTrainedModel, options: LoraOptions, *, seed: int) -> N
     for name in whole:
         if not _named(model, name, nn.Module):
             raise ConfigError(
-                f"lora.modules_to_save names {name!r}, and no layer of {type(model).__name__} is called so"
+                f"lora.modules_to_save names {name!r}, and no layer of {type(model).__name__} has this name"
             )
     assert options.r is not None and options.alpha is not None
     config = LoraConfig(
@@ -60,9 +60,9 @@ def add_adapter(model: PreTrainedModel, options: LoraOptions, *, seed: int) -> N
         torch.manual_seed(seed)
         try:
             get_peft_model(model, config)
-        except TypeError as error:  # it says so of weights
-            said = str(error).splitlines()[0]
-            raise ConfigError(f"peft cannot adapt weights stored so ({said}); choose another quantize=") from error
+        except TypeError as error:  # raised for weights of a kind that peft does not support
+            reason = str(error).splitlines()[0]
+            raise ConfigError(f"peft cannot adapt weights of this kind ({reason}); choose another quantize=") from error
         except ValueError as error:
             raise ConfigError(f"lora.targets={options.targets}: {str(error).splitlines()[0]}") from error
 
@@ -72,48 +72,48 @@ def attach_adapter(model: PreTrainedModel, adapter: AdapterFolder, *, trained: b
 
     Args:
       model: The base; changed in place.
-      adapter: What to load.
-      trained: Whether it is trained further; everything else is frozen then.
+      adapter: The adapter.
+      trained: Whether it is trained further; everything else is then frozen.
     Raises:
-      ModelError: it does not fit the model.
+      ModelError: the adapter does not fit the model.
     """
     _attach(model, adapter, trained)
 
 
 def attach_adapters(model: PreTrainedModel, adapters: Sequence[AdapterFolder]) -> None:
-    """Put several stored adapters into one base model; the first acts, until `use_adapter` says otherwise.
+    """Put several stored adapters into one base model; the first is active until `use_adapter` selects another.
 
     Args:
       model: The base; changed in place.
-      adapters: What to load, one at least.
+      adapters: The adapters, at least one.
     Raises:
-      ModelError: one does not fit the model.
+      ModelError: an adapter does not fit the model.
     """
     wrapped = _attach(model, adapters[0], trained=False)
-    for place, adapter in enumerate(adapters[1:], 1):
+    for index, adapter in enumerate(adapters[1:], 1):
         with _fitting(adapter), _quiet():
-            wrapped.load_adapter(str(adapter.path), _name(place), torch_device=str(model.device))
+            wrapped.load_adapter(str(adapter.path), _name(index), torch_device=str(model.device))
     use_adapter(model, 0)
 
 
-def use_adapter(model: PreTrainedModel, place: int) -> None:
-    """Let the adapter act that stood at this place when `attach_adapters` loaded it, and no other."""
+def use_adapter(model: PreTrainedModel, index: int) -> None:
+    """Activate one of the adapters that `attach_adapters` loaded, and no other."""
     for layer in _layers(model):
-        layer.set_adapter(_name(place))
+        layer.set_adapter(_name(index))
 
 
-def _name(place: int) -> str:
-    return NAME if place == 0 else f"{NAME}-{place}"
+def _name(index: int) -> str:
+    return NAME if index == 0 else f"{NAME}-{index}"
 
 
 def merge_adapter(model: PreTrainedModel, adapter: AdapterFolder) -> None:
-    """Add a stored adapter's update to the weights of its base model; all of them may be trained then.
+    """Add a stored adapter's update to the weights of its base model, all of which can then be trained.
 
     Args:
       model: The base; changed in place.
-      adapter: What to merge.
+      adapter: The adapter.
     Raises:
-      ModelError: it does not fit the model.
+      ModelError: the adapter does not fit the model.
     """
     wrapped = _attach(model, adapter, trained=False)
     with torch.no_grad(), _quiet():
@@ -137,7 +137,7 @@ def _attach(model: PreTrainedModel, adapter: AdapterFolder, trained: bool) -> An
 
 @contextmanager
 def _fitting(adapter: AdapterFolder) -> Iterator[None]:
-    """Say which adapter does not fit, where peft raises."""
+    """Name the adapter in errors that peft raises."""
     try:
         yield
     except (ValueError, KeyError, RuntimeError, TypeError) as error:
@@ -147,7 +147,7 @@ def _fitting(adapter: AdapterFolder) -> Iterator[None]:
 
 @contextmanager
 def adapter_off(model: nn.Module) -> Iterator[None]:
-    """The model under the adapter, while the context lasts; for forwards without gradient."""
+    """Switch the adapter off while the context lasts; for forwards without gradient."""
     switches = [(module, module.disable_adapters) for module in _layers(model)]
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     for module, _ in switches:
@@ -157,11 +157,11 @@ def adapter_off(model: nn.Module) -> Iterator[None]:
     finally:
         for module, was_off in switches:
             module.enable_adapters(not was_off)
-        for parameter in trained:  # peft sets the flags of what it switches
+        for parameter in trained:  # peft changes the flags of the layers that it switches
             parameter.requires_grad_(True)
 
 
-def targeted(model: nn.Module) -> list[str]:
+def adapted_layers(model: nn.Module) -> list[str]:
     """Names of the layers that the adapter changes."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
@@ -169,8 +169,8 @@ def targeted(model: nn.Module) -> list[str]:
 
 
 def has_targets(model: PreTrainedModel, wanted: str | Sequence[str]) -> bool:
-    """Whether the model's adapter changes just the layers that `lora.targets` names."""
-    tuned = targeted(model)
+    """Whether the model's adapter changes exactly the layers that `lora.targets` names."""
+    tuned = adapted_layers(model)
     if isinstance(wanted, str):
         inside = tuple(f"{name}." for name in tuned)
         head = model.get_output_embeddings()
@@ -181,12 +181,12 @@ def has_targets(model: PreTrainedModel, wanted: str | Sequence[str]) -> bool:
 
 
 def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """What training moves, by name: the adapter where there is one, else the whole model."""
+    """Parameters that are trained, by name: those of the adapter where there is one, else all."""
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
 def base_tensors(model: PreTrainedModel) -> dict[str, Tensor]:
-    """The weights under the adapter, by the names that they have without one."""
+    """Weights of the model under the adapter, by their names in the model without one."""
     tensors: dict[str, Tensor] = {}
     for name, value in model.state_dict().items():
         parts = name.split(".")
@@ -199,7 +199,7 @@ def effective_weight(head: nn.Module) -> Float[Tensor, "V D"]:
     """The weight of a linear layer with its adapter's update, differentiable in the adapter.
 
     Raises:
-      ModelError: the adapter changes the layer in a way that is no sum of weights.
+      ModelError: the adapter changes the layer otherwise than by adding to its weight.
     """
     weight = head.weight
     if not _is_tuned(head) or head.disable_adapters or head.merged:
@@ -228,7 +228,7 @@ def _layers(model: nn.Module) -> list[Any]:
 
 
 def _targets(model: PreTrainedModel, wanted: str | Sequence[str]) -> str | list[str]:
-    """What peft is told: plain names as they are, patterns as the whole names they stand for."""
+    """Target names for peft: plain names as they are, patterns as the full names that match them."""
     if isinstance(wanted, str):
         return wanted
     targets: list[str] = []
@@ -237,7 +237,7 @@ def _targets(model: PreTrainedModel, wanted: str | Sequence[str]) -> str | list[
         if not fitting:
             linear = {name.rpartition(".")[2] for name, part in model.named_modules() if _is_linear(part)}
             raise ConfigError(
-                f"lora.targets names {entry!r}, and no linear layer of {type(model).__name__} is called so; there are "
+                f"lora.targets names {entry!r}, and no linear layer of {type(model).__name__} has this name; there are "
                 f"{', '.join(sorted(linear))}"
             )
         targets += fitting if any(mark in entry for mark in _MARKS) else [entry]
@@ -259,7 +259,7 @@ def _is_linear(module: nn.Module) -> bool:
 
 
 def _refuse_tied(model: PreTrainedModel, entries: Sequence[str]) -> None:
-    """A merged LM head would take the input embeddings with it where both are one tensor."""
+    """Refuse an adapter of a tied LM head: merging it would change the input embeddings too."""
     ends = [model.get_input_embeddings(), model.get_output_embeddings()]
     if ends[1] is None or getattr(ends[0], "weight", None) is not getattr(ends[1], "weight", None):
         return
@@ -274,7 +274,7 @@ def _refuse_tied(model: PreTrainedModel, entries: Sequence[str]) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """peft asks transformers for things by old names, and says what the caller has chosen."""
+    """Without peft's warnings: of transformers' deprecated names, and of what the caller has chosen."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

@@ -1,4 +1,4 @@
-"""Write a model folder that transformers, peft and vLLM load as it is."""
+"""Writing model folders that transformers, peft and vLLM load as they are."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from preftree.models.adapter_folder import write_adapter
 from preftree.storage.atomic import staged_dir
 
 SHARD = "5GB"
-"""Most of one file of weights."""
+"""Largest size of a file of weights."""
 
 
 def save_model(
@@ -27,15 +27,15 @@ def save_model(
     dtype: torch.dtype | None = None,
     tensors: Mapping[str, Tensor] | None = None,
 ) -> None:
-    """Write the files of `write_model`, and README.md, into `out`, whole or not at all.
+    """Write the files of `write_model`, and README.md, into `out`; the folder is complete or absent.
 
     Args:
       model: The model to write; its weights stay as they are in memory.
-      tokenizer: Goes with it, chat template included.
+      tokenizer: The model's tokenizer, chat template included.
       out: The folder; replaced where it exists.
       card: Text of README.md, the model card.
-      dtype: Of the stored weights; None keeps the model's own.
-      tensors: What to store in place of the model's own, by name.
+      dtype: Dtype of the stored weights; None keeps that of the model.
+      tensors: Tensors to store in place of those of the model, by name.
     """
     with staged_dir(out) as folder:
         write_model(model, tokenizer, folder, dtype=dtype, tensors=tensors)
@@ -56,7 +56,7 @@ def write_model(
         state = {name: value.to(dtype) if value.is_floating_point() else value for name, value in state.items()}
     model.save_pretrained(folder, state_dict=state, max_shard_size=SHARD)
     tokenizer.save_pretrained(folder)
-    if dtype is not None:  # transformers writes down the dtype that the model has in memory
+    if dtype is not None:  # transformers writes the dtype that the model has in memory
         path = folder / "config.json"
         config = json.loads(path.read_bytes()) | {"dtype": str(dtype).removeprefix("torch.")}
         path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
@@ -71,15 +71,15 @@ def save_adapter(
     card: str,
     beside: Mapping[str, Path],
 ) -> None:
-    """Write the model's adapter as peft loads it, with tokenizer and README.md, whole or not at all.
+    """Write the model's adapter in peft's format, with tokenizer and README.md; the folder is complete or absent.
 
     Args:
-      model: Holds the adapter.
-      tokenizer: Goes with it, chat template included.
+      model: The model with the adapter.
+      tokenizer: The model's tokenizer, chat template included.
       out: The folder; replaced where it exists.
       base: Folder or hub id of the model under the adapter.
       card: Text of README.md, the model card.
-      beside: Folders of other adapters of the same base; each is copied as it is into a subfolder of this name.
+      beside: Folders of other adapters of the same base, by the names of the subfolders that they are copied into.
     """
     with staged_dir(out) as folder:
         write_adapter(model, base, folder)

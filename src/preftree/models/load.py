@@ -1,4 +1,4 @@
-"""Load a causal language model and its tokenizer from a folder or the hub."""
+"""Loading a causal language model and its tokenizer, from a folder or the hub."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ def best_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def model_in(place: str) -> str:
-    """RUN/model for the folder of a run; any other folder or hub id as it is."""
-    path = Path(place).expanduser()
-    return str(path / "model") if (path / "model").is_dir() and not (path / "config.json").exists() else place
+def model_in(name: str) -> str:
+    """RUN/model for the folder of a run; any other folder or hub id unchanged."""
+    path = Path(name).expanduser()
+    return str(path / "model") if (path / "model").is_dir() and not (path / "config.json").exists() else name
 
 
 def load_model(
@@ -45,18 +45,18 @@ def load_model(
 ) -> PreTrainedModel:
     """A causal language model, in evaluation mode and without dropout.
 
-    An adapter folder gives its base model with the adapter in it, not merged.
+    For an adapter folder it is the base model with the adapter in it, not merged.
 
     Args:
       name: A folder, or a hub id.
-      dtype: Of the weights; fp32 for training, since updates of 1e-6 vanish in bf16 weights.
+      dtype: Dtype of the weights; fp32 for training, since updates of 1e-6 vanish in bf16 weights.
       revision: Branch, tag or commit of a hub id.
       trust_remote_code: Whether code that comes with the model may run. It runs with your rights.
-      quantize: How to store the weights of the linear layers.
-      device: Where the model goes.
+      quantize: Storage of the linear layers' weights.
+      device: Device of the model.
     Raises:
-      ModelError: nothing loadable is there, weights are missing, or the model is not a causal LM.
-      ConfigError: it cannot be quantised so.
+      ModelError: there is no model that can be loaded, weights are missing, or it is not a causal LM.
+      ConfigError: this quantisation is not possible here.
     """
     adapter = find_adapter(name)
     model = load_base(
@@ -82,16 +82,16 @@ def load_base(
     quantize: Quantization | None = None,
     device: torch.device | str = "cpu",
 ) -> PreTrainedModel:
-    """As `load_model`, but without the adapter where `name` is one.
+    """The model of `load_model` without its adapter.
 
     Raises:
-      ModelError, ConfigError: as `load_model`.
+      ModelError, ConfigError: as in `load_model`.
     """
     options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     if isinstance(name, AdapterFolder):
         name = _base_of(name)
     check_name(name)
-    stored = quantization_options(quantize, torch.device(device)) if quantize else {}
+    quantization = quantization_options(quantize, torch.device(device)) if quantize else {}
     try:
         config = AutoConfig.from_pretrained(name, **options)
         if getattr(config, "auto_map", None) and not trust_remote_code:
@@ -99,7 +99,7 @@ def load_base(
         if is_reward_config(config):
             raise ModelError(f"model '{name}' is a reward model, wanted a causal language model; give another folder")
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            name, config=config, dtype=dtype, output_loading_info=True, **options, **stored
+            name, config=config, dtype=dtype, output_loading_info=True, **options, **quantization
         )
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
         raise ModelError(f"model '{name}' cannot be loaded as a causal language model: {first_line(error)}") from error
@@ -118,10 +118,10 @@ def load_base(
 def load_tokenizer(
     name: str | Path, *, revision: str | None = None, trust_remote_code: bool = False
 ) -> PreTrainedTokenizerBase:
-    """The tokenizer that belongs to a model; that of its base where an adapter folder holds none.
+    """The tokenizer of a model; that of the base where an adapter folder holds none.
 
     Raises:
-      ModelError: no tokenizer is there, or it has no end-of-sequence token.
+      ModelError: there is no tokenizer, or it has no end-of-sequence token.
     """
     check_name(name)
     if (adapter := find_adapter(name)) and not (Path(name).expanduser() / "tokenizer_config.json").exists():
@@ -151,27 +151,27 @@ def remove_dropout(model: nn.Module) -> None:
 
 
 def _base_of(adapter: AdapterFolder) -> str:
-    """Where the model under an adapter is; a place that is gone must not be taken for a hub id."""
-    place = Path(adapter.base).expanduser()
-    if (place.is_absolute() or adapter.base.startswith(".")) and not place.is_dir():
+    """Folder or hub id of the model under an adapter; a folder that is missing must not be taken for a hub id."""
+    path = Path(adapter.base).expanduser()
+    if (path.is_absolute() or adapter.base.startswith(".")) and not path.is_dir():
         raise ModelError(
-            f"adapter '{adapter.path}' belongs to the model in '{adapter.base}', which is not there; put that back, or "
-            f"set base_model_name_or_path in its {CONFIG}"
+            f"adapter '{adapter.path}' belongs to the model in '{adapter.base}', which does not exist; restore that "
+            f"folder, or set base_model_name_or_path in the adapter's {CONFIG}"
         )
     return adapter.base
 
 
 def is_reward_config(config: PretrainedConfig) -> bool:
-    """Whether a configuration is that of a model with a head for classes or rewards in the place of an LM head."""
+    """Whether a configuration describes a model whose head gives classes or rewards instead of logits."""
     names = getattr(config, "architectures", None) or []
     return bool(names) and all(name.endswith("ForSequenceClassification") for name in names)
 
 
 def check_name(name: str | Path) -> None:
-    """A path that does not exist must not be taken for a hub id and looked up on the network.
+    """Refuse a path that does not exist, before it is taken for a hub id and looked up on the network.
 
     Raises:
-      ModelError: it is a path, and no model lies there.
+      ModelError: the name is a path, and there is no model.
     """
     path = Path(name).expanduser()
     looks_local = isinstance(name, Path) or str(name).startswith((".", "/", "~")) or str(name).count("/") > 1
@@ -182,5 +182,5 @@ def check_name(name: str | Path) -> None:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says first."""
+    """First line of an error's message; the error's class where it has none."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

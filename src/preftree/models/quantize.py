@@ -1,4 +1,4 @@
-"""Frozen weights in 4 or 8 bits, by bitsandbytes and torchao through transformers."""
+"""Quantisation of frozen weights to 4 or 8 bits, by bitsandbytes and torchao through transformers."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ _LIBRARY = {"nf4": "bitsandbytes", "int8": "torchao", "int4": "torchao"}
 
 
 def quantization_options(kind: Quantization, device: torch.device) -> dict[str, Any]:
-    """What `from_pretrained` has to be told.
+    """Arguments of `from_pretrained` for a quantisation.
 
     nf4     4-bit normal floats with doubly quantised scales (Dettmers et al. 2023, arXiv:2305.14314); products in fp32,
             or in bf16 under autocast
-    int8    8-bit integers, weights only: what is packed together cannot change a result
+    int8    8-bit integers, weights only: packing cannot change a result
     int4    4-bit integers in groups of 128, weights only; on CUDA
 
     Args:
-      kind: How to store the weights of the linear layers; the LM head and the embeddings stay as they are.
-      device: Where the model will be.
+      kind: Storage of the linear layers' weights; LM head and embeddings keep their dtype.
+      device: Device that the model is loaded to.
     Raises:
       ConfigError: the library is not installed, or does not support the device.
     """
@@ -51,7 +51,7 @@ def quantization_options(kind: Quantization, device: torch.device) -> dict[str, 
 
 
 def quantization_of(model: PreTrainedModel) -> str | None:
-    """How the model's weights are quantised, in words that differ where log-probs could; None where they are not."""
+    """Description of the weights' quantisation, different wherever log-probs could be; None without quantisation."""
     config = getattr(model.config, "quantization_config", None)
     if config is None:
         return None

@@ -1,7 +1,7 @@
-"""Load a reward model: a causal language model whose head gives one number, read at the last token.
+"""Loading a reward model: a causal language model whose head gives one number, read at the last token.
 
-transformers calls it AutoModelForSequenceClassification with num_labels=1. Its forward reads the number at the
-rightmost token that is not `config.pad_token_id`: with the EOS as padding it would never see a response's end.
+It is transformers' AutoModelForSequenceClassification with num_labels=1. Its forward reads the number at the rightmost
+token that is not `config.pad_token_id`: with the EOS as padding it would never see a response's end.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def is_reward_model(name: str | Path) -> bool:
     """Whether a folder or hub id holds a model that gives one number for a text.
 
     Raises:
-      ModelError: there is no model.
+      ModelError: there is no model of this name.
     """
     return find_adapter(name) is None and is_reward_config(_config(name))
 
@@ -42,9 +42,9 @@ def load_reward_model(name: str | Path, *, device: torch.device | str = "cpu") -
 
     Args:
       name: A folder, or a hub id.
-      device: Where it goes.
+      device: Device of the model.
     Raises:
-      ModelError: nothing loadable is there, it is no reward model, or weights are missing.
+      ModelError: there is no model that can be loaded, it is not a reward model, or weights are missing.
     """
     if not is_reward_model(name):
         raise ModelError(
@@ -70,15 +70,15 @@ def grow_reward_model(
     seed: int | None = None,
     device: torch.device | str = "cpu",
 ) -> PreTrainedModel:
-    """A causal language model with a new head in the place of its own.
+    """A causal language model whose LM head is replaced by a new reward head.
 
     Args:
       name: A folder, or a hub id.
-      tokenizer: Its tokenizer: the model's padding becomes a token of it that ends no response, or none.
-      seed: Of the head's weights, normal with variance 1 / (width + 1); None makes them 0, and with them every reward.
-      device: Where the model goes.
+      tokenizer: The model's tokenizer; a token of it that ends no response becomes the padding, if there is one.
+      seed: Seed of the head's weights, normal with variance 1 / (width + 1); None makes weights and rewards 0.
+      device: Device of the model.
     Raises:
-      ModelError: nothing loadable is there, or transformers has no such classifier of this architecture.
+      ModelError: there is no model that can be loaded, or transformers has no classifier of its architecture.
     """
     if find_adapter(name) is not None:
         raise ModelError(
@@ -89,8 +89,8 @@ def grow_reward_model(
     config.get_text_config().pad_token_id = config.pad_token_id = _padding(tokenizer)
     model, missing = _load(name, config)
     if missing != ["score.weight"]:
-        what = f"lacks weights for {missing[0]}" if missing else "has a head of its own"
-        raise ModelError(f"model '{name}' cannot become a reward model: it {what}; give a causal language model")
+        reason = f"lacks weights for {missing[0]}" if missing else "has a reward head already"
+        raise ModelError(f"model '{name}' cannot become a reward model: it {reason}; give a causal language model")
     weight = reward_head(model).weight
     with torch.no_grad():
         if seed is None:
@@ -113,17 +113,17 @@ def reward_head(model: PreTrainedModel) -> nn.Linear:
 
 
 def padding_of(model: PreTrainedModel) -> int | None:
-    """The token id that the model takes for padding."""
+    """Token id of the model's padding."""
     return model.config.get_text_config().pad_token_id
 
 
 def _padding(tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """A token that ends no response: the tokenizer's own padding if it is one, else another special token."""
+    """A token that ends no response: the tokenizer's padding if it ends none, else another special token."""
     ends = (tokenizer.eos_token_id, closing_token(tokenizer))
     unknown = tokenizer.unk_token_id
     others = [token for token in tokenizer.all_special_ids if token != unknown]
-    named = [tokenizer.pad_token_id, tokenizer.bos_token_id, *others, unknown]
-    return next((token for token in named if isinstance(token, int) and token not in ends), None)
+    candidates = [tokenizer.pad_token_id, tokenizer.bos_token_id, *others, unknown]
+    return next((token for token in candidates if isinstance(token, int) and token not in ends), None)
 
 
 def _config(name: str | Path) -> PretrainedConfig:
@@ -158,7 +158,7 @@ def _ready(model: PreTrainedModel, name: str | Path, device: torch.device | str)
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """transformers warns of the head that is new; here that is what was asked for, or an error."""
+    """Without transformers' warning of a new head, which is either asked for or an error here."""
     before = hf_logging.get_verbosity()
     hf_logging.set_verbosity_error()
     try:

@@ -1,4 +1,4 @@
-"""How other programs take an exported folder: an Ollama Modelfile, and the commands of llama.cpp and vLLM."""
+"""Serving an exported folder by other programs: an Ollama Modelfile, and commands for vLLM, llama.cpp and Ollama."""
 
 from __future__ import annotations
 
@@ -10,17 +10,24 @@ from typing import Any
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 _VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
-"""What `--max-lora-rank` takes."""
+"""Values that `--max-lora-rank` accepts."""
+
+_UNSUPPORTED = {
+    "use_dora": "DoRA",
+    "modules_to_save": "modules saved whole",
+    "target_parameters": "adapted experts",
+}
+"""Options of an adapter that these programs do not support, in words."""
 
 GGUF_TYPES = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
 
 
 def modelfile(tokenizer: PreTrainedTokenizerBase, generation: GenerationConfig, *, base: str | None) -> str:
-    """An Ollama Modelfile to lie in the exported folder.
+    """Content of an Ollama Modelfile for the exported folder.
 
     Args:
-      tokenizer: Whose tokens end a response; without a chat template a prompt is passed on as it is.
-      generation: The model's own sampling; what it leaves open is left to Ollama.
+      tokenizer: Tokenizer of the model; without a chat template a prompt is passed on unchanged.
+      generation: The model's generation settings; settings without a value are left to Ollama.
       base: Folder of the model under an adapter; None where the folder is a whole model.
     """
     lines = ["FROM ."] if base is None else [f"FROM {base}", "ADAPTER ."]
@@ -38,33 +45,39 @@ def modelfile(tokenizer: PreTrainedTokenizerBase, generation: GenerationConfig, 
 
 
 def merged_commands(out: Path, dtype: str) -> dict[str, str]:
-    """The commands for a whole model in `out`, by what they are for."""
-    place = shlex.quote(str(out))
-    gguf = shlex.quote(str(out / f"{out.name}.gguf"))
+    """Commands for a whole model in `out`, by the program that they start."""
+    folder, gguf_type = shlex.quote(str(out)), GGUF_TYPES[dtype]
     return {
-        "vLLM": f"vllm serve {place} --dtype {'auto' if dtype == 'float32' else dtype}",
-        "llama.cpp": f"python llama.cpp/convert_hf_to_gguf.py {place} --outfile {gguf} --outtype {GGUF_TYPES[dtype]}",
-        "Ollama": f"ollama create {shlex.quote(out.name.lower())} -f {shlex.quote(str(out / 'Modelfile'))}",
+        "vLLM": f"vllm serve {folder} --dtype {'auto' if dtype == 'float32' else dtype}",
+        "llama.cpp": f"python llama.cpp/convert_hf_to_gguf.py {folder} --outfile {_gguf(out)} --outtype {gguf_type}",
+        "Ollama": _ollama(out),
     }
 
 
 def adapter_commands(out: Path, base: str, config: Mapping[str, Any]) -> dict[str, str]:
-    """The commands for an adapter in `out`, by what they are for.
+    """Commands for an adapter in `out`, by the program that they start.
 
     Args:
       out: The adapter's folder.
-      base: Folder or hub id of the model under it.
-      config: Its adapter_config.json.
+      base: Folder or hub id of the model under the adapter.
+      config: Content of adapter_config.json.
     """
-    place, under, name = shlex.quote(str(out)), shlex.quote(base), shlex.quote(out.name)
+    folder, under, name = shlex.quote(str(out)), shlex.quote(base), shlex.quote(out.name)
     rank = next((rank for rank in _VLLM_RANKS if rank >= int(config["r"])), int(config["r"]))
-    odd = [word for key, word in (("use_dora", "DoRA"), ("modules_to_save", "modules saved whole")) if config.get(key)]
-    odd += ["adapted experts"] if config.get("target_parameters") else []
-    if odd:
-        return {"vLLM, llama.cpp, Ollama": f"none for an adapter with {' and '.join(odd)}: export it with --merged"}
-    gguf = shlex.quote(str(out / f"{out.name}.gguf"))
+    unsupported = [words for key, words in _UNSUPPORTED.items() if config.get(key)]
+    if unsupported:
+        reason = f"none for an adapter with {' and '.join(unsupported)}: export it with --merged"
+        return {"vLLM, llama.cpp, Ollama": reason}
     return {
-        "vLLM": f"vllm serve {under} --enable-lora --max-lora-rank {rank} --lora-modules {name}={place}",
-        "llama.cpp": f"python llama.cpp/convert_lora_to_gguf.py {place} --base {under} --outfile {gguf}",
-        "Ollama": f"ollama create {shlex.quote(out.name.lower())} -f {shlex.quote(str(out / 'Modelfile'))}",
+        "vLLM": f"vllm serve {under} --enable-lora --max-lora-rank {rank} --lora-modules {name}={folder}",
+        "llama.cpp": f"python llama.cpp/convert_lora_to_gguf.py {folder} --base {under} --outfile {_gguf(out)}",
+        "Ollama": _ollama(out),
     }
+
+
+def _gguf(out: Path) -> str:
+    return shlex.quote(str(out / f"{out.name}.gguf"))
+
+
+def _ollama(out: Path) -> str:
+    return f"ollama create {shlex.quote(out.name.lower())} -f {shlex.quote(str(out / 'Modelfile'))}"

@@ -67,7 +67,7 @@ def build_reference(
     """Score every response that the table lacks, and store its token log-probs.
 
     Groups are read in chunks, and one larger than a chunk is cut, so data of any size takes bounded memory. Each chunk
-    is stored when it is done: after an interrupt the next build goes on from there. Two processes that build one table
+    is stored when it is done: after an interrupt the next build continues there. Two processes that build one table
     take turns, chunk by chunk, and score nothing twice. Dropout is off, whatever mode the scorer is in.
 
     Args:
@@ -75,7 +75,7 @@ def build_reference(
       scorer: The reference model.
       groups: The responses to one prompt, group by group: what is laid out as one tree.
       budget: Most tokens of one forward.
-      name: What to call group i in an error: where its example stands in the data.
+      name: What to call group i in an error: the place of its example in the data.
       progress: Called after each forward with the state so far.
       say: Called with a sentence when another process is waited for.
 

@@ -1,7 +1,7 @@
-"""What a reference log-prob depends on, and nothing else: the names under which the cache keeps it.
+"""Keys of the reference cache: everything that a reference log-prob depends on, and nothing else.
 
-A table belongs to weights and to a way of computing; an entry of it belongs to token ids. Neither knows of beta,
-learning rate, loss, seed or epochs, so changing those finds every entry again, and changing one weight finds none.
+The key of a table covers weights and computation, the key of an entry covers token ids. Neither covers beta, learning
+rate, loss, seed or epochs, so all entries are found again after a change of those, and none after a change of a weight.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ SCORING_CODE = (
 and adapters, which change the LM head's weight. Sums are not among them: a table holds a log-prob a token."""
 
 _FRESH_NS = 2 * 10**9
-"""A file changed again within the clock's tick would keep its time: only files at rest for 2 s are remembered."""
+"""Age of a file from which its digest is remembered: one that changes twice within the clock's tick keeps its time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +60,11 @@ class TableKey:
 
     Attributes:
       weights: Digest of the reference model's weights.
-      numeric_mode: Device type, dtypes and attention path, as the scorer states them.
+      numeric_mode: Device type, dtypes and attention path, from the scorer.
       scorer: Digest of SCORING_CODE, the code that lays out and scores.
-      torch, transformers: Versions.
-      machine: CPU capability, number of threads and how products round, or the name of the GPU; how exact float32
-        products are (TF32).
+      torch, transformers: Versions of the libraries.
+      machine: CPU capability, number of threads and a digest of how products round, or the name of the GPU; precision
+        of float32 products (TF32).
     """
 
     weights: str
@@ -101,7 +101,7 @@ def table_key(weights: str, numeric_mode: str) -> TableKey:
 
 
 def sequence_digest(sequence: TokenSequence) -> bytes:
-    """16 bytes that stand for the token ids up to the last scored one, and for which of them are scored."""
+    """Digest, 16 bytes, of the token ids up to the last scored one, and of which of them are scored."""
     trimmed = sequence.trimmed()
     total = hashlib.blake2b(digest_size=DIGEST_BYTES, person=b"preftree-seq-1")
     total.update(len(trimmed.ids).to_bytes(8, "little"))
@@ -111,14 +111,14 @@ def sequence_digest(sequence: TokenSequence) -> bytes:
 
 
 def layout_digests(group: Sequence[TokenSequence], *, share: bool) -> UInt64[np.ndarray, " R"]:
-    """For each sequence of a tree, a number that stands for where its branches begin; 0 for an undivided one.
+    """Digest of the places where the branches of each sequence of a tree begin; 0 for an undivided sequence.
 
-    Rounding follows the branches: the same tokens cut at other places can differ in the last bits. With equal numbers
-    any difference that is left is one of packing.
+    Rounding depends on the branches: the same tokens, cut at other places, can differ in the last bits. Between equal
+    digests the only difference is packing.
 
     Args:
       group: The sequences of one tree.
-      share: Whether they do share a tree, or are rows of their own.
+      share: Whether they share a tree; otherwise each is a row by itself.
     """
     if not share:
         return np.zeros(len(group), np.uint64)
@@ -128,8 +128,8 @@ def layout_digests(group: Sequence[TokenSequence], *, share: bool) -> UInt64[np.
         cuts.append((*cuts[branch.parent], branch.depth) if branch.parent >= 0 else ())
     # The last prediction of a sequence comes from its last token, which lies in the last of its branches.
     last = tree.source_S[tree.prediction_I[np.cumsum(tree.count_R) - 1]]
-    own = np.searchsorted([branch.start for branch in tree.branches], last, side="right") - 1
-    digests = [_cuts_digest(cuts[branch]) for branch in own.tolist()]
+    leaf_R = np.searchsorted([branch.start for branch in tree.branches], last, side="right") - 1
+    digests = [_cuts_digest(cuts[branch]) for branch in leaf_R.tolist()]
     return np.array(digests, np.uint64)
 
 
@@ -139,14 +139,14 @@ def _cuts_digest(cuts: tuple[int, ...]) -> int:
 
 
 def weights_digest(*folders: Path, memo: Path) -> str:
-    """Digest of the weights in model folders: the model's own, and then its adapters', where there are any.
+    """Digest of the weights in model folders: those of the model, then those of its adapters, where there are any.
 
     Covers *.safetensors, config.json, adapter_config.json and the code that comes with a model. A file is read once:
     its digest is remembered together with its path, size, times and inode.
 
     Args:
       folders: Folders as `save_pretrained` writes them.
-      memo: Where digests are remembered: the cache's folder.
+      memo: Folder where digests are remembered: that of the cache.
 
     Raises:
       ModelError: a folder has no safetensors file.
@@ -167,9 +167,9 @@ def adapted_digest(base: str, folder: Path, *, merged: bool, memo: Path) -> str:
 
     Args:
       base: Digest of the model under the adapter.
-      folder: Of the adapter. Where the adapter says that its base is does not count.
+      folder: The adapter's folder; the path of the base in its configuration is ignored.
       merged: Whether the adapter is added to the weights.
-      memo: Where digests of files are remembered.
+      memo: Folder where digests of files are remembered.
     """
     config = json.loads((folder / "adapter_config.json").read_bytes())
     total = hashlib.sha256(f"{base}\0{'merged' if merged else 'beside'}\0".encode())
@@ -182,20 +182,20 @@ def adapted_digest(base: str, folder: Path, *, merged: bool, memo: Path) -> str:
 def weights_digest_of_model(model: nn.Module) -> str:
     """Digest of a model in memory: its class, configuration, parameters and buffers by name, dtype, shape and bytes.
 
-    For a reference that is no plain folder. An adapter in the model counts as switched on.
+    For a reference that is not a plain folder. An adapter in the model counts as active.
 
     Raises:
       ValueError: the model is wrapped by peft, which changes the names of its parameters.
     """
     adapters: Any = getattr(model, "peft_config", {})
     if adapters and not isinstance(model, transformers.PreTrainedModel):
-        raise ValueError("a model wrapped by peft has no digest of its own: digest the model in the wrapper")
+        raise ValueError("a model wrapped by peft has no digest; pass the model in the wrapper")
     total = hashlib.sha256(type(model).__name__.encode())
     for name, options in sorted(adapters.items()):
         total.update(f"\0{name}\0".encode() + _adapter_options(options.to_dict()))
     config = getattr(model, "config", None)
     if isinstance(config, transformers.PretrainedConfig):
-        # Where it was loaded from and by whom does not matter; the dtype is the tensors' own.
+        # The origin and the version that saved it do not matter; each tensor has its dtype below.
         options = {
             k: v for k, v in config.to_dict().items() if k not in ("_name_or_path", "transformers_version", "dtype")
         }
@@ -207,27 +207,27 @@ def weights_digest_of_model(model: nn.Module) -> str:
 
 
 def _adapter_options(config: Mapping[str, Any]) -> bytes:
-    """What of an adapter's configuration says what it computes; where its base is does not count."""
-    apart = ("base_model_name_or_path", "revision", "inference_mode", "peft_version", "auto_mapping")
+    """The options of an adapter that decide what it computes; the path of its base is not among them."""
+    ignored = ("base_model_name_or_path", "revision", "inference_mode", "peft_version", "auto_mapping")
     plain = {
         name: sorted(value) if isinstance(value, list | set) else value
         for name, value in config.items()
-        if name not in apart
+        if name not in ignored
     }
     return json.dumps(plain, sort_keys=True, default=str).encode()
 
 
 def _remembered_digest(path: Path, memo: Path) -> str:
     path = path.resolve()
-    note = memo / "weights" / f"{hashlib.sha256(str(path).encode()).hexdigest()[:32]}.json"
+    entry = memo / "weights" / f"{hashlib.sha256(str(path).encode()).hexdigest()[:32]}.json"
     state = _file_state(path)
-    if (remembered := _read_note(note, path, state)) is not None:
+    if (remembered := _read_entry(entry, path, state)) is not None:
         return remembered
     digest = hash_file(path)
     at_rest = time.time_ns() - max(path.stat().st_mtime_ns, path.stat().st_ctime_ns) > _FRESH_NS
     if at_rest and _file_state(path) == state:
-        make_folder(note.parent)
-        write_atomic(note, json.dumps({"path": str(path), "state": state, "sha256": digest}))
+        make_folder(entry.parent)
+        write_atomic(entry, json.dumps({"path": str(path), "state": state, "sha256": digest}))
     return digest
 
 
@@ -236,10 +236,10 @@ def _file_state(path: Path) -> list[int]:
     return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
 
 
-def _read_note(note: Path, path: Path, state: list[int]) -> str | None:
-    """The digest in a note, if it is about this very state of the file; a note that cannot be read is none."""
+def _read_entry(entry: Path, path: Path, state: list[int]) -> str | None:
+    """The remembered digest, if it is that of this state of the file; None too where the entry cannot be read."""
     try:
-        content = json.loads(note.read_bytes())
+        content = json.loads(entry.read_bytes())
         return content["sha256"] if [content["path"], content["state"]] == [str(path), state] else None
     except (OSError, ValueError, KeyError, TypeError):
         return None

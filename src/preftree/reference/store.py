@@ -108,7 +108,7 @@ class ReferenceTable:
 
     def _take_in(self) -> None:
         known = {part.name for part in self._parts}
-        found: list[_Index] = []
+        parts: list[_Index] = []
         try:
             for path in sorted(self.folder.glob("part-*")):
                 if path.name in known:
@@ -119,10 +119,10 @@ class ReferenceTable:
                     self._set_aside(path, error)
                     continue
                 self._parts.append(part)
-                found.append(index)
+                parts.append(index)
         finally:  # what was read before a part that cannot be read counts
-            if found:
-                self._index = _merge([self._index, *found])
+            if parts:
+                self._index = _merge([self._index, *parts])
 
     def _set_aside(self, path: Path, error: Exception) -> None:
         aside = path.with_name(f"damaged-{path.name}-{secrets.token_hex(4)}")
@@ -134,8 +134,7 @@ class ReferenceTable:
 
     def _unusable(self, error: OSError) -> CacheError:
         return CacheError(
-            f"reference cache {self.folder} cannot be used ({error}); mend that, or set PREFTREE_CACHE to another "
-            "folder"
+            f"reference cache {self.folder} cannot be used ({error}); fix that, or set PREFTREE_CACHE to another folder"
         )
 
     def missing(self, sequences: Sequence[TokenSequence]) -> Bool[np.ndarray, " R"]:
@@ -256,13 +255,13 @@ def _index_of(number: int, digests: np.ndarray, offsets: np.ndarray, layouts: np
     return _Index(digests, np.full(len(digests), number, np.int32), offsets[:-1], offsets[1:], layouts)
 
 
-def _merge(found: Sequence[_Index]) -> _Index:
-    digests = np.concatenate([index.digests for index in found])
-    order = np.argsort(digests, kind="stable")  # the same sequence twice: the part that was found first
+def _merge(parts: Sequence[_Index]) -> _Index:
+    digests = np.concatenate([index.digests for index in parts])
+    order = np.argsort(digests, kind="stable")  # the same sequence twice: the first part
     ordered = digests[order]
     order = order[np.append(True, ordered[1:] != ordered[:-1])]  # never called without a part, and no part is empty
 
     def column(name: str) -> np.ndarray:
-        return np.concatenate([getattr(index, name) for index in found])[order]
+        return np.concatenate([getattr(index, name) for index in parts])[order]
 
     return _Index(digests[order], column("part"), column("start"), column("stop"), column("layout"))

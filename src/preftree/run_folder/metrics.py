@@ -78,10 +78,10 @@ class Tracker:
         """What to raise; nothing more is written, not even that the run has stopped."""
         assert self.file is not None
         name, self.file = self.file.name, None
-        return TrainingError(f"{name} cannot be written ({error.strerror}); mend that and start again with resume=auto")
+        return TrainingError(f"{name} cannot be written ({error.strerror}); fix that and start again with resume=auto")
 
     def _show_on_board(self, row: Row) -> None:
-        """TensorBoard is a view of the rows: a run goes on without it."""
+        """TensorBoard is a view of the rows: a run continues without it."""
         if self.board is None:
             return
         part = row.get("split", "train")
@@ -91,7 +91,7 @@ class Tracker:
                     self.board.add_scalar(f"{part}/{name}", value, int(row["step"]))
         except OSError as error:
             self.board = None
-            log.warning("TensorBoard's file cannot be written (%s); going on without it", error.strerror)
+            log.warning("TensorBoard's file cannot be written (%s); continuing without it", error.strerror)
 
 
 @contextmanager

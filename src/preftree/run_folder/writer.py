@@ -58,7 +58,7 @@ def find_start(config: AnyConfig, ranks: Ranks) -> LoadedCheckpoint | None:
     """The checkpoint to go on from, the same on every rank; None for a fresh run.
 
     Raises:
-      ConfigError: the folder holds a finished run that cannot be gone on with, or must not be.
+      ConfigError: the folder holds a finished run that cannot or must not be continued.
       CheckpointError: the checkpoint is damaged, or lies before others of this folder.
     """
     out = Path(config.out)
@@ -113,16 +113,16 @@ def check_trajectory(config: AnyConfig, start: LoadedCheckpoint | None, trajecto
     changed = [name for name in dict.fromkeys((*before, *trajectory)) if before.get(name) != trajectory.get(name)]
     if not changed:
         return
-    told = [f"{name} was {_short(before.get(name))}, is {_short(trajectory.get(name))}" for name in changed]
+    changes = [f"{name} was {_short(before.get(name))}, is {_short(trajectory.get(name))}" for name in changed]
     if "training data" in changed:
         options = changed_options(start.state.meta["config"], config.model_dump())
-        told += [
+        changes += [
             f"{name} was {_short(old)}, is {_short(new)}"
             for name, (old, new) in options.items()
             if name.startswith(("data.", "max_length", "max_prompt", "max_response", "truncation", "side"))
         ]
     raise CheckpointError(
-        f"{start.path} is of another run ({'; '.join(told)}); put that back to go on, or choose another out="
+        f"{start.path} is of another run ({'; '.join(changes)}); put that back to resume, or choose another out="
     )
 
 

@@ -1,1 +1,1 @@
-"""Files and folders that survive kills, full disks and a second process."""
+"""Storage that survives kills, full disks and a second process."""

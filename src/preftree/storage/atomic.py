@@ -1,14 +1,14 @@
-"""Files and folders that are there completely or not at all.
+"""Files and folders that are complete or absent.
 
-What is written stands beside its target under a hidden name until every byte has reached the disk; a rename then puts
-it in place. Three hidden names exist, each with eight random hex digits in the middle:
+New content is written beside its target under a hidden name until every byte has reached the disk; a rename then puts
+it in place. There are three hidden names, each with eight random hex digits in the middle:
 
     .NAME.xxxxxxxx.staging    being written
     .NAME.xxxxxxxx.replaced   the old NAME, while a new one takes its place
     .NAME.xxxxxxxx.deleted    being deleted
 
-A process holds a lock on what it stages or replaces. Whatever is not locked was left by a process that died, and
-`clear_leftovers` may take it away, whoever else is at work.
+A process holds a lock on what it stages or replaces. A hidden name without a lock was left by a process that died, and
+`clear_leftovers` can remove it while other processes are at work.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from pathlib import Path
 
 from preftree.storage.lock import release_lock, take_lock
 
-_OCCUPIED = (errno.ENOTEMPTY, errno.EEXIST)  # what the rename of a folder onto another answers
+_OCCUPIED = (errno.ENOTEMPTY, errno.EEXIST)  # errors of renaming a folder onto another
 _HIDDEN = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{8}\.(?P<kind>staging|replaced|deleted)", re.DOTALL)
 
 
 def write_atomic(path: Path, content: bytes | str) -> None:
-    """Write a whole file, or leave the old one as it was.
+    """Write a whole file, or leave the old one unchanged.
 
     Raises:
-      OSError: it could not be written.
+      OSError: the file could not be written.
     """
     staging, lock = _new_staging(path, folder=False)
     try:
@@ -43,18 +43,18 @@ def write_atomic(path: Path, content: bytes | str) -> None:
         os.replace(staging, path)
         fsync_folder(path.parent)
     finally:
-        staging.unlink(missing_ok=True)  # there is none once it has its name
+        staging.unlink(missing_ok=True)  # absent once it is renamed
         release_lock(lock)
 
 
 @contextmanager
 def staged_dir(final: Path) -> Iterator[Path]:
-    """An empty folder to fill; it becomes `final` when the block ends, and vanishes when the block raises.
+    """An empty folder to fill; it becomes `final` when the context ends, and is deleted when the context raises.
 
     An older folder `final` is replaced, a file is not. Parents are made as needed.
 
     Raises:
-      OSError: it could not be written or moved into place; `final` is as it was before.
+      OSError: the folder could not be written or moved into place; `final` is unchanged.
     """
     make_folder(final.parent)
     clear_leftovers(final.parent, final.name)
@@ -67,12 +67,12 @@ def staged_dir(final: Path) -> Iterator[Path]:
             fsync_folder(Path(folder))
         _move_into_place(staging, final)
     finally:
-        shutil.rmtree(staging, ignore_errors=True)  # there is none once it has its name
+        shutil.rmtree(staging, ignore_errors=True)  # absent once it is renamed
         release_lock(lock)
 
 
 def remove_dir(path: Path) -> None:
-    """Delete a folder so that no moment shows half of it under its name."""
+    """Delete a folder so that its name never shows half of it."""
     hidden = _hidden(path, "deleted")
     os.rename(path, hidden)
     fsync_folder(path.parent)
@@ -80,7 +80,7 @@ def remove_dir(path: Path) -> None:
 
 
 def clear_leftovers(parent: Path, name: str | None = None) -> None:
-    """Take away what dead processes left in `parent` under hidden names (of `name` alone, where given).
+    """Remove hidden names in `parent` (of `name` alone, where given) that dead processes left.
 
     A folder that was moved aside by a process that died before the new one took its place is moved back.
     """
@@ -90,7 +90,7 @@ def clear_leftovers(parent: Path, name: str | None = None) -> None:
             continue
         try:
             lock = take_lock(path, wait=False)
-        except FileNotFoundError:  # another process was here first
+        except FileNotFoundError:  # another process has removed it
             continue
         if lock is None:
             continue
@@ -106,7 +106,7 @@ def clear_leftovers(parent: Path, name: str | None = None) -> None:
 
 
 def make_folder(path: Path) -> None:
-    """Create a folder and its parents; their names have reached the disk on return."""
+    """Create a folder and its parents; their names are on the disk on return."""
     missing = [folder for folder in (path, *path.parents) if not folder.exists()]
     path.mkdir(parents=True, exist_ok=True)
     for folder in missing:
@@ -114,7 +114,7 @@ def make_folder(path: Path) -> None:
 
 
 def fsync_folder(path: Path) -> None:
-    """Wait until the names in a folder have reached the disk."""
+    """Wait until the names in a folder are on the disk."""
     _fsync(path)
 
 
@@ -137,7 +137,7 @@ def _new_staging(final: Path, *, folder: bool) -> tuple[Path, int]:
             staging.mkdir()
         try:
             lock = take_lock(staging, wait=True, create=not folder)
-        except FileNotFoundError:  # before it was locked, another process took it for a leftover
+        except FileNotFoundError:  # before it was locked, another process removed it as a leftover
             continue
         assert lock is not None
         return staging, lock
@@ -153,7 +153,7 @@ def _move_into_place(staging: Path, final: Path) -> None:
                 raise
         try:
             lock = take_lock(final, wait=True)
-        except FileNotFoundError:  # whoever else replaces it is between its two renames
+        except FileNotFoundError:  # another process replaces it and is between its two renames
             continue
         assert lock is not None
         old = _hidden(final, "replaced")
@@ -162,7 +162,7 @@ def _move_into_place(staging: Path, final: Path) -> None:
             try:
                 os.rename(staging, final)
             except OSError as error:
-                if error.errno in _OCCUPIED:  # another's new one came in between, and is newer than the old one
+                if error.errno in _OCCUPIED:  # another process was faster, and its folder is newer than the old one
                     continue
                 os.rename(old, final)
                 raise

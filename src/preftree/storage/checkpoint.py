@@ -1,4 +1,4 @@
-"""Checkpoints: `checkpoints/step-NNNNNN/` with safetensors and JSON, complete or not there.
+"""Checkpoints: folders `checkpoints/step-NNNNNN/` with safetensors and JSON, complete or absent.
 
 step-000010/model.safetensors       one file for each name in CheckpointState.tensors
 step-000010/optimizer.safetensors
@@ -29,7 +29,7 @@ _FORMAT = 1
 
 @dataclass(frozen=True, eq=False)
 class CheckpointState:
-    """All that a run needs to go on as if it had never stopped.
+    """Everything that a run needs to resume as if it had never stopped.
 
     Attributes:
       tensors: Named tensors by file name without ending: {"model": {...}, "optimizer": {...}, "rng": {...}}.
@@ -42,7 +42,14 @@ class CheckpointState:
 
 @dataclass(frozen=True, eq=False)
 class LoadedCheckpoint:
-    """A checkpoint read back; `skipped` has a sentence for each newer one that was damaged and passed over."""
+    """A checkpoint that was read.
+
+    Attributes:
+      path: Its folder.
+      step: Number of updates of the run.
+      state: Everything that the run needs to resume.
+      skipped: A sentence for each newer checkpoint that is damaged.
+    """
 
     path: Path
     step: int
@@ -59,8 +66,8 @@ def save_checkpoint(root: Path, step: int, state: CheckpointState, *, keep: int 
       The checkpoint's folder.
 
     Raises:
-      ValueError: keep < 1, a name that is no file name, or meta that JSON would not give back as it is.
-      CheckpointError: it could not be written (the disk is full, say); the earlier ones are as they were.
+      ValueError: keep < 1, a name that is not a file name, or meta that JSON does not reproduce.
+      CheckpointError: it could not be written (the disk is full, say); earlier checkpoints are unchanged.
     """
     if keep is not None and keep < 1:
         raise ValueError(f"keep must be >= 1, got {keep}")
@@ -69,7 +76,7 @@ def save_checkpoint(root: Path, step: int, state: CheckpointState, *, keep: int 
         raise ValueError("meta must be plain JSON: string keys, lists for tuples")
     for name in state.tensors:
         if not re.fullmatch(r"\w[\w.-]*", name):
-            raise ValueError(f"'{name}' is no name for a file of tensors")
+            raise ValueError(f"'{name}' is not a name for a file of tensors")
     path = root / f"step-{step:06d}"
     try:
         make_folder(root)
@@ -82,25 +89,25 @@ def save_checkpoint(root: Path, step: int, state: CheckpointState, *, keep: int 
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
             f"checkpoint {path} could not be written ({error}); earlier checkpoints are untouched: "
-            f"mend that and start again with resume=auto"
+            "fix that and repeat the command with resume=auto"
         ) from error
     older = [other for other in list_checkpoints(root) if keep is not None and step_of(other) < step]
     for other in older[: max(0, len(older) - ((keep or 1) - 1))]:
         try:
             remove_dir(other)
         except OSError as error:
-            raise CheckpointError(f"{path} is saved, but old {other} cannot be deleted ({error}); mend that") from error
+            raise CheckpointError(f"{path} is saved, but old {other} cannot be deleted ({error}); fix that") from error
     return path
 
 
 def load_checkpoint(root: Path, which: Path | Literal["latest"] = "latest") -> LoadedCheckpoint | None:
-    """Read the newest good checkpoint of `root`, or the one folder that `which` names.
+    """Read the newest intact checkpoint of `root`, or the folder that `which` names.
 
     Returns:
-      The checkpoint, with what was passed over; None where `root` has none at all.
+      The checkpoint; None where `root` has none at all.
 
     Raises:
-      CheckpointError: the named one is missing or damaged, or every one is.
+      CheckpointError: the named checkpoint is missing or damaged, or all of them are damaged.
     """
     if which != "latest":
         return _load(which, ())
@@ -120,7 +127,7 @@ def load_checkpoint(root: Path, which: Path | Literal["latest"] = "latest") -> L
 
 
 def list_checkpoints(root: Path) -> list[Path]:
-    """Folders of checkpoints, oldest step first; whether they are intact is for `load_checkpoint` to find out."""
+    """Folders of checkpoints, oldest step first; they may be damaged, which `load_checkpoint` checks."""
     if not root.is_dir():
         return []
     return sorted((path for path in root.iterdir() if _STEP.fullmatch(path.name) and path.is_dir()), key=step_of)
@@ -145,7 +152,7 @@ def _load(path: Path, skipped: tuple[str, ...]) -> LoadedCheckpoint:
     if content.get("format") != _FORMAT:
         raise CheckpointError(f"{path} has format {content.get('format')}, this version reads format {_FORMAT}")
     if content["step"] != step:
-        raise CheckpointError(f"{path} holds step {content['step']}: the folder was renamed; give it its name back")
+        raise CheckpointError(f"{path} holds step {content['step']}: the folder was renamed; restore its name")
     try:
         tensors: dict[str, Mapping[str, Tensor]] = {
             name.removesuffix(".safetensors"): read_tensors(path / name) for name in files if name != "meta.json"

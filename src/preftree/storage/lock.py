@@ -1,7 +1,7 @@
 """Locks that end with the process that holds them.
 
-A lock is `flock` on an open file or folder. The kernel drops it when the holder dies, however it dies, so there is
-never a stale one to judge by a process id.
+A lock is `flock` on an open file or folder. The kernel releases it when the holder dies, for whatever reason, so there
+are no stale locks.
 """
 
 from __future__ import annotations
@@ -18,52 +18,55 @@ from preftree.errors import TrainingError
 _held: set[int] = set()
 
 
-def _let_go_in_child() -> None:
-    """A forked worker that outlives a killed trainer must not keep the trainer's locks."""
+def _release_in_child() -> None:
+    """Release the locks in a forked worker, which may outlive a killed trainer."""
     for descriptor in _held:
         os.close(descriptor)
     _held.clear()
 
 
-os.register_at_fork(after_in_child=_let_go_in_child)
+os.register_at_fork(after_in_child=_release_in_child)
 
 
 def take_lock(path: Path, *, wait: bool, create: bool = False) -> int | None:
-    """Lock an existing file or folder, or a file that is made if missing; give the result to `release_lock`.
+    """Lock an existing file or folder; `release_lock` takes the result.
 
+    Args:
+      path: The file or folder.
+      wait: Whether to wait while another process holds the lock.
+      create: Whether to create a missing file.
     Returns:
-      A descriptor of what stands at `path`, or None where another process holds the lock and `wait` is false.
-
+      A descriptor of the file or folder; None where another process holds the lock and `wait` is false.
     Raises:
-      FileNotFoundError: nothing stands there, and `create` is false.
+      FileNotFoundError: nothing is at `path`, and `create` is false.
     """
     flags = os.O_RDWR | os.O_CREAT if create else os.O_RDONLY
     while True:
         descriptor = os.open(path, flags, 0o666)
         _held.add(descriptor)
-        ours = False
+        is_locked = False
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # While this process waited, the former holder may have moved the path away or put another in its place.
+            # While this process waited, the former holder may have moved or replaced the path.
             if path.exists() and os.path.samestat(os.fstat(descriptor), os.stat(path)):
-                ours = True
+                is_locked = True
                 return descriptor
         except BlockingIOError:
             return None
         finally:
-            if not ours:
+            if not is_locked:
                 release_lock(descriptor)
 
 
 def release_lock(descriptor: int) -> None:
-    """Give back what `take_lock` returned."""
+    """Release a lock that `take_lock` returned."""
     _held.discard(descriptor)
     os.close(descriptor)
 
 
 @contextmanager
 def lock_run(folder: Path) -> Iterator[None]:
-    """Keep a run's folder to one trainer for as long as the block runs.
+    """Reserve a run's folder for this process while the context lasts.
 
     Raises:
       TrainingError: another living process trains in this folder.

@@ -1,4 +1,4 @@
-"""A list of a folder's files with their sizes and SHA-256 digests, so that no damage to them goes unseen."""
+"""Manifest of a folder: its files with sizes and SHA-256 digests, by which damage is detected."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class FileRecord(TypedDict):
 
 
 def write_manifest(folder: Path) -> None:
-    """Record every file below `folder` in its MANIFEST.json."""
+    """Record every file below `folder` in MANIFEST.json."""
     files: dict[str, FileRecord] = {}
     for path in sorted(folder.rglob("*")):
         if path.is_file() and path != folder / MANIFEST:
@@ -33,13 +33,13 @@ def write_manifest(folder: Path) -> None:
 def verify_manifest(folder: Path) -> dict[str, FileRecord]:
     """Check every file that MANIFEST.json lists.
 
-    Files that it does not list are left out of account: nothing reads them.
+    Other files are ignored: nothing reads them.
 
     Raises:
       CheckpointError: the manifest or a listed file is missing or damaged; the message names it.
     """
     files = read_manifest(folder)
-    for name, record in files.items():  # sizes first: they cost nothing
+    for name, record in files.items():  # sizes first: they are cheap
         path = folder / name
         if not path.is_file():
             raise CheckpointError(f"{path} is missing, though {MANIFEST} lists it")
@@ -54,10 +54,10 @@ def verify_manifest(folder: Path) -> dict[str, FileRecord]:
 
 
 def read_manifest(folder: Path) -> dict[str, FileRecord]:
-    """What MANIFEST.json says, without a look at the files.
+    """Content of MANIFEST.json, without a check of the files.
 
     Raises:
-      CheckpointError: it is missing or damaged.
+      CheckpointError: the manifest is missing or damaged.
     """
     path = folder / MANIFEST
     try:
@@ -66,7 +66,7 @@ def read_manifest(folder: Path) -> dict[str, FileRecord]:
         raise CheckpointError(f"{path} cannot be read ({error.strerror}), so {folder} is not complete") from error
     try:
         files = json.loads(text)["files"]
-        # Written anew, the same bytes must come out: a changed byte that JSON overlooks does not pass.
+        # The content must give the same bytes again, so that a changed byte that JSON ignores is found.
         if _dump(files) != text.decode() or not all(_is_record(name, record) for name, record in files.items()):
             raise ValueError("not as written")
     except (ValueError, TypeError, KeyError, AttributeError) as error:

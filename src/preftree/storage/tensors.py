@@ -1,4 +1,4 @@
-"""Named tensors in a safetensors file, ties included."""
+"""Named tensors in a safetensors file, which keeps ties."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ _TIES = "ties"  # header entry: JSON object, name -> name of the tensor it is ti
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write tensors of any dtype, shape and device.
 
-    Names that stand for one and the same tensor are stored once and are one tensor again when read. Tensors that merely
-    overlap in memory are stored one by one.
+    Names of one and the same tensor are stored once and are one tensor again when read. Tensors that merely overlap in
+    memory are stored separately.
 
     Raises:
       OSError: the file could not be written.
@@ -36,7 +36,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
                 continue
             first[identity] = name
         memory = (tensor.device, tensor.untyped_storage().data_ptr())
-        # The format knows neither strides nor shared memory.
+        # The format has neither strides nor shared memory.
         stored[name] = (
             tensor.clone(memory_format=torch.contiguous_format) if memory in storages else tensor.contiguous()
         )
@@ -45,9 +45,9 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file that `write_tensors` wrote, in memory of their own, on the CPU."""
+    """Tensors of a file from `write_tensors`, copied to the CPU's memory."""
     with safe_open(path, framework="pt") as file:
-        # A tensor as the library hands it out may lie in the mapped file: it would die with a file that is cut short.
+        # The library's tensors may be in the mapped file, and reading one would crash if the file were truncated.
         names = file.keys()
         tensors = {name: file.get_tensor(name).clone() for name in names}
         ties: dict[str, str] = json.loads(file.metadata()[_TIES])

@@ -111,7 +111,7 @@ def _open_reference(
 def _is_comparable(run: OpenRun[DpoConfig], model: ReferenceModel) -> bool:
     """Whether the policy has not left its reference, so that both must agree; says so where it has."""
     if run.start is not None:
-        log.info("not compared with the reference: this run goes on from step %d", run.start.step)
+        log.info("not compared with the reference: this run resumes at step %d", run.start.step)
         return False
     if not model.is_start:
         log.info("not compared with the reference: it is %s, and the run starts elsewhere", model.words)

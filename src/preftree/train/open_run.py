@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from preftree.config.recipes import AnyConfig
 from preftree.errors import TrainingError
-from preftree.models.adapters import base_tensors, targeted, trained_parameters
+from preftree.models.adapters import adapted_layers, base_tensors, trained_parameters
 from preftree.models.export import save_adapter, save_model
 from preftree.models.load import load_tokenizer
 from preftree.run_folder import writer
@@ -175,7 +175,7 @@ def admit(
     _describe_model(run)
     data.describe()
     if start is not None:
-        log.info("going on from %s", start.path)
+        log.info("resuming from %s", start.path)
     report = verify(run.scorer, data.probes())
     log.info("scores equal the model's own: difference %.1e nats of %.1e allowed", report.difference, report.tolerance)
     return None
@@ -242,7 +242,7 @@ def _describe_model(run: OpenRun[AnyConfig]) -> None:
             "%s: %s on %d layers, %.2f M parameters trained%s",
             run.policy.words,
             f"{'DoRA' if lora.dora else 'LoRA'} of rank {lora.r}, alpha {lora.alpha:g}",
-            len(targeted(scorer)),
+            len(adapted_layers(scorer)),
             sum(parameter.numel() for parameter in trained_parameters(scorer).values()) / 1e6,
             f", base in {config.quantize}" if config.quantize else "",
         )

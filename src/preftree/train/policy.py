@@ -68,7 +68,7 @@ class Policy:
         return f"{start}, under a new adapter" if self.is_fresh else start
 
     def others(self, model: str) -> dict[str, Path]:
-        """The adapters beside the one in training, by name, where training goes on with one of several."""
+        """The adapters beside the one in training, by name, where one of several is trained further."""
         if self.incoming is None or self.merged:
             return {}
         top = Path(model).expanduser()
@@ -224,24 +224,26 @@ def _go_on(model: PreTrainedModel, adapter: AdapterFolder) -> None:
 def _options_of(asked: LoraOptions, adapter: AdapterFolder, model: PreTrainedModel) -> LoraOptions:
     """The options of a stored adapter; those that were asked for must be the same."""
     stored = adapter.config
-    own: dict[str, Any] = {
+    options: dict[str, Any] = {
         "r": int(stored["r"]),
         "alpha": float(stored["lora_alpha"]),
         "dora": bool(stored.get("use_dora")),
         "rslora": bool(stored.get("use_rslora")),
         "modules_to_save": sorted(stored.get("modules_to_save") or []) or None,
     }
-    wrong = [name for name, value in own.items() if getattr(asked, name) not in (None, value)]
+    wrong = [name for name, value in options.items() if getattr(asked, name) not in (None, value)]
     if asked.targets is not None and not has_targets(model, asked.targets):
         wrong.append("targets")
     if wrong:
-        has = f", it is {own[wrong[0]]}" if wrong[0] in own else ""
+        has = f", it is {options[wrong[0]]}" if wrong[0] in options else ""
         raise ConfigError(
             f"lora.{wrong[0]}={getattr(asked, wrong[0])} is not that of adapter {adapter.path}{has}: leave it out to "
             "go on with the adapter, or set lora.new=true to merge it and train a new one"
         )
     targets = stored.get("target_modules")
-    return asked.model_copy(update=own | {"targets": sorted(targets) if isinstance(targets, list) else asked.targets})
+    return asked.model_copy(
+        update=options | {"targets": sorted(targets) if isinstance(targets, list) else asked.targets}
+    )
 
 
 def digest_base(name: str, model: PreTrainedModel, config: AnyConfig) -> str:

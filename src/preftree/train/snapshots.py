@@ -1,6 +1,6 @@
 """Weights along the way, and nothing else: what a policy was at some steps, for those who measure it afterwards.
 
-RUN/snapshots/step-NNNNNN/ is written like a checkpoint, whole or not there, but cannot be gone on from.
+RUN/snapshots/step-NNNNNN/ is written like a checkpoint, complete or absent, but no run resumes from it.
 """
 
 from __future__ import annotations

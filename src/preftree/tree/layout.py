@@ -1,4 +1,4 @@
-"""Sequences that share a beginning, laid out so that the shared part is computed once.
+"""Layout of sequences that share a beginning, so that the shared part is computed once.
 
 Shape suffixes: T packed input tokens, S scored predictions, I incidences of a prediction and a response, R responses.
 
@@ -15,8 +15,8 @@ the span `k <= q < end[k]`: exactly the tokens that may look back at k.
     end        5 5 5 5 5
 
 The last prompt token predicts the first token of every response, so targets cannot be a shifted copy of the inputs:
-each prediction names its source (a token's place in T) and its target (a token id). Two responses that begin alike
-own the same prediction; incidences say which response adds up which predictions.
+each prediction has a source (a token's index in T) and a target (a token id). Two responses that begin alike share a
+prediction; incidences map responses to the predictions that they add up.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class TokenSequence:
     scored: Bool[np.ndarray, " L"]
 
     def trimmed(self) -> TokenSequence:
-        """The sequence up to its last scored token: what follows can influence no score."""
+        """The sequence up to its last scored token: later tokens cannot influence a score."""
         last = int(np.flatnonzero(self.scored)[-1]) + 1 if self.scored.any() else 0
         return TokenSequence(self.ids[:last], self.scored[:last])
 
@@ -55,10 +55,10 @@ class Branch:
     """A run of tokens that share all their ancestors and all their descendants.
 
     Attributes:
-      start: Place of its first token in T.
-      stop: Place after its last token.
-      depth: Position of its first token in the sequences it belongs to.
-      parent: Index of the branch it grows from, or -1 at a root.
+      start: Index in T of its first token.
+      stop: Index in T after its last token.
+      depth: Position of its first token in the sequences that it belongs to.
+      parent: Index of the branch that it continues, or -1 at a root.
     """
 
     start: int
@@ -69,7 +69,7 @@ class Branch:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Tree:
-    """The trie of a few sequences; arrays as in TreeBatch, places counted from the tree's own first token."""
+    """The trie of a few sequences; arrays as in TreeBatch, with indices from the tree's first token."""
 
     input_T: Int[np.ndarray, " T"]
     position_T: Int[np.ndarray, " T"]
@@ -86,14 +86,14 @@ class Tree:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class TreeBatch:
-    """Trees end to end: what a model scores in one forward.
+    """Trees end to end, which a model scores in one forward.
 
     Attributes:
       input_T: Token ids, int64, [T].
-      position_T: Depth of each token in its tree, [T]: the position that the model sees.
-      end_T: First place after each token's subtree, [T]; k is visible to q iff k <= q < end[k].
-      source_S: Place in T whose hidden state makes each prediction, [S].
-      target_S: Token id that each prediction is scored on, [S].
+      position_T: Depth of each token in its tree, [T]; the position that the model sees.
+      end_T: First index after each token's subtree, [T]; k is visible to q iff k <= q < end[k].
+      source_S: Index in T of the hidden state that makes each prediction, [S].
+      target_S: Token id whose log-prob each prediction gives, [S].
       prediction_I: Predictions, response after response and in token order within one, [I].
       count_R: Scored tokens of each response, [R]; they sum to I.
       branches: The runs of tokens, depth-first, for attention that works branch by branch.
@@ -109,7 +109,7 @@ class TreeBatch:
     branches: tuple[Branch, ...]
 
     def to(self, device: torch.device | str) -> TreeBatch:
-        """The same batch with its tensors on `device`; branches stay where Python reads them."""
+        """The same batch with its tensors on `device`; branches remain Python objects."""
         tensors = {
             name: send(getattr(self, name), device)
             for name in ("input_T", "position_T", "end_T", "source_S", "target_S", "prediction_I", "count_R")
@@ -120,8 +120,8 @@ class TreeBatch:
 def grow_tree(sequences: Sequence[TokenSequence]) -> Tree:
     """Lay out the trie of `sequences`; responses keep the order of `sequences`.
 
-    Siblings stand in the order in which the sequences first need them. Sequences that share no beginning give one tree
-    with several roots, which is as good as several trees.
+    Siblings are in the order in which the sequences first need them. Sequences that share no beginning give one tree
+    with several roots, which is equivalent to several trees.
 
     Raises:
       ValueError: a sequence scores nothing, or scores its first token, which nothing predicts.
@@ -138,7 +138,7 @@ def grow_tree(sequences: Sequence[TokenSequence]) -> Tree:
     inputs = [sequence.ids[:-1] for sequence in trimmed]
     branches: list[Branch] = []
     ends: list[int] = []
-    owned: list[list[int]] = [[] for _ in inputs]  # the branches of each sequence, root first
+    branches_of: list[list[int]] = [[] for _ in inputs]  # of each sequence, root first
     total = 0
 
     def grow(members: list[int], depth: int, parent: int) -> None:
@@ -153,7 +153,7 @@ def grow_tree(sequences: Sequence[TokenSequence]) -> Tree:
             branches.append(Branch(total, total + length, depth, parent))
             ends.append(0)
             for index in group:
-                owned[index].append(branch)
+                branches_of[index].append(branch)
             total += length
             grow(group, depth + length, branch)
             ends[branch] = total
@@ -167,11 +167,11 @@ def grow_tree(sequences: Sequence[TokenSequence]) -> Tree:
         position_T[branch.start : branch.stop] = np.arange(branch.depth, branch.depth + branch.stop - branch.start)
         end_T[branch.start : branch.stop] = end
     keys = []
-    for sequence, own in zip(trimmed, owned, strict=True):
-        place = np.concatenate([np.arange(branches[b].start, branches[b].stop) for b in own])
-        input_T[place] = sequence.ids[:-1]
+    for sequence, path in zip(trimmed, branches_of, strict=True):
+        index_L = np.concatenate([np.arange(branches[b].start, branches[b].stop) for b in path])
+        input_T[index_L] = sequence.ids[:-1]
         scored = np.flatnonzero(sequence.scored)
-        keys.append(place[scored - 1] << 32 | sequence.ids[scored].astype(np.int64))
+        keys.append(index_L[scored - 1] << 32 | sequence.ids[scored].astype(np.int64))
     key_S, prediction_I = np.unique(np.concatenate(keys), return_inverse=True)
     return Tree(
         input_T=input_T,

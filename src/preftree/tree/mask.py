@@ -1,4 +1,4 @@
-"""Who sees whom in packed trees: one integer a token. Suffixes as in layout.py; the slow, obvious form."""
+"""The attention mask of packed trees, from one integer a token; the slow, obvious form. Suffixes as in layout.py."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ def visible(end_T: Int[Tensor, " T"], position_T: Int[Tensor, " T"], window: int
     distance in the packed row: `position[q] - position[k] < window`.
 
     Args:
-      end_T: First place after each token's subtree, [T].
+      end_T: First index after each token's subtree, [T].
       position_T: Depth of each token, [T].
       window: Number of positions that a token sees, itself included; None for all.
     """
-    place = torch.arange(len(end_T), device=end_T.device)
-    sees = (place[None, :] <= place[:, None]) & (place[:, None] < end_T[None, :])
+    index_T = torch.arange(len(end_T), device=end_T.device)
+    sees = (index_T[None, :] <= index_T[:, None]) & (index_T[:, None] < end_T[None, :])
     if window is not None:
         sees &= position_T[:, None] - position_T[None, :] < window
     return sees

@@ -1,6 +1,6 @@
-"""Which examples are computed together: pure functions from lengths to micro-batches.
+"""Packing of examples into micro-batches, by their lengths.
 
-A micro-batch is a token budget, not a row count. Examples with the same prompt are laid on one tree as long as it fits;
+A micro-batch is a token budget, not a row count. Examples with the same prompt share a tree as long as it fits;
 trees are packed end to end. How a step is cut changes memory and time, never the trajectory: the only mean divides by
 the weight of the whole step.
 """
@@ -107,7 +107,7 @@ def plan_step(
       prompts: A number for each example's prompt; examples with equal numbers share a tree while it fits the budget.
       budget: Most tokens a micro-batch computes.
       num_ranks: Number of ranks.
-      share: Whether the model can compute a shared beginning once; otherwise every sequence is a tree of its own, and a
+      share: Whether the model can compute a shared beginning once; otherwise every sequence is a tree by itself, and a
         micro-batch is a rectangle of padded rows.
     Returns:
       For each rank its micro-batches; the same number on every rank, empty ones at the end.
@@ -122,12 +122,12 @@ def plan_step(
         ranks[rank].append(unit)
         load[rank] += unit.size
     plans = []
-    for own in ranks:
+    for units_of_rank in ranks:
         if share:
-            bins = pack([unit.size for unit in own], budget)
+            bins = pack([unit.size for unit in units_of_rank], budget)
         else:
-            bins = pack_rows([(len(unit.trees), unit.longest) for unit in own], budget)
-        plans.append([_micro_batch([own[index] for index in chosen]) for chosen in bins])
+            bins = pack_rows([(len(unit.trees), unit.longest) for unit in units_of_rank], budget)
+        plans.append([_micro_batch([units_of_rank[index] for index in chosen]) for chosen in bins])
     longest = max(len(plan) for plan in plans)
     empty = _micro_batch([])
     return [plan + [empty] * (longest - len(plan)) for plan in plans]
@@ -151,7 +151,7 @@ def _units(
         if whole.size <= budget:
             units.append(whole)
             continue
-        # Too many branches for one tree: repeat the prompt as often as needed, one example at the least.
+        # Too many branches for one tree: several trees repeat the prompt, each with at least one example.
         current = unit(indices[:1])
         for index in indices[1:]:
             grown = unit((*current.examples, index))
@@ -160,10 +160,10 @@ def _units(
                 grown = unit([index])
             current = grown
         units.append(current)
-    for one in units:
-        size = one.size if share else len(one.trees) * one.longest
+    for checked in units:
+        size = checked.size if share else len(checked.trees) * checked.longest
         if size > budget:
-            raise ValueError(f"example {one.examples[0]} needs {size} tokens, the micro-batch budget is {budget}")
+            raise ValueError(f"example {checked.examples[0]} needs {size} tokens, the micro-batch budget is {budget}")
     return units
 
 

@@ -1,4 +1,4 @@
-"""From host to device without waiting for either."""
+"""Transfer from host to device without waiting for either."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from torch import Tensor
 def send(values: Shaped[np.ndarray, ...] | Tensor, device: torch.device | str) -> Tensor:
     """The same values on `device`.
 
-    A copy from pageable memory, or one that is not asked to be non-blocking, makes the host wait until the device has
-    done all that it was given before. Pinned memory is given back to the allocator only after the copy.
+    A copy from pageable memory, or a blocking one, makes the host wait until the device has finished all earlier work.
+    Pinned memory returns to the allocator only after the copy.
     """
     tensor = torch.from_numpy(values) if isinstance(values, np.ndarray) else values
     if torch.device(device).type == "cuda" and tensor.device.type == "cpu":

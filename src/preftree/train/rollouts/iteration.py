@@ -170,8 +170,8 @@ def evaluate(learner: Learner, progress: Progress, stop: Callable[[], int]) -> M
     for name, values in (("reward", rollout.rewards_R), ("kl", kl_R)):
         figures[name] = float(values.mean())
         if len(values) > 1:
-            found = mean_interval(values)
-            figures |= {f"{name}_low": found.low, f"{name}_high": found.high}
+            interval = mean_interval(values)
+            figures |= {f"{name}_low": interval.low, f"{name}_high": interval.high}
     lengths, finished = float(rollout.count_R.mean()), float(rollout.finished_R.mean())
     return figures | {"response_tokens": lengths, "finished": finished, "responses": len(rows)}
 

@@ -103,17 +103,17 @@ def score(learner: Learner, rollout: Rollout, batches: list[Minibatch]) -> Score
                 with learner.reference.active() as scorer:
                     ref = head_of(scorer, trees)
                 policy = head_of(learner.scorer, trees)
-                found = {
+                figures = {
                     "policy": policy.logps(trees.target_S),
                     "ref": ref.logps(trees.target_S),
                     "kl": reference_kl(ref, policy),
                     "entropy": head_entropy(policy),
                 }
-                found = {name: values.index_select(0, trees.prediction_I) for name, values in found.items()}
+                figures = {name: values.index_select(0, trees.prediction_I) for name, values in figures.items()}
                 if learner.critic is not None:
-                    found["values"] = learner.critic[0](trees, policy.hidden_SD)
+                    figures["values"] = learner.critic[0](trees, policy.hidden_SD)
                 places = rollout.places(batch.responses[list(micro.examples)])
                 index = torch.from_numpy(places).to(device)
-                for name, values in found.items():
+                for name, values in figures.items():
                     table[name].index_copy_(0, index, values.double())
     return Scored(table["policy"], table["ref"], table["kl"], table["entropy"], table.get("values"))

@@ -100,18 +100,18 @@ def roll_out(
     low = policy.precision == "bf16"
     with evaluation_mode(policy), torch.autocast(policy.device.type, torch.bfloat16, enabled=low):
         drawn = generate(policy.model, tokenizer, asked, sampling, batch_size=batch_size, first_row=first_row)
-    found = np.asarray(rewards([prompts.prompts[row].text for row in repeated], [one.text for one in drawn]), float)
-    if found.shape != (len(drawn),) or not np.isfinite(found).all():
-        bad = [row for row in range(len(drawn)) if found.shape != (len(drawn),) or not np.isfinite(found[row])]
+    rewarded = np.asarray(rewards([prompts.prompts[row].text for row in repeated], [one.text for one in drawn]), float)
+    if rewarded.shape != (len(drawn),) or not np.isfinite(rewarded).all():
+        bad = [row for row in range(len(drawn)) if rewarded.shape != (len(drawn),) or not np.isfinite(rewarded[row])]
         raise JudgeError(
             f"the reward must be one finite number a response, and is none for {drawn[bad[0]].text[:60]!r}, an answer "
-            f"to {prompts.prompts[repeated[bad[0]]].where}; mend it"
+            f"to {prompts.prompts[repeated[bad[0]]].where}; fix the reward"
         )
     return Rollout(
         sequences=[response_sequence(ids, one) for ids, one in zip(asked, drawn, strict=True)],
         prompt_R=prompts.same[repeated],
         count_R=np.array([len(one.ids) + one.finished for one in drawn], np.int64),
-        rewards_R=found,
+        rewards_R=rewarded,
         finished_R=np.array([one.finished for one in drawn], np.bool_),
     )
 

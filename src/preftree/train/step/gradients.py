@@ -108,4 +108,4 @@ def all_or_none(ranks: Ranks) -> Iterator[None]:
             "neither changes what is learned"
         ) from error
     if max_over_ranks(0, ranks):
-        raise UserError("another process has stopped the run; its own message says why")
+        raise UserError("another process has stopped the run; its message says why")

@@ -1,7 +1,7 @@
-"""Demonstrations before a prompt: what a model can do when it is shown, and not trained.
+"""Few-shot prompts: demonstrations before a prompt, for a model that is not trained on them.
 
 Plain text:      prompt1 response1 SEPARATOR prompt2 response2 SEPARATOR prompt; a response ends where STOP begins.
-Conversations:   each demonstration is turns of its own, before the turns of the prompt.
+Conversations:   the turns of each demonstration come before the turns of the prompt.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from preftree.records import Demonstration, Message, Provenance, Text
 
 SEPARATOR = "\n\n###\n\n"
 STOP = SEPARATOR.rstrip()
-"""What a response to plain text ends at: a model that goes on after it begins a demonstration of its own."""
+"""Stop text of a response to plain text: a model that continues after it writes another demonstration."""
 
 Shot = tuple[Provenance, Demonstration]
 
 
 def with_shots(prompts: Sequence[Prompt], shots: Sequence[Shot], num: int, *, seed: int) -> list[Prompt]:
-    """Prompts with `num` demonstrations before each, the same for all but where one asks what the prompt asks.
+    """Prompts with `num` demonstrations before each: the same for all, except that none repeats the prompt itself.
 
     Args:
-      prompts: What is asked.
-      shots: Demonstrations to choose from; of those of one prompt the first counts.
-      num: How many stand before a prompt.
-      seed: Of the choice and its order.
+      prompts: The prompts.
+      shots: Demonstrations to choose from; only the first for each of their prompts is used.
+      num: Number of demonstrations before a prompt.
+      seed: Seed of the choice and its order.
     Raises:
       ConfigError: there are too few demonstrations.
       DataError: a demonstration is plain text and the prompt a conversation, or the other way round; it holds the
@@ -38,23 +38,23 @@ def with_shots(prompts: Sequence[Prompt], shots: Sequence[Shot], num: int, *, se
     different = list({prompt_key(shot.prompt): (where, shot) for where, shot in reversed(shots)}.values())[::-1]
     order = np.random.default_rng(seed).permutation(len(different)).tolist()
     # One more than is needed: the prompt itself may be among them.
-    chosen = [different[place] for place in order[: num + 1]]
+    chosen = [different[index] for index in order[: num + 1]]
     keys = [prompt_key(shot.prompt) for _, shot in chosen]
-    made = []
+    results = []
     for prompt in prompts:
         asked = prompt_key(prompt.text)
-        mine = [shot for key, shot in zip(keys, chosen, strict=True) if key != asked][:num]
-        if len(mine) < num:
+        others = [shot for key, shot in zip(keys, chosen, strict=True) if key != asked][:num]
+        if len(others) < num:
             raise ConfigError(
-                f"--num-shots asks for {num} demonstrations, and there are {len(mine)} of prompts other than that of "
+                f"--num-shots asks for {num} demonstrations, and there are {len(others)} of prompts other than that of "
                 f"{prompt.where}; give more, or ask for fewer"
             )
-        made.append(replace(prompt, text=_joined(mine, prompt)))
-    return made
+        results.append(replace(prompt, text=_joined(others, prompt)))
+    return results
 
 
 def demonstrations_as_conversation(shots: Sequence[Shot]) -> list[Shot]:
-    """Plain demonstrations as what a user says and the assistant answers; conversations as they are."""
+    """Plain demonstrations as a message of the user and one of the assistant; conversations unchanged."""
     return [
         (where, replace(shot, prompt=(Message("user", shot.prompt),), response=(Message("assistant", shot.response),)))
         if isinstance(shot.prompt, str) and isinstance(shot.response, str)
@@ -82,15 +82,15 @@ def _joined(shots: Sequence[Shot], prompt: Prompt) -> Text:
 def _plain(where: Provenance, shot: Demonstration) -> str:
     whole = f"{shot.prompt}{shot.response}"
     if STOP in whole:
-        raise DataError(f"{where} holds {STOP!r}, which stands between demonstrations; take it out")
+        raise DataError(f"{where} holds {STOP!r}, the separator of demonstrations; remove it")
     return whole
 
 
 def _turns(where: Provenance, shot: Demonstration, system: tuple[Message, ...]) -> tuple[Message, ...]:
-    assert not isinstance(shot.prompt, str) and not isinstance(shot.response, str)  # both are of one kind
+    assert not isinstance(shot.prompt, str) and not isinstance(shot.response, str)  # checked by the caller
     turns = (*shot.prompt, *shot.response)
-    if (own := tuple(turn for turn in turns if _is_system(turn))) and own != system:
-        raise DataError(f"{where} has a system message that the prompts do not have; take it out, or give it to both")
+    if (messages := tuple(turn for turn in turns if _is_system(turn))) and messages != system:
+        raise DataError(f"{where} has a system message that the prompts do not have; remove it, or give it to both")
     return tuple(turn for turn in turns if not _is_system(turn))
 
 

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from preftree.cli.main import app
 from preftree.data.prompts import Prompt, encode_prompts, read_demonstrations
 from preftree.errors import ConfigError, DataError
-from preftree.generate.shots import SEPARATOR, STOP, Shot, demonstrations_as_conversation, with_shots
+from preftree.generate.few_shot import SEPARATOR, STOP, Shot, demonstrations_as_conversation, with_shots
 from preftree.models.load import load_tokenizer
 from preftree.records import Demonstration, Message, Provenance
 from support.small_runs import make_model
@@ -70,7 +70,7 @@ def test_conversations_are_shown_as_turns() -> None:
 
 def test_a_shot_that_holds_the_separator_is_refused() -> None:
     shots = [(Provenance("s", 7), Demonstration("q", f"a{SEPARATOR}b"))]
-    with pytest.raises(DataError, match=r"s:7 holds .* which stands between demonstrations"):
+    with pytest.raises(DataError, match=r"s:7 holds .*, the separator of demonstrations"):
         with_shots(asked("x"), shots, 1, seed=0)
 
 
