@@ -129,7 +129,7 @@ def ready(
     from preftree.reference.references import TableReference
     from preftree.reference.store import ReferenceTable
     from preftree.scoring.scorer import Scorer
-    from preftree.train.objective import Objective, Part
+    from preftree.train.objective import Objective, WeightedLoss
     from preftree.train.preference import PreferenceTask
     from preftree.train.step.batch import Batch
     from preftree.train.step.step import take_step
@@ -150,7 +150,7 @@ def ready(
         first = build_reference(table, scorer, sequences, budget=budget)
         again = build_reference(ReferenceTable.open(folder / "cache", key), scorer, sequences, budget=budget)
     seconds = {"reference": first.seconds, "reference of a second beta": again.seconds}
-    task = PreferenceTask(Objective((Part(bind("dpo", {"beta": BETA})),)), TableReference(table))
+    task = PreferenceTask(Objective((WeightedLoss(bind("dpo", {"beta": BETA})),)), TableReference(table))
     optimizer = torch.optim.AdamW(trained_parameters(model).values(), lr=lr, weight_decay=0.0, fused=True)
 
     def step(rows: Sequence[int] | np.ndarray) -> Any:

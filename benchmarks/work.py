@@ -26,7 +26,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import numpy as np
 
 from common import floor, make_model, make_pairs, ready
-from preftree.report.numbers import Axis, Kind, Tick, fit_axis, write
+from preftree.report.numbers import Axis, Kind, Tick, fit_axis, show
 from preftree.storage.atomic import write_atomic
 
 BLUE, ORANGE, GREY = "#2b5f9e", "#d08a3c", "#999"
@@ -248,7 +248,7 @@ def draw(panel: str, found: Sequence[dict[str, Any]], width: float = 270, height
         for x, y, times in middle:
             place, low, high = at(x, y), at(x, min(times)), at(x, max(times))
             parts.append(f'<path d="M{low[0]:.1f} {low[1]:.1f}V{high[1]:.1f}" stroke="{tone}" stroke-opacity=".5"/>')
-            about = f"{write(float(x))}: {write(float(y))} s"
+            about = f"{show(float(x))}: {show(float(y))} s"
             parts.append(
                 f'<circle cx="{place[0]:.1f}" cy="{place[1]:.1f}" r="3" fill="{tone}"><title>{about}</title></circle>'
             )

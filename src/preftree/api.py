@@ -28,7 +28,7 @@ from preftree.data.store.example import Examples
 from preftree.data.store.token_store import TokenStore
 from preftree.data.tokens.budgets import Budgets, Truncation
 from preftree.data.tokens.tokenize import tokenize_file
-from preftree.errors import ConfigError, TrainingError
+from preftree.errors import ConfigError
 from preftree.evaluate.after_training import run_recipe
 from preftree.generate.hf import generate
 from preftree.generate.protocol import Sampling
@@ -319,27 +319,28 @@ def measure(
             ranks=ranks,
             held_out=True,
         )
-    if figures is None:
-        raise TrainingError("the measurement was stopped")
+    assert figures is not None, "nothing stops it"
     return figures
 
 
 def _train(recipe: str, model: str | Path, data: Data, options: dict[str, Any]) -> FinishedRun:
     """Check the options, write rows in memory into the run's folder, and run the recipe."""
-    fresh = options.get("out") is None
-    out = Path(mkdtemp(prefix=f"preftree-{recipe}-")) if fresh else Path(options["out"])
-    paths = {}
-    given: dict[str, Any] = {**options, "model": str(model), "data": data, "out": str(out)}
-    for name in ("data", "eval_data"):
-        value = given.get(name)
-        if isinstance(value, Path):
-            given[name] = str(value)
-        elif not isinstance(value, str | float | int | Mapping | None):
-            given[name] = write_rows(value, out / f"{name}.jsonl", name)
-            paths[given[name]] = name
-    with logging_to_stderr(), named_rows(paths):
+    given: dict[str, Any] = {**options, "model": str(model), "data": data}
+    given["out"] = str(options.get("out") or mkdtemp(prefix=f"preftree-{recipe}-"))
+    out = Path(given["out"]).expanduser()
+    rows = {name: given[name] for name in ("data", "eval_data") if _is_rows(given.get(name))}
+    files = {name: out / f"{name}.jsonl" for name in rows}
+    given |= {name: str(value) for name, value in (given | files).items() if isinstance(value, Path)}
+    with logging_to_stderr(), named_rows({str(file): name for name, file in files.items()}):
+        config = check_config(RECIPES[recipe].config, given)
+        for name, file in files.items():
+            write_rows(rows[name], file, name)
         quiet_transformers()
-        outcome = run_recipe(check_config(RECIPES[recipe].config, given))
+        outcome = run_recipe(config)
         if not outcome.signum:
             conclude(out)
     return read_finished_run(out, outcome.signum)
+
+
+def _is_rows(value: object) -> bool:
+    return not isinstance(value, str | Path | float | int | Mapping | None)

@@ -17,7 +17,7 @@ from preftree.config.load import load_config
 from preftree.config.recipes import RECIPES
 from preftree.errors import ConfigError, DataError
 from preftree.evaluate.after_training import run_recipe
-from preftree.losses import LOSSES, PairSums, bind
+from preftree.losses import PairSums, bind
 from preftree.run_folder.finished_run import FinishedRun
 from support.models import plain_logps
 from support.small_runs import make_model, rows_of
@@ -88,6 +88,32 @@ def test_a_fault_has_the_name_of_its_row(capsys: pytest.CaptureFixture[str]) -> 
         preftree.dpo("model", [ROWS[0], "text"], out="odd")
     with pytest.raises(DataError, match=r"data\[0\] cannot be written as JSON"):
         preftree.tokenize([{"prompt": "a", "chosen": object(), "rejected": "c"}], preftree.load("model"))
+
+
+def test_a_refused_call_keeps_the_rows_of_the_run_before(place: Path) -> None:
+    preftree.dpo("model", ROWS, out="kept", **OPTIONS)
+    before = (place / "kept" / "data.jsonl").read_bytes()
+    with pytest.raises(DataError, match=r"out=kept holds the rows of another run as data\.jsonl; choose another out="):
+        preftree.dpo("model", ROWS[:4], out="kept", **OPTIONS)
+    assert (place / "kept" / "data.jsonl").read_bytes() == before
+
+
+def test_an_option_that_is_wrong_leaves_no_folder(place: Path) -> None:
+    with pytest.raises(ConfigError, match="learning_rate"):
+        preftree.dpo("model", ROWS, out="never", learning_rate=1e-3)
+    assert not (place / "never").exists()
+
+
+def test_a_folder_may_begin_at_home(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(place / "home"))
+    run = preftree.dpo("model", ROWS, out="~/runs/one", **OPTIONS | {"max_steps": 1})
+    assert run.path == place / "home" / "runs" / "one" and run.model.is_dir()
+    assert not (place / "~").exists()
+
+
+def test_a_stopped_run_links_no_page() -> None:
+    shown = FinishedRun(Path("run"), {"loss": 0.5}, [], signum=15)._repr_html_()
+    assert "stopped by signal 15" in shown and "report.html" not in shown
 
 
 def test_an_unknown_option_is_a_sentence() -> None:
@@ -179,4 +205,3 @@ def test_importing_is_lazy_and_no_name_is_a_room() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
     rooms = {path.name.removesuffix(".py") for path in Path(preftree.__path__[0]).iterdir()}
     assert not set(preftree.__all__) & rooms
-    assert "dpo" in LOSSES

@@ -8,6 +8,7 @@ import pkgutil
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -51,7 +52,7 @@ def test_nothing_unsafe(path: Path) -> None:
 
 @pytest.mark.parametrize("room", ["losses", "tree"])
 def test_math_knows_no_ranks_and_no_files(room: str) -> None:
-    for path in (SOURCE / room).glob("*.py"):
+    for path in (SOURCE / room).rglob("*.py"):
         assert not re.search(r"torch\.distributed|\bopen\(|pathlib", path.read_text(encoding="utf-8")), path
 
 
@@ -79,3 +80,26 @@ def test_links_between_documents_lead_somewhere() -> None:
     for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]:
         for target in re.findall(r"\]\(([^)#:]+?)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def imports_of(path: Path) -> Iterator[tuple[str, str]]:
+    """(module, name) of each `from preftree... import name` of a Python file, or of the code in a page."""
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".md":
+        text = "\n".join(re.findall(r"^ *(from preftree[\w.]* import [\w, ]+)$", text, re.MULTILINE)).replace(
+            "    ", ""
+        )
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "preftree":
+            yield from ((str(node.module), alias.name) for alias in node.names)
+
+
+@pytest.mark.parametrize("folder", ["benchmarks", "tests", "docs", "recipes"])
+def test_what_is_imported_from_the_package_is_there(folder: str) -> None:
+    """Benchmarks and slow tests import inside functions, which nothing else runs here."""
+    lacking = []
+    for path in [*(ROOT / folder).rglob("*.py"), *(ROOT / folder).rglob("*.md")]:
+        for module, name in imports_of(path):
+            if not hasattr(importlib.import_module(module), name) and f"{module}.{name}" not in MODULES:
+                lacking.append(f"{path.relative_to(ROOT)}: {module}.{name}")
+    assert lacking == []

@@ -59,7 +59,6 @@ def test_a_folder_holds_few_modules() -> None:
     assert crowded.keys() <= ONE_THING_A_FILE, crowded
 
 
-@pytest.mark.xfail(reason="training and configuration are being renamed", strict=False)
 def test_no_two_public_classes_have_one_name() -> None:
     places: dict[str, list[str]] = defaultdict(list)
     for path, tree in TREES.items():
@@ -73,7 +72,6 @@ def test_no_public_name_is_a_room() -> None:
     assert ROOMS & {name for name in getattr(preftree, "__all__", ()) if not name.startswith("_")} == set()
 
 
-@pytest.mark.xfail(reason="training is being rewritten", strict=False)
 def test_what_is_public_is_used_or_exported() -> None:
     used = set(re.findall(r"\w+", TEMPLATES)) | set(getattr(preftree, "__all__", ())) | mentions_of_scripts()
     for path, tree in TREES.items():

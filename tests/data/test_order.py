@@ -15,11 +15,11 @@ from preftree.data.order import (
     hold_out,
     iterate_steps,
     order_groups,
-    step_indices,
     steps_per_epoch,
 )
 from preftree.data.store.example import NO_PROMPT
 from preftree.errors import DataError
+from support.order import step_indices
 
 groups = st.lists(st.integers(-3, 6), min_size=1, max_size=40).map(lambda values: np.array(values, np.int64))
 

@@ -13,7 +13,6 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from preftree.config.dpo import DpoConfig
 from preftree.config.load import check_config
-from preftree.data.order import step_indices
 from preftree.data.tokens.tokenize import tokenize_file
 from preftree.losses import bind
 from preftree.models.load import load_model, load_tokenizer
@@ -26,6 +25,7 @@ from preftree.train.dpo import run_dpo
 from preftree.train.step.batch import Batch
 from preftree.train.step.step import take_step
 from support.models import tiny_llama
+from support.order import step_indices
 from support.precision import TrulyFloat64
 from support.tasks import pair_task
 

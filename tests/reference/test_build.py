@@ -169,6 +169,36 @@ def test_an_interrupt_keeps_what_is_done(tmp_path, monkeypatch):
     assert (report.num_scored, report.num_cached) == (60 - done, done)
 
 
+@pytest.mark.parametrize("name", ["llama", "gptj"])
+@pytest.mark.parametrize("forwards", [1, 3, 6])
+def test_after_an_interrupt_the_same_batches_are_computed(tmp_path, monkeypatch, name, forwards):
+    """So the table has the same bits, also on a CPU where a row's bits depend on what is computed beside it."""
+    chunked(monkeypatch, 1000)
+    seen: list[bytes] = []
+
+    class Watching(Scorer):
+        def forward(self, batch):
+            seen.append(batch.input_T.numpy().tobytes() + batch.prediction_I.numpy().tobytes())
+            return super().forward(batch)
+
+    def interrupt(report: BuildReport) -> None:
+        if report.num_forwards == forwards:
+            raise KeyboardInterrupt
+
+    scorer, pairs = Watching(tiny(name)), some_pairs(40)
+    flat = [sequence for pair in pairs for sequence in pair]
+    straight, _ = build(tmp_path / "straight", scorer, pairs, budget=256)
+    whole = sorted(seen)
+    seen.clear()
+    table = table_of(tmp_path / "stopped", scorer)
+    with pytest.raises(KeyboardInterrupt):
+        build_reference(table, scorer, pairs, budget=256, progress=interrupt)
+    again, report = build(tmp_path / "stopped", scorer, pairs, budget=256)
+    assert 0 < report.num_cached < len(flat)
+    assert sorted(seen) == whole
+    assert np.array_equal(again.gather(flat), straight.gather(flat))
+
+
 def test_long_chunks_are_stored_now_and_then(tmp_path, monkeypatch):
     monkeypatch.setattr(build_module, "_SECONDS_AT_RISK", -1.0)
     pairs = some_pairs(10)

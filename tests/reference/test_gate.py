@@ -39,14 +39,13 @@ def test_an_honest_start_passes_whatever_the_packing(tmp_path, name, precision):
 
 
 def test_the_same_packing_in_fp32_gives_ln_2_exactly(tmp_path):
-    """On any CPU; another packing does where a row of a product does not depend on the rows beside it."""
+    """On any CPU; another packing does where rows round alone."""
     scorer = Scorer(tiny_llama())
     pairs = some_pairs(8)
     table, report = build(tmp_path, scorer, pairs, budget=8192)
     assert report.num_forwards == 1
     gate = verify_start(scorer, table, pairs)  # computes the pairs in another order
-    sizes = [len(table_sequence(pair)) for pair in pairs]
-    if rows_round_alone(scorer.model, least=min(sizes), most=sum(sizes)):
+    if rows_round_alone(scorer, scorer.lay_out(pairs), *(scorer.lay_out([pair]) for pair in pairs)):
         assert gate.largest_logratio == gate.noise == 0.0
     order = np.argsort([-len(table_sequence(pair)) for pair in pairs], kind="stable")
     batch = scorer.lay_out([pairs[index] for index in order])

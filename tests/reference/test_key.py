@@ -93,6 +93,9 @@ def test_table_key_has_everything_that_moves_a_number(monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(torch, "get_float32_matmul_precision", lambda: "high")  # TF32
         keys.append(table_key(weights, fp32))
+    with monkeypatch.context() as patch:  # a CPU of the same capability that adds in another order
+        patch.setattr(key_module, "rounding_digest", lambda threads, *, bf16: "another")
+        keys.append(table_key(weights, fp32))
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     keys.append(table_key(weights, fp32))
     monkeypatch.setattr(key_module, "code_digest", lambda modules: "another")

@@ -165,7 +165,10 @@ def frozen_tree(given: Path | None, kept: Path) -> Path:
         kept.mkdir(parents=True, exist_ok=True)
         subprocess.run(["git", "worktree", "prune"], cwd=REPOSITORY, check=True)
         subprocess.run(["git", "worktree", "add", "--detach", str(tree), COMMIT], cwd=REPOSITORY, check=True)
-    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=tree, text=True, capture_output=True, check=True).stdout
+    git = subprocess.run(["git", "rev-parse", "HEAD"], cwd=tree, text=True, capture_output=True, check=False)
+    if git.returncode:
+        raise Failed(f"{tree} is no git worktree ({git.stderr.strip()}); leave --base out to have one made")
+    head = git.stdout
     changed = subprocess.run(
         ["git", "status", "--porcelain", "src", "tests"], cwd=tree, text=True, capture_output=True, check=True
     ).stdout
@@ -371,7 +374,10 @@ def main() -> int:
     given = parser.parse_args()
     start = time.monotonic()
 
-    tree = frozen_tree(given.base, given.kept)
+    try:
+        tree = frozen_tree(given.base, given.kept)
+    except Failed as error:
+        parser.error(str(error))
     kept = given.kept / identity()
     base = Side("base", tree / "src", kept / "base")
     for old in kept.glob("new-*"):  # of earlier calls that found differences

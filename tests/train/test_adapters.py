@@ -188,7 +188,7 @@ def test_snapshots_are_policies(place: Path, straight: Path) -> None:
 
 
 def test_without_its_adapter_the_policy_is_its_reference(place: Path, tmp_path: Path) -> None:
-    """To the last bit in the same forward; in the table's packing within rounding, or less where the CPU adds alike."""
+    """To the last bit in the same forward; in the table's packing too where rows round alone, else within rounding."""
     store = random_pairs(8)
     model = tiny("llama")
     plain = Scorer(tiny("llama"))
@@ -198,8 +198,7 @@ def test_without_its_adapter_the_policy_is_its_reference(place: Path, tmp_path: 
     scorer = Scorer(model)
     assert scorer.numeric_mode == plain.numeric_mode
     batches = [scorer.lay_out([item.sequences]) for item in store.items]
-    least = min(min(len(batch.input_T), len(batch.target_S)) for batch in batches)
-    exact = rows_round_alone(plain.model, least=least, most=256)
+    exact = rows_round_alone(plain, *batches, plain.lay_out([item.sequences for item in store.items]))
     with torch.no_grad():
         for item, batch in zip(store.items, batches, strict=True):
             with adapter_off(model):

@@ -46,7 +46,7 @@ def generate(
     precision: Annotated[Literal["fp32", "bf16"], typer.Option(help="Precision of the weights.")] = "fp32",
     engine: Annotated[Literal["hf", "vllm"], typer.Option(help="Engine that samples; vllm is an extra.")] = "hf",
 ) -> None:
-    """Draw responses to prompts, in batches; the same seed draws the same text for a row however rows are batched.
+    """Draw responses to prompts, in batches; random numbers belong to the seed and the row, not to the batch.
 
     After Ctrl-C, the same command continues where it stopped.
     """

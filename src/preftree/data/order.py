@@ -93,15 +93,6 @@ def steps_per_epoch(num_examples: int, batch_size: int) -> int:
     return -(-num_examples // batch_size)
 
 
-def step_indices(
-    step: int, *, num_examples: int, batch_size: int, seed: int, groups: Int[np.ndarray, " N"] | None = None
-) -> Int[np.ndarray, " B"]:
-    """The examples of one step; sorts a whole epoch, so a loop takes `iterate_steps`."""
-    epoch, within = divmod(step, steps_per_epoch(num_examples, batch_size))
-    order = epoch_order(num_examples, seed=seed, epoch=epoch, groups=groups)
-    return order[within * batch_size : (within + 1) * batch_size]
-
-
 def iterate_steps(
     start: int,
     stop: int,
@@ -111,7 +102,7 @@ def iterate_steps(
     seed: int,
     groups: Int[np.ndarray, " N"] | None = None,
 ) -> Iterator[Step]:
-    """Steps `start` to `stop - 1`; each is `step_indices` of its number, whatever was made before."""
+    """Steps `start` to `stop - 1`; each depends on its number alone, whatever was made before."""
     length = steps_per_epoch(num_examples, batch_size)
     known, order = -1, np.empty(0, np.int64)
     for step in range(start, stop):

@@ -47,9 +47,9 @@ def verify_start(
     Rounding depends on what is computed together. How much is measured here, on the same responses: each group alone
     against as many together as the budget holds, and, for responses that the table holds from a tree that was cut
     elsewhere or where the budget holds no two groups, each response alone as well. The policy may differ from the table
-    by 4 times that. Where the packings agree to the last bit, the rounding of the log-probs themselves is allowed, `4 *
-    eps * sqrt(sum(logp ** 2))` over a response's tokens: about 1e-5 nats in fp32. Zero is not demanded, since the batch
-    that the table was computed in is larger than these.
+    by 4 times that. Where that is less than the rounding of the log-probs themselves (on some CPUs packings agree to
+    the last bit), `4 * eps * sqrt(sum(logp ** 2))` over a response's tokens is allowed: about 1e-5 nats in fp32. Zero
+    is not demanded, since the batch that the table was computed in is larger than these.
 
     Args:
       scorer: The policy, in the mode it is trained in: dropout that is on is one of the things to be found.

@@ -21,6 +21,7 @@ from jaxtyping import UInt64
 from torch import nn
 
 from preftree.errors import ModelError
+from preftree.runtime.cpu_rounding import rounding_digest
 from preftree.storage.atomic import make_folder, write_atomic
 from preftree.storage.code_digest import code_digest
 from preftree.storage.manifest import hash_file
@@ -62,7 +63,8 @@ class TableKey:
       numeric_mode: Device type, dtypes and attention path, from the scorer.
       scorer: Digest of SCORING_CODE, the code that lays out and scores.
       torch, transformers: Versions of the libraries.
-      machine: CPU capability and number of threads, or the name of the GPU; precision of float32 products (TF32).
+      machine: CPU capability, number of threads and a digest of how products round, or the name of the GPU; precision
+        of float32 products (TF32).
     """
 
     weights: str
@@ -88,7 +90,10 @@ def table_key(weights: str, numeric_mode: str) -> TableKey:
     if numeric_mode.startswith("cuda"):
         machine = torch.cuda.get_device_name()
     else:
-        machine = f"{torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads"
+        threads = torch.get_num_threads()
+        bf16 = "bf16" in numeric_mode and "emulated" not in numeric_mode
+        rounding = rounding_digest(threads, bf16=bf16)
+        machine = f"{torch.backends.cpu.get_cpu_capability()}, {threads} threads, rounding {rounding}"
     machine += f", float32 products {torch.get_float32_matmul_precision()}"
     return TableKey(
         weights, numeric_mode, code_digest(SCORING_CODE), torch.__version__, transformers.__version__, machine

@@ -54,7 +54,8 @@ class NoReference:
         kl: bool = False,
         confidence: bool = False,
     ) -> TokenFigures:
-        """Score a batch under the policy."""
+        """Score a batch under the policy; there is nothing to take a KL to."""
+        assert not kl, "a KL needs a reference that is a model"
         return token_figures(policy, batch, confidence=confidence)
 
 
@@ -77,7 +78,8 @@ class TableReference:
         kl: bool = False,
         confidence: bool = False,
     ) -> TokenFigures:
-        """Score a batch under the policy, and look up the reference's log-probs."""
+        """Score a batch under the policy, and look up the reference's log-probs, which give no KL."""
+        assert not kl, "a KL needs a reference that is a model"
         figures = token_figures(policy, batch, confidence=confidence)
         return figures._replace(ref=send(self.table.gather(sequences), batch.input_T.device))
 

@@ -40,6 +40,8 @@ class FinishedRun:
     def _repr_html_(self) -> str:
         """The figures as a table with a link to the page, for notebooks."""
         rows = "".join(f"<tr><td>{escape(name)}</td><td>{value:.4g}</td></tr>" for name, value in self.figures.items())
+        if self.signum:
+            return f"<table>{rows}</table><p>stopped by signal {self.signum}; the same call with this out resumes</p>"
         link = f'<a href="{escape(self.report.resolve().as_uri())}">report</a>'
         return f"<table>{rows}</table><p>{link}, model in <code>{escape(str(self.model))}</code></p>"
 

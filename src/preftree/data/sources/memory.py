@@ -25,7 +25,7 @@ def write_rows(rows: Rows, path: Path, name: str) -> str:
       path: The file.
       name: What the caller calls the rows.
     Raises:
-      DataError: a row is no mapping, or holds something that JSON cannot.
+      DataError: a row is no mapping, or holds something that JSON cannot; or the file holds other rows, which stay.
     """
     lines = []
     for index, row in enumerate(rows):
@@ -37,8 +37,11 @@ def write_rows(rows: Rows, path: Path, name: str) -> str:
             raise DataError(
                 f"{name}[{index}] cannot be written as JSON ({error}); give text, numbers and lists"
             ) from error
+    text = "".join(f"{line}\n" for line in lines)
+    if path.exists() and path.read_text(encoding="utf-8") != text:
+        raise DataError(f"out={path.parent} holds the rows of another run as {path.name}; choose another out=")
     make_folder(path.parent)
-    write_atomic(path, "".join(f"{line}\n" for line in lines))
+    write_atomic(path, text)
     return str(path)
 
 

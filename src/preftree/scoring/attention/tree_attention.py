@@ -7,8 +7,8 @@ checkpointing happens after the next batch has been prepared. Our name is not am
 the models build no [T, T] mask of their own.
 
 Three paths compute the same mask (tree/mask.py):
-- `sdpa`, on any device (by_branch.py): branch by branch, each with its ancestors' keys before its own. The result of a
-  branch does not depend on what else is packed beside it, down to the last bit where the matrix products behave so.
+- `sdpa`, on any device (by_branch.py): branch by branch, each with its ancestors' keys before its own. What
+  is packed beside a branch does not matter to it, and changes only the rounding of the other layers.
 - `flex`, on CUDA (flex.py): one fused kernel for the whole row, which leaves out blocks that no query sees.
 - `varlen`, on CUDA in half precision, only where it is asked for (varlen.py): one call of flash attention, a branch a
   segment.
