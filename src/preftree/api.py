@@ -32,7 +32,7 @@ from preftree.errors import ConfigError
 from preftree.evaluate.after_training import run_recipe
 from preftree.generate.hf import generate
 from preftree.generate.protocol import Sampling
-from preftree.losses.quantities import pair_up
+from preftree.losses.quantities import pair_up, sum_responses
 from preftree.losses.types import PairSums
 from preftree.losses.value_and_gradient import LossValue, value_and_gradient
 from preftree.models.load import load_model, load_tokenizer
@@ -48,7 +48,6 @@ from preftree.train.objective import bind_loss, bind_objective
 from preftree.train.preference import PreferenceTask
 from preftree.train.step.step import measure as measure_task
 from preftree.tree.pack import plan_step
-from preftree.tree.sums import sum_responses
 
 Data: TypeAlias = str | Path | Rows
 """A data file, a folder of them or a hub id; or rows in memory: a list of mappings, or a `datasets.Dataset`."""

@@ -11,7 +11,7 @@ from preftree.losses import (
     list_metrics,
     pair_metrics,
     response_metrics,
-    weigh,
+    weighted_means,
     with_gradient,
 )
 from preftree.losses.types import ResponseSums
@@ -143,7 +143,7 @@ def test_responses_by_hand():
     metrics = metrics_at(loss, given)
     assert tuple(metrics) == columns_of(loss.spec)
     assert metrics["rewards"].tolist() == [0.5, -0.5, -1]
-    means = by_label(weigh(metrics, torch.tensor([1.0, 1.0, 2.0], dtype=torch.float64)).mean(4))
+    means = by_label(weighted_means(metrics, torch.tensor([1.0, 1.0, 2.0], dtype=torch.float64), 4))
     assert means["desirable"] == 0.5
     assert (means["desirable_rewards"], means["undesirable_rewards"], means["margin"]) == (0, -1, 1)
     assert (means["desirable_logratio"], means["undesirable_logratio"]) == (0, -2)

@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from preftree.config.lora import LoraOptions
 from preftree.errors import ConfigError, ModelError
+from preftree.losses.quantities import sum_responses
 from preftree.models.adapter_folder import find_adapter, write_adapter
 from preftree.models.adapters import (
     adapted_layers,
@@ -26,7 +27,6 @@ from preftree.models.adapters import (
 from preftree.models.load import load_base, load_model
 from preftree.scoring.scorer import Scorer
 from preftree.tree.layout import TokenSequence
-from preftree.tree.sums import sum_responses
 from support.adapters import auto_peft, moved
 from support.models import plain_all, random_sequences, tiny
 

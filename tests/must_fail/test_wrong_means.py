@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from preftree.losses import mean_part, weigh
+from preftree.losses import mean_part, weighted_means
 
 VALUES = [0.2, 1.7, 0.4, 3.0, 0.9, 0.1, 2.2]
 WEIGHTS = [1.0, 1.0, 2.0, 0.5, 1.0, 1.0, 3.0]
@@ -21,8 +21,8 @@ def loss_of_a_step(parts: Parts) -> float:
 
 
 def metric_of_an_evaluation(parts: Parts) -> float:
-    sums = [weigh({"accuracy": torch.from_numpy(v)}, torch.from_numpy(w)) for v, w in parts]
-    return sum(sums[1:], sums[0]).mean(float(sum(w.sum() for _, w in parts)))["accuracy"]
+    values, weights = (torch.from_numpy(np.concatenate([part[side] for part in parts])) for side in (0, 1))
+    return weighted_means({"accuracy": values}, weights, float(weights.sum()))["accuracy"]
 
 
 def mean_of_micro_batch_means(parts: Parts) -> float:

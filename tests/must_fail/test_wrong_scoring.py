@@ -17,9 +17,9 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from preftree.losses import bind, delta, pair_up
+from preftree.losses.quantities import sum_responses
 from preftree.tree.layout import TokenSequence, batch_trees, grow_tree
 from preftree.tree.mask import visible
-from preftree.tree.sums import sum_responses
 from support.loss_laws import metrics_at
 from support.toy_model import ToyModel, response_logp
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+from preftree.losses.quantities import sum_responses
 from preftree.scoring.scorer import Scorer
 from preftree.tree.layout import TokenSequence
-from preftree.tree.sums import sum_responses
 from support.models import ARCHITECTURES, MIXTURES, ROWS, plain_all, random_sequences, tiny
 from support.precision import TrulyFloat64
 

@@ -11,12 +11,12 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from preftree.errors import CacheError, TrainingError
+from preftree.losses.quantities import sum_responses
 from preftree.reference.build import build_reference
 from preftree.reference.gate import verify_start
 from preftree.reference.store import ReferenceTable
 from preftree.scoring.bf16_on_cpu import emulated
 from preftree.scoring.scorer import Scorer
-from preftree.tree.sums import sum_responses
 from support.models import tiny, tiny_llama
 from support.rounding import rows_round_alone
 from support.tables import CountingScorer, build, some_pairs, table_of, with_adapter

@@ -12,8 +12,8 @@ import warnings
 import numpy as np
 import torch
 
+from preftree.losses.quantities import sum_responses
 from preftree.scoring.scorer import Scorer
-from preftree.tree.sums import sum_responses
 from support.models import ARCHITECTURES, MIXTURES, ROWS, plain_all, random_sequences, tiny
 
 

@@ -19,10 +19,9 @@ from support.small_runs import dpo_config, make_model, make_pairs
         (1.5, [1, 2, 3, 5, 8, 11, 17, 26, 38]),
         (2**0.5, [1, 2, 3, 4, 6, 8, 11, 16, 23, 32]),
         (1.01, [*range(1, 40)]),
-        (None, []),
     ],
 )
-def test_steps_grow_by_the_factor(factor: float | None, steps: list[int]) -> None:
+def test_steps_grow_by_the_factor(factor: float, steps: list[int]) -> None:
     """1.5: 1, 1.5, 2.25, 3.375, 5.06, 7.59, 11.4, 17.1, 25.6, 38.4, and 1.5 rounds to the even 2."""
     assert [step for step in range(40) if is_snapshot_step(step, factor)] == steps
 

@@ -8,9 +8,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from preftree.losses.quantities import sum_responses
 from preftree.tree.layout import TokenSequence, batch_trees, grow_tree
 from preftree.tree.mask import visible
-from preftree.tree.sums import sum_responses
 
 
 def sequence(prompt: list[int], response: list[int]) -> TokenSequence:

@@ -8,27 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from hashlib import blake2b
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Int, UInt
 
 from preftree.data.store.example import NO_PROMPT
 from preftree.errors import DataError
-
-
-class Step(NamedTuple):
-    """The examples of one optimiser step.
-
-    Attributes:
-      step: Its number over all epochs, from 0.
-      epoch: From 0.
-      indices: Its examples, [B]; fewer at the end of an epoch.
-    """
-
-    step: int
-    epoch: int
-    indices: Int[np.ndarray, " B"]
 
 
 def order_groups(
@@ -101,15 +87,15 @@ def iterate_steps(
     batch_size: int,
     seed: int,
     groups: Int[np.ndarray, " N"] | None = None,
-) -> Iterator[Step]:
-    """Steps `start` to `stop - 1`; each depends on its number alone, whatever was made before."""
+) -> Iterator[Int[np.ndarray, " B"]]:
+    """The examples of steps `start` to `stop - 1`; each step depends on its number alone, whatever was made before."""
     length = steps_per_epoch(num_examples, batch_size)
     known, order = -1, np.empty(0, np.int64)
     for step in range(start, stop):
         epoch, within = divmod(step, length)
         if epoch != known:
             known, order = epoch, epoch_order(num_examples, seed=seed, epoch=epoch, groups=groups)
-        yield Step(step, epoch, order[within * batch_size : (within + 1) * batch_size])
+        yield order[within * batch_size : (within + 1) * batch_size]
 
 
 def hold_out(

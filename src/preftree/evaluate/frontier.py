@@ -24,6 +24,7 @@ from preftree.evaluate.prompts import Prompts
 from preftree.generate.hf import Generation, Sampling, generate
 from preftree.generate.protocol import response_sequence
 from preftree.judges.rewards import Rewards
+from preftree.losses.quantities import sum_responses
 from preftree.models.load import load_model
 from preftree.records import Preference
 from preftree.run_folder.measured import Point
@@ -32,7 +33,6 @@ from preftree.scoring.vocabulary import token_divergence
 from preftree.stats.intervals import mean_interval
 from preftree.storage.checkpoint import list_checkpoints, load_checkpoint, step_of
 from preftree.tree.pack import pack
-from preftree.tree.sums import sum_responses
 from preftree.worlds.exact import Table, best_reward, kl_and_reward
 from preftree.worlds.grammar import World, reward_table
 from preftree.worlds.walk import outcome_logps

@@ -1,7 +1,7 @@
 """Losses of preference learning as plain functions, their table, their metrics and the one mean of the program."""
 
 from preftree.losses.lists import lipo, plackett_luce, rrhf
-from preftree.losses.mean import WeightedSums, mean_part, weigh
+from preftree.losses.mean import mean_part, weighted_means
 from preftree.losses.metrics import (
     by_label,
     columns_of,
@@ -47,7 +47,6 @@ __all__ = [
     "PairValues",
     "ResponseSums",
     "TokenLogps",
-    "WeightedSums",
     "alphapo",
     "aot",
     "aot_unpaired",
@@ -110,7 +109,7 @@ __all__ = [
     "tdpo1",
     "tdpo2",
     "unlikelihood",
-    "weigh",
+    "weighted_means",
     "with_gradient",
     "wpo",
     "wpo_clipped",

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -53,53 +52,23 @@ def repeats(weights: Float[np.ndarray, " P"]) -> Int[np.ndarray, " P"]:
     return whole
 
 
-@dataclass(frozen=True, eq=False, slots=True)
-class WeightedSums:
-    """Weighted sums of named per-example values, still to be divided; add the parts, then divide once.
-
-    Attributes:
-      names: Name of each sum.
-      sums: The sums, float64, on the device of the values, [M]: one tensor, so one all-reduce and one copy to the host.
-    """
-
-    names: tuple[str, ...]
-    sums: Float[Tensor, " M"]
-
-    def __add__(self, other: WeightedSums) -> WeightedSums:
-        """The sums over both parts.
-
-        Raises:
-          ValueError: the parts do not hold the same names in the same order.
-        """
-        if self.names != other.names:
-            raise ValueError(f"parts must hold the same names, got {self.names} and {other.names}")
-        return WeightedSums(self.names, self.sums + other.sums)
-
-    def mean(self, total: int | float) -> dict[str, float]:
-        """The one division.
-
-        Args:
-          total: The sum of the weights over all examples that were added.
-        Raises:
-          ValueError: total is not a finite number > 0.
-        """
-        _check_total(total)
-        return dict(zip(self.names, (self.sums / total).tolist(), strict=True))
-
-
-def weigh(values: Mapping[str, Shaped[Tensor, " P"]], weights: Float[Tensor, " P"]) -> WeightedSums:
-    """Weighted sums of one part's values.
+def weighted_means(
+    values: Mapping[str, Shaped[Tensor, " P"]], weights: Float[Tensor, " P"], total: int | float
+) -> dict[str, float]:
+    """The global mean of each of several values: sum(weights * values) / total, in float64.
 
     Args:
-      values: Name -> one value per example, [P]; numbers of any type, P may be 0.
+      values: Name -> one value per example of the whole step or evaluation, [P]; numbers of any type.
       weights: Weight of each example, [P].
+      total: Divisor, as in `mean_part`.
     Raises:
-      ValueError: counts differ.
+      ValueError: counts differ, or total is not a finite number > 0.
     """
+    _check_total(total)
     for column in values.values():
         _check_counts(column, weights)
     columns = torch.stack([column.detach().double() for column in values.values()])
-    return WeightedSums(tuple(values), (columns * weights).sum(dim=1))
+    return dict(zip(values, ((columns * weights).sum(dim=1) / total).tolist(), strict=True))
 
 
 def _check_counts(values: Tensor, weights: Tensor) -> None:

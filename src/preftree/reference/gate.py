@@ -11,13 +11,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from preftree.errors import TrainingError
+from preftree.losses.quantities import sum_responses
 from preftree.reference.key import layout_digests
 from preftree.reference.store import ReferenceTable
 from preftree.scoring.scorer import Scorer, evaluation_mode
 from preftree.scoring.vocabulary import ActiveScorer
 from preftree.tree.layout import TokenSequence
 from preftree.tree.pack import pack
-from preftree.tree.sums import sum_responses
 
 TIMES_NOISE = 4.0
 

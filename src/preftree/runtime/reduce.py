@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
@@ -10,7 +11,7 @@ import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor
 
-from preftree.errors import UserError
+from preftree.errors import TrainingError, UserError, out_of_memory
 from preftree.runtime.ranks import Ranks
 
 T = TypeVar("T")
@@ -74,6 +75,29 @@ def lead_first(ranks: Ranks, work: Callable[[], T]) -> T:
     finally:
         max_over_ranks(failed, ranks)
     return result
+
+
+@contextmanager
+def all_or_none(ranks: Ranks) -> Iterator[None]:
+    """Stop all ranks where one fails; otherwise the others would wait for its sums.
+
+    Raises:
+      TrainingError: the device has no memory left.
+      UserError: another rank failed.
+    """
+    try:
+        yield
+    except UserError:
+        max_over_ranks(1, ranks)
+        raise
+    except torch.OutOfMemoryError as error:
+        max_over_ranks(1, ranks)
+        raise TrainingError(
+            f"{out_of_memory(error)}; lower micro_batch_tokens, or raise gradient_checkpointing: "
+            "neither changes what is learned"
+        ) from error
+    if max_over_ranks(0, ranks):
+        raise UserError("another process has stopped the run; its message says why")
 
 
 def _buckets(gradients: list[Tensor]) -> Iterator[list[Tensor]]:

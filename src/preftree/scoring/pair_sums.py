@@ -7,9 +7,9 @@ import torch
 from jaxtyping import Float, Int
 
 from preftree.data.store.example import Examples
+from preftree.losses.quantities import sum_responses
 from preftree.scoring.scorer import Scorer
 from preftree.tree.pack import plan_step
-from preftree.tree.sums import sum_responses
 
 BLOCK = 512
 """Number of pairs that are read at once."""

@@ -11,11 +11,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from preftree.errors import TrainingError
+from preftree.losses.quantities import sum_responses
 from preftree.models.reward_model import reward_head
 from preftree.scoring.attention.tree_attention import plain_attention
 from preftree.scoring.scorer import Scorer
 from preftree.tree.layout import TokenSequence
-from preftree.tree.sums import sum_responses
 
 ABSOLUTE = 1e-3
 """Allowed difference of any figure: nats, or units of a reward."""

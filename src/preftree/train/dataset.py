@@ -97,8 +97,8 @@ def steps_from(part: Subset, config: RunConfig, first: int, last: int) -> Iterat
     steps = iterate_steps(
         first, last, num_examples=len(part.rows), batch_size=config.batch_size, seed=config.seed, groups=groups
     )
-    for step in steps:
-        yield part.rows[step.indices]
+    for indices in steps:
+        yield part.rows[indices]
 
 
 def probe_rows(part: Subset, most: int = 4, longest: int = 2048) -> list[int]:

@@ -172,7 +172,8 @@ class _Keeper:
 
     def snapshot(self) -> None:
         """Keep the weights alone, where this step is one of those that are kept."""
-        if is_snapshot_step(self.progress.step, self.run.config.snapshots):
+        factor = self.run.config.snapshots
+        if factor is not None and is_snapshot_step(self.progress.step, factor):
             lead_first(self.run.ranks, self._write_snapshot)
 
     @contextmanager

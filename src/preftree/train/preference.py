@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from preftree.data.store.example import Examples, TokenExample
-from preftree.losses.mean import weigh
+from preftree.losses.mean import weighted_means
 from preftree.losses.metrics import by_label
 from preftree.reference.references import NoReference, Reference
 from preftree.stats.intervals import wilson
@@ -81,7 +81,7 @@ class PreferenceTask:
     ) -> dict[str, float]:
         """Weighted means; held out, the accuracy of pairs and lists comes with a 95 % Wilson interval."""
         weights = examples.weights[rows]
-        means = weigh(columns, torch.from_numpy(weights)).mean(self.divisor(examples, rows))
+        means = weighted_means(columns, torch.from_numpy(weights), self.divisor(examples, rows))
         if self.objective.kind == "response":
             parts = {name: mean for name, mean in means.items() if name.startswith("loss/")}
             return by_label(means) | parts

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from preftree.config.sft import SftConfig
 from preftree.data.store.example import Examples, TokenExample
-from preftree.losses.mean import weigh
+from preftree.losses.mean import weighted_means
 from preftree.losses.sft import sft
 from preftree.reference.references import NoReference
 from preftree.train.examples import open_examples, trajectory_of
@@ -56,9 +56,9 @@ class DemonstrationTask:
     ) -> dict[str, float]:
         """Loss per token, and tokens per response."""
         weights = torch.from_numpy(examples.weights[rows])
-        per_token = weigh({"loss": columns["loss"]}, weights).mean(self.divisor(examples, rows))
-        lengths = weigh({"response_tokens": columns["response_tokens"]}, weights)
-        return per_token | lengths.mean(float(examples.weights[rows].sum()))
+        loss = weighted_means({"loss": columns["loss"]}, weights, self.divisor(examples, rows))
+        lengths = {"response_tokens": columns["response_tokens"]}
+        return loss | weighted_means(lengths, weights, float(examples.weights[rows].sum()))
 
 
 def run_sft(config: SftConfig) -> Outcome:

@@ -17,12 +17,12 @@ from preftree.train.state import require_finite
 FOLDER = "snapshots"
 
 
-def is_snapshot_step(step: int, factor: float | None) -> bool:
+def is_snapshot_step(step: int, factor: float) -> bool:
     """Whether `step` is a power of `factor`, rounded to a whole step; a pure function, so a resumed run agrees.
 
     Powers, since a policy moves fast at first: evenly spaced steps would miss where a small beta leaves the reference.
     """
-    if factor is None or step < 1:
+    if step < 1:
         return False
     power = round(math.log(step) / math.log(factor))
     return any(round(factor**near) == step for near in range(max(0, power - 1), power + 2))

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from preftree.config.online import OnlineConfig, PpoConfig
 from preftree.errors import HalfwayError, TrainingError, UserError
+from preftree.losses.quantities import sum_responses
 from preftree.losses.rl.advantages import (
     Moments,
     adapted_kl_coef,
@@ -37,7 +38,6 @@ from preftree.train.rollouts.learner import Learner, Scored, score
 from preftree.train.rollouts.rollout import Minibatch, Rollout, cut_minibatches, prompts_of
 from preftree.train.state import Progress
 from preftree.train.step.optimizer import learning_rate, set_learning_rate
-from preftree.tree.sums import sum_responses
 
 LARGEST_START = {"fp32": 1e-4, "bf16": 3e-2}
 """Most that a token's log-ratio may be before the first update of an iteration, nats: what rounding can do."""

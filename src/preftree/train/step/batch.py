@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -88,3 +88,8 @@ class Batch:
     def table(self, columns: Mapping[str, Tensor]) -> Float[Tensor, "M B"]:
         """The metrics as a table, in the order of the task's names."""
         return torch.stack([columns[name].detach().double() for name in self.task.columns])
+
+
+def num_tokens(plans: Sequence[Sequence[MicroBatch]]) -> int:
+    """Tokens that the micro-batches of all ranks compute."""
+    return sum(len(micro.batch.input_T) for plan in plans for micro in plan)

@@ -16,11 +16,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from preftree.data.store.example import TokenExample
-from preftree.losses.quantities import pair_up
+from preftree.losses.quantities import pair_up, sum_responses
 from preftree.losses.types import ListSums, PairSums, PairTokens, PairValues, ResponseSums, TokenLogps
 from preftree.records import FIGURES, Kind, RowFigure
 from preftree.train.step.scores import Scores
-from preftree.tree.sums import sum_responses
 from preftree.tree.to_device import send
 
 

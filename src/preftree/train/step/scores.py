@@ -15,11 +15,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from preftree.data.store.example import TokenExample
+from preftree.losses.quantities import sum_responses
 from preftree.losses.types import ResponseSums
 from preftree.runtime.ranks import Ranks
 from preftree.runtime.reduce import sum_over_ranks
 from preftree.tree.layout import TokenSequence
-from preftree.tree.sums import sum_responses
 from preftree.tree.to_device import send
 
 

@@ -15,12 +15,12 @@ from preftree.data.store.example import Examples, TokenExample
 from preftree.errors import HalfwayError, TrainingError, out_of_memory
 from preftree.losses.mean import mean_part
 from preftree.runtime.ranks import Ranks
-from preftree.runtime.reduce import sum_gradients, sum_over_ranks
+from preftree.runtime.reduce import all_or_none, sum_gradients, sum_over_ranks
 from preftree.scoring.scorer import Scorer
-from preftree.train.step.batch import Batch
-from preftree.train.step.gradients import all_or_none, num_tokens, step_scope_gradients, whole_step
+from preftree.train.step.batch import Batch, num_tokens
 from preftree.train.step.scores import Moment, Scores, join_scores
 from preftree.train.step.task import Task, places
+from preftree.train.step.whole_step import step_scope_gradients, whole_step
 from preftree.tree.to_device import send
 
 
@@ -76,7 +76,7 @@ def take_step(
         plans = batch.plan(scorer, budget, ranks)
         weights, divisor = batch.weights(device), batch.divisor
         table = torch.zeros(len(task.columns), len(batch.rows), dtype=torch.float64, device=device)
-        gathered = batch.gathered(device)
+        gathered = batch.gathered(device) if task.state else None
         with all_or_none(ranks):
             for micro in plans[ranks.rank]:
                 scores = batch.score(scorer, micro)
@@ -84,9 +84,9 @@ def take_step(
                 index = send(np.array(micro.examples, np.int64), device)
                 table.index_copy_(1, index, batch.table(columns))
                 mean_part(loss, weights.index_select(0, index), divisor).backward()
-                if task.state:
+                if gathered is not None:
                     gathered.enter(micro.examples, scores)
-        if task.state:
+        if gathered is not None:
             with torch.no_grad(), all_or_none(ranks):
                 state = whole_step(batch, batch.examples, gathered.finish(ranks))[2]
         table, computed = sum_over_ranks(table, ranks), num_tokens(plans)

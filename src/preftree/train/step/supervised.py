@@ -40,6 +40,7 @@ class SupervisedSteps:
     def __init__(self, run: OpenRun[RunConfig], data: RunExamples, task: Task) -> None:
         """Make the optimiser; nothing is computed."""
         self.run, self.data, self.task = run, data, task
+        self._scorer = run.scorer
         self.optimizer: Optimizer = build_optimizer(run.scorer, run.config)
         self.num_steps = data.num_steps
         self.steps_per_epoch: float = steps_per_epoch(len(data.train.rows), run.config.batch_size)
@@ -80,7 +81,7 @@ class SupervisedSteps:
         batch = Batch(task, self.data.train.store, rows, Moment(config.seed, progress.step, progress.state))
         result = take_step(
             batch,
-            self.run.scorer,
+            self._scorer,
             self.optimizer,
             budget=config.micro_batch_tokens,
             max_grad_norm=config.max_grad_norm,
@@ -88,7 +89,7 @@ class SupervisedSteps:
             name=f"step {progress.step + 1}",
         )
         if isinstance(task.reference, MovingReference):
-            task.reference.follow(self.run.scorer.model, progress.step + 1)
+            task.reference.follow(self._scorer.model, progress.step + 1)
         seconds = time.perf_counter() - began
         progress = replace(
             progress,
@@ -120,7 +121,7 @@ class SupervisedSteps:
             self.task,
             split.store,
             split.rows,
-            self.run.scorer,
+            self._scorer,
             budget=config.micro_batch_tokens,
             ranks=self.run.ranks,
             moment=Moment(config.seed, progress.step, progress.state),

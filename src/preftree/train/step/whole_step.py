@@ -1,4 +1,4 @@
-"""Gradients of losses that see their whole step, and what keeps ranks together while they compute.
+"""Losses that see their whole step: what they give for it, and how the gradient goes back through micro-batches.
 
 A step is cut as memory allows. Its loss is divided by a total known before any forward, gradients are summed over
 ranks, and each figure is kept per example until all are together, so that no cut moves the trajectory.
@@ -6,22 +6,19 @@ ranks, and each figure is kept per example until all are together, so that no cu
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from preftree.data.store.example import TokenExample
-from preftree.errors import TrainingError, UserError, out_of_memory
 from preftree.losses.mean import mean_part, repeats
 from preftree.runtime.ranks import Ranks
-from preftree.runtime.reduce import max_over_ranks
+from preftree.runtime.reduce import all_or_none
 from preftree.scoring.scorer import Scorer
-from preftree.train.step.batch import Batch
+from preftree.train.step.batch import Batch, num_tokens
 from preftree.train.step.scores import Scores, repeat_scores
-from preftree.tree.pack import MicroBatch
 from preftree.tree.to_device import send
 
 
@@ -81,31 +78,3 @@ def whole_step(
         return torch.segment_reduce(values.double(), "mean", lengths=times, unsafe=True)
 
     return of_each(loss), {name: of_each(values) for name, values in columns.items()}, state
-
-
-def num_tokens(plans: Sequence[Sequence[MicroBatch]]) -> int:
-    """Tokens that the micro-batches of all ranks compute."""
-    return sum(len(micro.batch.input_T) for plan in plans for micro in plan)
-
-
-@contextmanager
-def all_or_none(ranks: Ranks) -> Iterator[None]:
-    """Stop all ranks where one fails; otherwise the others would wait for its sums.
-
-    Raises:
-      TrainingError: the device has no memory left.
-      UserError: another rank failed.
-    """
-    try:
-        yield
-    except UserError:
-        max_over_ranks(1, ranks)
-        raise
-    except torch.OutOfMemoryError as error:
-        max_over_ranks(1, ranks)
-        raise TrainingError(
-            f"{out_of_memory(error)}; lower micro_batch_tokens, or raise gradient_checkpointing: "
-            "neither changes what is learned"
-        ) from error
-    if max_over_ranks(0, ranks):
-        raise UserError("another process has stopped the run; its message says why")
