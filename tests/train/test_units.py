@@ -86,7 +86,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def open_part(config: DpoConfig) -> tuple[Subset, PreTrainedTokenizerBase]:
     tokenizer = load_tokenizer(config.model)
-    return open_data(config, tokenizer, ALONE).train, tokenizer
+    return open_data(config, tokenizer, ALONE, bind_objective(config)[1]).train, tokenizer
 
 
 def table_of(folder: Path, part: Subset) -> ReferenceTable:

@@ -141,7 +141,9 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
 
 def test_a_policy_is_not_trained_by_rewards_nor_a_reward_model_by_log_probs(tmp_path: Path) -> None:
     words = ["model=m", "data=d", "out=o", f"loss={written(tmp_path, DPO)}"]
-    with pytest.raises(ConfigError, match="'policy' is no input of a loss of a reward model; inputs are margins"):
+    with pytest.raises(
+        ConfigError, match="'policy' is no input of a loss of a reward model; inputs are ties, rewards, margins"
+    ):
         bind_reward(load_config(RewardConfig, words))
 
 

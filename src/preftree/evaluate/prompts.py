@@ -14,6 +14,7 @@ from preftree.config.recipes import AnyConfig
 from preftree.data.prompts import open_prompts
 from preftree.runtime.ranks import Ranks
 from preftree.train.dataset import open_data
+from preftree.train.objective import objective_of
 
 
 def run_prompts(
@@ -38,7 +39,7 @@ def run_prompts(
         rows = _some(rows, most, seed)
         ids = [list(prompts.ids[row]) for row in rows.tolist()]
         return Prompts(ids, [_decoded(tokenizer, prompt) for prompt in ids]), config.eval_data is not None
-    data = open_data(config, tokenizer, ranks)
+    data = open_data(config, tokenizer, ranks, objective_of(config))
     part = data.train if data.held_out is None else data.held_out
     _, first = np.unique(part.store.prompts[part.rows], return_index=True)
     rows = _some(part.rows[np.sort(first)], most, seed)

@@ -26,7 +26,7 @@ from preftree.records import FIGURES
 from preftree.runtime.paths import cache_root
 from preftree.runtime.ranks import Ranks
 from preftree.runtime.reduce import lead_first
-from preftree.train.objective import Objective, objective_of
+from preftree.train.objective import Objective
 from preftree.train.step.scores import sequences_of
 from preftree.tree.layout import TokenSequence
 
@@ -57,13 +57,19 @@ class DataSplit:
     held_out: Subset | None
 
 
-def open_data(config: RunConfig, tokenizer: PreTrainedTokenizerBase, ranks: Ranks) -> DataSplit:
+def open_data(
+    config: RunConfig, tokenizer: PreTrainedTokenizerBase, ranks: Ranks, objective: Objective | None = None
+) -> DataSplit:
     """Tokenise the files of a run, or open what an earlier run made of them; rank 0 does it, the others then find it.
 
+    Args:
+      config: The options.
+      tokenizer: The policy's.
+      ranks: The processes.
+      objective: What is learned from preferences; None where responses are imitated.
     Raises:
       DataError: a file cannot be read, is of another kind, holds too many faults, or nothing that can be trained on.
     """
-    objective = objective_of(config)
 
     def read(path: str) -> tuple[TokenStore, Int[np.ndarray, " N"]]:
         store = lead_first(ranks, lambda: _tokenize(config, objective, path, tokenizer))

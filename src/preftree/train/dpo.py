@@ -38,10 +38,9 @@ def run_dpo(config: DpoConfig) -> Outcome:
     """
     config, objective = bind_objective(config)
     with open_run(config) as run:
-        data = open_examples(run)
+        data = open_examples(run, objective)
         model = _find_model(run, objective)
-        recipe = {"recipe": "dpo", **objective.identity, **_identity(config, model)}
-        trajectory = trajectory_of(run, data, recipe)
+        trajectory = trajectory_of(run, data, **objective.identity, **_identity(config, model))
         if finished := admit(run, data, trajectory):
             return Outcome(finished)
         reference, words = _open_reference(run, objective, data, model), "none" if model is None else model.words
@@ -58,7 +57,7 @@ def build_reference_table(config: DpoConfig) -> BuildReport:
         raise ConfigError("this reference scores beside the policy in every step: there is no table to build")
     with open_ranks() as ranks:
         run = load_run(config, ranks, None)
-        data = open_examples(run)
+        data = open_examples(run, objective)
         model = find_reference(run.config, run.policy, run.tokenizer, ranks)
         return _fill_table(run, data, _open_table(run, model), model)
 

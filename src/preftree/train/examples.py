@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from preftree.config.base import RunConfig
 from preftree.scoring.scorer import Scorer
 from preftree.train.dataset import DataSplit, Subset, check_budget, num_steps, open_data, probe_rows
+from preftree.train.objective import Objective
 from preftree.train.open_run import OpenRun, adaptation, warmup_of
 from preftree.tree.layout import TokenSequence
 
@@ -62,27 +63,28 @@ class RunExamples:
             log.warning(text, self.warmup, self.config.lr)
 
 
-def open_examples(run: OpenRun[RunConfig]) -> RunExamples:
-    """Tokenise the files of a run, or open what an earlier run made of them.
+def open_examples(run: OpenRun[RunConfig], objective: Objective | None = None) -> RunExamples:
+    """Tokenise the files of a run, or open what an earlier run made of them; `objective` as in `open_data`.
 
     Raises:
       DataError: a file cannot be read, is of another kind, holds too many faults, or nothing that can be trained on.
     """
-    data: DataSplit = open_data(run.config, run.tokenizer, run.ranks)
+    data: DataSplit = open_data(run.config, run.tokenizer, run.ranks, objective)
     steps = num_steps(run.config, len(data.train.rows))
     return RunExamples(data.train, data.held_out, run.config, steps, warmup_of(run, steps))
 
 
-def trajectory_of(run: OpenRun[RunConfig], data: RunExamples, recipe: Mapping[str, object]) -> dict[str, object]:
+def trajectory_of(run: OpenRun[RunConfig], data: RunExamples, **recipe: object) -> dict[str, object]:
     """Everything that decides the sequence of weights; paths, budgets and how often to save do not.
 
     Args:
       run: The open run.
       data: Its examples.
-      recipe: The entries of the recipe: its name, its loss, its reference.
+      recipe: Further entries of the recipe: its loss, its reference.
     """
     config = run.config
     return {
+        "recipe": config.recipe,
         **recipe,
         "weights of the model": run.policy.weights,
         **adaptation(run),

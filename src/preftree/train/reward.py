@@ -103,9 +103,9 @@ def run_reward(config: RewardConfig) -> Outcome:
     """
     objective = bind_reward(config)
     with open_run(config, load_reward_policy) as run:
-        data = _with_marked_ends(run, open_examples(run))
+        data = _with_marked_ends(run, open_examples(run, objective))
         head = "of the model" if is_reward_model(config.model) else config.head
-        trajectory = trajectory_of(run, data, {"recipe": "reward", **objective.identity, "head": head})
+        trajectory = trajectory_of(run, data, **objective.identity, head=head)
         if finished := admit(run, data, trajectory, verify_rewards):
             return Outcome(finished)
         return train(run, SupervisedSteps(run, data, RewardTask(objective)), trajectory, reference="none")

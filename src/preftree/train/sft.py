@@ -69,7 +69,7 @@ def run_sft(config: SftConfig) -> Outcome:
     """
     with open_run(config) as run:
         data = open_examples(run)
-        trajectory = trajectory_of(run, data, {"recipe": "sft"})
+        trajectory = trajectory_of(run, data)
         if finished := admit(run, data, trajectory):
             return Outcome(finished)
         return train(run, SupervisedSteps(run, data, DemonstrationTask()), trajectory, reference="none")
