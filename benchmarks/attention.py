@@ -140,7 +140,7 @@ def compare(
 
 def one_layer(size: str, path: Any, batch: Any, precision: str) -> Callable[[], object]:
     """Forward and backward of one attention."""
-    from preftree.scoring.attention.tree_attention import tree_attention
+    from preftree.scoring.attention.dispatch import tree_attention
     from preftree.scoring.attention.types import TreeMask
 
     width, _, _, heads = SIZES[size]

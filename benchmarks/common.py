@@ -126,13 +126,13 @@ def ready(
     from preftree.models.load import load_base, load_tokenizer
     from preftree.reference.build import build_reference
     from preftree.reference.key import table_key, weights_digest
-    from preftree.reference.references import TableReference
+    from preftree.reference.protocol import TableReference
     from preftree.reference.store import ReferenceTable
     from preftree.scoring.scorer import Scorer
     from preftree.train.objective import Objective, WeightedLoss
-    from preftree.train.preference import PreferenceTask
+    from preftree.train.preference_task import PreferenceTask
     from preftree.train.step.batch import Batch
-    from preftree.train.step.step import take_step
+    from preftree.train.step.update import take_step
 
     folder = options.folder
     model = load_base(folder / "model", quantize=quantize, device=ranks.device)

@@ -25,7 +25,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from planted import CASES, SIZES, Case, Size, finished, make_run, place_of
 from preftree.evaluate import checks
-from preftree.evaluate.checks.diagnose import CHECKS, examine_run
+from preftree.evaluate.checks.all_checks import CHECKS, examine_run
 from preftree.evaluate.checks.evidence import gather, lost_share
 from preftree.evaluate.checks.length_exploitation import length_share
 from preftree.evaluate.checks.over_optimisation import reward_lost

@@ -176,7 +176,7 @@ def make_world(out: Path, seed: int) -> None:
 
 def pair_row(world: Any, labeller: Labeller, pair: Any) -> dict[str, Any]:
     """A pair with what a judge who knows the rewards would add: by how much, and how surely."""
-    from preftree.data.records.conversion import to_row
+    from preftree.data.rows.conversion import to_row
     from preftree.worlds.grammar import reward
 
     gap = reward(world, pair.prompt, pair.chosen) - reward(world, pair.prompt, pair.rejected)

@@ -28,7 +28,7 @@ from scipy.special import expit
 
 from league import quiet
 from planted import Size, common, fine_tune
-from preftree.data.records.conversion import to_row
+from preftree.data.rows.conversion import to_row
 from preftree.records import Preference
 from preftree.storage.atomic import write_atomic
 from preftree.worlds.exact import best_reward, kl_and_reward, optimum

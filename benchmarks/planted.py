@@ -17,13 +17,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from preftree.config.dpo import DpoConfig
 from preftree.config.load import check_config
 from preftree.config.sft import SftConfig
-from preftree.data.records.conversion import to_row
+from preftree.data.rows.conversion import to_row
 from preftree.errors import TrainingError
 from preftree.generate.hf import Generation, Sampling, generate
-from preftree.models.export import save_model
 from preftree.models.load import load_model, load_tokenizer
+from preftree.models.write_folder import save_model
 from preftree.records import Record
-from preftree.run_folder.measured import Measured, Point
+from preftree.run_folder.measured_file import Measured, Point
 from preftree.storage.atomic import write_atomic
 from preftree.storage.checkpoint import list_checkpoints, load_checkpoint, step_of
 from preftree.train.dpo import run_dpo

@@ -33,16 +33,16 @@ from preftree.config.load import check_config
 from preftree.config.reward import RewardConfig
 from preftree.config.sft import SftConfig
 from preftree.evaluate.implicit_rewards import compare_rewards
-from preftree.models.export import save_model
 from preftree.models.load import load_model, load_tokenizer
+from preftree.models.write_folder import save_model
 from preftree.run_folder.reader import read_run
 from preftree.storage.atomic import write_atomic
 from preftree.train.dpo import run_dpo
 from preftree.train.reward import run_reward
 from preftree.train.sft import run_sft
 from preftree.worlds.grammar import reward
+from preftree.worlds.out_of_distribution import shifted_pairs
 from preftree.worlds.sentiment import WORLDS, build_model
-from preftree.worlds.shift import shifted_pairs
 
 SIZE = Size("small", 8000, 300, 1500, 150, 256, 0.0)
 WORLD = WORLDS[SIZE.world]

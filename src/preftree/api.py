@@ -37,16 +37,16 @@ from preftree.losses.types import PairSums
 from preftree.losses.value_and_gradient import LossValue, value_and_gradient
 from preftree.models.load import load_model, load_tokenizer
 from preftree.records import Kind, Message, Provenance
-from preftree.reference.references import LiveReference, NoReference
-from preftree.report.conclude import conclude
+from preftree.reference.protocol import LiveReference, NoReference
+from preftree.report.end_of_run import conclude
 from preftree.run_folder.finished_run import FinishedRun, read_finished_run
 from preftree.runtime.logs import logging_to_stderr, quiet_transformers
 from preftree.runtime.paths import cache_root
 from preftree.runtime.ranks import open_ranks
 from preftree.scoring.scorer import Precision, Scorer, evaluation_mode
 from preftree.train.objective import bind_loss, bind_objective
-from preftree.train.preference import PreferenceTask
-from preftree.train.step.step import measure as measure_task
+from preftree.train.preference_task import PreferenceTask
+from preftree.train.step.evaluation import measure as measure_task
 from preftree.tree.pack import plan_step
 
 Data: TypeAlias = str | Path | Rows

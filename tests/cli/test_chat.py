@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from preftree.cli.chat import _with_adapters
 from preftree.cli.main import app
 from preftree.config.lora import LoraOptions
-from preftree.data.records.conversion import as_kind
+from preftree.data.rows.conversion import as_kind
 from preftree.errors import DataError, UserError
 from preftree.generate import chat
 from preftree.generate.chat import Answer, Chat, require_text, shuffle_sides

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from preftree.cli.eval import app as eval_app
 from preftree.cli.report import report
 from preftree.errors import DataError
-from preftree.report.conclude import conclude
+from preftree.report.end_of_run import conclude
 from support.runs import dpo_rows, write_run
 
 app = typer.Typer()

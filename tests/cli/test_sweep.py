@@ -5,8 +5,8 @@ import pytest
 from typer.testing import CliRunner
 
 from preftree.cli.main import app
+from preftree.config.command_line import split_words
 from preftree.config.recipes import RECIPES
-from preftree.config.words import split_words
 from preftree.errors import ConfigError
 from preftree.evaluate.sweep import plan_sweep
 from support.small_runs import make_model, make_pairs

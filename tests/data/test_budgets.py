@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from preftree.data.records.faults import RowFault
+from preftree.data.rows.faults import RowFault
 from preftree.data.tokens.budgets import Budgets, Fit, Truncation, fit, too_long
 from preftree.errors import ConfigError
 

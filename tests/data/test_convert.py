@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from preftree.data.formats import FORMATS
-from preftree.data.records.conversion import as_kind
+from preftree.data.rows.conversion import as_kind
 from preftree.data.tools.convert import convert_file
 from preftree.errors import DataError
 from preftree.records import Demonstration, Label, Message, Preference, Ranking

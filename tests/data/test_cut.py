@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from preftree.cli.main import app
-from preftree.data.tokens.encode import make_encoder
+from preftree.data.tokens.encoder import make_encoder
 from preftree.data.tools.cut_texts import cut_file
 from preftree.errors import ConfigError, DataError
 from support.datafiles import write_rows

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from preftree.data.formats import FORMATS
-from preftree.data.records.faults import ACTIONS, FAULTS
+from preftree.data.rows.faults import ACTIONS, FAULTS
 from support.tokenizers import plain_tokenizer
 
 PAGE = (Path(__file__).parents[2] / "docs" / "data.md").read_text()

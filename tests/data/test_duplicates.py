@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from preftree.data.formats import FORMATS
-from preftree.data.records.duplicates import ordered_pairs
+from preftree.data.rows.duplicates import ordered_pairs
 from preftree.records import Ranking
 from support.datafiles import EXAMPLES, read_all, said, write_rows
 

@@ -12,10 +12,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from preftree.data.formats import FORMATS
-from preftree.data.records.conversion import to_row
-from preftree.data.records.faults import FAULTS, RowFault, Tally
+from preftree.data.rows.conversion import to_row
+from preftree.data.rows.faults import FAULTS, RowFault, Tally
 from preftree.data.sources.reader import Source, find_source, read_records, read_rows
-from preftree.data.tokens.encode import make_encoder
+from preftree.data.tokens.encoder import make_encoder
 from preftree.data.tokens.tokenize import tokenize_file
 from preftree.errors import DataError
 from preftree.records import Record

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from preftree.cli.data import app
-from preftree.data.records.texts import spread
+from preftree.data.rows.texts import spread
 from preftree.data.tools.inspect import inspect_file
 from preftree.errors import DataError
 from support.datafiles import EXAMPLES, HH, read_all, write_rows

@@ -13,7 +13,7 @@ from preftree.storage.code_digest import code_digest
 from support.imports import imported_modules
 
 HARMLESS = {
-    "preftree.data.records.faults",  # words of messages, and counts
+    "preftree.data.rows.faults",  # words of messages, and counts
     "preftree.data.store.key",  # the key itself
     "preftree.tree.to_device",  # copies of what is tokenised
 }
@@ -42,7 +42,7 @@ def test_a_new_format_is_in_the_key_by_itself() -> None:
 def test_words_void_no_store_and_numbers_do(
     old: str, new: str, same: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source = _file("preftree.data.records.fields").read_text(encoding="utf-8")
+    source = _file("preftree.data.rows.fields").read_text(encoding="utf-8")
     assert old in source
     monkeypatch.syspath_prepend(str(tmp_path))
     module = tmp_path / "fields_of_a_test.py"

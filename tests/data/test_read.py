@@ -15,7 +15,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from preftree.data.records.faults import RowFault
+from preftree.data.rows.faults import RowFault
 from preftree.data.sources import files as read
 from preftree.data.sources import hub
 from preftree.data.sources.hub import HubData, find_on_hub, looks_like_hub_id, read_hub

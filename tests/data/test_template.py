@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from preftree.data.records.faults import RowFault, Tally
+from preftree.data.rows.faults import RowFault, Tally
 from preftree.data.store.example import join
 from preftree.data.tokens.budgets import Budgets, Truncation
-from preftree.data.tokens.encode import make_encoder
+from preftree.data.tokens.encoder import make_encoder
 from preftree.data.tokens.row_examples import make_examples, render_row
 from preftree.data.tokens.template import check_template, render
 from preftree.errors import DataError, ModelError

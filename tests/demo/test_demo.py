@@ -15,7 +15,7 @@ from preftree.demo.plan import PLANS, DemoPlan
 from preftree.demo.runs import DemoRun, Result, run_demo
 from preftree.demo.stages import SeedStart, prepare_seed
 from preftree.errors import ConfigError
-from preftree.run_folder.measured import Point
+from preftree.run_folder.measured_file import Point
 
 
 def test_a_folder_with_something_else_in_it_is_left_alone(tmp_path: Path) -> None:

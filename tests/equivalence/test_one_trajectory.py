@@ -17,14 +17,14 @@ import torch
 
 from preftree.config.base import Optimisation
 from preftree.losses.registry import bind
-from preftree.reference.references import TableReference
+from preftree.reference.protocol import TableReference
 from preftree.runtime.ranks import Ranks
 from preftree.scoring.scorer import Scorer
-from preftree.train.preference import PreferenceTask
+from preftree.train.preference_task import PreferenceTask
 from preftree.train.step.batch import Batch
 from preftree.train.step.optimizer import build_optimizer, learning_rate, set_learning_rate
 from preftree.train.step.scores import Moment
-from preftree.train.step.step import take_step
+from preftree.train.step.update import take_step
 from support.examples import random_pairs
 from support.models import tiny, tiny_llama
 from support.ranks import run_ranks

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from preftree.evaluate.recommend import recommend, settings_of
-from preftree.run_folder.measured import Measured, Point
+from preftree.run_folder.measured_file import Measured, Point
 from preftree.run_folder.reader import Run
 
 

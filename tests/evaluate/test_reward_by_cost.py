@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from preftree.evaluate.reward_by_cost import best_so_far, reward_by, seconds_to_reach
-from preftree.run_folder.measured import Point
+from preftree.run_folder.measured_file import Point
 
 
 def point(seconds: float, kl: float, reward: float) -> Point:

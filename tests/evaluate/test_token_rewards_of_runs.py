@@ -5,7 +5,7 @@ import torch
 
 from preftree.evaluate.after_training import run_recipe
 from preftree.models.load import load_model, load_tokenizer
-from preftree.run_folder.measured import read_measured
+from preftree.run_folder.measured_file import read_measured
 from support.small_runs import dpo_config, make_model, make_pairs
 
 

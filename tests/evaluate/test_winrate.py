@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from preftree.cli.main import app
-from preftree.data.records.faults import Tally
+from preftree.data.rows.faults import Tally
 from preftree.data.sources.reader import find_format, find_source, read_records
 from preftree.errors import UserError
 from preftree.evaluate.answers import Answers, find_sides

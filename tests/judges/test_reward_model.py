@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from preftree.data.tokens.budgets import Budgets
-from preftree.data.tokens.encode import make_encoder
+from preftree.data.tokens.encoder import make_encoder
 from preftree.data.tokens.sampled_responses import encode_answers
 from preftree.data.tokens.tokenize import tokenize_file
 from preftree.errors import ConfigError, JudgeError, ModelError

@@ -23,7 +23,7 @@ from preftree.runtime.ranks import open_ranks
 from preftree.scoring.scorer import Scorer
 from preftree.train.dpo import run_dpo
 from preftree.train.step.batch import Batch
-from preftree.train.step.step import take_step
+from preftree.train.step.update import take_step
 from support.models import tiny_llama
 from support.order import step_indices
 from support.precision import TrulyFloat64

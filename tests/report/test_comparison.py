@@ -21,7 +21,7 @@ from preftree.report.comparison import (
     summary,
 )
 from preftree.report.frontier import BudgetRow
-from preftree.run_folder.measured import Point
+from preftree.run_folder.measured_file import Point
 
 
 def budget(method: str, seed: int, reward: float, kl: float = 2.0) -> BudgetRow:

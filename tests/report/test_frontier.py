@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from preftree.report.frontier import best_within, budget_table, frontier_chart, optimum_at, paths, temperature_chart
-from preftree.run_folder.measured import Point, Temperature
+from preftree.run_folder.measured_file import Point, Temperature
 
 OPTIMUM = [Point(kl=0, reward=0.4), Point(kl=2, reward=0.8), Point(kl=6, reward=1.0)]
 DPO = [

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from preftree.errors import DataError
+from preftree.report.demo_page import demo_page
 from preftree.report.page import run_page, write_report
-from preftree.report.world import demo_page
 from preftree.run_folder.reader import Run, read_run
 from support.runs import dpo_rows, write_run
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from preftree.errors import DataError
-from preftree.evaluate.checks.diagnose import diagnoses_in, examine_run
+from preftree.evaluate.checks.all_checks import diagnoses_in, examine_run
 from preftree.run_folder.reader import read_run
 from preftree.storage.checkpoint import CheckpointState, save_checkpoint
 from support.runs import dpo_rows, write_run

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from preftree.errors import ModelError
-from preftree.scoring.attention.tree_attention import plain_attention
+from preftree.scoring.attention.dispatch import plain_attention
 from preftree.scoring.scorer import Scorer
 from preftree.scoring.vocabulary import token_divergence
 from preftree.tree.layout import TokenSequence

@@ -17,7 +17,7 @@ from preftree.errors import ModelError
 from preftree.generate.hf import Sampling, generate
 from preftree.models.load import load_model, load_tokenizer
 from preftree.scoring import compile as compiled
-from preftree.scoring.attention.tree_attention import plain_attention
+from preftree.scoring.attention.dispatch import plain_attention
 from preftree.scoring.scorer import Scorer, spread
 from preftree.train.dpo import run_dpo
 from preftree.train.ppo import run_ppo

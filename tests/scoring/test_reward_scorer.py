@@ -12,7 +12,7 @@ from preftree.data.store.end_marked import mark_end
 from preftree.errors import ModelError, TrainingError
 from preftree.models.load import load_model
 from preftree.models.reward_model import grow_reward_model, load_reward_model, reward_head
-from preftree.scoring.attention.tree_attention import plain_attention
+from preftree.scoring.attention.dispatch import plain_attention
 from preftree.scoring.reward_scorer import RewardScorer
 from preftree.scoring.scorer import Scorer
 from preftree.scoring.verify import verify_rewards
@@ -72,7 +72,7 @@ def test_padding_ends_a_text_as_it_does_in_transformers(tmp_path: Path) -> None:
 
 
 def test_the_gate_catches_a_mask_that_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from preftree.scoring.attention import tree_attention as attention
+    from preftree.scoring.attention import dispatch as attention
 
     real = attention.tree_attention
 

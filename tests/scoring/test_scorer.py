@@ -10,7 +10,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from preftree.errors import ModelError, TrainingError
 from preftree.models.load import remove_dropout
 from preftree.scoring.architecture import why_not_tree
-from preftree.scoring.attention import tree_attention as attention
+from preftree.scoring.attention import dispatch as attention
 from preftree.scoring.bf16_on_cpu import emulated
 from preftree.scoring.scorer import Scorer
 from preftree.scoring.verify import verify_scorer

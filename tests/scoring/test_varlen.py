@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from preftree.errors import ModelError
 from preftree.models.load import remove_dropout
 from preftree.scoring.attention import varlen, varlen_check
-from preftree.scoring.attention.tree_attention import tree_attention
+from preftree.scoring.attention.dispatch import tree_attention
 from preftree.scoring.attention.types import AttentionPath, TreeMask
 from preftree.scoring.attention.varlen import Segments, attend_segments, segments_of
 from preftree.scoring.attention.varlen_check import verify_kernel, why_not_flash

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from preftree.scoring.attention.tree_attention import tree_attention
+from preftree.scoring.attention.dispatch import tree_attention
 from preftree.scoring.attention.types import AttentionPath, TreeMask
 from preftree.scoring.attention.varlen import Segments, _flash
 from preftree.scoring.attention.varlen_check import verify_kernel

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from preftree.errors import ModelError
-from preftree.scoring.attention.tree_attention import plain_attention
+from preftree.scoring.attention.dispatch import plain_attention
 from preftree.scoring.scorer import Scorer
 from preftree.scoring.vocabulary import token_figures
 from preftree.tree.layout import TokenSequence

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from preftree.data.records.faults import Rejected, Tally
+from preftree.data.rows.faults import Rejected, Tally
 from preftree.data.sources.reader import find_format, find_source, read_records
 from preftree.records import Record
 

@@ -33,7 +33,7 @@ class Watch:
 
     def __call__(self, frame: FrameType, event: str, value: Any) -> None:
         file = frame.f_code.co_filename
-        if event == "call" and file.endswith("run_folder/metrics.py") and frame.f_code.co_name == "write":
+        if event == "call" and file.endswith("run_folder/metrics_file.py") and frame.f_code.co_name == "write":
             self.rows += 1
         if self.rows != WARM_STEP - 1 or event not in ("call", "return"):
             return

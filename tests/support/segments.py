@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from preftree.scoring.attention import tree_attention, varlen, varlen_check
+from preftree.scoring.attention import dispatch, varlen, varlen_check
 from preftree.scoring.attention.varlen import Segments
 
 
@@ -41,5 +41,5 @@ def use_plain_varlen(monkeypatch: pytest.MonkeyPatch) -> None:
     every = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
     monkeypatch.setattr(varlen, "_flash", plain_varlen)
     monkeypatch.setattr(varlen_check, "why_not_varlen", lambda model, precision, device: None)
-    for module in (varlen_check, tree_attention):
+    for module in (varlen_check, dispatch):
         monkeypatch.setattr(module, "KERNEL_DTYPES", every)

@@ -11,7 +11,7 @@ import transformers
 from preftree.config.dpo import DpoConfig
 from preftree.config.load import load_config
 from preftree.config.sft import SftConfig
-from preftree.run_folder.metrics import TIME_FIELDS
+from preftree.run_folder.metrics_file import TIME_FIELDS
 from support.models import tiny_llama
 from support.tokenizers import plain_tokenizer
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from preftree.losses.registry import BoundLoss
-from preftree.reference.references import TableReference
+from preftree.reference.protocol import TableReference
 from preftree.reference.store import ReferenceTable
 from preftree.train.objective import Objective, WeightedLoss
-from preftree.train.preference import PreferenceTask
+from preftree.train.preference_task import PreferenceTask
 from preftree.train.step.task import Task
 
 

@@ -37,7 +37,7 @@ from preftree.train.loop import Outcome
 from preftree.train.sft import run_sft
 from preftree.train.step import supervised
 from preftree.train.step.batch import Batch
-from preftree.train.step.step import take_step
+from preftree.train.step.update import take_step
 from support.adapters import auto_peft, moved
 from support.examples import random_pairs
 from support.models import plain_logps, tiny

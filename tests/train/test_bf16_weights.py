@@ -14,7 +14,7 @@ from preftree.runtime.ranks import Ranks
 from preftree.scoring.scorer import Scorer
 from preftree.train.step.batch import Batch
 from preftree.train.step.optimizer import build_optimizer
-from preftree.train.step.step import take_step
+from preftree.train.step.update import take_step
 from support.examples import random_pairs
 from support.models import tiny
 from support.reference import reference_table

@@ -16,7 +16,7 @@ from preftree.errors import CheckpointError, ConfigError, TrainingError
 from preftree.models.adapter_folder import write_adapter
 from preftree.models.adapters import add_adapter
 from preftree.models.load import load_model
-from preftree.reference.references import MovingReference
+from preftree.reference.moving import MovingReference
 from preftree.scoring.scorer import Scorer
 from preftree.storage.checkpoint import load_checkpoint
 from preftree.train import policy

@@ -12,7 +12,7 @@ from torch.nn.functional import logsigmoid
 from preftree.config.dpo import DpoConfig
 from preftree.config.load import load_config
 from preftree.errors import ConfigError
-from preftree.evaluate.checks.diagnose import examine_run
+from preftree.evaluate.checks.all_checks import examine_run
 from preftree.losses import LossSpec, PairSums, PairValues
 from preftree.losses.options import Beta
 from preftree.losses.registry import LOSSES

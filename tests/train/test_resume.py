@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 from preftree.config.base import RunConfig
 from preftree.config.dpo import DpoConfig
 from preftree.errors import CheckpointError, ConfigError, HalfwayError, ModelError, TrainingError, UserError
-from preftree.run_folder.metrics import Tracker
+from preftree.run_folder.metrics_file import Tracker
 from preftree.scoring.scorer import Scorer
 from preftree.storage.checkpoint import CheckpointState, LoadedCheckpoint, list_checkpoints
 from preftree.train import loop

@@ -14,9 +14,9 @@ from typer.testing import CliRunner
 from preftree.cli.main import app
 from preftree.config.dpo import DpoConfig
 from preftree.errors import TrainingError
-from preftree.evaluate.checks.diagnose import diagnoses_in, examine_run
+from preftree.evaluate.checks.all_checks import diagnoses_in, examine_run
 from preftree.report.page import write_report
-from preftree.run_folder.metrics import Tracker
+from preftree.run_folder.metrics_file import Tracker
 from preftree.run_folder.reader import read_run
 from preftree.storage.checkpoint import list_checkpoints
 from preftree.train.dpo import run_dpo

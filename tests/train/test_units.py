@@ -24,19 +24,20 @@ from preftree.losses.registry import LOSSES
 from preftree.models.load import load_model, load_tokenizer
 from preftree.reference.build import build_reference
 from preftree.reference.key import table_key
-from preftree.reference.references import LiveReference, NoReference, Reference, TableReference
+from preftree.reference.protocol import LiveReference, NoReference, Reference, TableReference
 from preftree.reference.store import ReferenceTable
 from preftree.runtime.ranks import Ranks
 from preftree.scoring.scorer import Scorer
 from preftree.train.dataset import PromptGroups, Subset, open_data
 from preftree.train.dpo import run_dpo
 from preftree.train.objective import bind_objective
-from preftree.train.preference import PreferenceTask
+from preftree.train.preference_task import PreferenceTask
 from preftree.train.step.batch import Batch
+from preftree.train.step.evaluation import measure
 from preftree.train.step.inputs import make_inputs
 from preftree.train.step.optimizer import build_optimizer
 from preftree.train.step.scores import Moment
-from preftree.train.step.step import measure, take_step
+from preftree.train.step.update import take_step
 from preftree.tree.layout import TokenSequence
 from support.models import plain_logps
 from support.small_runs import dpo_config, make_model, rows_of

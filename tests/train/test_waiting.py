@@ -10,15 +10,15 @@ import torch
 
 from preftree.config.base import Optimisation
 from preftree.losses.registry import bind
-from preftree.reference.references import TableReference
+from preftree.reference.protocol import TableReference
 from preftree.runtime.ranks import Ranks
 from preftree.scoring.scorer import Scorer
 from preftree.train.objective import Objective, WeightedLoss
-from preftree.train.preference import PreferenceTask
-from preftree.train.step import step
+from preftree.train.preference_task import PreferenceTask
+from preftree.train.step import update
 from preftree.train.step.batch import Batch
 from preftree.train.step.optimizer import build_optimizer
-from preftree.train.step.step import take_step
+from preftree.train.step.update import take_step
 from preftree.tree.to_device import send
 from support.examples import random_pairs
 from support.models import tiny
@@ -32,7 +32,7 @@ ALONE = Ranks(0, 1, torch.device("cpu"))
 @pytest.mark.parametrize(("name", "loss"), [("llama", "dpo"), ("gemma2", "dpo"), ("gptj", "dpo"), ("llama", "aot")])
 @pytest.mark.parametrize("budget", [96, 4096])
 def test_a_step_waits_once(name: str, loss: str, budget: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(step, "_refuse_non_finite", lambda *_: None)  # looks at what has been copied
+    monkeypatch.setattr(update, "refuse_non_finite", lambda *_: None)  # looks at what has been copied
     store, model = random_pairs(12), tiny(name)
     scorer = Scorer(model)
     table = reference_table(tmp_path, scorer, store)

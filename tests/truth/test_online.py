@@ -9,8 +9,8 @@ import pytest
 
 from preftree.config.load import load_config
 from preftree.config.online import PpoConfig, RlooConfig
-from preftree.models.export import save_model
 from preftree.models.load import load_model
+from preftree.models.write_folder import save_model
 from preftree.train.ppo import run_ppo, run_rloo
 from preftree.worlds.exact import kl_and_reward, optimum
 from preftree.worlds.grammar import reward_table

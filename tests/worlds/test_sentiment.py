@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from preftree.data.records.conversion import to_row
+from preftree.data.rows.conversion import to_row
 from preftree.data.tokens.tokenize import tokenize_file
 from preftree.errors import ConfigError
 from preftree.generate.hf import Generation

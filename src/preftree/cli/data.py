@@ -10,7 +10,7 @@ import typer
 from preftree.cli.winrate import JUDGE
 
 if TYPE_CHECKING:
-    from preftree.data.records.faults import Tally
+    from preftree.data.rows.faults import Tally
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -156,7 +156,7 @@ def rank(
 
 def _print_tally(out: Path, tally: Tally, written: int) -> None:
     """Print the rejected rows, and the counts of rows left out and written."""
-    from preftree.data.records.faults import ACTIONS
+    from preftree.data.rows.faults import ACTIONS
 
     for row in tally.rejected:
         typer.echo(f"rejected: {row}", err=True)

@@ -8,7 +8,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from preftree.data.records.texts import named_texts, spread
+from preftree.data.rows.texts import named_texts, spread
 from preftree.data.tools.inspect import Inspection
 from preftree.records import Label, Preference, Provenance, Record
 from preftree.records import Text as RecordText

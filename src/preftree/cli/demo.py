@@ -40,7 +40,7 @@ def demo(
     from preftree.demo.runs import DemoRun, run_demo
     from preftree.demo.stages import claim, prepare_seed, quiet
     from preftree.report.comparison import comparison_page
-    from preftree.report.world import budget_lines, demo_page
+    from preftree.report.demo_page import budget_lines, demo_page
     from preftree.runtime.logs import quiet_transformers
     from preftree.runtime.process_pool import run_in_pool
     from preftree.runtime.signals import Stopped
@@ -113,7 +113,7 @@ def _together(plan: DemoPlan, starts: list[SeedStart], ended: Ended) -> tuple[di
         win_rates,
     )
     from preftree.demo.plan import LABELLER
-    from preftree.run_folder.measured import Point
+    from preftree.run_folder.measured_file import Point
     from preftree.run_folder.reader import read_run
     from preftree.worlds.sentiment import WORLDS
 

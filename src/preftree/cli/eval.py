@@ -35,7 +35,7 @@ def diagnose(
     import json
     from dataclasses import asdict
 
-    from preftree.evaluate.checks.diagnose import diagnoses_in, examine_run, title_of
+    from preftree.evaluate.checks.all_checks import diagnoses_in, examine_run, title_of
     from preftree.run_folder.reader import read_run
 
     results = examine_run(read_run(run))

@@ -9,7 +9,7 @@ import typer
 
 if TYPE_CHECKING:
     from preftree.evaluate.along_training import Measuring
-    from preftree.run_folder.measured import Measured, Point
+    from preftree.run_folder.measured_file import Measured, Point
 
 REWARD = (
     "world:NAME, rm:FOLDER of a reward model, rm:FOLDER:LABEL of a classifier, FILE.py:FUNCTION or MODULE:FUNCTION of "
@@ -52,7 +52,7 @@ def frontier(
 def measure_folder(path: Path, how: Measuring) -> Measured:
     """Measure a run, and write RUN/measured.json."""
     from preftree.evaluate.along_training import measure_run
-    from preftree.run_folder.measured import write_measured
+    from preftree.run_folder.measured_file import write_measured
     from preftree.run_folder.reader import read_run
 
     measured = measure_run(read_run(path), how)

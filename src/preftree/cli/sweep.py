@@ -44,7 +44,7 @@ def sweep(
     from preftree.evaluate.along_training import Measuring
     from preftree.evaluate.recommend import recommend, settings_of
     from preftree.judges.functions import load_reward
-    from preftree.report.conclude import conclude
+    from preftree.report.end_of_run import conclude
     from preftree.report.sweep import settings_table, sweep_page
     from preftree.run_folder.reader import Run, read_run
     from preftree.runtime.logs import quiet_transformers
@@ -101,7 +101,7 @@ def sweep(
 
 def _start(recipe: str, words: list[str]) -> tuple[str, Iterator[tuple[Variant[Any], str | None]]]:
     """The folder of the sweep, and an iterator over its runs as they end, each with its error."""
-    from preftree.config.words import split_words
+    from preftree.config.command_line import split_words
     from preftree.errors import ConfigError
     from preftree.evaluate.after_training import run_recipe
     from preftree.evaluate.sweep import plan_sweep, run_all

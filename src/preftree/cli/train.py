@@ -13,7 +13,7 @@ from preftree.cli.options import RecipeCommand
 from preftree.config.recipes import RECIPES, Recipe
 from preftree.runtime.logs import quiet_transformers
 
-OPEN = {"ignore_unknown_options": True}  # --lr 1e-6 is read by config/words.py
+OPEN = {"ignore_unknown_options": True}  # --lr 1e-6 is read by config/command_line.py
 
 Words = Annotated[
     list[str] | None,
@@ -37,7 +37,7 @@ def _verb(recipe: Recipe) -> Callable[..., None]:
 
         config = load_config(recipe.config, words or [])
         from preftree.evaluate.after_training import run_recipe
-        from preftree.report.conclude import conclude
+        from preftree.report.end_of_run import conclude
 
         quiet_transformers()
         signum = run_recipe(config).signum

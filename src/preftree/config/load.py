@@ -10,9 +10,9 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from preftree.config.base import SHORTHANDS
+from preftree.config.command_line import read_value, refuse, split_words
 from preftree.config.loss import HIDDEN, is_mixture, set_in_mixture
 from preftree.config.recipes import AnyConfig
-from preftree.config.words import read_value, refuse, split_words
 from preftree.config.yaml import PlainMap, flatten, read_yaml_file
 from preftree.errors import ConfigError
 

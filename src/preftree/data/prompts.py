@@ -13,11 +13,11 @@ import numpy as np
 from jaxtyping import Int
 from transformers import PreTrainedTokenizerBase
 
-from preftree.data.records.conversion import as_kind, check_kind
-from preftree.data.records.faults import RowFault, Tally, check_share
-from preftree.data.records.fields import Row, messages, prompt_messages, text
+from preftree.data.rows.conversion import as_kind, check_kind
+from preftree.data.rows.faults import RowFault, Tally, check_share
+from preftree.data.rows.fields import Row, messages, prompt_messages, text
 from preftree.data.sources.reader import find_format, find_source, read_records, read_rows
-from preftree.data.tokens.encode import make_encoder
+from preftree.data.tokens.encoder import make_encoder
 from preftree.data.tokens.template import check_special, check_template, render
 from preftree.errors import DataError
 from preftree.records import Demonstration, Message, Provenance, Text

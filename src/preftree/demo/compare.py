@@ -18,15 +18,15 @@ from preftree.evaluate.reward_by_cost import seconds_to_reach
 from preftree.evaluate.temperature import exact_curves, policy_table
 from preftree.models.load import load_model, load_tokenizer
 from preftree.report.comparison import WITHIN
+from preftree.report.demo_page import REACHED
 from preftree.report.frontier import BUDGETS
-from preftree.report.world import REACHED
-from preftree.run_folder.measured import Point
+from preftree.run_folder.measured_file import Point
 from preftree.run_folder.reader import read_run
 from preftree.stats.intervals import Estimate
 from preftree.worlds.exact import best_of, best_reward, frontier
 from preftree.worlds.grammar import World, reward, reward_table
+from preftree.worlds.out_of_distribution import shifted_pairs
 from preftree.worlds.sentiment import WORLDS
-from preftree.worlds.shift import shifted_pairs
 
 TEXTS = 3
 """Samples of each prompt and policy that are shown."""

@@ -13,7 +13,7 @@ from preftree.demo.plan import DemoPlan, Method
 from preftree.demo.stages import SeedStart, finish_run, on_pairs, shared
 from preftree.evaluate.frontier import trace, world_meter
 from preftree.models.load import load_tokenizer
-from preftree.run_folder.measured import Point, write_measured
+from preftree.run_folder.measured_file import Point, write_measured
 from preftree.run_folder.reader import read_run
 from preftree.worlds.grammar import World
 from preftree.worlds.sentiment import WORLDS

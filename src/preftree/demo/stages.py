@@ -18,13 +18,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from preftree.config.load import check_config
 from preftree.config.recipes import RECIPES, AnyConfig
-from preftree.data.records.conversion import to_row
+from preftree.data.rows.conversion import to_row
 from preftree.demo.plan import HELD_OUT_PROMPTS, LABELLER, RESPONSES_PER_PROMPT, DemoPlan
 from preftree.errors import ConfigError
 from preftree.evaluate.after_training import run_recipe
 from preftree.generate.hf import Generation, Sampling, generate
-from preftree.models.export import save_model
 from preftree.models.load import load_model, load_tokenizer
+from preftree.models.write_folder import save_model
 from preftree.records import Preference, Record
 from preftree.runtime.logs import quiet_transformers
 from preftree.runtime.signals import Stopped

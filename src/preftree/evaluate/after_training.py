@@ -7,11 +7,11 @@ from pathlib import Path
 
 from preftree.config.recipes import RECIPES, AnyConfig
 from preftree.evaluate.token_rewards import token_rewards
-from preftree.reference.references import TableReference
-from preftree.run_folder.measured import Reliability, read_measured, write_measured
+from preftree.reference.protocol import TableReference
+from preftree.run_folder.measured_file import Reliability, read_measured, write_measured
 from preftree.train.dataset import probe_rows
 from preftree.train.loop import Outcome
-from preftree.train.preference import PreferenceTask
+from preftree.train.preference_task import PreferenceTask
 from preftree.train.reward import RewardTask, reliability_of
 from preftree.train.step.supervised import SupervisedSteps
 

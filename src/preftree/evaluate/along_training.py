@@ -20,7 +20,7 @@ from preftree.judges.functions import find_world, identify
 from preftree.judges.rewards import Rewards, load_rewards
 from preftree.models.adapter_folder import find_adapter
 from preftree.models.load import load_tokenizer
-from preftree.run_folder.measured import Measured, Point, Sample
+from preftree.run_folder.measured_file import Measured, Point, Sample
 from preftree.run_folder.reader import Run
 from preftree.runtime.ranks import Ranks, open_ranks
 from preftree.scoring.scorer import Scorer

@@ -19,9 +19,9 @@ from preftree.errors import ConfigError, DataError, ModelError
 from preftree.evaluate.prompts import run_prompts
 from preftree.models.adapter_folder import AdapterFolder, find_adapter, write_adapter
 from preftree.models.adapters import merge_adapter
-from preftree.models.export import write_model
 from preftree.models.load import load_base, load_model, load_tokenizer
 from preftree.models.serving import adapter_commands, merged_commands, modelfile
+from preftree.models.write_folder import write_model
 from preftree.run_folder.card import model_card
 from preftree.run_folder.reader import Run, read_run
 from preftree.runtime.ranks import open_ranks

@@ -27,7 +27,7 @@ from preftree.judges.rewards import Rewards
 from preftree.losses.quantities import sum_responses
 from preftree.models.load import load_model
 from preftree.records import Preference
-from preftree.run_folder.measured import Point
+from preftree.run_folder.measured_file import Point
 from preftree.scoring.scorer import Scorer
 from preftree.scoring.vocabulary import token_divergence
 from preftree.stats.intervals import mean_interval

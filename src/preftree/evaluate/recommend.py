@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from preftree.evaluate.checks.diagnose import diagnoses_in, examine_run
+from preftree.evaluate.checks.all_checks import diagnoses_in, examine_run
 from preftree.evaluate.checks.evidence import is_number
-from preftree.run_folder.measured import Point
+from preftree.run_folder.measured_file import Point
 from preftree.run_folder.reader import Run
 from preftree.stats.intervals import mean_interval
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import bisect
 from collections.abc import Sequence
 
-from preftree.run_folder.measured import Point
+from preftree.run_folder.measured_file import Point
 
 
 def best_so_far(points: Sequence[Point], *, kl: float) -> list[tuple[float, float]]:

@@ -16,7 +16,7 @@ from preftree.generate.hf import generate
 from preftree.generate.protocol import Sampling
 from preftree.judges.pairwise import Judge
 from preftree.records import Text
-from preftree.run_folder.measured import Temperature
+from preftree.run_folder.measured_file import Temperature
 from preftree.stats.intervals import Estimate, bootstrap, resampled_means, share_interval
 from preftree.worlds.exact import Table, win_rate
 from preftree.worlds.grammar import World, reward_table

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from preftree.data.store.example import TokenExample
 from preftree.reference.store import ReferenceTable
-from preftree.run_folder.measured import PairRewards, TokenReward
+from preftree.run_folder.measured_file import PairRewards, TokenReward
 from preftree.scoring.scorer import Scorer
 from preftree.tree.layout import TokenSequence
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 
-from preftree.data.records.conversion import to_row
+from preftree.data.rows.conversion import to_row
 from preftree.evaluate.answers import Answers
 from preftree.judges.pairwise import VALUE, Judge, ask, turn
 from preftree.records import Comparison, Message, Preference, Text, Verdict

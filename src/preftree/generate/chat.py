@@ -13,7 +13,7 @@ import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from preftree.data.prompts import Prompt, encode_prompts
-from preftree.data.records.conversion import plain_text
+from preftree.data.rows.conversion import plain_text
 from preftree.errors import DataError
 from preftree.generate.hf import Sampling, generate, uniforms
 from preftree.models.adapters import use_adapter

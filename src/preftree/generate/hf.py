@@ -30,7 +30,7 @@ from preftree.data.tokens.template import closing_token
 from preftree.errors import ConfigError, ModelError
 from preftree.generate.protocol import Generation, Sampler, Sampling, decode, finish, first_stop
 from preftree.scoring.architecture import position_limit
-from preftree.scoring.attention.tree_attention import plain_attention
+from preftree.scoring.attention.dispatch import plain_attention
 
 
 def generate(

@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Float
 
 from preftree.data.prompts import Prompt, prompts_digest
-from preftree.data.records.conversion import plain_text
+from preftree.data.rows.conversion import plain_text
 from preftree.errors import DataError
 from preftree.generate.protocol import Sampler, Sampling
 from preftree.records import Text

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from preftree.data.records.conversion import to_row
-from preftree.data.records.faults import RowFault
-from preftree.data.records.fields import (
+from preftree.data.rows.conversion import to_row
+from preftree.data.rows.faults import RowFault
+from preftree.data.rows.fields import (
     MAX_RESPONSES,
     Row,
     messages,

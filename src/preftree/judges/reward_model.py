@@ -13,10 +13,10 @@ import torch
 from jaxtyping import Float
 from transformers import AutoConfig
 
-from preftree.data.records.faults import RowFault
+from preftree.data.rows.faults import RowFault
 from preftree.data.store.end_marked import mark_end
 from preftree.data.tokens.budgets import Budgets
-from preftree.data.tokens.encode import make_encoder
+from preftree.data.tokens.encoder import make_encoder
 from preftree.data.tokens.sampled_responses import encode_answers
 from preftree.errors import ConfigError, JudgeError
 from preftree.judges.classifier import Classifier

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from preftree.data.records.conversion import plain_text
+from preftree.data.rows.conversion import plain_text
 from preftree.judges.functions import load_reward
 from preftree.judges.reward_model import find_reward_model, open_reward_model
 from preftree.records import Text

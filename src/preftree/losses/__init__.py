@@ -24,7 +24,6 @@ from preftree.losses.pair.unreferenced import alphapo, cpo, orpo, reference_free
 from preftree.losses.quantities import delta, implicit_reward, logratios, pair_up
 from preftree.losses.registry import LOSSES, REWARD_LOSSES, bind, find
 from preftree.losses.sft import sft
-from preftree.losses.single import apo_zero_unpaired, bco, kto
 from preftree.losses.types import (
     BoundLoss,
     ListSums,
@@ -35,6 +34,7 @@ from preftree.losses.types import (
     ResponseSums,
     TokenLogps,
 )
+from preftree.losses.unpaired import apo_zero_unpaired, bco, kto
 
 __all__ = [
     "LOSSES",

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, get_type_hints
 
-from preftree.losses import lists, reward_model, single
+from preftree.losses import lists, reward_model, unpaired
 from preftree.losses.options import Choice, Range, check_options
 from preftree.losses.pair import (
     anchored,
@@ -42,7 +42,7 @@ LOSSES: dict[str, LossSpec] = {
     **ties.SPECS,
     **stepwise.SPECS,
     **unreferenced.SPECS,
-    **single.SPECS,
+    **unpaired.SPECS,
     **lists.SPECS,
     **SFT_SPECS,
 }
@@ -186,4 +186,4 @@ def _reward_of(kind: Kind, *, of_rewards: bool, has_reference: bool) -> Callable
     if kind == "list":
         plain = lists.scaled_list_logratios if has_reference else lists.mean_list_logps
         return reward_model.rewards_of_lists if of_rewards else plain
-    return single.response_rewards if kind == "response" else None
+    return unpaired.response_rewards if kind == "response" else None

@@ -34,7 +34,7 @@ SCORING_CODE = (
     "preftree.scoring.architecture",
     "preftree.scoring.attention.by_branch",
     "preftree.scoring.attention.flex",
-    "preftree.scoring.attention.tree_attention",
+    "preftree.scoring.attention.dispatch",
     "preftree.scoring.attention.types",
     "preftree.scoring.attention.varlen",
     "preftree.scoring.attention.varlen_check",

@@ -15,12 +15,12 @@ from preftree.evaluate.reward_by_cost import best_so_far, reward_by
 from preftree.report import numbers
 from preftree.report.charts import Chart, Level, Line, draw_chart
 from preftree.report.curves import tone_of
+from preftree.report.demo_page import NAMES, REACHED, parse_part, temperature_figures, text_table
 from preftree.report.first_screen import Conclusion, in_words, plain
 from preftree.report.frontier import BudgetRow, exact_budgets, optimum_at, temperature_chart
 from preftree.report.numbers import percent
 from preftree.report.page import Page, Section, render
-from preftree.report.world import NAMES, REACHED, parse_part, temperature_figures, text_table
-from preftree.run_folder.measured import Point
+from preftree.run_folder.measured_file import Point
 
 WITHIN = 2.0
 """Nats of KL at which methods are compared in one figure, and in the chart over compute."""

@@ -10,7 +10,7 @@ from preftree.evaluate.checks.evidence import is_number
 from preftree.evaluate.checks.traits import traits_of
 from preftree.report.charts import MAX_POINTS, Chart, Level, Line, thin
 from preftree.report.numbers import Kind, show
-from preftree.run_folder.measured import Point, Reliability
+from preftree.run_folder.measured_file import Point, Reliability
 from preftree.run_folder.reader import Row, Run
 
 NUM_RUN_TONES = 8

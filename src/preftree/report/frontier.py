@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from preftree.report.charts import Chart, Line
 from preftree.report.curves import tone_of
 from preftree.report.numbers import show
-from preftree.run_folder.measured import Point, Temperature
+from preftree.run_folder.measured_file import Point, Temperature
 
 BUDGETS = (0.25, 0.5, 1.0, 2.0, 4.0)
 """Nats of KL at which methods are compared."""

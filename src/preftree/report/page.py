@@ -14,13 +14,13 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from preftree import __version__
 from preftree.errors import DataError
-from preftree.evaluate.checks.diagnose import CHECKS, SEVERITIES, CheckResult, diagnoses_in, examine_run, title_of
+from preftree.evaluate.checks.all_checks import CHECKS, SEVERITIES, CheckResult, diagnoses_in, examine_run, title_of
 from preftree.evaluate.checks.evidence import Diagnosis
 from preftree.report import first_screen, numbers, tables
 from preftree.report.charts import Chart, Drawing, draw_chart
 from preftree.report.curves import compared_curves, learning_curves, mean_stretch, tone_of
 from preftree.report.frontier import budget_table, frontier_chart, temperature_chart
-from preftree.run_folder.measured import Measured, PairRewards, Point, Sample
+from preftree.run_folder.measured_file import Measured, PairRewards, Point, Sample
 from preftree.run_folder.reader import Run, read_runs
 from preftree.storage.atomic import write_atomic
 

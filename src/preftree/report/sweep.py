@@ -10,7 +10,7 @@ from preftree.report.curves import compared_curves, mean_stretch, tone_of
 from preftree.report.first_screen import Conclusion, describe_runs
 from preftree.report.numbers import fixed, show
 from preftree.report.page import Examined, Page, drawn, examine_all, measured_parts, render
-from preftree.run_folder.measured import Measured, Point
+from preftree.run_folder.measured_file import Measured, Point
 from preftree.run_folder.reader import Run
 
 MOST_TEXTS = 6

@@ -12,7 +12,7 @@ from preftree.config.loss import loss_label
 from preftree.config.recipes import RECIPES, Recipe
 from preftree.config.yaml import read_yaml_file
 from preftree.errors import CheckpointError, DataError
-from preftree.run_folder.measured import Measured, read_measured
+from preftree.run_folder.measured_file import Measured, read_measured
 from preftree.storage.checkpoint import list_checkpoints, step_of
 from preftree.storage.manifest import read_manifest
 

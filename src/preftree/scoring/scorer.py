@@ -21,7 +21,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from preftree.errors import ModelError
 from preftree.models.quantize import quantization_of
 from preftree.scoring.architecture import best_path, position_limit, why_not_tree
-from preftree.scoring.attention.tree_attention import IMPLEMENTATION
+from preftree.scoring.attention.dispatch import IMPLEMENTATION
 from preftree.scoring.attention.types import AttentionPath, TreeMask
 from preftree.scoring.attention.varlen_check import require_varlen
 from preftree.scoring.bf16_on_cpu import emulate_linears, emulated

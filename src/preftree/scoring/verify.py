@@ -13,7 +13,7 @@ from torch import Tensor
 from preftree.errors import TrainingError
 from preftree.losses.quantities import sum_responses
 from preftree.models.reward_model import reward_head
-from preftree.scoring.attention.tree_attention import plain_attention
+from preftree.scoring.attention.dispatch import plain_attention
 from preftree.scoring.scorer import Scorer
 from preftree.tree.layout import TokenSequence
 

@@ -10,21 +10,22 @@ from pathlib import Path
 from preftree.config.dpo import DpoConfig
 from preftree.errors import ConfigError
 from preftree.reference.build import BuildReport, build_reference
-from preftree.reference.gate import GateReport, verify_live_start, verify_start
+from preftree.reference.first_step_gate import GateReport, verify_live_start, verify_start
 from preftree.reference.key import table_key
-from preftree.reference.references import LiveReference, MovingReference, NoReference, Reference, TableReference
+from preftree.reference.moving import MovingReference
+from preftree.reference.protocol import LiveReference, NoReference, Reference, TableReference
 from preftree.reference.store import ReferenceTable
-from preftree.run_folder.metrics import SECONDS_BETWEEN_LINES
+from preftree.run_folder.metrics_file import SECONDS_BETWEEN_LINES
 from preftree.runtime.paths import cache_root
 from preftree.runtime.ranks import open_ranks
 from preftree.runtime.reduce import lead_first
 from preftree.train.dataset import PromptGroups
-from preftree.train.examples import RunExamples, open_examples, trajectory_of
 from preftree.train.loop import Outcome, train
 from preftree.train.objective import Objective, bind_objective
 from preftree.train.open_run import OpenRun, admit, load_run, open_run
 from preftree.train.policy import ReferenceModel, find_live_reference, find_reference
-from preftree.train.preference import PreferenceTask
+from preftree.train.preference_task import PreferenceTask
+from preftree.train.run_examples import RunExamples, open_examples, trajectory_of
 from preftree.train.step.supervised import SupervisedSteps
 
 log = logging.getLogger("preftree")

@@ -15,7 +15,7 @@ from typing import Any, Protocol, runtime_checkable
 from torch.optim import Optimizer
 
 from preftree.errors import HalfwayError, TrainingError, UserError
-from preftree.run_folder.metrics import Row, Tracker, open_tracker
+from preftree.run_folder.metrics_file import Row, Tracker, open_tracker
 from preftree.runtime.reduce import lead_first, max_over_ranks
 from preftree.runtime.signals import stop_on_signals
 from preftree.storage.checkpoint import save_checkpoint

@@ -16,8 +16,8 @@ from transformers import PreTrainedTokenizerBase
 from preftree.config.recipes import AnyConfig
 from preftree.errors import TrainingError
 from preftree.models.adapters import adapted_layers, base_tensors, trained_parameters
-from preftree.models.export import save_adapter, save_model
 from preftree.models.load import load_tokenizer
+from preftree.models.write_folder import save_adapter, save_model
 from preftree.run_folder import writer
 from preftree.run_folder.card import model_card
 from preftree.runtime.paths import cache_root

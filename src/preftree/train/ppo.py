@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from preftree.config.online import OnlineConfig, PpoConfig, RlooConfig
 from preftree.errors import ConfigError
 from preftree.judges.rewards import load_rewards
-from preftree.run_folder.metrics import Row
+from preftree.run_folder.metrics_file import Row
 from preftree.runtime.ranks import Ranks
 from preftree.scoring.critic import Critic
 from preftree.scoring.scorer import Scorer

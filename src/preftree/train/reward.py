@@ -24,12 +24,12 @@ from preftree.scoring.reward_scorer import RewardScorer
 from preftree.scoring.verify import verify_rewards
 from preftree.stats.calibration import Calibration, calibration
 from preftree.train.dataset import Subset
-from preftree.train.examples import RunExamples, open_examples, trajectory_of
 from preftree.train.loop import Outcome, train
 from preftree.train.objective import Objective, bind_reward
 from preftree.train.open_run import OpenRun, admit, open_run
 from preftree.train.policy import Policy, digest_base
-from preftree.train.preference import PreferenceTask
+from preftree.train.preference_task import PreferenceTask
+from preftree.train.run_examples import RunExamples, open_examples, trajectory_of
 from preftree.train.step.scores import Scores
 from preftree.train.step.supervised import SupervisedSteps
 from preftree.tree.to_device import send

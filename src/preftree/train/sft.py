@@ -14,10 +14,10 @@ from preftree.config.sft import SftConfig
 from preftree.data.store.example import Examples, TokenExample
 from preftree.losses.mean import weighted_means
 from preftree.losses.sft import sft
-from preftree.reference.references import NoReference
-from preftree.train.examples import open_examples, trajectory_of
+from preftree.reference.protocol import NoReference
 from preftree.train.loop import Outcome, train
 from preftree.train.open_run import admit, open_run
+from preftree.train.run_examples import open_examples, trajectory_of
 from preftree.train.step.scores import Scores
 from preftree.train.step.supervised import SupervisedSteps
 

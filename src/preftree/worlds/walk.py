@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from preftree.errors import ModelError
-from preftree.scoring.attention.tree_attention import plain_attention
+from preftree.scoring.attention.dispatch import plain_attention
 from preftree.worlds.grammar import WORDS, World
 
 

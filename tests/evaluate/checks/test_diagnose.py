@@ -13,15 +13,15 @@ import numpy as np
 import pytest
 
 from preftree.evaluate import checks
+from preftree.evaluate.checks.all_checks import CHECKS, diagnoses_in, examine, title_of
 from preftree.evaluate.checks.coverage import EFFECTIVE_SHARE
-from preftree.evaluate.checks.diagnose import CHECKS, diagnoses_in, examine, title_of
 from preftree.evaluate.checks.displacement import DISPLACED_SHARE
 from preftree.evaluate.checks.evidence import Diagnosis, gather
 from preftree.evaluate.checks.held_out import WEAK_ACCURACY
 from preftree.evaluate.checks.length_exploitation import length_share
 from preftree.evaluate.checks.over_optimisation import ACCURACY_DROP
 from preftree.evaluate.checks.saturation import SATURATED_WEIGHT
-from preftree.run_folder.measured import Measured, Point
+from preftree.run_folder.measured_file import Measured, Point
 from support.runs import Row, dpo_rows
 
 

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from preftree.evaluate.checks.diagnose import diagnoses_in, examine
+from preftree.evaluate.checks.all_checks import diagnoses_in, examine
 from preftree.evaluate.checks.traits import traits_of
 from preftree.losses.registry import LOSSES, bind
 from support.loss_facts import FACTS

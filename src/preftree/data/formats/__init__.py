@@ -19,7 +19,7 @@ from preftree.data.formats import (
     ultrafeedback,
     unpaired,
 )
-from preftree.data.records.fields import Row
+from preftree.data.rows.fields import Row
 from preftree.records import Kind, Record
 
 

@@ -6,8 +6,8 @@ whole conversations: what they share up to the assistant turn where they part is
 
 from __future__ import annotations
 
-from preftree.data.records.faults import RowFault
-from preftree.data.records.fields import Row, messages, preference, prompt_messages, response_messages, take, text
+from preftree.data.rows.faults import RowFault
+from preftree.data.rows.fields import Row, messages, preference, prompt_messages, response_messages, take, text
 from preftree.records import Message, Preference
 
 

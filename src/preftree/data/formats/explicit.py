@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from preftree.data.records.fields import Row, preference, response_text, take, text
+from preftree.data.rows.fields import Row, preference, response_text, take, text
 from preftree.records import Preference
 
 

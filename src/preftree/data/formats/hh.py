@@ -6,8 +6,8 @@ of the two texts would not do: responses that begin alike would lose their first
 
 from __future__ import annotations
 
-from preftree.data.records.faults import RowFault
-from preftree.data.records.fields import Row, preference, response_text, take, text
+from preftree.data.rows.faults import RowFault
+from preftree.data.rows.fields import Row, preference, response_text, take, text
 from preftree.records import Preference
 
 HUMAN = "\n\nHuman:"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from preftree.data.records.fields import Row, response_text, take, weight
+from preftree.data.rows.fields import Row, response_text, take, weight
 from preftree.records import Demonstration
 
 

@@ -5,7 +5,7 @@ The reference summaries that CarperAI published of TL;DR name the completion `la
 
 from __future__ import annotations
 
-from preftree.data.records.fields import (
+from preftree.data.rows.fields import (
     Row,
     messages,
     present,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from preftree.data.records.faults import RowFault
-from preftree.data.records.fields import (
+from preftree.data.rows.faults import RowFault
+from preftree.data.rows.fields import (
     Row,
     check_differ,
     figures,

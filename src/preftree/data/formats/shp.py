@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 
-from preftree.data.records.faults import RowFault
-from preftree.data.records.fields import Row, flag, optional_number, preference, response_text, take, text
+from preftree.data.rows.faults import RowFault
+from preftree.data.rows.fields import Row, flag, optional_number, preference, response_text, take, text
 from preftree.records import Message, Preference
 
 

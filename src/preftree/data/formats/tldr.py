@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from preftree.data.records.faults import RowFault
-from preftree.data.records.fields import Row, number, preference, present, response_text, take, text
+from preftree.data.rows.faults import RowFault
+from preftree.data.rows.fields import Row, number, preference, present, response_text, take, text
 from preftree.records import Preference
 
 

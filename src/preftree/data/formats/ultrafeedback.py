@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from preftree.data.formats.ranking import rank
-from preftree.data.records.fields import Row, items, number, present, response_text, take, text
+from preftree.data.rows.fields import Row, items, number, present, response_text, take, text
 from preftree.records import Message, Ranking
 
 _SCORES = ("overall_score", "score", "rating", "fine-grained_score")

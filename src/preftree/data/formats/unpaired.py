@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from preftree.data.formats.prompt_completion import exchange
-from preftree.data.records.fields import Row, figures, flag, take, weight
+from preftree.data.rows.fields import Row, figures, flag, take, weight
 from preftree.records import Label
 
 

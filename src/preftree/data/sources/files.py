@@ -19,8 +19,8 @@ from io import BufferedIOBase
 from pathlib import Path
 from typing import Any
 
-from preftree.data.records.faults import RowFault
-from preftree.data.records.fields import Row
+from preftree.data.rows.faults import RowFault
+from preftree.data.rows.fields import Row
 from preftree.errors import DataError
 from preftree.records import Provenance
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from preftree.data.records.fields import Row
+from preftree.data.rows.fields import Row
 from preftree.errors import DataError
 
 _ID = re.compile(

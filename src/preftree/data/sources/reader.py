@@ -8,8 +8,8 @@ from itertools import islice
 from pathlib import Path
 
 from preftree.data.formats import FORMATS, Format
-from preftree.data.records.duplicates import Seen
-from preftree.data.records.faults import RowFault, Tally
+from preftree.data.rows.duplicates import Seen
+from preftree.data.rows.faults import RowFault, Tally
 from preftree.data.sources.files import SUFFIXES, RawRow, data_files, read_file
 from preftree.data.sources.hub import HubData, find_on_hub, looks_like_hub_id, read_hub
 from preftree.errors import DataError

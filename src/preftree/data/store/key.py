@@ -11,7 +11,7 @@ from pathlib import Path
 from preftree.data.formats import FORMATS, Format
 from preftree.data.sources.reader import Source
 from preftree.data.tokens.budgets import Budgets, Truncation
-from preftree.data.tokens.encode import Encoder
+from preftree.data.tokens.encoder import Encoder
 from preftree.errors import DataError
 from preftree.records import Kind
 from preftree.storage.atomic import make_folder, write_atomic
@@ -20,10 +20,10 @@ from preftree.storage.code_digest import code_digest
 TOKEN_CODE = (
     "preftree.data.formats",
     *sorted({form.read.__module__ for form in FORMATS.values()}),
-    "preftree.data.records.conversion",
-    "preftree.data.records.duplicates",
-    "preftree.data.records.fields",
-    "preftree.data.records.texts",
+    "preftree.data.rows.conversion",
+    "preftree.data.rows.duplicates",
+    "preftree.data.rows.fields",
+    "preftree.data.rows.texts",
     "preftree.data.sources.files",
     "preftree.data.sources.hub",
     "preftree.data.sources.reader",
@@ -32,7 +32,7 @@ TOKEN_CODE = (
     "preftree.data.store.token_store",
     "preftree.data.store.writer",
     "preftree.data.tokens.budgets",
-    "preftree.data.tokens.encode",
+    "preftree.data.tokens.encoder",
     "preftree.data.tokens.row_examples",
     "preftree.data.tokens.template",
     "preftree.data.tokens.tokenize",

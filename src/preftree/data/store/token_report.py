@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from preftree.data.records.faults import ACTIONS, Rejected
+from preftree.data.rows.faults import ACTIONS, Rejected
 
 
 @dataclass(frozen=True, slots=True)

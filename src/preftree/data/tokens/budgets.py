@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from preftree.data.records.faults import RowFault
+from preftree.data.rows.faults import RowFault
 from preftree.errors import ConfigError
 
 Truncation: TypeAlias = Literal["drop", "trim_prompt", "trim_response"]

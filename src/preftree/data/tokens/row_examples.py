@@ -9,13 +9,13 @@ from hashlib import blake2b
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from preftree.data.records.conversion import split_record
-from preftree.data.records.faults import RowFault, Tally
-from preftree.data.records.texts import named_texts
+from preftree.data.rows.conversion import split_record
+from preftree.data.rows.faults import RowFault, Tally
+from preftree.data.rows.texts import named_texts
 from preftree.data.store.example import NO_PROMPT
 from preftree.data.store.writer import NewExample
 from preftree.data.tokens.budgets import Budgets, Fit, Truncation, fit, too_long
-from preftree.data.tokens.encode import Encoder, Ids
+from preftree.data.tokens.encoder import Encoder, Ids
 from preftree.data.tokens.template import RenderedTexts, ResponsePiece, check_special, render
 from preftree.records import (
     FIGURES,

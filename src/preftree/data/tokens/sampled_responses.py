@@ -8,7 +8,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from preftree.data.tokens.budgets import Budgets, Truncation, fit
-from preftree.data.tokens.encode import Encoder, Ids
+from preftree.data.tokens.encoder import Encoder, Ids
 from preftree.data.tokens.template import check_template, render
 from preftree.records import Message, Text
 

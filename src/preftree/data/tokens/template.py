@@ -15,8 +15,8 @@ import jinja2
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from preftree.data.records.faults import RowFault
-from preftree.data.tokens.encode import Encoder, Ids, make_encoder
+from preftree.data.rows.faults import RowFault
+from preftree.data.tokens.encoder import Encoder, Ids, make_encoder
 from preftree.errors import DataError, ModelError
 from preftree.records import Message
 

@@ -15,17 +15,17 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
-from preftree.data.records.conversion import as_kind, check_kind
-from preftree.data.records.duplicates import Seen
-from preftree.data.records.faults import RowFault, Tally, check_share
-from preftree.data.records.texts import length, named_texts, spread
+from preftree.data.rows.conversion import as_kind, check_kind
+from preftree.data.rows.duplicates import Seen
+from preftree.data.rows.faults import RowFault, Tally, check_share
+from preftree.data.rows.texts import length, named_texts, spread
 from preftree.data.sources.reader import find_format, find_source, read_records
 from preftree.data.store.key import content_digests, file_mark, store_key
 from preftree.data.store.token_report import TokenReport
 from preftree.data.store.token_store import TokenStore
 from preftree.data.store.writer import StoreWriter
 from preftree.data.tokens.budgets import UNLIMITED, Budgets, Truncation
-from preftree.data.tokens.encode import Encoder, make_encoder
+from preftree.data.tokens.encoder import Encoder, make_encoder
 from preftree.data.tokens.row_examples import RenderedRow, make_examples, render_row
 from preftree.data.tokens.template import check_template
 from preftree.errors import CacheError, DataError

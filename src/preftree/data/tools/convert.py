@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from preftree.data.formats.hh import HUMAN
-from preftree.data.records.conversion import as_kind, check_kind, to_row
-from preftree.data.records.faults import Tally, check_share
+from preftree.data.rows.conversion import as_kind, check_kind, to_row
+from preftree.data.rows.faults import Tally, check_share
 from preftree.data.sources.reader import check_out, find_format, find_source, read_records
 from preftree.records import Kind, Text
 from preftree.storage.atomic import fsync_folder

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from preftree.data.records.conversion import to_row
-from preftree.data.records.faults import RowFault, Tally, check_share
+from preftree.data.rows.conversion import to_row
+from preftree.data.rows.faults import RowFault, Tally, check_share
 from preftree.data.sources.reader import check_out, find_format, find_source, read_records
-from preftree.data.tokens.encode import Encoder, make_encoder
+from preftree.data.tokens.encoder import Encoder, make_encoder
 from preftree.data.tools.convert import some_of
 from preftree.errors import ConfigError, DataError
 from preftree.records import Demonstration

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from preftree.data.formats import Format
-from preftree.data.records.conversion import as_kind, check_kind
-from preftree.data.records.faults import Tally
-from preftree.data.records.texts import length, named_texts, spread
+from preftree.data.rows.conversion import as_kind, check_kind
+from preftree.data.rows.faults import Tally
+from preftree.data.rows.texts import length, named_texts, spread
 from preftree.data.sources.reader import Source, find_format, find_source, read_records
 from preftree.records import Kind, Provenance, Record
 

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from preftree.evaluate.checks.traits import Traits, traits_of
-from preftree.run_folder.measured import Measured
+from preftree.run_folder.measured_file import Measured
 
 Severity = Literal["failure", "warning", "note"]
 

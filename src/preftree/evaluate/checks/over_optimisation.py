@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from preftree.evaluate.checks.evidence import Diagnosis, Evidence, Missing, is_number
 from preftree.evaluate.checks.held_out import carries_over, held_out_losses
-from preftree.run_folder.measured import Point
+from preftree.run_folder.measured_file import Point
 
 REWARD_DROP = 0.2
 """Share of the gain in reward that may be lost again while the policy stays at the same KL.

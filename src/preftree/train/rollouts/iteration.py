@@ -31,7 +31,7 @@ from preftree.losses.rl.advantages import (
     whiten,
 )
 from preftree.losses.rl.policy_gradient import clipped_surrogate, is_clipped, value_loss
-from preftree.run_folder.metrics import Row
+from preftree.run_folder.metrics_file import Row
 from preftree.scoring.vocabulary import head_entropy, head_of
 from preftree.stats.intervals import mean_interval
 from preftree.train.rollouts.learner import Learner, Scored, score

@@ -12,17 +12,18 @@ from torch.optim import Optimizer
 
 from preftree.config.base import RunConfig
 from preftree.data.order import steps_per_epoch
-from preftree.reference.references import MovingReference
-from preftree.run_folder.metrics import Row
+from preftree.reference.moving import MovingReference
+from preftree.run_folder.metrics_file import Row
 from preftree.train.dataset import steps_from
-from preftree.train.examples import RunExamples
 from preftree.train.open_run import OpenRun
+from preftree.train.run_examples import RunExamples
 from preftree.train.state import Companion, Progress
 from preftree.train.step.batch import Batch
+from preftree.train.step.evaluation import measure
 from preftree.train.step.optimizer import build_optimizer, learning_rate, set_learning_rate
 from preftree.train.step.scores import Moment
-from preftree.train.step.step import measure, take_step
 from preftree.train.step.task import Task
+from preftree.train.step.update import take_step
 
 
 class SupervisedSteps:

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from preftree.data.store.example import Examples, TokenExample
-from preftree.reference.references import Reference
+from preftree.reference.protocol import Reference
 from preftree.train.step.scores import Scores
 
 

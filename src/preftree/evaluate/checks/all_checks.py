@@ -16,7 +16,7 @@ from preftree.evaluate.checks.non_finite import non_finite
 from preftree.evaluate.checks.over_optimisation import over_optimisation
 from preftree.evaluate.checks.reference_drift import reference_drift
 from preftree.evaluate.checks.saturation import saturation
-from preftree.run_folder.measured import Measured
+from preftree.run_folder.measured_file import Measured
 from preftree.run_folder.reader import Run
 
 

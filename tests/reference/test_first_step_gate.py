@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from preftree.errors import CacheError, TrainingError
 from preftree.losses.quantities import sum_responses
 from preftree.reference.build import build_reference
-from preftree.reference.gate import verify_start
+from preftree.reference.first_step_gate import verify_start
 from preftree.reference.store import ReferenceTable
 from preftree.scoring.bf16_on_cpu import emulated
 from preftree.scoring.scorer import Scorer

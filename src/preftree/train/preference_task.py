@@ -15,7 +15,7 @@ from torch import Tensor
 from preftree.data.store.example import Examples, TokenExample
 from preftree.losses.mean import weighted_means
 from preftree.losses.metrics import by_label
-from preftree.reference.references import NoReference, Reference
+from preftree.reference.protocol import NoReference, Reference
 from preftree.stats.intervals import wilson
 from preftree.train.objective import Objective
 from preftree.train.step.inputs import make_inputs

@@ -12,7 +12,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from preftree.errors import CheckpointError, TrainingError
-from preftree.run_folder.metrics import Tracker, cut_rows, describe, open_tracker
+from preftree.run_folder.metrics_file import Tracker, cut_rows, describe, open_tracker
 
 ROW = {"step": 1, "loss": 0.5, "accuracy": 0.75, "margin": 0.1, "pairs": 4, "pairs_per_second": 8.0}
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from preftree.worlds.grammar import MILD, WORDS, draw_corpus, reward
+from preftree.worlds.out_of_distribution import SHIFTED, shifted_pairs, unseen_prompts
 from preftree.worlds.sentiment import WORLDS, Labeller
-from preftree.worlds.shift import SHIFTED, shifted_pairs, unseen_prompts
 
 WORLD = WORLDS["small"]
 SURE = Labeller("deterministic")

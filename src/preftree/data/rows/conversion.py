@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from preftree.data.formats import Format
-from preftree.data.records.duplicates import ordered_pairs
-from preftree.data.records.fields import Row
-from preftree.data.records.texts import named_texts
+from preftree.data.rows.duplicates import ordered_pairs
+from preftree.data.rows.fields import Row
+from preftree.data.rows.texts import named_texts
 from preftree.errors import DataError
 from preftree.records import (
     Demonstration,

@@ -18,16 +18,17 @@ from preftree.config.base import Optimisation
 from preftree.data.store.example import TokenExample
 from preftree.errors import ConfigError, ModelError, TrainingError, UserError
 from preftree.losses.registry import bind
-from preftree.reference.references import TableReference
+from preftree.reference.protocol import TableReference
 from preftree.runtime.ranks import Ranks
 from preftree.scoring.scorer import Scorer
-from preftree.train.preference import PreferenceTask
+from preftree.train.preference_task import PreferenceTask
 from preftree.train.sft import DemonstrationTask
 from preftree.train.step.batch import Batch
+from preftree.train.step.evaluation import measure
 from preftree.train.step.optimizer import build_optimizer
 from preftree.train.step.scores import Moment, Scores
-from preftree.train.step.step import measure, take_step
 from preftree.train.step.task import Task
+from preftree.train.step.update import take_step
 from preftree.tree.layout import TokenSequence
 from support.examples import ListStore, make_store, random_demonstrations, random_pairs
 from support.models import tiny, tiny_llama

@@ -17,7 +17,7 @@ from preftree.report.first_screen import Answer, Conclusion, Figure, conclude, i
 from preftree.report.frontier import BudgetRow, exact_budgets, optimum_at, paths
 from preftree.report.numbers import percent, show
 from preftree.report.page import Page, drawn, examine_all, measured_parts, render
-from preftree.run_folder.measured import Measured, PairRewards, Point, Sample, Temperature
+from preftree.run_folder.measured_file import Measured, PairRewards, Point, Sample, Temperature
 from preftree.run_folder.reader import Run
 
 REACHED = 0.8

@@ -1,26 +1,25 @@
-"""One optimiser step on examples, and one pass of evaluation: what every supervised recipe shares."""
+"""One optimiser update on examples, which every supervised recipe shares."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from preftree.data.store.example import Examples, TokenExample
+from preftree.data.store.example import TokenExample
 from preftree.errors import HalfwayError, TrainingError, out_of_memory
 from preftree.losses.mean import mean_part
 from preftree.runtime.ranks import Ranks
 from preftree.runtime.reduce import all_or_none, sum_gradients, sum_over_ranks
 from preftree.scoring.scorer import Scorer
 from preftree.train.step.batch import Batch, num_tokens
-from preftree.train.step.scores import Moment, Scores, join_scores
-from preftree.train.step.task import Task, places
-from preftree.train.step.whole_step import step_scope_gradients, whole_step
+from preftree.train.step.step_scope import step_scope_gradients, whole_step
+from preftree.train.step.task import places
 from preftree.tree.to_device import send
 
 
@@ -114,7 +113,7 @@ def _update(
     on_host = torch.cat([table.flatten(), norm.double()[None]]).cpu()  # the step's one copy to the host
     columns = dict(zip(batch.task.columns, on_host[:-1].view_as(table), strict=True))
     result = StepResult(columns, float(on_host[-1]), computed, batch.num_tokens_alone, state)
-    _refuse_non_finite(name, batch.examples, columns, "nothing was updated: look at these rows, or lower lr")
+    refuse_non_finite(name, batch.examples, columns, "nothing was updated: look at these rows, or lower lr")
     if not np.isfinite([result.grad_norm, *state.values()]).all():
         what = "the gradient's norm" if not np.isfinite(result.grad_norm) else "the loss's running state"
         shown = result.grad_norm if not np.isfinite(result.grad_norm) else dict(state)
@@ -134,67 +133,14 @@ def _update(
     return result
 
 
-def measure(
-    task: Task,
-    store: Examples,
-    rows: Int[np.ndarray, " N"],
-    scorer: Scorer,
-    *,
-    budget: int,
-    ranks: Ranks,
-    moment: Moment | None = None,
-    held_out: bool = False,
-    block: int = 256,
-    stop: Callable[[], int] = lambda: 0,
-    name: str = "evaluation",
-) -> dict[str, float] | None:
-    """Figures over `rows` of a store, without gradients; None where `stop` said so between two blocks.
-
-    A loss whose value depends on its step takes all `rows` as one step.
-
-    Raises:
-      TrainingError: a metric is not finite; the rows' places are named.
-      ConfigError: an example alone is larger than the budget.
-      UserError: another rank could not compute its part.
-    """
-    moment = moment or Moment(state=task.state)
-    waiting: list[tuple[Batch, Scores]] = []
-    tables: list[dict[str, Tensor]] = []
-
-    def evaluate(batch: Batch, examples: Sequence[TokenExample], scores: Scores) -> None:
-        with torch.no_grad(), all_or_none(ranks):
-            if task.scope == "step":
-                values = whole_step(batch, examples, scores)[1]
-            else:
-                values = task.loss(scores, examples)[1]
-            columns = {name: column.double().cpu() for name, column in values.items()}
-        _refuse_non_finite(name, examples, columns, "look at these rows, or start again with a lower lr")
-        tables.append(columns)
-
-    for start in range(0, len(rows), block):
-        if stop():
-            return None
-        batch = Batch(task, store, rows[start : start + block], moment)
-        gathered = batch.gathered(scorer.device)
-        plans = batch.plan(scorer, budget, ranks)
-        with torch.no_grad(), all_or_none(ranks):
-            for micro in plans[ranks.rank]:
-                gathered.enter(micro.examples, batch.score(scorer, micro))
-        scores = gathered.finish(ranks)
-        if task.scope == "example":
-            evaluate(batch, batch.examples, scores)
-        else:
-            waiting.append((batch, scores))
-    if waiting:
-        examples = [example for batch, _ in waiting for example in batch.examples]
-        evaluate(waiting[0][0], examples, join_scores([scores for _, scores in waiting]))
-    columns = {name: torch.cat([table[name] for table in tables]) for name in task.columns}
-    return task.figures(columns, store, rows, held_out=held_out)
-
-
-def _refuse_non_finite(
+def refuse_non_finite(
     step: str, examples: Sequence[TokenExample], columns: Mapping[str, Float[Tensor, " B"]], advice: str
 ) -> None:
+    """Stop at a metric that is not finite.
+
+    Raises:
+      TrainingError: one is not; its rows are named.
+    """
     for name, values in columns.items():
         bad = (~values.isfinite()).nonzero()[:, 0].tolist()
         if bad:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from hashlib import blake2b
 from itertools import combinations
 
-from preftree.data.records.faults import RowFault
+from preftree.data.rows.faults import RowFault
 from preftree.records import Demonstration, Label, Preference, Provenance, Ranking, Record, Text
 
 

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable
 from typing import Any, TypeAlias, TypeVar
 
-from preftree.data.records.faults import RowFault
+from preftree.data.rows.faults import RowFault
 from preftree.records import Kind, Message, Preference, Text, figures_of
 
 Row: TypeAlias = dict[str, Any]

@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 
 from preftree.errors import UserError
-from preftree.evaluate.checks.diagnose import diagnoses_in, examine_run, title_of
+from preftree.evaluate.checks.all_checks import diagnoses_in, examine_run, title_of
 from preftree.report.page import write_report
 from preftree.run_folder.reader import read_run
 
