@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from preftree.cli.main import app
+from preftree.config.recipes import RECIPES
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +37,7 @@ def complete(scripts: Path, line: str, breaks: str = " \t\n\"'><=;|&(:") -> list
         ("preftree data ", ["inspect", "convert", "cut", "rank"]),
         ("preftree eval w", ["winrate"]),
         ("preftree ref ", ["build"]),
-        ("preftree sweep ", ["sft", "dpo", "ppo", "rloo"]),
+        ("preftree sweep ", [row.name for row in RECIPES.values() if row.trains == "policy"]),
         ("preftree options r", ["reward", "rloo"]),
         ("preftree completion ", ["bash", "zsh"]),
         ("preftree losses simp", ["simpo"]),

@@ -16,7 +16,7 @@ from preftree.losses.types import LossSpec
 ROOM = Path(preftree.losses.__file__).parent
 FAMILIES = [
     path.relative_to(ROOM).with_suffix("").as_posix().replace("/", ".")
-    for path in [*sorted((ROOM / "pair").glob("[!_]*.py")), *(ROOM / f"{n}.py" for n in ("lists", "single", "sft"))]
+    for path in [*sorted((ROOM / "pair").glob("[!_]*.py")), *(ROOM / f"{n}.py" for n in ("lists", "unpaired", "sft"))]
 ]
 
 

@@ -88,7 +88,7 @@ def _deed(config: AnyConfig) -> str:
         case "demonstrations":
             return f"{recipe.deed} demonstrations"
         case "preferences":
-            return f"{recipe.deed} preferences with the loss `{loss_label(options['loss'])}`"
+            return f"{recipe.deed} preferences with the loss `{loss_label(options.get('loss') or recipe.name)}`"
         case "prompts":
             return f"{recipe.deed} the reward `{options['reward']}`"
 

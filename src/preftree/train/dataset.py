@@ -12,7 +12,6 @@ from jaxtyping import Bool, Int
 from transformers import PreTrainedTokenizerBase
 
 from preftree.config.base import Pace, RunConfig
-from preftree.config.sft import SftConfig
 from preftree.data.order import hold_out, iterate_steps, order_groups, steps_per_epoch
 from preftree.data.store.example import count_tokens
 from preftree.data.store.mismatched import MismatchedStore
@@ -178,7 +177,7 @@ def _tokenize(
         budgets=Budgets(config.max_length, config.max_prompt_length, config.max_response_length),
         truncation=config.truncation,
         format_name=config.data.format,
-        chosen_side=isinstance(config, SftConfig) and config.side == "chosen",
+        chosen_side=getattr(config, "side", None) == "chosen",
         max_rejected_share=config.data.max_rejected,
     )
     for line in report.lines():
