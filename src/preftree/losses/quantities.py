@@ -115,13 +115,13 @@ def per_token(values: PairValues, lengths: PairSums) -> PairValues:
     return PairValues(values.chosen / lengths.chosen_tokens, values.rejected / lengths.rejected_tokens)
 
 
-def check_one_each(policy: PairSums, **given: Tensor) -> None:
+def check_one_each(policy: PairSums, **inputs: Tensor) -> None:
     """Check that further inputs have one entry for each pair.
 
     Raises:
       ValueError: another number of entries; broadcasting would hide it.
     """
-    for name, values in given.items():
+    for name, values in inputs.items():
         if values.shape != policy.chosen.shape:
             raise ValueError(f"{name} must hold one entry per pair, got {len(values)} for {len(policy.chosen)} pairs")
 

@@ -258,7 +258,7 @@ def _with_checked_shape(loss: BoundLoss, function: Callable[..., Any]) -> Callab
     return values_of
 
 
-def _num_examples(given: Any) -> int:
-    if isinstance(given, PairTokens):
-        return len(given.chosen.num_tokens)
-    return len(given.sizes if isinstance(given, ListSums) else given[0] if isinstance(given, tuple) else given)
+def _num_examples(value: Any) -> int:
+    if isinstance(value, PairTokens):
+        return len(value.chosen.num_tokens)
+    return len(value.sizes if isinstance(value, ListSums) else value[0] if isinstance(value, tuple) else value)

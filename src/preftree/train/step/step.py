@@ -1,4 +1,4 @@
-"""One optimiser step on examples, and one pass of evaluation: what every supervised recipe shares."""
+"""One optimiser step on examples, and one pass of evaluation, for every supervised recipe."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class StepResult(NamedTuple):
       columns: Each metric of each example of the step, float64, on the CPU, name -> [B].
       grad_norm: Global norm of the gradient before clipping.
       num_tokens: Tokens computed, over all ranks; where a step is scored twice, those of the pass with a gradient.
-      num_alone: Tokens of the same responses, each in a row of its own with its prompt.
+      num_alone: Tokens of the same responses with the prompt repeated in each.
       state: The loss's running state after the step.
     """
 
@@ -52,7 +52,7 @@ def take_step(
     ranks: Ranks,
     name: str = "step",
 ) -> StepResult:
-    """Move the policy by one update.
+    """Update the policy once.
 
     Args:
       batch: The step's examples, and their task.
@@ -61,9 +61,9 @@ def take_step(
       budget: Most tokens of a micro-batch.
       max_grad_norm: Global norm to clip to; None never clips.
       ranks: The ranks that share the step.
-      name: What an error calls this step.
+      name: Name of the step in errors.
     Raises:
-      TrainingError: a metric or the gradient is not finite; raised before the update, with the rows' places.
+      TrainingError: a metric or the gradient is not finite; raised before the update, and names the rows.
       HalfwayError: the device has no memory left for the update.
       ConfigError: an example alone is larger than the budget.
       UserError: another rank could not compute its part.
@@ -116,17 +116,17 @@ def _update(
     result = StepResult(columns, float(on_host[-1]), computed, batch.num_tokens_alone, state)
     _refuse_non_finite(name, batch.examples, columns, "nothing was updated: look at these rows, or lower lr")
     if not np.isfinite([result.grad_norm, *state.values()]).all():
-        what = "the gradient's norm" if not np.isfinite(result.grad_norm) else "the loss's running state"
+        subject = "the gradient's norm" if not np.isfinite(result.grad_norm) else "the loss's running state"
         shown = result.grad_norm if not np.isfinite(result.grad_norm) else dict(state)
         raise TrainingError(
-            f"{name}: {what} is {shown} though every loss is finite, over {places(batch.examples)}; "
+            f"{name}: {subject} is {shown} though every loss is finite, over {places(batch.examples)}; "
             "nothing was updated: lower lr, or use precision=fp32"
         )
     if max_grad_norm is not None:
         nn.utils.clip_grads_with_norm_(parameters, max_grad_norm, norm)
     try:
         optimizer.step()
-    except torch.OutOfMemoryError as error:  # at the first step, when it makes its moments
+    except torch.OutOfMemoryError as error:  # at the first step, which allocates the moments
         raise HalfwayError(
             f"{out_of_memory(error)} while the weights were updated; use optimizer=rmsprop or adamw_8bit, or lora"
         ) from error
@@ -148,12 +148,12 @@ def measure(
     stop: Callable[[], int] = lambda: 0,
     name: str = "evaluation",
 ) -> dict[str, float] | None:
-    """Figures over `rows` of a store, without gradients; None where `stop` said so between two blocks.
+    """Figures over `rows` of a store, without gradients; None where `stop` returns a signal's number between blocks.
 
-    A loss whose value depends on its step takes all `rows` as one step.
+    A loss that depends on the whole step takes all `rows` as one step.
 
     Raises:
-      TrainingError: a metric is not finite; the rows' places are named.
+      TrainingError: a metric is not finite; the rows are named.
       ConfigError: an example alone is larger than the budget.
       UserError: another rank could not compute its part.
     """
