@@ -174,7 +174,7 @@ def test_figures_of_a_policy_that_is_its_reference() -> None:
     model = preftree.load("model")
     figures = preftree.measure(model, ROWS, reference=model, beta=0.1)
     assert figures["loss"] == pytest.approx(0.6931472, abs=1e-5) and figures["margin"] == pytest.approx(0, abs=1e-5)
-    with pytest.raises(ConfigError, match="loss 'dpo' compares with a reference"):
+    with pytest.raises(ConfigError, match="loss 'dpo' needs a reference"):
         preftree.measure(model, ROWS)
 
 
