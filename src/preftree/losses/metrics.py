@@ -1,4 +1,4 @@
-"""Metrics of a loss: one value per example, never a mean. Means are made in mean.py."""
+"""Metrics of a loss: one value per example, never a mean. Means are computed in mean.py."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def columns_of(spec: LossSpec) -> tuple[str, ...]:
     """Names of the columns that the metrics of a loss have, in order.
 
     Raises:
-      ValueError: the loss is of demonstrations, which have a loss alone.
+      ValueError: the loss is of demonstrations, which have no other metric than the loss.
     """
     kind, of_policy, has_reference = spec.kind, not spec.is_of_rewards, spec.needs_reference
     if kind == "pair":
@@ -39,16 +39,16 @@ def columns_of(spec: LossSpec) -> tuple[str, ...]:
 
 
 def metrics_of(loss: BoundLoss, inputs: Mapping[str, Any], values: Tensor) -> dict[str, Shaped[Tensor, " P"]]:
-    """The metrics of a loss, whatever its kind of example; as `pair_metrics`, `response_metrics`, `list_metrics`."""
+    """The metrics of a loss of any kind; as `pair_metrics`, `response_metrics`, `list_metrics`."""
     of_kind = {"pair": pair_metrics, "response": response_metrics, "list": list_metrics}
     return of_kind[loss.spec.kind](loss, inputs, values)
 
 
 def with_gradient(loss: BoundLoss, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The inputs such that the slope behind `grad_weight` can be taken on the one evaluation of the loss.
+    """The inputs from which one evaluation of the loss also gives the derivative for `grad_weight`.
 
     Args:
-      loss: A bound loss; only one of pairs has that slope.
+      loss: A bound loss; only losses of pairs have this derivative.
       inputs: Inputs by name.
     Returns:
       `inputs` itself in training; copies where the chosen responses carry no gradient, as in an evaluation.
@@ -62,7 +62,7 @@ def with_gradient(loss: BoundLoss, inputs: Mapping[str, Any]) -> Mapping[str, An
 
 
 def pair_metrics(loss: BoundLoss, inputs: Mapping[str, Any], values: Tensor) -> dict[str, Shaped[Tensor, " P"]]:
-    """The loss and its companions for each pair, detached.
+    """The loss and its metrics for each pair, detached.
 
     loss              the loss itself
     accuracy          1 where the chosen response has the larger implicit reward, 0.5 where both are equal, else 0;
@@ -82,7 +82,7 @@ def pair_metrics(loss: BoundLoss, inputs: Mapping[str, Any], values: Tensor) -> 
     Args:
       loss: A bound pair loss.
       inputs: The loss's inputs by name, as `with_gradient` returns them, and `policy` (with `ref`, where there is one)
-        even if it asks for tokens alone.
+        even if the loss takes tokens only.
       values: The loss of each pair, with its graph, [P].
     Returns:
       Name -> values, [P]; token counts are integers.
@@ -102,10 +102,10 @@ def pair_metrics(loss: BoundLoss, inputs: Mapping[str, Any], values: Tensor) -> 
     margin = rewards.chosen - rewards.rejected
     won = (1 + margin.sign()) / 2
     if "ties" in loss.inputs:
-        won = won.masked_fill(detached["ties"], 0.5)  # the order of the responses of a tie means nothing
+        won = won.masked_fill(detached["ties"], 0.5)  # the order of the responses of a tie has no meaning
     figures = {
         "loss": values.detach(),
-        "accuracy": torch.where(margin.isnan(), margin, won),  # the sign of nan is 0: it would pass for a tie
+        "accuracy": torch.where(margin.isnan(), margin, won),  # the sign of nan is 0, as for equal rewards
         "margin": margin,
         "chosen_rewards": rewards.chosen,
         "rejected_rewards": rewards.rejected,
@@ -122,7 +122,7 @@ def pair_metrics(loss: BoundLoss, inputs: Mapping[str, Any], values: Tensor) -> 
 
 
 def response_metrics(loss: BoundLoss, inputs: Mapping[str, Any], values: Tensor) -> dict[str, Shaped[Tensor, " N"]]:
-    """The loss and its companions for each single response, detached; `by_label` makes figures of their means.
+    """The loss and its metrics for each single response, detached; `by_label` derives figures from their means.
 
     loss, rewards, logps, logratio    the loss, the implicit reward, policy logps, policy minus reference logps
     desirable                         1 where the response was liked, else 0
@@ -159,7 +159,7 @@ def by_label(means: Mapping[str, float]) -> dict[str, float]:
     """Means over the responses of each label, from the global means of the columns of `response_metrics`.
 
     Returns:
-      loss, rewards, logps, logratio, tokens over all responses; desirable: the share that was liked; desirable_X and
+      loss, rewards, logps, logratio, tokens over all responses; desirable: the desirable share; desirable_X and
       undesirable_X for each X of the first four, where there are such responses; margin: desirable minus undesirable
       rewards, where there are both.
     """
@@ -176,7 +176,7 @@ def by_label(means: Mapping[str, float]) -> dict[str, float]:
 
 
 def list_metrics(loss: BoundLoss, inputs: Mapping[str, Any], values: Tensor) -> dict[str, Shaped[Tensor, " L"]]:
-    """The loss and its companions for each list, detached.
+    """The loss and its metrics for each list, detached.
 
     loss             the loss itself
     accuracy         1 where no response has a larger implicit reward than the best one, shared with those that equal it
@@ -235,7 +235,7 @@ def list_metrics(loss: BoundLoss, inputs: Mapping[str, Any], values: Tensor) -> 
 
 
 def _chosen(loss: BoundLoss, inputs: Mapping[str, Any]) -> Tensor:
-    """The figures of the chosen responses that a loss of pairs has its gradient from."""
+    """The input for the chosen responses by which a loss of pairs is differentiated."""
     if "policy_tokens" in loss.inputs:
         return inputs["policy_tokens"].chosen.logps
     return inputs["rewards" if loss.spec.is_of_rewards else "policy"].chosen
