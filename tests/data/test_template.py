@@ -156,7 +156,7 @@ def test_a_template_that_alters_the_prompt_is_a_fault_of_the_row() -> None:
 
 def test_a_template_that_alters_the_response_is_a_fault_of_the_row() -> None:
     tokenizer = altered("{{ message['content'] + '<|im_end|>' }}{% endgen", "{{ message['content'] | upper }}{% endgen")
-    with pytest.raises(RowFault, match="leaves out, adds to or rewrites the text of 'response'") as caught:
+    with pytest.raises(RowFault, match="omits, extends or rewrites the text of 'response'") as caught:
         sequences(Demonstration((U("a"),), (A("b"),)), tokenizer)
     assert caught.value.fault == "template_alters_response"
     trims = altered(
