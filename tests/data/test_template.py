@@ -149,7 +149,7 @@ def altered(old: str, new: str) -> PreTrainedTokenizerFast:
 def test_a_template_that_alters_the_prompt_is_a_fault_of_the_row() -> None:
     """As templates do that drop the thinking of earlier turns, or number the turns of the whole conversation."""
     tokenizer = altered("{% for message in messages %}", "{{ messages | length }}{% for message in messages %}")
-    with pytest.raises(RowFault, match="renders the prompt of 'chosen' otherwise") as caught:
+    with pytest.raises(RowFault, match="renders the prompt of 'chosen' differently") as caught:
         sequences(Preference((U("a"),), (A("b"),), (A("c"),)), tokenizer)
     assert caught.value.fault == "template_alters_prompt"
 

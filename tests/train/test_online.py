@@ -252,7 +252,7 @@ def test_a_first_ratio_that_is_not_one_stops_the_run(place: Path, monkeypatch: p
 
     monkeypatch.setattr(online, "score", moved)
     config = config_of(place, "ppo", "moved")
-    with pytest.raises(TrainingError, match=r"log-ratio to the policy that sampled is 0.001 nats"):
+    with pytest.raises(TrainingError, match=r"logratio to the sampling policy is 0.001 nats"):
         run(config)
 
 
