@@ -189,7 +189,7 @@ def test_a_closing_that_is_no_token_is_a_fault() -> None:
     """A template of another model: its <|im_end|> would be ten letters, and nothing would end a turn."""
     tokenizer = plain_tokenizer()
     tokenizer.chat_template = CHAT_TEMPLATE
-    with pytest.raises(RowFault, match="adds to"):
+    with pytest.raises(RowFault, match="omits, extends or rewrites"):
         sequences(Demonstration((U("a"),), (A("b"),)), tokenizer)
 
 

@@ -386,7 +386,7 @@ def test_rewards_that_are_none_are_named(place: Path) -> None:
     def bad(prompts: Sequence[Any], texts: Sequence[str]) -> np.ndarray:
         return np.array([0.0, np.nan, 0.0, 0.0])
 
-    with pytest.raises(JudgeError, match=r"an answer to .*prompts.jsonl:1; fix the reward"):
+    with pytest.raises(JudgeError, match=r"a response to .*prompts.jsonl:1; fix the reward"):
         replace(learner, rewards=bad).sample(learner.data.prompts, np.array([0, 1]), 2, 0)
 
 
