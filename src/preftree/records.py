@@ -129,10 +129,10 @@ def figures_of(kind: Kind) -> list[RowFigure]:
     return [figure for figure in FIGURES.values() if set(kinds) & set(figure.kinds)]
 
 
-def select_responses(figures: Figures, places: Sequence[int]) -> dict[str, tuple[float, ...]]:
-    """The figures of the responses at `places`, in that order; figures of the whole row are kept."""
+def select_responses(figures: Figures, indices: Sequence[int]) -> dict[str, tuple[float, ...]]:
+    """The figures of the responses at `indices`, in that order; figures of the whole row are kept."""
     return {
-        name: tuple(values[place] for place in places) if FIGURES[name].per_response else values
+        name: tuple(values[index] for index in indices) if FIGURES[name].per_response else values
         for name, values in figures.items()
     }
 

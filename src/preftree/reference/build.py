@@ -50,8 +50,8 @@ class _Group:
     sequences: tuple[TokenSequence, ...]
     digests: tuple[bytes, ...]
 
-    def part(self, places: Sequence[int]) -> _Group:
-        return _Group(self.index, tuple(self.sequences[i] for i in places), tuple(self.digests[i] for i in places))
+    def part(self, indices: Sequence[int]) -> _Group:
+        return _Group(self.index, tuple(self.sequences[i] for i in indices), tuple(self.digests[i] for i in indices))
 
 
 def build_reference(
@@ -142,13 +142,13 @@ def _lacking(table: ReferenceTable, chunk: Sequence[_Group]) -> list[_Group]:
     absent = {digest for digest, is_absent in zip(digests, table.missing_digests(digests), strict=True) if is_absent}
     lacking: list[_Group] = []
     for group in chunk:
-        places = []
-        for place, digest in enumerate(group.digests):
+        members = []
+        for index, digest in enumerate(group.digests):
             if digest in absent:
                 absent.remove(digest)
-                places.append(place)
-        if places:
-            lacking.append(group.part(places))
+                members.append(index)
+        if members:
+            lacking.append(group.part(members))
     return lacking
 
 
@@ -195,7 +195,7 @@ def _bins(groups: Sequence[_Group], budget: int, share: bool, name: Callable[[in
             yield [trees[index][0] for index in chosen]
         return
     # Rows are padded to the longest of their batch, so rows of similar length are scored together.
-    rows = [group.part([place]) for group in groups for place in range(len(group.sequences))]
+    rows = [group.part([index]) for group in groups for index in range(len(group.sequences))]
     rows.sort(key=lambda row: -len(row.sequences[0].trimmed().ids))
     while rows:
         longest = len(grow_tree(rows[0].sequences))
@@ -213,22 +213,22 @@ def _fitting(group: _Group, budget: int, name: Callable[[int], str]) -> Iterator
         yield group, size
         return
 
-    def size_of(places: Sequence[int]) -> int:
-        return len(grow_tree([group.sequences[place] for place in places]))
+    def size_of(members: Sequence[int]) -> int:
+        return len(grow_tree([group.sequences[index] for index in members]))
 
-    places: list[int] = []
-    bound = 0  # of the tree of `places`; growing the tree again for every sequence would take quadratic time
-    for place, sequence in enumerate(group.sequences):
+    members: list[int] = []
+    bound = 0  # of the tree of `members`; growing the tree again for every sequence would take quadratic time
+    for index, sequence in enumerate(group.sequences):
         bound += len(sequence.ids)
         if bound > budget:
-            bound = size_of([*places, place])
+            bound = size_of([*members, index])
         if bound > budget:
-            if (alone := size_of([place])) > budget:
+            if (alone := size_of([index])) > budget:
                 raise _too_long(group, alone, budget, name)
-            yield group.part(places), size_of(places)
-            places, bound = [], alone
-        places.append(place)
-    yield group.part(places), size_of(places)
+            yield group.part(members), size_of(members)
+            members, bound = [], alone
+        members.append(index)
+    yield group.part(members), size_of(members)
 
 
 def _too_long(group: _Group, size: int, budget: int, name: Callable[[int], str]) -> ConfigError:

@@ -109,10 +109,10 @@ def _pair_of(ranking: Ranking, better: int, worse: int) -> Preference:
     return Preference(ranking.prompt, chosen, rejected, ranking.weight, figures=figures)
 
 
-def _figures(figures: Figures, kind: Kind, places: tuple[int, ...]) -> dict[str, tuple[float, ...]]:
-    """The figures that a record of a kind can have, for the responses at `places`."""
+def _figures(figures: Figures, kind: Kind, responses: tuple[int, ...]) -> dict[str, tuple[float, ...]]:
+    """The figures that a record of a kind can have, of the responses with these indices."""
     names = [figure.name for figure in figures_of(kind) if figure.name in figures]
-    return select_responses({name: figures[name] for name in names}, places)
+    return select_responses({name: figures[name] for name in names}, responses)
 
 
 def _figure_fields(figures: Figures, kind: Kind) -> Row:

@@ -103,7 +103,7 @@ def cal_dpo(policy: PairSums, ref: PairSums, *, beta: Beta = 1e-3) -> Float[Tens
     There is no beta in the first term, as in the authors' code; that halves the two squares, the paper does not.
 
     Args:
-      beta: Sets the targets +-1 / (2 beta) of the two logratios, > 0.
+      beta: Scale of the targets +-1 / (2 beta) of the two logratios, > 0.
     Returns:
       Loss per pair, [P]; not reduced.
     At policy == reference: ln 2 + 1 / (2 beta^2).

@@ -51,7 +51,7 @@ class RunPrompts:
     def probes(self) -> Sequence[Sequence[TokenSequence]]:
         """A few prompts, each with two artificial responses: the tokens of this prompt and of another."""
         by_length = sorted(self.prompts.ids, key=len)[: max(1, len(self.prompts) // 2)]
-        chosen = [by_length[place] for place in np.unique(np.linspace(0, len(by_length) - 1, 4).round().astype(int))]
+        chosen = [by_length[rank] for rank in np.unique(np.linspace(0, len(by_length) - 1, 4).round().astype(int))]
         groups = []
         for prompt, other in zip(chosen, [*chosen[1:], chosen[0]], strict=True):
             responses = [np.array([*prompt, *more], np.int32) for more in (prompt[:256], other[:128][::-1])]

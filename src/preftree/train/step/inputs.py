@@ -142,9 +142,9 @@ class _ResponseInputs(_Inputs):
         borrowed = np.setdiff1d(np.arange(len(self._scores.count_R)), starts)
         return send(starts, device), send(borrowed, device)
 
-    def _select(self, values_I: Tensor | None, places: Int[Tensor, " N"]) -> ResponseSums:
+    def _select(self, values_I: Tensor | None, indices: Int[Tensor, " N"]) -> ResponseSums:
         sums = self._sums(values_I)
-        return ResponseSums(sums.values.index_select(0, places), sums.num_tokens.index_select(0, places))
+        return ResponseSums(sums.values.index_select(0, indices), sums.num_tokens.index_select(0, indices))
 
 
 class _ListInputs(_Inputs):

@@ -55,10 +55,10 @@ def step_scope_gradients(
             leaf.requires_grad_(False)
         for number, micro in enumerate(plans[ranks.rank]):
             scores = kept[number] if once else batch.score_again(scorer, micro)
-            places = gathered.places(micro.examples, borrowed=once)
+            positions = gathered.places(micro.examples, borrowed=once)
             graphs = [graph for graph in (scores.policy, scores.kl) if graph is not None]
             pairs = zip(slopes, graphs, strict=True)
-            torch.stack([(slope[places] * graph.double()).sum() for slope, graph in pairs]).sum().backward()
+            torch.stack([(slope[positions] * graph.double()).sum() for slope, graph in pairs]).sum().backward()
     return batch.table(columns), state, num_tokens(plans)
 
 
