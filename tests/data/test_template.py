@@ -196,7 +196,7 @@ def test_a_closing_that_is_no_token_is_a_fault() -> None:
 def test_an_unclosed_turn_that_the_template_writes_into_is_a_fault() -> None:
     """Nothing says where such an answer ends; its first words must not be taken for all of it."""
     template = "{% for m in messages %}{{ m['role'] + ': so, ' + m['content'] + ' so be it ' }}{% endfor %}"
-    with pytest.raises(RowFault, match="adds to") as caught:
+    with pytest.raises(RowFault, match="extends or rewrites") as caught:
         sequences(Demonstration((U("a"),), (A("so"),)), chat_tokenizer(template=template))
     assert caught.value.fault == "template_alters_response"
 

@@ -121,18 +121,18 @@ def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]
       ModelError: the tokenizer has no EOS.
     """
     encoder = make_encoder(tokenizer)
-    whole: list[str] = []
+    texts: list[str] = []
     for prompt in prompts:
         try:
             if isinstance(prompt.text, str):
                 check_special(encoder.special, prompt.text, "prompt")
-                whole.append(prompt.text)
+                texts.append(prompt.text)
             else:
                 check_template(tokenizer, prompt.where.file)
-                whole.append(render(tokenizer, encoder, prompt.text, ()).prompt)
+                texts.append(render(tokenizer, encoder, prompt.text, ()).prompt)
         except RowFault as fault:
             raise DataError(f"{prompt.where}: {fault}; fix the row") from fault
-    encoded = [ids.tolist() for ids in encoder.first(whole)]
+    encoded = [ids.tolist() for ids in encoder.first(texts)]
     plain = [isinstance(prompt.text, str) for prompt in prompts]
     return [
         [*(encoder.start if ids else encoder.empty), *ids] if is_plain else ids

@@ -70,7 +70,7 @@ def _at(loss: BoundLoss, deltas: Tensor, start: Tensor) -> tuple[Tensor, Tensor]
 
 def _pair_inputs(chosen: Tensor, rejected: Tensor, ref: Tensor, state: Mapping[str, float]) -> dict[str, Any]:
     """Inputs of pairs with responses of one token, neutral except for the log-probs."""
-    one, zero, count = torch.ones_like(ref), torch.zeros_like(ref), torch.ones_like(ref, dtype=torch.int64)
+    zero, count = torch.zeros_like(ref), torch.ones_like(ref, dtype=torch.int64)
     return {
         "policy": PairSums(chosen, rejected, count, count),
         "ref": PairSums(ref, ref, count, count),
@@ -80,7 +80,7 @@ def _pair_inputs(chosen: Tensor, rejected: Tensor, ref: Tensor, state: Mapping[s
         "confidence": PairValues(zero, zero),
         **{figure.input: _neutral(figure, zero) for figure in FIGURES.values() if "pair" in figure.kinds},
         "ties": zero.bool(),
-        "uniforms": one / 2,
+        "uniforms": torch.full_like(ref, 0.5),
         "state": state,
     }
 

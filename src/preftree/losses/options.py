@@ -132,23 +132,23 @@ def options_in(function: Callable[..., Any]) -> dict[str, Option]:
     return options
 
 
-def check_options(options: Mapping[str, Option], given: Mapping[str, object]) -> dict[str, float | str]:
+def check_options(options: Mapping[str, Option], settings: Mapping[str, object]) -> dict[str, float | str]:
     """The values of all applicable options: those that are set, checked, and the defaults of the others.
 
     Args:
       options: All options, by name.
-      given: Values that are set; every name is in `options`.
+      settings: Values that are set; every name is in `options`.
     Raises:
       ValueError: a value is not allowed, or is set against its condition.
     """
     values: dict[str, float | str] = {}
     for name, option in options.items():
         rule = option.only_with
-        if rule is not None and given.get(rule.option, options[rule.option].default) != rule.value:
-            if name in given:
+        if rule is not None and settings.get(rule.option, options[rule.option].default) != rule.value:
+            if name in settings:
                 raise ValueError(f"{name} counts only with {rule.option}={rule.value}, leave it out")
             continue
-        values[name] = option.allowed.check(name, given.get(name, option.default))
+        values[name] = option.allowed.check(name, settings.get(name, option.default))
     return values
 
 

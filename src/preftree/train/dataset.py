@@ -93,8 +93,8 @@ def num_steps(pace: Pace, num_examples: int) -> int:
     length = steps_per_epoch(num_examples, pace.batch_size)
     if pace.epochs is None and pace.max_steps is not None:
         return pace.max_steps
-    whole = length * (pace.epochs or 1)
-    return whole if pace.max_steps is None else min(whole, pace.max_steps)
+    total = length * (pace.epochs or 1)
+    return total if pace.max_steps is None else min(total, pace.max_steps)
 
 
 def steps_from(part: Subset, config: RunConfig, first: int, last: int) -> Iterator[Int[np.ndarray, " B"]]:

@@ -177,7 +177,7 @@ def figures(row: Row, kind: Kind, count: int = 1) -> dict[str, tuple[float, ...]
       kind: Kind of its record.
       count: Number of responses of a list.
     """
-    given: dict[str, tuple[float, ...]] = {}
+    result: dict[str, tuple[float, ...]] = {}
     for figure in figures_of(kind):
         fields = figure.fields(kind)
         if figure.per_response and kind == "list":
@@ -191,26 +191,26 @@ def figures(row: Row, kind: Kind, count: int = 1) -> dict[str, tuple[float, ...]
                 raise RowFault("bad_value", field, message)
         values = tuple(value for value in read if value is not None)
         if values and len(values) == len(read):
-            given[figure.name] = values
-    return given
+            result[figure.name] = values
+    return result
 
 
 def preference(row: Row, prompt: Text, chosen: tuple[str, Text], rejected: tuple[str, Text]) -> Preference:
     """A pair with the weight, tie and figures of its row; each response is passed with its field's name."""
     tie = row.get("tie") not in (None, "") and flag(row["tie"], "tie")
-    given, source = figures(row, "pair"), "margin"
-    if "margin" not in given and "scores" in given:
-        source, margin = "score_chosen", given["scores"][0] - given["scores"][1]
+    pair_figures, source = figures(row, "pair"), "margin"
+    if "margin" not in pair_figures and "scores" in pair_figures:
+        source, margin = "score_chosen", pair_figures["scores"][0] - pair_figures["scores"][1]
         if not math.isfinite(margin):
             raise RowFault("bad_value", source, "'score_chosen' minus 'score_rejected' is not finite")
-        given["margin"] = (margin,)
-    (margin,) = given.get("margin", (0.0,))
+        pair_figures["margin"] = (margin,)
+    (margin,) = pair_figures.get("margin", (0.0,))
     if margin < 0:
         message = f"'{source}' puts the chosen response below the rejected one, by {-margin:g}"
         raise RowFault("bad_value", source, message)
     if not tie:
         check_differ((chosen, rejected))
-    return Preference(prompt, chosen[1], rejected[1], weight(row), tie, given)
+    return Preference(prompt, chosen[1], rejected[1], weight(row), tie, pair_figures)
 
 
 def check_differ(named: tuple[tuple[str, Text], ...]) -> None:

@@ -80,7 +80,7 @@ class _Naming(logging.Filter):
         for path, name in self._names.items():
             text = re.sub(
                 rf"{re.escape(path)}:(\d+)(?:: '(\w+)')?",
-                lambda found, name=name: f"{name}[{int(found[1]) - 1}]" + (f".{found[2]}:" if found[2] else ""),
+                lambda match, name=name: f"{name}[{int(match[1]) - 1}]" + (f".{match[2]}:" if match[2] else ""),
                 text,
             )
             text = text.replace(path, name)

@@ -64,11 +64,11 @@ def make_encoder(tokenizer: PreTrainedTokenizerBase) -> Encoder:
     special |= {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
     added = special | {token.content for token in tokenizer.added_tokens_decoder.values()}
     if isinstance(tokenizer, TokenizersBackend):
-        whole = json.loads(tokenizer.backend_tokenizer.to_str())
+        description = json.loads(tokenizer.backend_tokenizer.to_str())
         first = _fast(tokenizer.backend_tokenizer.to_str())
-        bare = _without_dummy_space(whole)
-        later = _fast(json.dumps(bare)) if bare != whole else first
-        identity = json.dumps(whole, sort_keys=True)
+        bare = _without_dummy_space(description)
+        later = _fast(json.dumps(bare)) if bare != description else first
+        identity = json.dumps(description, sort_keys=True)
     else:
         first = later = _slow(tokenizer)
         if tokenizer.convert_ids_to_tokens(first(["a"])[0].tolist())[0][:1] in ("\u2581", "\u0120"):
@@ -129,10 +129,10 @@ def _slow(tokenizer: PreTrainedTokenizerBase) -> Encode:
     return encode
 
 
-def _without_dummy_space(whole: dict[str, Any]) -> dict[str, Any]:
+def _without_dummy_space(description: dict[str, Any]) -> dict[str, Any]:
     """The description of a tokenizer without the steps that put a space before a text."""
-    steps = {name: whole.get(name) for name in ("normalizer", "pre_tokenizer")}
-    return whole | {name: _quiet(step) for name, step in steps.items() if step is not None}
+    steps = {name: description.get(name) for name in ("normalizer", "pre_tokenizer")}
+    return description | {name: _quiet(step) for name, step in steps.items() if step is not None}
 
 
 def _quiet(step: dict[str, Any]) -> dict[str, Any] | None:

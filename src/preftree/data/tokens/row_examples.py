@@ -75,7 +75,7 @@ def render_row(
     """
     (_, prompt), *named = named_texts(record)
     if isinstance(record, Ranking):
-        named = [(f"response {place + 1}", text) for place, (_, text) in enumerate(named)]
+        named = [(f"response {index + 1}", text) for index, (_, text) in enumerate(named)]
     if isinstance(prompt, str):
         for field, text in (("prompt", prompt), *named):
             assert isinstance(text, str)
@@ -111,7 +111,7 @@ def make_examples(
         encoded = [[next(piece_ids) for _ in pieces] for pieces in row.texts.responses]
         try:
             prompt = _prompt(row, ids, encoder)
-            responses = [_response(row, place, ids, encoder) for place, ids in enumerate(encoded)]
+            responses = [_response(row, index, ids, encoder) for index, ids in enumerate(encoded)]
             yield from _fitted(row, prompt, responses, encoder, budgets, truncation, tally)
         except RowFault as fault:
             tally.reject(row.where, fault)

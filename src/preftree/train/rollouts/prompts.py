@@ -117,5 +117,5 @@ def _num_steps(config: OnlineConfig, num_prompts: int) -> int:
     """Iterations of a run: its epochs over the prompts, or max_steps, whichever ends first; otherwise one epoch."""
     if config.epochs is None and config.max_steps is not None:
         return config.max_steps
-    whole = math.ceil(num_prompts * config.samples_per_prompt * (config.epochs or 1) / config.batch_size)
-    return whole if config.max_steps is None else min(whole, config.max_steps)
+    total = math.ceil(num_prompts * config.samples_per_prompt * (config.epochs or 1) / config.batch_size)
+    return total if config.max_steps is None else min(total, config.max_steps)

@@ -119,8 +119,8 @@ def restore_optimizer(model: nn.Module, optimizer: Optimizer, tensors: dict[str,
         name, _, quantity = key.rpartition("/")
         quantity, _, part = quantity.partition(".")
         parameter = parameters.get(name)
-        whole = part in ("", "codes")
-        if parameter is None or (whole and value.ndim and value.shape != parameter.shape):
+        is_value = part in ("", "codes")
+        if parameter is None or (is_value and value.ndim and value.shape != parameter.shape):
             raise CheckpointError(f"the checkpoint's optimiser state {key!r} fits no parameter of this model")
         if part:
             parts.setdefault((parameter, quantity), {})[part] = value.to(parameter.device, copy=True)
