@@ -158,7 +158,7 @@ def test_a_mixup_of_one_is_a_copy() -> None:
     ("words", "sentence"),
     [
         (("reference.sync_every=2", "lora.r=4"), "reference.sync_every moves all weights of the reference, and lora"),
-        (("reference.sync_every=2", "loss=simpo"), "loss simpo compares with no reference, got a schedule for it"),
+        (("reference.sync_every=2", "loss=simpo"), "loss simpo uses no reference, got a schedule for it"),
     ],
 )
 def test_what_cannot_follow_is_a_sentence(place: Path, words: tuple[str, ...], sentence: str) -> None:

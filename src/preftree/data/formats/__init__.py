@@ -1,4 +1,4 @@
-"""Table of the formats of data files; each has a file of this folder."""
+"""Table of the formats of data files; each has a file in this folder."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from preftree.records import Kind, Record
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """One format: how its rows are recognised and read.
+    """One format: detection and reading of its rows.
 
     Attributes:
-      name: The name that is shown, and that `--format` takes.
+      name: The name in messages and for `--format`.
       kind: Kind of the records.
       title: The format in a few words.
-      detect: Whether a row looks like it; a glance at field names.
-      read: The row as a record; raises RowFault.
+      detect: Test whether a row has this format, by its field names.
+      read: Conversion of a row to a record; raises RowFault.
     """
 
     name: str
@@ -42,7 +42,7 @@ class Format:
     read: Callable[[Row], Record]
 
 
-_ALL = (  # where two fit equally many rows, the first is taken
+_ALL = (  # of formats that match equally many rows, the first is used
     Format("conversational", "pair", "message lists chosen and rejected", conversational.detect, conversational.read),
     Format("tldr_pairs", "pair", "TL;DR comparisons as pairs", tldr_pairs.detect, tldr_pairs.read),
     Format("explicit", "pair", "prompt, chosen and rejected as text", explicit.detect, explicit.read),

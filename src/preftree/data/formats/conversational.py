@@ -1,7 +1,7 @@
-"""{"prompt": [...], "chosen": [...], "rejected": [...]}: message lists, with the prompt named or implied.
+"""{"prompt": [...], "chosen": [...], "rejected": [...]}: message lists, with an explicit or implicit prompt.
 
 Where `prompt` is absent, or is text beside whole conversations (as in the binarised UltraFeedback), both sides are
-whole conversations: what they share up to the assistant turn where they part is the prompt.
+whole conversations; the prompt is their common part up to the first assistant turn that differs.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ def read(row: Row) -> Preference:
     """One pair of conversations."""
     chosen = take(row, messages, "chosen")
     rejected = take(row, messages, "rejected")
-    given = row.get("prompt")
-    if isinstance(given, list):
-        prompt = prompt_messages(messages(given, "prompt"), "prompt")
+    value = row.get("prompt")
+    if isinstance(value, list):
+        prompt = prompt_messages(messages(value, "prompt"), "prompt")
         chosen = _after(prompt, chosen, "chosen")
         rejected = _after(prompt, rejected, "rejected")
     else:
-        question = None if given is None else text(given, "prompt")
+        question = None if value is None else text(value, "prompt")
         if question is not None and all(side[:1] and side[0].role == "assistant" for side in (chosen, rejected)):
             prompt = (Message("user", question),)
         else:
-            place = _parting(chosen, rejected)
-            prompt, chosen, rejected = prompt_messages(chosen[:place], "chosen"), chosen[place:], rejected[place:]
+            start = _response_start(chosen, rejected)
+            prompt, chosen, rejected = prompt_messages(chosen[:start], "chosen"), chosen[start:], rejected[start:]
             if question is not None and question.strip() not in (m.content.strip() for m in prompt if m.role == "user"):
                 raise RowFault("prompts_differ", "prompt", "'prompt' is not a user turn of 'chosen' and 'rejected'")
     chosen = response_messages(chosen, "chosen")
@@ -49,8 +49,8 @@ def _after(prompt: tuple[Message, ...], side: tuple[Message, ...], where: str) -
     return side[len(prompt) :]
 
 
-def _parting(chosen: tuple[Message, ...], rejected: tuple[Message, ...]) -> int:
-    """Where the responses begin: the first assistant turn that differs, or the last shared one where a side ends."""
+def _response_start(chosen: tuple[Message, ...], rejected: tuple[Message, ...]) -> int:
+    """Start of the responses: the first assistant turn that differs, or the last shared one where a side ends."""
     shared = 0
     for left, right in zip(chosen, rejected, strict=False):
         if left != right:
@@ -58,7 +58,7 @@ def _parting(chosen: tuple[Message, ...], rejected: tuple[Message, ...]) -> int:
         shared += 1
     if shared < min(len(chosen), len(rejected)):
         if chosen[shared].role != "assistant" or rejected[shared].role != "assistant":
-            message = f"'chosen' and 'rejected' part at message {shared}, which is not the assistant's in both"
+            message = f"'chosen' and 'rejected' first differ at message {shared}, which is not the assistant's in both"
             raise RowFault("prompts_differ", "rejected", message)
         return shared
-    return max((place for place in range(shared) if chosen[place].role == "assistant"), default=0)
+    return max((index for index in range(shared) if chosen[index].role == "assistant"), default=0)

@@ -7,7 +7,7 @@ from preftree.records import Preference
 
 
 def detect(row: Row) -> bool:
-    """Whether the fields are there; what they hold is read row by row."""
+    """Whether the fields are present; their values are checked row by row."""
     return {"prompt", "chosen", "rejected"} <= row.keys()
 
 

@@ -1,7 +1,7 @@
 """{"chosen": "\\n\\nHuman: ...\\n\\nAssistant: ...", "rejected": "..."}: raw transcripts of Anthropic's HH-RLHF.
 
-The prompt ends with the last "\\n\\nAssistant:" of each side, and both sides must have the same one. A common beginning
-of the two texts would not do: responses that begin alike would lose their first words to the prompt.
+The prompt ends with the last "\\n\\nAssistant:" of each side, and both sides must have the same prompt. The common
+prefix of the two texts is not used: responses that begin alike would lose their first words to the prompt.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def detect(row: Row) -> bool:
 
 
 def read(row: Row) -> Preference:
-    """One pair, cut at the last assistant turn."""
+    """One pair, split at the last assistant turn."""
     prompt, chosen = take(row, split, "chosen")
     other, rejected = take(row, split, "rejected")
     if prompt != other:
@@ -37,11 +37,11 @@ def split(transcript: object, where: str) -> tuple[str, str]:
     Raises:
       RowFault: no human turn, or the last turn is not the assistant's.
     """
-    whole = text(transcript, where)
-    place = whole.rfind(ASSISTANT)
-    if place < 0 or whole.rfind(HUMAN) > place:
+    content = text(transcript, where)
+    end = content.rfind(ASSISTANT)
+    if end < 0 or content.rfind(HUMAN) > end:
         raise RowFault("bad_transcript", where, f"'{where}' does not end with an assistant turn")
-    place += len(ASSISTANT)
-    if HUMAN not in whole[:place]:
+    end += len(ASSISTANT)
+    if HUMAN not in content[:end]:
         raise RowFault("bad_transcript", where, f"'{where}' has no human turn")
-    return whole[:place], whole[place:]
+    return content[:end], content[end:]

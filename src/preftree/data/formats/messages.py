@@ -12,6 +12,6 @@ def detect(row: Row) -> bool:
 
 
 def read(row: Row) -> Demonstration:
-    """One demonstration, cut before the last assistant turn."""
+    """One demonstration, split before the last assistant turn."""
     prompt, response = split_dialogue(take(row, messages, "messages"), "messages")
     return Demonstration(prompt, response, weight(row))

@@ -19,7 +19,7 @@ from preftree.records import Demonstration, Text
 
 
 def detect(row: Row) -> bool:
-    """Whether a response without a label is there."""
+    """Whether there is a response without a label."""
     if "completion" in row or "response" in row:
         return "prompt" in row and "label" not in row
     return "prompt" in row and isinstance(row.get("label"), str)

@@ -37,35 +37,35 @@ def read(row: Row) -> Ranking:
     for index, value in enumerate(take(row, items, "responses")):
         where = f"responses[{index}]"
         named.append((where, response_messages(messages(value, where), where) if chat else response_text(value, where)))
-    given = figures(row, "list", len(named))
-    if "scores" in given or row.get("ranks") is None:
-        return rank(row, prompt, named, given)
+    row_figures = figures(row, "list", len(named))
+    if "scores" in row_figures or row.get("ranks") is None:
+        return rank(row, prompt, named, row_figures)
     ranks = numbers(row["ranks"], "ranks", len(named))
     if len(set(ranks)) < len(ranks):
         raise RowFault(
             "bad_value", "ranks", "'ranks' holds a rank twice; give 'scores' where responses are equally good"
         )
     order = sorted(range(len(ranks)), key=ranks.__getitem__)
-    return rank(row, prompt, [named[i] for i in order], select_responses(given, order))
+    return rank(row, prompt, [named[i] for i in order], select_responses(row_figures, order))
 
 
 def rank(
-    row: Row, prompt: Text, named: Sequence[tuple[str, Text]], given: Figures, field: str = "responses"
+    row: Row, prompt: Text, named: Sequence[tuple[str, Text]], row_figures: Figures, field: str = "responses"
 ) -> Ranking:
-    """A ranking, ordered by its scores where it has any; responses of equal score keep their order.
+    """A ranking, ordered by its scores if it has any; responses of equal score keep their order.
 
     Args:
-      row: Gives the weight.
+      row: The row, with its weight.
       prompt: The prompt.
       named: The responses under the names of their fields, best first where there are no scores.
-      given: Figures, in the order of `named`.
+      row_figures: Figures, in the order of `named`.
       field: The field that holds the responses.
     """
-    scores = given.get("scores")
+    scores = row_figures.get("scores")
     if len(named) < 2 or (scores is not None and len(set(scores)) < 2):
         raise RowFault("no_preference", field, f"'{field}' has no two responses that differ in rank")
     check_differ(tuple(named))
     order = list(range(len(named)))
     if scores is not None:
         order.sort(key=lambda index: -scores[index])
-    return Ranking(prompt, tuple(named[i][1] for i in order), weight(row), select_responses(given, order))
+    return Ranking(prompt, tuple(named[i][1] for i in order), weight(row), select_responses(row_figures, order))

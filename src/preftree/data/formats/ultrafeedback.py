@@ -1,6 +1,6 @@
 """{"instruction": "...", "completions": [{"response": "...", "overall_score": 8.0}, ...]}: K scored completions.
 
-A row is a ranking, and as pairs each better completion beside each worse one, with the difference of scores as margin.
+A row is a ranking; as pairs it gives each better completion with each worse one, with the score difference as margin.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _SCORES = ("overall_score", "score", "rating", "fine-grained_score")
 
 
 def detect(row: Row) -> bool:
-    """Whether there are completions that are objects."""
+    """Whether there are completions as objects."""
     completions = row.get("completions")
     return isinstance(completions, list) and any(isinstance(item, dict) for item in completions)
 
@@ -35,6 +35,6 @@ def read(row: Row) -> Ranking:
 
 
 def _inside(completion: Row, prefix: str, *names: str) -> tuple[str, Any]:
-    """A field of one completion, under the name that leads to it in the row."""
+    """A field of one completion, with its path in the row."""
     named = {f"{prefix}.{name}": completion.get(name) for name in names}
     return present(named, *named)

@@ -8,7 +8,7 @@ from preftree.records import Label
 
 
 def detect(row: Row) -> bool:
-    """Whether a labelled response is there."""
+    """Whether there is a labelled response."""
     return {"prompt", "label"} <= row.keys() and ("completion" in row or "response" in row)
 
 

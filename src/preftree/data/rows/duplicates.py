@@ -1,6 +1,6 @@
-"""Detection of rows that repeat or contradict an earlier one, with eight bytes of digest a comparison.
+"""Detection of rows that repeat or contradict an earlier row, by an eight-byte digest of each comparison.
 
-Equal digests of different rows are as good as impossible: one in 30 000 data sets of 32 million rows would have a pair.
+Equal digests of different rows are very unlikely: one in 30 000 data sets of 32 million rows would have a pair.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from preftree.records import Demonstration, Label, Preference, Provenance, Ranki
 
 
 class Seen:
-    """Digests of the comparisons so far, and their places."""
+    """Digests of the comparisons so far, and their rows."""
 
     def __init__(self) -> None:
         self._files: list[str] = []
         self._places: dict[int, int] = {}  # digest -> line * 2^20 + file
 
     def check(self, record: Record, where: Provenance) -> None:
-        """Remember a record.
+        """Add a record.
 
         Raises:
-          RowFault: earlier rows say the same, or prefer the other response of a pair; the record is not remembered.
+          RowFault: the record repeats earlier rows, or an earlier row prefers the other response; it is not added.
         """
         keys = _keys(record)
         for _, reverse in keys:
@@ -65,7 +65,7 @@ def _keys(record: Record) -> list[tuple[int, int | None]]:
 
 
 def ordered_pairs(ranking: Ranking) -> list[tuple[int, int]]:
-    """Places (better, worse) of all pairs of a ranking; responses of equal score make none."""
+    """Indices (better, worse) of all pairs of a ranking; responses of equal score form none."""
     scores = ranking.figures.get("scores")
     pairs = combinations(range(len(ranking.responses)), 2)
     return [(i, j) for i, j in pairs if scores is None or scores[i] > scores[j]]

@@ -1,6 +1,7 @@
 """Faults of rows, and the tally of rows read, rejected and changed.
 
-A faulty row is rejected whole: its first fault is counted, and shown with file, line and field. Nothing is repaired.
+A faulty row is rejected as a whole: its first fault is counted, and shown with file, line and field. Nothing is
+repaired.
 """
 
 from __future__ import annotations
@@ -14,16 +15,16 @@ from preftree.records import Provenance
 
 FAULTS: dict[str, str] = {
     "bad_json": "not JSON, or nested too deep",
-    "bad_csv": "not CSV, or another number of cells than the header has",
+    "bad_csv": "not CSV, or another number of cells than the header",
     "bad_utf8": "bytes that are not UTF-8",
     "bad_text": "a NUL, half a surrogate pair, or U+FFFD, the mark of an earlier decoding error",
     "line_too_long": "more than 16 MiB",
     "missing_field": "a field that the format needs is absent or null",
-    "wrong_type": "a field of another type than the format says",
-    "bad_value": "a number or label that makes no sense, or contradicts another field of the row",
+    "wrong_type": "a field of another type than the format's",
+    "bad_value": "an invalid number or label, or one that contradicts another field of the row",
     "bad_transcript": "a transcript without a human turn, or one that does not end with the assistant's",
-    "bad_messages": "a conversation whose roles are out of order, or that the chat template refuses",
-    "empty_response": "a response of nothing but white space",
+    "bad_messages": "a conversation with roles out of order, or one that the chat template refuses",
+    "empty_response": "a response of white space only",
     "same_responses": "two responses that are equal, as text or as tokens",
     "prompts_differ": "the responses do not answer the same prompt",
     "no_preference": "fewer than two responses, or no two that differ in score",
@@ -31,15 +32,15 @@ FAULTS: dict[str, str] = {
     "contradiction": "an earlier row prefers the other response",
     "too_long": "over a token budget, and the truncation policy does not make it fit",
     "special_token": "a special token written out in the text",
-    "template_alters_prompt": "the chat template renders the prompt otherwise once the response follows",
-    "template_alters_response": "the chat template leaves out, adds to or rewrites a part of the response",
+    "template_alters_prompt": "the chat template renders the prompt differently when the response follows",
+    "template_alters_response": "the chat template omits, extends or rewrites a part of the response",
 }
 
 
 ACTIONS: dict[str, str] = {
-    "longer_dialogue": "dialogues left out, since they have more human turns than asked for",
-    "trimmed_prompt": "prompts cut at the beginning",
-    "trimmed_response": "responses cut at the end, without EOS",
+    "longer_dialogue": "dialogues left out, since they have more human turns than the limit",
+    "trimmed_prompt": "prompts trimmed at the beginning",
+    "trimmed_response": "responses trimmed at the end, without EOS",
     "dropped_pair": "pairs of a ranking left out, since a response is too long or both are equal as tokens",
     "dropped_response": "responses of a ranking left out, since they are too long or equal a better one as tokens",
     "repeated_response": "chosen responses left out, since an earlier pair has the same",
@@ -48,7 +49,7 @@ ACTIONS: dict[str, str] = {
 
 
 class RowFault(Exception):
-    """One row is faulty; caught where rows are counted."""
+    """Fault of one row; caught where rows are counted."""
 
     def __init__(self, fault: str, field: str, message: str) -> None:
         assert fault in FAULTS, fault
@@ -60,7 +61,7 @@ class RowFault(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """A row that was left out, and why."""
+    """A rejected row, with the reason."""
 
     file: str
     line: int
@@ -74,15 +75,15 @@ class Rejected:
 
 @dataclass(slots=True)
 class Tally:
-    """Rows seen and rejected so far, and what was done to accepted ones; keeps the first places, and counts them all.
+    """Counts of rows read and rejected, and of changes to accepted rows, with the first rows of each.
 
     Attributes:
-      keep: How many rejected rows are kept.
-      rows: Rows seen.
+      keep: Number of rejected rows to keep.
+      rows: Rows read.
       faults: Rejected rows by their first fault.
-      rejected: The first of them.
-      actions: How often something was cut or left out of an accepted row, by name (see ACTIONS).
-      places: The first rows that each action touched.
+      rejected: The first rejected rows.
+      actions: Number of times that accepted rows were trimmed or left out in part, by action (see ACTIONS).
+      places: The first rows of each action.
     """
 
     keep: int = 20
@@ -109,19 +110,19 @@ class Tally:
             self.rejected.append(Rejected(where.file, where.line, fault.field, fault.fault, fault.message))
 
     def note(self, action: str, where: Provenance) -> None:
-        """Count what was done to an accepted row."""
+        """Count an action on an accepted row."""
         assert action in ACTIONS, action
         self.actions[action] += 1
         places = self.places.setdefault(action, [])
-        if len(places) < 5 and str(where) not in places:  # both responses of a row may have been cut
+        if len(places) < 5 and str(where) not in places:  # both responses of a row may have been trimmed
             places.append(str(where))
 
 
 def check_share(path: str, rows: int, faults: Mapping[str, int], first: Sequence[Rejected], max_share: float) -> None:
-    """Stop where too much was rejected.
+    """Stop if too many rows are rejected.
 
     Raises:
-      DataError: there is no row, none is left, or more than `max_share` of the rows were rejected.
+      DataError: there is no row, none is accepted, or more than `max_share` of the rows are rejected.
     """
     num_rejected = sum(faults.values())
     if not rows:

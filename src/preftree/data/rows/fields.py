@@ -1,6 +1,6 @@
 """Typed fields of a row, each checked as it is read; `where` is the field's name in the file.
 
-Every function raises RowFault where the value is not what its name says.
+Every function raises RowFault where the value does not have the type of its name.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ T = TypeVar("T")
 MAX_RESPONSES = 64  # 2016 pairs
 ROLES = ("system", "developer", "user", "assistant", "tool")
 _SURROGATE = re.compile("[\ud800-\udfff]")
-_ESCAPED_BYTE = re.compile("[\udc80-\udcff]")  # how Python keeps a byte that was not UTF-8
+_ESCAPED_BYTE = re.compile("[\udc80-\udcff]")  # Python's escape of a byte that is not UTF-8
 _WRITTEN_MESSAGES = re.compile(r"\s*\[\s*\{\s*['\"](role|content)['\"]\s*:")
 
 
@@ -39,7 +39,7 @@ def take(row: Row, read: Callable[[Any, str], T], *names: str) -> T:
 
 
 def text(value: Any, where: str) -> str:
-    """Text that can be stored and tokenised as it is."""
+    """Text that can be stored and tokenised unchanged."""
     if not isinstance(value, str):
         raise RowFault("wrong_type", where, f"'{where}' must be text, got {_type_name(value)}")
     if not value.isascii():
@@ -89,7 +89,7 @@ def _message(value: Any, where: str) -> Message:
 
 
 def prompt_messages(turns: tuple[Message, ...], where: str) -> tuple[Message, ...]:
-    """A conversation that the assistant is to answer."""
+    """A conversation that ends before a turn of the assistant."""
     if not turns or turns[-1].role == "assistant":
         raise RowFault("bad_messages", where, f"'{where}' has no turn for the assistant to answer")
     return turns
@@ -108,7 +108,7 @@ def response_messages(turns: tuple[Message, ...], where: str) -> tuple[Message, 
 
 
 def split_dialogue(turns: tuple[Message, ...], where: str) -> tuple[tuple[Message, ...], tuple[Message, ...]]:
-    """A whole conversation as prompt and response, cut before its last assistant turn."""
+    """A whole conversation as prompt and response, split before its last assistant turn."""
     if not turns or turns[-1].role != "assistant":
         raise RowFault("bad_messages", where, f"'{where}' must end with an assistant turn")
     return prompt_messages(turns[:-1], where), response_messages(turns[-1:], where)
@@ -128,7 +128,7 @@ def number(value: Any, where: str) -> float:
 
 
 def optional_number(row: Row, name: str) -> float | None:
-    """A number that may be absent, null, or an empty cell."""
+    """A number, or None where it is absent, null, or an empty cell."""
     return None if row.get(name) in (None, "") else number(row[name], name)
 
 
@@ -153,7 +153,7 @@ def flag(value: Any, where: str) -> bool:
 
 
 def items(value: Any, where: str) -> list[Any]:
-    """A list of no more responses than a ranking may have."""
+    """A list of at most MAX_RESPONSES responses."""
     if not isinstance(value, list):
         raise RowFault("wrong_type", where, f"'{where}' must be a list, got {_type_name(value)}")
     if len(value) > MAX_RESPONSES:
@@ -162,7 +162,7 @@ def items(value: Any, where: str) -> list[Any]:
 
 
 def weight(row: Row) -> float:
-    """The row's weight, 1 where it gives none."""
+    """The row's weight, by default 1."""
     value = optional_number(row, "weight")
     if value is not None and value <= 0:
         raise RowFault("bad_value", "weight", f"'weight' must be > 0, got {value:g}")
@@ -170,14 +170,14 @@ def weight(row: Row) -> float:
 
 
 def figures(row: Row, kind: Kind, count: int = 1) -> dict[str, tuple[float, ...]]:
-    """The figures that a row of a kind gives, within their ranges; one that is given in part is left out.
+    """The figures of a row of a kind, within their ranges; a figure with only some of its fields is left out.
 
     Args:
       row: The row.
-      kind: Kind of the record that it becomes.
-      count: Responses of a list.
+      kind: Kind of its record.
+      count: Number of responses of a list.
     """
-    given: dict[str, tuple[float, ...]] = {}
+    result: dict[str, tuple[float, ...]] = {}
     for figure in figures_of(kind):
         fields = figure.fields(kind)
         if figure.per_response and kind == "list":
@@ -191,30 +191,30 @@ def figures(row: Row, kind: Kind, count: int = 1) -> dict[str, tuple[float, ...]
                 raise RowFault("bad_value", field, message)
         values = tuple(value for value in read if value is not None)
         if values and len(values) == len(read):
-            given[figure.name] = values
-    return given
+            result[figure.name] = values
+    return result
 
 
 def preference(row: Row, prompt: Text, chosen: tuple[str, Text], rejected: tuple[str, Text]) -> Preference:
-    """A pair with the weight, tie and figures that its row gives; each response comes with its field's name."""
+    """A pair with the weight, tie and figures of its row; each response is passed with its field's name."""
     tie = row.get("tie") not in (None, "") and flag(row["tie"], "tie")
-    given, source = figures(row, "pair"), "margin"
-    if "margin" not in given and "scores" in given:
-        source, margin = "score_chosen", given["scores"][0] - given["scores"][1]
+    pair_figures, source = figures(row, "pair"), "margin"
+    if "margin" not in pair_figures and "scores" in pair_figures:
+        source, margin = "score_chosen", pair_figures["scores"][0] - pair_figures["scores"][1]
         if not math.isfinite(margin):
             raise RowFault("bad_value", source, "'score_chosen' minus 'score_rejected' is not finite")
-        given["margin"] = (margin,)
-    (margin,) = given.get("margin", (0.0,))
+        pair_figures["margin"] = (margin,)
+    (margin,) = pair_figures.get("margin", (0.0,))
     if margin < 0:
         message = f"'{source}' puts the chosen response below the rejected one, by {-margin:g}"
         raise RowFault("bad_value", source, message)
     if not tie:
         check_differ((chosen, rejected))
-    return Preference(prompt, chosen[1], rejected[1], weight(row), tie, given)
+    return Preference(prompt, chosen[1], rejected[1], weight(row), tie, pair_figures)
 
 
 def check_differ(named: tuple[tuple[str, Text], ...]) -> None:
-    """No two responses are equal but for white space around them."""
+    """Check that no two responses are equal up to surrounding white space."""
     seen: dict[tuple[object, ...], str] = {}
     for name, response in named:
         key = (response.strip(),) if isinstance(response, str) else tuple((m.role, m.content.strip()) for m in response)

@@ -1,6 +1,6 @@
 """Rows of data files, read one at a time, so that a file may be larger than memory.
 
-Files: .jsonl, .jsonl.gz, .json (an array, or one object a line), .csv, .parquet, or a folder of those. A row that
+Files: .jsonl, .jsonl.gz, .json (an array, or one object per line), .csv, .parquet, or a folder of those. A row that
 cannot be read becomes a fault of that row; a file that cannot be read at all is a DataError. Lines are counted from 1:
 lines of the file in .jsonl and .csv (where a row begins), rows in .json arrays and .parquet.
 """
@@ -30,17 +30,17 @@ SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".csv", ".parquet")
 
 @dataclass(frozen=True, slots=True)
 class RawRow:
-    """One row as the file has it, or why it could not be read."""
+    """One row of a file, or the fault that prevents reading it."""
 
     where: Provenance
     row: Row | RowFault
 
 
 def data_files(path: str) -> list[str]:
-    """The files that `path` names: itself, or the data files directly inside it, ordered by name.
+    """The data files of `path`: the file, or the files directly inside the folder, ordered by name.
 
     Raises:
-      DataError: nothing is there, or nothing with a suffix that can be read.
+      DataError: it does not exist, or holds no file with a supported suffix.
     """
     folder_or_file = Path(path)
     wanted = ", ".join(SUFFIXES)
@@ -62,7 +62,7 @@ def read_file(file: str) -> Iterator[RawRow]:
     """The rows of one file.
 
     Raises:
-      DataError: the file cannot be opened, or is damaged from some place on.
+      DataError: the file cannot be opened, or is damaged.
     """
     suffix = _suffix(Path(file))
     try:
@@ -94,7 +94,7 @@ def _open(file: str, suffix: str | None) -> Iterator[BufferedIOBase]:
 
 
 def _lines(stream: BufferedIOBase) -> Iterator[tuple[int, bytes | None]]:
-    """Numbered lines; None where one is longer than a row may be, which is then skipped without being held."""
+    """Numbered lines; None for a line above the limit of a row, which is skipped without being held in memory."""
     number = 0
     while line := stream.readline(MAX_ROW_BYTES + 1):
         number += 1
@@ -125,7 +125,7 @@ def _parse(line: bytes) -> Row | RowFault:
         return RowFault("bad_json", "row", f"the line is not JSON: {error.msg} at character {error.pos + 1}")
     except RecursionError:
         return RowFault("bad_json", "row", "the line nests too deep")
-    except ValueError as error:  # an integer of more digits than Python converts
+    except ValueError as error:  # an integer with more digits than Python converts
         return RowFault("bad_json", "row", f"the line is not JSON that can be read: {error}")
     return _as_row(value)
 
@@ -146,51 +146,51 @@ def _begins_with_bracket(stream: BufferedIOBase) -> bool:
 def _json_array(file: str, stream: BufferedIOBase) -> Iterator[RawRow]:
     """The items of one JSON array, held one at a time.
 
-    A broken item cannot be skipped, since nothing says where the next one begins; so it ends the reading.
+    A damaged item cannot be skipped, since the start of the next one is unknown; it ends the reading.
     """
     decoder = json.JSONDecoder()
-    decode = codecs.getincrementaldecoder("utf-8")("surrogateescape")  # a bad byte is then a fault of its field
-    buffer, place, at_end, number = "", 0, False, 0
+    decode = codecs.getincrementaldecoder("utf-8")("surrogateescape")  # makes a bad byte a fault of its field
+    buffer, position, at_end, number = "", 0, False, 0
 
     def skip(characters: str) -> None:
-        nonlocal place
+        nonlocal position
         while True:
-            while place < len(buffer) and buffer[place] in characters:
-                place += 1
-            if place < len(buffer) or at_end:
+            while position < len(buffer) and buffer[position] in characters:
+                position += 1
+            if position < len(buffer) or at_end:
                 return
             more()
 
     def more() -> None:
-        nonlocal buffer, place, at_end
-        block = stream.read(max(1 << 16, len(buffer) - place))
+        nonlocal buffer, position, at_end
+        block = stream.read(max(1 << 16, len(buffer) - position))
         at_end = not block
-        buffer, place = buffer[place:] + decode.decode(block, final=at_end), 0
+        buffer, position = buffer[position:] + decode.decode(block, final=at_end), 0
 
     skip(" \t\r\n")
-    place += 1  # the bracket
+    position += 1  # the bracket
     while True:
         skip(" \t\r\n," if number else " \t\r\n")
-        if place < len(buffer) and buffer[place] == "]":
-            place += 1
+        if position < len(buffer) and buffer[position] == "]":
+            position += 1
             skip(" \t\r\n")
-            if place < len(buffer):
+            if position < len(buffer):
                 raise DataError(f"{file} has text after the end of its array (row {number}); fix the file")
             return
         number += 1
         while True:
             try:
-                value, end = decoder.raw_decode(buffer, place)
-                if end < len(buffer) or at_end:  # a number at the end of the buffer may continue
+                value, end = decoder.raw_decode(buffer, position)
+                if end < len(buffer) or at_end:  # a number at the end of the buffer may be incomplete
                     break
             except RecursionError:
                 raise DataError(f"{file}: row {number} nests too deep") from None
             except ValueError as error:
-                if at_end or len(buffer) - place > MAX_ROW_BYTES:
-                    reason = "the array has no end" if place >= len(buffer) else str(error)
+                if at_end or len(buffer) - position > MAX_ROW_BYTES:
+                    reason = "the array has no end" if position >= len(buffer) else str(error)
                     raise DataError(f"{file}: row {number} is not JSON ({reason}); fix the file") from None
             more()
-        place = end
+        position = end
         yield RawRow(Provenance(file, number), _as_row(value))
 
 
@@ -199,9 +199,9 @@ def _csv(file: str, stream: BufferedIOBase) -> Iterator[RawRow]:
         for number, line in _lines(stream):
             if line is None:
                 raise DataError(f"{file}:{number}: the line is longer than {MAX_ROW_BYTES >> 20} MiB; fix the file")
-            yield line.decode("utf-8", "surrogateescape")  # a bad byte is then a fault of its field
+            yield line.decode("utf-8", "surrogateescape")  # makes a bad byte a fault of its field
 
-    csv.field_size_limit(MAX_ROW_BYTES)  # of the whole process; the default is shorter than real responses
+    csv.field_size_limit(MAX_ROW_BYTES)  # for the whole process; the default is shorter than real responses
     rows = csv.reader(lines(), strict=True)
     header: list[str] | None = None
     while True:

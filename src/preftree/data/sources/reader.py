@@ -23,9 +23,9 @@ class Source:
     """A source of rows.
 
     Attributes:
-      path: As the user named it.
-      files: Files on this disk, in reading order; empty for the hub.
-      hub: The data set on the hub, where it is one.
+      path: The path or id that the user named.
+      files: Local files, in reading order; empty for the hub.
+      hub: The data set on the hub, if any.
     """
 
     path: str
@@ -34,10 +34,10 @@ class Source:
 
 
 def find_source(path: str) -> Source:
-    """The source that a path or an id names; a path on this disk comes first.
+    """The source that a path or an id names; a local path comes first.
 
     Raises:
-      DataError: nothing is there.
+      DataError: there is neither a file nor a data set.
     """
     if not Path(path).exists() and looks_like_hub_id(path) and not path.lower().endswith(SUFFIXES):
         return Source(path, (), find_on_hub(path))
@@ -48,10 +48,10 @@ def find_source(path: str) -> Source:
 
 
 def check_out(source: Source, out: Path) -> None:
-    """See that a .jsonl file can be written from a source.
+    """Check that a .jsonl file can be written from a source.
 
     Raises:
-      DataError: it is no .jsonl, its folder does not exist, or it is the source itself.
+      DataError: it is not .jsonl, its folder does not exist, or it is the source itself.
     """
     if out.suffix != ".jsonl":
         raise DataError(f"the output must end in .jsonl, got {out}")
@@ -71,10 +71,10 @@ def read_rows(source: Source) -> Iterator[RawRow]:
 
 
 def find_format(source: Source, name: str | None = None) -> Format:
-    """The format that a name says, or that most of the first rows look like.
+    """The format of this name, or the format that most of the first rows have.
 
     Raises:
-      DataError: no such name, no readable row, or fewer than half of the first rows look like any one format.
+      DataError: no such name, no readable row, or no format that half of the first rows have.
     """
     if name is not None:
         if name not in FORMATS:
@@ -99,9 +99,9 @@ def find_format(source: Source, name: str | None = None) -> Format:
 
 
 def read_records(source: Source, form: Format, tally: Tally) -> Iterator[tuple[Provenance, Record]]:
-    """The rows without a fault, as records; the others go to the tally.
+    """The rows without a fault, as records; the others are counted in the tally.
 
-    Repetitions are found by digests of what was read before: about 100 bytes a row, whatever a row holds.
+    Repetitions are found by digests of earlier rows: about 100 bytes a row of any size.
     """
     seen = Seen()
     for raw in read_rows(source):
