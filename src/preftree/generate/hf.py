@@ -57,7 +57,7 @@ def generate(
       ModelError: the tokenizer has no end-of-sequence token.
       ConfigError: a prompt is empty, or leaves no room for max_new_tokens within the positions of the model.
     """
-    ends = end_tokens(model, tokenizer)
+    ends = end_tokens(model.generation_config, tokenizer)
     if empty := [row for row, prompt in enumerate(prompts) if not len(prompt)]:
         raise ConfigError(f"prompt {empty[0] + first_row} has no tokens; a model needs at least one, such as a BOS")
     limit = position_limit(model)
@@ -95,18 +95,9 @@ def hf_sampler(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, ba
     return sample
 
 
-def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Tokens that end a response: the tokenizer's EOS, those of the model's generation_config, and the token with which
-    the chat template closes an assistant's turn.
-
-    Raises:
-      ModelError: the tokenizer has no end-of-sequence token.
-    """
-    return ends_of(model.generation_config, tokenizer)
-
-
-def ends_of(settings: GenerationConfig | None, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """End tokens as in `end_tokens`, from a model's generation settings.
+def end_tokens(settings: GenerationConfig | None, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Tokens that end a response: the tokenizer's EOS, those of the model's generation settings, and the token with
+    which the chat template closes an assistant's turn.
 
     Raises:
       ModelError: the tokenizer has no end-of-sequence token.

@@ -13,7 +13,6 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from preftree import __version__
-from preftree.errors import DataError
 from preftree.evaluate.checks.diagnose import CHECKS, SEVERITIES, CheckResult, diagnoses_in, examine_run, title_of
 from preftree.evaluate.checks.evidence import Diagnosis
 from preftree.report import first_screen, numbers, tables
@@ -22,7 +21,7 @@ from preftree.report.curves import compared_curves, learning_curves, mean_stretc
 from preftree.report.frontier import budget_table, frontier_chart, temperature_chart
 from preftree.run_folder.measured import Measured, PairRewards, Point, Sample
 from preftree.run_folder.reader import Run, read_runs
-from preftree.storage.atomic import write_atomic
+from preftree.storage.atomic import write_result
 
 _TEMPLATES = Path(__file__).parent / "templates"
 
@@ -112,12 +111,7 @@ def write_report(runs: Sequence[Path], out: Path) -> None:
     Raises:
       DataError: a folder holds no run, or one that cannot be read; or the page cannot be written.
     """
-    page = run_page(read_runs(runs))
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(out, page)
-    except OSError as error:
-        raise DataError(f"{out} cannot be written ({error.strerror}); give another -o") from error
+    write_result(out, run_page(read_runs(runs)), advice="give another -o")
 
 
 def run_page(runs: Sequence[Run]) -> str:
