@@ -12,7 +12,6 @@ from preftree.cli.shared import JUDGE, Model, Precision, Samples, SamplingTemper
 
 if TYPE_CHECKING:
     from preftree.generate.job import BestOf
-    from preftree.generate.protocol import Sampler
 
 log = logging.getLogger("preftree")
 
@@ -52,6 +51,7 @@ def generate(
     """
     from preftree.data.prompts import as_conversation, encode_prompts, read_demonstrations, read_prompts
     from preftree.generate.few_shot import STOP, demonstrations_as_conversation, with_shots
+    from preftree.generate.hf import load_sampler
     from preftree.generate.job import describe_job, sample_file
     from preftree.generate.protocol import Sampling
     from preftree.models.load import load_tokenizer, model_in
@@ -74,7 +74,12 @@ def generate(
             stops = tuple(dict.fromkeys((*stops, STOP)))
     sampling = Sampling(max_new_tokens, temperature, top_p, seed, stops)
     ids = encode_prompts(tokenizer, questions)
-    sampler, weights = load_sampler(model, engine, precision, batch_size)
+    if engine == "vllm":
+        from preftree.generate.vllm import folder_digest, vllm_sampler
+
+        sampler, weights = vllm_sampler(model, tokenizer, precision=precision), folder_digest(model)
+    else:
+        sampler, weights = load_sampler(model, tokenizer, precision=precision, batch_size=batch_size)
     job = describe_job(weights, precision, ids, sampling, samples, best_of=best, engine=engine)
     total = samples * len(rows)
     with progress_bar("responses", total) as show, stop_on_signals() as request:
@@ -116,26 +121,6 @@ def best_of_many(num: int | None, reward: str | None, temperature: float) -> Bes
     if temperature == 0 and num > 1:
         raise ConfigError(f"--best-of {num} needs a temperature > 0: at 0 all {num} responses are the same text")
     return BestOf(num, load_rewards(reward), identify(reward))
-
-
-def load_sampler(
-    model: str, engine: Literal["hf", "vllm"], precision: Literal["fp32", "bf16"], batch_size: int
-) -> tuple[Sampler, str]:
-    """The engine with its model, and a digest of the weights."""
-    import torch
-
-    from preftree.generate.hf import hf_sampler
-    from preftree.models.load import best_device, load_model, load_tokenizer
-    from preftree.reference.key import weights_digest_of_model
-
-    tokenizer = load_tokenizer(model)
-    if engine == "vllm":
-        from preftree.generate.vllm import folder_digest, vllm_sampler
-
-        return vllm_sampler(model, tokenizer, precision=precision), folder_digest(model)
-    dtype = torch.float32 if precision == "fp32" else torch.bfloat16
-    network = load_model(model, dtype=dtype, device=best_device())
-    return hf_sampler(network, tokenizer, batch_size=batch_size), weights_digest_of_model(network)
 
 
 def describe_best_of(out: Path) -> str:

@@ -69,7 +69,7 @@ def progress_bar(name: str, total: int | None) -> Iterator[Callable[[int], None]
 
 
 @contextmanager
-def sample_files(out: Path, samples: int, batch_size: int, precision: str) -> Iterator[SampleFiles]:
+def sample_files(out: Path, samples: int, batch_size: int, precision: Literal["fp32", "bf16"]) -> Iterator[SampleFiles]:
     """Settings for sampling into OUT/responses, with a progress bar for each file; Ctrl-C ends the command."""
     from preftree.evaluate.answers import Interrupted, SampleFiles
     from preftree.runtime.signals import stop_on_signals

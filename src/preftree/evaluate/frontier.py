@@ -144,9 +144,8 @@ def draw_samples(
     rows = [ids for ids in prompts.ids for _ in range(samples)]
     drawn = generate(model, tokenizer, rows, sampling)
     groups = [drawn[at : at + samples] for at in range(0, len(drawn), samples)]
-    values = rewards(
-        [text for text in prompts.texts for _ in range(samples)], [generation.text for generation in drawn]
-    )
+    texts = [text for text in prompts.texts for _ in range(samples)]
+    values = rewards(texts, [generation.text for generation in drawn])
     return Drawn(groups, values.reshape(len(groups), samples))
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -29,6 +29,8 @@ from transformers import (
 from preftree.data.tokens.template import closing_token
 from preftree.errors import ConfigError, ModelError
 from preftree.generate.protocol import Generation, Sampler, Sampling, decode, finish, first_stop
+from preftree.models.load import best_device, load_model
+from preftree.reference.key import weights_digest_of_model
 from preftree.scoring.architecture import position_limit
 from preftree.scoring.attention.tree_attention import plain_attention
 
@@ -93,6 +95,15 @@ def hf_sampler(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, ba
         return generate(model, tokenizer, prompts, sampling, batch_size=batch_size, first_row=first_row)
 
     return sample
+
+
+def load_sampler(
+    name: str, tokenizer: PreTrainedTokenizerBase, *, precision: Literal["fp32", "bf16"], batch_size: int
+) -> tuple[Sampler, str]:
+    """The sampler of a model's folder or hub id, on the first GPU or the CPU, and a digest of the weights."""
+    dtype = torch.float32 if precision == "fp32" else torch.bfloat16
+    model = load_model(name, dtype=dtype, device=best_device())
+    return hf_sampler(model, tokenizer, batch_size=batch_size), weights_digest_of_model(model)
 
 
 def end_tokens(settings: GenerationConfig | None, tokenizer: PreTrainedTokenizerBase) -> list[int]:

@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Float
-from transformers import AutoConfig
+from transformers import AutoConfig, PreTrainedModel
 
 from preftree.data.records.faults import RowFault
 from preftree.data.store.end_marked import mark_end
-from preftree.data.tokens.budgets import Budgets
+from preftree.data.tokens.budgets import Budgets, Truncation
 from preftree.data.tokens.encode import make_encoder
 from preftree.data.tokens.sampled_responses import encode_answers
 from preftree.errors import ConfigError, JudgeError
@@ -110,6 +110,13 @@ def _ask_hub(name: str) -> tuple[str | None, str]:
         return None, first_line(error).rstrip(".")
 
 
+def lengths_of(model: PreTrainedModel) -> tuple[Budgets, Truncation]:
+    """Token budgets that a reward model was trained with, and the treatment of what exceeds them."""
+    lengths = dict(getattr(model.config, "preftree_lengths", {}))
+    truncation: Truncation = lengths.pop("truncation", "drop")
+    return Budgets(**lengths), truncation
+
+
 class RewardModel:
     """A reward model and its tokenizer: texts in, rewards out.
 
@@ -131,9 +138,7 @@ class RewardModel:
         self._tokenizer = load_tokenizer(folder)
         self._encoder = make_encoder(self._tokenizer)
         self._padding = padding_of(self.scorer.model)
-        lengths = dict(getattr(self.scorer.model.config, "preftree_lengths", {}))
-        self._truncation = lengths.pop("truncation", "drop")
-        self._budgets = Budgets(**lengths)
+        self._lengths = lengths_of(self.scorer.model)
         self._folder, self._budget = folder, budget
 
     def __call__(self, prompts: Sequence[Text], responses: Sequence[str]) -> Float[np.ndarray, " N"]:
@@ -152,14 +157,10 @@ class RewardModel:
         return rewards
 
     def _block(self, prompts: Sequence[Text], responses: Sequence[str]) -> Float[np.ndarray, " N"]:
+        budgets, truncation = self._lengths
         try:
             shown, answers = encode_answers(
-                self._tokenizer,
-                self._encoder,
-                prompts,
-                responses,
-                budgets=self._budgets,
-                truncation=self._truncation,
+                self._tokenizer, self._encoder, prompts, responses, budgets=budgets, truncation=truncation
             )
         except RowFault as fault:
             raise JudgeError(f"reward model {self._folder}: {fault}") from fault

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from preftree.evaluate.checks.evidence import is_number
 from preftree.evaluate.checks.traits import traits_of
 from preftree.report.numbers import duration, fixed, percent, show
-from preftree.run_folder.reader import Row, Run
+from preftree.run_folder.reader import Row, Run, last_rows, split_rows
 
 Answer = Literal["yes", "no", "unclear"]
 
@@ -56,9 +56,7 @@ def describe_run(run: Run) -> str:
     config = run.config
     if not config:
         return f"A run of {run.steps:,} steps; its options are not known."
-    data = config.get("data")
-    path = data.get("path") if isinstance(data, Mapping) else data
-    beta = beta_of(run)
+    path, beta, count = data_path(run), beta_of(run), _count(run)
     how = f"with the loss {run.loss}" + (f" at beta {show(beta)}" if beta is not None else "")
     rows = {
         "demonstrations": path,
@@ -66,7 +64,7 @@ def describe_run(run: Run) -> str:
         "prompts": f"the reward {config.get('reward')} on the prompts of {path}",
     }
     what = f"{run.recipe.deed} {rows[run.recipe.reads]}"
-    seen = _seen(run)
+    seen = f" over {int(count[0]):,} {count[1]}" if count else ""
     optimizer = f"{config.get('optimizer', 'optimiser')} at {show(config.get('lr'))}"
     return f"{config.get('model')}, {what}: {run.steps:,} steps{seen}, {optimizer}, seed {config.get('seed')}."
 
@@ -124,15 +122,10 @@ def headline(run: Run) -> list[Figure]:
         figures.append(Figure("Reward", show(last.reward), f"at KL {show(last.kl)}"))
     seconds = run.summary.get("training_seconds", train.get("seconds"))
     if is_number(seconds):
-        figures.append(Figure("Training", duration(float(seconds)), _speed(run, float(seconds))))
+        count = _count(run)
+        speed = f"{show(count[0] / seconds)} {count[1]} / s" if count and seconds > 0 else ""
+        figures.append(Figure("Training", duration(float(seconds)), speed))
     return figures
-
-
-def last_rows(run: Run) -> tuple[Row, Row]:
-    """The last training row and the last evaluation; empty where there is none."""
-    train: Row = next((row for row in reversed(run.rows) if "split" not in row), {})
-    held_out: Row = next((row for row in reversed(run.rows) if row.get("split") == "eval"), {})
-    return train, held_out
 
 
 def _conclude_pairs(run: Run) -> Conclusion:
@@ -158,29 +151,28 @@ def _conclude_pairs(run: Run) -> Conclusion:
 
 
 def _conclude_sft(run: Run) -> Conclusion:
-    held_out = [row for row in run.rows if row.get("split") == "eval" and is_number(row.get("loss"))]
-    rows = held_out if len(held_out) > 1 else [r for r in run.rows if "split" not in r and is_number(r.get("loss"))]
+    rows, is_held_out = _course(run, "loss")
     if len(rows) < 2:
         return conclude("unclear", "There are too few figures yet.", "")
     before, after = rows[0]["loss"], rows[-1]["loss"]
-    what = "The held-out loss" if rows is held_out else "The training loss"
-    caveat = "" if rows is held_out else "That is on training rows; eval_data and eval_every say more."
+    what = "The held-out loss" if is_held_out else "The training loss"
     word = "fell" if after < before else "rose"
     return conclude(
-        "yes" if after < before else "no", f"{what} {word} from {before:.3f} to {after:.3f} nats per token.", caveat
+        "yes" if after < before else "no",
+        f"{what} {word} from {before:.3f} to {after:.3f} nats per token.",
+        "" if is_held_out else "That is on training rows; eval_data and eval_every say more.",
     )
 
 
 def _conclude_online(run: Run) -> Conclusion:
     """Conclusion by the reward of held-out answers, or of the training samples where there are none."""
-    held_out = [row for row in run.rows if row.get("split") == "eval" and is_number(row.get("reward"))]
-    rows = held_out if len(held_out) > 1 else [r for r in run.rows if "split" not in r and is_number(r.get("reward"))]
+    rows, is_held_out = _course(run, "reward")
     if len(rows) < 2:
         return conclude("unclear", "There are too few figures yet.", "")
-    tail = rows[-1:] if rows is held_out else rows[-max(1, len(rows) // 10) :]
+    tail = rows[-1:] if is_held_out else rows[-max(1, len(rows) // 10) :]
     before, after = rows[0]["reward"], sum(row["reward"] for row in tail) / len(tail)
     kl = sum(row["kl"] for row in tail) / len(tail)
-    what = "The reward of held-out answers" if rows is held_out else "The reward of sampled answers"
+    what = "The reward of held-out answers" if is_held_out else "The reward of sampled answers"
     return conclude(
         "yes" if after > before else "no",
         f"{what} {'rose' if after > before else 'fell'} from {show(before)} to {show(after)}, at a KL of {show(kl)} "
@@ -189,20 +181,17 @@ def _conclude_online(run: Run) -> Conclusion:
     )
 
 
-def _seen(run: Run) -> str:
-    train, _ = last_rows(run)
-    for unit in ("pairs", "examples", "responses"):
-        if is_number(train.get(unit)):
-            return f" over {int(train[unit]):,} {unit}"
-    return ""
+def _course(run: Run, name: str) -> tuple[list[Row], bool]:
+    """Rows that have a figure, and whether they are held out: evaluations where there are two or more, else steps."""
+    train, held_out = ([row for row in rows if is_number(row.get(name))] for rows in split_rows(run))
+    return (held_out, True) if len(held_out) > 1 else (train, False)
 
 
-def _speed(run: Run, seconds: float) -> str:
+def _count(run: Run) -> tuple[float, str] | None:
+    """The number of examples that a run has seen, and their unit."""
     train, _ = last_rows(run)
-    for unit in ("pairs", "examples", "responses"):
-        if is_number(train.get(unit)) and seconds > 0:
-            return f"{show(float(train[unit] / seconds))} {unit} / s"
-    return ""
+    known = [unit for unit in ("pairs", "examples", "responses") if is_number(train.get(unit))]
+    return (float(train[known[0]]), known[0]) if known else None
 
 
 def plain(value: Any) -> str:
@@ -217,7 +206,7 @@ def plain(value: Any) -> str:
 def describe_runs(runs: Sequence[Run], names: Sequence[str]) -> str:
     """A sentence on what is compared."""
     data = {plain(run.config.get("data")) for run in runs if run.config}
-    shared = f", all on {_path(runs[0])}" if len(data) == 1 and runs[0].config else ""
+    shared = f", all on {data_path(runs[0])}" if len(data) == 1 and runs[0].config else ""
     differences = f" They differ in {', '.join(names[:6])}{' and more' if len(names) > 6 else ''}." if names else ""
     return f"{', '.join(run.name for run in runs)}{shared}.{differences}"
 
@@ -249,6 +238,7 @@ def in_words(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}" if names else "no method"
 
 
-def _path(run: Run) -> str:
+def data_path(run: Run) -> str:
+    """The training data of a run, as its options name it."""
     data = run.config.get("data")
     return str(data.get("path") if isinstance(data, Mapping) else data)

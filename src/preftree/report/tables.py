@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from preftree.config.yaml import flatten
-from preftree.report.first_screen import beta_of, plain
+from preftree.report.first_screen import beta_of, data_path, plain
 from preftree.report.numbers import show, size
 from preftree.run_folder.reader import Run
 
@@ -58,11 +58,9 @@ def lineage(run: Run) -> list[Stop]:
     config, digests = run.config, _digests(run)
     if not config:
         return []
-    data = config.get("data")
-    path = data.get("path") if isinstance(data, Mapping) else data
     stops = [
         Stop("Start", str(config.get("model")), digests.get("weights of the model", "")),
-        Stop("Data", str(path), digests.get("training data", "")),
+        Stop("Data", data_path(run), digests.get("training data", "")),
     ]
     if config.get("eval_data") is not None:
         held = config["eval_data"]

@@ -82,6 +82,15 @@ class Run:
             return "ppo" if "lam" in self.config else "rloo"
         return "dpo" if "loss" in self.config or any("margin" in row for row in self.rows) else "sft"
 
+    def require_finished(self) -> None:
+        """Refuse a run that has not come to its end.
+
+        Raises:
+          DataError: it has no summary.json.
+        """
+        if not self.summary:
+            raise DataError(f"{self.path} holds no finished run: let it come to its end, or give another folder")
+
     @property
     def loss(self) -> str:
         """Name of the loss, or of a sum with its weights."""
@@ -135,6 +144,17 @@ def read_runs(paths: Sequence[Path]) -> list[Run]:
         length += 1
     names = ["/".join(path_parts[-length:]) for path_parts in parts]
     return [replace(read_run(path), name=name) for path, name in zip(paths, names, strict=True)]
+
+
+def split_rows(run: Run) -> tuple[list[Row], list[Row]]:
+    """A run's rows of steps, and of evaluations."""
+    return [row for row in run.rows if "split" not in row], [row for row in run.rows if row.get("split") == "eval"]
+
+
+def last_rows(run: Run) -> tuple[Row, Row]:
+    """The last row of a step and the last evaluation; empty where there is none."""
+    train, held_out = split_rows(run)
+    return train[-1] if train else {}, held_out[-1] if held_out else {}
 
 
 def read_rows(path: Path, notes: list[str]) -> tuple[Row, ...]:
