@@ -57,9 +57,9 @@ def inspect(
     if as_json:
         typer.echo(json.dumps(inspection.as_json()))
         return
-    from preftree.cli.data_view import show
+    from preftree.cli.data_view import print_inspection
 
-    show(inspection)
+    print_inspection(inspection)
 
 
 @app.command("convert")

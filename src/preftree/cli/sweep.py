@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,7 +14,7 @@ from preftree.cli.shared import REWARD, Samples, print_table
 from preftree.config.recipes import RECIPES
 
 if TYPE_CHECKING:
-    from preftree.evaluate.sweep import Variant
+    pass
 
 SWEPT = [name for name, recipe in RECIPES.items() if recipe.trains == "policy"]
 
@@ -44,9 +43,12 @@ def sweep(
     from rich.table import Column
 
     from preftree.cli.frontier import measure_folder
-    from preftree.errors import TrainingError, UserError
+    from preftree.config.words import split_words
+    from preftree.errors import ConfigError, TrainingError, UserError
+    from preftree.evaluate.after_training import run_recipe
     from preftree.evaluate.along_training import Measuring
     from preftree.evaluate.recommend import recommend, settings_of
+    from preftree.evaluate.sweep import plan_sweep, run_all
     from preftree.judges.rewards import load_rewards
     from preftree.report.conclude import conclude
     from preftree.report.sweep import settings_table, sweep_page
@@ -57,11 +59,15 @@ def sweep(
 
     if reward is not None:
         load_rewards(reward)  # a wrong name fails now, not after hours of training
-    out, ends = _start(recipe, words)
+    if recipe not in SWEPT:
+        raise ConfigError(f"a sweep runs {', '.join(SWEPT)}, got {recipe!r}")
+    row = RECIPES[recipe]
+    files, options = split_words(row.config, words)
+    out, variants = plan_sweep(row.config, [*files, *(f"{name}={values}" for name, values in options)])
     quiet_transformers()
     ended: dict[str, tuple[dict[str, str], Run | str]] = {}
     try:
-        for variant, error in ends:
+        for variant, error in run_all(variants, run_recipe):
             folder = Path(variant.config.out)
             if error is None and reward is not None:
                 try:
@@ -98,18 +104,3 @@ def sweep(
     print_table(columns, rows, box=box.SIMPLE)
     typer.echo(f"recommended: {recommendation.setting or 'nothing'}. {recommendation.reason}")
     typer.echo(f"see {Path(out) / 'report.html'}")
-
-
-def _start(recipe: str, words: list[str]) -> tuple[str, Iterator[tuple[Variant[Any], str | None]]]:
-    """The folder of the sweep, and an iterator over its runs as they end, each with its error."""
-    from preftree.config.words import split_words
-    from preftree.errors import ConfigError
-    from preftree.evaluate.after_training import run_recipe
-    from preftree.evaluate.sweep import plan_sweep, run_all
-
-    if recipe not in SWEPT:
-        raise ConfigError(f"a sweep runs {', '.join(SWEPT)}, got {recipe!r}")
-    row = RECIPES[recipe]
-    files, options = split_words(row.config, words)
-    out, variants = plan_sweep(row.config, [*files, *(f"{name}={values}" for name, values in options)])
-    return out, run_all(variants, run_recipe)

@@ -188,7 +188,7 @@ def exactly(
 
 
 def how_known(curves: Curves) -> str:
-    """How the figures were obtained."""
+    """Number of pairs and prompts behind the figures, or that they are exact."""
     if curves.pairs is None:
         return f"exact, {curves.prompts} prompts"
     return f"{curves.pairs} pairs each, 95 % intervals over {curves.prompts} prompts"

@@ -97,7 +97,7 @@ def models_in(annotation: object) -> list[type[BaseModel]]:
 
 
 def fields_at(kind: type[BaseModel], *outer: str) -> dict[str, FieldInfo]:
-    """The options that may stand under a dotted name, by their names in a file; empty where there are none."""
+    """The options that a dotted name may contain, by their names in a file; empty where there are none."""
     fields = {str(field.validation_alias or name): field for name, field in kind.model_fields.items()}
     if not outer:
         return fields

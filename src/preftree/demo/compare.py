@@ -22,7 +22,7 @@ from preftree.report.frontier import BUDGETS
 from preftree.report.world import REACHED
 from preftree.run_folder.measured import Point
 from preftree.run_folder.reader import read_run
-from preftree.worlds.exact import best_of, best_reward, frontier
+from preftree.worlds.exact import best_of, best_reward, optimal_frontier
 from preftree.worlds.grammar import World, reward, reward_table
 from preftree.worlds.sentiment import WORLDS
 from preftree.worlds.shift import shifted_pairs
@@ -52,7 +52,7 @@ def optimal_points(start: SeedStart, plan: DemoPlan) -> list[dict[str, float]]:
     """The best that any policy can have, for many strengths of the KL constraint."""
     table = reward_table(WORLDS[plan.world])
     betas = np.geomspace(0.001, 50, 81).tolist()
-    edge = frontier(start.ref_logps, table, [LABELLER.scale / beta for beta in betas])
+    edge = optimal_frontier(start.ref_logps, table, [LABELLER.scale / beta for beta in betas])
     return [{"beta": beta, "seed": start.seed, **point._asdict()} for beta, point in zip(betas, edge, strict=True)]
 
 

@@ -79,9 +79,9 @@ def policies(run: Path, device: torch.device | str = "cpu") -> Iterator[tuple[in
                 continue
             snapshot = loaded.state.tensors["model"]
             final = final or {name: parameters[name].detach().clone() for name in snapshot}
-            _put(model, snapshot)
+            _load_weights(model, snapshot)
             yield step_of(path), model
-    _put(model, final)
+    _load_weights(model, final)
     yield last, model
 
 
@@ -182,7 +182,7 @@ def sampled_figures(
     return figures | {"kl": max(0.0, figures["kl"]), "tokens": float(np.mean(lengths))}
 
 
-def _put(model: PreTrainedModel, tensors: Mapping[str, torch.Tensor]) -> None:
+def _load_weights(model: PreTrainedModel, tensors: Mapping[str, torch.Tensor]) -> None:
     parameters = dict(model.named_parameters())
     with torch.no_grad():
         for name, value in tensors.items():

@@ -26,9 +26,9 @@ class Setting:
     """The runs of a sweep that differ in their seed alone; figures are those of the final policies.
 
     Attributes:
-      name: Its options, as `beta=0.1`.
-      runs: One a seed, finished.
-      faults: Why it should not be used: runs that stopped, diagnoses that are failures.
+      name: Options of the setting, as `beta=0.1`.
+      runs: Finished runs, one a seed.
+      faults: Reasons against it: runs that stopped, diagnoses that are failures.
     """
 
     name: str

@@ -28,7 +28,7 @@ from transformers import (
 
 from preftree.data.tokens.template import closing_token
 from preftree.errors import ConfigError, ModelError
-from preftree.generate.protocol import Generation, Sampler, Sampling, decode, finish, first_stop
+from preftree.generate.protocol import Generation, Sampler, Sampling, cut_response, decode, first_stop
 from preftree.models.load import best_device, load_model
 from preftree.reference.key import weights_digest_of_model
 from preftree.scoring.architecture import position_limit
@@ -84,7 +84,7 @@ def generate(
                 None if show is None else _Streamer(tokenizer, show),
             )
             for row, drawn in zip(rows, batch, strict=True):
-                results[row] = finish(tokenizer, drawn, ends, sampling.stop)
+                results[row] = cut_response(tokenizer, drawn, ends, sampling.stop)
     return [results[row] for row in range(len(prompts))]
 
 
@@ -166,7 +166,7 @@ class _Streamer(TextStreamer):
 
 
 class _Stop(StoppingCriteria):
-    """Ends a row when its text contains a stop text; this only saves work, since `finish` cuts the text."""
+    """Ends a row when its text contains a stop text; this only saves work, since `cut_response` cuts the text."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, stop: Sequence[str], width: int) -> None:
         self.tokenizer, self.stop, self.width = tokenizer, stop, width

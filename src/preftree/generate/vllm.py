@@ -17,7 +17,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from preftree.errors import ConfigError, ModelError
 from preftree.generate.hf import end_tokens
-from preftree.generate.protocol import Generation, Sampler, Sampling, finish
+from preftree.generate.protocol import Generation, Sampler, Sampling, cut_response
 from preftree.storage.manifest import hash_file
 
 
@@ -67,7 +67,7 @@ def vllm_sampler(name: str, tokenizer: PreTrainedTokenizerBase, *, precision: Li
         ]
         inputs = [vllm.TokensPrompt(prompt_token_ids=list(prompt)) for prompt in prompts]
         outputs = engine.generate(inputs, parameters, use_tqdm=False)
-        return [finish(tokenizer, list(row.outputs[0].token_ids), ends, sampling.stop) for row in outputs]
+        return [cut_response(tokenizer, list(row.outputs[0].token_ids), ends, sampling.stop) for row in outputs]
 
     return sample
 

@@ -65,7 +65,7 @@ class Chart:
       title, caption: Above the drawing.
       lines: Drawn in this order.
       x_name, y_name: Names of the axes.
-      x_kind, y_kind: Their scales.
+      x_kind, y_kind: Scales of the axes.
       levels: Horizontal lines; they are drawn where they fit without squeezing the lines.
       hover: `x` shows all lines at one x, `point` the nearest point.
       large: Whether it takes the full width.
@@ -106,7 +106,7 @@ class Drawing:
 
     Attributes:
       chart: The chart.
-      strokes: Its lines.
+      strokes: Lines of the chart.
       x_ticks, y_ticks: Ticks; `at` in shares of the box.
       levels: Horizontal lines inside the box.
       legend: (name, tone, form) of each line, once.

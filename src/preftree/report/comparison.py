@@ -1,4 +1,4 @@
-"""The page of all methods on one world: what each got of what could be had, for what, and at other temperatures."""
+"""The page of all methods on one world: rewards beside the optimum, costs, and other sampling temperatures."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from preftree.report.demo_results import NAMES, Cost, InAndOut, parse_results, s
 from preftree.report.first_screen import Conclusion, in_words, plain
 from preftree.report.frontier import BudgetRow, exact_budgets, optimum_at, temperature_chart
 from preftree.report.numbers import percent
-from preftree.report.page import Page, Section, render
+from preftree.report.page import Page, Section, render_page
 from preftree.report.world import REACHED, text_table
 from preftree.run_folder.measured import Point
 
@@ -51,7 +51,7 @@ def comparison_page(results: Mapping[str, Any]) -> str:
         include_y=[0.5],
     )
     seeds = sorted({row.seed for row in budgets})
-    return render(
+    return render_page(
         Page(
             title=f"Every method on the {plain(facts['name'])} world",
             kind="Comparison",

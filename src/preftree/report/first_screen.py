@@ -37,7 +37,7 @@ class Conclusion:
 _WORD: Mapping[Answer, str] = {"yes": "Yes", "no": "No", "unclear": "Unclear"}
 
 
-def conclude(answer: Answer, sentence: str, caveat: str) -> Conclusion:
+def conclusion(answer: Answer, sentence: str, caveat: str) -> Conclusion:
     """A conclusion with the standard word for its answer."""
     return Conclusion(answer, _WORD[answer], sentence, caveat)
 
@@ -80,7 +80,7 @@ def beta_of(run: Run) -> float | None:
 def conclude_run(run: Run) -> Conclusion:
     """The conclusion on a run, from its own figures."""
     if broken(run):
-        return conclude("no", "Training met figures that are not finite.", "The curves show what came before.")
+        return conclusion("no", "Training met figures that are not finite.", "The curves show what came before.")
     judges = {"prompts": _conclude_online, "preferences": _conclude_pairs, "demonstrations": _conclude_sft}
     return judges[run.recipe.reads](run)
 
@@ -135,8 +135,8 @@ def _conclude_pairs(run: Run) -> Conclusion:
         caveat = "On texts like these: a policy that is trained with these rewards will write others."
     if not is_number(held_out.get("accuracy")):
         if not is_number(train.get("accuracy")):
-            return conclude("unclear", "There are no figures on pairs yet.", "")
-        return conclude(
+            return conclusion("unclear", "There are no figures on pairs yet.", "")
+        return conclusion(
             "unclear",
             f"{percent(train['accuracy'])} of the last step's training pairs are ranked as labelled.",
             "No pairs were held out, so this may be memory: set eval_data.",
@@ -146,18 +146,20 @@ def _conclude_pairs(run: Run) -> Conclusion:
     interval = f" (95 % interval {percent(low)} to {percent(high)})" if low < high else ""
     sentence = f"It ranks {percent(accuracy)} of held-out pairs as labelled{interval}; untrained, it is half of them."
     if low > 0.5:
-        return conclude("yes", sentence, caveat)
-    return conclude("no" if high < 0.5 else "unclear", sentence, "The interval holds one half." if high >= 0.5 else "")
+        return conclusion("yes", sentence, caveat)
+    if high < 0.5:
+        return conclusion("no", sentence, "")
+    return conclusion("unclear", sentence, "The interval holds one half.")
 
 
 def _conclude_sft(run: Run) -> Conclusion:
     rows, is_held_out = _course(run, "loss")
     if len(rows) < 2:
-        return conclude("unclear", "There are too few figures yet.", "")
+        return conclusion("unclear", "There are too few figures yet.", "")
     before, after = rows[0]["loss"], rows[-1]["loss"]
     what = "The held-out loss" if is_held_out else "The training loss"
     word = "fell" if after < before else "rose"
-    return conclude(
+    return conclusion(
         "yes" if after < before else "no",
         f"{what} {word} from {before:.3f} to {after:.3f} nats per token.",
         "" if is_held_out else "That is on training rows; eval_data and eval_every say more.",
@@ -168,12 +170,12 @@ def _conclude_online(run: Run) -> Conclusion:
     """Conclusion by the reward of held-out answers, or of the training samples where there are none."""
     rows, is_held_out = _course(run, "reward")
     if len(rows) < 2:
-        return conclude("unclear", "There are too few figures yet.", "")
+        return conclusion("unclear", "There are too few figures yet.", "")
     tail = rows[-1:] if is_held_out else rows[-max(1, len(rows) // 10) :]
     before, after = rows[0]["reward"], sum(row["reward"] for row in tail) / len(tail)
     kl = sum(row["kl"] for row in tail) / len(tail)
     what = "The reward of held-out answers" if is_held_out else "The reward of sampled answers"
-    return conclude(
+    return conclusion(
         "yes" if after > before else "no",
         f"{what} {'rose' if after > before else 'fell'} from {show(before)} to {show(after)}, at a KL of {show(kl)} "
         "nats to the reference.",

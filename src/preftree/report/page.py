@@ -121,7 +121,7 @@ def run_page(runs: Sequence[Run]) -> str:
     examined = examine_all(runs)
     if len(runs) == 1:
         run = runs[0]
-        return render(
+        return render_page(
             Page(
                 title=run.name,
                 kind=f"{run.recipe.name.upper()} run",
@@ -135,7 +135,7 @@ def run_page(runs: Sequence[Run]) -> str:
             )
         )
     fronts = {run.name: run.measured.frontier for run in runs if run.measured.frontier}
-    return render(
+    return render_page(
         Page(
             title=f"{len(runs)} runs compared",
             kind="Comparison",
@@ -166,7 +166,7 @@ def together(runs: Sequence[Examined]) -> list[tuple[Diagnosis, list[str]]]:
     return sorted(named.values(), key=lambda group: SEVERITIES.index(group[0].severity))
 
 
-def render(page: Page) -> str:
+def render_page(page: Page) -> str:
     """The page as HTML: every text escaped, the script the only one that may run."""
     script = (_TEMPLATES / "page.js").read_text("utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()

@@ -11,10 +11,10 @@ from preftree.config.yaml import flatten
 from preftree.report import numbers, tables
 from preftree.report.curves import compared_curves, learning_curves, mean_stretch, tone_of
 from preftree.report.demo_results import NAMES, ResponsesOf, TextAndReward, parse_results, shown_name
-from preftree.report.first_screen import Answer, Conclusion, Figure, conclude, in_words, plain
+from preftree.report.first_screen import Answer, Conclusion, Figure, conclusion, in_words, plain
 from preftree.report.frontier import exact_budgets, optimum_at, paths
 from preftree.report.numbers import percent, show
-from preftree.report.page import Page, drawn, examine_all, measured_parts, render
+from preftree.report.page import Page, drawn, examine_all, measured_parts, render_page
 from preftree.run_folder.measured import Measured, Point
 from preftree.run_folder.reader import Run
 
@@ -74,7 +74,7 @@ def demo_page(results: Mapping[str, Any], runs: Sequence[Run] = ()) -> str:
     parts = measured_parts(measured, methods, [point for point in optimum if point.seed in (None, optimum[0].seed)])
     if parsed.budgets:
         parts["budgets"] = exact_budgets(parsed.budgets, NAMES)
-    return render(
+    return render_page(
         Page(
             title=f"The {plain(facts.get('name', 'unnamed'))} world",
             kind="Demo",
@@ -130,9 +130,9 @@ def run_ends(methods: Mapping[str, Sequence[Point]], optimum: Sequence[Point], s
 
 
 def conclude_world(ends: Sequence[RunEnd], start: float | None) -> Conclusion:
-    """Did the runs get what their KL could buy? The middle one decides, the one of the highest reward is shown."""
+    """Whether the runs reached the reward that their KL allows: by the median run; the best one is shown."""
     if not ends or start is None:
-        return conclude("unclear", "No training run was measured against the optimum.", "")
+        return conclusion("unclear", "No training run was measured against the optimum.", "")
     shares = [end.share for end in ends]
     middle = statistics.median(shares)
     verdict: Answer = "yes" if middle >= REACHED else "unclear" if middle >= REACHED / 2 else "no"
@@ -144,7 +144,7 @@ def conclude_world(ends: Sequence[RunEnd], start: float | None) -> Conclusion:
     )
     if len(ends) > 1:
         sentence += f" Over all {len(ends)} runs it is {percent(min(shares))} to {percent(max(shares))}."
-    return conclude(verdict, sentence, "Reward, KL and the optimum of this world are computed exactly.")
+    return conclusion(verdict, sentence, "Reward, KL and the optimum of this world are computed exactly.")
 
 
 def _with_choice(outcome: Conclusion, recommended: Any) -> Conclusion:

@@ -113,7 +113,7 @@ def read_run(path: Path) -> Run:
         what = "holds no metrics.jsonl" if path.is_dir() else "does not exist"
         raise DataError(f"{path} {what}; give the folder of a run (its out=)")
     notes: list[str] = []
-    rows = read_rows(path / "metrics.jsonl", notes)
+    rows = _read_metrics(path / "metrics.jsonl", notes)
     config: Mapping[str, Any] = {}
     if (path / "config.yaml").is_file():
         config, _ = read_yaml_file(path / "config.yaml")
@@ -122,7 +122,7 @@ def read_run(path: Path) -> Run:
     summary = _read_object(path / "summary.json") if (path / "summary.json").is_file() else {}
     if not summary:
         notes.append("summary.json is missing: the run is still under way, or was broken off.")
-    saved = tuple(_describe(folder) for folder in list_checkpoints(path / "checkpoints"))
+    saved = tuple(_read_checkpoint(folder) for folder in list_checkpoints(path / "checkpoints"))
     notes += [f"Checkpoint {step.step}: {step.fault}." for step in saved if step.fault]
     model = path / "model"
     files = (
@@ -133,7 +133,7 @@ def read_run(path: Path) -> Run:
 
 
 def read_runs(paths: Sequence[Path]) -> list[Run]:
-    """Read several runs; where folders have one name, as much of their paths as tells them apart goes with it.
+    """Read several runs; folders of one name are shown with as much of their paths as distinguishes them.
 
     Raises:
       DataError, ConfigError: as `read_run`.
@@ -157,7 +157,7 @@ def last_rows(run: Run) -> tuple[Row, Row]:
     return train[-1] if train else {}, held_out[-1] if held_out else {}
 
 
-def read_rows(path: Path, notes: list[str]) -> tuple[Row, ...]:
+def _read_metrics(path: Path, notes: list[str]) -> tuple[Row, ...]:
     """Rows of a metrics file; an unfinished last line is left out and noted.
 
     Raises:
@@ -184,7 +184,7 @@ def read_rows(path: Path, notes: list[str]) -> tuple[Row, ...]:
     return tuple(rows)
 
 
-def _describe(folder: Path) -> SavedStep:
+def _read_checkpoint(folder: Path) -> SavedStep:
     step, size, digest = step_of(folder), 0, ""
     try:
         files = read_manifest(folder)
