@@ -62,6 +62,7 @@ def temperature(
 
     from rich.table import Column
 
+    from preftree.errors import ConfigError
     from preftree.evaluate.answers import collect_answers, find_sides, read_questions
     from preftree.evaluate.temperature import sampled_curves
     from preftree.generate.protocol import Sampling
@@ -73,7 +74,9 @@ def temperature(
     judged_by = load_judge(judge)
     values = read_temperatures(temperatures)
     policies = find_sides(models)
-    require_models(policies)
+    for side in policies:
+        if side.kind != "model":
+            raise ConfigError(f"{side.place} cannot be sampled at temperatures; give models, and it as the --baseline")
     (other,) = find_sides([baseline])
     if other.kind == "model":
         other = replace(other, name=f"{other.name} at T {baseline_temperature:g}")
@@ -112,10 +115,13 @@ def temperature(
     write_result(out / "temperature.json", text, advice=ANOTHER_OUT)
     write_result(out / "temperature.html", temperature_page(curves), advice=ANOTHER_OUT)
     heads, rows = figures_table(curves)
+    basis = f"{curves.pairs} pairs each, 95 % intervals over {curves.prompts} prompts"
+    if curves.pairs is None:
+        basis = f"exact, {curves.prompts} prompts"
     print_table(
         [Column(head, overflow="fold") for head in heads],
         [[cell.replace(" [", "\n[") for cell in row] for row in rows],
-        title=f"win rate against {curves.baseline}, judged by {curves.judge}; {how_known(curves)}",
+        title=f"win rate against {curves.baseline}, judged by {curves.judge}; {basis}",
     )
     if curves.pairs is not None:
         warn_of_few(curves.prompts)
@@ -139,19 +145,6 @@ def read_temperatures(text: str) -> list[float]:
     if len(values) < 2 or not all(math.isfinite(value) and value >= 0 for value in values):
         raise ConfigError(f"--temperatures must be two or more numbers >= 0 with commas between, got {text!r}")
     return values
-
-
-def require_models(sides: Sequence[Side]) -> None:
-    """Require that all sides are models, since only these can be sampled at another temperature.
-
-    Raises:
-      ConfigError: a side is not a model.
-    """
-    from preftree.errors import ConfigError
-
-    for side in sides:
-        if side.kind != "model":
-            raise ConfigError(f"{side.place} cannot be sampled at temperatures; give models, and it as the --baseline")
 
 
 def countable_world(judge: str, baseline: Side, limit: int, top_p: float) -> World | None:
@@ -185,10 +178,3 @@ def exactly(
     (base,) = tables(baseline, [baseline_temperature])
     tables_of = {side.name: tables(side, temperatures) for side in policies}
     return exact_curves(world, prompts, temperatures, tables_of, (baseline.name, base), judge=judge)
-
-
-def how_known(curves: Curves) -> str:
-    """Number of pairs and prompts behind the figures, or that they are exact."""
-    if curves.pairs is None:
-        return f"exact, {curves.prompts} prompts"
-    return f"{curves.pairs} pairs each, 95 % intervals over {curves.prompts} prompts"

@@ -28,7 +28,7 @@ from preftree.runtime.paths import cache_root
 from preftree.scoring.reward_scorer import RewardScorer
 from preftree.tree.pack import plan_step
 
-_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")  # `owner/name`
 
 BLOCK = 1024
 """Responses that are laid out at a time."""
@@ -63,7 +63,8 @@ def find_reward_model(spec: str) -> RewardPlace | None:
         for folder in (Path(name).expanduser(), Path(name).expanduser() / "model"):
             if (folder / "config.json").is_file():
                 return RewardPlace(str(folder), label_of)
-        if named and looks_like_hub_model(name):
+        could_be_on_hub = _HUB_ID.fullmatch(name) is not None and not Path(name).parent.is_dir()
+        if named and could_be_on_hub:
             commit, reason = _ask_hub(name)
             if commit is not None:
                 return RewardPlace(name, label_of, commit)
@@ -94,11 +95,6 @@ def open_reward_model(model: RewardPlace, *, device: torch.device | str | None =
     if model.label is not None:
         return Classifier(model.model, model.label, device=device)
     return RewardModel(model.model, device=device)
-
-
-def looks_like_hub_model(name: str) -> bool:
-    """Whether a name that is not on this disk could be on the hub: `owner/name`, where no folder `owner` is here."""
-    return _HUB_ID.fullmatch(name) is not None and not Path(name).parent.is_dir()
 
 
 @functools.cache
