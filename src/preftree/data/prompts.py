@@ -15,7 +15,8 @@ from transformers import PreTrainedTokenizerBase
 
 from preftree.data.rows.conversion import as_kind, check_kind
 from preftree.data.rows.faults import RowFault, Tally, check_share
-from preftree.data.rows.fields import Row, messages, prompt_messages, text
+from preftree.data.rows.fields import Row, text
+from preftree.data.rows.messages import messages, prompt_messages
 from preftree.data.sources.reader import find_format, find_source, read_records, read_rows
 from preftree.data.tokens.encoder import make_encoder
 from preftree.data.tokens.template import check_special, check_template, render

@@ -7,7 +7,7 @@ import numbers
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
-from preftree.data.rows.fields import messages
+from preftree.data.rows.messages import messages
 from preftree.errors import ConfigError, JudgeError
 from preftree.judges.reward_model import find_reward_model, model_digest, open_reward_model
 from preftree.records import Text

@@ -1,64 +1,48 @@
 """{"prompt": [...], "chosen": [...], "rejected": [...]}: message lists, with the prompt named or implied.
 
 Where `prompt` is absent, or is text beside whole conversations (as in the binarised UltraFeedback), both sides are
-whole conversations: what they share up to the assistant turn where they part is the prompt.
+whole conversations: what they share up to the assistant turn where they part is the prompt. A side may also be one
+message, or text beside a prompt of messages. ms-swift's and LLaMA-Factory's `chosen_messages`, `rejected_messages`.
 """
 
 from __future__ import annotations
 
-from preftree.data.rows.faults import RowFault
-from preftree.data.rows.fields import Row, messages, preference, prompt_messages, response_messages, take, text
-from preftree.records import Message, Preference
+from preftree.data.rows.assemble import assemble, parts_of
+from preftree.data.rows.fields import Row
+from preftree.data.rows.format import has, has_any, make_format
+from preftree.records import Record
+
+_NAMES = (("chosen", "rejected"), ("chosen_messages", "rejected_messages"))
 
 
 def detect(row: Row) -> bool:
-    """Whether a side is a list."""
-    sides = row.get("chosen"), row.get("rejected")
-    return None not in sides and any(isinstance(side, list) for side in sides)
+    """Whether there are two sides, a conversation among them and the prompt."""
+    names = _sides(row)
+    if names is None or has_any(row, "messages", "conversations", "conversation", "instruction", "question"):
+        return False
+    values = row.get("prompt"), row[names[0]], row[names[1]]
+    return any(_is_messages(value) for value in values)
 
 
-def read(row: Row) -> Preference:
+def read(row: Row) -> Record:
     """One pair of conversations."""
-    chosen = take(row, messages, "chosen")
-    rejected = take(row, messages, "rejected")
-    given = row.get("prompt")
-    if isinstance(given, list):
-        prompt = prompt_messages(messages(given, "prompt"), "prompt")
-        chosen = _after(prompt, chosen, "chosen")
-        rejected = _after(prompt, rejected, "rejected")
-    else:
-        question = None if given is None else text(given, "prompt")
-        if question is not None and all(side[:1] and side[0].role == "assistant" for side in (chosen, rejected)):
-            prompt = (Message("user", question),)
-        else:
-            place = _parting(chosen, rejected)
-            prompt, chosen, rejected = prompt_messages(chosen[:place], "chosen"), chosen[place:], rejected[place:]
-            if question is not None and question.strip() not in (m.content.strip() for m in prompt if m.role == "user"):
-                raise RowFault("prompts_differ", "prompt", "'prompt' is not a user turn of 'chosen' and 'rejected'")
-    chosen = response_messages(chosen, "chosen")
-    rejected = response_messages(rejected, "rejected")
-    return preference(row, prompt, ("chosen", chosen), ("rejected", rejected))
+    chosen, rejected = _sides(row) or _NAMES[0]
+    return assemble(parts_of(row, {"prompt": "prompt", "chosen": chosen, "rejected": rejected}), chat=True)
 
 
-def _after(prompt: tuple[Message, ...], side: tuple[Message, ...], where: str) -> tuple[Message, ...]:
-    """The response, also where its field repeats the prompt before it."""
-    if not side or side[0].role == "assistant":
-        return side
-    if side[: len(prompt)] != prompt:
-        raise RowFault("prompts_differ", where, f"'{where}' begins with another conversation than 'prompt'")
-    return side[len(prompt) :]
+def _sides(row: Row) -> tuple[str, str] | None:
+    return next((names for names in _NAMES if has(row, *names)), None)
 
 
-def _parting(chosen: tuple[Message, ...], rejected: tuple[Message, ...]) -> int:
-    """Where the responses begin: the first assistant turn that differs, or the last shared one where a side ends."""
-    shared = 0
-    for left, right in zip(chosen, rejected, strict=False):
-        if left != right:
-            break
-        shared += 1
-    if shared < min(len(chosen), len(rejected)):
-        if chosen[shared].role != "assistant" or rejected[shared].role != "assistant":
-            message = f"'chosen' and 'rejected' part at message {shared}, which is not the assistant's in both"
-            raise RowFault("prompts_differ", "rejected", message)
-        return shared
-    return max((place for place in range(shared) if chosen[place].role == "assistant"), default=0)
+def _is_messages(value: object) -> bool:
+    return isinstance(value, dict) or (isinstance(value, list) and bool(value) and isinstance(value[0], dict))
+
+
+FORMAT = make_format(
+    "conversational",
+    "pair",
+    "message lists chosen and rejected",
+    detect,
+    read,
+    ("prompt", "chosen", "rejected", "chosen_messages", "rejected_messages"),
+)

@@ -6,8 +6,10 @@ of the two texts would not do: responses that begin alike would lose their first
 
 from __future__ import annotations
 
+from preftree.data.rows.assemble import NUMBERS
 from preftree.data.rows.faults import RowFault
 from preftree.data.rows.fields import Row, preference, response_text, take, text
+from preftree.data.rows.format import make_format
 from preftree.records import Preference
 
 HUMAN = "\n\nHuman:"
@@ -17,7 +19,7 @@ ASSISTANT = "\n\nAssistant:"
 def detect(row: Row) -> bool:
     """Whether a side without a prompt holds an assistant turn."""
     sides = row.get("chosen"), row.get("rejected")
-    return row.get("prompt") is None and any(isinstance(side, str) and ASSISTANT in side for side in sides)
+    return row.get("prompt") in (None, "") and any(isinstance(side, str) and ASSISTANT in side for side in sides)
 
 
 def read(row: Row) -> Preference:
@@ -45,3 +47,14 @@ def split(transcript: object, where: str) -> tuple[str, str]:
     if HUMAN not in whole[:place]:
         raise RowFault("bad_transcript", where, f"'{where}' has no human turn")
     return whole[:place], whole[place:]
+
+
+FORMAT = make_format(
+    "hh",
+    "pair",
+    "HH transcripts, cut at the last assistant turn",
+    detect,
+    read,
+    ("prompt", "chosen", "rejected"),
+    beside=NUMBERS,
+)

@@ -5,37 +5,39 @@ The reference summaries that CarperAI published of TL;DR name the completion `la
 
 from __future__ import annotations
 
-from preftree.data.rows.fields import (
-    Row,
-    messages,
-    present,
-    prompt_messages,
-    response_messages,
-    response_text,
-    text,
-    weight,
-)
-from preftree.records import Demonstration, Text
+from preftree.data.rows.assemble import assemble, parts_of
+from preftree.data.rows.faults import RowFault
+from preftree.data.rows.fields import Row
+from preftree.data.rows.format import has, has_any, make_format
+from preftree.records import Record
+
+RESPONSES = ("completion", "response")
 
 
 def detect(row: Row) -> bool:
     """Whether a response without a label is there."""
-    if "completion" in row or "response" in row:
-        return "prompt" in row and "label" not in row
-    return "prompt" in row and isinstance(row.get("label"), str)
+    if has_any(row, *RESPONSES):
+        return "prompt" in row and row.get("label") is None and not has_any(row, "rejected", "rejected_response")
+    return has(row, "prompt") and isinstance(row.get("label"), str)
 
 
-def read(row: Row) -> Demonstration:
+def read(row: Row) -> Record:
     """One demonstration."""
-    prompt, response = exchange(row, "label")
-    return Demonstration(prompt, response, weight(row))
+    name = response_field(row)
+    if row.get(name) is None:
+        name = "label"
+    elif row.get("label") is not None:
+        raise RowFault(
+            "unread_field", "label", "'label' says whether the response was liked; read it as --format unpaired"
+        )
+    return assemble(parts_of(row, {"prompt": "prompt", "response": name}))
 
 
-def exchange(row: Row, *more: str) -> tuple[Text, Text]:
-    """Prompt and response, both as text or both as messages; `more` are other names of the response."""
-    prompt = present(row, "prompt")[1]
-    where, response = present(row, "completion", "response", *more)
-    if isinstance(prompt, list):
-        turns = prompt_messages(messages(prompt, "prompt"), "prompt")
-        return turns, response_messages(messages(response, where), where)
-    return text(prompt, "prompt"), response_text(response, where)
+def response_field(row: Row) -> str:
+    """Name of the field that holds the response."""
+    return next((name for name in RESPONSES if row.get(name) is not None), RESPONSES[0])
+
+
+FORMAT = make_format(
+    "prompt_completion", "demonstration", "prompt and completion", detect, read, ("prompt", *RESPONSES, "label")
+)

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from preftree.data.formats.prompt_completion import exchange
-from preftree.data.rows.fields import Row, figures, flag, take, weight
-from preftree.records import Label
+from preftree.data.formats.prompt_completion import RESPONSES, response_field
+from preftree.data.rows.assemble import assemble, parts_of
+from preftree.data.rows.fields import Row
+from preftree.data.rows.format import has_any, make_format
+from preftree.records import Record
 
 
 def detect(row: Row) -> bool:
-    """Whether a labelled response is there."""
-    return {"prompt", "label"} <= row.keys() and ("completion" in row or "response" in row)
+    """Whether a labelled response to a prompt is there."""
+    return "prompt" in row and row.get("label") is not None and has_any(row, *RESPONSES)
 
 
-def read(row: Row) -> Label:
+def read(row: Row) -> Record:
     """One label."""
-    prompt, response = exchange(row)
-    return Label(prompt, response, take(row, flag, "label"), weight(row), figures(row, "response"))
+    return assemble(parts_of(row, {"prompt": "prompt", "response": response_field(row), "label": "label"}))
+
+
+FORMAT = make_format(
+    "unpaired", "response", "single responses, liked or not", detect, read, ("prompt", *RESPONSES, "label")
+)

@@ -5,11 +5,16 @@ Equal digests of different rows are as good as impossible: one in 30 000 data se
 
 from __future__ import annotations
 
+import json
 from hashlib import blake2b
 from itertools import combinations
 
 from preftree.data.rows.faults import RowFault
-from preftree.records import Demonstration, Label, Preference, Provenance, Ranking, Record, Text
+from preftree.records import Conversation, Demonstration, Label, Preference, Provenance, Ranking, Record, Text
+
+
+class Repeated(Exception):
+    """A row says what an earlier one said; it is left out, and is no fault."""
 
 
 class Seen:
@@ -23,7 +28,8 @@ class Seen:
         """Remember a record.
 
         Raises:
-          RowFault: earlier rows say the same, or prefer the other response of a pair; the record is not remembered.
+          Repeated: earlier rows say the same.
+          RowFault: earlier rows prefer the other response of a pair; the record is not remembered.
         """
         keys = _keys(record)
         for _, reverse in keys:
@@ -31,7 +37,7 @@ class Seen:
                 message = f"the row prefers the other response than {self._where(reverse)} does; keep one of the two"
                 raise RowFault("contradiction", "row", message)
         if all(key in self._places for key, _ in keys):
-            raise RowFault("duplicate", "row", f"the row repeats {self._where(keys[0][0])}; drop it, or use 'weight'")
+            raise Repeated(f"the row repeats {self._where(keys[0][0])}")
         if not self._files or self._files[-1] != where.file:
             self._files.append(where.file)
         for key, _ in keys:
@@ -79,6 +85,10 @@ def _digest(text: Text) -> bytes:
         content = message.content.encode()
         turns.update(f"{message.role} {message.train} {len(content)} ".encode())
         turns.update(content)
+        if message.rest:
+            turns.update(json.dumps(message.rest, sort_keys=True, default=str).encode())
+    if isinstance(text, Conversation):
+        turns.update(json.dumps([text.tools, text.options], sort_keys=True, default=str).encode())
     return turns.digest()
 
 

@@ -19,6 +19,9 @@ FAULTS: dict[str, str] = {
     "bad_text": "a NUL, half a surrogate pair, or U+FFFD, the mark of an earlier decoding error",
     "line_too_long": "more than 16 MiB",
     "missing_field": "a field that the format needs is absent or null",
+    "not_text": "images, sound or film",
+    "unread_field": "a field that would change the prompt or the target, and that the format does not read",
+    "other_format": "a row of another format than the rows around it",
     "wrong_type": "a field of another type than the format says",
     "bad_value": "a number or label that makes no sense, or contradicts another field of the row",
     "bad_transcript": "a transcript without a human turn, or one that does not end with the assistant's",
@@ -27,7 +30,6 @@ FAULTS: dict[str, str] = {
     "same_responses": "two responses that are equal, as text or as tokens",
     "prompts_differ": "the responses do not answer the same prompt",
     "no_preference": "fewer than two responses, or no two that differ in score",
-    "duplicate": "an earlier row has the same comparison, label or demonstration",
     "contradiction": "an earlier row prefers the other response",
     "too_long": "over a token budget, and the truncation policy does not make it fit",
     "special_token": "a special token written out in the text",
@@ -83,6 +85,8 @@ class Tally:
       rejected: The first of them.
       actions: How often something was cut or left out of an accepted row, by name (see ACTIONS).
       places: The first rows that each action touched.
+      repeated: Rows left out since an earlier one says the same; they are no faults.
+      unread: Fields that are not empty and that the format does not read, with the rows that have them.
     """
 
     keep: int = 20
@@ -91,6 +95,8 @@ class Tally:
     rejected: list[Rejected] = field(default_factory=list)
     actions: Counter[str] = field(default_factory=Counter)
     places: dict[str, list[str]] = field(default_factory=dict)
+    repeated: int = 0
+    unread: Counter[str] = field(default_factory=Counter)
 
     @property
     def num_rejected(self) -> int:
@@ -99,8 +105,8 @@ class Tally:
 
     @property
     def accepted(self) -> int:
-        """Rows without a fault."""
-        return self.rows - self.num_rejected
+        """Rows without a fault that repeat no earlier one."""
+        return self.rows - self.num_rejected - self.repeated
 
     def reject(self, where: Provenance, fault: RowFault) -> None:
         """Count a faulty row."""
@@ -108,10 +114,18 @@ class Tally:
         if len(self.rejected) < self.keep:
             self.rejected.append(Rejected(where.file, where.line, fault.field, fault.fault, fault.message))
 
+    def repeat(self, where: Provenance) -> None:
+        """Count a row that says what an earlier one said."""
+        self.repeated += 1
+        self._keep("repeated", where)
+
     def note(self, action: str, where: Provenance) -> None:
         """Count what was done to an accepted row."""
         assert action in ACTIONS, action
         self.actions[action] += 1
+        self._keep(action, where)
+
+    def _keep(self, action: str, where: Provenance) -> None:
         places = self.places.setdefault(action, [])
         if len(places) < 5 and str(where) not in places:  # both responses of a row may have been cut
             places.append(str(where))

@@ -11,13 +11,12 @@ from collections.abc import Callable
 from typing import Any, TypeAlias, TypeVar
 
 from preftree.data.rows.faults import RowFault
-from preftree.records import Kind, Message, Preference, Text, figures_of
+from preftree.records import Kind, Preference, Text, figures_of
 
 Row: TypeAlias = dict[str, Any]
 T = TypeVar("T")
 
 MAX_RESPONSES = 64  # 2016 pairs
-ROLES = ("system", "developer", "user", "assistant", "tool")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _ESCAPED_BYTE = re.compile("[\udc80-\udcff]")  # how Python keeps a byte that was not UTF-8
 _WRITTEN_MESSAGES = re.compile(r"\s*\[\s*\{\s*['\"](role|content)['\"]\s*:")
@@ -41,7 +40,7 @@ def take(row: Row, read: Callable[[Any, str], T], *names: str) -> T:
 def text(value: Any, where: str) -> str:
     """Text that can be stored and tokenised as it is."""
     if not isinstance(value, str):
-        raise RowFault("wrong_type", where, f"'{where}' must be text, got {_type_name(value)}")
+        raise RowFault("wrong_type", where, f"'{where}' must be text, got {type_name(value)}")
     if not value.isascii():
         if _SURROGATE.search(value):
             if _ESCAPED_BYTE.search(value):
@@ -64,60 +63,10 @@ def response_text(value: Any, where: str) -> str:
     return value
 
 
-def messages(value: Any, where: str) -> tuple[Message, ...]:
-    """A list of {role, content} with an optional `train` flag on assistant turns."""
-    if not isinstance(value, list):
-        raise RowFault("wrong_type", where, f"'{where}' must be a list of messages, got {_type_name(value)}")
-    return tuple(_message(item, f"{where}[{index}]") for index, item in enumerate(value))
-
-
-def _message(value: Any, where: str) -> Message:
-    if not isinstance(value, dict):
-        raise RowFault("wrong_type", where, f"'{where}' must be a message, got {_type_name(value)}")
-    for name in ("tool_calls", "function_call"):
-        if value.get(name):
-            raise RowFault("wrong_type", f"{where}.{name}", f"'{where}.{name}': tool calls are not supported")
-    role = text(value.get("role"), f"{where}.role")
-    if role not in ROLES:
-        message = f"'{where}.role' must be one of {', '.join(ROLES)}, got {role[:40]!r}"
-        raise RowFault("bad_messages", f"{where}.role", message)
-    content = text(value.get("content"), f"{where}.content")
-    train = None if value.get("train") is None else flag(value["train"], f"{where}.train")
-    if train and role != "assistant":
-        raise RowFault("bad_messages", f"{where}.train", f"'{where}.train': only assistant turns are trained on")
-    return Message(role, content, train)
-
-
-def prompt_messages(turns: tuple[Message, ...], where: str) -> tuple[Message, ...]:
-    """A conversation that the assistant is to answer."""
-    if not turns or turns[-1].role == "assistant":
-        raise RowFault("bad_messages", where, f"'{where}' has no turn for the assistant to answer")
-    return turns
-
-
-def response_messages(turns: tuple[Message, ...], where: str) -> tuple[Message, ...]:
-    """A response: it begins and ends with an assistant turn, and no assistant turn is blank."""
-    if not turns or turns[0].role != "assistant" or turns[-1].role != "assistant":
-        raise RowFault("bad_messages", where, f"'{where}' must begin and end with an assistant turn after its prompt")
-    for turn in turns:
-        if turn.role == "assistant" and not turn.content.strip():
-            raise RowFault("empty_response", where, f"'{where}' holds an empty assistant turn; drop the row")
-    if all(turn.train is False for turn in turns if turn.role == "assistant"):
-        raise RowFault("bad_messages", where, f"'{where}' has no assistant turn to score: 'train' is false in all")
-    return turns
-
-
-def split_dialogue(turns: tuple[Message, ...], where: str) -> tuple[tuple[Message, ...], tuple[Message, ...]]:
-    """A whole conversation as prompt and response, cut before its last assistant turn."""
-    if not turns or turns[-1].role != "assistant":
-        raise RowFault("bad_messages", where, f"'{where}' must end with an assistant turn")
-    return prompt_messages(turns[:-1], where), response_messages(turns[-1:], where)
-
-
 def number(value: Any, where: str) -> float:
     """A finite number, or text that spells one."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
-        raise RowFault("wrong_type", where, f"'{where}' must be a number, got {_type_name(value)}")
+        raise RowFault("wrong_type", where, f"'{where}' must be a number, got {type_name(value)}")
     try:
         result = float(value)
     except (ValueError, OverflowError):
@@ -149,13 +98,13 @@ def flag(value: Any, where: str) -> bool:
         if spelled in ("false", "0", 0):
             return False
         raise RowFault("bad_value", where, f"'{where}' must be true or false, got {str(value)[:40]!r}")
-    raise RowFault("wrong_type", where, f"'{where}' must be true or false, got {_type_name(value)}")
+    raise RowFault("wrong_type", where, f"'{where}' must be true or false, got {type_name(value)}")
 
 
 def items(value: Any, where: str) -> list[Any]:
     """A list of no more responses than a ranking may have."""
     if not isinstance(value, list):
-        raise RowFault("wrong_type", where, f"'{where}' must be a list, got {_type_name(value)}")
+        raise RowFault("wrong_type", where, f"'{where}' must be a list, got {type_name(value)}")
     if len(value) > MAX_RESPONSES:
         raise RowFault("bad_value", where, f"'{where}' has {len(value)} responses, wanted at most {MAX_RESPONSES}")
     return value
@@ -217,12 +166,17 @@ def check_differ(named: tuple[tuple[str, Text], ...]) -> None:
     """No two responses are equal but for white space around them."""
     seen: dict[tuple[object, ...], str] = {}
     for name, response in named:
-        key = (response.strip(),) if isinstance(response, str) else tuple((m.role, m.content.strip()) for m in response)
+        key = (
+            (response.strip(),)
+            if isinstance(response, str)
+            else tuple((m.role, m.content.strip(), str(m.rest)) for m in response)
+        )
         if key in seen:
             raise RowFault("same_responses", name, f"'{seen[key]}' equals '{name}'; drop the row or label it a tie")
         seen[key] = name
 
 
-def _type_name(value: Any) -> str:
+def type_name(value: Any) -> str:
+    """What a JSON value is, in words."""
     names = {dict: "an object", list: "a list", bool: "a truth value", int: "a number", float: "a number", str: "text"}
     return "null" if value is None else names.get(type(value), type(value).__name__)

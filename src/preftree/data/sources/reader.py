@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
-from preftree.data.formats import FORMATS, Format
-from preftree.data.rows.duplicates import Seen
+from preftree.data.formats import FORMATS, format_of
+from preftree.data.formats.refusal import refusal
+from preftree.data.rows.columns import Columns
+from preftree.data.rows.duplicates import Repeated, Seen
 from preftree.data.rows.faults import RowFault, Tally
+from preftree.data.rows.fields import Row
+from preftree.data.rows.format import Format
 from preftree.data.sources.files import SUFFIXES, RawRow, data_files, read_file
 from preftree.data.sources.hub import HubData, find_on_hub, looks_like_hub_id, read_hub
 from preftree.errors import DataError
@@ -70,48 +75,78 @@ def read_rows(source: Source) -> Iterator[RawRow]:
         yield from read_file(file)
 
 
-def find_format(source: Source, name: str | None = None) -> Format:
-    """The format that a name says, or that most of the first rows look like.
+def find_format(source: Source, name: str | None = None, columns: Columns | None = None) -> Format:
+    """The format of a mapping, that a name gives, or that most of the first rows are of.
 
     Raises:
-      DataError: no such name, no readable row, or fewer than half of the first rows look like any one format.
+      DataError: no such name, no readable row, no format that half of the first rows are of, or a name and a mapping.
     """
+    if columns is not None:
+        if name is not None:
+            raise DataError("give a format or columns, not both: a mapping says how rows are read")
+        return Format(
+            "columns", columns.kind, f"columns {columns}", _any_row, columns.read, columns.fields, None, str(columns)
+        )
     if name is not None:
         if name not in FORMATS:
             raise DataError(f"format must be one of {', '.join(FORMATS)}, got {name!r}")
-        return FORMATS[name]
+        return replace(FORMATS[name], detect=_any_row)
     first = [raw.row for raw in islice(read_rows(source), SNIFFED_ROWS)]
     rows = [row for row in first if isinstance(row, dict)]
     if not first:
         raise DataError(f"{source.path} holds no rows")
     if not rows:
         raise DataError(f"{source.path}: none of its first {len(first)} rows can be read; the first: {first[0]}")
-    hits = {form.name: sum(form.detect(row) for row in rows) for form in FORMATS.values()}
-    best = max(hits, key=lambda key: hits[key])
-    if 2 * hits[best] < len(rows):
-        fields = ", ".join(sorted({ascii(key[:40]) for row in rows for key in row})[:12])
-        hint = " (without a prompt, both sides must be HH transcripts)" if "'chosen'" in fields else ""
-        raise DataError(
-            f"{source.path}: no known format has the fields {fields}{hint}; rename them to one of: "
-            "prompt/chosen/rejected, prompt/responses, prompt/completion/label, prompt/completion, messages, text"
-        )
-    return FORMATS[best]
+    votes = Counter(form.name for row in rows if (form := format_of(row)) is not None)
+    if votes:
+        name, count = votes.most_common(1)[0]
+        if 2 * count >= len(rows):
+            return FORMATS[name]
+    raise DataError(f"{source.path}: {refusal(rows)}")
+
+
+def _any_row(row: Row) -> bool:
+    return True
 
 
 def read_records(source: Source, form: Format, tally: Tally) -> Iterator[tuple[Provenance, Record]]:
-    """The rows without a fault, as records; the others go to the tally.
+    """The rows without a fault, as records; the others go to the tally, and so do fields that are not read.
 
     Repetitions are found by digests of what was read before: about 100 bytes a row, whatever a row holds.
     """
     seen = Seen()
-    for raw in read_rows(source):
+    rows = read_rows(source) if form.group is None else form.group(read_rows(source))
+    for raw in rows:
         tally.rows += 1
         try:
             if isinstance(raw.row, RowFault):
                 raise raw.row
+            if not form.detect(raw.row):
+                _refuse_other(raw.row, form, raw.where)
+            unread = form.unread(raw.row)
             record = form.read(raw.row)
             seen.check(record, raw.where)
+        except Repeated:
+            tally.repeat(raw.where)
         except RowFault as fault:
             tally.reject(raw.where, fault)
         else:
+            tally.unread.update(unread)
             yield raw.where, record
+
+
+def _refuse_other(row: Row, form: Format, where: Provenance) -> None:
+    """Refuse a row of another format than its file's; what is of no format is left to the reader, which names a field.
+
+    Raises:
+      RowFault: it is of another format of the same kind.
+      DataError: it is of another kind: read as the file's, it would say something else than it does.
+    """
+    other = format_of(row)
+    if other is None:
+        return
+    message = f"the row holds {other.title} ({other.name}) in a file of {form.title} ({form.name})"
+    if other.kind == form.kind:
+        raise RowFault("other_format", "row", f"{message}; take it out")
+    fields = ", ".join(ascii(name) for name in row)
+    raise DataError(f"{where}: {message}: its fields are {fields}; take such rows out, or name a format or columns")

@@ -8,7 +8,8 @@ import os
 from dataclasses import asdict
 from pathlib import Path
 
-from preftree.data.formats import FORMATS, Format
+from preftree.data.formats import FORMATS
+from preftree.data.rows.format import Format
 from preftree.data.sources.reader import Source
 from preftree.data.tokens.budgets import Budgets, Truncation
 from preftree.data.tokens.encoder import Encoder

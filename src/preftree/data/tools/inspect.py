@@ -6,9 +6,9 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-from preftree.data.formats import Format
 from preftree.data.rows.conversion import as_kind, check_kind
 from preftree.data.rows.faults import Tally
+from preftree.data.rows.format import Format
 from preftree.data.rows.texts import length, named_texts, spread
 from preftree.data.sources.reader import Source, find_format, find_source, read_records
 from preftree.records import Kind, Provenance, Record

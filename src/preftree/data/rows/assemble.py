@@ -1,0 +1,355 @@
+"""Records out of the named parts of a row: what a format, or a mapping of columns, says each field is.
+
+Targets are prompt, system, messages, chosen, rejected, a, b, winner, response, label, responses, scores, ranks, tools,
+chat_template_kwargs, weight, and the figures of records.FIGURES. Texts become a conversation where any of them is
+one, where there is a system message or tools, or where the format is of chats; else they are plain text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from preftree.data.rows.faults import RowFault
+from preftree.data.rows.fields import (
+    Row,
+    check_differ,
+    figures,
+    flag,
+    items,
+    number,
+    numbers,
+    preference,
+    response_text,
+    text,
+    type_name,
+    weight,
+)
+from preftree.data.rows.messages import (
+    content_text,
+    messages,
+    prompt_messages,
+    response_messages,
+    split_dialogue,
+    tool_definitions,
+)
+from preftree.records import (
+    FIGURES,
+    Conversation,
+    Demonstration,
+    Figures,
+    Kind,
+    Label,
+    Message,
+    Preference,
+    Ranking,
+    Record,
+    Text,
+    select_responses,
+)
+
+TEXTS = ("prompt", "messages", "chosen", "rejected", "a", "b", "response")
+FIGURE_FIELDS = tuple(
+    dict.fromkeys(
+        field for figure in FIGURES.values() for kind in ("pair", "list", "response") for field in figure.fields(kind)
+    )
+)
+"""Fields of the figures; a column of each name may be mapped."""
+
+TARGETS = (*TEXTS, "system", "winner", "label", "responses", "ranks", "tools", "chat_template_kwargs", "weight", "tie")
+TARGETS += ("strength",)
+TARGETS += tuple(field for field in FIGURE_FIELDS if field not in TARGETS)
+"""What a field can be."""
+
+SYNONYMS = {"system_prompt": "system", "functions": "tools"}
+"""Other names of fields that stand beside the texts."""
+
+NUMBERS = ("weight", "tie", *FIGURE_FIELDS)
+"""Numbers beside the texts of a row."""
+
+BESIDE = ("system", "tools", "chat_template_kwargs", "weight", "tie", *FIGURE_FIELDS)
+"""Targets that stand beside the texts of a row; every format reads fields of these names."""
+
+REPEATED_PROMPT = 16
+"""Characters of a prompt from which a response that begins with all of it is taken for a mistake of the file."""
+
+
+class Given(NamedTuple):
+    """A value of a row, and the name of its field for errors."""
+
+    field: str
+    value: Any
+
+
+Parts = Mapping[str, Given]
+"""The parts of a row by target; a part whose value is null is absent."""
+
+
+def parts_of(row: Row, names: Mapping[str, str]) -> dict[str, Given]:
+    """The parts of a row whose fields `names` gives by target, and those that stand beside them under their names."""
+    parts = {target: Given(name, row.get(name)) for target, name in names.items()}
+    for name in BESIDE:
+        if row.get(name) not in (None, ""):
+            parts.setdefault(name, Given(name, row[name]))
+    for name, target in SYNONYMS.items():
+        if row.get(name) not in (None, ""):
+            parts.setdefault(target, Given(name, row[name]))
+    return parts
+
+
+def kind_of(targets: Mapping[str, object]) -> Kind | None:
+    """The kind of records that parts with these targets make; None where they make none."""
+    if "rejected" in targets or {"a", "b"} <= targets.keys():
+        return "pair"
+    if "responses" in targets:
+        return "list"
+    if "label" in targets:
+        return "response"
+    return "demonstration" if {"response", "messages", "chosen"} & targets.keys() else None
+
+
+def assemble(given: Parts, *, chat: bool = False) -> Record:
+    """The record that the parts of a row make.
+
+    Args:
+      given: The parts by target.
+      chat: Whether plain texts are turns of a conversation: a prompt the user's, a response the assistant's.
+    Raises:
+      RowFault: a part is missing, is not what its target says, or contradicts another one.
+    """
+    parts = {target: part for target, part in given.items() if part.value is not None}
+    beside = _Beside.read(parts)
+    chat = chat or "messages" in parts or bool(beside.system or beside.tools or beside.options)
+    chat = chat or any(isinstance(parts[name].value, list | dict) for name in TEXTS if name in parts)
+    if "responses" in parts and isinstance(parts["responses"].value, list):
+        chat = chat or any(isinstance(value, list | dict) for value in parts["responses"].value)
+    row = _figure_row(parts)
+    if "responses" in parts:
+        return _ranking(parts, row, beside, chat)
+    if "a" in parts or "b" in parts:
+        parts = _decided(parts)
+        row = _figure_row(parts)
+    if "rejected" in parts:
+        return _pair(parts, row, beside, chat)
+    name = "response" if "response" in parts or "messages" not in parts else "messages"
+    prompt, response = _exchange(parts, name, beside, chat)
+    if "label" in given:
+        return Label(prompt, response, flag(*_need(parts, "label")[::-1]), weight(row), figures(row, "response"))
+    return Demonstration(prompt, response, weight(row))
+
+
+@dataclass(frozen=True, slots=True)
+class _Beside:
+    """What a chat template gets beside the turns."""
+
+    system: str | None = None
+    tools: tuple[Row, ...] = ()
+    options: Mapping[str, Any] | None = None
+
+    @staticmethod
+    def read(parts: Parts) -> _Beside:
+        system = tools = options = None
+        if "system" in parts:
+            field, value = parts["system"]
+            value = value.get("content", value.get("parts")) if isinstance(value, dict) else value
+            system = content_text(value, field)
+        if "tools" in parts:
+            field, value = parts["tools"]
+            tools = tool_definitions(value, field)
+        if "chat_template_kwargs" in parts:
+            field, options = parts["chat_template_kwargs"]
+            if not isinstance(options, dict):
+                raise RowFault("wrong_type", field, f"'{field}' must be an object, got {type_name(options)}")
+            options = {name: value for name, value in options.items() if value is not None}
+        return _Beside(system if system and system.strip() else None, tools or (), options or None)
+
+    def around(self, turns: tuple[Message, ...], where: str) -> tuple[Message, ...]:
+        """The turns of a prompt with the system message first, and with tools and options."""
+        if self.system is not None:
+            if turns and turns[0].role in ("system", "developer") and turns[0].content.strip() != self.system.strip():
+                raise RowFault("bad_messages", "system", f"'system' differs from the system message of '{where}'")
+            if not turns or turns[0].role not in ("system", "developer"):
+                turns = (Message("system", self.system), *turns)
+        return Conversation(turns, self.tools, self.options) if self.tools or self.options else turns
+
+
+def _need(parts: Parts, target: str) -> Given:
+    if target not in parts:
+        raise RowFault("missing_field", target, f"'{target}' is missing")
+    return parts[target]
+
+
+def _figure_row(parts: Parts) -> Row:
+    """The parts that are numbers beside the texts, under the names that `fields` reads."""
+    return {name: parts[name].value for name in ("weight", "tie", *FIGURE_FIELDS) if name in parts}
+
+
+def _plain(parts: Parts, target: str) -> str:
+    field, value = _need(parts, target)
+    return text(value, field) if target == "prompt" else response_text(value, field)
+
+
+def _prompt(parts: Parts, beside: _Beside) -> tuple[Message, ...] | None:
+    """The turns of the prompt; None where the row gives none."""
+    target = "messages" if "messages" in parts else "prompt"
+    if target not in parts:
+        return None
+    field, value = parts[target]
+    turns = (Message("user", text(value, field)),) if isinstance(value, str) else messages(value, field)
+    return prompt_messages(beside.around(turns, field), field)
+
+
+def _response(given: Given, prompt: tuple[Message, ...]) -> tuple[Message, ...]:
+    """The turns of a response, also where its field repeats the prompt before them."""
+    field, value = given
+    if isinstance(value, str):
+        return (Message("assistant", response_text(value, field)),)
+    turns = messages(value, field)
+    if turns and turns[0].role != "assistant":
+        shared = tuple(turn for turn in prompt if turn.role not in ("system", "developer"))
+        asked = turns if turns[0].role in ("system", "developer") else (*prompt[: len(prompt) - len(shared)], *turns)
+        if asked[: len(prompt)] != tuple(prompt):
+            raise RowFault("prompts_differ", field, f"'{field}' begins with another conversation than its prompt")
+        turns = asked[len(prompt) :]
+    return response_messages(turns, field)
+
+
+def _check_repeats(prompt: str, responses: Mapping[str, str]) -> None:
+    """Refuse plain responses that all begin with their prompt: a model would be trained to repeat it."""
+    whole = prompt.strip()
+    if len(whole) >= REPEATED_PROMPT and all(response.strip().startswith(whole) for response in responses.values()):
+        field = next(iter(responses))
+        message = f"'{field}' begins with the whole text of its prompt; take it out, or leave the prompt empty"
+        raise RowFault("bad_value", field, message)
+
+
+def _exchange(parts: Parts, target: str, beside: _Beside, chat: bool) -> tuple[Text, Text]:
+    """Prompt and response of a row with one response."""
+    if target == "messages":
+        field, value = _need(parts, "messages")
+        prompt, response = split_dialogue(messages(value, field), field)
+        return beside.around(prompt, field), response
+    if not chat:
+        prompt, response = _plain(parts, "prompt"), _plain(parts, target)
+        _check_repeats(prompt, {parts[target].field: response})
+        return prompt, response
+    turns = _prompt(parts, beside)
+    if turns is None:
+        raise RowFault("missing_field", "prompt", "'prompt' is missing")
+    return turns, _response(_need(parts, target), turns)
+
+
+def _decided(parts: Parts) -> dict[str, Given]:
+    """Two answers and a verdict as chosen and rejected."""
+    a, b, (field, winner) = _need(parts, "a"), _need(parts, "b"), _need(parts, "winner")
+    if winner not in ("a", "b", "tie"):
+        raise RowFault("bad_value", field, f"'{field}' says neither answer nor a tie, got {str(winner)[:40]!r}")
+    rest = {target: part for target, part in parts.items() if target not in ("a", "b", "winner", "strength")}
+    if "strength" in parts and winner != "tie":
+        rest["margin"] = Given(parts["strength"].field, abs(number(parts["strength"].value, parts["strength"].field)))
+    chosen, rejected = (b, a) if winner == "b" else (a, b)
+    rest |= {"chosen": chosen, "rejected": rejected}
+    return rest | {"tie": Given(field, True)} if winner == "tie" else rest
+
+
+def _pair(parts: Parts, row: Row, beside: _Beside, chat: bool) -> Preference:
+    if not chat:
+        prompt = _plain(parts, "prompt")
+        chosen, rejected = _plain(parts, "chosen"), _plain(parts, "rejected")
+        names = parts["chosen"].field, parts["rejected"].field
+        _check_repeats(prompt, {names[0]: chosen, names[1]: rejected})
+        return preference(row, prompt, (names[0], chosen), (names[1], rejected))
+    if "chosen" not in parts and "messages" in parts:  # the conversation ends with the chosen response
+        field, value = parts["messages"]
+        turns, chosen = split_dialogue(messages(value, field), field)
+        prompt, name = prompt_messages(beside.around(turns, field), field), field
+        rejected = _response(parts["rejected"], prompt)
+        return preference(row, prompt, (name, chosen), (parts["rejected"].field, rejected))
+    (left, chosen_value), (right, rejected_value) = _need(parts, "chosen"), _need(parts, "rejected")
+    sides = [
+        messages(value, field)
+        for field, value in ((left, chosen_value), (right, rejected_value))
+        if not isinstance(value, str)
+    ]
+    whole = len(sides) == 2 and all(side[:1] and side[0].role != "assistant" for side in sides)
+    if whole and ("messages" not in parts and not isinstance(parts.get("prompt", Given("", "")).value, list)):
+        prompt, chosen, rejected = _part(sides[0], sides[1], left, right)
+        if "prompt" in parts:
+            field, question = parts["prompt"]
+            if text(question, field).strip() not in (turn.content.strip() for turn in prompt if turn.role == "user"):
+                raise RowFault("prompts_differ", field, f"'{field}' is not a user turn of '{left}' and '{right}'")
+        prompt = beside.around(prompt_messages(prompt, left), left)
+        pair = (left, response_messages(chosen, left)), (right, response_messages(rejected, right))
+        return preference(row, prompt, *pair)
+    prompt = _prompt(parts, beside)
+    if prompt is None:
+        raise RowFault("missing_field", "prompt", f"'prompt' is missing beside '{left}' and '{right}'")
+    chosen, rejected = _response(parts["chosen"], prompt), _response(parts["rejected"], prompt)
+    return preference(row, prompt, (left, chosen), (right, rejected))
+
+
+def _part(
+    chosen: tuple[Message, ...], rejected: tuple[Message, ...], left: str, right: str
+) -> tuple[tuple[Message, ...], tuple[Message, ...], tuple[Message, ...]]:
+    """Prompt and responses of two whole conversations.
+
+    The responses begin at the first assistant turn that differs, or at the last shared one where a side ends.
+    """
+    shared = 0
+    for one, other in zip(chosen, rejected, strict=False):
+        if one != other:
+            break
+        shared += 1
+    if shared < min(len(chosen), len(rejected)):
+        if chosen[shared].role != "assistant" or rejected[shared].role != "assistant":
+            message = f"'{left}' and '{right}' part at message {shared}, which is not the assistant's in both"
+            raise RowFault("prompts_differ", right, message)
+        place = shared
+    else:
+        place = max((place for place in range(shared) if chosen[place].role == "assistant"), default=0)
+    return chosen[:place], chosen[place:], rejected[place:]
+
+
+def _ranking(parts: Parts, row: Row, beside: _Beside, chat: bool) -> Ranking:
+    field, value = parts["responses"]
+    given = [Given(f"{field}[{index}]", item) for index, item in enumerate(items(value, field))]
+    named: list[tuple[str, Text]]
+    if chat:
+        prompt: Text | None = _prompt(parts, beside)
+        if prompt is None:
+            raise RowFault("missing_field", "prompt", "'prompt' is missing")
+        turns = prompt
+        named = [(name.field, _response(name, turns)) for name in given]
+    else:
+        prompt = _plain(parts, "prompt")
+        named = [(name, response_text(item, name)) for name, item in given]
+        _check_repeats(prompt, {name: str(response) for name, response in named})
+    numbered = figures(row, "list", len(named))
+    if "scores" in numbered or "ranks" not in parts:
+        return rank(row, prompt, named, numbered, field)
+    ranks = numbers(parts["ranks"].value, parts["ranks"].field, len(named))
+    if len(set(ranks)) < len(ranks):  # equal ranks are ties: scores say so
+        return rank(row, prompt, named, numbered | {"scores": tuple(-place for place in ranks)}, field)
+    order = sorted(range(len(ranks)), key=ranks.__getitem__)
+    return rank(row, prompt, [named[i] for i in order], select_responses(numbered, order), field)
+
+
+def rank(row: Row, prompt: Text, named: list[tuple[str, Text]], given: Figures, field: str = "responses") -> Ranking:
+    """A ranking, ordered by its scores where it has any; responses of equal score keep their order.
+
+    Args:
+      row: Gives the weight.
+      prompt: The prompt.
+      named: The responses under the names of their fields, best first where there are no scores.
+      given: Figures, in the order of `named`.
+      field: The field that holds the responses.
+    """
+    scores = given.get("scores")
+    if len(named) < 2 or (scores is not None and len(set(scores)) < 2):
+        raise RowFault("no_preference", field, f"'{field}' has no two responses that differ in rank")
+    check_differ(tuple(named))
+    order = list(range(len(named)))
+    if scores is not None:
+        order.sort(key=lambda index: -scores[index])
+    return Ranking(prompt, tuple(named[i][1] for i in order), weight(row), select_responses(given, order))
