@@ -45,6 +45,7 @@ ACTIONS: dict[str, str] = {
     "dropped_pair": "pairs of a ranking left out, since a response is too long or both are equal as tokens",
     "dropped_response": "responses of a ranking left out, since they are too long or equal a better one as tokens",
     "repeated_response": "chosen responses left out, since an earlier pair has the same",
+    "lone_answer": "turns with fewer than two ranked answers",
     "unknown_token": "rows with text that the tokenizer has no token for",
 }
 

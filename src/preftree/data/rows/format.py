@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from preftree.data.rows.assemble import BESIDE, SYNONYMS
-from preftree.data.rows.faults import RowFault
+from preftree.data.rows.faults import RowFault, Tally
 from preftree.data.rows.fields import Row
 from preftree.data.rows.messages import MEDIA
-from preftree.records import Kind, Record
+from preftree.records import Kind, Provenance, Record
 
 MEANINGFUL = (
     "answer",
@@ -50,6 +49,14 @@ _REFUSED = frozenset([*MEANINGFUL, *SYNONYMS, "system", "tools", "chat_template_
 
 
 @dataclass(frozen=True, slots=True)
+class RawRow:
+    """One row as the file has it, or why it could not be read."""
+
+    where: Provenance
+    row: Row | RowFault
+
+
+@dataclass(frozen=True, slots=True)
 class Format:
     """One format.
 
@@ -60,7 +67,7 @@ class Format:
       detect: Whether a row is of it, by names and types of fields. No row is of two formats.
       read: The row as a record; raises RowFault.
       fields: Fields that `read` looks at; the others are counted as not read.
-      group: Puts rows together that make one record, where the file has a row for each turn.
+      group: Makes a row for each record, where the file has a row for each turn or for a tree of turns.
       columns: The mapping of columns that makes the format, where one was given.
     """
 
@@ -70,7 +77,7 @@ class Format:
     detect: Callable[[Row], bool]
     read: Callable[[Row], Record]
     fields: frozenset[str]
-    group: Callable[[Iterator[Any]], Iterator[Any]] | None = None
+    group: Callable[[Iterator[RawRow], Tally], Iterator[RawRow]] | None = None
     columns: str = ""
 
     def unread(self, row: Row) -> list[str]:
@@ -107,7 +114,7 @@ def make_format(
     fields: Iterable[str],
     *,
     beside: Iterable[str] = (*BESIDE, *SYNONYMS),
-    group: Callable[[Iterator[Any]], Iterator[Any]] | None = None,
+    group: Callable[[Iterator[RawRow], Tally], Iterator[RawRow]] | None = None,
 ) -> Format:
     """A format that reads these fields, and those that stand beside the texts of a row: all of them by default."""
     return Format(name, kind, title, detect, read, frozenset([*fields, *beside]), group)

@@ -14,26 +14,18 @@ import json
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from io import BufferedIOBase
 from pathlib import Path
 from typing import Any
 
 from preftree.data.rows.faults import RowFault
 from preftree.data.rows.fields import Row
+from preftree.data.rows.format import RawRow
 from preftree.errors import DataError
 from preftree.records import Provenance
 
 MAX_ROW_BYTES = 16 * 2**20
 SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".csv", ".parquet")
-
-
-@dataclass(frozen=True, slots=True)
-class RawRow:
-    """One row as the file has it, or why it could not be read."""
-
-    where: Provenance
-    row: Row | RowFault
 
 
 def data_files(path: str) -> list[str]:

@@ -115,13 +115,13 @@ def read_records(source: Source, form: Format, tally: Tally) -> Iterator[tuple[P
     Repetitions are found by digests of what was read before: about 100 bytes a row, whatever a row holds.
     """
     seen = Seen()
-    rows = read_rows(source) if form.group is None else form.group(read_rows(source))
+    rows = read_rows(source) if form.group is None else form.group(read_rows(source), tally)
     for raw in rows:
         tally.rows += 1
         try:
             if isinstance(raw.row, RowFault):
                 raise raw.row
-            if not form.detect(raw.row):
+            if form.group is None and not form.detect(raw.row):
                 _refuse_other(raw.row, form, raw.where)
             unread = form.unread(raw.row)
             record = form.read(raw.row)
