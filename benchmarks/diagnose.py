@@ -117,7 +117,7 @@ def look(folder: Path) -> dict[str, Any]:
 
 
 def figures_of(run: Run) -> dict[str, float]:
-    evidence = gather(run.rows, loss=run.loss, starts_at_reference=True, measured=run.measured, config=run.config)
+    evidence = gather(run)
     lost = [lost_share(evidence, side) for side in ("chosen", "rejected")]
     length = length_share(evidence)
     losses = [row["loss"] for row in evidence.held_out]

@@ -49,16 +49,16 @@ BLUE, ORANGE, GREEN, GREY = "#2b5f9e", "#d08a3c", "#4b9460", "#888"
 READING = (
     "What these three seeds show:",
     "",
-    "- MODPO and labels of the weighted sum have one optimum, and end equally far from the front and from it: knowing",
-    "  one objective's reward is worth as much here as labels that were made for this w, at every w, from one file of",
+    "- MODPO and labels of the weighted sum have the same optimum, and end equally far from the front and from it:",
+    "  knowing one objective's reward is worth as much here as labels made for this w, at every w, from one file of",
     "  labels.",
-    "- The sum of two losses stays nearer the start at the same beta: what it averages is the two labellers'",
-    "  probabilities, which contradict each other where the objectives do. It is no further from the front at its own",
-    "  KL, but its w says less about where it ends.",
-    "- Nobody reaches the front where sentiment has a say: labels are one draw for each pair. Brevity alone, which a",
-    "  policy can read off a position, is all but solved.",
-    "- Everything that prefers short responses makes empty ones likely, which no pair held: a second objective needs",
-    "  data, or a rule of sampling, where it leads.",
+    "- The sum of two losses stays nearer the start at the same beta: it averages the probabilities of the two",
+    "  labellers, which contradict each other where the objectives do. It is no further from the front at its",
+    "  KL, but w controls its end less.",
+    "- No method reaches the front where sentiment has weight: labels are one draw for each pair. Brevity alone, which",
+    "  a policy can infer from the position, is almost solved.",
+    "- Every objective that prefers short responses makes empty ones likely, which no pair contains: a second",
+    "  objective needs data, or a sampling rule, for such responses.",
 )
 TONES = {"modpo": BLUE, "labels": ORANGE, "losses": GREEN, "end": GREY}
 
@@ -245,25 +245,25 @@ def page(found: Sequence[dict[str, Any]], num_seeds: int) -> str:
         "",
         "    make bench-pareto",
         "",
-        "On real text nobody knows how good a trade between two objectives can be. In the sentiment world",
-        f"`{SIZE.world}` ([worlds](worlds.md)) it is a sum: the first objective is sentiment, the second brevity, 1",
+        "On real text the best trade-off between two objectives is unknown. In the sentiment world",
+        f"`{SIZE.world}` ([worlds](worlds.md)) it is known: the first objective is sentiment, the second brevity, 1",
         "for a response of one word down to 0 for one of four. The best policy for w sentiment + (1 - w) brevity is",
-        "reference x exp(s (w sentiment + (1 - w) brevity) / beta) / Z. All methods see the same pairs with the same",
-        f"luck of the label, s = {SCALE:g}, beta = {BETA:g}, {SIZE.steps} steps of 32 pairs, AdamW 3e-3; means over",
+        "reference x exp(s (w sentiment + (1 - w) brevity) / beta) / Z. All methods use the same pairs with the same",
+        f"label noise, s = {SCALE:g}, beta = {BETA:g}, {SIZE.steps} steps of 32 pairs, AdamW 3e-3; means over",
         f"{num_seeds} seeds.",
         "",
         "- **MODPO** (`loss=modpo loss.objective_weight=W`) has pairs labelled by sentiment alone; a column",
         "  `other_margin` holds s times the brevity of the chosen response minus that of the rejected one.",
-        "- **Labels of the weighted sum**: DPO on pairs labelled by somebody who judges w x sentiment + (1 - w) x",
+        "- **Labels of the weighted sum**: DPO on pairs labelled by the reward w x sentiment + (1 - w) x",
         "  brevity. It needs new labels for every w.",
         "- **Sum of two DPO losses**: pairs labelled by sentiment with weight w and as many others labelled by brevity",
         "  with weight 1 - w, in one file; a step is of 64 pairs, 32 of either on average.",
         "",
-        "*Missing* is what is lacking of w x sentiment + (1 - w) x brevity to the most that any policy has at this",
-        "policy's own KL: how far from the front it is. It says nothing of where on the front; *off target* does: the",
+        "*Missing* is the regret in w x sentiment + (1 - w) x brevity to the best policy at the KL of this",
+        "policy: its distance from the front. The position along the front is measured by *off target*: the",
         "distance in (sentiment, brevity) to the optimum of this w and beta. *Empty* is the probability of ending",
-        "before the first word. No pair ever showed an empty response, and preferring short ones makes it likely all",
-        "the same; the other figures are those of sampling that is held to the world (at least one word).",
+        "before the first word. No pair has an empty response, but preferring short ones makes it likely; the other",
+        "figures are those of sampling restricted to the world (at least one word).",
         "",
         "| w | method | KL | sentiment | brevity | missing | off target | empty |",
         "|---|---|---|---|---|---|---|---|",
@@ -283,7 +283,7 @@ def page(found: Sequence[dict[str, Any]], num_seeds: int) -> str:
                     f"{spread([one['regret'] for one in own])} | {statistics.fmean(map(off_target, own)):.3f} | "
                     f"{statistics.fmean(one['empty'] for one in own):.2f} |"
                 )
-    lines += ["", "In brackets the least and the largest of the seeds.", "", *verdict(found), ""]
+    lines += ["", "In brackets the smallest and the largest value over seeds.", "", *verdict(found), ""]
     lines += [*READING, ""]
     lines += ["![Sentiment against brevity: the exact front, and the policies](pareto.svg)", ""]
     return "\n".join(lines)

@@ -1,6 +1,6 @@
-"""Preftree from Python: load, tokenise, score, take losses, train, sample and measure.
+"""Python API: load, tokenise, score, compute losses, train, sample and measure.
 
-Every function here is a name of `preftree` itself, imported when it is first used. Errors raise
+The package `preftree` exports every function of this module and imports it at the first use. Errors raise
 `preftree.errors.UserError`; nothing exits.
 """
 
@@ -55,10 +55,10 @@ Data: TypeAlias = str | Path | Rows
 
 @dataclass(frozen=True, eq=False, slots=True)
 class LoadedModel:
-    """A language model with its tokenizer, ready to score and to sample.
+    """A language model with its tokenizer, for scoring and sampling.
 
     Attributes:
-      scorer: The model on packed trees; `scorer.model` is the transformers model.
+      scorer: Scorer of packed trees; `scorer.model` is the transformers model.
       tokenizer: Its tokenizer.
     """
 
@@ -100,17 +100,17 @@ def tokenize(
     truncation: Truncation = "drop",
     format: str | None = None,
 ) -> TokenStore:
-    """Tokenise data as a run does; the result behaves as a sequence of examples, kept on disk.
+    """Tokenise data as a run does; the result is a sequence of examples, kept on disk.
 
     Args:
       data: A file, or rows in memory.
       tokenizer: The model's tokenizer, or the loaded model.
-      kind: What an example is: `pair`, `response` (labelled), `list` (ranked), or `demonstration`.
+      kind: Kind of an example: `pair`, `response` (labelled), `list` (ranked), or `demonstration`.
       max_length: Most tokens of prompt and response together.
       max_prompt_length: Most tokens of a prompt.
       max_response_length: Most tokens of a response.
       truncation: `drop` a row over a budget, `trim_prompt` from its beginning, or `trim_response` at its end.
-      format: The rows' format; recognised by default.
+      format: The rows' format; detected by default.
     Raises:
       DataError: the data cannot be read, is of another kind, or holds too many faults; rows are named.
     """
@@ -148,9 +148,9 @@ class ResponseScores(NamedTuple):
 
     @property
     def pairs(self) -> PairSums:
-        """The responses of pairs as losses take them: chosen ones and rejected ones."""
+        """Sums of the chosen and the rejected responses of pairs, the input of losses."""
         if len(self.logps) % 2 or not torch.equal(self.examples[::2], self.examples[1::2]):
-            raise ConfigError("these examples are no pairs; tokenise them with kind='pair'")
+            raise ConfigError("these examples are not pairs; tokenise them with kind='pair'")
         first = torch.arange(0, len(self.logps), 2, device=self.logps.device)
         return pair_up(self.logps, self.num_tokens, first, first + 1)
 
@@ -163,12 +163,12 @@ def score(
     gradient: bool = False,
     micro_batch_tokens: int = 8192,
 ) -> ResponseScores:
-    """Log-probs of responses under a model; a prompt that responses share is computed once.
+    """Log-probs of responses under a model; a shared prompt is computed once.
 
     Args:
       model: The model.
       data: Tokenised examples, or pairs as `tokenize` takes them.
-      rows: Places of the examples to score; all by default.
+      rows: Indices of the examples to score; all by default.
       gradient: Whether the scores can be differentiated; all activations then stay in memory.
       micro_batch_tokens: Most tokens computed at once.
     Raises:
@@ -196,21 +196,21 @@ def score(
     return ResponseScores(sums[0], sums[1], token_logps, torch.from_numpy(examples).to(token_logps.device))
 
 
-def loss(name: str, **given: Any) -> LossValue:
+def loss(name: str, **arguments: Any) -> LossValue:
     """Value and gradient of a loss of `preftree losses`.
 
     Args:
-      name: The loss, or FILE.py:FUNCTION for a loss of your own.
-      given: Its inputs by name (`policy`, `ref`, `margins`, ...) as `preftree losses NAME` lists them, tensors or the
-        types of `preftree.losses`; and its options (`beta`, ...).
+      name: The loss, or FILE.py:FUNCTION for a custom loss.
+      arguments: Inputs by name (`policy`, `ref`, `margins`, ...), as `preftree losses NAME` lists them: tensors or the
+        types of `preftree.losses`. Options (`beta`, ...).
     Raises:
       ConfigError: no such loss, an input is missing, or an option is unknown or out of its range.
     """
     names = bind_loss(name).inputs
-    bound = bind_loss(name, {key: value for key, value in given.items() if key not in names})
-    if missing := [key for key in names if key not in given]:
+    bound = bind_loss(name, {key: value for key, value in arguments.items() if key not in names})
+    if missing := [key for key in names if key not in arguments]:
         raise ConfigError(f"loss {name!r} needs the input {missing[0]!r}; it takes {', '.join(names)}")
-    return value_and_gradient(bound, {key: given[key] for key in names})
+    return value_and_gradient(bound, {key: arguments[key] for key in names})
 
 
 def sft(model: str | Path, data: Data, **options: Any) -> FinishedRun:
@@ -225,10 +225,11 @@ def dpo(model: str | Path, data: Data, **options: Any) -> FinishedRun:
       model: A model folder, an adapter folder or a hub id.
       data: A file, or rows in memory, which are written to OUT/data.jsonl.
       options: The options of the command line (`preftree dpo --help`), inner ones as mappings: `lora={"r": 16}`.
-        Without `out` the run's folder is a temporary one (`run.path`), and a second call starts anew; with it the same
+        Without `out` the run's folder is temporary (`run.path`), and a second call starts a new run; with it the same
         call resumes.
     Raises:
-      UserError: something outside the program is wrong; the sentence says what to do. Rows are named `data[17].chosen`.
+      UserError: a mistake or a failure outside the program; the message names the remedy. Rows are named
+        `data[17].chosen`.
     """
     return _train("dpo", model, data, options)
 
@@ -244,7 +245,7 @@ def ppo(model: str | Path, data: Data, **options: Any) -> FinishedRun:
 
 
 def rloo(model: str | Path, data: Data, **options: Any) -> FinishedRun:
-    """As `ppo` without a critic, as `preftree rloo`."""
+    """Optimise a policy for a reward without a critic, as `preftree rloo`; see `ppo` for the arguments."""
     return _train("rloo", model, data, options)
 
 
@@ -259,7 +260,7 @@ def sample(
     seed: int = 0,
     batch_size: int = 64,
 ) -> list[list[str]]:
-    """Responses of a model, `samples` to each prompt; plain texts, or conversations as `[{"role", "content"}, ...]`.
+    """Sampled responses, `samples` to each prompt; prompts are texts or conversations, `[{"role", "content"}, ...]`.
 
     Raises:
       DataError: the template refuses a conversation.
@@ -289,12 +290,12 @@ def measure(
     micro_batch_tokens: int = 8192,
     **options: Any,
 ) -> dict[str, float]:
-    """Figures of a policy on preferences, as a run shows for held-out rows: loss, accuracy, margin, ...
+    """Figures of a policy on preferences, as a run computes for held-out rows: loss, accuracy, margin, ...
 
     Args:
       model: The policy.
       data: Tokenised examples of the loss's kind, or data as `tokenize` takes it.
-      reference: What it is compared with; needed by losses that compare with a reference.
+      reference: The reference; required by losses that need one.
       loss: Name of the loss; `options` are its options and `beta`.
       micro_batch_tokens: Most tokens computed at once.
     Raises:
@@ -302,10 +303,10 @@ def measure(
       TrainingError: a figure is not finite; rows are named.
     """
     beta = {"beta": options.pop("beta")} if "beta" in options else {}
-    given = {"model": "-", "data": "-", "out": "-", "loss": {"name": loss, **options}, **beta}
-    _, objective = bind_objective(check_config(DpoConfig, given))
+    settings = {"model": "-", "data": "-", "out": "-", "loss": {"name": loss, **options}, **beta}
+    _, objective = bind_objective(check_config(DpoConfig, settings))
     if objective.needs_reference and reference is None:
-        raise ConfigError(f"loss {loss!r} compares with a reference; give reference=preftree.load(MODEL)")
+        raise ConfigError(f"loss {loss!r} needs a reference; give reference=preftree.load(MODEL)")
     store = data if isinstance(data, Examples) else tokenize(data, model, kind=objective.kind)
     compared = NoReference() if reference is None else LiveReference(lambda: nullcontext(reference.scorer))
     with open_ranks() as ranks, evaluation_mode(model.scorer):
@@ -318,20 +319,20 @@ def measure(
             ranks=ranks,
             held_out=True,
         )
-    assert figures is not None, "nothing stops it"
+    assert figures is not None, "no signal stops it"
     return figures
 
 
 def _train(recipe: str, model: str | Path, data: Data, options: dict[str, Any]) -> FinishedRun:
     """Check the options, write rows in memory into the run's folder, and run the recipe."""
-    given: dict[str, Any] = {**options, "model": str(model), "data": data}
-    given["out"] = str(options.get("out") or mkdtemp(prefix=f"preftree-{recipe}-"))
-    out = Path(given["out"]).expanduser()
-    rows = {name: given[name] for name in ("data", "eval_data") if _is_rows(given.get(name))}
+    settings: dict[str, Any] = {**options, "model": str(model), "data": data}
+    settings["out"] = str(options.get("out") or mkdtemp(prefix=f"preftree-{recipe}-"))
+    out = Path(settings["out"]).expanduser()
+    rows = {name: settings[name] for name in ("data", "eval_data") if _is_rows(settings.get(name))}
     files = {name: out / f"{name}.jsonl" for name in rows}
-    given |= {name: str(value) for name, value in (given | files).items() if isinstance(value, Path)}
+    settings |= {name: str(value) for name, value in (settings | files).items() if isinstance(value, Path)}
     with logging_to_stderr(), named_rows({str(file): name for name, file in files.items()}):
-        config = check_config(RECIPES[recipe].config, given)
+        config = check_config(RECIPES[recipe].config, settings)
         for name, file in files.items():
             write_rows(rows[name], file, name)
         quiet_transformers()

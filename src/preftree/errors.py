@@ -1,16 +1,16 @@
-"""Errors that a user caused and can mend.
+"""Errors that a user can correct.
 
-The message is one sentence: subject, what was wanted, what was got, where, what to do. The command line prints it
-without a traceback and exits with 2.
+The message is one sentence: subject, requirement, actual value, origin, remedy. The command line prints it without a
+traceback and exits with 2.
 """
 
 
 class UserError(Exception):
-    """Something outside the program is wrong; the message says what to do."""
+    """A mistake or a failure outside the program; the message names the remedy."""
 
 
 class ConfigError(UserError):
-    """An option is unknown, missing, or has a value that makes no sense."""
+    """An option is unknown, missing, or has an invalid value."""
 
 
 class DataError(UserError):
@@ -18,7 +18,7 @@ class DataError(UserError):
 
 
 class ModelError(UserError):
-    """A model or tokenizer folder cannot be loaded, or cannot do what is asked of it."""
+    """A model or tokenizer cannot be loaded, or does not support the requested use."""
 
 
 class CacheError(UserError):
@@ -30,18 +30,18 @@ class CheckpointError(UserError):
 
 
 class TrainingError(UserError):
-    """A run cannot go on: a non-finite loss, or a gate at the start that did not hold."""
+    """A run cannot continue: a figure is not finite, or a gate at the start failed."""
 
 
 class HalfwayError(TrainingError):
-    """A step broke off after some of its updates: the weights are those of no step, and must not be saved."""
+    """A step failed after some of its updates: the weights belong to no step, and must not be saved."""
 
 
 class JudgeError(UserError):
-    """A reward or a judge failed, or answered with what is no reward."""
+    """A reward or a judge failed, or returned an invalid value."""
 
 
 def out_of_memory(error: Exception) -> str:
-    """What torch says of a lack of memory, less the addresses and settings that it goes on with."""
-    said = str(error).splitlines()[0].split(". ") if str(error) else [type(error).__name__]
-    return "the device ran out of memory (" + ", ".join(part.strip(" .") for part in said[:3]) + ")"
+    """Torch's message of a lack of memory, without its addresses and settings."""
+    parts = str(error).splitlines()[0].split(". ") if str(error) else [type(error).__name__]
+    return "the device ran out of memory (" + ", ".join(part.strip(" .") for part in parts[:3]) + ")"

@@ -1,4 +1,4 @@
-"""Records of data files, before any tokenizer has seen them, and the figures that rows give beside their texts.
+"""Records of data files before tokenisation, and the figures of rows.
 
 A text is a plain string, or a conversation: a tuple of messages that the tokenizer's chat template renders. All texts
 of a record are of one of these two types. The last message of a prompt is never the assistant's. A response is the
@@ -79,7 +79,7 @@ def template_options_of(text: object) -> Mapping[str, Any]:
 
 
 Kind: TypeAlias = Literal["pair", "list", "response", "demonstration"]
-"""Kind of an example, in data, losses and metrics: two responses, a ranking, a labelled response, one to imitate."""
+"""Kind of an example in data, losses and metrics: two responses, a ranking, a labelled response, or a demonstration."""
 
 Figures: TypeAlias = Mapping[str, tuple[float, ...]]
 """Figures of a row by name (a key of FIGURES): one value, or one for each response, the chosen or best one first."""
@@ -87,7 +87,7 @@ Figures: TypeAlias = Mapping[str, tuple[float, ...]]
 
 @dataclass(frozen=True, slots=True)
 class RowFigure:
-    """A number that a row may give beside its texts.
+    """A number that a row may hold in addition to its texts.
 
     Attributes:
       name: Key in the figures of a record and of an example, and column of a token store. In the plural where each
@@ -96,9 +96,9 @@ class RowFigure:
       kinds: Kinds of examples that have it.
       meaning: Description of the loss input.
       title: Name in the tables of losses.
-      wanted: Fields that give it, for the error where a loss needs it and a row has none.
-      neutral: Value that leaves a loss as it would be without it, or nearly; for its curve.
-      per_response: Whether each response has a value; else the row has one.
+      wanted: Fields that hold it, for the error where a loss needs it and a row has none.
+      neutral: Value with no, or almost no, effect on a loss; for its curve.
+      per_response: Whether each response has a value, rather than the row.
       lowest, highest: Range of a value, both ends included.
       above_zero: Whether losses need a value above 0.
     """
@@ -116,7 +116,7 @@ class RowFigure:
     above_zero: bool = False
 
     def fields(self, kind: Kind) -> tuple[str, ...]:
-        """Fields that hold it in a row: of a list, one field with a number for each response."""
+        """Fields that hold it in a row; in a list, one field with a number for each response."""
         if not self.per_response or kind == "list":
             return (self.name,)
         stem = self.name.removesuffix("s")
@@ -175,26 +175,26 @@ FIGURES: dict[str, RowFigure] = {
         ),
     )
 }
-"""Every figure. Formats, token stores, checks of a run's data and loss inputs read this table."""
+"""Table of all figures, read by formats, token stores, checks of a run's data and loss inputs."""
 
 
 def figures_of(kind: Kind) -> list[RowFigure]:
-    """The figures that a record of a kind has; a pair also has those of lists, since it can become a list of two."""
+    """Figures of records of a kind; a pair also has those of lists, since it can become a list of two."""
     kinds = ("pair", "list") if kind == "pair" else (kind,)
     return [figure for figure in FIGURES.values() if set(kinds) & set(figure.kinds)]
 
 
-def select_responses(figures: Figures, places: Sequence[int]) -> dict[str, tuple[float, ...]]:
-    """The figures for the responses at `places`, in that order; what belongs to the whole row is kept."""
+def select_responses(figures: Figures, indices: Sequence[int]) -> dict[str, tuple[float, ...]]:
+    """The figures of the responses at `indices`, in that order; figures of the whole row are kept."""
     return {
-        name: tuple(values[place] for place in places) if FIGURES[name].per_response else values
+        name: tuple(values[index] for index in indices) if FIGURES[name].per_response else values
         for name, values in figures.items()
     }
 
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """Place of a record: the file as the user named it, and its line (or row) counted from 1."""
+    """Origin of a record: the file as the user named it, and its line (or row) counted from 1."""
 
     file: str
     line: int
@@ -219,10 +219,10 @@ class Preference:
     Attributes:
       prompt: The prompt.
       chosen, rejected: The better and the worse response.
-      weight: 2 counts like the same pair twice.
+      weight: Weight in every mean; 2 counts as two such pairs.
       tie: Whether neither is preferred.
-      figures: Figures of the pair; those of responses are the chosen one's, then the rejected one's. Where there are
-        scores, their difference is the margin unless the row gives one.
+      figures: Figures of the pair; figures of responses have the chosen one first. The difference of scores is the
+        margin unless the row has one.
     """
 
     prompt: Text
@@ -235,7 +235,7 @@ class Preference:
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
-    """K responses to one prompt, best first; `scores` among the figures fall with the rank."""
+    """K responses to one prompt, best first; the figure `scores` decreases."""
 
     prompt: Text
     responses: tuple[Text, ...]
@@ -256,7 +256,7 @@ class Label:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """A judge's question: a prompt as its file has it, and two responses to it as text."""
+    """Two responses to a prompt, for a judge: the prompt as in its file, the responses as text."""
 
     prompt: Text
     left: str
@@ -265,11 +265,11 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """A judge's answer to a comparison.
+    """Result of a comparison by a judge.
 
     Attributes:
-      choice: The better response, or neither; `invalid` where the judge gave no answer that can be read.
-      scores: The judge's scores of the left and the right response, where it gives any.
+      choice: The better response, or neither; `invalid` where the judge's answer cannot be read.
+      scores: The judge's scores of the left and the right response, if any.
     """
 
     choice: Literal["left", "right", "tie", "invalid"]

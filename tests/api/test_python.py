@@ -1,4 +1,4 @@
-"""The Python API: the same runs as the command line, rows in memory, scores, losses and a step of one's own."""
+"""The Python API: the same runs as the command line, rows in memory, scores, losses and a custom training step."""
 
 from __future__ import annotations
 
@@ -174,7 +174,7 @@ def test_figures_of_a_policy_that_is_its_reference() -> None:
     model = preftree.load("model")
     figures = preftree.measure(model, ROWS, reference=model, beta=0.1)
     assert figures["loss"] == pytest.approx(0.6931472, abs=1e-5) and figures["margin"] == pytest.approx(0, abs=1e-5)
-    with pytest.raises(ConfigError, match="loss 'dpo' compares with a reference"):
+    with pytest.raises(ConfigError, match="loss 'dpo' needs a reference"):
         preftree.measure(model, ROWS)
 
 
@@ -196,7 +196,7 @@ def test_the_page_runs(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_a_step_of_ones_own_is_short() -> None:
     page = DOCS.read_text(encoding="utf-8")
-    block = re.search(r"## A step of one's own\n\n```python\n(.*?)```", page, re.DOTALL)
+    block = re.search(r"## A custom training step\n\n```python\n(.*?)```", page, re.DOTALL)
     assert block is not None and len(block[1].splitlines()) < 20
 
 

@@ -149,14 +149,14 @@ def altered(old: str, new: str) -> PreTrainedTokenizerFast:
 def test_a_template_that_alters_the_prompt_is_a_fault_of_the_row() -> None:
     """As templates do that drop the thinking of earlier turns, or number the turns of the whole conversation."""
     tokenizer = altered("{% for message in messages %}", "{{ messages | length }}{% for message in messages %}")
-    with pytest.raises(RowFault, match="renders the prompt of 'chosen' otherwise") as caught:
+    with pytest.raises(RowFault, match="renders the prompt of 'chosen' differently") as caught:
         sequences(Preference((U("a"),), (A("b"),), (A("c"),)), tokenizer)
     assert caught.value.fault == "template_alters_prompt"
 
 
 def test_a_template_that_alters_the_response_is_a_fault_of_the_row() -> None:
     tokenizer = altered("{{ message['content'] + '<|im_end|>' }}{% endgen", "{{ message['content'] | upper }}{% endgen")
-    with pytest.raises(RowFault, match="leaves out, adds to or rewrites the text of 'response'") as caught:
+    with pytest.raises(RowFault, match="omits, extends or rewrites the text of 'response'") as caught:
         sequences(Demonstration((U("a"),), (A("b"),)), tokenizer)
     assert caught.value.fault == "template_alters_response"
     trims = altered(
@@ -189,14 +189,14 @@ def test_a_closing_that_is_no_token_is_a_fault() -> None:
     """A template of another model: its <|im_end|> would be ten letters, and nothing would end a turn."""
     tokenizer = plain_tokenizer()
     tokenizer.chat_template = CHAT_TEMPLATE
-    with pytest.raises(RowFault, match="adds to"):
+    with pytest.raises(RowFault, match="omits, extends or rewrites"):
         sequences(Demonstration((U("a"),), (A("b"),)), tokenizer)
 
 
 def test_an_unclosed_turn_that_the_template_writes_into_is_a_fault() -> None:
     """Nothing says where such an answer ends; its first words must not be taken for all of it."""
     template = "{% for m in messages %}{{ m['role'] + ': so, ' + m['content'] + ' so be it ' }}{% endfor %}"
-    with pytest.raises(RowFault, match="adds to") as caught:
+    with pytest.raises(RowFault, match="extends or rewrites") as caught:
         sequences(Demonstration((U("a"),), (A("so"),)), chat_tokenizer(template=template))
     assert caught.value.fault == "template_alters_response"
 

@@ -331,7 +331,7 @@ def test_the_report_in_words(tmp_path: Path) -> None:
         f"{path}: explicit, plain text, 3 rows, 1 accepted, 1 examples",
         f"  rejected 1 x missing_field, first {path}:1: 'prompt' is missing",
         f"  rejected 1 x empty_response, first {path}:3: 'chosen' is an empty response; drop the row",
-        f"  trimmed_prompt 1: prompts cut at the beginning; first {path}:2",
+        f"  trimmed_prompt 1: prompts trimmed at the beginning; first {path}:2",
     ]
 
 

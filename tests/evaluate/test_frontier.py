@@ -16,6 +16,7 @@ from preftree.evaluate.frontier import draw_samples, policies, sampled_figures, 
 from preftree.evaluate.prompts import Prompts
 from preftree.generate.hf import Sampling
 from preftree.judges.functions import find_world, load_reward
+from preftree.judges.rewards import load_rewards
 from preftree.run_folder.reader import read_run
 from preftree.scoring.scorer import Scorer
 from preftree.train.dpo import run_dpo
@@ -147,7 +148,7 @@ def test_snapshots_are_the_policies_of_their_steps(place: Path) -> None:
 )
 def test_a_reward_that_is_not_there(place: Path, spec: str, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
-        load_reward(spec.format(place))
+        load_rewards(spec.format(place))
 
 
 @pytest.mark.parametrize(("name", "said"), [("broken", "raised TypeError"), ("nothing", "must return a finite number")])

@@ -147,9 +147,9 @@ def test_a_turn_ends_where_the_template_closes_it_or_the_model_says() -> None:
     model = tiny_llama(len(chat))
     model.generation_config.eos_token_id = [7, 8]
     eos, closing = chat.eos_token_id, chat.convert_tokens_to_ids("<|im_end|>")
-    assert end_tokens(model, chat) == [eos, 7, 8, closing]
+    assert end_tokens(model.generation_config, chat) == [eos, 7, 8, closing]
     model.generation_config.eos_token_id = None
-    assert end_tokens(model, plain) == [plain.eos_token_id]
+    assert end_tokens(model.generation_config, plain) == [plain.eos_token_id]
     # All logits 0: the first id is taken, and that is the EOS.
     with torch.no_grad():
         model.lm_head.weight.zero_()

@@ -7,7 +7,7 @@ import pytest
 from preftree.errors import ConfigError
 from preftree.generate import hf
 from preftree.generate.hf import generate
-from preftree.generate.protocol import Generation, Sampling, finish
+from preftree.generate.protocol import Generation, Sampling, cut_response
 from preftree.worlds.sentiment import build_model, build_tokenizer
 from support.tokenizers import plain_tokenizer
 
@@ -35,7 +35,7 @@ def ids_of(text: str) -> list[int]:
 )
 def test_a_response_ends_where_the_first_stop_text_begins(text: str, stop: tuple[str, ...], wanted: str | None) -> None:
     ids = ids_of(text)
-    got = finish(BYTES, [*ids, END, END], [END], stop)
+    got = cut_response(BYTES, [*ids, END, END], [END], stop)
     if wanted is None:
         assert got == Generation(text, tuple(ids), END)
         assert got.num_tokens == len(ids) + 1
@@ -49,8 +49,8 @@ def test_a_response_ends_where_the_first_stop_text_begins(text: str, stop: tuple
 
 def test_what_follows_an_end_token_stops_nothing() -> None:
     drawn = [*ids_of("fine"), END, *ids_of("STOP")]
-    assert finish(BYTES, drawn, [END], ("STOP",)) == Generation("fine", tuple(ids_of("fine")), END)
-    cut = finish(BYTES, ids_of("fine"), [END], ("STOP",))
+    assert cut_response(BYTES, drawn, [END], ("STOP",)) == Generation("fine", tuple(ids_of("fine")), END)
+    cut = cut_response(BYTES, ids_of("fine"), [END], ("STOP",))
     assert not cut.finished and cut.text == "fine"
 
 

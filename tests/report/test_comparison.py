@@ -9,8 +9,6 @@ import pytest
 
 from preftree.errors import DataError
 from preftree.report.comparison import (
-    Cost,
-    InAndOut,
     best_chart,
     comparison_page,
     compute_chart,
@@ -20,6 +18,7 @@ from preftree.report.comparison import (
     rewards_table,
     summary,
 )
+from preftree.report.demo_results import Cost, InAndOut
 from preftree.report.frontier import BudgetRow
 from preftree.run_folder.measured_file import Point
 

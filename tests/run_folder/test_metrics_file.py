@@ -12,7 +12,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from preftree.errors import CheckpointError, TrainingError
-from preftree.run_folder.metrics_file import Tracker, cut_rows, describe, open_tracker
+from preftree.run_folder.metrics_file import Tracker, cut_rows, open_tracker, row_in_words
 
 ROW = {"step": 1, "loss": 0.5, "accuracy": 0.75, "margin": 0.1, "pairs": 4, "pairs_per_second": 8.0}
 
@@ -120,4 +120,4 @@ def test_a_bar_on_a_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_describe_takes_what_is_there() -> None:
-    assert describe({"step": 3, "loss": 2.0, "examples_per_second": 10.0}) == "loss 2.0000  10.0 examples/s"
+    assert row_in_words({"step": 3, "loss": 2.0, "examples_per_second": 10.0}) == "loss 2.0000  10.0 examples/s"

@@ -81,7 +81,7 @@ def test_the_gate_catches_a_mask_that_is_wrong(tmp_path: Path, monkeypatch: pyte
 
     scorer = RewardScorer(reward_model(tmp_path / "llama"))
     monkeypatch.setitem(attention.AttentionInterface._global_mapping, attention.IMPLEMENTATION, narrow)
-    with pytest.raises(TrainingError, match=r"reward .* on a packed tree and .* in its own forward"):
+    with pytest.raises(TrainingError, match=r"reward .* on a packed tree and .* in the plain forward"):
         verify_rewards(scorer, groups())
 
 

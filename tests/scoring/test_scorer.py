@@ -88,7 +88,7 @@ def planted(name: str, monkeypatch: pytest.MonkeyPatch, **replaced: object) -> S
     ],
 )
 def test_the_gate_catches_an_ignored_argument(name: str, lost: dict[str, object], monkeypatch) -> None:
-    with pytest.raises(TrainingError, match=r"tokens the log-prob .* on a packed tree and .* in its own forward"):
+    with pytest.raises(TrainingError, match=r"tokens the log-prob .* on a packed tree and .* in the plain forward"):
         verify_scorer(planted(name, monkeypatch, **lost), groups())
 
 

@@ -11,6 +11,9 @@ from typing import Any
 import numpy as np
 import yaml
 
+from preftree.run_folder.measured_file import Measured
+from preftree.run_folder.reader import Run
+
 Row = dict[str, Any]
 
 
@@ -137,3 +140,17 @@ def write_run(folder: Path, rows: list[Row], *, measured: Mapping[str, Any] | No
     if measured is not None:
         (folder / "measured.json").write_text(json.dumps(measured))
     return folder
+
+
+def run_of(
+    rows: list[Row],
+    *,
+    recipe: str = "dpo",
+    loss: str = "dpo",
+    starts_at_reference: bool = True,
+    measured: Measured | None = None,
+    config: Mapping[str, Any] | None = None,
+) -> Run:
+    """A run with these rows, which has no folder; `config` replaces the options that name the loss alone."""
+    options = {"loss": loss, "reference": "start" if starts_at_reference else "other"} if config is None else config
+    return Run(Path("run"), "run", {"recipe": recipe, **options}, tuple(rows), {}, (), {}, measured or Measured(), ())

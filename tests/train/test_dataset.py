@@ -26,7 +26,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_held_out_ties_are_reported_with_their_own_file(place: Path) -> None:
     rows = [{"prompt": "a", "chosen": f" b{n}", "rejected": f" c{n}", "tie": True} for n in range(3)]
     (place / "ties.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    with pytest.raises(DataError, match=r"ties\.jsonl holds nothing but ties, which loss dpo cannot use"):
+    with pytest.raises(DataError, match=r"ties\.jsonl holds only ties, which loss dpo cannot use"):
         run_dpo(dpo_config(place, "ties", f"eval_data={place / 'ties.jsonl'}"))
 
 

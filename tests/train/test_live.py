@@ -48,7 +48,7 @@ def test_a_run_starts_where_its_live_reference_is(
     assert rows[0]["loss"] == pytest.approx(math.log(2), abs=1e-9) and rows[0]["chosen_logratio"] == 0
     assert rows[-1]["loss"] != rows[0]["loss"]
     kind = "the policy without its adapter" if "lora.r=4" in words else "a second model in memory"
-    assert f"the reference scores beside the policy, in every step: {kind}" in caplog.text
+    assert f"the reference scores beside the policy in every step: {kind}" in caplog.text
     assert not (place / "cache" / "tables").exists()
     assert "policy equals reference: 0.0e+00 nats of" in caplog.text
 
@@ -158,7 +158,7 @@ def test_a_mixup_of_one_is_a_copy() -> None:
     ("words", "sentence"),
     [
         (("reference.sync_every=2", "lora.r=4"), "reference.sync_every moves all weights of the reference, and lora"),
-        (("reference.sync_every=2", "loss=simpo"), "loss simpo compares with no reference, got a schedule for it"),
+        (("reference.sync_every=2", "loss=simpo"), "loss simpo uses no reference, got a schedule for it"),
     ],
 )
 def test_what_cannot_follow_is_a_sentence(place: Path, words: tuple[str, ...], sentence: str) -> None:

@@ -73,7 +73,7 @@ def test_no_loss_has_an_option_that_a_sum_would_take_for_its_weight() -> None:
         (["loss={dpo: 1, dpoo: 1}"], "loss must be one of"),
         (["loss={dpo: 1, sft: 1}", "loss.sft.beta=1"], "loss 'sft' does not take 'beta'"),
         (["loss={dpo: 1, sigmoid: 1}"], "a sum of losses names each once, got 'dpo' twice"),
-        (["reference=none"], "loss dpo compares with a reference, got reference=none; give 'start' or the path"),
+        (["reference=none"], "loss dpo needs a reference, got reference=none; give 'start' or the path"),
     ],
 )
 def test_what_cannot_be_minimised_is_a_sentence(words: list[str], sentence: str) -> None:
@@ -102,7 +102,7 @@ def test_a_loss_without_a_reference_computes_none(place: Path, caplog: pytest.Lo
     caplog.set_level("INFO")
     words = ("loss=bare", "max_steps=12", "eval_data=.2", "save_every=2", "schedule=constant")
     run_dpo(dpo_config(place, "free", *words))
-    assert "loss bare compares with no reference: none is computed" in caplog.text
+    assert "loss bare uses no reference: none is computed" in caplog.text
     assert not (place / "cache" / "tables").exists()
     row = rows_of(place / "free")[0]
     assert not {"chosen_logratio", "rejected_logratio"} & row.keys()
@@ -113,7 +113,7 @@ def test_a_loss_without_a_reference_computes_none(place: Path, caplog: pytest.Lo
     config, _ = bind_objective(load_config(DpoConfig, [str(place / "free" / "config.yaml")]))
     assert (config.reference, config.beta) == ("none", 2.0)
     run_dpo(dpo_config(place, "free", *words[:1], *words[2:], "reference=none", "max_steps=13"))
-    with pytest.raises(ConfigError, match="loss bare compares with no reference, got reference="):
+    with pytest.raises(ConfigError, match="loss bare uses no reference, got reference="):
         run_dpo(dpo_config(place, "other", *words, f"reference={place / 'model'}"))
     with pytest.raises(ConfigError, match="there is no table to build"):
         build_reference_table(dpo_config(place, "other", *words))

@@ -252,7 +252,7 @@ def test_a_first_ratio_that_is_not_one_stops_the_run(place: Path, monkeypatch: p
 
     monkeypatch.setattr(online, "score", moved)
     config = config_of(place, "ppo", "moved")
-    with pytest.raises(TrainingError, match=r"log-ratio to the policy that sampled is 0.001 nats"):
+    with pytest.raises(TrainingError, match=r"logratio to the sampling policy is 0.001 nats"):
         run(config)
 
 
@@ -386,7 +386,7 @@ def test_rewards_that_are_none_are_named(place: Path) -> None:
     def bad(prompts: Sequence[Any], texts: Sequence[str]) -> np.ndarray:
         return np.array([0.0, np.nan, 0.0, 0.0])
 
-    with pytest.raises(JudgeError, match=r"an answer to .*prompts.jsonl:1; fix the reward"):
+    with pytest.raises(JudgeError, match=r"a response to .*prompts.jsonl:1; fix the reward"):
         replace(learner, rewards=bad).sample(learner.data.prompts, np.array([0, 1]), 2, 0)
 
 

@@ -307,7 +307,7 @@ def test_a_lack_of_memory_costs_nothing_and_smaller_micro_batches_go_on(
         run(config_of(place, "memory"))
     assert str(caught.value) == (
         "the device ran out of memory (CUDA out of memory, Tried to allocate 2.00 GiB, GPU 0 has a total capacity of "
-        "79.1 GiB); lower micro_batch_tokens, or raise gradient_checkpointing: neither changes what is learned"
+        "79.1 GiB); lower micro_batch_tokens, or raise gradient_checkpointing: neither changes the result of training"
     )
     assert [path.name for path in list_checkpoints(place / "memory" / "checkpoints")] == ["step-000002"]
     monkeypatch.undo()

@@ -20,7 +20,7 @@ from preftree.errors import CheckpointError, ConfigError, DataError, ModelError
 from preftree.evaluate.after_training import run_recipe
 from preftree.evaluate.along_training import Measuring, measure_run
 from preftree.evaluate.export import export_run
-from preftree.judges.functions import identify, load_reward
+from preftree.judges.functions import identify
 from preftree.judges.rewards import load_rewards
 from preftree.report.curves import learning_curves
 from preftree.report.page import run_page
@@ -211,11 +211,11 @@ def test_the_page_shows_the_run(trained: Path) -> None:
         export_run(trained, trained / "out", "merged")
 
 
-def test_a_reward_by_name_is_one_at_a_time_and_has_a_digest(trained: Path) -> None:
+def test_a_reward_by_name_scores_each_response_alone_and_has_a_digest(trained: Path) -> None:
     spec = f"rm:{trained}"
-    both = load_rewards(spec)(["the plot", "a movie"], [" was good", " bad"])
-    one = load_reward(spec)
-    assert [one("the plot", " was good"), one("a movie", " bad")] == pytest.approx(both.tolist(), abs=1e-5)
+    rewards = load_rewards(spec)
+    both = rewards(["the plot", "a movie"], [" was good", " bad"]).tolist()
+    assert [*rewards(["the plot"], [" was good"]), *rewards(["a movie"], [" bad"])] == pytest.approx(both, abs=1e-5)
     name, digest = identify(spec).split()
     assert (name, len(digest)) == (spec, 16)
     assert identify(str(trained / "model")).split()[1] == digest

@@ -347,7 +347,7 @@ def test_every_loss_says_what_its_data_lacks(place: Path, tmp_path: Path, name: 
         (
             ("loss={dpo: 1, davidson: 1}",),
             {"tie": True},
-            r"nothing but ties, which loss 1 dpo \+ 1 davidson cannot use",
+            r"only ties, which loss 1 dpo \+ 1 davidson cannot use",
         ),
     ],
 )

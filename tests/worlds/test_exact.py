@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy.special import logsumexp
 
-from preftree.worlds.exact import best_of, best_reward, frontier, kl_and_reward, optimum, win_rate
+from preftree.worlds.exact import best_of, best_reward, kl_and_reward, optimal_frontier, optimum, win_rate
 
 
 def table(seed: int, *, prompts: int = 2, outcomes: int = 7) -> np.ndarray:
@@ -45,7 +45,7 @@ def test_no_policy_does_better_than_the_optimum(strength: float) -> None:
 def test_best_reward_is_the_upper_edge_of_all_policies() -> None:
     for strength in (0.5, 3.0, 12.0):
         point = kl_and_reward(optimum(REF, REWARDS, strength), REF, REWARDS)
-        assert frontier(REF, REWARDS, [strength])[0] == pytest.approx(point, abs=1e-12)
+        assert optimal_frontier(REF, REWARDS, [strength])[0] == pytest.approx(point, abs=1e-12)
         assert best_reward(REF, REWARDS, point.kl) == pytest.approx(point.reward, abs=1e-7)
     for seed in range(50):
         point = kl_and_reward(table(seed), REF, REWARDS)

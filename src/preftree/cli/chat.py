@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from preftree.cli.shared import Model, SamplingTemperature, TopP
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -19,7 +21,7 @@ KEYS = "1 or 2: that one is better · t: a tie · s: skip, nothing is recorded"
 
 
 def chat(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model folder, the folder of a run, or a hub id.")],
+    model: Model,
     against: Annotated[
         str | None, typer.Option(metavar="MODEL2", help="Answer side by side with another model.", show_default=False)
     ] = None,
@@ -39,8 +41,8 @@ def chat(
         typer.Option(help="Preference file to append choices to.  [default: preferences.jsonl]", show_default=False),
     ] = None,
     system: Annotated[str | None, typer.Option(help="System message.", show_default=False)] = None,
-    temperature: Annotated[float, typer.Option(min=0, help="0 takes the most likely token.")] = 0.7,
-    top_p: Annotated[float, typer.Option(help="Sample from the fewest tokens with this total probability.")] = 1.0,
+    temperature: SamplingTemperature = 0.7,
+    top_p: TopP = 1.0,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Maximum tokens of an answer.")] = 512,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the answers, and of the sides when blind.")] = 0,
 ) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from preftree.cli.winrate import JUDGE
+from preftree.cli.shared import AsJson, Judge, progress_bar
 
 if TYPE_CHECKING:
     from preftree.data.rows.faults import Tally
@@ -43,7 +43,7 @@ def _root() -> None:
 @app.command("inspect")
 def inspect(
     file: Source,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
+    as_json: AsJson = False,
     format_name: Format = None,
     kind: Kind = None,
     side: Chosen = None,
@@ -57,9 +57,9 @@ def inspect(
     if as_json:
         typer.echo(json.dumps(inspection.as_json()))
         return
-    from preftree.cli.data_view import show
+    from preftree.cli.data_view import print_inspection
 
-    show(inspection)
+    print_inspection(inspection)
 
 
 @app.command("convert")
@@ -133,19 +133,15 @@ def rank(
         str, typer.Argument(metavar="SAMPLES.jsonl", help="Several responses to each prompt, as generate writes them.")
     ],
     out: Annotated[Path, typer.Argument(metavar="OUT.jsonl", help="The file to write: prompt, responses, scores.")],
-    reward: Annotated[str, typer.Option(help=JUDGE)],
+    reward: Judge,
 ) -> None:
     """Rank the responses to each prompt by a reward, best first: preferences for dpo, reward and the others."""
-    from rich.console import Console
-    from rich.progress import Progress
-
     from preftree.judges.rank_samples import rank_file
     from preftree.judges.rewards import load_rewards
 
     rewards = load_rewards(reward)
-    with Progress(console=Console(stderr=True)) as bar:
-        task = bar.add_task("responses judged", total=None)
-        counts = rank_file(samples, out, rewards, progress=lambda rows: bar.update(task, completed=rows))
+    with progress_bar("responses judged", None) as show:
+        counts = rank_file(samples, out, rewards, progress=show)
     typer.echo(
         f"{out}: {counts.rankings} rankings of {counts.kept} responses, from {counts.rows}; left out {counts.faulty} "
         f"empty or broken responses, {counts.repeated} repeated ones, {counts.undecided} prompts whose responses "

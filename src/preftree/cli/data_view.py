@@ -18,7 +18,7 @@ SHOWN_CHARACTERS = 1200
 USUAL_SHARE = 0.05  # above it a run stops, unless data.max_rejected is higher
 
 
-def show(inspection: Inspection) -> None:
+def print_inspection(inspection: Inspection) -> None:
     """Print the summary on stdout."""
     console = Console(highlight=False)
     tally, form = inspection.tally, inspection.format

@@ -165,7 +165,7 @@ def _seconds(starts: list[SeedStart], ended: Ended) -> dict[str, float]:
 
 def _recommend(ended: Ended) -> dict[str, Any]:
     """The setting of DPO to use, by the exact rewards; Preferred-FT, which costs the same, is included."""
-    from dataclasses import replace
+    from dataclasses import asdict, replace
 
     from preftree.evaluate.recommend import recommend, settings_of
     from preftree.run_folder.reader import read_run
@@ -177,5 +177,4 @@ def _recommend(ended: Ended) -> dict[str, Any]:
             values |= {} if job.value is None else {job.option: f"{job.value:g}"}
             name = f"{job.name} seed {job.start.seed}"
             every[name] = values, replace(read_run(job.folder), name=name)
-    choice = recommend(settings_of(every))
-    return {"setting": choice.setting, "reason": choice.reason, "sure": choice.sure, "figures": dict(choice.figures)}
+    return asdict(recommend(settings_of(every)))

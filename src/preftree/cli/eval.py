@@ -9,6 +9,7 @@ import typer
 
 from preftree.cli.frontier import frontier
 from preftree.cli.rewards import rewards
+from preftree.cli.shared import AsJson
 from preftree.cli.temperature import temperature
 from preftree.cli.winrate import winrate
 
@@ -29,7 +30,7 @@ app.command("temperature")(temperature)
 @app.command("diagnose")
 def diagnose(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Say what looks wrong with a run, by which figures, and what to try."""
     import json

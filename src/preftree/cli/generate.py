@@ -8,25 +8,24 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from preftree.cli.winrate import JUDGE
+from preftree.cli.shared import JUDGE, Model, Precision, Samples, SamplingTemperature, TopP, progress_bar
 
 if TYPE_CHECKING:
     from preftree.generate.job import BestOf
-    from preftree.generate.protocol import Sampler
 
 log = logging.getLogger("preftree")
 
 
 def generate(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model folder, the folder of a run, or a hub id.")],
+    model: Model,
     prompts: Annotated[
         str, typer.Argument(metavar="PROMPTS", help="A data file with a `prompt` in each row, or a .txt file.")
     ],
     out: Annotated[Path, typer.Argument(metavar="OUT.jsonl", help="File for the responses.")],
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Maximum tokens of a response.")] = 256,
-    temperature: Annotated[float, typer.Option(min=0, help="0 takes the most likely token.")] = 1.0,
-    top_p: Annotated[float, typer.Option(help="Sample from the fewest tokens with this total probability.")] = 1.0,
-    samples: Annotated[int, typer.Option(min=1, help="Responses to each prompt.")] = 1,
+    temperature: SamplingTemperature = 1.0,
+    top_p: TopP = 1.0,
+    samples: Samples = 1,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the samples and of the choice of shots.")] = 0,
     stop: Annotated[
         list[str] | None, typer.Option(help="End a response where this text begins; may be given several times.")
@@ -43,18 +42,16 @@ def generate(
     batch_size: Annotated[int, typer.Option(min=1, help="Number of rows at once.")] = 32,
     chat: Annotated[bool, typer.Option("--chat", help="Put plain prompts through the chat template.")] = False,
     system: Annotated[str | None, typer.Option(help="System message of those; implies --chat.")] = None,
-    precision: Annotated[Literal["fp32", "bf16"], typer.Option(help="Precision of the weights.")] = "fp32",
+    precision: Precision = "fp32",
     engine: Annotated[Literal["hf", "vllm"], typer.Option(help="Engine that samples; vllm is an extra.")] = "hf",
 ) -> None:
     """Draw responses to prompts, in batches; random numbers belong to the seed and the row, not to the batch.
 
     After Ctrl-C, the same command continues where it stopped.
     """
-    from rich.console import Console
-    from rich.progress import Progress
-
     from preftree.data.prompts import as_conversation, encode_prompts, read_demonstrations, read_prompts
     from preftree.generate.few_shot import STOP, demonstrations_as_conversation, with_shots
+    from preftree.generate.hf import load_sampler
     from preftree.generate.job import describe_job, sample_file
     from preftree.generate.protocol import Sampling
     from preftree.models.load import load_tokenizer, model_in
@@ -77,11 +74,15 @@ def generate(
             stops = tuple(dict.fromkeys((*stops, STOP)))
     sampling = Sampling(max_new_tokens, temperature, top_p, seed, stops)
     ids = encode_prompts(tokenizer, questions)
-    sampler, weights = load_sampler(model, engine, precision, batch_size)
+    if engine == "vllm":
+        from preftree.generate.vllm import folder_digest, vllm_sampler
+
+        sampler, weights = vllm_sampler(model, tokenizer, precision=precision), folder_digest(model)
+    else:
+        sampler, weights = load_sampler(model, tokenizer, precision=precision, batch_size=batch_size)
     job = describe_job(weights, precision, ids, sampling, samples, best_of=best, engine=engine)
     total = samples * len(rows)
-    with Progress(console=Console(stderr=True)) as bar, stop_on_signals() as request:
-        task = bar.add_task("responses", total=total)
+    with progress_bar("responses", total) as show, stop_on_signals() as request:
         done = sample_file(
             sampler,
             rows,
@@ -93,7 +94,7 @@ def generate(
             batch_size=batch_size,
             best_of=best,
             stop=lambda: request.signum,
-            progress=lambda number: bar.update(task, completed=number),
+            progress=show,
         )
     typer.echo(f"{out}: {done} of {total} responses", err=True)
     if done < total:
@@ -120,26 +121,6 @@ def best_of_many(num: int | None, reward: str | None, temperature: float) -> Bes
     if temperature == 0 and num > 1:
         raise ConfigError(f"--best-of {num} needs a temperature > 0: at 0 all {num} responses are the same text")
     return BestOf(num, load_rewards(reward), identify(reward))
-
-
-def load_sampler(
-    model: str, engine: Literal["hf", "vllm"], precision: Literal["fp32", "bf16"], batch_size: int
-) -> tuple[Sampler, str]:
-    """The engine with its model, and a digest of the weights."""
-    import torch
-
-    from preftree.generate.hf import hf_sampler
-    from preftree.models.load import best_device, load_model, load_tokenizer
-    from preftree.reference.key import weights_digest_of_model
-
-    tokenizer = load_tokenizer(model)
-    if engine == "vllm":
-        from preftree.generate.vllm import folder_digest, vllm_sampler
-
-        return vllm_sampler(model, tokenizer, precision=precision), folder_digest(model)
-    dtype = torch.float32 if precision == "fp32" else torch.bfloat16
-    network = load_model(model, dtype=dtype, device=best_device())
-    return hf_sampler(network, tokenizer, batch_size=batch_size), weights_digest_of_model(network)
 
 
 def describe_best_of(out: Path) -> str:

@@ -124,17 +124,14 @@ def page() -> str:
     )
     for title, table in concerns.items():
         recipes = list(dict.fromkeys(name for rows in table.values() for name, _ in rows))
+        everybody = "all recipes" if len(recipes) == len(RECIPES) else ", ".join(f"`{name}`" for name in recipes)
         text += f"\n## {title}\n\n"
-        text += "" if len(recipes) == 1 and "alone" in title else f"For {_listed(recipes, len(RECIPES))}.\n\n"
+        text += "" if len(recipes) == 1 and "alone" in title else f"For {everybody}.\n\n"
         text += "| option | values | default | meaning |\n|---|---|---|---|\n"
         for name, rows in table.items():
             cells = (f"`{name}`", f"`{rows[0][1].type}`", _default(rows), rows[0][1].meaning)
             text += f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |\n"
     return text
-
-
-def _listed(recipes: list[str], all_of_them: int) -> str:
-    return "all recipes" if len(recipes) == all_of_them else ", ".join(f"`{name}`" for name in recipes)
 
 
 def _default(rows: list[tuple[str, Any]]) -> str:

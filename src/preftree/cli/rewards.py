@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-if TYPE_CHECKING:
-    from preftree.stats.intervals import Estimate
+from preftree.cli.shared import print_table, with_interval
 
 
 def rewards(
@@ -26,9 +25,6 @@ def rewards(
     """
     import json
 
-    from rich.console import Console
-    from rich.table import Table
-
     from preftree.evaluate.implicit_rewards import compare_rewards, rewards_json
     from preftree.run_folder.reader import read_run
     from preftree.runtime.logs import quiet_transformers
@@ -37,17 +33,14 @@ def rewards(
     quiet_transformers()
     opened = read_run(run)
     compared = compare_rewards(opened, [data] if ood is None else [data, ood], against=against, seed=seed)
-    table = Table("pairs", "rewards", "accuracy", "ECE", "Brier", "nats")
+    rows: list[list[str]] = []
     for file in compared:
         for name, source in (("implicit", file.implicit), ("explicit", file.explicit)):
             if source is not None:
                 fit = (f"{value:.3f}" for value in source.calibration[:3])
-                table.add_row(f"{Path(file.data).name} ({file.num_pairs})", name, _between(source.accuracy), *fit)
+                pairs = f"{Path(file.data).name} ({file.num_pairs})"
+                rows.append([pairs, name, with_interval(*source.accuracy), *fit])
         if file.difference is not None:
-            table.add_row("", "difference", _between(file.difference, "+.3f"))
+            rows.append(["", "difference", with_interval(*file.difference, "+.3f")])
     write_atomic(run / "rewards.json", json.dumps(rewards_json(opened, compared, against), indent=1) + "\n")
-    Console(markup=False, highlight=False).print(table)
-
-
-def _between(value: Estimate, form: str = ".3f") -> str:
-    return f"{value.value:{form}}  [{value.low:{form}}, {value.high:{form}}]"
+    print_table(["pairs", "rewards", "accuracy", "ECE", "Brier", "nats"], rows)

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from preftree.cli.frontier import REWARD
+from preftree.cli.shared import REWARD, Samples, print_table
 from preftree.config.recipes import RECIPES
 
 if TYPE_CHECKING:
-    from preftree.evaluate.sweep import Variant
+    pass
 
 SWEPT = [name for name, recipe in RECIPES.items() if recipe.trains == "policy"]
 
@@ -32,18 +32,24 @@ def sweep(
     ],
     reward: Annotated[str | None, typer.Option(help=f"Measure the frontier by {REWARD}", show_default=False)] = None,
     prompts: Annotated[int, typer.Option(min=2, help="Most prompts to sample for.")] = 256,
-    samples: Annotated[int, typer.Option(min=1, help="Responses to each prompt.")] = 4,
+    samples: Samples = 4,
 ) -> None:
     """Run every combination of some options, compare the policies, and recommend a setting with the reason.
 
     OUT/NAME/ holds each run, OUT/sweep.json and OUT/report.html the comparison. The reference is scored once for all
     runs. The same command resumes a sweep that was stopped.
     """
+    from rich import box
+    from rich.table import Column
+
     from preftree.cli.frontier import measure_folder
-    from preftree.errors import TrainingError, UserError
+    from preftree.config.command_line import split_words
+    from preftree.errors import ConfigError, TrainingError, UserError
+    from preftree.evaluate.after_training import run_recipe
     from preftree.evaluate.along_training import Measuring
     from preftree.evaluate.recommend import recommend, settings_of
-    from preftree.judges.functions import load_reward
+    from preftree.evaluate.sweep import plan_sweep, run_all
+    from preftree.judges.rewards import load_rewards
     from preftree.report.end_of_run import conclude
     from preftree.report.sweep import settings_table, sweep_page
     from preftree.run_folder.reader import Run, read_run
@@ -52,12 +58,16 @@ def sweep(
     from preftree.storage.atomic import write_atomic
 
     if reward is not None:
-        load_reward(reward)  # a wrong name fails now, not after hours of training
-    out, ends = _start(recipe, words)
+        load_rewards(reward)  # a wrong name fails now, not after hours of training
+    if recipe not in SWEPT:
+        raise ConfigError(f"a sweep runs {', '.join(SWEPT)}, got {recipe!r}")
+    row = RECIPES[recipe]
+    files, options = split_words(row.config, words)
+    out, variants = plan_sweep(row.config, [*files, *(f"{name}={values}" for name, values in options)])
     quiet_transformers()
     ended: dict[str, tuple[dict[str, str], Run | str]] = {}
     try:
-        for variant, error in ends:
+        for variant, error in run_all(variants, run_recipe):
             folder = Path(variant.config.out)
             if error is None and reward is not None:
                 try:
@@ -85,43 +95,12 @@ def sweep(
             for name, (values, run) in ended.items()
         },
         "settings": [{"name": setting.name, "faults": setting.faults} for setting in settings],
-        "recommended": {
-            "setting": recommendation.setting,
-            "reason": recommendation.reason,
-            "sure": recommendation.sure,
-            "figures": recommendation.figures,
-        },
+        "recommended": asdict(recommendation),
     }
     write_atomic(Path(out) / "sweep.json", json.dumps(results, indent=1, allow_nan=False) + "\n")
     write_atomic(Path(out) / "report.html", sweep_page(settings, recommendation))
-    _print(*settings_table(settings))
+    heads, rows = settings_table(settings)
+    columns = [Column(head, no_wrap=head != heads[0]) for head in heads]
+    print_table(columns, rows, box=box.SIMPLE)
     typer.echo(f"recommended: {recommendation.setting or 'nothing'}. {recommendation.reason}")
     typer.echo(f"see {Path(out) / 'report.html'}")
-
-
-def _start(recipe: str, words: list[str]) -> tuple[str, Iterator[tuple[Variant[Any], str | None]]]:
-    """The folder of the sweep, and an iterator over its runs as they end, each with its error."""
-    from preftree.config.command_line import split_words
-    from preftree.errors import ConfigError
-    from preftree.evaluate.after_training import run_recipe
-    from preftree.evaluate.sweep import plan_sweep, run_all
-
-    if recipe not in SWEPT:
-        raise ConfigError(f"a sweep runs {', '.join(SWEPT)}, got {recipe!r}")
-    row = RECIPES[recipe]
-    files, options = split_words(row.config, words)
-    out, variants = plan_sweep(row.config, [*files, *(f"{name}={values}" for name, values in options)])
-    return out, run_all(variants, run_recipe)
-
-
-def _print(heads: list[str], rows: list[list[str]]) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE)
-    for head in heads:
-        table.add_column(head, no_wrap=head != heads[0])
-    for row in rows:
-        table.add_row(*row)
-    Console(markup=False, highlight=False).print(table)

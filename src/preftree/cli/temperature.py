@@ -7,28 +7,26 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from preftree.cli.winrate import (
-    FEW_PROMPTS,
-    JUDGE,
+from preftree.cli.shared import (
     SIDE,
     BatchSize,
+    Judge,
     MaxNewTokens,
     NumPrompts,
     Precision,
     Prompts,
+    Samples,
     Seed,
     TopP,
-    check_world,
-    drawing,
-    few,
-    warn_of_equal_draws,
-    write,
+    print_table,
+    sample_files,
 )
+from preftree.cli.winrate import ANOTHER_OUT, check_world, warn_of_equal_draws, warn_of_few
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from preftree.evaluate.answers import SampleFiles, Side
+    from preftree.evaluate.answers import Side
     from preftree.evaluate.temperature import Curves
     from preftree.worlds.grammar import World
 
@@ -39,12 +37,12 @@ def temperature(
     ],
     baseline: Annotated[str, typer.Option(help=f"{SIDE}; or `chosen`: the answers in PROMPTS.")],
     prompts: Prompts,
-    judge: Annotated[str, typer.Option(help=JUDGE)],
+    judge: Judge,
     temperatures: Annotated[str, typer.Option(help="Two or more, with commas.")] = "0,.25,.5,.75,1",
     baseline_temperature: Annotated[
         float, typer.Option(min=0, help="Temperature of a baseline that is a model.")
     ] = 1.0,
-    samples: Annotated[int, typer.Option(min=1, help="Responses to each prompt.")] = 1,
+    samples: Samples = 1,
     num_prompts: NumPrompts = None,
     top_p: TopP = 1.0,
     max_new_tokens: MaxNewTokens = None,
@@ -62,19 +60,23 @@ def temperature(
     import json
     from dataclasses import replace
 
-    from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column
 
-    from preftree.evaluate.answers import find_sides, read_questions
+    from preftree.errors import ConfigError
+    from preftree.evaluate.answers import collect_answers, find_sides, read_questions
     from preftree.evaluate.temperature import sampled_curves
     from preftree.generate.protocol import Sampling
     from preftree.judges.pairwise import load_judge
     from preftree.report.temperature import figures_table, temperature_page
+    from preftree.runtime.logs import quiet_transformers
+    from preftree.storage.atomic import write_result
 
     judged_by = load_judge(judge)
     values = read_temperatures(temperatures)
     policies = find_sides(models)
-    require_models(policies)
+    for side in policies:
+        if side.kind != "model":
+            raise ConfigError(f"{side.place} cannot be sampled at temperatures; give models, and it as the --baseline")
     (other,) = find_sides([baseline])
     if other.kind == "model":
         other = replace(other, name=f"{other.name} at T {baseline_temperature:g}")
@@ -82,22 +84,16 @@ def temperature(
     limit = check_world(judge, prompts, questions, max_new_tokens)
     world = countable_world(judge, other, limit, top_p)
     texts = [prompt.text for prompt in questions]
+    quiet_transformers()
     if world is not None:
         curves = exactly(world, [str(text) for text in texts], values, policies, other, baseline_temperature, judge)
     else:
         ways = [Sampling(limit, value, top_p, seed) for value in values]
         base_way = Sampling(limit, baseline_temperature, top_p, seed + 1)  # other random numbers
         warn_of_equal_draws([policies[0], other], [ways[-1], base_way], len(questions), samples)
-
-        def draw(how: SampleFiles) -> list[Any]:
-            from preftree.evaluate.answers import collect_answers
-
-            return [
-                collect_answers(other, prompts, questions, [base_way], how)[0],
-                *(collect_answers(side, prompts, questions, ways, how) for side in policies),
-            ]
-
-        base, *drawn = drawing(draw, out, samples=samples, batch_size=batch_size, precision=precision)
+        with sample_files(out, samples, batch_size, precision) as how:
+            (base,) = collect_answers(other, prompts, questions, [base_way], how)
+            drawn = [collect_answers(side, prompts, questions, ways, how) for side in policies]
         answers_of = {side.name: answers for side, answers in zip(policies, drawn, strict=True)}
         curves = sampled_curves(judged_by, texts, values, answers_of, base, seed=seed)
     figures = {
@@ -115,18 +111,20 @@ def temperature(
             for curve in curves.robustness
         ],
     }
-    write(out / "temperature.json", json.dumps(figures, indent=1, ensure_ascii=False) + "\n")
-    write(out / "temperature.html", temperature_page(curves))
+    text = json.dumps(figures, indent=1, ensure_ascii=False) + "\n"
+    write_result(out / "temperature.json", text, advice=ANOTHER_OUT)
+    write_result(out / "temperature.html", temperature_page(curves), advice=ANOTHER_OUT)
     heads, rows = figures_table(curves)
-    title = f"win rate against {curves.baseline}, judged by {curves.judge}; {how_known(curves)}"
-    table = Table(title=title, title_justify="left")
-    for head in heads:
-        table.add_column(head, overflow="fold")
-    for row in rows:
-        table.add_row(*(cell.replace(" [", "\n[") for cell in row))
-    Console(markup=False, highlight=False).print(table)
-    if curves.pairs is not None and curves.prompts < FEW_PROMPTS:
-        typer.echo(few(curves.prompts), err=True)
+    basis = f"{curves.pairs} pairs each, 95 % intervals over {curves.prompts} prompts"
+    if curves.pairs is None:
+        basis = f"exact, {curves.prompts} prompts"
+    print_table(
+        [Column(head, overflow="fold") for head in heads],
+        [[cell.replace(" [", "\n[") for cell in row] for row in rows],
+        title=f"win rate against {curves.baseline}, judged by {curves.judge}; {basis}",
+    )
+    if curves.pairs is not None:
+        warn_of_few(curves.prompts)
     typer.echo(f"{out / 'temperature.html'} has the curves, {out / 'temperature.json'} the figures", err=True)
 
 
@@ -147,19 +145,6 @@ def read_temperatures(text: str) -> list[float]:
     if len(values) < 2 or not all(math.isfinite(value) and value >= 0 for value in values):
         raise ConfigError(f"--temperatures must be two or more numbers >= 0 with commas between, got {text!r}")
     return values
-
-
-def require_models(sides: Sequence[Side]) -> None:
-    """Require that all sides are models, since only these can be sampled at another temperature.
-
-    Raises:
-      ConfigError: a side is not a model.
-    """
-    from preftree.errors import ConfigError
-
-    for side in sides:
-        if side.kind != "model":
-            raise ConfigError(f"{side.place} cannot be sampled at temperatures; give models, and it as the --baseline")
 
 
 def countable_world(judge: str, baseline: Side, limit: int, top_p: float) -> World | None:
@@ -185,9 +170,6 @@ def exactly(
     """The curves without samples; one model in memory at a time."""
     from preftree.evaluate.temperature import exact_curves, policy_table
     from preftree.models.load import best_device, load_model, load_tokenizer
-    from preftree.runtime.logs import quiet_transformers
-
-    quiet_transformers()
 
     def tables(side: Side, values: Sequence[float]) -> list[Any]:
         model, tokenizer = load_model(side.place, device=best_device()), load_tokenizer(side.place)
@@ -196,10 +178,3 @@ def exactly(
     (base,) = tables(baseline, [baseline_temperature])
     tables_of = {side.name: tables(side, temperatures) for side in policies}
     return exact_curves(world, prompts, temperatures, tables_of, (baseline.name, base), judge=judge)
-
-
-def how_known(curves: Curves) -> str:
-    """How the figures were obtained."""
-    if curves.pairs is None:
-        return f"exact, {curves.prompts} prompts"
-    return f"{curves.pairs} pairs each, 95 % intervals over {curves.prompts} prompts"

@@ -3,47 +3,48 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from preftree.cli.frontier import REWARD
+from preftree.cli.shared import (
+    SIDE,
+    BatchSize,
+    Judge,
+    MaxNewTokens,
+    NumPrompts,
+    Precision,
+    Prompts,
+    Samples,
+    SamplingTemperature,
+    Seed,
+    TopP,
+    print_table,
+    sample_files,
+    with_interval,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from preftree.data.prompts import Prompt
-    from preftree.evaluate.answers import SampleFiles
     from preftree.evaluate.winrate import WinRate
 
-JUDGE = f"A reward model's folder, {REWARD}"
-SIDE = "A model's or a run's folder, a hub id, or a file that `preftree generate` wrote"
-Prompts = Annotated[str, typer.Option(help="A data file with a `prompt` in each row, or a .txt file.")]
-NumPrompts = Annotated[
-    int | None,
-    typer.Option(min=2, help="Maximum number of prompts, chosen by seed.  [default: all]", show_default=False),
-]
-MaxNewTokens = Annotated[
-    int | None,
-    typer.Option(min=1, help="Maximum tokens of a response.  [default: 256, or the world's]", show_default=False),
-]
-TopP = Annotated[float, typer.Option(help="Sample from the fewest tokens with this total probability.")]
-Seed = Annotated[int, typer.Option(min=0, help="Seed of the samples and of the bootstrap.")]
-BatchSize = Annotated[int, typer.Option(min=1, help="Number of responses generated at once.")]
-Precision = Annotated[Literal["fp32", "bf16"], typer.Option(help="Precision of the weights.")]
 DEFAULT_NEW_TOKENS = 256
 FEW_PROMPTS = 20
 """Number of prompts below which a bootstrap over prompts is too narrow."""
+
+ANOTHER_OUT = "give another --out"
 
 
 def winrate(
     a: Annotated[str, typer.Argument(metavar="A", help=f"{SIDE}.")],
     b: Annotated[str, typer.Argument(metavar="B", help=f"{SIDE}; or `chosen`: the answers in PROMPTS.")],
     prompts: Prompts,
-    judge: Annotated[str, typer.Option(help=JUDGE)],
-    samples: Annotated[int, typer.Option(min=1, help="Responses to each prompt.")] = 1,
+    judge: Judge,
+    samples: Samples = 1,
     num_prompts: NumPrompts = None,
-    temperature: Annotated[float, typer.Option(min=0, help="0 takes the most likely token.")] = 1.0,
+    temperature: SamplingTemperature = 1.0,
     top_p: TopP = 1.0,
     max_new_tokens: MaxNewTokens = None,
     seed: Seed = 0,
@@ -58,12 +59,12 @@ def winrate(
     """
     import json
 
-    from rich.console import Console
-
     from preftree.evaluate.answers import collect_answers, find_sides, read_questions
     from preftree.evaluate.winrate import count_wins, judge_pairs, preference_rows
     from preftree.generate.protocol import Sampling
     from preftree.judges.pairwise import load_judge
+    from preftree.runtime.logs import quiet_transformers
+    from preftree.storage.atomic import write_result
 
     judged_by = load_judge(judge)
     sides = find_sides([a, b])
@@ -73,10 +74,11 @@ def winrate(
     ways = [Sampling(limit, temperature, top_p, seed + index) for index in range(2)]
     warn_of_equal_draws(sides, ways, len(questions), samples)
 
-    def draw(how: SampleFiles) -> list[Any]:
-        return [collect_answers(side, prompts, questions, [way], how)[0] for side, way in zip(sides, ways, strict=True)]
-
-    first, second = drawing(draw, out, samples=samples, batch_size=batch_size, precision=precision)
+    quiet_transformers()
+    with sample_files(out, samples, batch_size, precision) as how:
+        first, second = (
+            collect_answers(side, prompts, questions, [way], how)[0] for side, way in zip(sides, ways, strict=True)
+        )
     texts = [prompt.text for prompt in questions]
     pairs = judge_pairs(judged_by, texts, first, second)
     win_rate = count_wins(judged_by, first, second, pairs, seed=seed)
@@ -89,11 +91,12 @@ def winrate(
         "seed": seed,
     }
     rows = preference_rows(texts, pairs, (first.name, second.name))
-    write(out / "verdicts.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-    write(out / "winrate.json", json.dumps(figures, indent=1, ensure_ascii=False) + "\n")
-    Console(markup=False, highlight=False, soft_wrap=True).print(describe(win_rate))
-    if win_rate.prompts < FEW_PROMPTS:
-        typer.echo(few(win_rate.prompts), err=True)
+    verdicts = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    write_result(out / "verdicts.jsonl", verdicts, advice=ANOTHER_OUT)
+    write_result(out / "winrate.json", json.dumps(figures, indent=1, ensure_ascii=False) + "\n", advice=ANOTHER_OUT)
+    title = f"{win_rate.a} against {win_rate.b}, judged by {win_rate.judge}"
+    print_table([], _described(win_rate), soft_wrap=True, title=title, show_header=False)
+    warn_of_few(win_rate.prompts)
     typer.echo(f"{out / 'winrate.json'} has the figures, {out / 'verdicts.jsonl'} the verdicts", err=True)
 
 
@@ -134,91 +137,41 @@ def warn_of_equal_draws(sides: Sequence[Any], ways: Sequence[Any], num_prompts: 
         )
 
 
-def drawing(
-    work: Callable[[SampleFiles], list[Any]], out: Path, *, samples: int, batch_size: int, precision: str
-) -> list[Any]:
-    """Call a function that draws responses, with a progress bar for each file and a stop at Ctrl-C."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    from preftree.evaluate.answers import Interrupted, SampleFiles
-    from preftree.runtime.logs import quiet_transformers
-    from preftree.runtime.signals import stop_on_signals
-
-    quiet_transformers()
-    with Progress(console=Console(stderr=True)) as bar, stop_on_signals() as request:
-        tasks: dict[str, Any] = {}
-
-        def show(name: str, rows: int, total: int) -> None:
-            if name not in tasks:
-                tasks[name] = bar.add_task(name, total=total)
-            bar.update(tasks[name], completed=rows)
-
-        how = SampleFiles(out / "responses", samples, batch_size, precision, lambda: request.signum, show)
-        try:
-            return work(how)
-        except Interrupted:
-            raise typer.Exit(128 + request.signum) from None
+def warn_of_few(num: int) -> None:
+    """Say so where intervals rest on few prompts."""
+    if num < FEW_PROMPTS:
+        typer.echo(f"warning: {num} prompts are few: intervals over fewer than {FEW_PROMPTS} are too narrow", err=True)
 
 
-def write(path: Path, content: str) -> None:
-    """Write a file, and make its folder.
-
-    Raises:
-      DataError: it cannot be written.
-    """
-    from preftree.errors import DataError
-    from preftree.storage.atomic import write_atomic
-
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, content)
-    except OSError as error:
-        raise DataError(f"{path} cannot be written ({error.strerror}); give another --out") from error
-
-
-def describe(win_rate: WinRate) -> Any:
-    """The figures as a table for the terminal."""
-    from rich.table import Table
-
-    table = Table(
-        title=f"{win_rate.a} against {win_rate.b}, judged by {win_rate.judge}", title_justify="left", show_header=False
-    )
-    over = f"over {win_rate.prompts} prompts"
-    table.add_row("win rate", f"{interval(win_rate.rate)}  95 % interval {over}, ties count half")
+def _described(win_rate: WinRate) -> list[tuple[str, str]]:
+    """The figures as rows of a table."""
     counts = f"{win_rate.wins} won, {win_rate.ties} tied, {win_rate.losses} lost, of {win_rate.pairs}"
     if win_rate.identical:
         counts += f"; {win_rate.identical} ties are of identical texts"
-    table.add_row("pairs", counts)
-    if win_rate.orders == 1:
-        table.add_row("order", "each pair was judged once: this judge sees one response at a time")
-    else:
-        table.add_row("order", f"each pair was shown in both; {agreed(win_rate)}")
+    order = "each pair was judged once: this judge sees one response at a time"
+    if win_rate.orders > 1:
+        order = f"each pair was shown in both; {_agreement(win_rate)}"
+    over = f"over {win_rate.prompts} prompts"
+    rows = [
+        ("win rate", f"{with_interval(*win_rate.rate)}  95 % interval {over}, ties count half"),
+        ("pairs", counts),
+        ("order", order),
+    ]
     if win_rate.invalid:
-        table.add_row("invalid", f"{win_rate.invalid} verdicts could not be read, and count half")
-    table.add_row("length", f"{win_rate.characters_a:.0f} characters, and {win_rate.characters_b:.0f} of {win_rate.b}")
+        rows.append(("invalid", f"{win_rate.invalid} verdicts could not be read, and count half"))
+    rows.append(("length", f"{win_rate.characters_a:.0f} characters, and {win_rate.characters_b:.0f} of {win_rate.b}"))
+    similar = f"{win_rate.similar_pairs} pairs are of similar length, too few for a win rate"
     if win_rate.similar is not None:
-        table.add_row("", f"{interval(win_rate.similar)}  among the {win_rate.similar_pairs} pairs of similar length")
-    else:
-        table.add_row("", f"{win_rate.similar_pairs} pairs are of similar length, too few for a win rate")
+        similar = f"{with_interval(*win_rate.similar)}  among the {win_rate.similar_pairs} pairs of similar length"
+    rows.append(("", similar))
     for name, share in ((win_rate.a, win_rate.finished_a), (win_rate.b, win_rate.finished_b)):
         if share is not None and share < 1:
-            table.add_row("cut", f"{1 - share:.1%} of the responses of {name}, at the limit of their tokens")
-    return table
+            rows.append(("cut", f"{1 - share:.1%} of the responses of {name}, at the limit of their tokens"))
+    return rows
 
 
-def few(num: int) -> str:
-    """A warning about intervals over few prompts."""
-    return f"warning: {num} prompts are few: intervals over fewer than {FEW_PROMPTS} are too narrow"
-
-
-def agreed(win_rate: WinRate) -> str:
+def _agreement(win_rate: WinRate) -> str:
     """Agreement of a judge's verdicts over both orders."""
     if win_rate.agreement is None or win_rate.left_rate is None:
         return "all pairs are of identical texts"
     return f"{win_rate.agreement:.1%} had one verdict in both, the left one won {win_rate.left_rate:.1%}"
-
-
-def interval(estimate: Any) -> str:
-    """A share with the ends of its interval."""
-    return f"{estimate.value:.3f}  [{estimate.low:.3f}, {estimate.high:.3f}]"

@@ -13,6 +13,7 @@ from typing import Annotated, ClassVar, Literal, TypeAlias
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     PositiveInt,
@@ -40,6 +41,12 @@ PathOrId: TypeAlias = Annotated[str, AfterValidator(_check_place), Field(json_sc
 
 
 OptimizerName: TypeAlias = Literal["adamw", "rmsprop", "adamw_8bit"]
+ScheduleName: TypeAlias = Literal["constant", "linear", "cosine"]
+
+
+def check_path_alone(value: object) -> object:
+    """A source of data given as its path alone, as the options that it abbreviates."""
+    return {"path": value} if isinstance(value, str) else value
 
 
 SHORTHANDS = {"data": "path", "loss": "name", "reference": "from"}
@@ -74,15 +81,10 @@ class ModelAndData(Strict):
     """
 
     model: PathOrId
-    data: DataSource
+    data: Annotated[DataSource, BeforeValidator(check_path_alone, json_schema_input_type=PathOrId | DataSource)]
     eval_data: PathOrId | float | None = None
     eval_every: PositiveInt | None = None
     out: PathOrId
-
-    @field_validator("data", mode="before", json_schema_input_type=PathOrId | DataSource)
-    @classmethod
-    def _path_alone(cls, value: object) -> object:
-        return {"path": value} if isinstance(value, str) else value
 
     @field_validator("eval_data", mode="before")
     @classmethod
@@ -150,7 +152,7 @@ class Optimisation(Strict):
     optimizer: OptimizerName
     weight_decay: float = Field(default=0.0, ge=0)
     max_grad_norm: float | None = Field(gt=0)
-    schedule: Literal["constant", "linear", "cosine"]
+    schedule: ScheduleName
     warmup_steps: int | float = 0.1
 
     @field_validator("warmup_steps", mode="before")

@@ -51,7 +51,7 @@ def read_value(name: str, text: str) -> object:
 
 
 def refuse(kind: type[BaseModel], name: str) -> str:
-    """A sentence on an option that the recipe does not have: whose it is, or what it is called here."""
+    """A sentence on an option that the recipe does not have: the recipe that has it, or its name here."""
     others = (row for row in RECIPES.values() if row.config is not kind)
     if owner := next((row.name for row in others if name in row.config.model_fields), None):
         return f"option {name!r} belongs to `preftree {owner}`"
@@ -72,7 +72,7 @@ def _checked(name: str, word: str) -> str:
 
 
 def _take_flag(kind: type[BaseModel], word: str, rest: deque[str]) -> tuple[str, str]:
-    """An option that begins with --; its value stands in the word, is the first of `rest`, or is a plain true."""
+    """An option that begins with --; its value is in the word, is the first of `rest`, or is a plain true."""
     key, equals, text = word.removeprefix("--").partition("=")
     name = _checked(key.replace("-", "_"), word)
     *outer, last = name.split(".")

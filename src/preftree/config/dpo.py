@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal, TypeAlias
+from typing import Annotated, ClassVar, TypeAlias
 
 from pydantic import (
     Discriminator,
@@ -14,7 +14,7 @@ from pydantic import (
     model_validator,
 )
 
-from preftree.config.base import OptimizerName, PathOrId, RunConfig, Strict
+from preftree.config.base import OptimizerName, PathOrId, RunConfig, ScheduleName, Strict
 from preftree.config.loss import HIDDEN, LossChoice, OneOrSum, is_mixture, listed, loss_label
 
 
@@ -78,7 +78,7 @@ class DpoConfig(RunConfig, PreferenceObjective):
     lr: float = Field(default=1e-6, gt=0)
     optimizer: OptimizerName = "rmsprop"
     max_grad_norm: float | None = Field(default=10.0, gt=0)
-    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    schedule: ScheduleName = "constant"
 
 
 class ReferenceSchedule(Strict):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from textwrap import wrap
 from typing import Any, get_args
 
 from pydantic import BaseModel
@@ -96,7 +97,7 @@ def models_in(annotation: object) -> list[type[BaseModel]]:
 
 
 def fields_at(kind: type[BaseModel], *outer: str) -> dict[str, FieldInfo]:
-    """The options that may stand under a dotted name, by their names in a file; empty where there are none."""
+    """The options that a dotted name may contain, by their names in a file; empty where there are none."""
     fields = {str(field.validation_alias or name): field for name, field in kind.model_fields.items()}
     if not outer:
         return fields
@@ -133,18 +134,13 @@ def _yaml_lines(option: OptionHelp, depth: int) -> list[str]:
         return []
     nested = [line for inner in option.inner for line in _yaml_lines(inner, depth + 1)]
     required = option.default is None
-    comment = _wrapped(f"{option.meaning} ({option.type}{'; required' if required else ''})", f"{indent}# ")
+    text = f"{option.meaning} ({option.type}{'; required' if required else ''})"
+    comment = wrap(text, WIDTH, initial_indent=f"{indent}# ", subsequent_indent=f"{indent}# ", break_on_hyphens=False)
     if nested and required:
         return ["", *comment, f"{indent}{key}:", *nested]
     value = f"{indent}{key}:  # required" if required else f"{indent}{key}: {option.default}"
     example = [f"{key}:", *nested] if len(option.inner) > 2 else []
     return ["", *comment, value, *(f"# {line}".rstrip() for line in example)]
-
-
-def _wrapped(text: str, prefix: str) -> list[str]:
-    import textwrap
-
-    return textwrap.wrap(text, WIDTH, initial_indent=prefix, subsequent_indent=prefix, break_on_hyphens=False)
 
 
 def _title(concern: type[BaseModel]) -> str:
@@ -190,10 +186,10 @@ def _option(
     return OptionHelp(f"{outer}{key}", kinds, default, _by_key(kind).get(key, ""), words, takes_path, tuple(inner))
 
 
-def _choices(part: Mapping[str, Any]) -> tuple[object, ...]:
+def _choices(part: Mapping[str, Any]) -> Sequence[object]:
     if part.get("type") == "boolean":
         return ("true", "false")
-    return tuple(part["enum"]) if "enum" in part else (part["const"],) if "const" in part else ()
+    return part.get("enum") or ([part["const"]] if "const" in part else [])
 
 
 def _type(part: Mapping[str, Any]) -> str:

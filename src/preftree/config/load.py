@@ -18,6 +18,19 @@ from preftree.errors import ConfigError
 
 C = TypeVar("C", bound=AnyConfig)
 
+_WANTED = {
+    "greater_than": "> {gt:g}",
+    "greater_than_equal": ">= {ge:g}",
+    "less_than": "< {lt:g}",
+    "less_than_equal": "<= {le:g}",
+    "literal_error": "{expected}",
+    **dict.fromkeys(("int_type", "int_from_float", "int_parsing"), "a whole number"),
+    **dict.fromkeys(("float_type", "float_parsing", "finite_number"), "a finite number"),
+    **dict.fromkeys(("string_type", "string_too_short"), "a word"),
+    **dict.fromkeys(("bool_type", "bool_parsing"), "true or false"),
+}
+"""What an option must be, by pydantic's type of error, with places for the error's context."""
+
 
 def load_config(kind: type[C], words: Sequence[str]) -> C:
     """Build a configuration from the words of a command line.
@@ -143,29 +156,11 @@ def _sentence(kind: type[BaseModel], error: ValidationError, where: Mapping[str,
             return refuse(kind, name) + suffix
         case "missing":
             return f"{name} is not set; give it as {name}=VALUE or in the configuration file"
-        case "greater_than":
-            wanted = f"> {context['gt']:g}"
-        case "greater_than_equal":
-            wanted = f">= {context['ge']:g}"
-        case "less_than":
-            wanted = f"< {context['lt']:g}"
-        case "less_than_equal":
-            wanted = f"<= {context['le']:g}"
-        case "literal_error":
-            wanted = f"{context['expected']}"
-        case "int_type" | "int_from_float" | "int_parsing":
-            wanted = "a whole number"
-        case "float_type" | "float_parsing" | "finite_number":
-            wanted = "a finite number"
-        case "string_type" | "string_too_short":
-            wanted = "a word"
-        case "bool_type" | "bool_parsing":
-            wanted = "true or false"
         case "value_error":
             sentence = str(context["error"])
             subject = "" if not name else f"{name} " if sentence.startswith("must") else f"{name}: "
             return f"{subject}{sentence}{suffix}"
+        case type if type in _WANTED:
+            return f"{name} must be {_WANTED[type].format(**context)}, got {shown}{suffix}"
         case _:
-            wanted = fault["msg"][:1].lower() + fault["msg"][1:]
-            return f"{name}: {wanted}, got {shown}{suffix}"
-    return f"{name} must be {wanted}, got {shown}{suffix}"
+            return f"{name}: {fault['msg'][:1].lower()}{fault['msg'][1:]}, got {shown}{suffix}"

@@ -79,11 +79,10 @@ def set_in_mixture(value: object, inner: list[str], new: object, option: str) ->
 
 
 def _check_option(value: object) -> object:
-    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if isinstance(value, int | float) and number:
-        return float(value)
     if isinstance(value, str):
         return value
+    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        return float(value)
     raise ValueError(f"must be a finite number or a word, got {value!r}")
 
 

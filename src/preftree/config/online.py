@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal, TypeAlias
+from typing import Annotated, ClassVar, Literal, TypeAlias
 
-from pydantic import Field, PositiveInt, field_validator, model_validator
+from pydantic import BeforeValidator, Field, PositiveInt, field_validator, model_validator
 
-from preftree.config.base import Adaptation, Keeping, Machine, Optimisation, OptimizerName, Pace, PathOrId, Strict
+from preftree.config.base import (
+    Adaptation,
+    Keeping,
+    Machine,
+    Optimisation,
+    OptimizerName,
+    Pace,
+    PathOrId,
+    ScheduleName,
+    Strict,
+    check_path_alone,
+)
 
 
 class PromptSource(Strict):
@@ -34,17 +45,12 @@ class ModelAndPrompts(Strict):
     """
 
     model: PathOrId
-    data: PromptSource
+    data: Annotated[PromptSource, BeforeValidator(check_path_alone, json_schema_input_type=PathOrId | PromptSource)]
     eval_data: PathOrId | None = None
     eval_every: PositiveInt | None = None
     out: PathOrId
     reward: PathOrId
     reference: PathOrId = "start"
-
-    @field_validator("data", mode="before", json_schema_input_type=PathOrId | PromptSource)
-    @classmethod
-    def _path_alone(cls, value: object) -> object:
-        return {"path": value} if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _something_to_evaluate(self) -> ModelAndPrompts:
@@ -131,7 +137,7 @@ class _Online(Keeping, Machine, Pace, Optimisation, Adaptation, Surrogate, Rewar
     lr: float = Field(default=1e-6, gt=0)
     optimizer: OptimizerName = "adamw"
     max_grad_norm: float | None = Field(default=1.0, gt=0)
-    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    schedule: ScheduleName = "constant"
 
     @field_validator("compile")
     @classmethod

@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, field_validator
 
-from preftree.config.base import OptimizerName, RunConfig
+from preftree.config.base import OptimizerName, RunConfig, ScheduleName
 from preftree.config.lora import LoraOptions
 from preftree.config.loss import LossChoice
 
@@ -27,7 +27,7 @@ class RewardConfig(RunConfig):
     lr: float = Field(default=1e-5, gt=0)
     optimizer: OptimizerName = "adamw"
     max_grad_norm: float | None = Field(default=1.0, gt=0)
-    schedule: Literal["constant", "linear", "cosine"] = "linear"
+    schedule: ScheduleName = "linear"
 
     @field_validator("loss", mode="before", json_schema_input_type=str | LossChoice)
     @classmethod

@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from preftree.config.base import OptimizerName, RunConfig
+from preftree.config.base import OptimizerName, RunConfig, ScheduleName
 
 
 class SftConfig(RunConfig):
@@ -21,4 +21,4 @@ class SftConfig(RunConfig):
     lr: float = Field(default=2e-5, gt=0)
     optimizer: OptimizerName = "adamw"
     max_grad_norm: float | None = Field(default=1.0, gt=0)
-    schedule: Literal["constant", "linear", "cosine"] = "linear"
+    schedule: ScheduleName = "linear"

@@ -1,1 +1,1 @@
-"""Data files to token ids: sources of rows, formats, records, tokens, the store on disk, and the order of steps."""
+"""Data pipeline: sources of rows, formats, records, tokens, the store on disk, and the order of steps."""

@@ -1,7 +1,7 @@
 """Order of the examples over optimiser steps: pure functions of (seed, epoch, index), so a position is one integer.
 
-Steps are counted over all epochs. The last step of an epoch takes what is left, however few; an example comes once an
-epoch. Python's and NumPy's global random numbers are not touched.
+Steps are counted over all epochs. The last step of an epoch takes the remaining examples; each example comes once per
+epoch. Python's and NumPy's global random number generators are not used.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ from preftree.errors import DataError
 def order_groups(
     prompts: Int[np.ndarray, " N"], order: Literal["prompt", "example"], batch_size: int
 ) -> Int[np.ndarray, " N"] | None:
-    """Groups of examples that move together: those of one prompt where the order is by prompt, else none.
+    """Groups of examples that stay together in the shuffle: those of one prompt if the order is by prompt, else none.
 
-    A prompt with more examples than a step holds is cut, in file order, into groups of a whole step and a rest: in one
-    piece it would not be shuffled at all. Examples without a prompt move each by itself, and so do all where they have
-    one and the same.
+    A prompt with more examples than a step holds is split, in file order, into groups of a step's size and a
+    remainder: as one group it would not be shuffled. Examples without a prompt are shuffled one by one, and so are all
+    examples if they have the same prompt.
 
     Args:
       prompts: The prompt of each example, as `TokenStore.prompts`, [N].
       order: By prompt or by example.
       batch_size: Examples of a step.
     Returns:
-      A number for each example, equal for those that stay together; None where every one moves by itself.
+      A number for each example, equal for those that stay together; None where all are shuffled one by one.
     """
     names, group, counts = np.unique(prompts, return_inverse=True, return_counts=True)
     if order == "example" or len(names) in (1, len(prompts)):
         return None
     group = group.reshape(-1)
     by_group = np.argsort(group, kind="stable")
-    within = np.empty(len(prompts), np.int64)  # its place among the examples of its prompt
+    within = np.empty(len(prompts), np.int64)  # index of each among the examples of its prompt
     within[by_group] = np.arange(len(prompts)) - np.repeat(np.cumsum(counts) - counts, counts)
     chunk = np.where(prompts == NO_PROMPT, within, within // batch_size)
     _, numbers = np.unique(np.stack([group, chunk]), axis=1, return_inverse=True)
@@ -50,14 +50,14 @@ def epoch_order(
 ) -> Int[np.ndarray, " N"]:
     """A permutation of all examples.
 
-    Sorting by raw bits of a counter-based generator, rather than by NumPy's shuffle, gives the same order in every
-    version of NumPy.
+    Sorting by raw bits of a counter-based generator, instead of NumPy's shuffle, gives the same order in every version
+    of NumPy.
 
     Args:
-      num_examples: N.
-      seed: Of the run, >= 0.
-      epoch: From 0.
-      groups: Examples with equal values stay together and in file order, [N]; None moves each by itself.
+      num_examples: Number of examples, N.
+      seed: Seed of the run, >= 0.
+      epoch: Number of the epoch, from 0.
+      groups: Examples with equal values stay together and in file order, [N]; None shuffles them one by one.
     Raises:
       ValueError: groups are not one for each example.
     """
@@ -66,12 +66,12 @@ def epoch_order(
     if len(groups) != num_examples:
         raise ValueError(f"wanted a group for each of {num_examples} examples, got {len(groups)}")
     _, first, group = np.unique(groups, return_index=True, return_inverse=True)
-    # A group draws its place by its first example in the file, whatever its number.
+    # The position of a group depends on its first example in the file, not on the group's number.
     bits = np.empty(len(first), np.uint64)
     bits[np.argsort(first, kind="stable")] = _random_bits(len(first), seed, epoch)
-    place = np.empty(len(first), np.int64)
-    place[np.argsort(bits, kind="stable")] = np.arange(len(first))
-    return np.argsort(place[group.reshape(-1)], kind="stable")
+    position = np.empty(len(first), np.int64)
+    position[np.argsort(bits, kind="stable")] = np.arange(len(first))
+    return np.argsort(position[group.reshape(-1)], kind="stable")
 
 
 def steps_per_epoch(num_examples: int, batch_size: int) -> int:
@@ -88,7 +88,7 @@ def iterate_steps(
     seed: int,
     groups: Int[np.ndarray, " N"] | None = None,
 ) -> Iterator[Int[np.ndarray, " B"]]:
-    """The examples of steps `start` to `stop - 1`; each step depends on its number alone, whatever was made before."""
+    """The examples of steps `start` to `stop - 1`; each step depends on its number alone."""
     length = steps_per_epoch(num_examples, batch_size)
     known, order = -1, np.empty(0, np.int64)
     for step in range(start, stop):
@@ -103,14 +103,14 @@ def hold_out(
 ) -> tuple[Int[np.ndarray, " train"], Int[np.ndarray, " eval"]]:
     """Hold out a share of the examples, prompt by prompt: no prompt is in both parts.
 
-    Prompts are taken in the order of a keyed hash; one that would exceed the share is passed over. Where none fits, the
-    one with the fewest examples is taken. So the choice does not depend on the order of the file. Only examples without
-    a prompt are taken one by one, by their number among these.
+    Prompts are taken in the order of a keyed hash; a prompt that would exceed the share is skipped. Where none fits,
+    the one with the fewest examples is taken. The choice does not depend on the order of the file, except for examples
+    without a prompt, which are taken one by one, by their number among these.
 
     Args:
       prompts: The prompt of each example, as `TokenStore.prompts`, [N].
-      share: Between 0 and 1, of the examples.
-      seed: Another seed, another choice.
+      share: Share of the examples, between 0 and 1.
+      seed: Seed of the choice.
     Returns:
       Indices of the training and of the held-out examples, both in file order.
     Raises:
@@ -118,17 +118,17 @@ def hold_out(
     """
     key = str(seed).encode()
 
-    def place(kind: bytes, name: int) -> bytes:
+    def digest(kind: bytes, name: int) -> bytes:
         return blake2b(kind + name.to_bytes(8, "big", signed=True), digest_size=8, key=key).digest()
 
     bare = np.flatnonzero(prompts == NO_PROMPT)
     names, group, counts = np.unique(prompts, return_inverse=True, return_counts=True)
     group, prompted = group.reshape(-1), names != NO_PROMPT
-    hashes = [place(b"", name) if name != NO_PROMPT else b"" for name in names.tolist()]
-    # Of each unit: its hash and its size. First the prompts (that of none has no examples left), then single examples.
+    hashes = [digest(b"", name) if name != NO_PROMPT else b"" for name in names.tolist()]
+    # Hash and size of each unit: first the prompts (NO_PROMPT has no examples left), then single examples.
     group[bare] = len(names) + np.arange(len(bare))
     counts = np.concatenate([np.where(prompted, counts, 0), np.ones(len(bare), np.int64)])
-    hashes += [place(b"row", number) for number in range(len(bare))]
+    hashes += [digest(b"row", number) for number in range(len(bare))]
     units = [unit for unit in sorted(range(len(counts)), key=hashes.__getitem__) if counts[unit]]
     if len(units) < 2:
         raise DataError(f"a held-out part needs at least two prompts, got {len(units)}; give eval_data a separate file")

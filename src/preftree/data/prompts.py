@@ -31,17 +31,17 @@ MAX_REJECTED = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A prompt and the row it came from."""
+    """A prompt and its row."""
 
     where: Provenance
     text: Text
 
 
 def read_prompts(path: str) -> list[Prompt]:
-    """The prompts of a file, in order: one a line of a .txt file, else each row's `prompt`.
+    """The prompts of a file, in order: one per line of a .txt file, else each row's `prompt`.
 
-    A row's prompt is text or a list of messages; rows of a format that names it otherwise (HH transcripts, SHP's
-    `history`) are read as that format. Nothing is left out: a row without a prompt is an error.
+    A row's prompt is text or a list of messages; rows of a format with another field (HH transcripts, SHP's `history`)
+    are read as that format. No row is left out: a row without a prompt is an error.
 
     Raises:
       DataError: a file cannot be read, or a row has no prompt; the row is named.
@@ -83,7 +83,7 @@ def _prompt(row: Row) -> Text:
 
 
 def prompt_key(prompt: Text) -> str:
-    """A key that is equal for prompts that ask the same, as text or as the only user turn of a conversation."""
+    """A key that is equal for a text and a conversation with this text as its only user turn."""
     if isinstance(prompt, str):
         return prompt
     turns = [turn for turn in prompt if turn.role not in ("system", "developer")]
@@ -93,10 +93,10 @@ def prompt_key(prompt: Text) -> str:
 
 
 def read_demonstrations(path: str) -> list[tuple[Provenance, Demonstration]]:
-    """The answers in a data file: the chosen response of a pair, the best of a ranking, a demonstration's response.
+    """Demonstrations of a data file: chosen responses of pairs, best ones of rankings, responses of demonstrations.
 
     Raises:
-      DataError: the file cannot be read, has no such answers, or too many faults.
+      DataError: the file cannot be read, has no such responses, or too many faults.
     """
     source = find_source(path)
     form = find_format(source)
@@ -115,25 +115,25 @@ def read_demonstrations(path: str) -> list[tuple[Provenance, Demonstration]]:
 
 
 def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]) -> list[list[int]]:
-    """Token ids of prompts, as a model sees them in training when it is asked to answer.
+    """Token ids of prompts, encoded as in training.
 
     Raises:
       DataError: the template refuses a conversation, or a special token is written out in a prompt.
       ModelError: the tokenizer has no EOS.
     """
     encoder = make_encoder(tokenizer)
-    whole: list[str] = []
+    texts: list[str] = []
     for prompt in prompts:
         try:
             if isinstance(prompt.text, str):
                 check_special(encoder.special, prompt.text, "prompt")
-                whole.append(prompt.text)
+                texts.append(prompt.text)
             else:
                 check_template(tokenizer, prompt.where.file)
-                whole.append(render(tokenizer, encoder, prompt.text, ()).prompt)
+                texts.append(render(tokenizer, encoder, prompt.text, ()).prompt)
         except RowFault as fault:
             raise DataError(f"{prompt.where}: {fault}; fix the row") from fault
-    encoded = [ids.tolist() for ids in encoder.first(whole)]
+    encoded = [ids.tolist() for ids in encoder.first(texts)]
     plain = [isinstance(prompt.text, str) for prompt in prompts]
     return [
         [*(encoder.start if ids else encoder.empty), *ids] if is_plain else ids
@@ -150,7 +150,7 @@ def prompts_digest(ids: Sequence[Sequence[int]]) -> str:
 
 
 def as_conversation(prompts: Sequence[Prompt], system: str | None) -> list[Prompt]:
-    """Plain prompts as user turns, after a system message where one is given; conversations stay as they are."""
+    """Plain prompts as user turns, after a system message if there is one; conversations are unchanged."""
     head = () if system is None else (Message("system", system),)
     return [
         Prompt(prompt.where, (*head, Message("user", prompt.text))) if isinstance(prompt.text, str) else prompt
@@ -160,12 +160,12 @@ def as_conversation(prompts: Sequence[Prompt], system: str | None) -> list[Promp
 
 @dataclass(frozen=True, eq=False, slots=True)
 class PromptSet:
-    """Prompts to answer.
+    """Tokenised prompts.
 
     Attributes:
-      prompts: As their file has them, [N].
-      ids: Token ids of each, as the model sees it, [N].
-      same: A number for each, equal where the ids are, [N].
+      prompts: Prompts of the file, [N].
+      ids: Token ids of each, as the model reads them, [N].
+      same: Numbers of the prompts, equal for equal ids, [N].
     """
 
     prompts: Sequence[Prompt]

@@ -22,8 +22,7 @@ from preftree.report.demo_page import REACHED
 from preftree.report.frontier import BUDGETS
 from preftree.run_folder.measured_file import Point
 from preftree.run_folder.reader import read_run
-from preftree.stats.intervals import Estimate
-from preftree.worlds.exact import best_of, best_reward, frontier
+from preftree.worlds.exact import best_of, best_reward, optimal_frontier
 from preftree.worlds.grammar import World, reward, reward_table
 from preftree.worlds.out_of_distribution import shifted_pairs
 from preftree.worlds.sentiment import WORLDS
@@ -53,7 +52,7 @@ def optimal_points(start: SeedStart, plan: DemoPlan) -> list[dict[str, float]]:
     """The best that any policy can have, for many strengths of the KL constraint."""
     table = reward_table(WORLDS[plan.world])
     betas = np.geomspace(0.001, 50, 81).tolist()
-    edge = frontier(start.ref_logps, table, [LABELLER.scale / beta for beta in betas])
+    edge = optimal_frontier(start.ref_logps, table, [LABELLER.scale / beta for beta in betas])
     return [{"beta": beta, "seed": start.seed, **point._asdict()} for beta, point in zip(betas, edge, strict=True)]
 
 
@@ -87,12 +86,10 @@ def chosen_runs(ended: Ended) -> dict[str, dict[int, DemoRun]]:
     chosen: dict[str, dict[int, DemoRun]] = {}
     for method in dict.fromkeys(job.method.name for job, _ in ended):
         for seed in dict.fromkeys(job.start.seed for job, _ in ended):
-            last_points = [
-                (m.points[-1], job) for job, m in ended if (job.method.name, job.start.seed) == (method, seed)
-            ]
-            near = [pair for pair in last_points if pair[0].kl <= FARTHEST]
-            best = max(near, key=lambda pair: pair[0].reward) if near else min(last_points, key=lambda pair: pair[0].kl)
-            chosen.setdefault(method, {})[seed] = best[1]
+            ends = [(m.points[-1], job) for job, m in ended if (job.method.name, job.start.seed) == (method, seed)]
+            near = [end for end in ends if end[0].kl <= FARTHEST]
+            _, best = max(near, key=lambda end: end[0].reward) if near else min(ends, key=lambda end: end[0].kl)
+            chosen.setdefault(method, {})[seed] = best
     return chosen
 
 
@@ -106,9 +103,8 @@ def win_rates(
     sums: dict[str, list[tuple[float, float]]] = {}
     for start in starts:
         tokenizer = load_tokenizer(start.model)
-        models = {name: by_seed[start.seed].folder / "model" for name, by_seed in chosen.items()} | {
-            "fine_tuned": start.model
-        }
+        models = {name: by_seed[start.seed].folder / "model" for name, by_seed in chosen.items()}
+        models["fine_tuned"] = start.model
         tables = {
             name: [policy_table(load_model(folder), tokenizer, world, value) for value in TEMPERATURES]
             for name, folder in models.items()
@@ -126,10 +122,7 @@ def win_rates(
         for temperature, values in zip(TEMPERATURES, zip(*rows, strict=True), strict=True)
     ]
     robustness = {
-        name: {
-            "area": statistics.fmean(area for area, _ in by_seed),
-            "drop": statistics.fmean(drop for _, drop in by_seed),
-        }
+        name: dict(zip(("area", "drop"), map(statistics.fmean, zip(*by_seed, strict=True)), strict=True))
         for name, by_seed in sums.items()
     }
     return {"temperature": points, "robustness": robustness}
@@ -149,15 +142,9 @@ def rewards_in_and_out(plan: DemoPlan, starts: Sequence[SeedStart], ended: Ended
         compared = compare_rewards(run, [str(path) for path in files.values()], against=f"rm:{start.folder / 'rm'}")
         for (name, path), row in zip(files.items(), compared, strict=True):
             assert row.explicit is not None  # a reward model was named
-            rows.append(
-                {
-                    "seed": start.seed,
-                    "pairs": name,
-                    "count": row.num_pairs,
-                    "true_reward": _true_accuracy(world, path),
-                }
-                | {"dpo": _ends(row.implicit.accuracy), "reward_model": _ends(row.explicit.accuracy)}
-            )
+            figures = {"count": row.num_pairs, "true_reward": _true_accuracy(world, path)}
+            accuracies = {"dpo": list(row.implicit.accuracy), "reward_model": list(row.explicit.accuracy)}
+            rows.append({"seed": start.seed, "pairs": name} | figures | accuracies)
     return rows
 
 
@@ -169,6 +156,7 @@ def costs(plan: DemoPlan, starts: Sequence[SeedStart], ended: Ended) -> dict[str
     table_of_costs: dict[str, dict[str, Any]] = {}
     for name in dict.fromkeys(job.method.name for job, _ in ended):
         results = [(job, measured) for job, measured in ended if job.method.name == name]
+        method, runs = results[0][0].method, [measured for _, measured in results]
         goals: dict[str, float | None] = {}
         for share in GOALS:
             reached = [
@@ -181,18 +169,16 @@ def costs(plan: DemoPlan, starts: Sequence[SeedStart], ended: Ended) -> dict[str
             ]
             known = [seconds for seconds in reached if seconds is not None]
             goals[f"{share:g}"] = statistics.fmean(known) if len(known) == len(starts) else None
-        method = results[0][0].method
+        reward_model = statistics.fmean(start.reward_seconds for start in starts) if method.reward == "model" else 0.0
         table_of_costs[name] = {
             "settings": max(1, len(method.values)),
-            "seconds": statistics.fmean(measured.seconds for _, measured in results),
-            "reward_model_seconds": statistics.fmean(start.reward_seconds for start in starts)
-            if method.reward == "model"
-            else 0.0,
+            "seconds": statistics.fmean(run.seconds for run in runs),
+            "reward_model_seconds": reward_model,
             "seconds_to": goals,
-            "samples": statistics.fmean(measured.samples for _, measured in results),
-            "tokens": statistics.fmean(measured.tokens for _, measured in results),
-            "models": max(measured.models for _, measured in results),
-            "state": max(measured.state for _, measured in results),
+            "samples": statistics.fmean(run.samples for run in runs),
+            "tokens": statistics.fmean(run.tokens for run in runs),
+            "models": max(run.models for run in runs),
+            "state": max(run.state for run in runs),
             "knobs": list(method.knobs),
         }
     return table_of_costs
@@ -215,7 +201,3 @@ def _true_accuracy(world: World, path: Path) -> float:
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     gaps = [reward(world, row["prompt"], row["chosen"]) - reward(world, row["prompt"], row["rejected"]) for row in rows]
     return float(np.average((1 + np.sign(gaps)) / 2, weights=[row.get("weight", 1.0) for row in rows]))
-
-
-def _ends(value: Estimate) -> list[float]:
-    return [value.value, value.low, value.high]

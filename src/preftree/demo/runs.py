@@ -10,7 +10,7 @@ from typing import Any
 from preftree.config.load import check_config
 from preftree.config.recipes import RECIPES
 from preftree.demo.plan import DemoPlan, Method
-from preftree.demo.stages import SeedStart, finish_run, on_pairs, shared
+from preftree.demo.stages import SeedStart, finish_run, on_file, on_pairs
 from preftree.evaluate.frontier import trace, world_meter
 from preftree.models.load import load_tokenizer
 from preftree.run_folder.measured_file import Point, write_measured
@@ -92,10 +92,8 @@ def run_demo(job: DemoRun) -> Result:
         steps = {row["step"]: row["seconds"] for row in run.rows if "seconds" in row and "split" not in row}
         rate = seconds / max(steps.values())  # CPU seconds to one of the run's clock, which saw other runs as well
         setting = {} if job.setting is None else {"setting": job.setting}
-        timed = [
-            point.model_copy(update={"seconds": round(before + rate * steps[point.step], 3), **setting})
-            for point in points
-        ]
+        costs = [{"seconds": round(before + rate * steps[point.step], 3), **setting} for point in points]
+        timed = (point.model_copy(update=cost) for point, cost in zip(points, costs, strict=True))
         known = known.model_copy(update={"frontier": tuple(timed)})
         write_measured(job.folder / "measured.json", known)
     return Result(
@@ -129,7 +127,7 @@ def _options(job: DemoRun, world: World) -> dict[str, Any]:
             held_out = str(start.folder / "held_out.jsonl")
             options |= {"eval_data": held_out, "eval_every": max(1, plan.steps // 3)}
     else:
-        options |= shared(start.folder, start.folder / "prompts.txt", job.name, start.seed)
+        options |= on_file(start.folder, start.folder / "prompts.txt", job.name, start.seed)
         scored_by = f"world:{world.name}" if method.reward == "world" else str(start.folder / "rm")
         options |= {"reward": scored_by, "max_new_tokens": world.max_words}
     options |= method.options

@@ -58,17 +58,17 @@ def claim(out: Path, plan: DemoPlan) -> None:
 
 @dataclass(frozen=True, slots=True)
 class SeedStart:
-    """What the methods of a seed start from.
+    """Start of the methods of a seed.
 
     Attributes:
-      seed: Of all its draws.
-      folder: Where its files are; `sft/model`, `pairs.jsonl`, `held_out.jsonl`, `prompts.txt`, `rm` among them.
-      counts: Of the pairs.
+      seed: Seed of all its draws.
+      folder: Folder of its files; `sft/model`, `pairs.jsonl`, `held_out.jsonl`, `prompts.txt`, `rm` among them.
+      counts: Numbers of pairs.
       held_out: Pairs that no method is trained on.
       ref_logps: The fine-tuned model's log-probs of every outcome.
       reward: Its expected true reward.
-      reward_seconds: CPU seconds that the reward model took.
-      sft_seconds: The same of fine-tuning.
+      reward_seconds: CPU seconds of training the reward model.
+      sft_seconds: CPU seconds of fine-tuning.
     """
 
     seed: int
@@ -87,7 +87,7 @@ class SeedStart:
 
 
 def quiet() -> None:
-    """In a process of one run: one thread, and no word but warnings."""
+    """Set up a process of one run: one thread, and a log of warnings alone."""
     logging.basicConfig(format="warning: %(message)s", level=logging.WARNING)
     logging.getLogger("preftree").setLevel(logging.WARNING)
     quiet_transformers()
@@ -112,22 +112,17 @@ def prepare_seed(task: tuple[DemoPlan, int, Path]) -> SeedStart:
     write_atomic(out / "prompts.txt", "".join(f"{prompt}\n" for prompt in world.prompts))
     spent = 0.0
     if plan.reward_steps:
-        options = on_pairs(out, world, "pairs.jsonl", "rm", seed) | {
-            "model": str(sft),
-            "lr": 1e-3,
-            "schedule": "cosine",
-            "batch_size": plan.batch_size,
-            "max_steps": plan.reward_steps,
-        }
+        options = on_pairs(out, world, "pairs.jsonl", "rm", seed) | {"model": str(sft)}
+        options |= {"lr": 1e-3, "schedule": "cosine", "batch_size": plan.batch_size, "max_steps": plan.reward_steps}
         spent = finish_run(check_config(RECIPES["reward"].config, options))
     reward = kl_and_reward(ref_logps, ref_logps, reward_table(world)).reward
     return SeedStart(seed, out, counts, held_out, ref_logps, reward, spent, sft_seconds)
 
 
 def finish_run(config: AnyConfig) -> float:
-    """Run to the end, from where it stands; CPU seconds of it so far, which its folder keeps.
+    """Start or resume a run, until its end; returns the CPU seconds that it has cost, which its folder keeps.
 
-    Where an earlier sitting was killed, what it had cost is not known, and the run's own clock counts instead.
+    Where an earlier attempt was killed, its cost is not known, and the run's own clock counts instead.
 
     Raises:
       UserError: the run failed.
@@ -154,8 +149,8 @@ def finish_run(config: AnyConfig) -> float:
 
 
 def on_pairs(out: Path, world: World, data: str, folder: str, seed: int) -> dict[str, Any]:
-    """What runs on a file have in common: with a cut at `max_words`, a response is what the world says it is."""
-    return shared(out, out / data, folder, seed) | {
+    """Options of a run on texts or pairs; cut at `max_words`, a response is what the world says it is."""
+    return on_file(out, out / data, folder, seed) | {
         "data": {"path": str(out / data), "order": "example"},
         "max_response_length": world.max_words,
         "truncation": "trim_response",
@@ -163,8 +158,8 @@ def on_pairs(out: Path, world: World, data: str, folder: str, seed: int) -> dict
     }
 
 
-def shared(out: Path, data: Path, folder: str, seed: int) -> dict[str, Any]:
-    """What all runs have in common."""
+def on_file(out: Path, data: Path, folder: str, seed: int) -> dict[str, Any]:
+    """Options of every run."""
     return {"data": str(data), "out": str(out / folder), "cache": str(out / "cache"), "threads": 1, "seed": seed}
 
 
@@ -175,13 +170,8 @@ def _fine_tune(out: Path, plan: DemoPlan, world: World, seed: int) -> float:
         card = "# An untrained model of the demo\n"
         save_model(build_model(tokenizer, draw_of("model", seed)), tokenizer, out / "model", card=card)
     write_rows(out / "corpus.jsonl", weigh_repeats(draw_corpus(world, plan.texts, draw_of("corpus", seed))))
-    options = on_pairs(out, world, "corpus.jsonl", "sft", seed) | {
-        "model": str(out / "model"),
-        "lr": 1e-2,
-        "schedule": "cosine",
-        "batch_size": 64,
-        "max_steps": plan.sft_steps,
-    }
+    options = on_pairs(out, world, "corpus.jsonl", "sft", seed) | {"model": str(out / "model")}
+    options |= {"lr": 1e-2, "schedule": "cosine", "batch_size": 64, "max_steps": plan.sft_steps}
     return finish_run(check_config(RECIPES["sft"].config, options))
 
 

@@ -1,4 +1,4 @@
-"""Run a recipe to its end, and keep the figures that its models in memory give away at no further loading."""
+"""Run a recipe to its end, and keep the figures that its models give while they are in memory."""
 
 from __future__ import annotations
 

@@ -70,8 +70,7 @@ def measure_run(run: Run, how: Measuring) -> Measured:
       ConfigError: there is no such reward.
       JudgeError: the reward failed.
     """
-    if not run.summary:
-        raise DataError(f"{run.path} holds no finished run: let it come to its end, or give another folder")
+    run.require_finished()
     if run.recipe.trains == "reward_model":
         raise DataError(f"{run.path} is the run of a reward model, which writes nothing; give the run of a policy")
     reward = load_rewards(how.reward)  # a wrong name is reported first

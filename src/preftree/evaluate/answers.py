@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 
 from preftree.data.prompts import Prompt, encode_prompts, prompt_key, read_demonstrations, read_prompts
 from preftree.data.rows.faults import RowFault
@@ -21,12 +20,11 @@ from preftree.data.rows.messages import messages, response_messages
 from preftree.data.sources.files import SUFFIXES
 from preftree.data.sources.reader import find_source, read_rows
 from preftree.errors import ConfigError, DataError
-from preftree.generate.hf import hf_sampler
+from preftree.generate.hf import load_sampler
 from preftree.generate.job import describe_job, sample_file
 from preftree.generate.protocol import Sampling
-from preftree.models.load import best_device, load_model, load_tokenizer, model_in
+from preftree.models.load import load_tokenizer, model_in
 from preftree.records import Text
-from preftree.reference.key import weights_digest_of_model
 
 log = logging.getLogger("preftree")
 
@@ -84,7 +82,7 @@ class SampleFiles:
     folder: Path
     samples: int = 1
     batch_size: int = 32
-    precision: str = "fp32"
+    precision: Literal["fp32", "bf16"] = "fp32"
     stop: Callable[[], int] = lambda: 0
     progress: Callable[[str, int, int], None] = lambda name, rows, total: None
 
@@ -185,11 +183,8 @@ def draw_answers(
       Interrupted: a signal came in between.
     """
     tokenizer = load_tokenizer(side.place)
-    dtype = torch.float32 if how.precision == "fp32" else torch.bfloat16
-    model = load_model(side.place, dtype=dtype, device=best_device())
-    weights = weights_digest_of_model(model)
+    sampler, weights = load_sampler(side.place, tokenizer, precision=how.precision, batch_size=how.batch_size)
     ids = encode_prompts(tokenizer, prompts)
-    sampler = hf_sampler(model, tokenizer, batch_size=how.batch_size)
     drawn = []
     for sampling in samplings:
         samples = how.samples if sampling.temperature else 1

@@ -11,13 +11,13 @@ from typing import Any, Literal
 
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from preftree.config.load import check_config
 from preftree.config.recipes import AnyConfig
 from preftree.errors import ConfigError, DataError, ModelError
 from preftree.evaluate.prompts import run_prompts
-from preftree.models.adapter_folder import AdapterFolder, find_adapter, write_adapter
+from preftree.models.adapter_folder import find_adapter, write_adapter
 from preftree.models.adapters import merge_adapter
 from preftree.models.load import load_base, load_model, load_tokenizer
 from preftree.models.serving import adapter_commands, merged_commands, modelfile
@@ -77,14 +77,20 @@ def export_run(
       ConfigError: the folder is not empty, or the run trained no adapter.
       ModelError: what was written does not compute what the run's model computes; nothing is left of it.
     """
-    run, config = _open(path)
+    run = read_run(path)
+    run.require_finished()
+    if run.recipe.trains == "reward_model":
+        raise DataError(f"{path} is the run of a reward model, whose folder needs no export: {path / 'model'}")
+    config = check_config(run.recipe.config, run.config)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"{out} is there already and not empty; export into a new folder")
     adapter = find_adapter(path / "model")
     if kind == "adapter" and adapter is None:
         raise ConfigError(f"{path} trained all weights, it has no adapter; export it with --merged")
     tokenizer = load_tokenizer(path / "model")
-    prompts = _prompts(config, tokenizer)
+    with open_ranks() as ranks:
+        found, _ = run_prompts(config, tokenizer, ranks, most=PROMPTS, seed=0)
+    prompts = [list(ids)[-MOST_TOKENS:] for ids in found.ids]
     ours = load_model(path / "model")
     expected = _logits(ours, prompts)
     allowed = TOLERANCES["float32" if kind == "adapter" else dtype] if tolerance is None else tolerance
@@ -95,7 +101,9 @@ def export_run(
             tokenizer.save_pretrained(folder)
             commands = adapter_commands(out, adapter.base, adapter.config)
         else:
-            whole = ours if adapter is None else _merged(adapter)
+            whole = ours
+            if adapter is not None:
+                merge_adapter(whole := load_base(adapter), adapter)
             write_model(whole, tokenizer, folder, dtype=getattr(torch, dtype))
             commands = merged_commands(out, dtype)
             del whole
@@ -120,27 +128,6 @@ def export_run(
         )
         (folder / "README.md").write_text(card, encoding="utf-8")
     return result
-
-
-def _open(path: Path) -> tuple[Run, AnyConfig]:
-    run = read_run(path)
-    if not run.summary:
-        raise DataError(f"{path} holds no finished run: let it come to its end, or give another folder")
-    if run.recipe.trains == "reward_model":
-        raise DataError(f"{path} is the run of a reward model, whose folder needs no export: {path / 'model'}")
-    return run, check_config(run.recipe.config, run.config)
-
-
-def _prompts(config: AnyConfig, tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
-    with open_ranks() as ranks:
-        prompts, _ = run_prompts(config, tokenizer, ranks, most=PROMPTS, seed=0)
-    return [list(ids)[-MOST_TOKENS:] for ids in prompts.ids]
-
-
-def _merged(adapter: AdapterFolder) -> PreTrainedModel:
-    model = load_base(adapter)
-    merge_adapter(model, adapter)
-    return model
 
 
 def _logits(model: nn.Module, prompts: list[list[int]]) -> list[torch.Tensor]:

@@ -79,9 +79,9 @@ def policies(run: Path, device: torch.device | str = "cpu") -> Iterator[tuple[in
                 continue
             snapshot = loaded.state.tensors["model"]
             final = final or {name: parameters[name].detach().clone() for name in snapshot}
-            _put(model, snapshot)
+            _load_weights(model, snapshot)
             yield step_of(path), model
-    _put(model, final)
+    _load_weights(model, final)
     yield last, model
 
 
@@ -144,9 +144,8 @@ def draw_samples(
     rows = [ids for ids in prompts.ids for _ in range(samples)]
     drawn = generate(model, tokenizer, rows, sampling)
     groups = [drawn[at : at + samples] for at in range(0, len(drawn), samples)]
-    values = rewards(
-        [text for text in prompts.texts for _ in range(samples)], [generation.text for generation in drawn]
-    )
+    texts = [text for text in prompts.texts for _ in range(samples)]
+    values = rewards(texts, [generation.text for generation in drawn])
     return Drawn(groups, values.reshape(len(groups), samples))
 
 
@@ -183,7 +182,7 @@ def sampled_figures(
     return figures | {"kl": max(0.0, figures["kl"]), "tokens": float(np.mean(lengths))}
 
 
-def _put(model: PreTrainedModel, tensors: Mapping[str, torch.Tensor]) -> None:
+def _load_weights(model: PreTrainedModel, tensors: Mapping[str, torch.Tensor]) -> None:
     parameters = dict(model.named_parameters())
     with torch.no_grad():
         for name, value in tensors.items():

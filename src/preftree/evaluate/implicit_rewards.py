@@ -6,13 +6,13 @@ reference log-prob), up to a constant per prompt, which pairs do not see.
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from scipy.special import expit
+from transformers import PreTrainedTokenizerBase
 
 from preftree.config.dpo import DpoConfig
 from preftree.config.load import check_config
@@ -23,7 +23,7 @@ from preftree.data.tokens.tokenize import tokenize_file
 from preftree.errors import ConfigError, DataError
 from preftree.evaluate.along_training import load_reference
 from preftree.judges.functions import identify
-from preftree.judges.reward_model import find_reward_model
+from preftree.judges.reward_model import find_reward_model, lengths_of
 from preftree.models.load import best_device, load_tokenizer
 from preftree.models.reward_model import load_reward_model, padding_of
 from preftree.run_folder.reader import Run
@@ -50,6 +50,17 @@ class Ranked:
 
     accuracy: Estimate
     calibration: Calibration
+
+    def as_json(self) -> dict[str, Any]:
+        """These figures in the form of RUN/rewards.json."""
+        fit = self.calibration
+        return {
+            "accuracy": self.accuracy._asdict(),
+            "calibration_error": fit.error,
+            "brier": fit.brier,
+            "log_score": fit.log_score,
+            "reliability": [bin._asdict() for bin in fit.bins],
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +91,7 @@ class Compared:
             name: getattr(self, name) for name in ("data", "num_pairs", "num_prompts", "resampled")
         }
         for name, source in (("implicit", self.implicit), ("explicit", self.explicit)):
-            fields[name] = source and {"accuracy": source.accuracy._asdict(), **_plain(source.calibration)}
+            fields[name] = source and source.as_json()
         return fields | {"difference": self.difference and self.difference._asdict()}
 
 
@@ -105,33 +116,27 @@ def compare_rewards(run: Run, files: list[str], *, against: str | None = None, s
     named = None if against is None else find_reward_model(against)
     if against is not None and (named is None or named.label is not None):
         raise ConfigError(f"against must name the folder of a reward model, got {against!r}")
-    tokenizer, budget = load_tokenizer(run.path / "model"), config.micro_batch_tokens
-    implicit: list[_Values] = []
+    budget, form = config.micro_batch_tokens, config.data.format
+    implicit: list[_Margins] = []
     with open_ranks() as ranks:
         policy, _ = load_frozen(str(run.path / "model"), config.model_copy(update={"compile": False}), ranks)
         reference = load_reference(run, config, ranks)
         lengths = Budgets(config.max_length, config.max_prompt_length, config.max_response_length)
+        tokenizer = load_tokenizer(run.path / "model")
         for file in files:
-            store = _open(file, tokenizer, lengths, config.truncation, config.data.format)
-            rows = np.flatnonzero(~store.ties)
-            values = [
-                response_values(scorer_of, store, rows, budget=config.micro_batch_tokens)
-                for scorer_of in (policy, reference)
-            ]
-            implicit.append(_Values.of(store, rows, beta * (values[0] - values[1])))
+            store, rows = _open(file, tokenizer, lengths, config.truncation, form)
+            ours, theirs = (response_values(scorer, store, rows, budget=budget) for scorer in (policy, reference))
+            implicit.append(_margins(store, rows, beta * (ours - theirs)))
         del policy, reference
-    explicit: list[_Values | None] = [None] * len(files)
+    explicit: list[_Margins | None] = [None] * len(files)
     if named is not None:
         scorer = RewardScorer(load_reward_model(named.model, device=best_device()))
-        reward_tokenizer = load_tokenizer(named.model)
-        reward_lengths = dict(getattr(scorer.model.config, "preftree_lengths", {}))
-        policy_of: Truncation = reward_lengths.pop("truncation", "drop")
+        tokenizer = load_tokenizer(named.model)
+        lengths, truncation = lengths_of(scorer.model)
         for number, file in enumerate(files):
-            store = _open(file, reward_tokenizer, Budgets(**reward_lengths), policy_of, config.data.format)
-            rows = np.flatnonzero(~store.ties)
+            store, rows = _open(file, tokenizer, lengths, truncation, form)
             marked = EndMarkedStore(store, padding_of(scorer.model))
-            values = response_values(scorer, marked, rows, budget=budget)
-            explicit[number] = _Values.of(store, rows, values)
+            explicit[number] = _margins(store, rows, response_values(scorer, marked, rows, budget=budget))
     return [_compare(file, *both, seed) for file, both in zip(files, zip(implicit, explicit, strict=True), strict=True)]
 
 
@@ -141,30 +146,30 @@ def rewards_json(run: Run, compared: list[Compared], against: str | None) -> dic
     return {"beta": run.config["beta"], "against": name, "data": [file.as_json() for file in compared]}
 
 
-@dataclass(frozen=True, slots=True)
-class _Values:
-    """Differences of rewards of pairs, by (row, number of the pair within the row)."""
+class _Pair(NamedTuple):
+    """A pair's difference of rewards, its weight, and the number of its prompt."""
 
-    margins: dict[tuple[str, int], float]
-    weights: dict[tuple[str, int], float]
-    prompts: dict[tuple[str, int], int]
-    sizes: Counter[str]
-
-    @staticmethod
-    def of(store: TokenStore, rows: np.ndarray, values: Float[np.ndarray, "N 2"]) -> _Values:
-        sizes: Counter[str] = Counter()
-        keys = []
-        for row in rows.tolist():
-            row_name = str(store.provenance(row))
-            keys.append((row_name, sizes[row_name]))
-            sizes[row_name] += 1
-        margins = (values[:, 0] - values[:, 1]).tolist()
-        weights, prompts = store.weights[rows].tolist(), store.prompts[rows].tolist()
-        margin_of, weight_of = (dict(zip(keys, column, strict=True)) for column in (margins, weights))
-        return _Values(margin_of, weight_of, dict(zip(keys, prompts, strict=True)), sizes)
+    margin: float
+    weight: float
+    prompt: int
 
 
-def _open(file: str, tokenizer: Any, lengths: Budgets, truncation: Truncation, form: str | None) -> TokenStore:
+_Margins: TypeAlias = dict[str, list[_Pair]]
+"""The pairs of each row of a file, by the row's name."""
+
+
+def _margins(store: TokenStore, rows: Int[np.ndarray, " N"], values: Float[np.ndarray, "N 2"]) -> _Margins:
+    pairs: _Margins = {}
+    columns = (values[:, 0] - values[:, 1]).tolist(), store.weights[rows].tolist(), store.prompts[rows].tolist()
+    for row, *pair in zip(rows.tolist(), *columns, strict=True):
+        pairs.setdefault(str(store.provenance(row)), []).append(_Pair(*pair))
+    return pairs
+
+
+def _open(
+    file: str, tokenizer: PreTrainedTokenizerBase, lengths: Budgets, truncation: Truncation, form: str | None
+) -> tuple[TokenStore, Int[np.ndarray, " N"]]:
+    """The pairs of a file, and the rows that are no ties."""
     store, _ = tokenize_file(
         file,
         tokenizer,
@@ -174,21 +179,25 @@ def _open(file: str, tokenizer: Any, lengths: Budgets, truncation: Truncation, f
         truncation=truncation,
         format_name=form,
     )
-    return store
+    return store, np.flatnonzero(~store.ties)
 
 
-def _compare(file: str, implicit: _Values, explicit: _Values | None, seed: int) -> Compared:
+def _compare(file: str, implicit: _Margins, explicit: _Margins | None, seed: int) -> Compared:
     # A row of which one source cannot read every pair is left out for both.
-    keys = [key for key in implicit.margins if explicit is None or explicit.sizes[key[0]] == implicit.sizes[key[0]]]
-    if len(keys) < 2:
-        raise DataError(f"{file} holds {len(keys)} pairs that can be compared, wanted two; give pairs that are no ties")
-    weights = np.array([implicit.weights[key] for key in keys])
-    prompts, group = np.unique([implicit.prompts[key] for key in keys], return_inverse=True)
-    sources = [np.array([source.margins[key] for key in keys]) for source in (implicit, explicit) if source is not None]
+    rows = [row for row, pairs in implicit.items() if explicit is None or len(explicit.get(row, ())) == len(pairs)]
+    pairs = [pair for row in rows for pair in implicit[row]]
+    if len(pairs) < 2:
+        raise DataError(
+            f"{file} holds {len(pairs)} pairs that can be compared, wanted two; give pairs that are no ties"
+        )
+    weights = np.array([pair.weight for pair in pairs])
+    prompts, group = np.unique([pair.prompt for pair in pairs], return_inverse=True)
+    read = [implicit] if explicit is None else [implicit, explicit]
+    sources = [np.array([pair.margin for row in rows for pair in source[row]]) for source in read]
     right = np.stack([(1 + np.sign(margins)) / 2 for margins in sources])
     few = len(prompts) < FEW
-    clusters = np.arange(len(keys)) if few else group
-    sums = [np.bincount(clusters, weights * column) for column in (*right, np.ones(len(keys)))]
+    clusters = np.arange(len(pairs)) if few else group
+    sums = [np.bincount(clusters, weights * column) for column in (*right, np.ones(len(pairs)))]
     means = resampled_means(np.stack(sums, axis=1), seed=seed)
     drawn = means[:, :-1] / means[:, -1:]
     accuracy = (right * weights).sum(1) / weights.sum()
@@ -196,23 +205,13 @@ def _compare(file: str, implicit: _Values, explicit: _Values | None, seed: int) 
         Ranked(_between(float(value), source), calibration(expit(margins), weights))
         for value, source, margins in zip(accuracy, drawn.T, sources, strict=True)
     ]
-    difference = None
+    other = difference = None
     if explicit is not None:
+        other = ranked[1]
         difference = _between(float(accuracy[0] - accuracy[1]), drawn[:, 0] - drawn[:, 1])
-    other = ranked[1] if explicit is not None else None
-    return Compared(file, len(keys), len(prompts), "pairs" if few else "prompts", ranked[0], other, difference)
+    return Compared(file, len(pairs), len(prompts), "pairs" if few else "prompts", ranked[0], other, difference)
 
 
 def _between(value: float, drawn: Float[np.ndarray, " R"]) -> Estimate:
     low, high = np.quantile(drawn, [0.025, 0.975])
     return Estimate(value, float(low), float(high))
-
-
-def _plain(fit: Calibration) -> dict[str, Any]:
-    bins = [bin._asdict() for bin in fit.bins]
-    return {
-        "calibration_error": fit.error,
-        "brier": fit.brier,
-        "log_score": fit.log_score,
-        "reliability": bins,
-    }

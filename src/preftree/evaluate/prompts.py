@@ -37,8 +37,7 @@ def run_prompts(
         prompts = open_prompts(config.eval_data or config.data.path, tokenizer)
         _, rows = np.unique(prompts.same, return_index=True)
         rows = _some(rows, most, seed)
-        ids = [list(prompts.ids[row]) for row in rows.tolist()]
-        return Prompts(ids, [_decoded(tokenizer, prompt) for prompt in ids]), config.eval_data is not None
+        return _decoded(tokenizer, [list(prompts.ids[row]) for row in rows.tolist()]), config.eval_data is not None
     data = open_data(config, tokenizer, ranks, objective_of(config))
     part = data.train if data.held_out is None else data.held_out
     _, first = np.unique(part.store.prompts[part.rows], return_index=True)
@@ -47,15 +46,18 @@ def run_prompts(
     for row in rows.tolist():
         sequence = part.store[row].sequences[0]
         ids.append(sequence.ids[: int(np.argmax(sequence.scored))].tolist())
-    return Prompts(ids, [_decoded(tokenizer, prompt) for prompt in ids]), data.held_out is not None
+    return _decoded(tokenizer, ids), data.held_out is not None
 
 
 def _some(rows: Int[np.ndarray, " N"], most: int, seed: int) -> Int[np.ndarray, " M"]:
     return rows if len(rows) <= most else np.sort(np.random.default_rng(seed).choice(rows, most, replace=False))
 
 
-def _decoded(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
-    return str(tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+def _decoded(tokenizer: PreTrainedTokenizerBase, ids: list[list[int]]) -> Prompts:
+    return Prompts(
+        ids,
+        [str(tokenizer.decode(prompt, skip_special_tokens=True, clean_up_tokenization_spaces=False)) for prompt in ids],
+    )
 
 
 @dataclass(frozen=True, slots=True)

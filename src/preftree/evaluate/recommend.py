@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from preftree.evaluate.checks.all_checks import diagnoses_in, examine_run
 from preftree.evaluate.checks.evidence import is_number
 from preftree.run_folder.measured_file import Point
-from preftree.run_folder.reader import Run
+from preftree.run_folder.reader import Run, last_rows
 from preftree.stats.intervals import mean_interval
 
 CONFIDENCE = 0.95
@@ -26,9 +26,9 @@ class Setting:
     """The runs of a sweep that differ in their seed alone; figures are those of the final policies.
 
     Attributes:
-      name: Its options, as `beta=0.1`.
-      runs: One a seed, finished.
-      faults: Why it should not be used: runs that stopped, diagnoses that are failures.
+      name: Options of the setting, as `beta=0.1`.
+      runs: Finished runs, one a seed.
+      faults: Reasons against it: runs that stopped, diagnoses that are failures.
     """
 
     name: str
@@ -57,7 +57,7 @@ class Setting:
         if name.startswith(("reward", "kl")):
             figures = [point.model_dump().get(name) for point in self.ends()]
         else:
-            figures = [_last_held_out(run).get(name) for run in self.runs]
+            figures = [last_rows(run)[1].get(name) for run in self.runs]
         return [float(value) for value in figures if isinstance(value, int | float) and is_number(value)]
 
 
@@ -117,12 +117,8 @@ def recommend(settings: Sequence[Setting]) -> Recommendation:
     ranked = [setting for setting in sound if setting.mean("accuracy") is not None]
     if ranked:
         choice = _by(ranked, "accuracy", "chosen_logratio", "held-out accuracy")
-        return Recommendation(
-            choice.setting,
-            f"{choice.reason} Accuracy on pairs does not say which policy writes best: give a reward with --reward.",
-            choice.sure,
-            choice.figures,
-        )
+        advice = "Accuracy on pairs does not say which policy writes best: give a reward with --reward."
+        return replace(choice, reason=f"{choice.reason} {advice}")
     fitted = [setting for setting in sound if setting.mean("loss") is not None]
     if fitted:
         best = min(fitted, key=lambda setting: setting.mean("loss") or 0.0)
@@ -141,10 +137,8 @@ def _by(settings: Sequence[Setting], name: str, distance: str, label: str) -> Re
     starts = [run.measured.frontier[0].reward for run in best.runs if run.measured.frontier]
     before = statistics.fmean(starts) if name == "reward" and starts else -math.inf
     if top <= before:
-        reason = (
-            f"Every setting ends at a {label} below the start's {before:.3f}; the highest is {best.name}, {top:.3f}."
-        )
-        return Recommendation(None, reason)
+        below = f"Every setting ends at a {label} below the start's {before:.3f}"
+        return Recommendation(None, f"{below}; the highest is {best.name}, {top:.3f}.")
     least = LEAST_GAIN * (top - before) if math.isfinite(before) else 0.0
     near = [
         setting
@@ -162,16 +156,10 @@ def _by(settings: Sequence[Setting], name: str, distance: str, label: str) -> Re
     if len(near) == 1:
         others = [value(setting, name) for setting in settings if setting is not chosen]
         above = f"{what}, above all others{f' (next {max(others):.3f})' if others else ''}"
-        if min(len(setting.runs) for setting in settings) > 1:
-            return Recommendation(chosen.name, f"{above}.", True, figures)
-        return Recommendation(
-            chosen.name, f"{above}, with one seed: what another would give is not known.", False, figures
-        )
+        sure = min(len(setting.runs) for setting in settings) > 1
+        reason = f"{above}." if sure else f"{above}, with one seed: what another would give is not known."
+        return Recommendation(chosen.name, reason, sure, figures)
     rest = ", ".join(f"{setting.name} {value(setting, name):.3f}" for setting in near if setting is not chosen)
     closest = "at the smallest KL" if distance == "kl" else "and its chosen responses moved least"
     reason = f"{what}; within noise of it are {rest}, and it is there {closest}."
     return Recommendation(chosen.name, reason, False, figures)
-
-
-def _last_held_out(run: Run) -> Mapping[str, object]:
-    return next((row for row in reversed(run.rows) if row.get("split") == "eval"), {})

@@ -48,7 +48,7 @@ class Curves:
     """Win rates of several policies against one baseline.
 
     Attributes:
-      baseline: Its name.
+      baseline: Name of the baseline.
       judge: Name of the judge.
       prompts: Number of prompts.
       pairs: Pairs behind each rate; None where rates are exact.

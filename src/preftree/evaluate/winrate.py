@@ -55,7 +55,7 @@ class WinRate:
       a, b: Names of the sides.
       judge: The judge.
       orders: Orders in which each pair was shown: 2 where the judge sees the order, with the sides swapped.
-      prompts, pairs: Their numbers.
+      prompts, pairs: Numbers of prompts and of pairs.
       rate: Win rate of A, with its 95 % interval by prompt.
       wins, ties, losses: Pairs that were worth more than 1/2 to A, 1/2, less.
       identical: Ties of identical texts, which were not judged.

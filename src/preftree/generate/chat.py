@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from preftree.errors import DataError
 from preftree.generate.hf import Sampling, generate, uniforms
 from preftree.models.adapters import use_adapter
 from preftree.records import Message, Provenance, Text
+from preftree.storage.atomic import append_durably
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -146,9 +146,6 @@ def add_choice(path: Path, chat: Chat, better: Answer, other: Answer, *, tie: bo
     if tie:
         row["tie"] = True
     try:
-        with path.open("ab") as file:
-            file.write((json.dumps(row, ensure_ascii=False) + "\n").encode())
-            file.flush()
-            os.fsync(file.fileno())
+        append_durably(path, (json.dumps(row, ensure_ascii=False) + "\n").encode())
     except OSError as error:
         raise DataError(f"{path} cannot be written ({error.strerror}); give another --record") from error

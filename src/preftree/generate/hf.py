@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -28,7 +28,9 @@ from transformers import (
 
 from preftree.data.tokens.template import closing_token
 from preftree.errors import ConfigError, ModelError
-from preftree.generate.protocol import Generation, Sampler, Sampling, decode, finish, first_stop
+from preftree.generate.protocol import Generation, Sampler, Sampling, cut_response, decode, first_stop
+from preftree.models.load import best_device, load_model
+from preftree.reference.key import weights_digest_of_model
 from preftree.scoring.architecture import position_limit
 from preftree.scoring.attention.dispatch import plain_attention
 
@@ -57,7 +59,7 @@ def generate(
       ModelError: the tokenizer has no end-of-sequence token.
       ConfigError: a prompt is empty, or leaves no room for max_new_tokens within the positions of the model.
     """
-    ends = end_tokens(model, tokenizer)
+    ends = end_tokens(model.generation_config, tokenizer)
     if empty := [row for row, prompt in enumerate(prompts) if not len(prompt)]:
         raise ConfigError(f"prompt {empty[0] + first_row} has no tokens; a model needs at least one, such as a BOS")
     limit = position_limit(model)
@@ -82,7 +84,7 @@ def generate(
                 None if show is None else _Streamer(tokenizer, show),
             )
             for row, drawn in zip(rows, batch, strict=True):
-                results[row] = finish(tokenizer, drawn, ends, sampling.stop)
+                results[row] = cut_response(tokenizer, drawn, ends, sampling.stop)
     return [results[row] for row in range(len(prompts))]
 
 
@@ -95,18 +97,18 @@ def hf_sampler(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, ba
     return sample
 
 
-def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Tokens that end a response: the tokenizer's EOS, those of the model's generation_config, and the token with which
-    the chat template closes an assistant's turn.
+def load_sampler(
+    name: str, tokenizer: PreTrainedTokenizerBase, *, precision: Literal["fp32", "bf16"], batch_size: int
+) -> tuple[Sampler, str]:
+    """The sampler of a model's folder or hub id, on the first GPU or the CPU, and a digest of the weights."""
+    dtype = torch.float32 if precision == "fp32" else torch.bfloat16
+    model = load_model(name, dtype=dtype, device=best_device())
+    return hf_sampler(model, tokenizer, batch_size=batch_size), weights_digest_of_model(model)
 
-    Raises:
-      ModelError: the tokenizer has no end-of-sequence token.
-    """
-    return ends_of(model.generation_config, tokenizer)
 
-
-def ends_of(settings: GenerationConfig | None, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """End tokens as in `end_tokens`, from a model's generation settings.
+def end_tokens(settings: GenerationConfig | None, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Tokens that end a response: the tokenizer's EOS, those of the model's generation settings, and the token with
+    which the chat template closes an assistant's turn.
 
     Raises:
       ModelError: the tokenizer has no end-of-sequence token.
@@ -164,7 +166,7 @@ class _Streamer(TextStreamer):
 
 
 class _Stop(StoppingCriteria):
-    """Ends a row when its text contains a stop text; this only saves work, since `finish` cuts the text."""
+    """Ends a row when its text contains a stop text; this only saves work, since `cut_response` cuts the text."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, stop: Sequence[str], width: int) -> None:
         self.tokenizer, self.stop, self.width = tokenizer, stop, width

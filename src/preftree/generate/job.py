@@ -23,7 +23,7 @@ from preftree.data.rows.conversion import plain_text
 from preftree.errors import DataError
 from preftree.generate.protocol import Sampler, Sampling
 from preftree.records import Text
-from preftree.storage.atomic import write_atomic
+from preftree.storage.atomic import append_durably, write_atomic
 
 BATCHES_AT_ONCE = 8
 """Number of batches whose rows are sorted by length, and then written, together."""
@@ -138,7 +138,11 @@ def sample_file(
             line = {"prompt": plain_text(prompt), "response": kept.text, "sample": row % samples}
             line |= {"finished": kept.finished, "tokens": kept.num_tokens, **more}
             lines.append(json.dumps(line, ensure_ascii=False) + "\n")
-        _append(out, "".join(lines).encode())
+        try:
+            append_durably(out, "".join(lines).encode())
+        except OSError as error:
+            reason = error.strerror
+            raise DataError(f"{out} cannot be written ({reason}); fix that and repeat the same command") from error
         done = rows.stop
         progress(done)
     return done
@@ -168,13 +172,3 @@ def _open(out: Path, job: Mapping[str, Any]) -> int:
     if whole < len(content):
         os.truncate(out, whole)
     return content.count(b"\n")
-
-
-def _append(out: Path, lines: bytes) -> None:
-    try:
-        with out.open("ab") as file:
-            file.write(lines)
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        raise DataError(f"{out} cannot be written ({error.strerror}); fix that and repeat the same command") from error

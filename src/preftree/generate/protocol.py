@@ -83,7 +83,7 @@ class Sampler(Protocol):
         ...
 
 
-def finish(tokenizer: Any, drawn: Sequence[int], ends: Sequence[int], stop: Sequence[str]) -> Generation:
+def cut_response(tokenizer: Any, drawn: Sequence[int], ends: Sequence[int], stop: Sequence[str]) -> Generation:
     """A row's tokens as a response: up to the first end token or stop text, whichever comes first.
 
     Args:

@@ -16,8 +16,8 @@ from typing import Any, Literal
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from preftree.errors import ConfigError, ModelError
-from preftree.generate.hf import ends_of
-from preftree.generate.protocol import Generation, Sampler, Sampling, finish
+from preftree.generate.hf import end_tokens
+from preftree.generate.protocol import Generation, Sampler, Sampling, cut_response
 from preftree.storage.manifest import hash_file
 
 
@@ -43,7 +43,7 @@ def vllm_sampler(name: str, tokenizer: PreTrainedTokenizerBase, *, precision: Li
         raise ModelError(f"{name} holds an adapter; merge it with `preftree export RUN OUT --merged` for vLLM")
     dtype = {"fp32": "float32", "bf16": "bfloat16"}[precision]
     engine = vllm.LLM(model=name, dtype=dtype, generation_config="vllm")  # not the settings of the model
-    ends = ends_of(_settings(name), tokenizer)
+    ends = end_tokens(_settings(name), tokenizer)
     limit = int(engine.llm_engine.model_config.max_model_len)
 
     def sample(prompts: Sequence[Sequence[int]], sampling: Sampling, *, first_row: int = 0) -> list[Generation]:
@@ -67,7 +67,7 @@ def vllm_sampler(name: str, tokenizer: PreTrainedTokenizerBase, *, precision: Li
         ]
         inputs = [vllm.TokensPrompt(prompt_token_ids=list(prompt)) for prompt in prompts]
         outputs = engine.generate(inputs, parameters, use_tqdm=False)
-        return [finish(tokenizer, list(row.outputs[0].token_ids), ends, sampling.stop) for row in outputs]
+        return [cut_response(tokenizer, list(row.outputs[0].token_ids), ends, sampling.stop) for row in outputs]
 
     return sample
 

@@ -9,10 +9,9 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
-from transformers.utils import logging as hf_logging
 
 from preftree.errors import ConfigError, JudgeError, ModelError
-from preftree.models.load import best_device, check_name, first_line
+from preftree.models.load import best_device, check_name, first_line, without_load_warnings
 from preftree.records import Text
 
 
@@ -27,7 +26,7 @@ class Classifier:
         """Load the model, fp32.
 
         Args:
-          place: A folder, or a hub id.
+          name: A folder, or a hub id.
           label: The label whose probability is the reward, by its name in the model's configuration.
           device: Device of the model; by default the first GPU, or the CPU.
           budget: Most tokens of a forward, padding included; more where a text alone has more.
@@ -88,17 +87,14 @@ class Classifier:
 
 def _load(name: str) -> tuple[PreTrainedModel, Any]:
     check_name(name)
-    before = hf_logging.get_verbosity()
-    hf_logging.set_verbosity_error()  # missing weights are an error here, not a warning
     try:
-        loaded: Any = AutoModelForSequenceClassification.from_pretrained(
-            name, dtype=torch.float32, output_loading_info=True
-        )
+        with without_load_warnings():
+            loaded: Any = AutoModelForSequenceClassification.from_pretrained(
+                name, dtype=torch.float32, output_loading_info=True
+            )
         tokenizer = AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
         raise ModelError(f"model '{name}' cannot be loaded as a classifier: {first_line(error)}") from error
-    finally:
-        hf_logging.set_verbosity(before)
     model, loading = loaded
     if missing := sorted(loading["missing_keys"]):
         raise ModelError(f"model '{name}' lacks weights for {', '.join(missing[:3])}, so it is no classifier")

@@ -1,4 +1,4 @@
-"""Rewards by name, as a function of a prompt and a response: of a world, of the user's code, or of a reward model."""
+"""Rewards by name, as a function of a prompt and a response: of a world, or of the user's code."""
 
 from __future__ import annotations
 
@@ -7,10 +7,8 @@ import numbers
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
-from preftree.data.rows.messages import messages
 from preftree.errors import ConfigError, JudgeError
-from preftree.judges.reward_model import find_reward_model, model_digest, open_reward_model
-from preftree.records import Text
+from preftree.judges.reward_model import find_reward_model, model_digest
 from preftree.runtime.user_code import file_hash, is_place, load_function
 from preftree.worlds.grammar import World, reward
 from preftree.worlds.sentiment import WORLDS
@@ -37,7 +35,7 @@ def identify(spec: str) -> str:
     """The name of a reward with a digest of its file or its weights, which identifies what a figure was measured with.
 
     Raises:
-      ConfigError: as `load_reward`, of a world or a reward model.
+      ConfigError: there is no such world or reward model.
     """
     model = find_reward_model(spec)
     if model is not None:
@@ -49,8 +47,7 @@ def identify(spec: str) -> str:
 
 
 def load_reward(spec: str) -> Reward:
-    """A reward by its name: `world:small`, `rules.py:brevity` (a file), `package.module:brevity`, or a model: `rm:PATH`
-    or the path of a reward model's folder or run, `rm:PATH:LABEL` for a classifier's probability of a label.
+    """A reward of one response: `world:small`, `rules.py:brevity` (a file) or `package.module:brevity`.
 
     The function gets a prompt and a response and returns a finite number; the code of a file or module runs with the
     user's rights.
@@ -61,10 +58,6 @@ def load_reward(spec: str) -> Reward:
     world = find_world(spec)
     if world is not None:
         return lambda prompt, response: reward(world, prompt, response)
-    model_name = find_reward_model(spec)
-    if model_name is not None:
-        model = open_reward_model(model_name)
-        return lambda prompt, response: float(model([_text(prompt)], [response])[0])
     if not is_place(spec):
         raise ConfigError(f"reward must be world:NAME, rm:FOLDER, FILE.py:FUNCTION or MODULE:FUNCTION, got {spec!r}")
     function, _ = load_function(spec, f"reward {spec!r}")
@@ -81,8 +74,3 @@ def load_reward(spec: str) -> Reward:
         return float(value)
 
     return checked
-
-
-def _text(prompt: Any) -> Text:
-    """A prompt as its record has it, from what a row holds."""
-    return prompt if isinstance(prompt, str) else messages(prompt, "prompt")

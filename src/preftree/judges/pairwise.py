@@ -70,10 +70,8 @@ def ask(judge: Judge, comparisons: Sequence[Comparison]) -> list[tuple[Verdict, 
     straight = _decide(judge, comparisons)
     if not judge.sees_order:
         return [(verdict,) for verdict in straight]
-    turned = _decide(
-        judge, [Comparison(comparison.prompt, comparison.right, comparison.left) for comparison in comparisons]
-    )
-    return [(comparison, turn(other)) for comparison, other in zip(straight, turned, strict=True)]
+    turned = _decide(judge, [Comparison(pair.prompt, pair.right, pair.left) for pair in comparisons])
+    return [(verdict, turn(other)) for verdict, other in zip(straight, turned, strict=True)]
 
 
 def turn(verdict: Verdict) -> Verdict:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -52,8 +53,7 @@ class Counts:
     undecided: int = 0
 
 
-@dataclass(slots=True)
-class _Group:
+class _Group(NamedTuple):
     """A prompt and its different responses."""
 
     prompt: Text
@@ -78,7 +78,7 @@ def rank_file(path: str, out: Path, rewards: Rewards, *, progress: Callable[[int
     source = find_source(path)
     check_out(source, out)
     counts = Counts()
-    groups = list(_grouped(read_rows(source), counts))
+    groups = _grouped(read_rows(source), counts)
     pairs = [(group.prompt, response) for group in groups for response in group.responses]
     values = np.zeros(len(pairs))
     for start in range(0, len(pairs), BLOCK):
@@ -107,8 +107,8 @@ def rank_file(path: str, out: Path, rewards: Rewards, *, progress: Callable[[int
     return counts
 
 
-def _grouped(rows: Iterator[RawRow], counts: Counts) -> Iterator[_Group]:
-    group: _Group | None = None
+def _grouped(rows: Iterator[RawRow], counts: Counts) -> list[_Group]:
+    groups: list[_Group] = []
     for raw in rows:
         counts.rows += 1
         try:
@@ -117,20 +117,18 @@ def _grouped(rows: Iterator[RawRow], counts: Counts) -> Iterator[_Group]:
             prompt, response, first = _read(raw.row)
         except RowFault as fault:
             raise DataError(f"{raw.where}: {fault}; fix the row") from fault
-        if group is None or first or prompt != group.prompt:
-            if group is not None:
-                yield group
-            group = _Group(prompt, [])
+        if first or not groups or prompt != groups[-1].prompt:
+            groups.append(_Group(prompt, []))
+        responses = groups[-1].responses
         if response is None:
             counts.faulty += 1
-        elif response.strip() in (earlier.strip() for earlier in group.responses):
+        elif response.strip() in (earlier.strip() for earlier in responses):
             counts.repeated += 1
-        elif len(group.responses) == MAX_RESPONSES:
+        elif len(responses) == MAX_RESPONSES:
             raise DataError(f"{raw.where}: a ranking has {MAX_RESPONSES} responses at most; draw fewer to a prompt")
         else:
-            group.responses.append(response)
-    if group is not None:
-        yield group
+            responses.append(response)
+    return groups
 
 
 def _read(row: Row) -> tuple[Text, str | None, bool]:

@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Float
-from transformers import AutoConfig
+from transformers import AutoConfig, PreTrainedModel
 
 from preftree.data.rows.faults import RowFault
 from preftree.data.store.end_marked import mark_end
-from preftree.data.tokens.budgets import Budgets
+from preftree.data.tokens.budgets import Budgets, Truncation
 from preftree.data.tokens.encoder import make_encoder
 from preftree.data.tokens.sampled_responses import encode_answers
 from preftree.errors import ConfigError, JudgeError
@@ -28,7 +28,7 @@ from preftree.runtime.paths import cache_root
 from preftree.scoring.reward_scorer import RewardScorer
 from preftree.tree.pack import plan_step
 
-_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")  # `owner/name`
 
 BLOCK = 1024
 """Responses that are laid out at a time."""
@@ -63,7 +63,8 @@ def find_reward_model(spec: str) -> RewardPlace | None:
         for folder in (Path(name).expanduser(), Path(name).expanduser() / "model"):
             if (folder / "config.json").is_file():
                 return RewardPlace(str(folder), label_of)
-        if named and looks_like_hub_model(name):
+        could_be_on_hub = _HUB_ID.fullmatch(name) is not None and not Path(name).parent.is_dir()
+        if named and could_be_on_hub:
             commit, reason = _ask_hub(name)
             if commit is not None:
                 return RewardPlace(name, label_of, commit)
@@ -96,11 +97,6 @@ def open_reward_model(model: RewardPlace, *, device: torch.device | str | None =
     return RewardModel(model.model, device=device)
 
 
-def looks_like_hub_model(name: str) -> bool:
-    """Whether a name that is not on this disk could be on the hub: `owner/name`, where no folder `owner` is here."""
-    return _HUB_ID.fullmatch(name) is not None and not Path(name).parent.is_dir()
-
-
 @functools.cache
 def _ask_hub(name: str) -> tuple[str | None, str]:
     """The commit of a model id, from the hub or from its cache on this disk; None where neither has it, and why."""
@@ -108,6 +104,13 @@ def _ask_hub(name: str) -> tuple[str | None, str]:
         return getattr(AutoConfig.from_pretrained(name), "_commit_hash", None), "it gives no commit"
     except (OSError, ValueError, KeyError) as error:
         return None, first_line(error).rstrip(".")
+
+
+def lengths_of(model: PreTrainedModel) -> tuple[Budgets, Truncation]:
+    """Token budgets that a reward model was trained with, and the treatment of what exceeds them."""
+    lengths = dict(getattr(model.config, "preftree_lengths", {}))
+    truncation: Truncation = lengths.pop("truncation", "drop")
+    return Budgets(**lengths), truncation
 
 
 class RewardModel:
@@ -131,9 +134,7 @@ class RewardModel:
         self._tokenizer = load_tokenizer(folder)
         self._encoder = make_encoder(self._tokenizer)
         self._padding = padding_of(self.scorer.model)
-        lengths = dict(getattr(self.scorer.model.config, "preftree_lengths", {}))
-        self._truncation = lengths.pop("truncation", "drop")
-        self._budgets = Budgets(**lengths)
+        self._lengths = lengths_of(self.scorer.model)
         self._folder, self._budget = folder, budget
 
     def __call__(self, prompts: Sequence[Text], responses: Sequence[str]) -> Float[np.ndarray, " N"]:
@@ -152,14 +153,10 @@ class RewardModel:
         return rewards
 
     def _block(self, prompts: Sequence[Text], responses: Sequence[str]) -> Float[np.ndarray, " N"]:
+        budgets, truncation = self._lengths
         try:
             shown, answers = encode_answers(
-                self._tokenizer,
-                self._encoder,
-                prompts,
-                responses,
-                budgets=self._budgets,
-                truncation=self._truncation,
+                self._tokenizer, self._encoder, prompts, responses, budgets=budgets, truncation=truncation
             )
         except RowFault as fault:
             raise JudgeError(f"reward model {self._folder}: {fault}") from fault

@@ -19,9 +19,10 @@ Rewards: TypeAlias = Callable[[Sequence[Text], Sequence[str]], Float[np.ndarray,
 
 
 def load_rewards(spec: str, *, device: torch.device | str | None = None) -> Rewards:
-    """Rewards by name: as `load_reward`, many at once.
+    """Rewards by name: of a world or a function, as `load_reward` takes them, or of a model.
 
-    A function of the user gets a conversation as a list of role and content.
+    `rm:PATH` or the path of a reward model's folder or run is its rewards, `rm:PATH:LABEL` a classifier's probability
+    of a label. A function of the user gets a conversation as a list of role and content.
 
     Args:
       spec: Name of the reward.

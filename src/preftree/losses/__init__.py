@@ -1,4 +1,4 @@
-"""Losses of preference learning as plain functions, their table, their metrics and the one mean of the program."""
+"""Losses of preference learning as plain functions, with their registry, their metrics and the global mean."""
 
 from typing import Any
 

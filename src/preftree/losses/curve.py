@@ -1,4 +1,4 @@
-"""A pair loss as a curve: value and slope against delta, for pairs that differ in nothing else."""
+"""Curve of a pair loss: value and slope against delta, for pairs that differ only in delta."""
 
 from __future__ import annotations
 
@@ -24,10 +24,9 @@ from preftree.records import FIGURES, RowFigure
 def loss_curve(loss: BoundLoss, deltas: Float[Tensor, " D"]) -> tuple[Float[Tensor, " D"], Float[Tensor, " D"]]:
     """Value of a pair loss, and its derivative by delta, one pair at a time.
 
-    The pair's two responses are one token each; half of delta is the chosen response's logratio, and half, with a
-    minus, the other's. Under a loss without a reference these are added to log-probs that are equal. The other inputs
-    are neutral: no divergence, no cost, a margin of 1 and none of another objective, a win that is certain, a run that
-    begins.
+    Both responses have one token; the logratios are delta / 2 for the chosen response and -delta / 2 for the rejected
+    one. For a loss without a reference they are added to equal log-probs. The other inputs are neutral: no divergence,
+    no cost, a margin of 1, a margin of 0 for another objective, a win probability of 1, the state of a new run.
 
     Args:
       loss: A bound loss of pairs.
@@ -38,7 +37,7 @@ def loss_curve(loss: BoundLoss, deltas: Float[Tensor, " D"]) -> tuple[Float[Tens
     if loss.spec.kind != "pair":
         raise ValueError(f"a curve against delta is of a loss of pairs, got {loss.name!r}")
     start = -deltas.abs().max()
-    # Where a value depends on its step, each pair is a separate step.
+    # For a loss that depends on the step, each pair is a separate step.
     parts = deltas.split(1) if loss.spec.scope == "step" else (deltas,)
     points = [_at(loss, part, start) for part in parts]
     return torch.cat([value for value, _ in points]), torch.cat([slope for _, slope in points])
@@ -70,8 +69,8 @@ def _at(loss: BoundLoss, deltas: Tensor, start: Tensor) -> tuple[Tensor, Tensor]
 
 
 def _pair_inputs(chosen: Tensor, rejected: Tensor, ref: Tensor, state: Mapping[str, float]) -> dict[str, Any]:
-    """Inputs of pairs whose responses are one token each, neutral but for the log-probs."""
-    one, zero, count = torch.ones_like(ref), torch.zeros_like(ref), torch.ones_like(ref, dtype=torch.int64)
+    """Inputs of pairs with responses of one token, neutral except for the log-probs."""
+    zero, count = torch.zeros_like(ref), torch.ones_like(ref, dtype=torch.int64)
     return {
         "policy": PairSums(chosen, rejected, count, count),
         "ref": PairSums(ref, ref, count, count),
@@ -81,7 +80,7 @@ def _pair_inputs(chosen: Tensor, rejected: Tensor, ref: Tensor, state: Mapping[s
         "confidence": PairValues(zero, zero),
         **{figure.input: _neutral(figure, zero) for figure in FIGURES.values() if "pair" in figure.kinds},
         "ties": zero.bool(),
-        "uniforms": one / 2,
+        "uniforms": torch.full_like(ref, 0.5),
         "state": state,
     }
 

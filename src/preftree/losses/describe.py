@@ -1,4 +1,4 @@
-"""Text about a loss, from its docstring, its signature, its family and its row in the table."""
+"""Description of a loss, from its docstring, its signature, its family and its row in the table."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _NEEDS = {
     "logps": "demonstrations",
     **{figure.input: figure.title for figure in FIGURES.values()},
 }
-"""Inputs in words for whoever brings the data; the other inputs follow from these."""
+"""Names of the inputs that the data must provide; the other inputs follow from these."""
 
 _SECTIONS = ("Args", "Returns", "Raises")
 
@@ -39,7 +39,7 @@ class Description:
       summary: First line of its docstring.
       formula: Lines of its formula.
       options: Name, default and range of each option.
-      needs: Data it needs beside pairs.
+      needs: Data that it needs in addition to pairs.
       at_reference: Its value where policy == reference.
       source: Origin of the formula.
     """
@@ -111,7 +111,7 @@ def _sections(text: str) -> dict[str, dict[str, list[str]]]:
 
 
 def needs_of(spec: LossSpec) -> tuple[str, ...]:
-    """Data that a loss needs beside pairs, in words."""
+    """Data that a loss needs in addition to pairs, in words."""
     needs = [_NEEDS[name] for name in spec.inputs if name in _NEEDS]
     if "ref" not in spec.inputs and any(name.startswith("ref") for name in spec.inputs):
         needs.append("reference")

@@ -25,7 +25,7 @@ from preftree.losses.types import ListSums, LossSpec
 
 @checked
 def plackett_luce(policy_lists: ListSums, ref_lists: ListSums, *, beta: Beta = 0.1) -> Float[Tensor, " L"]:
-    """DPO for whole rankings: the best response of all, then the best of the rest, and so on.
+    """DPO for rankings: the likelihood of choosing the best response, then the best of the others, and so on.
 
     loss = sum over k of log(sum over j >= k of e^(s_j)) - s_k, s = beta * logratio
 
@@ -46,7 +46,7 @@ def plackett_luce(policy_lists: ListSums, ref_lists: ListSums, *, beta: Beta = 0
 def lipo(
     policy_lists: ListSums, ref_lists: ListSums, list_scores: Float[Tensor, " R"], *, beta: Beta = 0.05
 ) -> Float[Tensor, " L"]:
-    """Logistic losses of all pairs of a list, each weighed by what exchanging the two would do to the list's DCG.
+    """Logistic losses of all pairs of a list, each weighted by the change of the list's DCG if the two are exchanged.
 
     loss = sum over score_i > score_j of abs(G_i - G_j) * abs(1/D_i - 1/D_j) * softplus(s_j - s_i)
     s = beta * logratio, G = 2^score - 1, D = log(1 + rank by s)
@@ -75,7 +75,7 @@ def lipo(
 def rrhf(
     policy_lists: ListSums, list_scores: Float[Tensor, " R"], *, nll_weight: NotNegative = 1.0
 ) -> Float[Tensor, " L"]:
-    """Hinge on every pair of a list whose mean log-probs are in the wrong order, and likelihood of the best response.
+    """Hinge on every pair of a list with mean log-probs in the wrong order, and likelihood of the best response.
 
     loss = sum over score_i < score_j of max(0, p_i - p_j) - nll_weight * p_best, p = logps / tokens
 
@@ -113,13 +113,13 @@ def list_logratios(policy_lists: ListSums, ref_lists: ListSums) -> Float[Tensor,
 
 
 def filled(sizes: Int[Tensor, " L"]) -> Bool[Tensor, "L K"]:
-    """True at the places of each list that hold something, K being the longest, [L, K]."""
+    """True at the filled positions of each list; K is the length of the longest list, [L, K]."""
     longest = int(sizes.max()) if len(sizes) else 0
     return torch.arange(longest, device=sizes.device) < sizes[:, None]
 
 
 def spread(values: Float[Tensor, " R"], sizes: Int[Tensor, " L"], *, fill: float) -> Float[Tensor, "L K"]:
-    """Values given list after list, one row a list, `fill` past its end, [L, K].
+    """Concatenated values of lists as one row per list, `fill` past its end, [L, K].
 
     Raises:
       ValueError: the sizes do not sum to the number of values.
@@ -133,7 +133,7 @@ def spread(values: Float[Tensor, " R"], sizes: Int[Tensor, " L"], *, fill: float
 
 
 def _gaps(values: Tensor, sizes: Int[Tensor, " L"]) -> Float[Tensor, "L K K"]:
-    """values[i] - values[j] within each list; what lies past its end is to be masked."""
+    """values[i] - values[j] within each list; positions past its end must be masked."""
     rows = spread(values, sizes, fill=0.0)
     return rows[:, :, None] - rows[:, None, :]
 

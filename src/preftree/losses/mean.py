@@ -1,4 +1,4 @@
-"""The only mean in the program: a weighted sum over all parts, divided once by a total known beforehand.
+"""Global mean, the only one in the program: a weighted sum over all parts, divided once by a total known beforehand.
 
 Means of parts are never averaged, so micro-batches, ranks and evaluation batches of any size give the same figure.
 """
@@ -19,7 +19,7 @@ def mean_part(values: Float[Tensor, " P"], weights: Float[Tensor, " P"], total: 
 
     Args:
       values: One value per example of this part, [P]; P may be 0.
-      weights: Weight of each example; 2 counts like the same example twice, [P].
+      weights: Weight of each example; 2 counts as two such examples, [P].
       total: Divisor of the mean, over all parts of the step: the sum of weights, or of weighted token counts.
     Raises:
       ValueError: counts differ, or total is not a finite number > 0.
@@ -30,7 +30,7 @@ def mean_part(values: Float[Tensor, " P"], weights: Float[Tensor, " P"], total: 
 
 
 def repeats(weights: Float[np.ndarray, " P"]) -> Int[np.ndarray, " P"]:
-    """Number of times that each example enters a step for its weight, for a loss that can see nothing but repetition.
+    """Number of repetitions of each example that represents its weight, for a loss without weights.
 
     Weights are read as multiples of a hundredth or of a simpler fraction: 0.5, 1 and 2 become 1, 2 and 4.
 

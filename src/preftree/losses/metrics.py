@@ -1,4 +1,4 @@
-"""Metrics of a loss: one value per example, never a mean. Means are made in mean.py."""
+"""Metrics of a loss: one value per example, never a mean. Means are computed in mean.py."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def columns_of(spec: LossSpec) -> tuple[str, ...]:
     """Names of the columns that the metrics of a loss have, in order.
 
     Raises:
-      ValueError: the loss is of demonstrations, which have a loss alone.
+      ValueError: the loss is of demonstrations, which have no other metric than the loss.
     """
     kind, of_policy, has_reference = spec.kind, not spec.is_of_rewards, spec.needs_reference
     if kind == "pair":
@@ -38,31 +38,31 @@ def columns_of(spec: LossSpec) -> tuple[str, ...]:
     raise ValueError("metrics are of pairs, responses and lists, got a loss of demonstrations")
 
 
-def metrics_of(loss: BoundLoss, given: Mapping[str, Any], values: Tensor) -> dict[str, Shaped[Tensor, " P"]]:
-    """The metrics of a loss, whatever its kind of example; as `pair_metrics`, `response_metrics`, `list_metrics`."""
+def metrics_of(loss: BoundLoss, inputs: Mapping[str, Any], values: Tensor) -> dict[str, Shaped[Tensor, " P"]]:
+    """The metrics of a loss of any kind; as `pair_metrics`, `response_metrics`, `list_metrics`."""
     of_kind = {"pair": pair_metrics, "response": response_metrics, "list": list_metrics}
-    return of_kind[loss.spec.kind](loss, given, values)
+    return of_kind[loss.spec.kind](loss, inputs, values)
 
 
-def with_gradient(loss: BoundLoss, given: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The inputs such that the slope behind `grad_weight` can be taken on the one evaluation of the loss.
+def with_gradient(loss: BoundLoss, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The inputs from which one evaluation of the loss also gives the derivative for `grad_weight`.
 
     Args:
-      loss: A bound loss; only one of pairs has that slope.
-      given: Inputs by name.
+      loss: A bound loss; only losses of pairs have this derivative.
+      inputs: Inputs by name.
     Returns:
-      `given` itself in training; copies where the chosen responses carry no gradient, as in an evaluation.
+      `inputs` itself in training; copies where the chosen responses carry no gradient, as in an evaluation.
     """
-    if loss.spec.kind != "pair" or (torch.is_grad_enabled() and _chosen(loss, given).requires_grad):
-        return given
+    if loss.spec.kind != "pair" or (torch.is_grad_enabled() and _chosen(loss, inputs).requires_grad):
+        return inputs
     with torch.inference_mode(False):  # copies made outside inference mode may require grad
-        copies = {name: _copy(value) for name, value in given.items()}
+        copies = {name: _copy(value) for name, value in inputs.items()}
     _chosen(loss, copies).requires_grad_()
     return copies
 
 
-def pair_metrics(loss: BoundLoss, given: Mapping[str, Any], values: Tensor) -> dict[str, Shaped[Tensor, " P"]]:
-    """The loss and its companions for each pair, detached.
+def pair_metrics(loss: BoundLoss, inputs: Mapping[str, Any], values: Tensor) -> dict[str, Shaped[Tensor, " P"]]:
+    """The loss and its metrics for each pair, detached.
 
     loss              the loss itself
     accuracy          1 where the chosen response has the larger implicit reward, 0.5 where both are equal, else 0;
@@ -81,8 +81,8 @@ def pair_metrics(loss: BoundLoss, given: Mapping[str, Any], values: Tensor) -> d
 
     Args:
       loss: A bound pair loss.
-      given: The loss's inputs by name, as `with_gradient` returns them, and `policy` (with `ref`, where there is one)
-        even if it asks for tokens alone.
+      inputs: The loss's inputs by name, as `with_gradient` returns them, and `policy` (with `ref`, where there is one)
+        even if the loss takes tokens only.
       values: The loss of each pair, with its graph, [P].
     Returns:
       Name -> values, [P]; token counts are integers.
@@ -92,37 +92,37 @@ def pair_metrics(loss: BoundLoss, given: Mapping[str, Any], values: Tensor) -> d
     reward = loss.spec.implicit_reward
     if reward is None or loss.spec.kind != "pair":
         raise ValueError(f"pair metrics need a loss of pairs with an implicit reward, got {loss.name!r}")
-    (slope,) = torch.autograd.grad(values.sum(), _chosen(loss, given), retain_graph=True)
-    inputs = {name: _detached(value) for name, value in given.items()}
+    (slope,) = torch.autograd.grad(values.sum(), _chosen(loss, inputs), retain_graph=True)
+    detached = {name: _detached(value) for name, value in inputs.items()}
     if "policy_tokens" in loss.inputs:
-        lengths = inputs["policy_tokens"].chosen.num_tokens
+        lengths = detached["policy_tokens"].chosen.num_tokens
         slope = torch.segment_reduce(slope, "sum", lengths=lengths, unsafe=True, initial=0.0) / lengths
 
-    rewards = reward(**inputs, **loss.options)
+    rewards = reward(**detached, **loss.options)
     margin = rewards.chosen - rewards.rejected
     won = (1 + margin.sign()) / 2
     if "ties" in loss.inputs:
-        won = won.masked_fill(inputs["ties"], 0.5)  # the order of the responses of a tie means nothing
+        won = won.masked_fill(detached["ties"], 0.5)  # the order of the responses of a tie has no meaning
     figures = {
         "loss": values.detach(),
-        "accuracy": torch.where(margin.isnan(), margin, won),  # the sign of nan is 0: it would pass for a tie
+        "accuracy": torch.where(margin.isnan(), margin, won),  # the sign of nan is 0, as for equal rewards
         "margin": margin,
         "chosen_rewards": rewards.chosen,
         "rejected_rewards": rewards.rejected,
         "grad_weight": slope.abs() / float(loss.options.get("beta", 1.0)),
     }
     if not loss.spec.is_of_rewards:
-        policy: PairSums = inputs["policy"]
+        policy: PairSums = detached["policy"]
         figures |= {"chosen_logps": policy.chosen, "rejected_logps": policy.rejected}
         figures |= {"chosen_tokens": policy.chosen_tokens, "rejected_tokens": policy.rejected_tokens}
     if loss.spec.needs_reference:
-        ratios = logratios(inputs["policy"], inputs["ref"])
+        ratios = logratios(detached["policy"], detached["ref"])
         figures |= {"chosen_logratio": ratios.chosen, "rejected_logratio": ratios.rejected}
     return {name: figures[name] for name in columns_of(loss.spec)}
 
 
-def response_metrics(loss: BoundLoss, given: Mapping[str, Any], values: Tensor) -> dict[str, Shaped[Tensor, " N"]]:
-    """The loss and its companions for each single response, detached; `by_label` makes figures of their means.
+def response_metrics(loss: BoundLoss, inputs: Mapping[str, Any], values: Tensor) -> dict[str, Shaped[Tensor, " N"]]:
+    """The loss and its metrics for each single response, detached; `by_label` derives figures from their means.
 
     loss, rewards, logps, logratio    the loss, the implicit reward, policy logps, policy minus reference logps
     desirable                         1 where the response was liked, else 0
@@ -131,7 +131,7 @@ def response_metrics(loss: BoundLoss, given: Mapping[str, Any], values: Tensor) 
 
     Args:
       loss: A bound loss of single responses.
-      given: Its inputs by name.
+      inputs: Its inputs by name.
       values: The loss of each response, [N].
     Returns:
       Name -> values, [N].
@@ -141,11 +141,11 @@ def response_metrics(loss: BoundLoss, given: Mapping[str, Any], values: Tensor) 
     reward = loss.spec.implicit_reward
     if reward is None or loss.spec.kind != "response":
         raise ValueError(f"response metrics need a loss of single responses, got {loss.name!r}")
-    inputs = {name: _detached(given[name]) for name in loss.inputs}
-    responses, ref, liked = inputs["responses"], inputs["ref_responses"], inputs["desirable"]
+    detached = {name: _detached(inputs[name]) for name in loss.inputs}
+    responses, ref, liked = detached["responses"], detached["ref_responses"], detached["desirable"]
     figures = {
         "loss": values.detach(),
-        "rewards": reward(**inputs, **loss.options),
+        "rewards": reward(**detached, **loss.options),
         "logps": responses.values,
         "logratio": responses.values - ref.values,
         "desirable": liked.to(responses.values.dtype),
@@ -159,7 +159,7 @@ def by_label(means: Mapping[str, float]) -> dict[str, float]:
     """Means over the responses of each label, from the global means of the columns of `response_metrics`.
 
     Returns:
-      loss, rewards, logps, logratio, tokens over all responses; desirable: the share that was liked; desirable_X and
+      loss, rewards, logps, logratio, tokens over all responses; desirable: the desirable share; desirable_X and
       undesirable_X for each X of the first four, where there are such responses; margin: desirable minus undesirable
       rewards, where there are both.
     """
@@ -175,8 +175,8 @@ def by_label(means: Mapping[str, float]) -> dict[str, float]:
     return figures
 
 
-def list_metrics(loss: BoundLoss, given: Mapping[str, Any], values: Tensor) -> dict[str, Shaped[Tensor, " L"]]:
-    """The loss and its companions for each list, detached.
+def list_metrics(loss: BoundLoss, inputs: Mapping[str, Any], values: Tensor) -> dict[str, Shaped[Tensor, " L"]]:
+    """The loss and its metrics for each list, detached.
 
     loss             the loss itself
     accuracy         1 where no response has a larger implicit reward than the best one, shared with those that equal it
@@ -190,7 +190,7 @@ def list_metrics(loss: BoundLoss, given: Mapping[str, Any], values: Tensor) -> d
 
     Args:
       loss: A bound loss of lists.
-      given: Its inputs by name.
+      inputs: Its inputs by name.
       values: The loss of each list, [L].
     Returns:
       Name -> values, [L].
@@ -200,9 +200,9 @@ def list_metrics(loss: BoundLoss, given: Mapping[str, Any], values: Tensor) -> d
     reward = loss.spec.implicit_reward
     if reward is None or loss.spec.kind != "list":
         raise ValueError(f"list metrics need a loss of lists, got {loss.name!r}")
-    inputs = {name: _detached(given[name]) for name in loss.inputs}
-    policy: ListSums = inputs["list_rewards" if loss.spec.is_of_rewards else "policy_lists"]
-    each = reward(**inputs, **loss.options)
+    detached = {name: _detached(inputs[name]) for name in loss.inputs}
+    policy: ListSums = detached["list_rewards" if loss.spec.is_of_rewards else "policy_lists"]
+    each = reward(**detached, **loss.options)
     rewards = spread(each, policy.sizes, fill=-torch.inf)
     last = policy.sizes.cumsum(0) - 1
     first = last + 1 - policy.sizes
@@ -212,8 +212,8 @@ def list_metrics(loss: BoundLoss, given: Mapping[str, Any], values: Tensor) -> d
     inside = filled(policy.sizes)
     order = torch.arange(rewards.shape[1], device=rewards.device)
     ranked = (order[:, None] < order) & inside[:, :, None] & inside[:, None, :]
-    if "list_scores" in inputs:
-        scores = spread(inputs["list_scores"], policy.sizes, fill=0.0)
+    if "list_scores" in detached:
+        scores = spread(detached["list_scores"], policy.sizes, fill=0.0)
         ranked &= scores[:, :, None] > scores[:, None, :]
     gap = (rewards[:, :, None] - rewards[:, None, :]).where(ranked, 0.0)
     concordant = ((1 + gap.sign()) / 2 * ranked).sum(dim=(1, 2))
@@ -229,16 +229,16 @@ def list_metrics(loss: BoundLoss, given: Mapping[str, Any], values: Tensor) -> d
     figures |= {f"{end}_logps": policy.values[places] for end, places in ends.items()}
     figures |= {f"{end}_rewards": each[places] for end, places in ends.items()}
     if loss.spec.needs_reference:
-        ratio = policy.values - inputs["ref_lists"].values
+        ratio = policy.values - detached["ref_lists"].values
         figures |= {f"{end}_logratio": ratio[places] for end, places in ends.items()}
     return {name: figures[name] for name in columns_of(loss.spec)}
 
 
-def _chosen(loss: BoundLoss, given: Mapping[str, Any]) -> Tensor:
-    """The figures of the chosen responses that a loss of pairs has its gradient from."""
+def _chosen(loss: BoundLoss, inputs: Mapping[str, Any]) -> Tensor:
+    """The input for the chosen responses by which a loss of pairs is differentiated."""
     if "policy_tokens" in loss.inputs:
-        return given["policy_tokens"].chosen.logps
-    return given["rewards" if loss.spec.is_of_rewards else "policy"].chosen
+        return inputs["policy_tokens"].chosen.logps
+    return inputs["rewards" if loss.spec.is_of_rewards else "policy"].chosen
 
 
 def _detached(value: Any) -> Any:

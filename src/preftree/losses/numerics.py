@@ -1,4 +1,4 @@
-"""Exponentials and logarithms that stay finite, with gradients that stay alive, wherever log-probs may go."""
+"""Exponentials and logarithms with finite values and nonzero gradients for all log-probs."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 KNEE = 40.0
-"""Where `tangent_exp` leaves the exponential: e^40 = 2.4e17."""
+"""Point from which `tangent_exp` is linear: e^40 = 2.4e17."""
 
 
 def tangent_exp(x: Float[Tensor, "*S"]) -> Float[Tensor, "*S"]:
-    """e^x up to x = KNEE, its tangent there from then on.
+    """e^x up to x = KNEE, and its tangent at KNEE beyond.
 
-    fp32 overflows at e^89, and a clamp would stop the gradient of just those examples that are furthest off. The
-    tangent keeps value and gradient finite, rising and continuous; no run that is worth going on with gets there.
+    fp32 overflows at e^89, and a clamp would stop the gradient of exactly the most extreme examples. The tangent keeps
+    value and gradient finite, rising and continuous; a sound run never reaches KNEE.
     """
     return torch.where(x < KNEE, x.clamp(max=KNEE).exp(), math.exp(KNEE) * (1 + x - KNEE))
 

@@ -1,9 +1,9 @@
-"""Types of loss options: the range of each, written into the signature of a loss with its default.
+"""Types of loss options: the range of each, in the signature of a loss with its default.
 
     @checked
     def dpo(policy: PairSums, ref: PairSums, *, beta: Beta = 0.1) -> ...
 
-The signature is the whole schema of a loss's options: `options_in` reads it, `checked` holds every call to it.
+The signature is the whole schema of a loss's options: `options_in` reads it, `checked` enforces it in every call.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ R = TypeVar("R")
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """The finite numbers between `low` and `high`; the ends themselves only where `closed` and `closed_high`."""
+    """The finite numbers between `low` and `high`; the ends are included where `closed` and `closed_high` are true."""
 
     low: float = -math.inf
     high: float = math.inf
@@ -44,7 +44,7 @@ class Range:
         """The value as a float.
 
         Raises:
-          ValueError: it is no number (True and False are none), not finite, or out of the range.
+          ValueError: it is not a number (True and False are not), not finite, or out of the range.
         """
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise ValueError(f"{name} must be {self._wanted('a number')}, got {value!r}")
@@ -59,7 +59,7 @@ class Range:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """One of a few names."""
+    """A choice of names."""
 
     names: tuple[str, ...]
 
@@ -67,10 +67,10 @@ class Choice:
         return "one of " + ", ".join(self.names)
 
     def check(self, name: str, value: object) -> str:
-        """The value itself.
+        """The value, unchanged.
 
         Raises:
-          ValueError: it is none of the names; the message says which is near.
+          ValueError: it is none of the names; the message suggests the nearest.
         """
         if not isinstance(value, str) or value not in self.names:
             close = difflib.get_close_matches(value, self.names, 1) if isinstance(value, str) else []
@@ -81,7 +81,7 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class OnlyWith:
-    """An option that counts only where another one has this value; elsewhere it may not be set."""
+    """Condition of an option that may be set only where another option has this value."""
 
     option: str
     value: str
@@ -89,7 +89,7 @@ class OnlyWith:
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """An option as a signature has it: its range, its default, and when it counts."""
+    """An option of a signature: its range, its default, and its condition."""
 
     allowed: Range | Choice
     default: float | str
@@ -132,28 +132,28 @@ def options_in(function: Callable[..., Any]) -> dict[str, Option]:
     return options
 
 
-def check_options(options: Mapping[str, Option], given: Mapping[str, object]) -> dict[str, float | str]:
-    """The values of all options that count: the given ones, checked, and the defaults of the others.
+def check_options(options: Mapping[str, Option], settings: Mapping[str, object]) -> dict[str, float | str]:
+    """The values of all applicable options: those that are set, checked, and the defaults of the others.
 
     Args:
       options: All options, by name.
-      given: Values that were set; every name is in `options`.
+      settings: Values that are set; every name is in `options`.
     Raises:
-      ValueError: a value is not allowed, or is set where it does not count.
+      ValueError: a value is not allowed, or is set against its condition.
     """
     values: dict[str, float | str] = {}
     for name, option in options.items():
         rule = option.only_with
-        if rule is not None and given.get(rule.option, options[rule.option].default) != rule.value:
-            if name in given:
+        if rule is not None and settings.get(rule.option, options[rule.option].default) != rule.value:
+            if name in settings:
                 raise ValueError(f"{name} counts only with {rule.option}={rule.value}, leave it out")
             continue
-        values[name] = option.allowed.check(name, given.get(name, option.default))
+        values[name] = option.allowed.check(name, settings.get(name, option.default))
     return values
 
 
 def checked(function: Callable[P, R]) -> Callable[P, R]:
-    """The function, raising ValueError where an option is not what its signature allows."""
+    """The function with checked options: it raises ValueError where its signature does not allow an option."""
 
     @functools.cache
     def schema() -> dict[str, Option]:

@@ -1,4 +1,4 @@
-"""Quantities that losses are written in: sums of responses, pairs, log-ratios, and the rewards that several imply."""
+"""Quantities of losses: sums of responses, pairs, logratios, and implicit rewards of several losses."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from preftree.losses.options import POSITIVE, Beta
 from preftree.losses.types import PairSums, PairValues, ResponseSums
 
 LN_2 = math.log(2)
-"""A logistic loss of a gap of 0."""
+"""Logistic loss at a gap of 0."""
 
 
 def sum_responses(values_I: Float[Tensor, " I"], count_R: Int[Tensor, " R"]) -> ResponseSums:
-    """Add up the values of each response's tokens: log-probs, or the rewards that stand at its last one.
+    """Sum the values of each response's tokens: log-probs, or rewards at its last token.
 
     The sum runs in float64 and in token order: rounding a 500-nat sum to fp32 alone would move a margin by 3e-5, and a
     sum that depended on the packing would break the equality of policy and reference at the first step.
@@ -38,13 +38,13 @@ def pair_up(
     chosen_P: Int[Tensor, " P"],
     rejected_P: Int[Tensor, " P"],
 ) -> PairSums:
-    """Pairs out of scored responses: each side is an index, so K responses serve any number of pairs.
+    """Pairs of scored responses: each side is an index, so K responses form any number of pairs.
 
     Args:
       values: Summed log-prob of each response, nats, or its reward, [R].
       num_tokens: Scored tokens of each response, [R].
       chosen_P: Index of the chosen response of each pair, [P].
-      rejected_P: Index of the rejected one, [P].
+      rejected_P: Index of the rejected response of each pair, [P].
     """
     return PairSums(
         chosen=values.index_select(0, chosen_P),
@@ -115,13 +115,13 @@ def per_token(values: PairValues, lengths: PairSums) -> PairValues:
     return PairValues(values.chosen / lengths.chosen_tokens, values.rejected / lengths.rejected_tokens)
 
 
-def check_one_each(policy: PairSums, **given: Tensor) -> None:
+def check_one_each(policy: PairSums, **inputs: Tensor) -> None:
     """Check that further inputs have one entry for each pair.
 
     Raises:
       ValueError: another number of entries; broadcasting would hide it.
     """
-    for name, values in given.items():
+    for name, values in inputs.items():
         if values.shape != policy.chosen.shape:
             raise ValueError(f"{name} must hold one entry per pair, got {len(values)} for {len(policy.chosen)} pairs")
 

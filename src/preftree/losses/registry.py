@@ -1,7 +1,7 @@
-"""Every loss by name, and how a name with raw options becomes a function of its inputs.
+"""Registry of losses by name, and binding of a name with raw options to a function of its inputs.
 
-A loss is a plain function: inputs before the `*`, options after it. What it needs, what may be set and where it comes
-from is read from its signature and its docstring; the row in its family's SPECS adds what neither can say.
+A loss is a plain function: inputs before the `*`, options after it. Its needs, options and source are read from its
+signature and its docstring; the row in its family's SPECS holds everything else.
 """
 
 from __future__ import annotations
@@ -56,17 +56,17 @@ ELSEWHERE = {
     "step_dpo": "'step_dpo' is dpo on single steps of a solution: set loss=dpo and give pairs whose prompt holds the "
     "right steps so far, and whose responses are the next step, right and wrong",
 }
-"""Methods that are not losses, and where they are."""
+"""Methods that are not losses, with the options that provide them."""
 
 
 def name_of(name: str, losses: Mapping[str, LossSpec] = LOSSES) -> str:
-    """The name of a loss in the table, from it or from what TRL calls the loss.
+    """The name of a loss in the table, from this name or TRL's.
 
     Args:
       name: A key of the table, or TRL's name for one.
       losses: LOSSES or REWARD_LOSSES.
     Raises:
-      ValueError: no loss has this name; the message names the nearest, or says where the method is.
+      ValueError: no loss has this name; the message names the nearest loss, or the option for the method.
     """
     if name in losses:
         return name
@@ -95,7 +95,7 @@ def bind(name: str, options: Mapping[str, object], losses: Mapping[str, LossSpec
 
     Args:
       name: A key of the table, or TRL's name for one.
-      options: Raw option values, as a configuration holds them; what is missing takes the default of the signature.
+      options: Raw option values of a configuration; missing ones take the default of the signature.
       losses: LOSSES or REWARD_LOSSES.
     Raises:
       ValueError: unknown loss; an option that the loss does not take, or that is not allowed.
@@ -114,10 +114,10 @@ def bind(name: str, options: Mapping[str, object], losses: Mapping[str, LossSpec
 
 
 def spec_of(function: Callable[..., Any], file_hash: str, *, of_rewards: bool = False) -> LossSpec:
-    """The row of a user's function: one value per example, each from its example alone.
+    """The row of a user's function: one value per example, from this example alone.
 
-    Its metrics show beta * logratio as rewards, or beta * logps (per token, in lists) where it compares with no
-    reference; beta is 1 where the function has none.
+    Its rewards are beta * logratio, or beta * logps (per token, in lists) without a reference; beta is 1 if the
+    function has none.
 
     Args:
       function: Inputs before the `*`, options after it, each with an option type and a default.
@@ -153,7 +153,7 @@ _NEEDED: Mapping[Kind, tuple[set[str], ...]] = {
     "list": ({"policy_lists"}, {"list_rewards"}),
     "demonstration": ({"logps"},),
 }
-"""For each kind, sets of inputs one of which a user's loss has to name: its gradient and its metrics come from them."""
+"""Sets of inputs by kind, one of which a user's loss has to name, since gradient and metrics are based on them."""
 
 
 def _kind_of_inputs(inputs: list[str], *, of_rewards: bool) -> Kind:
@@ -177,7 +177,7 @@ def _kind_of_inputs(inputs: list[str], *, of_rewards: bool) -> Kind:
         if any(names <= set(inputs) for names in needed):
             return kind
         raise ValueError(f"a loss of {kind}s must take {' or '.join(', '.join(sorted(names)) for names in needed)}")
-    raise ValueError("it takes no inputs; the first is `policy` as a rule")
+    raise ValueError("it takes no inputs; the first is usually `policy`")
 
 
 def _reward_of(kind: Kind, *, of_rewards: bool, has_reference: bool) -> Callable[..., Any] | None:

@@ -1,8 +1,8 @@
 """Losses of a reward model: those of a policy with rewards instead of beta * logratio.
 
 DPO's loss is the likelihood of a preference model whose reward is beta * logratio (Rafailov et al. 2023,
-arXiv:2305.18290, Section 4). So each of these is a loss of the family at beta 1 and a reference of 0. All depend on
-differences of rewards alone: a constant for each prompt changes nothing.
+arXiv:2305.18290, Section 4), so each loss here is one of a policy with beta 1 and a reference of 0. All depend only on
+differences of rewards: a constant for each prompt has no effect.
 
 Args, where a function does not say otherwise:
   rewards: Rewards of each pair, [P]; carries gradient.
@@ -31,7 +31,7 @@ from preftree.losses.types import BoundLoss, ListSums, LossSpec, PairSums, PairV
 
 @checked
 def bradley_terry(rewards: PairSums) -> Float[Tensor, " P"]:
-    """Negative log-likelihood of a choice between two rewards.
+    """Negative log-likelihood of a choice between two responses.
 
     loss = -log sigmoid(chosen_reward - rejected_reward)
 
@@ -45,13 +45,13 @@ def bradley_terry(rewards: PairSums) -> Float[Tensor, " P"]:
 def bradley_terry_margin(
     rewards: PairSums, margins: Float[Tensor, " P"], *, margin_weight: NotNegative = 1.0
 ) -> Float[Tensor, " P"]:
-    """Bradley-Terry with the rewards held apart by at least as much as the data says.
+    """Bradley-Terry with a margin from the data.
 
     loss = -log sigmoid(chosen_reward - rejected_reward - margin_weight * margin)
 
     Args:
-      margins: Lead of the chosen response by a score in the data, [P].
-      margin_weight: Reward that one unit of the data's margin is worth, >= 0; 0 is `bradley_terry`.
+      margins: Margin of the chosen response by a score in the data, [P].
+      margin_weight: Reward per unit of the data's margin, >= 0; 0 is `bradley_terry`.
     At equal rewards: softplus(margin_weight * margin).
     Source: Touvron et al. 2023 (Llama 2), arXiv:2307.09288, Eq. 2.
     """
@@ -61,7 +61,7 @@ def bradley_terry_margin(
 
 @checked
 def rao_kupper(rewards: PairSums, ties: Bool[Tensor, " P"], *, nu: AtLeastOne = 3.0) -> Float[Tensor, " P"]:
-    """Likelihood of win or tie where a difference of rewards below ln nu goes unnoticed.
+    """Likelihood of win or tie with a threshold ln nu below which differences of rewards are unnoticed.
 
     loss = as the policy's rao_kupper, with d = chosen_reward - rejected_reward
 
@@ -77,12 +77,12 @@ def rao_kupper(rewards: PairSums, ties: Bool[Tensor, " P"], *, nu: AtLeastOne = 
 
 @checked
 def davidson(rewards: PairSums, ties: Bool[Tensor, " P"], *, nu: NotNegative = 1.0) -> Float[Tensor, " P"]:
-    """Likelihood of win or tie where a tie has a weight as well.
+    """Likelihood of win or tie with a weight for ties.
 
     loss = as the policy's davidson, with d = chosen_reward - rejected_reward
 
     Args:
-      nu: Weight of a tie, >= 0; between equals nu / (1 + nu) of the pairs tie.
+      nu: Weight of a tie, >= 0; at equal rewards nu / (1 + nu) of the pairs tie.
     Raises:
       ValueError: a tie with nu = 0.
     At equal rewards: ln(2 + 2 nu) for a win, ln((1 + nu) / nu) for a tie.
@@ -93,7 +93,7 @@ def davidson(rewards: PairSums, ties: Bool[Tensor, " P"], *, nu: NotNegative = 1
 
 @checked
 def plackett_luce(list_rewards: ListSums) -> Float[Tensor, " L"]:
-    """Negative log-likelihood of a ranking: the best response of all, then the best of the rest, and so on.
+    """Negative log-likelihood of a ranking: of choosing the best response, then the best of the others, and so on.
 
     loss = sum over k of log(sum over j >= k of e^(reward_j)) - reward_k
 
@@ -132,7 +132,7 @@ SPECS = {
 def win_chance(loss: BoundLoss, margin: Float[Tensor, " P"]) -> Float[Tensor, " P"]:
     """Probability that the chosen response wins, given that one of the two does, under the loss's model, [P].
 
-    sigmoid(margin) but for Rao-Kupper, whose threshold makes a win surer than that.
+    sigmoid(margin), except for Rao-Kupper, where the threshold makes it larger.
 
     Args:
       loss: A loss of pairs.

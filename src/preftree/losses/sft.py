@@ -1,4 +1,4 @@
-"""The loss of demonstrations: the policy's likelihood, without a reference."""
+"""Loss of demonstrations: the policy's likelihood, without a reference."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Inputs that a loss may name, the table's row for a loss, and a loss with its options set.
+"""Types of losses: their inputs, the registry's row for a loss, and a loss with its options set.
 
 A loss names its inputs before the `*` of its signature. The caller (train/) reads the names and provides only those, so
-a loss that never asks for a reference never causes one to be computed.
+no reference is computed for a loss without one.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class PairSums(NamedTuple):
 
     Attributes:
       chosen: log pi(y_w given x), nats, or the reward of y_w, [P].
-      rejected: The same of y_l, [P].
+      rejected: The same for y_l, [P].
       chosen_tokens: Scored tokens of each chosen response, [P].
       rejected_tokens: Scored tokens of each rejected response, [P].
     """
@@ -114,24 +114,24 @@ _MODEL_INPUTS: Mapping[Kind, dict[str, str]] = {
     },
     "demonstration": {"logps": "summed log-probs of demonstrations under the policy, nats, [N]; carries gradient"},
 }
-"""Inputs made of the scores of models and the labels of the data, by kind of example."""
+"""Inputs from scores of models and labels of the data, by kind of example."""
 
 INPUTS: Mapping[Kind, Mapping[str, str]] = {
     kind: names | {figure.input: figure.meaning for figure in FIGURES.values() if kind in figure.kinds}
     for kind, names in _MODEL_INPUTS.items()
 }
-"""All inputs that a loss may ask for, by kind of example; the figures of the data are among them."""
+"""All inputs that a loss may name, by kind of example, including the figures of the data."""
 
 INPUTS_OF_ANY_KIND: Mapping[str, str] = {
     "uniforms": "random numbers in [0, 1), a pure function of (seed, step, example), one an example",
     "state": "running state by name, scalars, as it was before this step",
 }
-"""Inputs that a loss of any kind may ask for."""
+"""Inputs that a loss of any kind may name."""
 
 
 @dataclass(frozen=True, slots=True)
 class LossSpec:
-    """A row of the table.
+    """A row of the registry.
 
     Attributes:
       function: Inputs before the `*`, options after it; returns one value per example, [P].
@@ -140,10 +140,10 @@ class LossSpec:
       implicit_reward: Detached rewards of the responses, called with the loss's inputs and options by name: PairValues
         of pairs, [N] of single responses, [R] of lists; None: the loss implies none.
       scope: `example` where a value depends on its example alone; `step` where it needs the whole optimiser step.
-      trl: TRL's names of it.
+      trl: TRL's names of the loss.
       initial_state: Running state before the first step, by name.
-      advance: The state after a step, from the step's inputs (the state among them) and options, by name; pure and
-        detached. The function itself is always given the state as it was before the step.
+      advance: The state after a step, from the step's inputs (including the state) and options, by name; pure and
+        detached. The loss function always receives the state before the step.
       file_hash: SHA-256 of the file of a user's loss; empty for the losses of this package.
     """
 
@@ -169,7 +169,7 @@ class LossSpec:
 
     @property
     def kind(self) -> Kind:
-        """The kind of example that gets one value, as the inputs tell."""
+        """The kind of example with one value each, from the inputs."""
         return next(kind for kind, names in INPUTS.items() if not names.keys().isdisjoint(self.inputs))
 
     @property
@@ -179,7 +179,7 @@ class LossSpec:
 
     @property
     def needs_reference(self) -> bool:
-        """Whether it compares with a reference: by its log-probs, or by the KL divergence from it."""
+        """Whether it needs a reference: its log-probs, or the KL divergence from it."""
         return any(name == "kl" or name.startswith("ref") for name in self.inputs)
 
     @property
@@ -201,7 +201,7 @@ class BoundLoss:
     Attributes:
       name: Its name in the table, or FILE.py:FUNCTION.
       spec: Its row.
-      options: Values of all options that count, checked.
+      options: Values of all applicable options, checked.
       function: The loss as a function of its inputs alone.
     """
 
@@ -220,12 +220,12 @@ class BoundLoss:
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """Names of the inputs it needs, in order."""
+        """Names of its inputs, in order."""
         return self.spec.inputs
 
     @property
     def value_at_reference(self) -> float | None:
-        """The loss of an example on which policy and reference agree; None: no fixed value."""
+        """The loss of an example with equal policy and reference; None: no fixed value."""
         known = self.spec.value_at_reference
         return known(**self.options) if callable(known) else known
 
@@ -241,7 +241,7 @@ class BoundLoss:
 
 
 def _with_checked_shape(loss: BoundLoss, function: Callable[..., Any]) -> Callable[..., Tensor]:
-    """The function of a user's loss, held to one value per example."""
+    """The function of a user's loss, checked to return one value per example."""
 
     def values_of(*inputs: Any, **named: Any) -> Tensor:
         values = function(*inputs, **named)
@@ -258,7 +258,7 @@ def _with_checked_shape(loss: BoundLoss, function: Callable[..., Any]) -> Callab
     return values_of
 
 
-def _num_examples(given: Any) -> int:
-    if isinstance(given, PairTokens):
-        return len(given.chosen.num_tokens)
-    return len(given.sizes if isinstance(given, ListSums) else given[0] if isinstance(given, tuple) else given)
+def _num_examples(value: Any) -> int:
+    if isinstance(value, PairTokens):
+        return len(value.chosen.num_tokens)
+    return len(value.sizes if isinstance(value, ListSums) else value[0] if isinstance(value, tuple) else value)

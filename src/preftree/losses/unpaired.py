@@ -1,9 +1,9 @@
-"""Losses of single responses, each liked or not.
+"""Losses of single responses, each desirable or undesirable.
 
 Args, where a function does not say otherwise:
   responses: Summed log-probs of the responses, nats, [N]; carries gradient.
   ref_responses: The same under the frozen reference, nats, [N].
-  desirable: Whether each was liked, [N].
+  desirable: Whether each response is desirable, [N].
   beta: Strength of the KL constraint, > 0.
 Returns:
   Loss per response, nats, [N]; not reduced.
@@ -38,19 +38,20 @@ def kto(
     desirable_weight: NotNegative = 1.0,
     undesirable_weight: NotNegative = 1.0,
 ) -> Float[Tensor, " N"]:
-    """Human-aware loss: gain or loss of each response against what the policy has moved on average.
+    """Human-aware loss: gain or loss of each response relative to the policy's divergence from the reference.
 
     loss = desirable_weight * (1 - sigmoid(beta * (logratio - z))) where desirable
     loss = undesirable_weight * (1 - sigmoid(beta * (z - logratio))) elsewhere
 
-    z = max(0, mean logratio of the step's mismatched responses) stands for KL(policy || reference), and has no
-    gradient. Each mismatched response counts once, whatever the weights of the examples.
+    z = max(0, mean logratio of the step's mismatched responses) estimates KL(policy || reference), and has no
+    gradient. Each mismatched response counts once, regardless of the weights of the examples.
 
     Args:
       mismatched: Responses to other examples' prompts under the policy, nats, any number of them; taken as constants.
       ref_mismatched: The same under the frozen reference, nats.
-      desirable_weight: Weight of liked responses, >= 0; the paper wants the two sums of weights within 1 and 4/3.
-      undesirable_weight: Weight of the others, >= 0.
+      desirable_weight: Weight of desirable responses, >= 0; the paper recommends a ratio of the two sums of weights
+        between 1 and 4/3.
+      undesirable_weight: Weight of undesirable responses, >= 0.
     Returns:
       Loss per response, [N]; not reduced.
     At policy == reference: half the weight of the response: 1/2 where both weights are 1.
@@ -72,13 +73,13 @@ def bco(
     *,
     beta: Beta = 0.01,
 ) -> Float[Tensor, " N"]:
-    """A binary classifier of liked against disliked responses by their reward, which a running mean keeps centred.
+    """Binary classifier of desirable against undesirable responses by their reward, centred by a running mean.
 
     loss = -log sigmoid(beta * logratio - shift) where desirable
     loss = -log sigmoid(-(beta * logratio - shift)) elsewhere
 
     shift is the mean of beta * logratio over every response of the run so far, this step's included, without gradient:
-    cumulative, not a moving average, and brought up to date before it is used. Each response counts once, whatever its
+    cumulative, not a moving average, and updated before it is used. Each response counts once, regardless of its
     weight.
 
     Args:
@@ -101,7 +102,7 @@ def advance_reward_mean(
     *,
     beta: Beta = 0.01,
 ) -> dict[str, float]:
-    """The running mean of `bco` after a step: of all responses so far, each counted once."""
+    """Running mean of `bco` after a step: over all responses so far, each counted once."""
     rewards = beta * _logratio(responses, ref_responses, desirable).detach().double()
     count = state["num_responses"] + len(rewards)
     if not count:
@@ -114,7 +115,7 @@ def advance_reward_mean(
 def apo_zero_unpaired(
     responses: ResponseSums, ref_responses: ResponseSums, desirable: Bool[Tensor, " N"], *, beta: Beta = 0.1
 ) -> Float[Tensor, " N"]:
-    """One side of `apo_zero` for each response: liked ones up, the others down, both saturating.
+    """One side of `apo_zero` for each response: raises desirable ones and lowers the others; both terms saturate.
 
     loss = 1 - sigmoid(beta * logratio) where desirable
     loss = sigmoid(beta * logratio) elsewhere

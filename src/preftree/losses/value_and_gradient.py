@@ -25,7 +25,7 @@ class LossValue(NamedTuple):
 
 
 def value_and_gradient(loss: BoundLoss, inputs: Mapping[str, Any]) -> LossValue:
-    """Take a loss and its derivative by everything but the reference.
+    """Compute a loss and its derivative by every input except the reference.
 
     Args:
       loss: The loss with its options.
@@ -46,7 +46,7 @@ def value_and_gradient(loss: BoundLoss, inputs: Mapping[str, Any]) -> LossValue:
 
 
 def _leaf(item: Any) -> Any:
-    """A copy whose floating-point tensors are variables."""
+    """A copy with gradients enabled on its floating-point tensors."""
     if isinstance(item, Tensor):
         return item.detach().clone().requires_grad_() if item.is_floating_point() else item
     return type(item)(*map(_leaf, item)) if isinstance(item, tuple) else item
@@ -61,7 +61,7 @@ def _tensors(item: Any) -> Iterator[Tensor]:
 
 
 def _replaced(item: Any, slopes: Iterator[Tensor]) -> Any:
-    """The item with slopes in the places of its variables."""
+    """The item with each variable replaced by its slope."""
     if isinstance(item, Tensor):
         return next(slopes) if item.requires_grad else item
     return type(item)(*(_replaced(part, slopes) for part in item)) if isinstance(item, tuple) else item

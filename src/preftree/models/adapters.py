@@ -55,8 +55,7 @@ def add_adapter(model: PreTrainedModel, options: LoraOptions, *, seed: int) -> N
         modules_to_save=whole or None,
         fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),
     )
-    devices = [model.device] if model.device.type == "cuda" else []
-    with torch.random.fork_rng(devices), _quiet():
+    with torch.random.fork_rng([model.device] if model.device.type == "cuda" else []), _quiet():
         torch.manual_seed(seed)
         try:
             get_peft_model(model, config)
@@ -67,17 +66,26 @@ def add_adapter(model: PreTrainedModel, options: LoraOptions, *, seed: int) -> N
             raise ConfigError(f"lora.targets={options.targets}: {str(error).splitlines()[0]}") from error
 
 
-def attach_adapter(model: PreTrainedModel, adapter: AdapterFolder, *, trained: bool = False) -> None:
+def attach_adapter(model: PreTrainedModel, adapter: AdapterFolder, *, trained: bool = False) -> Any:
     """Put a stored adapter into its base model.
 
     Args:
       model: The base; changed in place.
       adapter: The adapter.
       trained: Whether it is trained further; everything else is then frozen.
+    Returns:
+      peft's wrapper of the model, which can merge the adapter or load another.
     Raises:
       ModelError: the adapter does not fit the model.
     """
-    _attach(model, adapter, trained)
+    from peft import LoraConfig, PeftModel
+
+    with _fitting(adapter), _quiet():
+        config = LoraConfig.from_pretrained(str(adapter.path))
+        assert isinstance(config, LoraConfig)  # declared as any kind of adapter's
+        config.lora_dropout = 0.0
+        device = str(model.device)
+        return PeftModel.from_pretrained(model, str(adapter.path), NAME, trained, config, torch_device=device)
 
 
 def attach_adapters(model: PreTrainedModel, adapters: Sequence[AdapterFolder]) -> None:
@@ -89,7 +97,7 @@ def attach_adapters(model: PreTrainedModel, adapters: Sequence[AdapterFolder]) -
     Raises:
       ModelError: an adapter does not fit the model.
     """
-    wrapped = _attach(model, adapters[0], trained=False)
+    wrapped = attach_adapter(model, adapters[0])
     for index, adapter in enumerate(adapters[1:], 1):
         with _fitting(adapter), _quiet():
             wrapped.load_adapter(str(adapter.path), _name(index), torch_device=str(model.device))
@@ -115,24 +123,13 @@ def merge_adapter(model: PreTrainedModel, adapter: AdapterFolder) -> None:
     Raises:
       ModelError: the adapter does not fit the model.
     """
-    wrapped = _attach(model, adapter, trained=False)
+    wrapped = attach_adapter(model, adapter)
     with torch.no_grad(), _quiet():
         wrapped.merge_and_unload()
     if hasattr(model, "peft_config"):
         del model.peft_config
     for parameter in model.parameters():
         parameter.requires_grad_(parameter.is_floating_point())
-
-
-def _attach(model: PreTrainedModel, adapter: AdapterFolder, trained: bool) -> Any:
-    from peft import LoraConfig, PeftModel
-
-    with _fitting(adapter), _quiet():
-        config = LoraConfig.from_pretrained(str(adapter.path))
-        assert isinstance(config, LoraConfig)  # declared as any kind of adapter's
-        config.lora_dropout = 0.0
-        device = str(model.device)
-        return PeftModel.from_pretrained(model, str(adapter.path), NAME, trained, config, torch_device=device)
 
 
 @contextmanager
@@ -202,7 +199,8 @@ def effective_weight(head: nn.Module) -> Float[Tensor, "V D"]:
       ModelError: the adapter changes the layer otherwise than by adding to its weight.
     """
     weight = head.weight
-    if not _is_tuned(head) or head.disable_adapters or head.merged:
+    is_tuned = hasattr(head, "lora_A") and hasattr(head, "get_delta_weight")
+    if not is_tuned or head.disable_adapters or head.merged:
         return weight  # pyright: ignore[reportReturnType]  # Module attributes are untyped
     for name in head.active_adapters:  # pyright: ignore[reportGeneralTypeIssues]  # Module attributes are untyped
         if name in getattr(head, "lora_variant", {}):
@@ -212,10 +210,6 @@ def effective_weight(head: nn.Module) -> Float[Tensor, "V D"]:
         if name in head.lora_A:  # pyright: ignore[reportOperatorIssue]
             weight = weight + head.get_delta_weight(name)  # pyright: ignore[reportCallIssue, reportOperatorIssue]
     return weight  # pyright: ignore[reportReturnType]
-
-
-def _is_tuned(module: nn.Module) -> bool:
-    return hasattr(module, "lora_A") and hasattr(module, "get_delta_weight")
 
 
 def _layers(model: nn.Module) -> list[Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils import logging as hf_logging
 
 from preftree.config.lora import Quantization
 from preftree.errors import ModelError
@@ -38,8 +41,6 @@ def load_model(
     name: str | Path,
     *,
     dtype: torch.dtype = torch.float32,
-    revision: str | None = None,
-    trust_remote_code: bool = False,
     quantize: Quantization | None = None,
     device: torch.device | str = "cpu",
 ) -> PreTrainedModel:
@@ -50,8 +51,6 @@ def load_model(
     Args:
       name: A folder, or a hub id.
       dtype: Dtype of the weights; fp32 for training, since updates of 1e-6 vanish in bf16 weights.
-      revision: Branch, tag or commit of a hub id.
-      trust_remote_code: Whether code that comes with the model may run. It runs with your rights.
       quantize: Storage of the linear layers' weights.
       device: Device of the model.
     Raises:
@@ -59,14 +58,7 @@ def load_model(
       ConfigError: this quantisation is not possible here.
     """
     adapter = find_adapter(name)
-    model = load_base(
-        adapter or name,
-        dtype=dtype,
-        revision=revision,
-        trust_remote_code=trust_remote_code,
-        quantize=quantize,
-        device=device,
-    )
+    model = load_base(adapter or name, dtype=dtype, quantize=quantize, device=device)
     if adapter is not None:
         attach_adapter(model, adapter)
         remove_dropout(model)
@@ -77,8 +69,6 @@ def load_base(
     name: str | Path | AdapterFolder,
     *,
     dtype: torch.dtype = torch.float32,
-    revision: str | None = None,
-    trust_remote_code: bool = False,
     quantize: Quantization | None = None,
     device: torch.device | str = "cpu",
 ) -> PreTrainedModel:
@@ -87,19 +77,18 @@ def load_base(
     Raises:
       ModelError, ConfigError: as in `load_model`.
     """
-    options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     if isinstance(name, AdapterFolder):
         name = _base_of(name)
     check_name(name)
     quantization = quantization_options(quantize, torch.device(device)) if quantize else {}
     try:
-        config = AutoConfig.from_pretrained(name, **options)
-        if getattr(config, "auto_map", None) and not trust_remote_code:
-            raise ModelError(f"model '{name}' brings its own code; set trust_remote_code only if you trust its author")
+        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
+        if getattr(config, "auto_map", None):
+            raise ModelError(f"model '{name}' brings its own code, which is not run; give one that transformers knows")
         if is_reward_config(config):
             raise ModelError(f"model '{name}' is a reward model, wanted a causal language model; give another folder")
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            name, config=config, dtype=dtype, output_loading_info=True, **options, **quantization
+            name, config=config, dtype=dtype, output_loading_info=True, trust_remote_code=False, **quantization
         )
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
         raise ModelError(f"model '{name}' cannot be loaded as a causal language model: {first_line(error)}") from error
@@ -115,9 +104,7 @@ def load_base(
     return model.eval()
 
 
-def load_tokenizer(
-    name: str | Path, *, revision: str | None = None, trust_remote_code: bool = False
-) -> PreTrainedTokenizerBase:
+def load_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
     """The tokenizer of a model; that of the base where an adapter folder holds none.
 
     Raises:
@@ -127,7 +114,7 @@ def load_tokenizer(
     if (adapter := find_adapter(name)) and not (Path(name).expanduser() / "tokenizer_config.json").exists():
         name = _base_of(adapter)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise ModelError(f"no tokenizer can be loaded from '{name}': {first_line(error)}") from error
     if tokenizer.eos_token_id is None:
@@ -179,6 +166,17 @@ def check_name(name: str | Path) -> None:
         raise ModelError(f"folder '{name}' holds no config.json; give the folder that the model was saved to")
     if looks_local and not path.is_dir():
         raise ModelError(f"model folder '{name}' does not exist")
+
+
+@contextmanager
+def without_load_warnings() -> Iterator[None]:
+    """Hide transformers' warning of weights that are missing, for a caller that checks them."""
+    before = hf_logging.get_verbosity()
+    hf_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        hf_logging.set_verbosity(before)
 
 
 def first_line(error: BaseException) -> str:

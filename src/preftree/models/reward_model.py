@@ -6,8 +6,6 @@ token that is not `config.pad_token_id`: with the EOS as padding it would never 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +18,11 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.utils import logging as hf_logging
 
 from preftree.data.tokens.template import closing_token
 from preftree.errors import ModelError
 from preftree.models.adapter_folder import find_adapter
-from preftree.models.load import check_name, first_line, is_reward_config, remove_dropout
+from preftree.models.load import check_name, first_line, is_reward_config, remove_dropout, without_load_warnings
 
 
 def is_reward_model(name: str | Path) -> bool:
@@ -136,7 +133,7 @@ def _config(name: str | Path) -> PretrainedConfig:
 
 def _load(name: str | Path, config: PretrainedConfig) -> tuple[PreTrainedModel, list[str]]:
     try:
-        with _quiet():
+        with without_load_warnings():
             loaded: Any = AutoModelForSequenceClassification.from_pretrained(
                 name, config=config, dtype=torch.float32, output_loading_info=True
             )
@@ -154,14 +151,3 @@ def _ready(model: PreTrainedModel, name: str | Path, device: torch.device | str)
     remove_dropout(model)
     model.to(device)  # pyright: ignore[reportArgumentType]  # transformers wraps the method
     return model.eval()
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without transformers' warning of a new head, which is either asked for or an error here."""
-    before = hf_logging.get_verbosity()
-    hf_logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        hf_logging.set_verbosity(before)

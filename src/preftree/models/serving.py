@@ -37,8 +37,8 @@ def modelfile(tokenizer: PreTrainedTokenizerBase, generation: GenerationConfig, 
     for end in ends if isinstance(ends, list) else [ends]:
         if end is not None:
             lines.append(f'PARAMETER stop "{tokenizer.convert_ids_to_tokens(int(end))}"')
-    for name, option in (("temperature", "temperature"), ("top_p", "top_p"), ("top_k", "top_k")):
-        value = getattr(generation, option, None)
+    for name in ("temperature", "top_p", "top_k"):
+        value = getattr(generation, name, None)
         if generation.do_sample and value is not None:
             lines.append(f"PARAMETER {name} {value}")
     return "\n".join(lines) + "\n"

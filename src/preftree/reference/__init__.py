@@ -1,1 +1,1 @@
-"""Reference log-probs: computed once, kept by content, and compared with the policy before the first step."""
+"""Reference log-probs: computed once, stored by content, and compared with the policy before the first step."""

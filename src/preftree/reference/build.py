@@ -1,4 +1,4 @@
-"""Fill a reference table: score what it lacks, once."""
+"""Builder of reference tables, which scores only missing responses."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from preftree.tree.layout import TokenSequence, grow_tree
 from preftree.tree.pack import pack
 
 _CHUNK_TOKENS = 2**18
-"""Tokens that are held in memory and packed together at most, unless 32 micro-batches are more or one response is."""
+"""Most tokens that are held in memory and packed together, unless 32 micro-batches or one response have more."""
 
 _SECONDS_AT_RISK = 60.0
-"""Longest time whose forwards a kill can lose; an interrupt loses none."""
+"""Longest computing time that a kill can lose; an interrupt loses none."""
 
 
 @dataclass(frozen=True, slots=True)
 class BuildReport:
-    """What a build did, or has done so far.
+    """Counts of a build, or of its progress.
 
     Attributes:
       num_forwards: Micro-batches that the reference model scored.
       num_scored: Responses that were scored.
-      num_cached: Responses that were there already, repetitions within the data included.
+      num_cached: Responses that the table already held, including repetitions within the data.
       seconds: Time since the start.
     """
 
@@ -44,14 +44,14 @@ class BuildReport:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class _Group:
-    """Sequences to lay out as one tree, and the number of the group of the data that they are from."""
+    """Sequences to lay out as one tree, and the number of their group in the data."""
 
     index: int
     sequences: tuple[TokenSequence, ...]
     digests: tuple[bytes, ...]
 
-    def part(self, places: Sequence[int]) -> _Group:
-        return _Group(self.index, tuple(self.sequences[i] for i in places), tuple(self.digests[i] for i in places))
+    def part(self, indices: Sequence[int]) -> _Group:
+        return _Group(self.index, tuple(self.sequences[i] for i in indices), tuple(self.digests[i] for i in indices))
 
 
 def build_reference(
@@ -66,18 +66,18 @@ def build_reference(
 ) -> BuildReport:
     """Score every response that the table lacks, and store its token log-probs.
 
-    Groups are read in chunks, and one larger than a chunk is cut, so data of any size takes bounded memory. Each chunk
+    Groups are read in chunks, and a larger group is split, so data of any size takes bounded memory. Each chunk
     is stored when it is done: after an interrupt the next build continues there. Two processes that build one table
-    take turns, chunk by chunk, and score nothing twice. Dropout is off, whatever mode the scorer is in.
+    take turns, chunk by chunk, and score nothing twice. Dropout is off in every mode of the scorer.
 
     Args:
-      table: Where the log-probs go; open it with the key of this very scorer.
+      table: Destination of the log-probs, opened with the key of this scorer.
       scorer: The reference model.
-      groups: The responses to one prompt, group by group: what is laid out as one tree.
+      groups: Responses to one prompt, group by group; each group is laid out as one tree.
       budget: Most tokens of one forward.
-      name: What to call group i in an error: the place of its example in the data.
-      progress: Called after each forward with the state so far.
-      say: Called with a sentence when another process is waited for.
+      name: Name of group i in errors: the origin of its example in the data.
+      progress: Called after each forward with the counts so far.
+      say: Called with a message when the build waits for another process.
 
     Raises:
       TrainingError: a log-prob is not finite; the rows are named.
@@ -123,7 +123,7 @@ def _chunks(groups: Iterable[Iterable[TokenSequence]], tokens: int) -> Iterator[
 
 
 def _cut(group: Iterable[TokenSequence], tokens: int) -> Iterator[tuple[tuple[TokenSequence, ...], int]]:
-    """The sequences of a group in parts of at most `tokens`, or of one sequence; with their tokens."""
+    """The sequences of a group in parts of at most `tokens`, or of one sequence, with the tokens of each part."""
     part: list[TokenSequence] = []
     held = 0
     for sequence in group:
@@ -137,18 +137,18 @@ def _cut(group: Iterable[TokenSequence], tokens: int) -> Iterator[tuple[tuple[To
 
 
 def _lacking(table: ReferenceTable, chunk: Sequence[_Group]) -> list[_Group]:
-    """The groups without what the table holds, each sequence once."""
+    """The groups without the sequences that the table holds, each sequence once."""
     digests = [digest for group in chunk for digest in group.digests]
     absent = {digest for digest, is_absent in zip(digests, table.missing_digests(digests), strict=True) if is_absent}
     lacking: list[_Group] = []
     for group in chunk:
-        places = []
-        for place, digest in enumerate(group.digests):
+        members = []
+        for index, digest in enumerate(group.digests):
             if digest in absent:
                 absent.remove(digest)
-                places.append(place)
-        if places:
-            lacking.append(group.part(places))
+                members.append(index)
+        if members:
+            lacking.append(group.part(members))
     return lacking
 
 
@@ -160,7 +160,7 @@ def _score(
     name: Callable[[int], str],
     count: Callable[[int], None],
 ) -> None:
-    """Score and store the groups; `count` hears after each forward how many responses it scored."""
+    """Score and store the groups; `count` is called after each forward with the number of responses it scored."""
     digests: list[bytes] = []
     values: list[np.ndarray] = []
     layouts: list[np.ndarray] = []
@@ -188,14 +188,14 @@ def _score(
 
 
 def _bins(groups: Sequence[_Group], budget: int, share: bool, name: Callable[[int], str]) -> Iterator[list[_Group]]:
-    """Groups that are scored together, the longest first, so that a budget too large for memory fails at once."""
+    """Groups to score together, the longest first, so that a budget too large for memory fails at once."""
     if share:
         trees = [tree for group in groups for tree in _fitting(group, budget, name)]
         for chosen in pack([size for _, size in trees], budget):
             yield [trees[index][0] for index in chosen]
         return
-    # Rows are padded to the longest of their batch: neighbours in length stand together.
-    rows = [group.part([place]) for group in groups for place in range(len(group.sequences))]
+    # Rows are padded to the longest of their batch, so rows of similar length are scored together.
+    rows = [group.part([index]) for group in groups for index in range(len(group.sequences))]
     rows.sort(key=lambda row: -len(row.sequences[0].trimmed().ids))
     while rows:
         longest = len(grow_tree(rows[0].sequences))
@@ -207,28 +207,28 @@ def _bins(groups: Sequence[_Group], budget: int, share: bool, name: Callable[[in
 
 
 def _fitting(group: _Group, budget: int, name: Callable[[int], str]) -> Iterator[tuple[_Group, int]]:
-    """The group as one tree where that fits the budget, else as several that repeat the prompt; with their sizes."""
+    """The group as one tree where it fits the budget, else as several that repeat the prompt, with their sizes."""
     size = len(grow_tree(group.sequences))
     if size <= budget:
         yield group, size
         return
 
-    def size_of(places: Sequence[int]) -> int:
-        return len(grow_tree([group.sequences[place] for place in places]))
+    def size_of(members: Sequence[int]) -> int:
+        return len(grow_tree([group.sequences[index] for index in members]))
 
-    places: list[int] = []
-    bound = 0  # of the tree of `places`; growing it anew for every sequence would take quadratic time
-    for place, sequence in enumerate(group.sequences):
+    members: list[int] = []
+    bound = 0  # of the tree of `members`; growing the tree again for every sequence would take quadratic time
+    for index, sequence in enumerate(group.sequences):
         bound += len(sequence.ids)
         if bound > budget:
-            bound = size_of([*places, place])
+            bound = size_of([*members, index])
         if bound > budget:
-            if (alone := size_of([place])) > budget:
+            if (alone := size_of([index])) > budget:
                 raise _too_long(group, alone, budget, name)
-            yield group.part(places), size_of(places)
-            places, bound = [], alone
-        places.append(place)
-    yield group.part(places), size_of(places)
+            yield group.part(members), size_of(members)
+            members, bound = [], alone
+        members.append(index)
+    yield group.part(members), size_of(members)
 
 
 def _too_long(group: _Group, size: int, budget: int, name: Callable[[int], str]) -> ConfigError:
@@ -244,14 +244,14 @@ def _check_finite(groups: Sequence[_Group], values: Sequence[np.ndarray], name: 
     if rows:
         named = ", ".join(name(index) for index in rows[:3]) + (f" and {len(rows) - 3} more" if len(rows) > 3 else "")
         raise TrainingError(
-            f"the reference model gives log-probs that are not finite for {named}; its weights or the precision are "
-            "not usable as they are"
+            f"the reference model gives log-probs that are not finite for {named}; check its weights, or use another "
+            "precision"
         )
 
 
 @contextmanager
 def _turn(table: ReferenceTable, say: Callable[[str], None]) -> Iterator[None]:
-    """One builder at a time; a second one waits and then finds the work done."""
+    """Exclude other builders of the table; a second one waits and then reads the finished entries."""
     path = table.folder / ".lock"
     lock = take_lock(path, wait=False, create=True)
     if lock is None:

@@ -1,4 +1,4 @@
-"""The gate at the first step: a policy that has not moved must agree with its reference."""
+"""Gate at the first step: an untrained policy must agree with its reference."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ TIMES_NOISE = 4.0
 
 @dataclass(frozen=True, slots=True)
 class GateReport:
-    """What the gate saw, in nats per response; the figures are those of the response that comes closest to failing.
+    """Figures of the gate, in nats per response, for the response that comes closest to failing.
 
     Attributes:
       num_responses: Responses compared.
       noise: Largest difference between two packings of the same responses, in the run's precision.
       largest_logratio: |policy - reference|.
-      tolerance: What is allowed: 4 x noise, but at least the rounding of the log-probs themselves.
+      tolerance: Allowed difference: 4 x noise, but at least the rounding of the log-probs.
     """
 
     num_responses: int
@@ -42,34 +42,33 @@ class GateReport:
 def verify_start(
     scorer: Scorer, table: ReferenceTable, groups: Sequence[Sequence[TokenSequence]], *, budget: int = 8192
 ) -> GateReport:
-    """Compare the policy with its reference before the first step of a fresh run whose reference is its own start.
+    """Compare the policy with its reference before the first step of a fresh run that starts at its reference.
 
-    Rounding depends on what is computed together. How much is measured here, on the same responses: each group alone
-    against as many together as the budget holds, and, for responses that the table holds from a tree that was cut
-    elsewhere or where the budget holds no two groups, each response alone as well. The policy may differ from the table
-    by 4 times that. Where that is less than the rounding of the log-probs themselves (on some CPUs packings agree to
-    the last bit), `4 * eps * sqrt(sum(logp ** 2))` over a response's tokens is allowed: about 1e-5 nats in fp32. Zero
-    is not demanded, since the batch that the table was computed in is larger than these.
+    Rounding depends on the packing. It is measured on the same responses: each group alone against as many together as
+    the budget holds. Where the table's entries come from trees with other branches, or the budget holds no two groups,
+    each response alone is measured as well. The policy may differ from the table by 4 times that. Where that is less
+    than the rounding of the log-probs themselves (on some CPUs packings agree to the last bit),
+    `4 * eps * sqrt(sum(logp ** 2))` over a response's tokens is allowed: about 1e-5 nats in fp32. A zero difference
+    cannot be required, since the table was computed in larger batches.
 
     Args:
-      scorer: The policy, in the mode it is trained in: dropout that is on is one of the things to be found.
+      scorer: The policy in training mode, since active dropout is one of the faults to detect.
       table: The reference log-probs; holds every response of `groups`.
-      groups: A few prompts with their responses, as they were given to `build_reference`.
-      budget: Most tokens of a forward; a group that is larger is computed by itself.
-
+      groups: A few prompts with their responses, as passed to `build_reference`.
+      budget: Most tokens of a forward; a larger group is computed alone.
     Raises:
       TrainingError: they differ by more; both figures are in the message.
       CacheError: the table lacks a response.
     """
-    look = _look(scorer, groups, budget)
-    tokens = torch.from_numpy(table.gather(look.sequences))
-    counts = torch.tensor([int(sequence.scored.sum()) for sequence in look.sequences])
+    probe = _probe(scorer, groups, budget)
+    tokens = torch.from_numpy(table.gather(probe.sequences))
+    counts = torch.tensor([int(sequence.scored.sum()) for sequence in probe.sequences])
     reference = sum_responses(tokens, counts).values
     size = sum_responses(tokens.double().square(), counts).values.sqrt()
     cuts = np.concatenate([layout_digests(group, share=scorer.shares_prefixes) for group in groups])
-    noise = torch.where(torch.from_numpy(cuts == table.layouts(look.sequences)), look.packing, look.cutting)
+    noise = torch.where(torch.from_numpy(cuts == table.layouts(probe.sequences)), probe.packing, probe.cutting)
     rounding = torch.finfo(tokens.dtype).eps * size
-    return _compare(look.policy, reference, noise, rounding, f", or delete {table.folder}")
+    return _compare(probe.policy, reference, noise, rounding, f", or delete {table.folder}")
 
 
 def verify_live_start(
@@ -78,33 +77,33 @@ def verify_live_start(
     """As `verify_start`, with a reference that scores beside the policy: both compute the same batches.
 
     Args:
-      scorer: The policy, in the mode it is trained in.
+      scorer: The policy in training mode.
       live: The reference.
       groups: A few prompts with their responses.
-      budget: Most tokens of a forward; a group that is larger is computed by itself.
+      budget: Most tokens of a forward; a larger group is computed alone.
 
     Raises:
       TrainingError: they differ by more than `verify_start` allows; both figures are in the message.
     """
-    look = _look(scorer, groups, budget)
-    counts = torch.tensor([int(sequence.scored.sum()) for sequence in look.sequences])
+    probe = _probe(scorer, groups, budget)
+    counts = torch.tensor([int(sequence.scored.sum()) for sequence in probe.sequences])
     with torch.no_grad(), live() as reference:
-        sums = _packed(reference, groups, look.bins)
-    # Of a response's tokens there is the sum alone here: as if all were equal, which is the least that it can be.
+        sums = _packed(reference, groups, probe.bins)
+    # Only the sum over a response's tokens is known here; equal tokens give the smallest bound.
     rounding = torch.finfo(sums.dtype).eps * sums.double().abs() / counts.sqrt()
-    return _compare(look.policy, sums, torch.full_like(rounding, look.packing), rounding, "")
+    return _compare(probe.policy, sums, torch.full_like(rounding, probe.packing), rounding, "")
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class _Look:
-    """The policy's sums, and how much they depend on what is computed together.
+class _Probe:
+    """The policy's sums, and their dependence on the packing.
 
     Attributes:
       sequences: The responses, [R].
       bins: Groups that are computed together.
       policy: Summed log-probs, nats, [R].
       packing: Largest difference between two packings of the same groups.
-      cutting: The same, a response in a tree of its own among them.
+      cutting: The same, including each response in a separate tree.
     """
 
     sequences: list[TokenSequence]
@@ -114,7 +113,7 @@ class _Look:
     cutting: float
 
 
-def _look(scorer: Scorer, groups: Sequence[Sequence[TokenSequence]], budget: int) -> _Look:
+def _probe(scorer: Scorer, groups: Sequence[Sequence[TokenSequence]], budget: int) -> _Probe:
     sequences = [sequence for group in groups for sequence in group]
     sizes = [len(scorer.lay_out([group]).input_T) for group in groups]
     bins = [sorted(some) for some in pack(sizes, max([budget, *sizes]))]
@@ -127,8 +126,8 @@ def _look(scorer: Scorer, groups: Sequence[Sequence[TokenSequence]], budget: int
     packing = float((together - one_group).abs().max())
     cutting = max(packing, float((together - one_response).abs().max()))
     if len(bins) == len(groups):
-        packing = cutting  # nothing was packed, so that says nothing of how packing rounds
-    return _Look(sequences, bins, policy, packing, cutting)
+        packing = cutting  # nothing was packed, so `packing` does not measure rounding
+    return _Probe(sequences, bins, policy, packing, cutting)
 
 
 def _compare(policy: Tensor, reference: Tensor, noise: Tensor, rounding: Tensor, advice: str) -> GateReport:
@@ -139,8 +138,8 @@ def _compare(policy: Tensor, reference: Tensor, noise: Tensor, rounding: Tensor,
     if not report.largest_logratio <= report.tolerance:  # nan compares false with everything
         raise TrainingError(
             f"before the first step the policy differs from its reference by {report.largest_logratio:.3g} nats in a "
-            f"response, while packing noise is {report.noise:.3g} (allowed: {report.tolerance:.3g}); the reference is "
-            f"of other weights or another adapter, or dropout is on: check both models{advice}"
+            f"response, while packing noise is {report.noise:.3g} (allowed: {report.tolerance:.3g}); the reference has "
+            f"other weights or another adapter, or dropout is on: check both models{advice}"
         )
     return report
 
@@ -148,7 +147,7 @@ def _compare(policy: Tensor, reference: Tensor, noise: Tensor, rounding: Tensor,
 def _packed(
     scorer: Scorer, groups: Sequence[Sequence[TokenSequence]], bins: Sequence[Sequence[int]]
 ) -> Float[Tensor, " R"]:
-    """A forward for each bin of groups; the responses come in the order of `groups`."""
+    """Sums from one forward for each bin of groups, in the order of `groups`."""
     sums: dict[int, Tensor] = {}
     for some in bins:
         parts = _sums(scorer, [groups[index] for index in some]).split([len(groups[index]) for index in some])

@@ -1,7 +1,7 @@
 """Keys of the reference cache: everything that a reference log-prob depends on, and nothing else.
 
 The key of a table covers weights and computation, the key of an entry covers token ids. Neither covers beta, learning
-rate, loss, seed or epochs, so all entries are found again after a change of those, and none after a change of a weight.
+rate, loss, seed or epochs, so all entries remain valid after a change of those, and none after a change of a weight.
 """
 
 from __future__ import annotations
@@ -47,24 +47,24 @@ SCORING_CODE = (
     "preftree.tree.pack",
     "preftree.tree.to_device",
 )
-"""Modules that can move a token's log-prob: those of tree/ and scoring/ that the scorer imports, the packing of trees,
-and adapters, which change the LM head's weight. Sums are not among them: a table holds a log-prob a token."""
+"""Modules that can change a token's log-prob: those of tree/ and scoring/ that the scorer imports, the packing of
+trees, and adapters, which change the LM head's weight. Sums are not among them: a table holds log-probs of tokens."""
 
 _FRESH_NS = 2 * 10**9
-"""Age of a file from which its digest is remembered: one that changes twice within the clock's tick keeps its time."""
+"""Age of a file from which its digest is cached: two changes within one tick of the clock leave the same time."""
 
 
 @dataclass(frozen=True, slots=True)
 class TableKey:
-    """Everything that can move a reference log-prob, token ids aside.
+    """Everything that can change a reference log-prob, except token ids.
 
     Attributes:
       weights: Digest of the reference model's weights.
       numeric_mode: Device type, dtypes and attention path, from the scorer.
-      scorer: Digest of SCORING_CODE, the code that lays out and scores.
+      scorer: Digest of SCORING_CODE, the code of layout and scoring.
       torch, transformers: Versions of the libraries.
-      machine: CPU capability, number of threads and a digest of how products round, or the name of the GPU; precision
-        of float32 products (TF32).
+      machine: CPU capability, number of threads and a digest of the rounding of products, or the name of the GPU;
+        precision of float32 products (TF32).
     """
 
     weights: str
@@ -81,7 +81,7 @@ class TableKey:
 
 
 def table_key(weights: str, numeric_mode: str) -> TableKey:
-    """The key of the table for these weights, computed in this mode, by this version, on this machine.
+    """Key of the table for these weights, computed in this mode, by this version, on this machine.
 
     Args:
       weights: From `weights_digest` or `weights_digest_of_model`.
@@ -101,7 +101,7 @@ def table_key(weights: str, numeric_mode: str) -> TableKey:
 
 
 def sequence_digest(sequence: TokenSequence) -> bytes:
-    """Digest, 16 bytes, of the token ids up to the last scored one, and of which of them are scored."""
+    """Digest, 16 bytes, of the token ids up to the last scored token and of the scored positions."""
     trimmed = sequence.trimmed()
     total = hashlib.blake2b(digest_size=DIGEST_BYTES, person=b"preftree-seq-1")
     total.update(len(trimmed.ids).to_bytes(8, "little"))
@@ -111,22 +111,22 @@ def sequence_digest(sequence: TokenSequence) -> bytes:
 
 
 def layout_digests(group: Sequence[TokenSequence], *, share: bool) -> UInt64[np.ndarray, " R"]:
-    """Digest of the places where the branches of each sequence of a tree begin; 0 for an undivided sequence.
+    """Digest of the positions where the branches of each sequence of a tree begin; 0 for an undivided sequence.
 
-    Rounding depends on the branches: the same tokens, cut at other places, can differ in the last bits. Between equal
+    Rounding depends on the branches: the same tokens in other branches can differ in the last bits. Between equal
     digests the only difference is packing.
 
     Args:
       group: The sequences of one tree.
-      share: Whether they share a tree; otherwise each is a row by itself.
+      share: Whether they share a tree; otherwise each is a separate row.
     """
     if not share:
         return np.zeros(len(group), np.uint64)
     tree = grow_tree(group)
-    cuts: list[tuple[int, ...]] = []  # where the branches down to each one begin, the root's beginning left out
+    cuts: list[tuple[int, ...]] = []  # first positions of the branches down to each branch, without the root's
     for branch in tree.branches:
         cuts.append((*cuts[branch.parent], branch.depth) if branch.parent >= 0 else ())
-    # The last prediction of a sequence comes from its last token, which lies in the last of its branches.
+    # The last prediction of a sequence comes from its last token, which is in the last of its branches.
     last = tree.source_S[tree.prediction_I[np.cumsum(tree.count_R) - 1]]
     leaf_R = np.searchsorted([branch.start for branch in tree.branches], last, side="right") - 1
     digests = [_cuts_digest(cuts[branch]) for branch in leaf_R.tolist()]
@@ -139,14 +139,14 @@ def _cuts_digest(cuts: tuple[int, ...]) -> int:
 
 
 def weights_digest(*folders: Path, memo: Path) -> str:
-    """Digest of the weights in model folders: those of the model, then those of its adapters, where there are any.
+    """Digest of the weights in model folders: those of the model, then those of its adapters, if any.
 
-    Covers *.safetensors, config.json, adapter_config.json and the code that comes with a model. A file is read once:
-    its digest is remembered together with its path, size, times and inode.
+    Covers *.safetensors, config.json, adapter_config.json and code of the model. A file is read once: its digest is
+    cached with its path, size, times and inode.
 
     Args:
       folders: Folders as `save_pretrained` writes them.
-      memo: Folder where digests are remembered: that of the cache.
+      memo: Folder of cached digests: that of the cache.
 
     Raises:
       ModelError: a folder has no safetensors file.
@@ -163,13 +163,13 @@ def weights_digest(*folders: Path, memo: Path) -> str:
 
 
 def adapted_digest(base: str, folder: Path, *, merged: bool, memo: Path) -> str:
-    """Digest of a model with an adapter: the same weights beside or merged into it round differently.
+    """Digest of a model with an adapter; an adapter beside the weights and one merged into them round differently.
 
     Args:
       base: Digest of the model under the adapter.
       folder: The adapter's folder; the path of the base in its configuration is ignored.
       merged: Whether the adapter is added to the weights.
-      memo: Folder where digests of files are remembered.
+      memo: Folder of cached digests.
     """
     config = json.loads((folder / "adapter_config.json").read_bytes())
     total = hashlib.sha256(f"{base}\0{'merged' if merged else 'beside'}\0".encode())
@@ -182,7 +182,7 @@ def adapted_digest(base: str, folder: Path, *, merged: bool, memo: Path) -> str:
 def weights_digest_of_model(model: nn.Module) -> str:
     """Digest of a model in memory: its class, configuration, parameters and buffers by name, dtype, shape and bytes.
 
-    For a reference that is not a plain folder. An adapter in the model counts as active.
+    Used for a reference that is not a plain folder. An adapter in the model counts as active.
 
     Raises:
       ValueError: the model is wrapped by peft, which changes the names of its parameters.
@@ -195,7 +195,7 @@ def weights_digest_of_model(model: nn.Module) -> str:
         total.update(f"\0{name}\0".encode() + _adapter_options(options.to_dict()))
     config = getattr(model, "config", None)
     if isinstance(config, transformers.PretrainedConfig):
-        # The origin and the version that saved it do not matter; each tensor has its dtype below.
+        # The origin and the version that saved it have no effect; each tensor has its dtype below.
         options = {
             k: v for k, v in config.to_dict().items() if k not in ("_name_or_path", "transformers_version", "dtype")
         }
@@ -207,7 +207,7 @@ def weights_digest_of_model(model: nn.Module) -> str:
 
 
 def _adapter_options(config: Mapping[str, Any]) -> bytes:
-    """The options of an adapter that decide what it computes; the path of its base is not among them."""
+    """The options of an adapter that affect its output; the path of its base is not among them."""
     ignored = ("base_model_name_or_path", "revision", "inference_mode", "peft_version", "auto_mapping")
     plain = {
         name: sorted(value) if isinstance(value, list | set) else value
@@ -237,7 +237,7 @@ def _file_state(path: Path) -> list[int]:
 
 
 def _read_entry(entry: Path, path: Path, state: list[int]) -> str | None:
-    """The remembered digest, if it is that of this state of the file; None too where the entry cannot be read."""
+    """The cached digest for this state of the file; None without one, or where the entry cannot be read."""
     try:
         content = json.loads(entry.read_bytes())
         return content["sha256"] if [content["path"], content["state"]] == [str(path), state] else None

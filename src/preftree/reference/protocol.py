@@ -1,4 +1,4 @@
-"""What a policy is compared with in a step: nothing, a table of log-probs, or a model that scores beside it."""
+"""References of a policy in a step: none, a table of log-probs, or a model that scores beside the policy."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from preftree.tree.to_device import send
 
 @runtime_checkable
 class Reference(Protocol):
-    """A reference as a step uses it."""
+    """Reference of a step."""
 
     def score(
         self,
@@ -40,7 +40,7 @@ class Reference(Protocol):
 
 
 class NoReference:
-    """No reference: losses of the policy's log-probs alone."""
+    """Absence of a reference, for losses of the policy's log-probs alone."""
 
     def score(
         self,
@@ -51,14 +51,14 @@ class NoReference:
         kl: bool = False,
         confidence: bool = False,
     ) -> TokenFigures:
-        """Score a batch under the policy; there is nothing to take a KL to."""
+        """Score a batch under the policy; a KL is not available."""
         assert not kl, "a KL needs a reference that is a model"
         return token_figures(policy, batch, confidence=confidence)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class TableReference:
-    """Stored log-probs; the reference model itself is not needed.
+    """Stored log-probs; the reference model is not needed.
 
     Attributes:
       table: Log-probs of every response that is trained on.
@@ -75,7 +75,7 @@ class TableReference:
         kl: bool = False,
         confidence: bool = False,
     ) -> TokenFigures:
-        """Score a batch under the policy, and look up the reference's log-probs, which give no KL."""
+        """Score a batch under the policy, and look up the reference's log-probs; a KL is not available."""
         assert not kl, "a KL needs a reference that is a model"
         figures = token_figures(policy, batch, confidence=confidence)
         return figures._replace(ref=send(self.table.gather(sequences), batch.input_T.device))
@@ -86,7 +86,7 @@ class LiveReference:
     """A frozen model that scores beside the policy: a second model, or the policy with its adapter off.
 
     Attributes:
-      active: Context in which its scorer may be used.
+      active: Context in which the scorer computes the reference.
     """
 
     active: Callable[[], AbstractContextManager[Scorer]]

@@ -2,17 +2,17 @@
 
     ROOT/tables/<digest of the table's key>/
         key.json                        the key, for people
-        part-<digest of its entries>/   never changed once it is there
+        part-<digest of its entries>/   never changed
             digests.npy                 sorted sequence digests, 16 bytes each, [N]
-            offsets.npy                 where each sequence's values begin, int64, [N + 1]
+            offsets.npy                 first index of each sequence's values, int64, [N + 1]
             values.npy                  log-probs of scored tokens in nats, fp32 or float64, [I]
-            layouts.npy                 how each sequence was cut into branches (key.layout_digests), uint64, [N]
+            layouts.npy                 digest of each sequence's branches (key.layout_digests), uint64, [N]
             MANIFEST.json               sizes and SHA-256 of the four
 
 Values are mapped, all else is held in memory: about 50 bytes a sequence. No part keeps a file open.
 
-Parts appear whole by a rename, so readers need no lock and several processes may write. A part whose checksum is wrong
-is set aside and its entries count as missing.
+Parts appear as a whole by a rename, so readers need no lock and several processes may write. A part with a wrong
+checksum is renamed and its entries count as missing.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ class _Part:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class _Index:
-    """Where the values of each sequence are, over all parts; sorted by digest, no digest twice."""
+    """Index of the values of each sequence over all parts; sorted by digest, each digest once."""
 
-    digests: np.ndarray  # S16; numpy compares fixed-width bytes as the disk has them
+    digests: np.ndarray  # S16; numpy compares fixed-width bytes in the order on disk
     part: np.ndarray
     start: np.ndarray
     stop: np.ndarray
@@ -56,12 +56,12 @@ class _Index:
 
 
 class ReferenceTable:
-    """The cached log-probs of one reference model in one way of computing.
+    """The cached log-probs of one reference model in one numeric mode.
 
     Attributes:
-      key: What the entries were computed with.
-      folder: Where they are.
-      set_aside: A sentence for each damaged part that was found, to be shown to the user.
+      key: Key of the table.
+      folder: Folder of the table.
+      set_aside: Messages to the user, one for each damaged part.
     """
 
     def __init__(self, folder: Path, key: TableKey) -> None:
@@ -75,7 +75,7 @@ class ReferenceTable:
 
     @classmethod
     def open(cls, root: Path, key: TableKey) -> ReferenceTable:
-        """The table of `key` below `root`, made if it is not there; every part is checked against its checksums.
+        """The table of `key` below `root`, created if missing; every part is checked against its checksums.
 
         Raises:
           CacheError: the folder cannot be made or read.
@@ -96,10 +96,10 @@ class ReferenceTable:
         return len(self._index.digests)
 
     def refresh(self) -> None:
-        """Take in the parts that other processes have written since.
+        """Read the parts that other processes have written since.
 
         Raises:
-          CacheError: a part cannot be read, though nothing says that it is damaged; it stays where it is.
+          CacheError: a part cannot be read for another reason than damage; it is not moved.
         """
         try:
             self._take_in()
@@ -120,7 +120,7 @@ class ReferenceTable:
                     continue
                 self._parts.append(part)
                 parts.append(index)
-        finally:  # what was read before a part that cannot be read counts
+        finally:  # keep the parts read before one that cannot be read
             if parts:
                 self._index = _merge([self._index, *parts])
 
@@ -134,15 +134,15 @@ class ReferenceTable:
 
     def _unusable(self, error: OSError) -> CacheError:
         return CacheError(
-            f"reference cache {self.folder} cannot be used ({error}); fix that, or set PREFTREE_CACHE to another folder"
+            f"reference cache {self.folder} cannot be used ({error}); fix it, or set PREFTREE_CACHE to another folder"
         )
 
     def missing(self, sequences: Sequence[TokenSequence]) -> Bool[np.ndarray, " R"]:
-        """Which sequences the table does not hold."""
+        """Whether each sequence is missing from the table."""
         return self.missing_digests([sequence_digest(sequence) for sequence in sequences])
 
     def missing_digests(self, digests: Sequence[bytes]) -> Bool[np.ndarray, " R"]:
-        """As `missing`, for sequences whose digests are known."""
+        """As `missing`, from digests of sequences."""
         return self._locate(digests) < 0
 
     def gather(self, sequences: Sequence[TokenSequence]) -> Float[np.ndarray, " I"]:
@@ -160,7 +160,7 @@ class ReferenceTable:
         return np.concatenate(values) if values else np.empty(0, np.float32)
 
     def layouts(self, sequences: Sequence[TokenSequence]) -> UInt64[np.ndarray, " R"]:
-        """How each sequence was cut into branches when it was scored: `key.layout_digests`.
+        """Digest of the branches of each sequence when it was scored: `key.layout_digests`.
 
         Raises:
           CacheError: a sequence is not in the table.
@@ -173,7 +173,7 @@ class ReferenceTable:
         values: Sequence[Float[np.ndarray, " _"]],
         layouts: UInt64[np.ndarray, " R"],
     ) -> None:
-        """Write a part: the log-probs of the scored tokens of each sequence, and how it was cut into branches.
+        """Write a part: the log-probs of the scored tokens of each sequence, and the digest of its branches.
 
         Raises:
           CacheError: it could not be written.
@@ -187,7 +187,7 @@ class ReferenceTable:
             "values.npy": np.concatenate([values[index] for index in order]),
             "layouts.npy": layouts[order],
         }
-        # The name is the content's, so that two processes that write the same entries write one part.
+        # Named by content, so that two processes with the same entries write one part.
         path = self.folder / f"part-{hashlib.sha256(arrays['digests.npy'].tobytes()).hexdigest()[:16]}"
         try:
             with staged_dir(path) as folder:
@@ -211,7 +211,7 @@ class ReferenceTable:
         return rows
 
     def _locate(self, digests: Sequence[bytes]) -> Int[np.ndarray, " R"]:
-        """The row of each digest in the index; -1 where it is not there."""
+        """The row of each digest in the index; -1 where it is missing."""
         wanted = np.frombuffer(b"".join(digests), f"S{DIGEST_BYTES}")
         held = self._index.digests
         if not len(held):
@@ -221,11 +221,11 @@ class ReferenceTable:
 
 
 def _open_part(path: Path, number: int) -> tuple[_Part, _Index]:
-    """A part and the index of it alone.
+    """A part and its index.
 
     Raises:
       CheckpointError: it is damaged, or missing.
-      OSError: it cannot be read, which says nothing about the part.
+      OSError: it cannot be read for another reason than damage.
     """
     try:
         listed = verify_manifest(path)
@@ -236,7 +236,7 @@ def _open_part(path: Path, number: int) -> tuple[_Part, _Index]:
         raise
     if set(listed) != set(_FILES):
         raise CheckpointError(f"{path} is damaged: its MANIFEST.json does not list what a part holds")
-    # Never object arrays: those would be pickles.
+    # Object arrays are refused, since they would be pickles.
     digests, offsets, layouts = (
         np.load(path / name, allow_pickle=False) for name in ("digests.npy", "offsets.npy", "layouts.npy")
     )
@@ -244,7 +244,7 @@ def _open_part(path: Path, number: int) -> tuple[_Part, _Index]:
 
 
 def _map_array(path: Path) -> np.ndarray:
-    """As np.load with mmap_mode="r", but no file stays open: numpy's maps keep one each, and there are few to have."""
+    """As np.load with mmap_mode="r", but no file stays open: numpy keeps one per map, and their number is limited."""
     array = np.load(path, mmap_mode="r", allow_pickle=False)
     with pa.memory_map(str(path)) as file:
         content = file.read_buffer()

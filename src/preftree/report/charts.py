@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
 
 from preftree.report.numbers import Kind, Tick, fit_axis, show
 
@@ -18,6 +18,12 @@ MAX_POINTS = 60
 
 _BOX = 1000
 """Units of a drawing's side."""
+
+Form: TypeAlias = Literal["line", "dots", "both"]
+"""`line`, `dots` (points without a line) or `both`."""
+
+Points: TypeAlias = list[tuple[float, float]]
+"""(x, y) of each point, or (low, high)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +34,7 @@ class Line:
       name: Name in the legend.
       points: (x, y) in the order they are joined.
       tone: The colour's name in the style sheet.
-      form: `line`, `dots` (points without a line) or `both`.
+      form: Whether a line, points or both are drawn.
       band: (low, high) of each point, or empty.
       about: Text for hovering over each point; empty for its name and values.
       listed: Whether the legend names it.
@@ -37,7 +43,7 @@ class Line:
     name: str
     points: Sequence[tuple[float, float]]
     tone: str
-    form: Literal["line", "dots", "both"] = "line"
+    form: Form = "line"
     band: Sequence[tuple[float, float]] = ()
     about: Sequence[str] = ()
     listed: bool = True
@@ -59,7 +65,7 @@ class Chart:
       title, caption: Above the drawing.
       lines: Drawn in this order.
       x_name, y_name: Names of the axes.
-      x_kind, y_kind: Their scales.
+      x_kind, y_kind: Scales of the axes.
       levels: Horizontal lines; they are drawn where they fit without squeezing the lines.
       hover: `x` shows all lines at one x, `point` the nearest point.
       large: Whether it takes the full width.
@@ -88,7 +94,7 @@ class Stroke:
 
     name: str
     tone: str
-    form: str
+    form: Form
     path: str
     dots: str
     band: str
@@ -100,7 +106,7 @@ class Drawing:
 
     Attributes:
       chart: The chart.
-      strokes: Its lines.
+      strokes: Lines of the chart.
       x_ticks, y_ticks: Ticks; `at` in shares of the box.
       levels: Horizontal lines inside the box.
       legend: (name, tone, form) of each line, once.
@@ -113,7 +119,7 @@ class Drawing:
     y_ticks: Sequence[Tick]
     levels: Sequence[Tick]
     legend: Sequence[tuple[str, str, str]]
-    data: Mapping[str, Any] = field(default_factory=dict)
+    data: Mapping[str, Any]
 
 
 def draw_chart(chart: Chart) -> Drawing | None:
@@ -130,24 +136,19 @@ def draw_chart(chart: Chart) -> Drawing | None:
         x = type(x)(min(xs), max(xs))
     y = fit_axis(ys, chart.y_kind, include=[*chart.include_y, *_near(chart.levels, ys)])
 
-    def at(index: int, line: Line) -> tuple[float, float]:
-        point = line.points[index]
-        return x.place(point[0]), 1 - y.place(point[1])
-
     strokes, series = [], []
     for line, keep in shown:
-        places = [at(index, line) for index in keep]
+        across = [x.place(line.points[index][0]) for index in keep]
+        places = [(a, 1 - y.place(line.points[index][1])) for a, index in zip(across, keep, strict=True)]
         band = ""
         if line.band and chart.y_kind == "linear":
-            upper = [
-                (position[0], 1 - y.place(line.band[index][1])) for index, position in zip(keep, places, strict=True)
-            ]
-            lower = [
-                (position[0], 1 - y.place(line.band[index][0])) for index, position in zip(keep, places, strict=True)
-            ]
+            lower, upper = (
+                [(a, 1 - y.place(line.band[index][end])) for a, index in zip(across, keep, strict=True)]
+                for end in (0, 1)
+            )
             band = f"{_path([*upper, *reversed(lower)])}Z"
         path = _path(places) if line.form != "dots" else ""
-        dots = "".join(f"M{_units(a)} {_units(b)}h0" for a, b in places) if line.form in ("dots", "both") else ""
+        dots = "".join(f"M{_units(a)} {_units(b)}h0" for a, b in places) if line.form != "line" else ""
         strokes.append(Stroke(line.name, line.tone, line.form, path, dots, band))
         series.append(_hover_data(line, keep, places))
     legend = list(dict.fromkeys((line.name, line.tone, line.form) for line, _ in shown if line.listed))
@@ -163,9 +164,7 @@ def draw_chart(chart: Chart) -> Drawing | None:
     )
 
 
-def thin(
-    points: Sequence[tuple[float, float]], most: int = MAX_POINTS
-) -> tuple[list[tuple[float, float]], list[tuple[float, float]], int]:
+def thin(points: Sequence[tuple[float, float]], most: int = MAX_POINTS) -> tuple[Points, Points, int]:
     """Means over equal stretches of points, the smallest and the largest value of each, and the stretch's length.
 
     Values that are not finite are left out of the means; a stretch of nothing else has no point.
@@ -183,15 +182,11 @@ def thin(
 
 def _visible(line: Line, chart: Chart) -> list[int]:
     """Indices of the points that the scales can show."""
-    return [
-        index
-        for index, (x, y) in enumerate(line.points)
-        if math.isfinite(x)
-        and math.isfinite(y)
-        and (chart.x_kind != "log" or x > 0)
-        and (chart.y_kind != "log" or y > 0)
-        and (chart.x_kind != "sqrt" or x >= 0)
-    ]
+
+    def fits(value: float, kind: Kind) -> bool:
+        return math.isfinite(value) and (kind != "log" or value > 0) and (kind != "sqrt" or value >= 0)
+
+    return [index for index, (x, y) in enumerate(line.points) if fits(x, chart.x_kind) and fits(y, chart.y_kind)]
 
 
 def _near(levels: Sequence[Level], ys: Sequence[float]) -> list[float]:

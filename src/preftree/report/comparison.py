@@ -1,4 +1,4 @@
-"""The page of all methods on one world: what each got of what could be had, for what, and at other temperatures."""
+"""The page of all methods on one world: rewards beside the optimum, costs, and other sampling temperatures."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from pydantic import BaseModel
 
 from preftree.config.yaml import flatten
 from preftree.evaluate.reward_by_cost import best_so_far, reward_by
 from preftree.report import numbers
 from preftree.report.charts import Chart, Level, Line, draw_chart
 from preftree.report.curves import tone_of
-from preftree.report.demo_page import NAMES, REACHED, parse_part, temperature_figures, text_table
+from preftree.report.demo_page import REACHED, text_table
+from preftree.report.demo_results import NAMES, Cost, InAndOut, parse_results, shown_name
 from preftree.report.first_screen import Conclusion, in_words, plain
 from preftree.report.frontier import BudgetRow, exact_budgets, optimum_at, temperature_chart
 from preftree.report.numbers import percent
-from preftree.report.page import Page, Section, render
+from preftree.report.page import Page, Section, render_page
 from preftree.run_folder.measured_file import Point
 
 WITHIN = 2.0
@@ -27,33 +27,6 @@ WITHIN = 2.0
 
 WIDEST = 5.0
 """Nats of KL up to which the chart of the best rewards goes."""
-
-
-class Cost(BaseModel):
-    """Cost of a run of a method, as in results.json: means over its runs."""
-
-    settings: int
-    seconds: float
-    reward_model_seconds: float
-    seconds_to: dict[str, float | None]
-    samples: float
-    tokens: float
-    models: int
-    state: int
-    knobs: list[str]
-
-
-class InAndOut(BaseModel):
-    """Accuracy of three sources of rewards on one kind of pairs, one seed; the learned ones with their intervals."""
-
-    model_config = {"populate_by_name": True, "extra": "forbid"}
-
-    seed: int
-    pairs: str
-    count: int
-    true_reward: float
-    dpo: tuple[float, float, float]
-    reward_model: tuple[float, float, float]
 
 
 def comparison_page(results: Mapping[str, Any]) -> str:
@@ -64,14 +37,10 @@ def comparison_page(results: Mapping[str, Any]) -> str:
     Raises:
       DataError: a part of the results has another form.
     """
-    world = results["world"]
-    start = float(world["start_reward"])
-    optimum: list[Point] = parse_part(list[Point], results["optimum"], "optimum")
-    methods: dict[str, list[Point]] = parse_part(dict[str, list[Point]], results["methods"], "methods")
-    budgets: list[BudgetRow] = parse_part(list[BudgetRow], results["budgets"], "budgets")
-    all_costs: dict[str, Cost] = parse_part(dict[str, Cost], results["costs"], "costs")
-    ranked: list[InAndOut] = parse_part(list[InAndOut], results["rewards"], "rewards")
-    temperature = temperature_chart(temperature_figures(results), "win rate")
+    parsed = parse_results(results)
+    facts, budgets = parsed.facts, parsed.budgets
+    start = float(facts["start_reward"])
+    temperature = temperature_chart(parsed.named_temperatures(), "win rate")
     temperature = replace(
         temperature,
         lines=[replace(line, tone="ink") if line.name == NAMES["fine_tuned"] else line for line in temperature.lines],
@@ -82,15 +51,15 @@ def comparison_page(results: Mapping[str, Any]) -> str:
         include_y=[0.5],
     )
     seeds = sorted({row.seed for row in budgets})
-    return render(
+    return render_page(
         Page(
-            title=f"Every method on the {plain(world['name'])} world",
+            title=f"Every method on the {plain(facts['name'])} world",
             kind="Comparison",
             lede=f"A world so small that reward, KL and the best possible policy are known exactly. All methods start "
             f"from the same fine-tuned model, whose expected reward is {start:.3f}, and learn from the same pairs or "
             f"the same reward; {len(seeds)} seeds of everything.",
             outcome=summary(budgets),
-            frontier=draw_chart(best_chart(methods, optimum, start)),
+            frontier=draw_chart(best_chart(parsed.methods, parsed.optimum, start)),
             budgets=exact_budgets(budgets, NAMES),
             sections=[
                 Section(
@@ -98,7 +67,7 @@ def comparison_page(results: Mapping[str, Any]) -> str:
                     "A budget leaves out a run that ends just above it. This is each run's own end against the best "
                     "reward at the very KL that it has: means over seeds.",
                     None,
-                    *ends_table(methods),
+                    *ends_table(parsed.methods),
                 ),
                 Section(
                     "What it costs",
@@ -106,9 +75,9 @@ def comparison_page(results: Mapping[str, Any]) -> str:
                     f"take any of its settings to a share of the gain that {WITHIN:g} nats can buy; never: on some "
                     "seed it does not get there. How long the reward model is trained is a choice, and most of what "
                     "the run on it costs. State: weights, gradients and optimiser states of all models, bytes a "
-                    f"parameter. What somebody has to choose: {knobs(all_costs)}.",
-                    draw_chart(compute_chart(methods, all_costs, start)),
-                    *cost_table(all_costs),
+                    f"parameter. What somebody has to choose: {knobs(parsed.costs)}.",
+                    draw_chart(compute_chart(parsed.methods, parsed.costs, start)),
+                    *cost_table(parsed.costs),
                 ),
                 Section(
                     "Rewards, in and out of distribution",
@@ -116,13 +85,13 @@ def comparison_page(results: Mapping[str, Any]) -> str:
                     "the true reward itself, which no source can beat by more than luck since labels are drawn. Means "
                     "over seeds, lowest to highest. DPO with AdamW at beta 1, and one setting of the reward model.",
                     None,
-                    *rewards_table(ranked),
+                    *rewards_table(parsed.rewards),
                 ),
             ],
             temperature=draw_chart(temperature),
-            extra=[("Over temperatures", *robustness_table(results["robustness"]))],
-            texts=text_table(results.get("texts", [])),
-            facts=[(name, plain(value)) for name, value in flatten(dict(world)).items()],
+            extra=[("Over temperatures", *robustness_table(parsed.robustness))],
+            texts=text_table(parsed.texts),
+            facts=[(name, plain(value)) for name, value in flatten(facts).items()],
             world=True,
         )
     )
@@ -135,11 +104,11 @@ def summary(budgets: Sequence[BudgetRow]) -> Conclusion:
         of_method = [row for row in budgets if row.method == name and row.kl == WITHIN]
         shares[name] = statistics.fmean((row.reward - row.start) / (row.optimum - row.start) for row in of_method)
     ranked = sorted(shares, key=lambda name: -shares[name])
-    shares_text = ", ".join(f"{NAMES.get(name, name)} {percent(shares[name])}" for name in ranked)
+    shares_text = ", ".join(f"{shown_name(name)} {percent(shares[name])}" for name in ranked)
     dpo = max((name for name in shares if name.startswith("dpo")), key=lambda name: shares[name])
     return Conclusion(
         "yes" if shares[dpo] >= REACHED else "unclear" if shares[dpo] >= REACHED / 2 else "no",
-        f"{NAMES.get(dpo, dpo)}: {percent(shares[dpo])}",
+        f"{shown_name(dpo)}: {percent(shares[dpo])}",
         f"Of all methods: {shares_text}.",
         "Best-of-N and methods named after the true reward see the true reward of every response they draw; the "
         "others see labels alone.",
@@ -151,27 +120,16 @@ def best_chart(methods: Mapping[str, Sequence[Point]], optimum: Sequence[Point],
     """The best reward of every method within a KL, over the KL: mean over seeds of each seed's best policy."""
     kls = (np.linspace(0, np.sqrt(WIDEST), 57) ** 2).tolist()
     seeds = sorted({point.seed or 0 for point in optimum})
-    edge = [
-        (
-            kl,
-            statistics.fmean(
-                optimum_at([Point(kl=0, reward=start), *(p for p in optimum if p.seed == seed)], kl) or start
-                for seed in seeds
-            ),
-        )
-        for kl in kls
-    ]
+    edges = [[Point(kl=0, reward=start), *(point for point in optimum if point.seed == seed)] for seed in seeds]
+    edge = [(kl, statistics.fmean(optimum_at(points, kl) or start for points in edges)) for kl in kls]
     lines = [Line("optimum", edge, "ink", "line")]
     for index, (name, points) in enumerate(methods.items()):
-        each = [
-            [
-                max([start, *(point.reward for point in points if point.seed == seed and point.kl <= kl)])
-                for seed in seeds
-            ]
+        by_seed = [[(point.kl, point.reward) for point in points if point.seed == seed] for seed in seeds]
+        means = [
+            (kl, statistics.fmean(max([start, *(reward for at, reward in path if at <= kl)]) for path in by_seed))
             for kl in kls
         ]
-        means = [(kl, statistics.fmean(values)) for kl, values in zip(kls, each, strict=True)]
-        lines.append(Line(NAMES.get(name, name), means, tone_of(index), "line"))
+        lines.append(Line(shown_name(name), means, tone_of(index), "line"))
     return Chart(
         "Best true reward within a KL to the fine-tuned model",
         lines,
@@ -197,7 +155,7 @@ def ends_table(methods: Mapping[str, Sequence[Point]]) -> tuple[list[str], list[
             last = list(by_seed.values())
             missing = statistics.fmean(float((point.model_extra or {})["best"]) - point.reward for point in last)
             kl, reward = (statistics.fmean(getattr(point, what) for point in last) for what in ("kl", "reward"))
-            rows.append([NAMES.get(name, name), setting, f"{kl:.2f}", f"{reward:.3f}", f"{missing:.3f}"])
+            rows.append([shown_name(name), setting, f"{kl:.2f}", f"{reward:.3f}", f"{missing:.3f}"])
     return ["method", "setting", "KL", "reward", "missing to the best"], rows
 
 
@@ -215,7 +173,7 @@ def compute_chart(methods: Mapping[str, Sequence[Point]], all_costs: Mapping[str
         last = max(float((point.model_extra or {})["seconds"]) for point in points)
         moments = [float(moment) for moment in np.geomspace(0.5, last, 60)]
         means = [(moment, statistics.fmean(reward_by(path, moment, start) for path in steps)) for moment in moments]
-        lines.append(Line(NAMES.get(name, name), means, tone_of(index), "line"))
+        lines.append(Line(shown_name(name), means, tone_of(index), "line"))
     return Chart(
         f"Best true reward within {WITHIN:g} nats by what it cost",
         lines,
@@ -239,7 +197,7 @@ def cost_table(all_costs: Mapping[str, Cost]) -> tuple[list[str], list[list[str]
         figures = [f"{cost.seconds:.0f} s{reward_model}", *("never" if s is None else f"{s:.1f} s" for s in reached)]
         figures += [f"{cost.samples:,.0f}", f"{cost.tokens:,.0f}", str(cost.models), str(cost.state)]
         figures += [str(cost.settings), str(len(cost.knobs))]
-        rows.append([NAMES.get(name, name), *figures])
+        rows.append([shown_name(name), *figures])
     return heads, rows
 
 
@@ -247,7 +205,7 @@ def knobs(all_costs: Mapping[str, Cost]) -> str:
     """The options that have to be chosen for each method; methods with the same options together."""
     alike: dict[str, list[str]] = {}
     for name, cost in all_costs.items():
-        alike.setdefault(", ".join(cost.knobs), []).append(NAMES.get(name, name))
+        alike.setdefault(", ".join(cost.knobs), []).append(shown_name(name))
     return "; ".join(f"{in_words(names)}: {options}" for options, names in alike.items())
 
 
@@ -258,21 +216,14 @@ def rewards_table(ranked: Sequence[InAndOut]) -> tuple[list[str], list[list[str]
         of_kind = [row for row in ranked if row.pairs == kind]
         dpo, model = [row.dpo[0] for row in of_kind], [row.reward_model[0] for row in of_kind]
         gaps = [accuracy - other for accuracy, other in zip(dpo, model, strict=True)]
-        rows.append(
-            [
-                kind,
-                _range([row.true_reward for row in of_kind]),
-                _range(model),
-                _range(dpo),
-                _range(gaps, sign=True),
-            ]
-        )
+        true = [row.true_reward for row in of_kind]
+        rows.append([kind, _range(true), _range(model), _range(dpo), _range(gaps, sign=True)])
     return ["pairs", "true reward", "reward model", "DPO's implicit reward", "DPO less reward model"], rows
 
 
 def robustness_table(figures: Mapping[str, Mapping[str, float]]) -> tuple[list[str], list[list[str]]]:
     """Heads, and a row a policy: the mean win rate over temperatures, and what is lost at the last."""
-    rows = [[NAMES.get(name, name), f"{row['area']:.3f}", f"{row['drop']:.3f}"] for name, row in figures.items()]
+    rows = [[shown_name(name), f"{row['area']:.3f}", f"{row['drop']:.3f}"] for name, row in figures.items()]
     return ["policy", "mean win rate", "highest less that at 1"], rows
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from preftree.evaluate.checks.evidence import is_number
 from preftree.evaluate.checks.traits import traits_of
-from preftree.report.charts import MAX_POINTS, Chart, Level, Line, thin
+from preftree.report.charts import MAX_POINTS, Chart, Form, Level, Line, Points, thin
 from preftree.report.numbers import Kind, show
-from preftree.run_folder.measured_file import Point, Reliability
-from preftree.run_folder.reader import Row, Run
+from preftree.run_folder.measured_file import Reliability
+from preftree.run_folder.reader import Row, Run, split_rows
 
 NUM_RUN_TONES = 8
 """Colours for runs; the ninth has the first one's again."""
@@ -42,137 +43,131 @@ class Panel:
 
 _ZERO = Level(0.0, "")
 
+
+def _single(title: str, field: str, caption: str = "", unit: str = "", *, label: str = "", **more: Any) -> Panel:
+    """A panel of one figure; its label is the title unless another is given."""
+    return Panel(title, ((field, label or title.lower(), "main"),), caption, unit, **more)
+
+
+def _sides(title: str, field: str, caption: str, unit: str = "", level: Level | None = None) -> Panel:
+    """A panel of a figure of chosen and rejected responses."""
+    fields = tuple((f"{side}_{field}", side, side) for side in ("chosen", "rejected"))
+    return Panel(title, fields, caption, unit, level)
+
+
 PANELS = (
-    Panel("Loss", (("loss", "loss", "main"),), "", "nats"),
-    Panel(
+    _single("Loss", "loss", unit="nats"),
+    _single(
         "Accuracy",
-        (("accuracy", "accuracy", "main"),),
+        "accuracy",
         "Share of pairs whose chosen response has the larger reward; of a policy, the implicit one.",
         level=Level(0.5, "a coin"),
     ),
-    Panel(
+    _single(
         "Margin",
-        (("margin", "margin", "main"),),
+        "margin",
         "Chosen minus rejected reward; the implicit one of a policy is beta × its logratio.",
         level=_ZERO,
     ),
-    Panel(
-        "Rewards",
-        (("chosen_rewards", "chosen", "chosen"), ("rejected_rewards", "rejected", "rejected")),
-        "Of a reward model. Only differences within a prompt mean something.",
-        level=_ZERO,
-    ),
-    Panel(
+    _sides("Rewards", "rewards", "Of a reward model. Only differences within a prompt mean something.", level=_ZERO),
+    _single(
         "Brier score",
-        (("brier", "Brier score", "main"),),
+        "brier",
         "Mean of (1 - chance that the reward model gives to the label)²; a coin has .25, and 0 is certain and right.",
+        label="Brier score",
         level=Level(0.25, "a coin"),
         include=(0.0,),
     ),
-    Panel(
+    _single(
         "Calibration error",
-        (("calibration_error", "calibration error", "main"),),
+        "calibration_error",
         "Mean distance between how sure it is and how often it is right, over ten bins.",
         include=(0.0,),
     ),
-    Panel(
+    _sides(
         "Logratios",
-        (("chosen_logratio", "chosen", "chosen"), ("rejected_logratio", "rejected", "rejected")),
+        "logratio",
         "Policy minus reference, apart: a margin can grow while both sides become less likely.",
         "nats",
         _ZERO,
     ),
-    Panel(
-        "Log-probs",
-        (("chosen_logps", "chosen", "chosen"), ("rejected_logps", "rejected", "rejected")),
-        "Of whole responses under the policy.",
-        "nats",
-    ),
-    Panel("KL to the reference", (("kl", "KL", "main"),), "Of whole responses, from the policy's own samples.", "nats"),
-    Panel("Reward", (("reward", "reward", "main"),), "By the reward that samples were scored with."),
-    Panel(
+    _sides("Log-probs", "logps", "Of whole responses under the policy.", "nats"),
+    _single("KL to the reference", "kl", "Of whole responses, from the policy's own samples.", "nats", label="KL"),
+    _single("Reward", "reward", "By the reward that samples were scored with."),
+    _single(
         "Gradient weight",
-        (("grad_weight", "gradient weight", "main"),),
+        "grad_weight",
         "How much a pair still teaches: |d loss / d chosen log-prob| / beta.",
         include=(0.0,),
     ),
-    Panel("Gradient norm", (("grad_norm", "gradient norm", "main"),), "Before clipping.", kind="log"),
-    Panel("Learning rate", (("lr", "learning rate", "main"),), include=(0.0,)),
-    Panel(
-        "Response length",
-        (("chosen_tokens", "chosen", "chosen"), ("rejected_tokens", "rejected", "rejected")),
-        "Scored tokens of the responses in the data.",
-        "tokens",
+    _single("Gradient norm", "grad_norm", "Before clipping.", kind="log"),
+    _single("Learning rate", "lr", include=(0.0,)),
+    _sides("Response length", "tokens", "Scored tokens of the responses in the data.", "tokens"),
+    _single("Response length", "response_tokens", "Scored tokens.", "tokens", label="response"),
+    _single("Policy loss", "policy_loss", "Of the clipped surrogate, a token or a response."),
+    _single(
+        "Critic", "value_loss", "Half the squared distance of values from returns.", label="value loss", include=(0.0,)
     ),
-    Panel("Response length", (("response_tokens", "response", "main"),), "Scored tokens.", "tokens"),
-    Panel("Policy loss", (("policy_loss", "policy loss", "main"),), "Of the clipped surrogate, a token or a response."),
-    Panel(
-        "Critic",
-        (("value_loss", "value loss", "main"),),
-        "Half the squared distance of values from returns.",
-        include=(0.0,),
-    ),
-    Panel(
+    _single(
         "Explained variance",
-        (("explained_variance", "explained variance", "main"),),
+        "explained_variance",
         "Of the returns, by the critic's values; 1 is perfect, 0 a constant.",
         level=_ZERO,
     ),
-    Panel(
+    _single(
         "Step from the policy that sampled",
-        (("approx_kl", "approximate KL", "main"),),
+        "approx_kl",
         "Nats a token, a mean over the updates of an iteration.",
         "nats",
+        label="approximate KL",
         include=(0.0,),
     ),
-    Panel(
-        "Clipped",
-        (("clip_fraction", "share clipped", "main"),),
-        "Actions whose gradient the clip took away.",
-        include=(0.0,),
+    _single(
+        "Clipped", "clip_fraction", "Actions whose gradient the clip took away.", label="share clipped", include=(0.0,)
     ),
-    Panel(
-        "Ended", (("finished", "share ended", "main"),), "Responses that the model ended itself.", include=(0.0, 1.0)
-    ),
-    Panel("Throughput", (("responses_per_second", "responses per second", "main"),), unit="responses / s"),
-    Panel("Throughput", (("pairs_per_second", "pairs per second", "main"),), unit="pairs / s", include=(0.0,)),
-    Panel("Throughput", (("examples_per_second", "examples per second", "main"),), unit="rows / s", include=(0.0,)),
+    _single("Ended", "finished", "Responses that the model ended itself.", label="share ended", include=(0.0, 1.0)),
+    _single("Throughput", "responses_per_second", unit="responses / s", label="responses per second"),
+    _single("Throughput", "pairs_per_second", unit="pairs / s", label="pairs per second", include=(0.0,)),
+    _single("Throughput", "examples_per_second", unit="rows / s", label="examples per second", include=(0.0,)),
 )
 
-# Positions and counters; implicit rewards are beta x the logratios; the interval is drawn with the accuracy.
-NOT_DRAWN = frozenset({"step", "epoch", "split", "pairs", "examples", "tokens", "seconds", "error"}) | {
-    "chosen_rewards",
-    "rejected_rewards",
-    "accuracy_low",
-    "accuracy_high",
-    "reward_low",
-    "reward_high",
-    "kl_low",
-    "kl_high",
-    "responses",
-    "seconds_generating",
-    "seconds_scoring",
-    "seconds_updating",
-}
+NOT_DRAWN = (
+    {
+        "step",
+        "epoch",
+        "split",
+        "pairs",
+        "examples",
+        "responses",
+        "tokens",
+        "error",
+        "chosen_rewards",
+        "rejected_rewards",
+    }
+    | {"seconds", "seconds_generating", "seconds_scoring", "seconds_updating"}
+    | {f"{name}_{end}" for name in ("accuracy", "reward", "kl") for end in ("low", "high")}
+)
+"""Positions and counters; implicit rewards, beta x the logratios; intervals, which are drawn with their figures."""
 
 
 def learning_curves(run: Run) -> list[Chart]:
     """A chart for each panel that the run has figures for, and one for each figure that no panel has."""
-    train, held_out = _split(run.rows)
-    charts, steps = [], _span([run])
+    train, held_out = split_rows(run)
+    charts = []
     for panel in _panels([run]):
         lines: list[Line] = []
         for name, label, tone in panel.fields:
             means, bands, stretch = thin(_points(train, name))
             if means:
                 lines.append(Line(label, means, tone, "line", bands if stretch > 1 else ()))
-            points = _points(held_out, name)
-            if points:
+            if points := _points(held_out, name):
+                held_out_tone = "held-out" if tone == "main" else tone
                 band = _interval(held_out, name)
-                lines.append(Line(f"{label}, held out", points, _held_out_tone(tone), "both", band, listed=False))
-        lines += _measured_lines(panel, run)
+                lines.append(Line(f"{label}, held out", points, held_out_tone, "both", band, listed=False))
+            if points := _after_training(run, name):
+                lines.append(Line(label, points, "main", "both"))
         if lines:
-            charts.append(_chart(panel, lines, _level(panel, [run]), steps))
+            charts.append(_chart(panel, lines, [run]))
     if run.measured.reliability:
         charts.append(_reliability(run.measured.reliability))
     return charts
@@ -204,37 +199,30 @@ def compared_curves(groups: Mapping[str, Sequence[Run]]) -> list[Chart]:
         lowest and the highest of them.
     """
     every = [run for runs in groups.values() for run in runs]
-    charts, steps = [], _span(every)
+    charts = []
     for panel in _panels(every):
         for number, (name, label, _) in enumerate(panel.fields):
             lines: list[Line] = []
             for index, (group, runs) in enumerate(groups.items()):
-                split = [_split(run.rows) for run in runs]
-                train = _over_seeds([thin(_points(rows, name))[0] for rows, _ in split])
-                held_out = _over_seeds([_points(rows, name) for _, rows in split])
-                after_training = [line for run in runs for line in _measured_lines(panel, run) if line.name == label]
-                measured = _over_seeds([list(line.points) for line in after_training])
-                tone = tone_of(index)
-                if train[0]:
-                    lines.append(Line(group, train[0], tone, "line", train[1]))
-                if held_out[0]:
-                    lines.append(Line(f"{group}, held out", held_out[0], tone, "dots", held_out[1], listed=False))
-                if measured[0]:
-                    lines.append(Line(group, measured[0], tone, "both", measured[1]))
+                parts = [split_rows(run) for run in runs]
+                measured = [points for run in runs if (points := _after_training(run, name))]
+                layers: list[tuple[Form, str, list[Points]]] = [
+                    ("line", group, [thin(_points(train, name))[0] for train, _ in parts]),
+                    ("dots", f"{group}, held out", [_points(held_out, name) for _, held_out in parts]),
+                    ("both", group, measured),
+                ]
+                for form, title, curves in layers:
+                    means, band = _over_seeds(curves)
+                    if means:
+                        lines.append(Line(title, means, tone_of(index), form, band, listed=title == group))
             if lines:
                 title = panel.title if len(panel.fields) == 1 else f"{panel.title}, {label}"
                 caption = panel.caption if number == 0 else ""
-                charts.append(
-                    replace(
-                        _chart(panel, lines, _level(panel, every), steps), title=title, caption=caption, legend=False
-                    )
-                )
+                charts.append(replace(_chart(panel, lines, every), title=title, caption=caption, legend=False))
     return charts
 
 
-def _over_seeds(
-    curves: Sequence[Sequence[tuple[float, float]]],
-) -> tuple[list[tuple[float, float]], list[tuple[float, float]]]:
+def _over_seeds(curves: Sequence[Points]) -> tuple[Points, Points]:
     """Means of several curves at each x, and the extremes; no extremes for one curve."""
     values: dict[float, list[float]] = {}
     for curve in curves:
@@ -246,7 +234,7 @@ def _over_seeds(
 
 def mean_stretch(runs: Sequence[Run]) -> int:
     """Number of steps in each mean of the longest run's curves."""
-    longest = max((len(_split(run.rows)[0]) for run in runs), default=0)
+    longest = max((len(split_rows(run)[0]) for run in runs), default=0)
     return max(1, math.ceil(longest / MAX_POINTS))
 
 
@@ -255,16 +243,17 @@ def tone_of(index: int) -> str:
     return f"run-{index % NUM_RUN_TONES}"
 
 
-def _chart(panel: Panel, lines: list[Line], level: Level | None, steps: tuple[float, float], title: str = "") -> Chart:
-    """The panel's chart; one with another title is among others of the same runs, which share a legend."""
+def _chart(panel: Panel, lines: list[Line], runs: Sequence[Run]) -> Chart:
+    """The panel's chart; all charts of some runs span the same steps, so that they can be read against each other."""
+    level = _level(panel, runs)
     return Chart(
-        title or panel.title,
+        panel.title,
         lines,
         panel.caption,
         y_name=panel.unit,
         y_kind=panel.kind,
         levels=(level,) if level else (),
-        include_x=steps,
+        include_x=(0.0, float(max((run.steps for run in runs), default=0))),
         include_y=panel.include,
     )
 
@@ -278,35 +267,18 @@ def _level(panel: Panel, runs: Sequence[Run]) -> Level | None:
 
 def _panels(runs: Sequence[Run]) -> list[Panel]:
     known = {name for panel in PANELS for name, _, _ in panel.fields} | NOT_DRAWN
-    others = dict.fromkeys(
-        name
-        for run in runs
-        for row in run.rows
-        for name, value in row.items()
-        if name not in known and is_number(value)
-    )
-    shown = [
-        panel
-        for panel in PANELS
-        if panel.title != "Rewards" or any(run.recipe.trains == "reward_model" for run in runs)
-    ]
-    return [*shown, *(Panel(name.replace("_", " ").capitalize(), ((name, name, "main"),)) for name in others)]
+    figures = (item for run in runs for row in run.rows for item in row.items())
+    others = dict.fromkeys(name for name, value in figures if name not in known and is_number(value))
+    with_rewards = any(run.recipe.trains == "reward_model" for run in runs)
+    shown = [panel for panel in PANELS if with_rewards or panel.title != "Rewards"]
+    return [*shown, *(_single(name.replace("_", " ").capitalize(), name, label=name) for name in others)]
 
 
-def _span(runs: Sequence[Run]) -> tuple[float, float]:
-    """The steps that every chart spans, so that they can be read against each other."""
-    return 0.0, float(max((run.steps for run in runs), default=0))
-
-
-def _split(rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:
-    return [row for row in rows if "split" not in row], [row for row in rows if row.get("split") == "eval"]
-
-
-def _points(rows: Sequence[Row], name: str) -> list[tuple[float, float]]:
+def _points(rows: Sequence[Row], name: str) -> Points:
     return [(float(row["step"]), float(row[name])) for row in rows if is_number(row.get(name))]
 
 
-def _interval(rows: Sequence[Row], name: str) -> list[tuple[float, float]]:
+def _interval(rows: Sequence[Row], name: str) -> Points:
     """Ends of each row's confidence interval, where every row has one."""
     ends = (f"{name}_low", f"{name}_high")
     with_figure = [row for row in rows if is_number(row.get(name))]
@@ -315,20 +287,9 @@ def _interval(rows: Sequence[Row], name: str) -> list[tuple[float, float]]:
     return [(float(row[ends[0]]), float(row[ends[1]])) for row in with_figure]
 
 
-def _held_out_tone(tone: str) -> str:
-    return "held-out" if tone == "main" else tone
-
-
-def _measured_lines(panel: Panel, run: Run) -> list[Line]:
-    """KL and reward along training that were measured afterwards."""
-    getters: Mapping[str, str] = {"kl": "KL", "reward": "reward"}
-    field = panel.fields[0][0]
-    if field not in getters:
+def _after_training(run: Run, name: str) -> Points:
+    """KL or reward along training, measured afterwards."""
+    if name not in ("kl", "reward"):
         return []
-    points = _along_training(run.measured.frontier, field)
-    return [Line(getters[field], points, "main", "both")] if points else []
-
-
-def _along_training(points: Sequence[Point], field: str) -> list[tuple[float, float]]:
-    values = [(float(point.step), float(getattr(point, field))) for point in points if point.step is not None]
-    return sorted(values)
+    points = [point for point in run.measured.frontier if point.step is not None]
+    return sorted((float(point.step or 0), float(getattr(point, name))) for point in points)

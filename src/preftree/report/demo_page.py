@@ -7,17 +7,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
-
 from preftree.config.yaml import flatten
-from preftree.errors import DataError
 from preftree.report import numbers, tables
 from preftree.report.curves import compared_curves, learning_curves, mean_stretch, tone_of
-from preftree.report.first_screen import Answer, Conclusion, Figure, conclude, in_words, plain
-from preftree.report.frontier import BudgetRow, exact_budgets, optimum_at, paths
+from preftree.report.demo_results import NAMES, ResponsesOf, TextAndReward, parse_results, shown_name
+from preftree.report.first_screen import Answer, Conclusion, Figure, conclusion, in_words, plain
+from preftree.report.frontier import exact_budgets, optimum_at, paths
 from preftree.report.numbers import percent, show
-from preftree.report.page import Page, drawn, examine_all, measured_parts, render
-from preftree.run_folder.measured_file import Measured, PairRewards, Point, Sample, Temperature
+from preftree.report.page import Page, drawn, examine_all, measured_parts, render_page
+from preftree.run_folder.measured_file import Measured, Point
 from preftree.run_folder.reader import Run
 
 REACHED = 0.8
@@ -25,19 +23,6 @@ REACHED = 0.8
 
 OUTSIDE = 0.02
 """Share of responses outside the world above which a note says so."""
-
-NAMES = {
-    "dpo_adamw": "DPO (AdamW)",
-    "dpo_rmsprop": "DPO (RMSprop)",
-    "best_of_n": "Best of N",
-    "preferred_ft": "Preferred-FT",
-    "unlikelihood": "Unlikelihood",
-    "ppo": "PPO (reward model)",
-    "ppo_gt": "PPO (true reward)",
-    "rloo_gt": "RLOO (true reward)",
-    "fine_tuned": "the fine-tuned model",
-}
-"""Names of methods on the page, by their names in results.json; another name is shown as it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,81 +39,70 @@ def demo_page(results: Mapping[str, Any], runs: Sequence[Run] = ()) -> str:
     """The page of a world, as HTML.
 
     Args:
-      results: As results.json has it: "world" (a name, or figures with a "name" and a "start_reward"), "optimum" and
-        "methods" with points of "kl" and "reward"; and, where they were measured, "bandit" {loss: {beta: total
-        variation}}, "seconds" {part: seconds}, "texts" [{"prompt", "responses": {model: {"text", "reward"}}}], and
-        "samples", "token_rewards", "temperature" in the forms of measured.json.
-        "budgets" [{"method", "seed", "kl", "reward", "optimum"}] takes the place of the table made from the points.
+      results: Content of results.json (report/demo_results.py); its budgets take the place of the table made from the
+        points.
       runs: Training runs behind it, whose curves and checks the page shows.
     Raises:
       DataError: a part of the results has another form.
     """
-    optimum: list[Point] = parse_part(list[Point], results.get("optimum", []), "optimum")
-    raw: dict[str, list[Point]] = parse_part(dict[str, list[Point]], results.get("methods", {}), "methods")
-    named = results.get("world", "unnamed")
-    facts = named if isinstance(named, Mapping) else {"name": named}
+    parsed = parse_results(results)
+    optimum, facts = parsed.optimum, parsed.facts
     start = facts.get("start_reward", min((point.reward for point in optimum), default=None))
     if start is not None and optimum:
         optimum = [Point(kl=0.0, reward=start, seed=optimum[0].seed), *optimum]  # the reference itself
-    methods = {NAMES.get(name, name): _from_start(points, start) for name, points in raw.items()}
+    methods = {shown_name(name): _from_start(points, start) for name, points in parsed.methods.items()}
+    of_runs = next((run.measured.token_rewards for run in runs if run.measured.token_rewards), ())
     measured = Measured(
-        temperature=temperature_figures(results),
-        samples=parse_part(tuple[Sample, ...], results.get("samples", ()), "samples"),
-        token_rewards=parse_part(tuple[PairRewards, ...], results.get("token_rewards", ()), "token_rewards")
-        or next((run.measured.token_rewards for run in runs if run.measured.token_rewards), ()),
+        temperature=parsed.named_temperatures(),
+        samples=parsed.samples,
+        token_rewards=parsed.token_rewards or of_runs,
     )
     ends = run_ends(methods, optimum, start)
     extra: list[tuple[str, Sequence[str], Sequence[Sequence[str]]]] = []
-    if bandit := parse_part(dict[str, dict[str, float]], results.get("bandit", {}), "bandit"):
-        betas = list(dict.fromkeys(beta for row in bandit.values() for beta in row))
-        gaps = [(loss, *(_size(row[beta]) if beta in row else "" for beta in betas)) for loss, row in bandit.items()]
+    if parsed.bandit:
+        betas = list(dict.fromkeys(beta for row in parsed.bandit.values() for beta in row))
         heads = ("total variation at", *(f"beta {beta}" for beta in betas))
+        gaps = [
+            (loss, *(show(float(f"{row[beta]:.0e}")) if beta in row else "" for beta in betas))
+            for loss, row in parsed.bandit.items()
+        ]
         extra.append(("A bandit against its closed form", heads, gaps))
-    if seconds := parse_part(dict[str, float], results.get("seconds", {}), "seconds"):
-        timed = [(name, numbers.duration(value)) for name, value in seconds.items()]
+    if parsed.seconds:
+        timed = [(name, numbers.duration(value)) for name, value in parsed.seconds.items()]
         extra.append(("Time", ("part", "took"), timed))
     alike = [run for run in runs if run.recipe == runs[0].recipe]  # losses of another recipe have another unit
-    many = len(alike) > 1
     parts = measured_parts(measured, methods, [point for point in optimum if point.seed in (None, optimum[0].seed)])
-    if budgets := parse_part(list[BudgetRow], results.get("budgets", []), "budgets"):
-        parts["budgets"] = exact_budgets(budgets, NAMES)
-    return render(
+    if parsed.budgets:
+        parts["budgets"] = exact_budgets(parsed.budgets, NAMES)
+    return render_page(
         Page(
             title=f"The {plain(facts.get('name', 'unnamed'))} world",
             kind="Demo",
             lede=_describe(list(methods), len(ends), start),
-            outcome=_with_choice(conclude_world(ends, start), results.get("recommended")),
+            outcome=_with_choice(conclude_world(ends, start), parsed.recommended),
             figures=_figures(ends, start),
             runs=examine_all(runs),
             curves=drawn(
                 compared_curves({run.name: [run] for run in alike})
-                if many
-                else [c for run in alike for c in learning_curves(run)]
+                if len(alike) > 1
+                else [chart for run in alike for chart in learning_curves(run)]
             ),
             legend=[(run.name, tone_of(index)) for index, run in enumerate(alike)],
             stretch=mean_stretch(runs),
             differing=tables.differing(runs) if len(runs) > 1 else (),
-            texts=text_table(results.get("texts", [])),
+            texts=text_table(parsed.texts),
             extra=extra,
             notes=_notes(ends),
-            facts=[(name, plain(value)) for name, value in flatten(dict(facts)).items()],
+            facts=[(name, plain(value)) for name, value in flatten(facts).items()],
             world=True,
             **parts,
         )
     )
 
 
-def temperature_figures(results: Mapping[str, Any]) -> tuple[Temperature, ...]:
-    """Figures over sampling temperatures, with the names that people read."""
-    figures: tuple[Temperature, ...] = parse_part(
-        tuple[Temperature, ...], results.get("temperature", ()), "temperature"
-    )
-    return tuple(figure.model_copy(update={"name": NAMES.get(figure.name, figure.name)}) for figure in figures)
-
-
 def budget_lines(results: Mapping[str, Any]) -> list[str]:
     """The best rewards within KL budgets as a Markdown table, regret in brackets; nothing where not measured."""
-    rows: list[BudgetRow] = parse_part(list[BudgetRow], results.get("budgets", []), "budgets")
+    rows = parse_results(results).budgets
     if not rows:
         return []
     heads, table = exact_budgets(rows, NAMES)
@@ -156,9 +130,9 @@ def run_ends(methods: Mapping[str, Sequence[Point]], optimum: Sequence[Point], s
 
 
 def conclude_world(ends: Sequence[RunEnd], start: float | None) -> Conclusion:
-    """Did the runs get what their KL could buy? The middle one decides, the one of the highest reward is shown."""
+    """Whether the runs reached the reward that their KL allows: by the median run; the best one is shown."""
     if not ends or start is None:
-        return conclude("unclear", "No training run was measured against the optimum.", "")
+        return conclusion("unclear", "No training run was measured against the optimum.", "")
     shares = [end.share for end in ends]
     middle = statistics.median(shares)
     verdict: Answer = "yes" if middle >= REACHED else "unclear" if middle >= REACHED / 2 else "no"
@@ -170,7 +144,7 @@ def conclude_world(ends: Sequence[RunEnd], start: float | None) -> Conclusion:
     )
     if len(ends) > 1:
         sentence += f" Over all {len(ends)} runs it is {percent(min(shares))} to {percent(max(shares))}."
-    return conclude(verdict, sentence, "Reward, KL and the optimum of this world are computed exactly.")
+    return conclusion(verdict, sentence, "Reward, KL and the optimum of this world are computed exactly.")
 
 
 def _with_choice(outcome: Conclusion, recommended: Any) -> Conclusion:
@@ -190,25 +164,23 @@ def _describe(names: Sequence[str], num_runs: int, start: float | None) -> str:
 
 
 def _figures(ends: Sequence[RunEnd], start: float | None) -> list[Figure]:
-    figures = [Figure("Before", f"{start:.3f}", "expected reward")] if start is not None else []
-    for end in sorted(ends, key=lambda end: -end.point.reward)[:5]:
-        figures.append(
-            Figure(end.name, f"{end.point.reward:.3f}", f"at KL {end.point.kl:.2f}; {end.limit:.3f} possible")
-        )
-    return figures
+    before = [Figure("Before", f"{start:.3f}", "expected reward")] if start is not None else []
+    best = sorted(ends, key=lambda end: -end.point.reward)[:5]
+    return before + [
+        Figure(end.name, f"{end.point.reward:.3f}", f"at KL {end.point.kl:.2f}; {end.limit:.3f} possible")
+        for end in best
+    ]
 
 
 def _notes(ends: Sequence[RunEnd]) -> list[str]:
     """Notes on figures that only the world itself gives."""
-    notes = []
-    for end in ends:
-        outside = (end.point.model_extra or {}).get("outside")
-        if isinstance(outside, float) and outside > OUTSIDE:
-            notes.append(
-                f"{end.name}: {percent(outside)} of its responses are outside this world. No pair showed such a "
-                "response, so nothing kept the policy from them."
-            )
-    return notes
+    shares = [(end.name, (end.point.model_extra or {}).get("outside")) for end in ends]
+    return [
+        f"{name}: {percent(outside)} of its responses are outside this world. No pair showed such a response, so "
+        "nothing kept the policy from them."
+        for name, outside in shares
+        if isinstance(outside, float) and outside > OUTSIDE
+    ]
 
 
 def _from_start(points: Sequence[Point], start: float | None) -> list[Point]:
@@ -223,50 +195,12 @@ def _from_start(points: Sequence[Point], start: float | None) -> list[Point]:
     return [*first, *points]
 
 
-def text_table(rows: Any) -> tuple[list[str], list[tuple[str, list[tuple[str, str]]]]]:
+def text_table(rows: Sequence[ResponsesOf]) -> tuple[list[str], list[tuple[str, list[tuple[str, str]]]]]:
     """A table of what each model writes: heads, and rows of (prompt, cells of a text and its reward)."""
-    parsed = parse_part(list[_Answers], rows, "texts")
-    names = list(dict.fromkeys(name for row in parsed for name in row.responses))
-    cells = [
-        (
-            row.prompt,
-            [(row.responses[n].text, _reward(row.responses[n])) if n in row.responses else ("", "") for n in names],
-        )
-        for row in parsed
-    ]
-    return names, cells
+    names = list(dict.fromkeys(name for row in rows for name in row.responses))
+    none = TextAndReward(text="")
+    return names, [(row.prompt, [_cell(row.responses.get(name, none)) for name in names]) for row in rows]
 
 
-@dataclass(frozen=True, slots=True)
-class _Response:
-    text: str
-    reward: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Answers:
-    prompt: str
-    responses: dict[str, _Response]
-
-
-def _size(gap: float) -> str:
-    """The order of magnitude of a distance."""
-    return show(float(f"{gap:.0e}"))
-
-
-def _reward(response: _Response) -> str:
-    return "" if response.reward is None else f"reward {response.reward:.2f}"
-
-
-def parse_part(kind: Any, value: object, name: str) -> Any:
-    """A part of the results, checked.
-
-    Raises:
-      DataError: it has another form.
-    """
-    try:
-        return TypeAdapter(kind).validate_python(value)
-    except ValidationError as error:
-        fault = error.errors()[0]
-        path = ".".join([name, *(str(part) for part in fault["loc"])])
-        raise DataError(f"results: {path}: {fault['msg']}; it must be as results.json has it") from error
+def _cell(response: TextAndReward) -> tuple[str, str]:
+    return response.text, "" if response.reward is None else f"reward {response.reward:.2f}"

@@ -1,4 +1,4 @@
-"""The end of a run for people: its page, and what looks wrong with it."""
+"""Conclusion of a run for people: its page, and its diagnoses in the log."""
 
 from __future__ import annotations
 

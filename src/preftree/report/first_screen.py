@@ -10,7 +10,7 @@ from typing import Any, Literal
 from preftree.evaluate.checks.evidence import is_number
 from preftree.evaluate.checks.traits import traits_of
 from preftree.report.numbers import duration, fixed, percent, show
-from preftree.run_folder.reader import Row, Run
+from preftree.run_folder.reader import Row, Run, last_rows, split_rows
 
 Answer = Literal["yes", "no", "unclear"]
 
@@ -37,7 +37,7 @@ class Conclusion:
 _WORD: Mapping[Answer, str] = {"yes": "Yes", "no": "No", "unclear": "Unclear"}
 
 
-def conclude(answer: Answer, sentence: str, caveat: str) -> Conclusion:
+def conclusion(answer: Answer, sentence: str, caveat: str) -> Conclusion:
     """A conclusion with the standard word for its answer."""
     return Conclusion(answer, _WORD[answer], sentence, caveat)
 
@@ -56,9 +56,7 @@ def describe_run(run: Run) -> str:
     config = run.config
     if not config:
         return f"A run of {run.steps:,} steps; its options are not known."
-    data = config.get("data")
-    path = data.get("path") if isinstance(data, Mapping) else data
-    beta = beta_of(run)
+    path, beta, count = data_path(run), beta_of(run), _count(run)
     how = f"with the loss {run.loss}" + (f" at beta {show(beta)}" if beta is not None else "")
     rows = {
         "demonstrations": path,
@@ -66,7 +64,7 @@ def describe_run(run: Run) -> str:
         "prompts": f"the reward {config.get('reward')} on the prompts of {path}",
     }
     what = f"{run.recipe.deed} {rows[run.recipe.reads]}"
-    seen = _seen(run)
+    seen = f" over {int(count[0]):,} {count[1]}" if count else ""
     optimizer = f"{config.get('optimizer', 'optimiser')} at {show(config.get('lr'))}"
     return f"{config.get('model')}, {what}: {run.steps:,} steps{seen}, {optimizer}, seed {config.get('seed')}."
 
@@ -82,7 +80,7 @@ def beta_of(run: Run) -> float | None:
 def conclude_run(run: Run) -> Conclusion:
     """The conclusion on a run, from its own figures."""
     if broken(run):
-        return conclude("no", "Training met figures that are not finite.", "The curves show what came before.")
+        return conclusion("no", "Training met figures that are not finite.", "The curves show what came before.")
     judges = {"prompts": _conclude_online, "preferences": _conclude_pairs, "demonstrations": _conclude_sft}
     return judges[run.recipe.reads](run)
 
@@ -124,15 +122,10 @@ def headline(run: Run) -> list[Figure]:
         figures.append(Figure("Reward", show(last.reward), f"at KL {show(last.kl)}"))
     seconds = run.summary.get("training_seconds", train.get("seconds"))
     if is_number(seconds):
-        figures.append(Figure("Training", duration(float(seconds)), _speed(run, float(seconds))))
+        count = _count(run)
+        speed = f"{show(count[0] / seconds)} {count[1]} / s" if count and seconds > 0 else ""
+        figures.append(Figure("Training", duration(float(seconds)), speed))
     return figures
-
-
-def last_rows(run: Run) -> tuple[Row, Row]:
-    """The last training row and the last evaluation; empty where there is none."""
-    train: Row = next((row for row in reversed(run.rows) if "split" not in row), {})
-    held_out: Row = next((row for row in reversed(run.rows) if row.get("split") == "eval"), {})
-    return train, held_out
 
 
 def _conclude_pairs(run: Run) -> Conclusion:
@@ -142,8 +135,8 @@ def _conclude_pairs(run: Run) -> Conclusion:
         caveat = "On texts like these: a policy that is trained with these rewards will write others."
     if not is_number(held_out.get("accuracy")):
         if not is_number(train.get("accuracy")):
-            return conclude("unclear", "There are no figures on pairs yet.", "")
-        return conclude(
+            return conclusion("unclear", "There are no figures on pairs yet.", "")
+        return conclusion(
             "unclear",
             f"{percent(train['accuracy'])} of the last step's training pairs are ranked as labelled.",
             "No pairs were held out, so this may be memory: set eval_data.",
@@ -153,35 +146,36 @@ def _conclude_pairs(run: Run) -> Conclusion:
     interval = f" (95 % interval {percent(low)} to {percent(high)})" if low < high else ""
     sentence = f"It ranks {percent(accuracy)} of held-out pairs as labelled{interval}; untrained, it is half of them."
     if low > 0.5:
-        return conclude("yes", sentence, caveat)
-    return conclude("no" if high < 0.5 else "unclear", sentence, "The interval holds one half." if high >= 0.5 else "")
+        return conclusion("yes", sentence, caveat)
+    if high < 0.5:
+        return conclusion("no", sentence, "")
+    return conclusion("unclear", sentence, "The interval holds one half.")
 
 
 def _conclude_sft(run: Run) -> Conclusion:
-    held_out = [row for row in run.rows if row.get("split") == "eval" and is_number(row.get("loss"))]
-    rows = held_out if len(held_out) > 1 else [r for r in run.rows if "split" not in r and is_number(r.get("loss"))]
+    rows, is_held_out = _course(run, "loss")
     if len(rows) < 2:
-        return conclude("unclear", "There are too few figures yet.", "")
+        return conclusion("unclear", "There are too few figures yet.", "")
     before, after = rows[0]["loss"], rows[-1]["loss"]
-    what = "The held-out loss" if rows is held_out else "The training loss"
-    caveat = "" if rows is held_out else "That is on training rows; eval_data and eval_every say more."
+    what = "The held-out loss" if is_held_out else "The training loss"
     word = "fell" if after < before else "rose"
-    return conclude(
-        "yes" if after < before else "no", f"{what} {word} from {before:.3f} to {after:.3f} nats per token.", caveat
+    return conclusion(
+        "yes" if after < before else "no",
+        f"{what} {word} from {before:.3f} to {after:.3f} nats per token.",
+        "" if is_held_out else "That is on training rows; eval_data and eval_every say more.",
     )
 
 
 def _conclude_online(run: Run) -> Conclusion:
     """Conclusion by the reward of held-out answers, or of the training samples where there are none."""
-    held_out = [row for row in run.rows if row.get("split") == "eval" and is_number(row.get("reward"))]
-    rows = held_out if len(held_out) > 1 else [r for r in run.rows if "split" not in r and is_number(r.get("reward"))]
+    rows, is_held_out = _course(run, "reward")
     if len(rows) < 2:
-        return conclude("unclear", "There are too few figures yet.", "")
-    tail = rows[-1:] if rows is held_out else rows[-max(1, len(rows) // 10) :]
+        return conclusion("unclear", "There are too few figures yet.", "")
+    tail = rows[-1:] if is_held_out else rows[-max(1, len(rows) // 10) :]
     before, after = rows[0]["reward"], sum(row["reward"] for row in tail) / len(tail)
     kl = sum(row["kl"] for row in tail) / len(tail)
-    what = "The reward of held-out answers" if rows is held_out else "The reward of sampled answers"
-    return conclude(
+    what = "The reward of held-out answers" if is_held_out else "The reward of sampled answers"
+    return conclusion(
         "yes" if after > before else "no",
         f"{what} {'rose' if after > before else 'fell'} from {show(before)} to {show(after)}, at a KL of {show(kl)} "
         "nats to the reference.",
@@ -189,20 +183,17 @@ def _conclude_online(run: Run) -> Conclusion:
     )
 
 
-def _seen(run: Run) -> str:
-    train, _ = last_rows(run)
-    for unit in ("pairs", "examples", "responses"):
-        if is_number(train.get(unit)):
-            return f" over {int(train[unit]):,} {unit}"
-    return ""
+def _course(run: Run, name: str) -> tuple[list[Row], bool]:
+    """Rows that have a figure, and whether they are held out: evaluations where there are two or more, else steps."""
+    train, held_out = ([row for row in rows if is_number(row.get(name))] for rows in split_rows(run))
+    return (held_out, True) if len(held_out) > 1 else (train, False)
 
 
-def _speed(run: Run, seconds: float) -> str:
+def _count(run: Run) -> tuple[float, str] | None:
+    """The number of examples that a run has seen, and their unit."""
     train, _ = last_rows(run)
-    for unit in ("pairs", "examples", "responses"):
-        if is_number(train.get(unit)) and seconds > 0:
-            return f"{show(float(train[unit] / seconds))} {unit} / s"
-    return ""
+    known = [unit for unit in ("pairs", "examples", "responses") if is_number(train.get(unit))]
+    return (float(train[known[0]]), known[0]) if known else None
 
 
 def plain(value: Any) -> str:
@@ -217,7 +208,7 @@ def plain(value: Any) -> str:
 def describe_runs(runs: Sequence[Run], names: Sequence[str]) -> str:
     """A sentence on what is compared."""
     data = {plain(run.config.get("data")) for run in runs if run.config}
-    shared = f", all on {_path(runs[0])}" if len(data) == 1 and runs[0].config else ""
+    shared = f", all on {data_path(runs[0])}" if len(data) == 1 and runs[0].config else ""
     differences = f" They differ in {', '.join(names[:6])}{' and more' if len(names) > 6 else ''}." if names else ""
     return f"{', '.join(run.name for run in runs)}{shared}.{differences}"
 
@@ -249,6 +240,7 @@ def in_words(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}" if names else "no method"
 
 
-def _path(run: Run) -> str:
+def data_path(run: Run) -> str:
+    """The training data of a run, as its options name it."""
     data = run.config.get("data")
     return str(data.get("path") if isinstance(data, Mapping) else data)

@@ -111,21 +111,17 @@ def budget_table(methods: Mapping[str, Sequence[Point]], optimum: Sequence[Point
       Heads of the columns; for each row its name and, a column, the figure and a note: its distance to the optimum at
       the same KL, and the extremes over seeds.
     """
-    limits = [optimum_at(optimum, budget) for budget in BUDGETS]
+    limits = {budget: optimum_at(optimum, budget) for budget in BUDGETS}
     rows: list[tuple[str, list[tuple[str, str]]]] = []
-    if any(limit is not None for limit in limits):
-        rows.append(("optimum", [("" if limit is None else f"{limit:.3f}", "") for limit in limits]))
+    if any(limit is not None for limit in limits.values()):
+        rows.append(("optimum", [("" if limit is None else f"{limit:.3f}", "") for limit in limits.values()]))
     for name, points in methods.items():
-        cells = [
-            _budget_cell(best_within(points, budget), limit) for budget, limit in zip(BUDGETS, limits, strict=True)
-        ]
-        rows.append((name, cells))
+        rows.append((name, [_budget_cell(best_within(points, budget), limit) for budget, limit in limits.items()]))
     return [f"KL \u2264 {budget:g}" for budget in BUDGETS], rows
 
 
 class BudgetRow(BaseModel):
-    """The best reward that a method reached within a KL budget with one seed, that seed's own optimum there, and where
-    it began."""
+    """The best reward that a method reached within a KL budget with one seed, beside that seed's start and optimum."""
 
     method: str
     seed: int
@@ -143,9 +139,8 @@ def exact_budgets(rows: Sequence[BudgetRow], names: Mapping[str, str]) -> Budget
       names: Names to show, by the methods' names in the rows.
     """
     budgets = list(dict.fromkeys(row.kl for row in rows))
-    table: list[tuple[str, list[tuple[str, str]]]] = []
     optima = [[row.optimum for row in rows if row.kl == budget] for budget in budgets]
-    table.append(("optimum", [(f"{sum(values) / len(values):.3f}", "") for values in optima]))
+    table = [("optimum", [(f"{sum(values) / len(values):.3f}", "") for values in optima])]
     for method in dict.fromkeys(row.method for row in rows):
         cells = []
         for budget in budgets:
@@ -192,9 +187,7 @@ def _about(name: str, point: Point) -> str:
     figures = [f"KL {show(point.kl)}", f"reward {show(point.reward)}"]
     if point.setting is not None:
         figures.append(point.setting)
-    for label in ("seed", "step") if point.setting is not None else ("beta", "seed", "step"):
-        value = getattr(point, label)
-        if value is not None:
-            figures.append(f"{label} {show(value)}")
-    figures += [f"{label} {show(value)}" for label, value in (point.model_extra or {}).items() if value is not None]
+    labels = ("seed", "step") if point.setting is not None else ("beta", "seed", "step")
+    more = {label: getattr(point, label) for label in labels} | (point.model_extra or {})
+    figures += [f"{label} {show(value)}" for label, value in more.items() if value is not None]
     return f"{name}: {', '.join(figures)}"

@@ -158,12 +158,11 @@ def duration(seconds: float) -> str:
 
 def size(num_bytes: int) -> str:
     """Bytes in a unit that suits them."""
-    amount = float(num_bytes)
-    for unit in ("bytes", "KiB", "MiB", "GiB"):
-        if amount < 1024 or unit == "GiB":
-            return f"{amount:.0f} {unit}" if unit == "bytes" else f"{amount:.1f} {unit}"
+    amount, units = float(num_bytes), ["bytes", "KiB", "MiB", "GiB"]
+    while amount >= 1024 and len(units) > 1:
         amount /= 1024
-    raise AssertionError("GiB returns")
+        units.pop(0)
+    return f"{amount:.0f} bytes" if units[0] == "bytes" else f"{amount:.1f} {units[0]}"
 
 
 def minus(text: str) -> str:

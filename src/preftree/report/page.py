@@ -13,7 +13,6 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from preftree import __version__
-from preftree.errors import DataError
 from preftree.evaluate.checks.all_checks import CHECKS, SEVERITIES, CheckResult, diagnoses_in, examine_run, title_of
 from preftree.evaluate.checks.evidence import Diagnosis
 from preftree.report import first_screen, numbers, tables
@@ -22,7 +21,7 @@ from preftree.report.curves import compared_curves, learning_curves, mean_stretc
 from preftree.report.frontier import budget_table, frontier_chart, temperature_chart
 from preftree.run_folder.measured_file import Measured, PairRewards, Point, Sample
 from preftree.run_folder.reader import Run, read_runs
-from preftree.storage.atomic import write_atomic
+from preftree.storage.atomic import write_result
 
 _TEMPLATES = Path(__file__).parent / "templates"
 
@@ -112,12 +111,7 @@ def write_report(runs: Sequence[Path], out: Path) -> None:
     Raises:
       DataError: a folder holds no run, or one that cannot be read; or the page cannot be written.
     """
-    page = run_page(read_runs(runs))
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(out, page)
-    except OSError as error:
-        raise DataError(f"{out} cannot be written ({error.strerror}); give another -o") from error
+    write_result(out, run_page(read_runs(runs)), advice="give another -o")
 
 
 def run_page(runs: Sequence[Run]) -> str:
@@ -127,7 +121,7 @@ def run_page(runs: Sequence[Run]) -> str:
     examined = examine_all(runs)
     if len(runs) == 1:
         run = runs[0]
-        return render(
+        return render_page(
             Page(
                 title=run.name,
                 kind=f"{run.recipe.name.upper()} run",
@@ -141,7 +135,7 @@ def run_page(runs: Sequence[Run]) -> str:
             )
         )
     fronts = {run.name: run.measured.frontier for run in runs if run.measured.frontier}
-    return render(
+    return render_page(
         Page(
             title=f"{len(runs)} runs compared",
             kind="Comparison",
@@ -172,7 +166,7 @@ def together(runs: Sequence[Examined]) -> list[tuple[Diagnosis, list[str]]]:
     return sorted(named.values(), key=lambda group: SEVERITIES.index(group[0].severity))
 
 
-def render(page: Page) -> str:
+def render_page(page: Page) -> str:
     """The page as HTML: every text escaped, the script the only one that may run."""
     script = (_TEMPLATES / "page.js").read_text("utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()

@@ -9,7 +9,7 @@ from preftree.report import tables
 from preftree.report.curves import compared_curves, mean_stretch, tone_of
 from preftree.report.first_screen import Conclusion, describe_runs
 from preftree.report.numbers import fixed, show
-from preftree.report.page import Examined, Page, drawn, examine_all, measured_parts, render
+from preftree.report.page import Examined, Page, drawn, examine_all, measured_parts, render_page
 from preftree.run_folder.measured_file import Measured, Point
 from preftree.run_folder.reader import Run
 
@@ -25,7 +25,7 @@ def sweep_page(settings: Sequence[Setting], recommended: Recommendation) -> str:
     fronts = {name: points for name, points in fronts.items() if points}
     best = next((setting for setting in settings if setting.name == recommended.setting), None)
     shown = Measured(token_rewards=best.runs[0].measured.token_rewards) if best else Measured()
-    return render(
+    return render_page(
         Page(
             title=f"Sweep of {len(settings)} settings",
             kind="Sweep",
@@ -67,17 +67,16 @@ def shared_optimum(runs: Sequence[Run]) -> list[Point]:
 
 
 def _outcome(recommended: Recommendation) -> Conclusion:
-    if recommended.setting is None:
-        return Conclusion("unclear", "Not known", recommended.reason, "", _QUESTION)
-    caveat = "" if recommended.sure else "More seeds, prompts or held-out pairs would tell the settings apart."
+    unsure = recommended.setting is not None and not recommended.sure
+    caveat = "More seeds, prompts or held-out pairs would tell the settings apart." if unsure else ""
     answer = "yes" if recommended.sure else "unclear"
-    return Conclusion(answer, recommended.setting, recommended.reason, caveat, _QUESTION)
+    return Conclusion(answer, recommended.setting or "Not known", recommended.reason, caveat, _QUESTION)
 
 
 def _texts(settings: Sequence[Setting]) -> tuple[Sequence[str], Sequence[tuple[str, Sequence[tuple[str, str]]]]]:
     """Answers of the reference and of the first run of each setting to the same prompts."""
-    first = {setting.name: setting.runs[0].measured.samples for setting in settings if setting.runs}
-    first = {name: samples for name, samples in first.items() if samples}
+    runs = {setting.name: setting.runs[0] for setting in settings if setting.runs}
+    first = {name: samples for name, run in runs.items() if (samples := run.measured.samples)}
     if not first:
         return (), ()
     base = next(iter(first.values()))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from preftree.config.yaml import flatten
-from preftree.report.first_screen import beta_of, plain
+from preftree.report.first_screen import beta_of, data_path, plain
 from preftree.report.numbers import show, size
 from preftree.run_folder.reader import Run
 
@@ -17,7 +17,7 @@ _SHOWN_DIGEST = 12
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """A stage between model and data and the trained model: its name, what it is, and its digest."""
+    """A stage on the way to the trained model: its name, a description, and its digest."""
 
     name: str
     what: str
@@ -25,13 +25,13 @@ class Stop:
     note: str = ""
 
 
-def options(run: Run) -> list[tuple[str, str]]:
+def option_rows(run: Run) -> list[tuple[str, str]]:
     """Every option by its dotted name."""
     return [(name, plain(value)) for name, value in flatten(dict(run.config)).items()]
 
 
 def facts(run: Run) -> list[tuple[str, str]]:
-    """Everything summary.json says beside the options."""
+    """Content of summary.json beside the options."""
     figures = {name: value for name, value in run.summary.items() if name != "config"}
     return [(name.replace("_", " ").replace(".", ": "), plain(value)) for name, value in flatten(figures).items()]
 
@@ -49,7 +49,7 @@ def differing(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
 
 
 def checkpoints(run: Run) -> list[list[str]]:
-    """A row for each checkpoint: step, size, digest of its weights, what is wrong with it."""
+    """A row for each checkpoint: step, size, digest of its weights, fault."""
     return [[show(saved.step), size(saved.size), saved.digest, saved.fault] for saved in run.checkpoints]
 
 
@@ -58,11 +58,9 @@ def lineage(run: Run) -> list[Stop]:
     config, digests = run.config, _digests(run)
     if not config:
         return []
-    data = config.get("data")
-    path = data.get("path") if isinstance(data, Mapping) else data
     stops = [
         Stop("Start", str(config.get("model")), digests.get("weights of the model", "")),
-        Stop("Data", str(path), digests.get("training data", "")),
+        Stop("Data", data_path(run), digests.get("training data", "")),
     ]
     if config.get("eval_data") is not None:
         held = config["eval_data"]

@@ -9,8 +9,7 @@ from preftree.report.charts import Level, draw_chart
 from preftree.report.first_screen import Conclusion, in_words
 from preftree.report.frontier import temperature_chart
 from preftree.report.numbers import percent, show
-from preftree.report.page import Page, render
-from preftree.stats.intervals import Estimate
+from preftree.report.page import Page, render_page
 
 
 def temperature_page(curves: Curves) -> str:
@@ -23,7 +22,7 @@ def temperature_page(curves: Curves) -> str:
         levels=[Level(0.5, "even")],
         include_y=[0.5],
     )
-    return render(
+    return render_page(
         Page(
             title="Win rate by temperature",
             kind="Evaluation",
@@ -39,13 +38,12 @@ def figures_table(curves: Curves) -> tuple[list[str], list[list[str]]]:
     """Heads and rows, a column a policy: the win rate at each temperature, the mean over them, and the drop."""
     temperatures = list(dict.fromkeys(point.temperature for point in curves.points))
     rows = []
-    for value in temperatures:
-        at_value = [point for point in curves.points if point.temperature == value]
-        rates = [with_ends(Estimate(p.value, _or(p.low, p.value), _or(p.high, p.value))) for p in at_value]
-        rows.append([f"T {show(value)}", *rates])
-    rows.append(["area", *(with_ends(curve.area) for curve in curves.robustness)])
+    for temperature in temperatures:
+        at_value = [point for point in curves.points if point.temperature == temperature]
+        rows.append([f"T {show(temperature)}", *(with_ends(point.value, point.low, point.high) for point in at_value)])
+    rows.append(["area", *(with_ends(*curve.area) for curve in curves.robustness)])
     rows.append(["best at", *(f"T {show(curve.best_at)}" for curve in curves.robustness)])
-    rows.append(["drop", *(with_ends(curve.drop) for curve in curves.robustness)])
+    rows.append(["drop", *(with_ends(*curve.drop) for curve in curves.robustness)])
     return ["", *(curve.name for curve in curves.robustness)], rows
 
 
@@ -67,15 +65,15 @@ def conclude_curves(curves: Curves) -> Conclusion:
     close = [name for name, gap in leads.items() if gap.low <= 0]
     compared = f"{sentence}; next is {others[0].name} with {_share(others[0])}. {lost}"
     if close:
-        caveat = f"Its lead over {in_words(close)} is within chance: {with_ends(leads[close[0]])}, by prompt."
+        caveat = f"Its lead over {in_words(close)} is within chance: {with_ends(*leads[close[0]])}, by prompt."
         return Conclusion("unclear", "Too close to call", compared, caveat, question)
     return Conclusion("yes", best.name, compared, "", question)
 
 
-def with_ends(estimate: Estimate) -> str:
+def with_ends(value: float, low: float | None, high: float | None) -> str:
     """A figure with the ends of its interval, where it has a width."""
-    ends = f" [{estimate.low:.3f}, {estimate.high:.3f}]" if estimate.low < estimate.high else ""
-    return f"{estimate.value:.3f}{ends}"
+    ends = f" [{low:.3f}, {high:.3f}]" if low is not None and high is not None and low < high else ""
+    return f"{value:.3f}{ends}"
 
 
 def _describe(curves: Curves) -> str:
@@ -87,7 +85,3 @@ def _describe(curves: Curves) -> str:
 def _share(curve: Robustness) -> str:
     ends = f" ({percent(curve.area.low)} to {percent(curve.area.high)})" if curve.area.low < curve.area.high else ""
     return f"{percent(curve.area.value)}{ends}"
-
-
-def _or(value: float | None, other: float) -> float:
-    return other if value is None else value

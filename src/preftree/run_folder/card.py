@@ -1,4 +1,4 @@
-"""The model card: what was trained from what, on which rows, and what came of it."""
+"""The model card: model, data, figures and options of a run, as README.md."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ def model_card(
 
     Args:
       config: The run's resolved options.
-      summary: What RUN/summary.json says: counts, digests, figures.
-      place: Where the card's code loads the model from; None is the run's own folder.
+      summary: Content of RUN/summary.json: counts, digests, figures.
+      place: Place from which the card's code loads the model; None is the run's folder.
       adapter: Whether the folder holds an adapter; None is what the run trained.
-      dtype: Of the stored weights, for people.
-      more: Sections to stand before the options.
+      dtype: Dtype of the stored weights, for people.
+      more: Sections before the options.
     """
     recipe = RECIPES[config.recipe]
     is_adapter = config.lora is not None if adapter is None else adapter
@@ -94,7 +94,7 @@ def _deed(config: AnyConfig) -> str:
 
 
 def _facts(summary: Mapping[str, object]) -> dict[str, object]:
-    """The summary as one level of names, without the options, which stand below in full."""
+    """The summary as one level of names, without the options, which follow in full."""
     facts: dict[str, object] = {}
     for name, value in summary.items():
         if not isinstance(value, Mapping):

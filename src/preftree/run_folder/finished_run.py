@@ -16,7 +16,7 @@ class FinishedRun:
     """A run that has come to its end, or was stopped by a signal.
 
     Attributes:
-      path: Its folder.
+      path: Folder of the run.
       figures: Figures of the last evaluation, or of the last step where nothing is held out.
       metrics: Every row of metrics.jsonl.
       signum: The signal that stopped it; 0 where it came to its end.

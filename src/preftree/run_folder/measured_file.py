@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from preftree.errors import DataError
 from preftree.stats.calibration import Bin
-from preftree.storage.atomic import write_atomic
+from preftree.storage.atomic import write_result
 
 
 class _Part(BaseModel):
@@ -153,10 +153,8 @@ def write_measured(path: Path, measured: Measured) -> None:
     Raises:
       DataError: it cannot be written.
     """
-    try:
-        write_atomic(path, measured.model_dump_json(indent=1, exclude_defaults=True) + "\n")
-    except OSError as error:
-        raise DataError(f"{path} cannot be written ({error.strerror}); fix that and measure again") from error
+    text = measured.model_dump_json(indent=1, exclude_defaults=True) + "\n"
+    write_result(path, text, advice="fix that and measure again")
 
 
 def _first(error: OSError | ValidationError) -> str:

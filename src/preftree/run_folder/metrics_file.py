@@ -1,4 +1,4 @@
-"""What a run says about itself: metrics.jsonl (the source of truth), TensorBoard, and a bar or a line now and then."""
+"""Figures of a run while it trains: metrics.jsonl (the source of truth), TensorBoard, and a bar or a line at times."""
 
 from __future__ import annotations
 
@@ -54,11 +54,11 @@ class Tracker:
                 raise self._unwritable(error) from error
         self._show_on_board(row)
         if row.get("split") == "eval":
-            log.info("step %d, held out: %s", row["step"], describe(row))
+            log.info("step %d, held out: %s", row["step"], row_in_words(row))
         elif "split" in row:
-            return  # a stop: the error says it
+            return  # training stopped, and its error is shown
         elif self.display is not None:
-            self.display(row, describe(row))
+            self.display(row, row_in_words(row))
 
     def sync(self) -> None:
         """Wait until the rows have reached the disk, so that a checkpoint may count them.
@@ -75,7 +75,7 @@ class Tracker:
             raise self._unwritable(error) from error
 
     def _unwritable(self, error: OSError) -> TrainingError:
-        """What to raise; nothing more is written, not even that the run has stopped."""
+        """The error to raise; nothing more is written, not even that the run has stopped."""
         assert self.file is not None
         name, self.file = self.file.name, None
         return TrainingError(f"{name} cannot be written ({error.strerror}); fix that and start again with resume=auto")
@@ -151,8 +151,8 @@ def cut_rows(path: Path, keep: int) -> int:
     return rows
 
 
-def describe(row: Row) -> str:
-    """The figures of a row that a reader wants to see go by."""
+def row_in_words(row: Row) -> str:
+    """The main figures of a row on one line."""
     words = []
     for name, form in (("loss", ".4f"), ("accuracy", ".3f"), ("margin", "+.3f"), ("reward", ".4g"), ("kl", ".3g")):
         if name in row:
@@ -167,7 +167,7 @@ def describe(row: Row) -> str:
 
 @dataclass(eq=False)
 class _Lines:
-    """A line at the first and the last step, and now and then between: for logs."""
+    """A line at the first and the last step, and some between: for logs."""
 
     num_steps: int
     _began: float = field(default_factory=time.monotonic)
@@ -198,16 +198,10 @@ def _open_bar(num_steps: int, first_step: int) -> Iterator[Display]:
         TimeRemainingColumn,
     )
 
-    columns = (
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[text]}"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
+    text = TextColumn("{task.fields[text]}")
+    columns = (BarColumn(), MofNCompleteColumn(), text, TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task("training", total=num_steps, completed=first_step, text="")
-
         yield lambda row, text: bar.update(task, completed=int(row["step"]), text=text)
 
 

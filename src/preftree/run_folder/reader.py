@@ -82,6 +82,15 @@ class Run:
             return "ppo" if "lam" in self.config else "rloo"
         return "dpo" if "loss" in self.config or any("margin" in row for row in self.rows) else "sft"
 
+    def require_finished(self) -> None:
+        """Refuse a run that has not come to its end.
+
+        Raises:
+          DataError: it has no summary.json.
+        """
+        if not self.summary:
+            raise DataError(f"{self.path} holds no finished run: let it come to its end, or give another folder")
+
     @property
     def loss(self) -> str:
         """Name of the loss, or of a sum with its weights."""
@@ -104,7 +113,7 @@ def read_run(path: Path) -> Run:
         what = "holds no metrics.jsonl" if path.is_dir() else "does not exist"
         raise DataError(f"{path} {what}; give the folder of a run (its out=)")
     notes: list[str] = []
-    rows = read_rows(path / "metrics.jsonl", notes)
+    rows = _read_metrics(path / "metrics.jsonl", notes)
     config: Mapping[str, Any] = {}
     if (path / "config.yaml").is_file():
         config, _ = read_yaml_file(path / "config.yaml")
@@ -113,7 +122,7 @@ def read_run(path: Path) -> Run:
     summary = _read_object(path / "summary.json") if (path / "summary.json").is_file() else {}
     if not summary:
         notes.append("summary.json is missing: the run is still under way, or was broken off.")
-    saved = tuple(_describe(folder) for folder in list_checkpoints(path / "checkpoints"))
+    saved = tuple(_read_checkpoint(folder) for folder in list_checkpoints(path / "checkpoints"))
     notes += [f"Checkpoint {step.step}: {step.fault}." for step in saved if step.fault]
     model = path / "model"
     files = (
@@ -124,7 +133,7 @@ def read_run(path: Path) -> Run:
 
 
 def read_runs(paths: Sequence[Path]) -> list[Run]:
-    """Read several runs; where folders have one name, as much of their paths as tells them apart goes with it.
+    """Read several runs; folders of one name are shown with as much of their paths as distinguishes them.
 
     Raises:
       DataError, ConfigError: as `read_run`.
@@ -137,7 +146,18 @@ def read_runs(paths: Sequence[Path]) -> list[Run]:
     return [replace(read_run(path), name=name) for path, name in zip(paths, names, strict=True)]
 
 
-def read_rows(path: Path, notes: list[str]) -> tuple[Row, ...]:
+def split_rows(run: Run) -> tuple[list[Row], list[Row]]:
+    """A run's rows of steps, and of evaluations."""
+    return [row for row in run.rows if "split" not in row], [row for row in run.rows if row.get("split") == "eval"]
+
+
+def last_rows(run: Run) -> tuple[Row, Row]:
+    """The last row of a step and the last evaluation; empty where there is none."""
+    train, held_out = split_rows(run)
+    return train[-1] if train else {}, held_out[-1] if held_out else {}
+
+
+def _read_metrics(path: Path, notes: list[str]) -> tuple[Row, ...]:
     """Rows of a metrics file; an unfinished last line is left out and noted.
 
     Raises:
@@ -164,7 +184,7 @@ def read_rows(path: Path, notes: list[str]) -> tuple[Row, ...]:
     return tuple(rows)
 
 
-def _describe(folder: Path) -> SavedStep:
+def _read_checkpoint(folder: Path) -> SavedStep:
     step, size, digest = step_of(folder), 0, ""
     try:
         files = read_manifest(folder)

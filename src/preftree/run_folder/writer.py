@@ -1,4 +1,4 @@
-"""A run's folder, from the first look at it to the model it ends with.
+"""Writing a run's folder, from its lock to its last figures.
 
 RUN/config.yaml   RUN/metrics.jsonl   RUN/tensorboard/   RUN/checkpoints/   RUN/snapshots/
 RUN/model/   RUN/summary.json
@@ -33,7 +33,7 @@ log = logging.getLogger("preftree")
 
 @contextmanager
 def claim_folder(config: AnyConfig, ranks: Ranks) -> Iterator[None]:
-    """Keep the run's folder to this run, and the talk to the rank that leads.
+    """Lock the run's folder for this run, and leave the log to the rank that leads.
 
     Raises:
       TrainingError: another process trains in this folder.
@@ -55,11 +55,11 @@ def claim_folder(config: AnyConfig, ranks: Ranks) -> Iterator[None]:
 
 
 def find_start(config: AnyConfig, ranks: Ranks) -> LoadedCheckpoint | None:
-    """The checkpoint to go on from, the same on every rank; None for a fresh run.
+    """The checkpoint to resume from, the same on every rank; None for a fresh run.
 
     Raises:
       ConfigError: the folder holds a finished run that cannot or must not be continued.
-      CheckpointError: the checkpoint is damaged, or lies before others of this folder.
+      CheckpointError: the checkpoint is damaged, or older than others of this folder.
     """
     out = Path(config.out)
     root = out / "checkpoints"
@@ -83,7 +83,7 @@ def find_start(config: AnyConfig, ranks: Ranks) -> LoadedCheckpoint | None:
 
 
 def start_over(config: AnyConfig, ranks: Ranks) -> None:
-    """With resume=never, take away what an unfinished run left in the folder, and say so."""
+    """With resume=never, delete the files of an unfinished run from the folder, with a warning."""
     if config.resume != "never" or not ranks.leads:
         return
     out = Path(config.out)
@@ -98,12 +98,12 @@ def start_over(config: AnyConfig, ranks: Ranks) -> None:
 
 
 def check_trajectory(config: AnyConfig, start: LoadedCheckpoint | None, trajectory: Mapping[str, object]) -> None:
-    """Refuse to go on from a checkpoint of another trajectory.
+    """Refuse to resume from a checkpoint of another trajectory.
 
     Args:
-      config: The run's options, to name those that made the data another.
+      config: The run's options, to name those that changed the data.
       start: The checkpoint, if there is one.
-      trajectory: What decides which weights come after which; compared with what the checkpoint recorded.
+      trajectory: Everything that decides the sequence of weights; compared with the checkpoint's record.
     Raises:
       CheckpointError: something differs; each is named with both values.
     """
@@ -141,7 +141,7 @@ def is_finished(config: AnyConfig, start: LoadedCheckpoint | None, num_steps: in
 
 
 def environment(ranks: Ranks) -> dict[str, str | int]:
-    """What the figures of a run may depend on beside its options."""
+    """Versions and hardware, on which the figures of a run may depend beside its options."""
     device = torch.cuda.get_device_name() if ranks.device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
     return {
         "preftree": __version__,
@@ -155,7 +155,7 @@ def environment(ranks: Ranks) -> dict[str, str | int]:
 
 
 def peak_memory(ranks: Ranks) -> int:
-    """The most memory this process has held, in bytes: on the GPU where there is one, else resident."""
+    """Peak memory of this process in bytes: on the GPU where there is one, else resident."""
     if ranks.device.type == "cuda":
         return torch.cuda.max_memory_allocated(ranks.device)
     unit = 1 if sys.platform == "darwin" else 1024

@@ -1,1 +1,1 @@
-"""Ranks and sums over them, processes, signals, folders outside of runs, and the log."""
+"""Ranks and sums over them, processes, signals, cache folders, and the log."""

@@ -1,4 +1,4 @@
-"""A digest of how this CPU rounds, for keys of numbers that depend on it."""
+"""Digest of this CPU's rounding, for keys of numbers that depend on it."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from torch import Tensor
 from torch.nn.functional import linear, scaled_dot_product_attention
 
 _SHAPES = ((3, 64, 48), (16, 64, 101), (61, 512, 96), (40, 4096, 64))
-"""Rows, inputs and outputs of products. Libraries have other kernels for few rows, for rows that are left over from
-whole tiles, and for sums that do not fit a cache."""
+"""Rows, inputs and outputs of products. Libraries have separate kernels for few rows, for rows beyond the last whole
+tile, and for sums that do not fit a cache."""
 
 
 @functools.lru_cache
 def rounding_digest(num_threads: int, *, bf16: bool) -> str:
     """16 hex digits, equal where products, attention and softmax of the same numbers have the same bits.
 
-    Two CPUs with the same vector instructions may add in different orders: another maker, other tile or cache sizes,
-    other settings of the library of products. It takes some milliseconds, once a process.
+    Two CPUs with the same vector instructions may add in different orders: with another manufacturer, other tile or
+    cache sizes, or other settings of the matrix library. The digest takes some milliseconds, once per process.
 
     Args:
-      num_threads: Threads of PyTorch; what is remembered belongs to this number.
-      bf16: Whether products of bfloat16 belong to it.
+      num_threads: Threads of PyTorch; the digest is cached for this number.
+      bf16: Whether products of bfloat16 are included.
     """
     numbers = np.random.default_rng(0)  # uniform numbers have the same bits everywhere, normal ones may not
 

@@ -26,7 +26,7 @@ def quiet_transformers() -> None:
 
 @contextmanager
 def logging_to_stderr() -> Iterator[None]:
-    """Show the log on stderr as the command line does, unless the program has set up logging itself."""
+    """Show the log on stderr as the command line does, unless the program has configured logging."""
     log = logging.getLogger("preftree")
     if log.handlers or logging.getLogger().handlers:
         yield

@@ -1,4 +1,4 @@
-"""Folders outside of runs: the cache of tokenised data and reference tables."""
+"""Cache folder of tokenised data and reference tables."""
 
 from __future__ import annotations
 

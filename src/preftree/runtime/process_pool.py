@@ -1,4 +1,4 @@
-"""Process pool that forwards signals: each job has a process, and with it a separate peak of memory."""
+"""Process pool that forwards signals: each job has a separate process, and so a separate peak of memory."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ def run_in_pool(
 ) -> Iterator[tuple[J, R]]:
     """Run each job in a new process; yields jobs with their results in the order in which they end.
 
-    The processes come from a server that has imported the libraries once, so starting one is cheap. Ctrl-C and SIGTERM
+    The processes are forked from a server that has imported the libraries, so each starts fast. Ctrl-C and SIGTERM
     are forwarded to all processes, which have time to save before they end. If a job raises an error, the others get a
     SIGTERM and the same time.
 
     Args:
-      jobs: What `work` is called with; must be picklable.
+      jobs: Arguments of `work`; must be picklable.
       work: A module's function; its result must be picklable.
       at_once: Most processes at a time.
       begin: A module's function that each process calls first.
@@ -90,13 +90,13 @@ def run_in_pool(
 
 
 def _run_job(sender: Connection, begin: Callable[[], None] | None, work: Callable[[Any], Any], job: Any) -> None:
-    """In the new process: run the job and send (result, error).
+    """Run the job in the new process and send (result, error).
 
     The process leaves the terminal's group, so that Ctrl-C comes once, from the parent: a second signal ends it.
     """
     if hasattr(os, "setpgrp"):
         os.setpgrp()
-    for number in SIGNALS:  # for the time before a run handles signals, and after it
+    for number in SIGNALS:  # a run handles signals only while it lasts
         signal.signal(number, signal.default_int_handler)
     try:
         if begin is not None:

@@ -1,4 +1,4 @@
-"""The processes of a run, as torchrun starts them; one process is one rank."""
+"""Ranks: the processes of a run, as torchrun starts them."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import torch.distributed as dist
 from preftree.errors import ConfigError
 
 TIMEOUT = timedelta(hours=24)
-"""Longest time that ranks wait while rank 0 tokenises or scores the reference. A rank that dies is noticed at
-once; this is for one that hangs."""
+"""Longest time that ranks wait while rank 0 tokenises or scores the reference. The loss of a rank is detected at
+once; this limit is for a rank that hangs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class Ranks:
 
     @property
     def leads(self) -> bool:
-        """Whether this is the one process that writes and prints."""
+        """Whether this is the process that writes and prints."""
         return self.rank == 0
 
 

@@ -1,4 +1,4 @@
-"""Sums and maxima over ranks. Nothing here divides: the one mean of a step has its divisor before any forward runs."""
+"""Sums and maxima over ranks. Nothing here divides: the divisor of a step's mean is known before any forward."""
 
 from __future__ import annotations
 
@@ -59,10 +59,10 @@ def max_over_ranks(value: int, ranks: Ranks) -> int:
 
 
 def lead_first(ranks: Ranks, work: Callable[[], T]) -> T:
-    """Run `work` on rank 0, and then on the others, which find what rank 0 has written: a cache, a checkpoint.
+    """Run `work` on rank 0, then on the others, which read the files that rank 0 has written: a cache, a checkpoint.
 
     Raises:
-      UserError: on the other ranks, where rank 0 failed; rank 0 raises the error itself.
+      UserError: rank 0 failed; rank 0 raises the original error, the others this one.
     """
     if not ranks.leads:
         if max_over_ranks(0, ranks):
@@ -94,14 +94,14 @@ def all_or_none(ranks: Ranks) -> Iterator[None]:
         max_over_ranks(1, ranks)
         raise TrainingError(
             f"{out_of_memory(error)}; lower micro_batch_tokens, or raise gradient_checkpointing: "
-            "neither changes what is learned"
+            "neither changes the result of training"
         ) from error
     if max_over_ranks(0, ranks):
-        raise UserError("another process has stopped the run; its message says why")
+        raise UserError("another process has stopped the run; its message gives the reason")
 
 
 def _buckets(gradients: list[Tensor]) -> Iterator[list[Tensor]]:
-    """Runs of gradients of one dtype, about BUCKET_BYTES each, so that few messages carry many small tensors."""
+    """Groups of gradients of one dtype, about BUCKET_BYTES each, so that few messages carry many small tensors."""
     bucket: list[Tensor] = []
     size = 0
     for gradient in gradients:

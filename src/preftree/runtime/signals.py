@@ -34,7 +34,7 @@ class StopRequest:
 
 @contextmanager
 def stop_on_signals() -> Iterator[StopRequest]:
-    """Record Ctrl-C and SIGTERM while the context lasts; afterwards the earlier handlers are back."""
+    """Record Ctrl-C and SIGTERM while the context lasts; afterwards restore the earlier handlers."""
     request = StopRequest()
 
     def record(signum: int, _frame: FrameType | None) -> None:

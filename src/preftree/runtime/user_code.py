@@ -1,4 +1,4 @@
-"""Functions from Python files and modules of the user, by their place: FILE.py:FUNCTION or MODULE:FUNCTION."""
+"""Functions from the user's Python files and modules, by their place: FILE.py:FUNCTION or MODULE:FUNCTION."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ def is_place(name: str) -> bool:
 
 
 def load_function(name: str, subject: str) -> tuple[Callable[..., Any], str]:
-    """The function at a place, and the SHA-256 of its file; empty where no file holds it.
+    """The function at a place, and the SHA-256 of its file; empty where there is no file.
 
     The code of the file or module runs with the user's rights.
 
     Args:
-      name: A place, as `is_place` tells.
-      subject: Beginning of an error's sentence, such as `loss 'mine.py:f'`.
+      name: A place, for which `is_place` is true.
+      subject: Subject of error messages, such as `loss 'mine.py:f'`.
     Raises:
       ConfigError: there is no such file, module or function, or importing it fails.
     """

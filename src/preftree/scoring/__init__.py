@@ -1,1 +1,1 @@
-"""Model plus packed trees: log-probs of the scored tokens."""
+"""Scoring of packed trees with a model: log-probs, rewards, values."""

@@ -1,4 +1,4 @@
-"""What the architecture of a model allows: trees, an attention path, a number of positions."""
+"""Limits of a model's architecture: trees, attention paths, number of positions."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from preftree.scoring.attention.types import AttentionPath
 
 
 def why_not_tree(model: PreTrainedModel) -> str | None:
-    """Why the attention of this model cannot be a tree, in words; None where it can.
+    """Reason why this model cannot attend over trees, in words; None where it can.
 
-    The attention interface is not enough: recurrent and convolutional layers carry state from one branch into the next,
-    and some chunk their attention in the mask alone.
+    The attention interface is not sufficient: recurrent and convolutional layers carry state from one branch into the
+    next, and some models chunk their attention in the mask alone.
     """
     config = model.config.get_text_config()
     if not getattr(model, "_supports_attention_backend", False):
@@ -28,14 +28,14 @@ def why_not_tree(model: PreTrainedModel) -> str | None:
 
 
 def best_path(model: PreTrainedModel, device: torch.device) -> AttentionPath:
-    """`flex` where there is a fused kernel, which is on CUDA for heads of at least 16 numbers; else `sdpa`."""
+    """`flex` where there is a fused kernel: on CUDA, for heads of width 16 or more; else `sdpa`."""
     config = model.config.get_text_config()
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     return "flex" if device.type == "cuda" and width >= 16 else "sdpa"
 
 
 def position_limit(model: PreTrainedModel) -> int | None:
-    """Most positions before the model fails, or depends on the longest row of a batch; None if it does neither."""
+    """Most positions before the model fails, or depends on the longest row of a batch; None without such a limit."""
     config = model.config.get_text_config()
     most = getattr(config, "max_position_embeddings", None)
     rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}

@@ -1,8 +1,8 @@
 """bf16 matrix products on a CPU without bf16 instructions.
 
-There torch multiplies bf16 matrices one number at a time, some 80 times as slowly as fp32 ones. The product of two bf16
-numbers is exact in fp32: rounding the operands to bf16, multiplying in fp32 and rounding the result gives what hardware
-that sums in fp32 gives, up to the order of the sums. It takes a little longer than fp32 alone.
+There torch multiplies bf16 matrices one number at a time, about 80 times as slowly as fp32 ones. The product of two
+bf16 numbers is exact in fp32: rounding the operands to bf16, multiplying in fp32 and rounding the result equals the
+result of hardware that sums in fp32, up to the order of the sums. It takes a little longer than fp32 alone.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ def _has_kernels() -> bool:
 
 
 def emulating(device: torch.device) -> bool:
-    """Whether autocast is on at the moment, and its bf16 products run in fp32 on rounded numbers."""
+    """Whether autocast is active, and its bf16 products run in fp32 on rounded numbers."""
     on = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
     return on and emulated(device)
 
 
 def operand(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """`x` rounded to `dtype`, in the dtype that products of such numbers run in: fp32 where bf16 is emulated."""
+    """`x` rounded to `dtype`, in the dtype of its products: fp32 where bf16 is emulated."""
     low = x.to(dtype)
     return low.float() if dtype == torch.bfloat16 and emulated(x.device) else low
 
@@ -43,10 +43,10 @@ def operand(x: Tensor, dtype: torch.dtype) -> Tensor:
 def emulate_linears(model: nn.Module) -> None:
     """Emulate the bf16 products of the linear layers of `model` under autocast; without autocast nothing changes.
 
-    Layers of other classes (quantised ones) stay as they are, and so do products outside of linear layers.
+    Layers of other classes (quantised ones) and products outside of linear layers are unchanged.
     """
     for module in model.modules():
-        # Another class, rather than hooks or a mode: it also works where activations are computed again.
+        # Another class, rather than hooks or a mode: it also works where activations are recomputed.
         if type(module) is nn.Linear:
             module.__class__ = _Linear
         elif type(module) is Conv1D:

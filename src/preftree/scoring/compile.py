@@ -1,4 +1,4 @@
-"""The compiler's limit of variants, and compiled layers that the backward computes again."""
+"""Compilation of layers: the compiler's limit of variants, and compiled layers under gradient checkpointing."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from torch.utils.checkpoint import checkpoint
 def limit_recompilation() -> None:
     """Raise the compiler's limit of variants, and make reaching it an error.
 
-    Beyond the limit the compiler falls back to uncompiled code, with no more than a warning.
+    Beyond the limit the compiler falls back to uncompiled code with only a warning.
     """
     torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
     torch._dynamo.config.fail_on_recompile_limit_hit = True
 
 
 def recompute_fused(function: Callable[..., Any], *inputs: Any) -> Any:
-    """Checkpoint of a layer: its compiled forward, which the backward computes again.
+    """Checkpoint of a layer: its compiled forward, which the backward recomputes.
 
     Args:
       function: The forward of the layer's class, or in older versions of transformers the call of the layer, with
@@ -31,7 +31,7 @@ def recompute_fused(function: Callable[..., Any], *inputs: Any) -> Any:
     assert isinstance(function, functools.partial)
     forward, bound = function.func, function.args
     if isinstance(layer := getattr(forward, "__self__", None), nn.Module):
-        forward, bound = type(layer).forward, (layer,)  # one function for all layers: each would be compiled anew
+        forward, bound = type(layer).forward, (layer,)  # one function for all layers, so it is compiled once
     fused = functools.partial(_fused(forward), *bound, **function.keywords)
     return checkpoint(fused, *inputs, use_reentrant=False)
 

@@ -1,4 +1,4 @@
-"""The critic of PPO: expected return from the hidden state that predicts the next token.
+"""Critic of PPO: expected return from the hidden state that predicts the next token.
 
 Shape suffixes as in tree/layout.py. A value is computed at the source of a prediction: it is the value of the state
 before the token, so all responses to a prompt share the value of the prompt.
@@ -22,7 +22,7 @@ class Critic(nn.Module):
 
     Attributes:
       trunk: A separate language model, whose LM head is not used; None where the head reads the policy's hidden states.
-      head: Linear layer from the hidden state to the value; 0 at first.
+      head: Linear layer from the hidden state to the value; initially 0.
     """
 
     def __init__(self, policy: Scorer, *, shared: bool) -> None:
@@ -39,7 +39,7 @@ class Critic(nn.Module):
 
         Args:
           batch: The trees.
-          hidden_SD: The policy's hidden states of the same batch, used where the trunk is shared.
+          hidden_SD: The policy's hidden states of the same batch, for a shared trunk.
         """
         if self.trunk is not None:
             hidden_SD = self.trunk.hidden(batch)

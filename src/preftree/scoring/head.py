@@ -1,10 +1,10 @@
-"""The LM head on scored tokens alone: from hidden states to log-probs, without logits over a sequence.
+"""LM head on scored tokens alone: from hidden states to log-probs, without logits over a sequence.
 
 Shape suffixes: S scored predictions, D model width, V vocabulary.
 
 Logits exist one chunk of rows at a time, forward and backward. Precision: sums over the vocabulary run in fp32
 (float64 for float64 models); with bf16 products the target's own logit is recomputed as an fp32 dot product:
-rounding it to bf16 would cost up to 4e-3 nats a token, while the normaliser averages its rounding away.
+rounding it to bf16 would cost up to 4e-3 nats a token, while rounding averages out in the normaliser.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ In smaller chunks, reading the weight and adding to its gradient takes time that
 152,000 words chunks of 110 rows took 7 % longer on two CPU cores; a GPU has less bandwidth for its arithmetic."""
 
 KEPT_ELEMENTS = 1 << 24
-"""Most log-probs that are kept for the backward; it computes the others again."""
+"""Most log-probs that are kept for the backward; it recomputes the others."""
 
 
 @dataclass(frozen=True, slots=True)
 class HeadForm:
-    """What an architecture does between the product with the LM head's weight and the softmax.
+    """Operations of an architecture between the product with the LM head's weight and the softmax.
 
     Attributes:
       scale: Factor on the logits.
@@ -60,7 +60,7 @@ def head_parameters(model: PreTrainedModel) -> tuple[Tensor, Tensor | None]:
     """Weight [V, D] and bias [V] of the model's output layer, with an adapter's update in the weight.
 
     Raises:
-      ModelError: the model has no linear output layer, or an adapter of it that is no plain LoRA.
+      ModelError: the model has no linear output layer, or an adapter on it other than plain LoRA.
     """
     head = model.get_output_embeddings()
     if head is None or not isinstance(getattr(head, "weight", None), Tensor):
@@ -81,7 +81,7 @@ def head_logps(
     Args:
       hidden_SD: Final hidden states of the predicting tokens.
       weight_VD: The LM head's weight.
-      bias_V: Its bias, where it has one.
+      bias_V: Its bias, if any.
       target_S: Token id scored at each row.
       form: Scaling and capping of the logits.
       product_dtype: Dtype of the three matrix products: bfloat16, float32 or float64.
@@ -99,14 +99,14 @@ def head_logits(
     form: HeadForm,
     product_dtype: torch.dtype,
 ) -> Float[Tensor, "S V"]:
-    """Logits of a few rows, in fp32 (float64 for float64 products); `chunks` cuts rows into slices of few."""
+    """Logits of a few rows, in fp32 (float64 for float64 products); `chunks` gives such slices of rows."""
     wide = _sum_dtype(product_dtype)
     return _logits(operand(hidden_SD, product_dtype), operand(weight_VD, product_dtype), bias_V, form, wide)
 
 
 class _HeadLogps(torch.autograd.Function):
-    """Keeps log-probs for the backward while there is room; of other rows it keeps only the normaliser, from which the
-    backward computes them again.
+    """Log-probs of targets; keeps those of the vocabulary for the backward up to a limit, and for further rows only the
+    normaliser, from which the backward recomputes them.
     """
 
     @staticmethod
@@ -156,7 +156,7 @@ class _HeadLogps(torch.autograd.Function):
                 logits = _logits(operand(hidden[rows], dtype), sums.low, bias, form, wide)
                 all_logps = logits.sub_(normaliser[rows, None])
             logits = None if form.softcap is None else all_logps + normaliser[rows, None]
-            # Kept log-probs are not overwritten: a backward may run twice over one graph.
+            # Kept log-probs are not overwritten, since a backward may run twice over one graph.
             d = all_logps.exp() if number < len(kept) else all_logps.exp_()
             d.mul_(-g[:, None])
             d.scatter_add_(1, target[rows, None], g[:, None])
@@ -200,7 +200,7 @@ class HeadGrads:
             self._weight += d.T @ operand(hidden, self._dtype)
 
     def finish(self) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        """Gradients of (hidden, weight, bias), each in the dtype of its input; None for an input that needs none."""
+        """Gradients of (hidden, weight, bias), each in the dtype of its input; None where not needed."""
         sums = (self._hidden, self._weight, self._bias)
         pairs = zip(sums, self._inputs, strict=True)
         hidden, weight, bias = (None if g is None or x is None else g.to(x.dtype) for g, x in pairs)
@@ -220,7 +220,7 @@ def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, form: HeadForm,
 
 
 def _product(hidden: Tensor, weight: Tensor, wide: torch.dtype) -> Tensor:
-    """hidden @ weight.T in `wide`: accumulated in it on CUDA; elsewhere a bf16 product that is then converted."""
+    """hidden @ weight.T in `wide`: accumulated in `wide` on CUDA; elsewhere a bf16 product that is converted."""
     if hidden.is_cuda and hidden.dtype != wide:
         return torch.mm(hidden, weight.T, out_dtype=wide)
     return (hidden @ weight.T).to(wide)
@@ -235,9 +235,9 @@ def _shape(logits: Tensor, form: HeadForm) -> Tensor:
 
 
 def chunks(num_rows: int, vocabulary: int) -> Iterator[slice]:
-    """Slices of the rows whose logits are alive at once.
+    """Slices of rows with logits in memory at the same time.
 
-    The chunks are of equal length: a remainder of a few rows would take another matrix kernel, whose last bits differ.
+    The chunks are of equal length: a remainder of a few rows would take another matrix kernel, with other last bits.
     """
     if num_rows == 0:
         return

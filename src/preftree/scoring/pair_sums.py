@@ -1,4 +1,4 @@
-"""Sum of each response of stored pairs: a log-prob or a reward, whichever the scorer gives."""
+"""Sums of the responses of stored pairs: log-probs or rewards, depending on the scorer."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def response_values(
     """Sums over the scored tokens of both responses of pairs, computed by this process alone.
 
     Args:
-      scorer: Model that gives log-probs, nats; or rewards of responses whose ends are marked.
+      scorer: Scorer of log-probs, nats; or of rewards, for responses with marked ends.
       examples: Pairs, the chosen response first.
       rows: Indices of the pairs to score.
       budget: Most tokens of a forward, unless one pair alone has more.

@@ -1,8 +1,8 @@
-"""A reward model as a scorer: packed trees in, one reward a response out.
+"""Scorer of rewards: packed trees in, one reward per response out.
 
 Responses are laid out as data/store/end_marked.py marks them: each has one scored token, which its last token predicts.
-All code that takes log-probs from a Scorer (steps, gradients, sums) therefore takes rewards from this one, and a prompt
-is computed once here too.
+All code that takes log-probs from a Scorer (steps, gradients, sums) therefore accepts rewards from this one, and a
+prompt is computed once here too.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from preftree.tree.layout import TreeBatch
 
 
 class RewardScorer(Scorer):
-    """A reward model that gives the reward at each scored token; attributes as in Scorer."""
+    """Scorer of a reward model: the reward at each scored token; attributes as in Scorer."""
 
     def check_head(self) -> None:
         """Refuse a model without a head of one output.
@@ -39,7 +39,7 @@ class RewardScorer(Scorer):
         head = reward_head(self.model)
         if len(batch.source_S) == 0:
             self._check_depth(batch)
-            # Still part of the graph, so that every rank's backward visits every parameter.
+            # Part of the graph, so that every rank's backward visits every parameter.
             return head.weight.sum(dtype=self.dtype) * torch.zeros(0, dtype=self.dtype, device=self.device)
         rewards_S = self.hidden(batch).to(self.dtype) @ head.weight[0].to(self.dtype)
         if head.bias is not None:

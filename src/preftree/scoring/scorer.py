@@ -1,4 +1,4 @@
-"""A causal language model as a scorer: packed trees in, token log-probs out.
+"""Scorer of a causal language model: packed trees in, token log-probs out.
 
 Shape suffixes as in tree/layout.py; D is the model's width.
 """
@@ -36,15 +36,15 @@ _log = logging.getLogger(__name__)
 
 
 class Scorer(nn.Module):
-    """A causal LM that gives the log-probs of a batch's scored tokens.
+    """A causal LM that computes the log-probs of a batch's scored tokens.
 
-    The head runs on scored tokens alone, and no method returns logits. A model whose attention cannot be a tree takes
-    the same batch type with one branch a tree, padded into rows; `shares_prefixes` tells which.
+    The head runs on scored tokens alone, and no method returns logits. A model that cannot attend over trees takes the
+    same batch type with one branch per tree, padded into rows; see `shares_prefixes`.
 
     Attributes:
-      model: The language model; its parameters are the scorer's only ones.
+      model: The language model; the scorer has no other parameters.
       precision: `fp32` computes in the dtype of the weights, `bf16` under autocast; the weights keep their dtype.
-      shares_prefixes: Whether a shared beginning is computed once.
+      shares_prefixes: Whether a shared prefix is computed once.
       attention: The attention path in use, or `rows` where the model takes padded rows.
       head: Scaling and capping of the logits.
     """
@@ -100,7 +100,7 @@ class Scorer(nn.Module):
 
     @property
     def numeric_mode(self) -> str:
-        """Everything about this scorer that can move a log-prob, except the weights; a part of the reference's key."""
+        """Everything in this scorer that can change a log-prob, except the weights; a part of the reference's key."""
         mode = f"{self.device.type}/{str(self.model.dtype).removeprefix('torch.')}/{self.precision}/{self.attention}"
         quantization = quantization_of(self.model)
         emulates = self.precision == "bf16" and emulated(self.device)
@@ -108,7 +108,7 @@ class Scorer(nn.Module):
         return "/".join([mode, *filter(None, parts)])
 
     def checkpoint_gradients(self, share: float = 1.0) -> None:
-        """Keep only the input of some layers for the backward and compute the rest of them again there.
+        """Keep only the input of some layers for the backward, which recomputes their activations.
 
         Memory falls and time grows with the share; the gradient is the same to the last bit. Call it before
         `compile_layers`.
@@ -125,18 +125,18 @@ class Scorer(nn.Module):
         # transformers 5.23 renamed the method, and warns about the old name.
         enable = getattr(self.model, "activation_checkpointing_enable", self.model.gradient_checkpointing_enable)
         enable({"use_reentrant": False})
-        # transformers checkpoints in training mode only; only the chosen layers are in it, since dropout is off.
+        # transformers checkpoints only layers in training mode; dropout is off, so the mode changes nothing else.
         for index in spread(len(layers), share):
             layers[index].training = True
 
     def compile_layers(self) -> None:
         """Fuse the operations between the matrix products of a layer: less time and memory, for a slow first step.
 
-        Attention is left as it is. Sums within a fused kernel run in another order, so compilation is part of the
+        Attention is not compiled. Sums within a fused kernel run in another order, so compilation is part of the
         numeric mode.
 
         Raises:
-          ModelError: the layers are not those of transformers, so they cannot be recognised.
+          ModelError: the layers are not of a class of transformers that can be recognised.
         """
         layers = self._layers()
         if not layers:
@@ -144,7 +144,7 @@ class Scorer(nn.Module):
         limit_recompilation()
         for layer in layers:
             if layer.training:
-                # Compiled from outside, a checkpoint that holds a graph break would run as if it were not compiled.
+                # A checkpoint that contains a graph break would run uncompiled if compiled from outside.
                 layer._gradient_checkpointing_func = recompute_fused  # pyright: ignore[reportArgumentType]  # untyped there
             else:
                 layer.compile(dynamic=True)
@@ -154,7 +154,7 @@ class Scorer(nn.Module):
         return [module for module in self.model.modules() if isinstance(module, GradientCheckpointingLayer)]
 
     def lay_out(self, groups: Sequence[Sequence[TokenSequence]]) -> TreeBatch:
-        """One tree a group (one a sequence where beginnings cannot be shared), on the scorer's device."""
+        """One tree per group (per sequence where prefixes cannot be shared), on the scorer's device."""
         if not self.shares_prefixes:
             groups = [[sequence] for group in groups for sequence in group]
         return batch_trees([grow_tree(group) for group in groups]).to(self.device)
@@ -170,7 +170,7 @@ class Scorer(nn.Module):
         weight, bias = head_parameters(self.model)
         if len(batch.source_S) == 0:
             self._check_depth(batch)
-            # Still part of the graph, so that every rank's backward visits every parameter.
+            # Part of the graph, so that every rank's backward visits every parameter.
             parameters = (weight, *self.parameters())
             anchor = next((parameter for parameter in parameters if parameter.requires_grad), weight)
             return anchor.sum(dtype=self.dtype) * torch.zeros(0, dtype=self.dtype, device=self.device)
@@ -178,7 +178,7 @@ class Scorer(nn.Module):
         return logps_S.index_select(0, batch.prediction_I)
 
     def hidden(self, batch: TreeBatch) -> Float[Tensor, "S D"]:
-        """Final hidden state of the token that makes each scored prediction, [S, D].
+        """Final hidden state at the source of each scored prediction, [S, D].
 
         Raises:
           ModelError: a sequence is longer than the model has positions for.
@@ -186,7 +186,7 @@ class Scorer(nn.Module):
         self._check_depth(batch)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             hidden_TD = self._rows(batch) if self.attention == "rows" else self._tree(batch)
-        # index_select, not h[...]: the backward of indexing is not deterministic where several targets share a source.
+        # index_select, not h[...]: the backward of indexing is nondeterministic where several targets share a source.
         return hidden_TD.index_select(0, batch.source_S)
 
     @property
@@ -205,11 +205,11 @@ class Scorer(nn.Module):
         return self._backbone(**inputs)[0]
 
     def _rows(self, batch: TreeBatch) -> Float[Tensor, "T D"]:
-        """Hidden states of one-branch trees as rows, padded on the right, where causal models cannot see it."""
+        """Hidden states of one-branch trees as rows, padded on the right, which causal models do not attend to."""
         assert all(branch.parent < 0 for branch in batch.branches), "one branch a tree: use lay_out"
         lengths = np.array([branch.stop - branch.start for branch in batch.branches])
         real = np.arange(lengths.max()) < lengths[:, None]
-        # Cells are computed on the host: a mask as an index would make the host wait for the device.
+        # Indices are computed on the host: a mask as an index would make the host wait for the device.
         cell_T = send(np.flatnonzero(real), self.device)
         tokens = torch.zeros(real.size, dtype=torch.int64, device=self.device).index_copy_(0, cell_T, batch.input_T)
         attention_mask = send(real.astype(np.int64), self.device)
@@ -227,7 +227,7 @@ class Scorer(nn.Module):
 
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode for as long as the context lasts; afterwards each module is in the mode it was in."""
+    """Evaluation mode while the context lasts; afterwards each module returns to its earlier mode."""
     before = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -238,6 +238,6 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
 
 
 def spread(number: int, share: float) -> list[int]:
-    """Indices below `number`, spread evenly, that are at least that share of all."""
+    """Evenly spaced indices below `number`, at least that share of them."""
     taken = min(number, math.ceil(share * number - 1e-9))
     return [index for index in range(number) if (index + 1) * taken // number > index * taken // number]

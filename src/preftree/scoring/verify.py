@@ -1,4 +1,4 @@
-"""Checks at every start: packed trees must give what the model's own plain forward gives."""
+"""Checks at every start: packed trees must agree with the plain forward of transformers."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ ABSOLUTE = 1e-3
 """Allowed difference of any figure: nats, or units of a reward."""
 
 PER_TOKEN = 5e-5
-"""Allowed beside that for each token, nats. In fp32, trees and plain rows differ by 1e-6 to 1e-5 a token; an ignored
+"""Further allowance for each token, nats. In fp32, trees and plain rows differ by 1e-6 to 1e-5 a token; an ignored
 window, sink or scale makes a difference of 0.1 or more."""
 
 RELATIVE = 1e-4
-"""Allowed beside that as a share of a reward. In fp32, trees and plain rows differ by 1e-6 of it; a wrong mask or
+"""Further allowance as a share of a reward. In fp32, trees and plain rows differ by 1e-6 of it; a wrong mask or
 position makes a difference of 0.1 or more."""
 
 
@@ -35,7 +35,7 @@ class ProbeReport:
 
     Attributes:
       num_responses: Number of responses that were compared.
-      difference: Difference of the response that is nearest to its limit, or beyond it; nats, or units of a reward.
+      difference: Difference for the response nearest to its limit, or beyond it; nats, or units of a reward.
       tolerance: Difference allowed for this response.
     """
 
@@ -45,12 +45,12 @@ class ProbeReport:
 
 
 def verify_scorer(scorer: Scorer, groups: Sequence[Sequence[TokenSequence]]) -> ProbeReport:
-    """Compare log-probs of responses on packed trees with those of each sequence alone in transformers' own forward.
+    """Compare log-probs of responses on packed trees with those of each sequence in the plain forward of transformers.
 
     Both run in the weights' precision (no autocast), so that rounding cannot hide an error of the layout.
 
     Args:
-      scorer: The model about to be trained.
+      scorer: The model to be trained.
       groups: A few prompts, each with its responses.
     Raises:
       TrainingError: they differ by more than rounding; both figures are in the message.
@@ -65,13 +65,13 @@ def verify_scorer(scorer: Scorer, groups: Sequence[Sequence[TokenSequence]]) -> 
 
 
 def verify_rewards(scorer: Scorer, groups: Sequence[Sequence[TokenSequence]]) -> ProbeReport:
-    """Compare rewards of responses on packed trees with those of each sequence alone in transformers' own forward.
+    """Compare rewards of responses on packed trees with those of each sequence in the plain forward of transformers.
 
-    As `verify_scorer`. A head of zeros, which would agree with anything, is random during the comparison.
+    As `verify_scorer`. A zero head, with which all rewards agree, has random weights during the comparison.
 
     Args:
-      scorer: The reward model about to be trained.
-      groups: A few prompts, each with its responses, their ends marked.
+      scorer: The reward model to be trained.
+      groups: A few prompts, each with its responses with marked ends.
     Raises:
       TrainingError: they differ by more than rounding; both figures are in the message.
     """
@@ -97,7 +97,7 @@ def _compare(
     if not report.difference <= report.tolerance:
         raise TrainingError(
             f"{type(scorer.model).__name__} gives {names[worst]} {float(on_trees[worst]):.6f} on a packed tree and "
-            f"{float(plain[worst]):.6f} in its own forward (allowed difference {report.tolerance:.1e}); this "
+            f"{float(plain[worst]):.6f} in the plain forward (allowed difference {report.tolerance:.1e}); this "
             "architecture is not supported correctly, please report it"
         )
     return report
@@ -121,7 +121,7 @@ def _plain_logp(scorer: Scorer, sequence: TokenSequence) -> Float[Tensor, ""]:
 
 
 def _plain_reward(scorer: Scorer, sequence: TokenSequence) -> Float[Tensor, ""]:
-    """One row, so that there is no padding; the mark of the end is no token of it."""
+    """Reward of one row, without padding; the end mark is not a token of it."""
     ids = torch.from_numpy(sequence.ids[:-1]).long().to(scorer.device)
     return scorer.model(input_ids=ids[None], use_cache=False).logits[0, 0]
 

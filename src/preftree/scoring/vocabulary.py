@@ -30,7 +30,7 @@ class Head:
     Attributes:
       hidden_SD: Final hidden states of the predicting tokens.
       weight_VD: The head's weight.
-      bias_V: Its bias, where it has one.
+      bias_V: Its bias, if any.
       form: Scaling and capping of the logits.
       product: Dtype of the matrix products.
     """
@@ -52,7 +52,7 @@ class Head:
 
 
 def head_of(scorer: Scorer, batch: TreeBatch) -> Head:
-    """A model's LM head on the hidden states that predict a batch's scored tokens.
+    """A model's LM head with the hidden states that predict a batch's scored tokens.
 
     Raises:
       ModelError: a sequence is longer than the model has positions for.
@@ -74,7 +74,7 @@ def head_collision(head: Head) -> Float[Tensor, " S"]:
 
 
 def reference_kl(policy: Head, ref: Head) -> Float[Tensor, " S"]:
-    """KL(ref || policy) of the next-token distribution at each row, nats; differentiable in the policy alone.
+    """KL(ref || policy) of the next-token distribution at each row, nats; differentiable in the policy only.
 
     Raises:
       ModelError: the models have vocabularies of different size.
@@ -86,7 +86,7 @@ def reference_kl(policy: Head, ref: Head) -> Float[Tensor, " S"]:
 
 
 class _Entropy(torch.autograd.Function):
-    """Keeps nothing over the vocabulary: the backward computes each tile of logits again."""
+    """Entropy; keeps nothing over the vocabulary, since the backward recomputes each tile of logits."""
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, head: Head) -> Tensor:
@@ -113,7 +113,7 @@ class _Entropy(torch.autograd.Function):
 
 
 class _ReferenceKl(torch.autograd.Function):
-    """Keeps nothing over the vocabulary: the backward computes each tile of both models' logits again."""
+    """KL; keeps nothing over the vocabulary, since the backward recomputes each tile of both models' logits."""
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, policy: Head, ref: Head) -> Tensor:
@@ -145,8 +145,8 @@ class TokenFigures(NamedTuple):
     Attributes:
       policy: Log-prob under the policy, nats; carries gradient.
       ref: Log-prob under the live reference, nats; None without one.
-      kl: KL(reference || policy) over the vocabulary, nats; carries gradient; None where it is not asked for.
-      confidence: log p(token) - log sum_v p(v)^2 under the policy, detached; None where it is not asked for.
+      kl: KL(reference || policy) over the vocabulary, nats; carries gradient; None if not requested.
+      confidence: log p(token) - log sum_v p(v)^2 under the policy, detached; None if not requested.
     """
 
     policy: Float[Tensor, " I"]
@@ -158,12 +158,12 @@ class TokenFigures(NamedTuple):
 def token_figures(
     scorer: Scorer, batch: TreeBatch, *, live: ActiveScorer | None = None, kl: bool = False, confidence: bool = False
 ) -> TokenFigures:
-    """Score a batch and take the figures that are asked for; the models run once each.
+    """Score a batch and compute the requested figures; each model runs once.
 
     Args:
       scorer: The policy.
       batch: Trees, laid out for both models.
-      live: The reference, where it is to be computed now.
+      live: The reference, where it scores beside the policy.
       kl: Whether to compute the divergence of the reference from the policy.
       confidence: Whether to compute the policy's confidence.
     Raises:
@@ -199,7 +199,7 @@ def token_divergence(policy: Scorer, reference: Scorer, batch: TreeBatch) -> Flo
     with less variance than the difference of log-probs: at each token the expectation over the vocabulary is exact.
 
     Args:
-      policy: Model whose distribution the expectation is under.
+      policy: Model of the distribution of the expectation.
       reference: The other model.
       batch: Trees of responses, laid out for both models.
     Returns:

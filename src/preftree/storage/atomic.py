@@ -22,6 +22,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from preftree.errors import DataError
 from preftree.storage.lock import release_lock, take_lock
 
 _OCCUPIED = (errno.ENOTEMPTY, errno.EEXIST)  # errors of renaming a folder onto another
@@ -47,6 +48,19 @@ def write_atomic(path: Path, content: bytes | str) -> None:
         release_lock(lock)
 
 
+def write_result(path: Path, content: str, *, advice: str) -> None:
+    """Write a whole file that a user asked for, and make its folder.
+
+    Raises:
+      DataError: it cannot be written; the sentence ends with the advice.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, content)
+    except OSError as error:
+        raise DataError(f"{path} cannot be written ({error.strerror}); {advice}") from error
+
+
 @contextmanager
 def staged_dir(final: Path) -> Iterator[Path]:
     """An empty folder to fill; it becomes `final` when the context ends, and is deleted when the context raises.
@@ -63,7 +77,7 @@ def staged_dir(final: Path) -> Iterator[Path]:
         yield staging
         for folder, _, names in os.walk(staging, topdown=False):
             for name in names:
-                _fsync(Path(folder, name))
+                fsync_folder(Path(folder, name))
             fsync_folder(Path(folder))
         _move_into_place(staging, final)
     finally:
@@ -113,12 +127,20 @@ def make_folder(path: Path) -> None:
         fsync_folder(folder.parent)
 
 
+def append_durably(path: Path, content: bytes) -> None:
+    """Append to a file; the content is on the disk on return.
+
+    Raises:
+      OSError: the file could not be written.
+    """
+    with path.open("ab") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
 def fsync_folder(path: Path) -> None:
-    """Wait until the names in a folder are on the disk."""
-    _fsync(path)
-
-
-def _fsync(path: Path) -> None:
+    """Wait until the names in a folder, or the bytes of a file, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -45,7 +45,7 @@ class LoadedCheckpoint:
     """A checkpoint that was read.
 
     Attributes:
-      path: Its folder.
+      path: Folder of the checkpoint.
       step: Number of updates of the run.
       state: Everything that the run needs to resume.
       skipped: A sentence for each newer checkpoint that is damaged.

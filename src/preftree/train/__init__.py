@@ -1,1 +1,1 @@
-"""From scored pairs to a trained model folder: one step, one loop, and a recipe a file."""
+"""Training: one step, one loop, and one file for each recipe."""

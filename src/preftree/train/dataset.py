@@ -1,4 +1,4 @@
-"""Examples of a run: the tokenised rows that it trains on, in their order, and those that it holds out."""
+"""Examples of a run: tokenised training rows, in their order, and held-out rows."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Subset:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class DataSplit:
-    """Training examples of a run, and held-out ones where it has any."""
+    """Training examples of a run, and held-out examples where there are any."""
 
     train: Subset
     held_out: Subset | None
@@ -59,13 +59,13 @@ class DataSplit:
 def open_data(
     config: RunConfig, tokenizer: PreTrainedTokenizerBase, ranks: Ranks, objective: Objective | None = None
 ) -> DataSplit:
-    """Tokenise the files of a run, or open what an earlier run made of them; rank 0 does it, the others then find it.
+    """Tokenise the files of a run, or open the stores of an earlier run; rank 0 works, the others read the result.
 
     Args:
       config: The options.
       tokenizer: The policy's.
       ranks: The processes.
-      objective: What is learned from preferences; None where responses are imitated.
+      objective: Objective on preferences; None for demonstrations.
     Raises:
       DataError: a file cannot be read, is of another kind, holds too many faults, or nothing that can be trained on.
     """
@@ -92,12 +92,12 @@ def num_steps(pace: Pace, num_examples: int) -> int:
     length = steps_per_epoch(num_examples, pace.batch_size)
     if pace.epochs is None and pace.max_steps is not None:
         return pace.max_steps
-    whole = length * (pace.epochs or 1)
-    return whole if pace.max_steps is None else min(whole, pace.max_steps)
+    total = length * (pace.epochs or 1)
+    return total if pace.max_steps is None else min(total, pace.max_steps)
 
 
 def steps_from(part: Subset, config: RunConfig, first: int, last: int) -> Iterator[Int[np.ndarray, " B"]]:
-    """The rows of steps `first` to `last - 1`, the same wherever a run is taken up."""
+    """The rows of steps `first` to `last - 1`, the same from whichever step a run resumes."""
     groups = order_groups(part.store.prompts[part.rows], config.data.order, config.batch_size)
     steps = iterate_steps(
         first, last, num_examples=len(part.rows), batch_size=config.batch_size, seed=config.seed, groups=groups
@@ -107,11 +107,11 @@ def steps_from(part: Subset, config: RunConfig, first: int, last: int) -> Iterat
 
 
 def probe_rows(part: Subset, most: int = 4, longest: int = 2048) -> list[int]:
-    """A few rows from the shortest up, for the gates at the start.
+    """A few rows of different lengths, the shortest among them, for the gates at the start.
 
     Args:
-      part: Where to choose from.
-      most: How many.
+      part: The examples to choose from.
+      most: Number of rows.
       longest: Most tokens of a row, since a plain forward keeps every logit; the shortest row where all are longer.
     """
     by_size = part.rows[np.argsort(part.store.num_tokens[part.rows], kind="stable")]
@@ -120,7 +120,7 @@ def probe_rows(part: Subset, most: int = 4, longest: int = 2048) -> list[int]:
 
 
 class PromptGroups:
-    """The responses to each prompt of a part, prompt after prompt, read as they are asked for."""
+    """The responses to each prompt of a part, prompt after prompt, read lazily."""
 
     def __init__(self, part: Subset) -> None:
         """Group the rows; prompts come in the order of their first examples in the data."""
@@ -138,7 +138,7 @@ class PromptGroups:
             yield (sequence for row in rows for sequence in sequences_of(self._part.store[int(row)]))
 
     def name(self, group: int) -> str:
-        """Place of the first row of a group in the data."""
+        """Position of the first row of a group in the data."""
         return str(self._part.store.provenance(int(self._rows[group][0])))
 
 
@@ -151,7 +151,7 @@ def check_budget(part: Subset, shares_prefixes: bool, budget: int) -> None:
     store = part.store
     if shares_prefixes:
         sizes = store.num_tokens[part.rows].copy()
-        if not isinstance(store, TokenStore):  # views know upper bounds only
+        if not isinstance(store, TokenStore):  # views have upper bounds only
             for index in np.flatnonzero(sizes > budget):
                 sizes[index] = count_tokens(sequences_of(store[int(part.rows[index])]))[0]
     else:
@@ -186,11 +186,11 @@ def _tokenize(
 
 
 def _usable(store: TokenStore, objective: Objective | None, path: str) -> Int[np.ndarray, " N"]:
-    """The rows of `path` that the recipe can train on: of pairs, those that are no ties unless the loss takes ties.
+    """The rows of `path` that the recipe can train on; ties are left out unless the loss takes ties.
 
     Raises:
       DataError: none is left; or a row lacks a figure that the loss needs, or has a weight that it cannot use.
-      ConfigError: a tie is there that is impossible under the loss's options.
+      ConfigError: there is a tie, which is impossible under the loss's options.
     """
     ties: Bool[np.ndarray, " N"] = store.ties
     if objective is None or objective.takes_ties:
@@ -201,7 +201,7 @@ def _usable(store: TokenStore, objective: Objective | None, path: str) -> Int[np
         first = ", ".join(str(store.provenance(int(row))) for row in np.flatnonzero(ties)[:3])
         log.info("  left out %d ties, which loss %s cannot use; first %s", int(ties.sum()), name, first)
     if not len(rows):
-        raise DataError(f"{path} holds nothing but ties, which loss {name} cannot use; add other pairs")
+        raise DataError(f"{path} holds only ties, which loss {name} cannot use; add other pairs")
     if objective is not None:
         _check_figures(store, rows, objective, path)
         if store.ties[rows].any():

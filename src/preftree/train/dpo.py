@@ -1,4 +1,4 @@
-"""DPO and its family: preferences under losses that compare with a reference, or with none."""
+"""Recipe of DPO and its family: losses of preferences, with a reference or without."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ log = logging.getLogger("preftree")
 
 
 def run_dpo(config: DpoConfig) -> Outcome:
-    """Everything `preftree dpo` does, from its options to RUN/model.
+    """Train as `preftree dpo`, from the options to RUN/model.
 
     Raises:
-      UserError: something outside the program is wrong; the sentence says what to do.
+      UserError: a mistake or a failure outside the program; the message names the remedy.
     """
     config, objective = bind_objective(config)
     with open_run(config) as run:
@@ -50,10 +50,10 @@ def run_dpo(config: DpoConfig) -> Outcome:
 
 
 def build_reference_table(config: DpoConfig) -> BuildReport:
-    """Everything `preftree ref build` does: the table that `run_dpo` with these options reads, and no training."""
+    """Fill the reference table that `run_dpo` with these options reads, as `preftree ref build`."""
     config, objective = bind_objective(config)
     if not objective.needs_reference:
-        raise ConfigError(f"loss {objective.label} compares with no reference: there is no table to build")
+        raise ConfigError(f"loss {objective.label} uses no reference: there is no table to build")
     if _is_live(config, objective):
         raise ConfigError("this reference scores beside the policy in every step: there is no table to build")
     with open_ranks() as ranks:
@@ -69,7 +69,7 @@ def _is_live(config: DpoConfig, objective: Objective) -> bool:
 
 
 def _find_model(run: OpenRun[DpoConfig], objective: Objective) -> ReferenceModel | None:
-    """The model that the policy is compared with; None for losses that compare with none."""
+    """The reference model; None for losses without a reference."""
     if not objective.needs_reference:
         return None
     find = find_live_reference if _is_live(run.config, objective) else find_reference
@@ -87,9 +87,9 @@ def _identity(config: DpoConfig, model: ReferenceModel | None) -> Mapping[str, o
 def _open_reference(
     run: OpenRun[DpoConfig], objective: Objective, data: RunExamples, model: ReferenceModel | None
 ) -> Reference:
-    """The reference as steps use it: a filled table, or the model itself; compared with the policy where they agree."""
+    """The reference of the steps: a filled table, or the model; compared with the policy where both must agree."""
     if model is None:
-        log.info("loss %s compares with no reference: none is computed", objective.label)
+        log.info("loss %s uses no reference: none is computed", objective.label)
         return NoReference()
     groups, budget = data.probes(), run.config.micro_batch_tokens
     if not _is_live(run.config, objective):
@@ -99,7 +99,7 @@ def _open_reference(
             _log_gate(verify_start(run.scorer, table, groups, budget=budget))
         return TableReference(table)
     kind = "the policy without its adapter" if model.without_adapter else "a second model in memory"
-    log.info("the reference scores beside the policy, in every step: %s", kind)
+    log.info("the reference scores beside the policy in every step: %s", kind)
     if _is_comparable(run, model):
         _log_gate(verify_live_start(run.scorer, model.active, groups, budget=budget))
     schedule = run.config.reference_schedule
@@ -109,7 +109,7 @@ def _open_reference(
 
 
 def _is_comparable(run: OpenRun[DpoConfig], model: ReferenceModel) -> bool:
-    """Whether the policy has not left its reference, so that both must agree; says so where it has."""
+    """Whether policy and reference are still the same function and must agree; logs the reason where they are not."""
     if run.start is not None:
         log.info("not compared with the reference: this run resumes at step %d", run.start.step)
         return False
@@ -123,7 +123,7 @@ def _log_gate(gate: GateReport) -> None:
 
 
 def _open_table(run: OpenRun[DpoConfig], model: ReferenceModel) -> ReferenceTable:
-    """The stored log-probs of a reference, however many there are yet."""
+    """The table of a reference; possibly empty."""
     key = table_key(model.weights, model.scorer.numeric_mode)
     table = ReferenceTable.open(Path(run.config.cache or cache_root()), key)
     for sentence in table.set_aside:
@@ -134,7 +134,7 @@ def _open_table(run: OpenRun[DpoConfig], model: ReferenceModel) -> ReferenceTabl
 def _fill_table(
     run: OpenRun[DpoConfig], data: RunExamples, table: ReferenceTable, model: ReferenceModel
 ) -> BuildReport:
-    """Score what the table lacks of the training and the held-out rows; rank 0 does it, the others then find it."""
+    """Score the rows, training and held-out, that the table lacks; rank 0 works, the others read the result."""
 
     def fill() -> BuildReport:
         total = BuildReport()
@@ -167,7 +167,7 @@ def _fill_table(
 
 
 class _Progress:
-    """Logs how far a build is, every 20 seconds."""
+    """Log of a build's progress, every 20 seconds."""
 
     def __init__(self) -> None:
         self._logged = 0.0

@@ -1,7 +1,7 @@
-"""The training loop: steps, evaluations and checkpoints in an order that a stop at any moment cannot change.
+"""Training loop: steps, evaluations and checkpoints in an order that no interruption changes.
 
-A checkpoint is written right after its step, before an evaluation that is due there. A resumed run therefore meets the
-evaluation again, and writes the row that the straight run would have written.
+A checkpoint is written right after its step, before an evaluation that is due there. A resumed run therefore repeats
+the evaluation, and writes the row that an uninterrupted run would have written.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from preftree.train.state import Companion, Progress, capture, require_finite, r
 
 @runtime_checkable
 class Steps(Protocol):
-    """What a recipe's loop consists of."""
+    """The parts of a recipe that its loop calls."""
 
     @property
     def optimizer(self) -> Optimizer:
@@ -59,10 +59,10 @@ class Steps(Protocol):
         ...
 
     def step(self, progress: Progress) -> tuple[Progress, Row]:
-        """Make the step after a progress, by it and the weights alone; the progress after it, and its row of metrics.
+        """Take the next step, a pure function of progress and weights; returns the new progress and a row of metrics.
 
         Raises:
-          UserError: nothing was updated: it is as if the step had not begun.
+          UserError: nothing was updated: the state is that before the step.
           HalfwayError: the step failed after a first update.
         """
         ...
@@ -77,10 +77,10 @@ class Outcome:
     """The end of a run.
 
     Attributes:
-      progress: How far it came.
+      progress: Position at the end.
       figures: Figures of the last evaluation; empty where there was none.
       signum: The signal that stopped it early; 0 where it ran to its end.
-      steps: What was trained; None where the run had finished before.
+      steps: Its steps; None where the run had finished before.
     """
 
     progress: Progress
@@ -90,15 +90,15 @@ class Outcome:
 
 
 def train(run: OpenRun[Any], steps: Steps, trajectory: Mapping[str, object], **about: object) -> Outcome:
-    """Run the loop from the start, or from a checkpoint, to its end or a signal; it always leaves a checkpoint.
+    """Run the loop from the start, or from a checkpoint, to its end or a signal; it always writes a checkpoint.
 
-    A run that comes to its end leaves its model and its summary as well.
+    A run that reaches its end also writes its model and its summary.
 
     Args:
       run: The open run.
       steps: Its steps and evaluations.
-      trajectory: Everything that decides the sequence of weights; stored with each checkpoint.
-      about: Plain JSON that checkpoints and summary carry beside it: what the reference is, for example.
+      trajectory: Everything that determines the sequence of weights; stored with each checkpoint.
+      about: Further plain JSON for checkpoints and summary, such as the name of the reference.
     Raises:
       TrainingError: a loss, a gradient or a weight is not finite; the last good state is the newest checkpoint.
       CheckpointError: a checkpoint could not be read or written.
@@ -134,7 +134,7 @@ def train(run: OpenRun[Any], steps: Steps, trajectory: Mapping[str, object], **a
             with keeper.saving_on_failure():
                 keeper.progress, row = steps.step(keeper.progress)
             keeper.tracker.write(row)
-            keeper.snapshot()  # before the checkpoint, which a resumed run does not go back behind
+            keeper.snapshot()  # before the checkpoint: a resumed run repeats nothing before it
             if config.save_every is not None and keeper.progress.step % config.save_every == 0:
                 keeper.save()
     if not signum:
@@ -144,14 +144,14 @@ def train(run: OpenRun[Any], steps: Steps, trajectory: Mapping[str, object], **a
 
 @dataclass(eq=False)
 class _Keeper:
-    """The state of a loop, and everything that is written of it.
+    """State of a loop, and the writer of its checkpoints, snapshots and metrics.
 
     Attributes:
       run: The open run.
       steps: Its steps.
       about: Plain JSON for checkpoints.
       tracker: Writes the rows of metrics.
-      progress: How far the loop is.
+      progress: Position of the loop.
       saved: Step of the newest checkpoint; -1 before the first.
     """
 
@@ -163,7 +163,7 @@ class _Keeper:
     saved: int
 
     def save(self) -> None:
-        """Write a checkpoint of this step, unless it is there."""
+        """Write a checkpoint of this step, unless there is one."""
         if self.saved == self.progress.step:
             return
         self.progress = replace(self.progress, rows=self.tracker.num_rows)
@@ -171,7 +171,7 @@ class _Keeper:
         self.saved = self.progress.step
 
     def snapshot(self) -> None:
-        """Keep the weights alone, where this step is one of those that are kept."""
+        """Write the weights alone, if a snapshot is due at this step."""
         factor = self.run.config.snapshots
         if factor is not None and is_snapshot_step(self.progress.step, factor):
             lead_first(self.run.ranks, self._write_snapshot)
@@ -208,7 +208,7 @@ class _Keeper:
 def _open_keeper(run: OpenRun[Any], steps: Steps, about: Mapping[str, object]) -> Iterator[_Keeper]:
     """Restore the checkpoint that the run starts from, if any, and open its metrics.
 
-    A TrainingError leaves a last row that says why; no checkpoint counts it, so a resumed run drops it.
+    A TrainingError adds a last row with the reason; no checkpoint counts it, so a resumed run drops it.
     """
     progress = Progress(state=steps.state)
     if run.start:

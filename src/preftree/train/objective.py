@@ -1,4 +1,4 @@
-"""The losses of a preference run: one loss, or a weighted sum of several on the same examples."""
+"""Objective of a preference run: one loss, or a weighted sum of several on the same examples."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from preftree.runtime.user_code import is_place, load_function
 
 @dataclass(frozen=True, slots=True)
 class WeightedLoss:
-    """A loss of the sum, and its weight."""
+    """One loss of the sum, with its weight."""
 
     loss: BoundLoss
     weight: float = 1.0
@@ -33,17 +33,17 @@ class WeightedLoss:
 
 @dataclass(frozen=True)
 class Objective:
-    """A weighted sum of losses; the first that is not of demonstrations leads, and the metrics are those of it.
+    """A weighted sum of losses; the metrics are those of the first loss that is not of demonstrations.
 
     Attributes:
-      parts: The losses, no name twice.
+      parts: The losses, each with a different name.
     """
 
     parts: tuple[WeightedLoss, ...]
 
     @cached_property
     def lead(self) -> BoundLoss:
-        """The loss whose rewards, accuracy and margin are shown."""
+        """The loss that defines rewards, accuracy and margin."""
         return next(part.loss for part in self.parts if part.loss.spec.kind != "demonstration")
 
     @cached_property
@@ -53,7 +53,7 @@ class Objective:
 
     @cached_property
     def inputs(self) -> tuple[str, ...]:
-        """All inputs of the losses and their metrics, but for the running state."""
+        """All inputs of the losses and their metrics, except the running state."""
         names = [name for part in self.parts for name in part.loss.inputs]
         if self.kind == "pair" and not self.lead.spec.is_of_rewards:
             names += ["policy", "ref"] if self.lead.spec.needs_reference else ["policy"]
@@ -61,20 +61,20 @@ class Objective:
 
     @property
     def needs_reference(self) -> bool:
-        """Whether any part compares with a reference."""
+        """Whether any part needs a reference."""
         return any(part.loss.spec.needs_reference for part in self.parts)
 
     @property
     def takes_ties(self) -> bool:
-        """Whether all losses of pairs read ties; another one would take the side of the first response."""
+        """Whether all losses of pairs read ties; a loss that does not would prefer the first response."""
         losses = [part.loss for part in self.parts if part.loss.spec.kind != "demonstration"]
         return all("ties" in loss.inputs for loss in losses)
 
     def check_ties(self) -> None:
-        """Evaluate the losses that take ties on made-up ones.
+        """Evaluate the losses that take ties on artificial ties.
 
         Raises:
-          ConfigError: under its options, a tie would be impossible.
+          ConfigError: a tie is impossible under a loss's options.
         """
         inputs = example_inputs()
         inputs["ties"] = ~inputs["ties"]
@@ -106,14 +106,14 @@ class Objective:
 
     @property
     def label(self) -> str:
-        """The sum in a word or a line."""
+        """Name of the objective for messages."""
         if len(self.parts) == 1 and self.parts[0].weight == 1:
             return self.parts[0].loss.name
         return " + ".join(f"{part.weight:g} {part.loss.name}" for part in self.parts)
 
     @property
     def identity(self) -> dict[str, float | str]:
-        """What tells this objective from others, by name: a run can resume only under the same."""
+        """Losses, weights and options by name; a run can resume only with an equal identity."""
         if len(self.parts) == 1:
             identity = {"loss": self.label, **self.lead.options}
         else:
@@ -123,37 +123,39 @@ class Objective:
         return identity | files
 
     def value(
-        self, given: Mapping[str, Any], state: Mapping[str, float]
+        self, inputs: Mapping[str, Any], state: Mapping[str, float]
     ) -> tuple[Float[Tensor, " P"], dict[str, Tensor]]:
-        """The weighted sum of each example, and its metrics, from one evaluation of each loss.
+        """Weighted sum of the losses of each example, and its metrics, from one evaluation of each loss.
 
         Args:
-          given: The inputs of all losses by name.
+          inputs: The inputs of all losses by name.
           state: The running state, as `self.state` names it.
         """
-        inputs = with_gradient(self.lead, given)
+        tracked = with_gradient(self.lead, inputs)
         with torch.inference_mode(False), torch.enable_grad():
-            values = {part.loss.name: part.loss.function(**_inputs_of(part.loss, inputs, state)) for part in self.parts}
+            values = {
+                part.loss.name: part.loss.function(**_inputs_of(part.loss, tracked, state)) for part in self.parts
+            }
             total = sum(part.weight * values[part.loss.name] for part in self.parts)
             assert isinstance(total, Tensor)
-            columns = metrics_of(self.lead, {**inputs, "state": _state_of(self.lead, state)}, values[self.lead.name])
+            columns = metrics_of(self.lead, {**tracked, "state": _state_of(self.lead, state)}, values[self.lead.name])
         columns["loss"] = total.detach()
         for name in self._columns_of_parts:
             columns[name] = values[name.removeprefix("loss/")].detach()
-        return (total if inputs is given else total.detach()), columns
+        return (total if tracked is inputs else total.detach()), columns
 
-    def advance(self, given: Mapping[str, Any], state: Mapping[str, float]) -> dict[str, float]:
+    def advance(self, inputs: Mapping[str, Any], state: Mapping[str, float]) -> dict[str, float]:
         """The running state after a step, from the inputs of all its examples."""
         after = dict(state)
         for part in self.parts:
             if part.loss.spec.advance is not None:
-                new = part.loss.advance(**_inputs_of(part.loss, given, state))
+                new = part.loss.advance(**_inputs_of(part.loss, inputs, state))
                 after |= {f"{part.loss.name}.{name}": float(value) for name, value in new.items()}
         return after
 
 
-def _inputs_of(loss: BoundLoss, given: Mapping[str, Any], state: Mapping[str, float]) -> dict[str, Any]:
-    return {name: _state_of(loss, state) if name == "state" else given[name] for name in loss.inputs}
+def _inputs_of(loss: BoundLoss, inputs: Mapping[str, Any], state: Mapping[str, float]) -> dict[str, Any]:
+    return {name: _state_of(loss, state) if name == "state" else inputs[name] for name in loss.inputs}
 
 
 def _state_of(loss: BoundLoss, state: Mapping[str, float]) -> dict[str, float]:
@@ -161,11 +163,11 @@ def _state_of(loss: BoundLoss, state: Mapping[str, float]) -> dict[str, float]:
 
 
 def bind_objective(config: DpoConfig) -> tuple[DpoConfig, Objective]:
-    """The losses that the options name; the options with the beta and the reference that they use.
+    """The options with their beta and reference filled in, and the losses that they name.
 
     Raises:
-      ConfigError: no such loss; an option that it does not take, lacks, or that is out of its range; losses that are
-        not of the same kind of example; a reference where none is needed, or none where one is.
+      ConfigError: no such loss; an option that it does not take, lacks, or that is out of its range; losses of
+        different kinds of examples; a reference where none is needed, or no reference where one is needed.
     """
     named = [_look_up(choice.name) for choice, _ in config.losses]
     takes_beta = [
@@ -191,10 +193,10 @@ def bind_objective(config: DpoConfig) -> tuple[DpoConfig, Objective]:
     _check_kinds(objective)
     if not objective.needs_reference and (config.reference_schedule or config.reference not in ("start", "none")):
         got = "a schedule for it" if config.reference_schedule else f"reference={config.reference}"
-        raise ConfigError(f"loss {objective.label} compares with no reference, got {got}; leave it out")
+        raise ConfigError(f"loss {objective.label} uses no reference, got {got}; leave it out")
     if objective.needs_reference and config.reference_place == "none":
         raise ConfigError(
-            f"loss {objective.label} compares with a reference, got reference=none; give 'start' or the path of a model"
+            f"loss {objective.label} needs a reference, got reference=none; give 'start' or the path of a model"
         )
     betas = [part.loss.options["beta"] for part in parts if "beta" in part.loss.options]
     settled = {
@@ -214,22 +216,22 @@ def bind_reward(config: RewardConfig) -> Objective:
 
 
 def bind_loss(name: str, options: Mapping[str, object] = {}, *, of_rewards: bool = False) -> BoundLoss:
-    """A loss by its name, or by the place of a user's function, FILE.py:FUNCTION, with its options checked.
+    """A loss with checked options, by its name or as a user's function, FILE.py:FUNCTION.
 
     Args:
-      name: Key of the table, TRL's name for one, or a place.
+      name: Key of the table, TRL's name of a loss, or FILE.py:FUNCTION.
       options: Raw option values; the others take their defaults.
       of_rewards: Whether it trains a reward model, not a policy.
     Raises:
       ConfigError: no such loss; an option that it does not take, or that is out of its range; a user's function that
-        cannot be loaded, or is no loss.
+        cannot be loaded, or is not a loss.
     """
     name, losses = _look_up(name, of_rewards=of_rewards)
     return _bind(name, options, losses)
 
 
 def _look_up(name: str, *, of_rewards: bool = False) -> tuple[str, Mapping[str, LossSpec]]:
-    """The name of a loss as its table has it, and the table: for a user's function, a table of one row."""
+    """The key of a loss, and its table; a user's function has a table of one row."""
     try:
         if is_place(name):
             function, file_hash = load_function(name, f"loss {name!r}")
@@ -260,7 +262,7 @@ def _bind(name: str, options: Mapping[str, object], losses: Mapping[str, LossSpe
 
 
 def objective_of(config: RunConfig) -> Objective | None:
-    """What a run on preferences minimises; None for a run on anything else.
+    """The objective of a run on preferences; None for other runs.
 
     Raises:
       ConfigError: as `bind_objective` and `bind_reward`.

@@ -1,4 +1,4 @@
-"""A run around its loop: opened with its model, admitted to its folder, and finished with the model it leaves."""
+"""Start and end of a run: opened with its model, admitted to its folder, and finished with the trained model."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ D = TypeVar("D", bound=AnyConfig, covariant=True)
 
 @dataclass(frozen=True, eq=False, slots=True)
 class OpenRun(Generic[D]):
-    """A run whose folder is locked and whose model is loaded.
+    """A run with a locked folder and a loaded model.
 
     Attributes:
-      config: The options, with nothing left open.
+      config: The options, all filled in.
       ranks: The processes.
       start: The checkpoint that the run resumes from; None for a fresh run.
-      policy: The model in training as it was loaded: not yet where the checkpoint left it.
+      policy: The loaded model; a checkpoint is not yet restored into it.
       tokenizer: The policy's tokenizer.
     """
 
@@ -57,11 +57,11 @@ class OpenRun(Generic[D]):
 
     @property
     def scorer(self) -> Scorer:
-        """The policy, scoring."""
+        """Scorer of the policy."""
         return self.policy.scorer
 
     def about(self, trajectory: Mapping[str, object], **more: object) -> dict[str, object]:
-        """What checkpoints and the summary say of the run, as plain JSON."""
+        """Description of the run for checkpoints and the summary, as plain JSON."""
         return {
             "policy": self.policy.words,
             **more,
@@ -81,15 +81,15 @@ class RunData(Protocol):
         ...
 
     def probes(self) -> Sequence[Sequence[TokenSequence]]:
-        """A few groups of responses on which trees are compared with the model's own forward."""
+        """A few groups of responses on which trees are compared with the plain forward."""
         ...
 
     def check_budget(self, scorer: Scorer) -> None:
-        """Refuse data of which a part alone is larger than a micro-batch may be."""
+        """Refuse data with an example that alone is larger than the micro-batch budget."""
         ...
 
     def describe(self) -> None:
-        """Log how much data there is, and how many steps."""
+        """Log the amount of data and the number of steps."""
         ...
 
 
@@ -101,7 +101,7 @@ def open_run(config: C, load: Callable[[C, Ranks], Policy] | None = None) -> Ite
       config: The options.
       load: Loads the model; a language model by default.
     Raises:
-      UserError: one of these fails; the sentence says what to do.
+      UserError: one of these fails; the message names the remedy.
     """
     with open_ranks() as ranks, writer.claim_folder(config, ranks):
         start = writer.find_start(config, ranks)
@@ -127,7 +127,7 @@ def load_run(
 
 
 def warmup_of(run: OpenRun[AnyConfig], num_steps: int) -> int:
-    """Steps of warm-up: under a constant rate a run that is made longer keeps the length it began with."""
+    """Steps of warm-up; under a constant rate an extended run keeps its original number."""
     config, start = run.config, run.start
     if start and config.schedule == "constant" and start.state.meta["config"]["warmup_steps"] == config.warmup_steps:
         return start.state.meta["trajectory"]["steps of warm-up"]
@@ -135,7 +135,7 @@ def warmup_of(run: OpenRun[AnyConfig], num_steps: int) -> int:
 
 
 def adaptation(run: OpenRun[AnyConfig]) -> dict[str, object]:
-    """The entries of an adapter in a trajectory; none where all weights are trained."""
+    """Entries of the adapter in a trajectory; none where all weights are trained."""
     policy = run.policy
     if policy.lora is None:
         return {}
@@ -154,15 +154,15 @@ def admit(
 
     Args:
       run: The open run.
-      data: What it is trained on.
-      trajectory: Everything that decides the sequence of weights.
-      verify: Compares the tree path with the model itself, on a few examples.
+      data: Its training data.
+      trajectory: Everything that determines the sequence of weights.
+      verify: Comparison of the tree path with the plain forward, on a few examples.
     Returns:
-      None where there is something to do; the progress of a run that has finished before.
+      None where there are steps to take; the progress of a run that has finished before.
     Raises:
       CheckpointError: the checkpoint is of another trajectory.
-      ConfigError: an example is larger than a micro-batch may be.
-      TrainingError: the tree path does not score as the model itself does.
+      ConfigError: an example is larger than the micro-batch budget.
+      TrainingError: the tree path differs from the plain forward.
     """
     config, start = run.config, run.start
     writer.check_trajectory(config, start, trajectory)
@@ -177,14 +177,14 @@ def admit(
     if start is not None:
         log.info("resuming from %s", start.path)
     report = verify(run.scorer, data.probes())
-    log.info("scores equal the model's own: difference %.1e nats of %.1e allowed", report.difference, report.tolerance)
+    log.info("trees equal the plain forward: difference %.1e nats of %.1e allowed", report.difference, report.tolerance)
     return None
 
 
 def finish(
     run: OpenRun[AnyConfig], progress: Progress, figures: Mapping[str, float], about: Mapping[str, object]
 ) -> None:
-    """Write RUN/model with its card, and RUN/summary.json last: it says that all else is there.
+    """Write RUN/model with its card, and RUN/summary.json last: its presence marks a finished run.
 
     Raises:
       TrainingError: a weight is not finite, or the folder cannot be written.
@@ -216,7 +216,7 @@ def finish(
 
 
 def _write_model(run: OpenRun[AnyConfig], card: str) -> None:
-    """RUN/model: the model, or its adapter; RUN/base as well where the adapter's base is in no folder yet."""
+    """Write RUN/model: the model, or its adapter; also RUN/base where the adapter's base is in no other folder."""
     policy, model, out = run.policy, run.scorer.model, Path(run.config.out)
     if policy.lora is None:
         save_model(model, run.tokenizer, out / "model", card=card)

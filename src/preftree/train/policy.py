@@ -1,6 +1,6 @@
-"""The policy as a run begins, and the reference that it is compared with: what each of them really is, and its digest.
+"""Policy at the start of a run and its reference: model, adapter and digest of each.
 
-model=             lora      the policy is                          its `start` is
+model=             lora      policy                                 reference `start`
 a model            no        that model                             itself
 a model            yes       that model with a fresh adapter        the model, with the adapter off
 an adapter folder  no        the base with the adapter merged       itself
@@ -34,16 +34,16 @@ from preftree.scoring.scorer import Scorer
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Policy:
-    """The model that a run trains, as it is before the first step.
+    """The model that a run trains, before the first step.
 
     Attributes:
-      scorer: The model, scoring.
-      weights: Digest of what it computes: a fresh adapter changes nothing yet.
-      base: Folder or hub id of the whole model that was loaded.
-      base_weights: Digest of that.
-      lora: Options of the adapter in training, with nothing left open; None where all weights are trained.
-      incoming: The adapter that `model` named, where it named one.
-      merged: Whether the incoming adapter was merged.
+      scorer: Scorer of the model.
+      weights: Digest of the weights that have an effect: a fresh adapter has none yet.
+      base: Folder or hub id of the base model.
+      base_weights: Digest of the base model.
+      lora: Options of the trained adapter, all filled in; None where all weights are trained.
+      incoming: The adapter that `model` names, if any.
+      merged: Whether the incoming adapter is merged into the weights.
     """
 
     scorer: Scorer
@@ -56,19 +56,19 @@ class Policy:
 
     @property
     def is_fresh(self) -> bool:
-        """Whether the adapter in training is new: without it the policy is what it was as the run began."""
+        """Whether the trained adapter is new: without it the policy is the start model."""
         return self.lora is not None and (self.incoming is None or self.merged)
 
     @property
     def words(self) -> str:
-        """What it is, for people."""
+        """Description in words."""
         start = self.base
         if self.incoming is not None:
             start += f" with adapter {self.incoming.path}" + (" merged into it" if self.merged else "")
         return f"{start}, under a new adapter" if self.is_fresh else start
 
     def others(self, model: str) -> dict[str, Path]:
-        """The adapters beside the one in training, by name, where one of several is trained further."""
+        """Adapters of the folder that are not trained, by name, where one of several is trained further."""
         if self.incoming is None or self.merged:
             return {}
         top = Path(model).expanduser()
@@ -78,14 +78,14 @@ class Policy:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class ReferenceModel:
-    """What the policy is compared with.
+    """The model that the policy is compared with.
 
     Attributes:
-      scorer: Scores it.
-      weights: Digest of what it computes.
-      without_adapter: Whether the scorer's adapter has to be off.
-      is_start: Whether it computes what the policy computes before the first step.
-      words: What it is, for people.
+      scorer: Its scorer.
+      weights: Digest of the weights that have an effect.
+      without_adapter: Whether the scorer's adapter must be disabled.
+      is_start: Whether it equals the policy before the first step.
+      words: Description in words.
     """
 
     scorer: Scorer
@@ -96,7 +96,7 @@ class ReferenceModel:
 
     @contextmanager
     def active(self) -> Iterator[Scorer]:
-        """The scorer as the reference, while the context lasts."""
+        """Context in which the scorer computes the reference."""
         if not self.without_adapter:
             yield self.scorer
             return
@@ -121,9 +121,9 @@ def load_policy(config: AnyConfig, ranks: Ranks) -> Policy:
         if merged and config.quantize:
             raise ConfigError(
                 f"lora.new=true merges adapter {incoming.path}, which cannot be done in {config.quantize} weights; "
-                "merge it first with preftree export, or go on with it"
+                "merge it first with preftree export, or train it further"
             )
-        (merge_adapter if merged else _go_on)(model, incoming)
+        (merge_adapter if merged else _train_further)(model, incoming)
         weights = _digest_adapted(base_weights, incoming, config, merged=merged)
     if lora is not None:
         if incoming is None or merged:
@@ -138,17 +138,17 @@ def load_policy(config: AnyConfig, ranks: Ranks) -> Policy:
 def find_reference(
     config: DpoConfig | OnlineConfig, policy: Policy, tokenizer: PreTrainedTokenizerBase, ranks: Ranks
 ) -> ReferenceModel:
-    """The reference that a run asks for; another model is loaded where the policy cannot be it.
+    """The reference that the options name; a second model is loaded unless it is the policy's start.
 
     Raises:
       ConfigError: the other model has another vocabulary, or there is no base.
       ModelError: it cannot be loaded.
     """
-    asked, bare = config.reference_place, "the model under the adapter"
-    if asked == "start":
+    choice, bare = config.reference_place, "the model under the adapter"
+    if choice == "start":
         start = policy.words.removesuffix(", under a new adapter")
         return ReferenceModel(policy.scorer, policy.weights, policy.is_fresh, True, f"start: {start}")
-    if asked == "base":
+    if choice == "base":
         if policy.lora is None and policy.incoming is None:
             raise ConfigError(
                 f"reference=base is the model under an adapter, and neither is model={config.model} an adapter nor is "
@@ -159,13 +159,13 @@ def find_reference(
             return ReferenceModel(policy.scorer, policy.base_weights, True, policy.incoming is None, words)
         scorer, weights = load_frozen(policy.base, config, ranks)
         return ReferenceModel(scorer, weights, False, False, words)
-    if load_tokenizer(asked).get_vocab() != tokenizer.get_vocab():
+    if load_tokenizer(choice).get_vocab() != tokenizer.get_vocab():
         raise ConfigError(
-            f"reference={asked} has another vocabulary than model={config.model}, so it cannot score the same tokens; "
+            f"reference={choice} has another vocabulary than model={config.model}, so it cannot score the same tokens; "
             "give a model with the same tokenizer"
         )
-    scorer, weights = load_frozen(asked, config, ranks)
-    return ReferenceModel(scorer, weights, False, False, asked)
+    scorer, weights = load_frozen(choice, config, ranks)
+    return ReferenceModel(scorer, weights, False, False, choice)
 
 
 def find_live_reference(
@@ -182,9 +182,9 @@ def find_live_reference(
             "reference.sync_every moves all weights of the reference, and lora trains an adapter alone; leave one out"
         )
     reference = find_reference(config, policy, tokenizer, ranks)
-    if reference.scorer is policy.scorer and not reference.without_adapter:  # it moves away from what it was
-        place = policy.incoming.path if policy.incoming else config.model
-        scorer, _ = load_frozen(str(place), config, ranks, merged=policy.merged)
+    if reference.scorer is policy.scorer and not reference.without_adapter:  # training changes the policy
+        source = policy.incoming.path if policy.incoming else config.model
+        scorer, _ = load_frozen(str(source), config, ranks, merged=policy.merged)
         reference = replace(reference, scorer=scorer)
     if reference.scorer is not policy.scorer:
         reference.scorer.requires_grad_(False)
@@ -192,7 +192,7 @@ def find_live_reference(
 
 
 def load_frozen(name: str, config: AnyConfig, ranks: Ranks, *, merged: bool = False) -> tuple[Scorer, str]:
-    """Another model than the policy, adapter included (`merged`: in its weights), and its digest."""
+    """A frozen model, including its adapter (`merged`: in the weights), and its digest."""
     adapter = find_adapter(name)
     model = load_base(adapter or name, quantize=config.quantize, device=ranks.device)
     weights = digest_base(adapter.base if adapter else name, model, config)
@@ -207,7 +207,7 @@ def load_frozen(name: str, config: AnyConfig, ranks: Ranks, *, merged: bool = Fa
 
 
 def start_place(config: AnyConfig) -> str:
-    """Where that lies what a run's KL is measured from: its reference, or where it has none what it started from."""
+    """Folder or hub id of the model that a run's KL refers to: its reference, or its start model without one."""
     named = config.reference_place if isinstance(config, DpoConfig | PpoConfig | RlooConfig) else "start"
     adapter = find_adapter(config.model, config.lora.name if config.lora else None)
     if named in ("start", "none"):
@@ -217,12 +217,12 @@ def start_place(config: AnyConfig) -> str:
     return named
 
 
-def _go_on(model: PreTrainedModel, adapter: AdapterFolder) -> None:
+def _train_further(model: PreTrainedModel, adapter: AdapterFolder) -> None:
     attach_adapter(model, adapter, trained=True)
 
 
-def _options_of(asked: LoraOptions, adapter: AdapterFolder, model: PreTrainedModel) -> LoraOptions:
-    """The options of a stored adapter; those that were asked for must be the same."""
+def _options_of(lora: LoraOptions, adapter: AdapterFolder, model: PreTrainedModel) -> LoraOptions:
+    """The options of a stored adapter; those that are set must agree with it."""
     stored = adapter.config
     options: dict[str, Any] = {
         "r": int(stored["r"]),
@@ -231,26 +231,24 @@ def _options_of(asked: LoraOptions, adapter: AdapterFolder, model: PreTrainedMod
         "rslora": bool(stored.get("use_rslora")),
         "modules_to_save": sorted(stored.get("modules_to_save") or []) or None,
     }
-    wrong = [name for name, value in options.items() if getattr(asked, name) not in (None, value)]
-    if asked.targets is not None and not has_targets(model, asked.targets):
+    wrong = [name for name, value in options.items() if getattr(lora, name) not in (None, value)]
+    if lora.targets is not None and not has_targets(model, lora.targets):
         wrong.append("targets")
     if wrong:
         has = f", it is {options[wrong[0]]}" if wrong[0] in options else ""
         raise ConfigError(
-            f"lora.{wrong[0]}={getattr(asked, wrong[0])} is not that of adapter {adapter.path}{has}: leave it out to "
-            "go on with the adapter, or set lora.new=true to merge it and train a new one"
+            f"lora.{wrong[0]}={getattr(lora, wrong[0])} is not that of adapter {adapter.path}{has}: leave it out to "
+            "train the adapter further, or set lora.new=true to merge it and train a new one"
         )
     targets = stored.get("target_modules")
-    return asked.model_copy(
-        update=options | {"targets": sorted(targets) if isinstance(targets, list) else asked.targets}
-    )
+    return lora.model_copy(update=options | {"targets": sorted(targets) if isinstance(targets, list) else lora.targets})
 
 
 def digest_base(name: str, model: PreTrainedModel, config: AnyConfig) -> str:
-    """Digest of the weights of the whole model `name`, just loaded; files are hashed once."""
-    place = Path(name).expanduser()
-    if any(place.glob("*.safetensors")):
-        return weights_digest(place, memo=_memo(config))
+    """Digest of the weights of the base model `name`, loaded as `model`; files are hashed once."""
+    folder = Path(name).expanduser()
+    if any(folder.glob("*.safetensors")):
+        return weights_digest(folder, memo=_memo(config))
     return weights_digest_of_model(model)
 
 

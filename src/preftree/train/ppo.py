@@ -1,4 +1,4 @@
-"""PPO and RLOO: prompts, a reward, and a policy that learns from its own answers."""
+"""Recipes of PPO and RLOO: a policy that learns from the rewards of sampled responses."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ log = logging.getLogger("preftree")
 
 
 def run_ppo(config: PpoConfig) -> Outcome:
-    """Everything `preftree ppo` does, from its options to RUN/model.
+    """Train as `preftree ppo`, from the options to RUN/model.
 
     Raises:
-      UserError: something outside the program is wrong; the sentence says what to do.
+      UserError: a mistake or a failure outside the program; the message names the remedy.
     """
     return _run(config)
 
 
 def run_rloo(config: RlooConfig) -> Outcome:
-    """Everything `preftree rloo` does, from its options to RUN/model.
+    """Train as `preftree rloo`, from the options to RUN/model.
 
     Raises:
-      UserError: something outside the program is wrong; the sentence says what to do.
+      UserError: a mistake or a failure outside the program; the message names the remedy.
     """
     return _run(config)
 
@@ -66,7 +66,7 @@ def _run(config: OnlineConfig) -> Outcome:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class OnlineSteps:
-    """The iterations of an online run: sample, judge, score, update.
+    """Iterations of an online run: sample, judge, score, update.
 
     Attributes:
       learner: The models and the prompts.
@@ -110,7 +110,7 @@ class OnlineSteps:
         return advance(self.learner, progress)
 
     def evaluate(self, progress: Progress, stop: Callable[[], int]) -> Mapping[str, float] | None:
-        """Reward and KL of one answer to each held-out prompt."""
+        """Reward and KL of one response to each held-out prompt."""
         return evaluate(self.learner, progress, stop)
 
 
@@ -133,7 +133,7 @@ def _set_temperature(scorer: Scorer, temperature: float) -> None:
     """Score at a sampling temperature.
 
     Raises:
-      ConfigError: the model caps its logits, after which nothing divides them.
+      ConfigError: the model caps its logits, which therefore cannot be divided by a temperature.
     """
     if temperature == 1:
         return
@@ -144,7 +144,7 @@ def _set_temperature(scorer: Scorer, temperature: float) -> None:
 
 def _describe(config: OnlineConfig, models: int) -> None:
     """Log the critic, the reward and the reference."""
-    critics = {"shared": "a critic on its trunk", "separate": "a critic of its own"}
+    critics = {"shared": "a critic on its trunk", "separate": "a separate critic"}
     critic = critics[config.critic] if isinstance(config, PpoConfig) else f"no critic, advantage={config.advantage}"
     log.info("%s; models in memory: %d", critic, models)
     log.info("reward %s, KL against %s", config.reward, config.reference)

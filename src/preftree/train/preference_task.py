@@ -1,4 +1,4 @@
-"""The task of preferences: examples under an objective, against a reference."""
+"""Task of preferences: examples under an objective, with a reference."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class PreferenceTask:
 
     Attributes:
       objective: The losses.
-      reference: What the policy is compared with.
+      reference: The reference of the policy.
     """
 
     objective: Objective
@@ -36,7 +36,7 @@ class PreferenceTask:
 
     @property
     def unit(self) -> str:
-        """What the metrics call examples."""
+        """Name of an example in the metrics."""
         return f"{self.objective.kind}s"
 
     @property
@@ -56,7 +56,7 @@ class PreferenceTask:
 
     @property
     def extras(self) -> Mapping[str, bool]:
-        """Figures beside log-probs that the losses read."""
+        """Figures other than log-probs that the losses read."""
         return {name: True for name in ("kl", "confidence") if name in self.objective.inputs}
 
     def loss(self, scores: Scores, examples: Sequence[TokenExample]) -> tuple[Float[Tensor, " P"], dict[str, Tensor]]:
@@ -86,7 +86,7 @@ class PreferenceTask:
             parts = {name: mean for name, mean in means.items() if name.startswith("loss/")}
             return by_label(means) | parts
         if held_out:
-            # Unequal weights tell less than as many equal ones: Kish's effective number of examples.
+            # Unequal weights carry less information than equal ones: Kish's effective number of examples.
             trials = max(1, math.floor(weights.sum() ** 2 / (weights**2).sum() + 1e-9))
             _, means["accuracy_low"], means["accuracy_high"] = wilson(means["accuracy"] * trials, trials)
         return means

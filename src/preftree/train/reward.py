@@ -1,4 +1,4 @@
-"""A reward model: preferences under a loss of rewards, each read at the last token of a response."""
+"""Recipe of reward models: preferences under a loss of rewards, each read at the last token of a response."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from preftree.train.step.supervised import SupervisedSteps
 from preftree.tree.to_device import send
 
 LENGTHS = ("max_length", "max_prompt_length", "max_response_length", "truncation")
-"""Options that say how a text was cut in training; they go with the model, so that it is shown such texts again."""
+"""Options of trimming in training; stored with the model, so that its later inputs are trimmed in the same way."""
 
 
 class RewardTask:
@@ -46,7 +46,7 @@ class RewardTask:
     """
 
     def __init__(self, objective: Objective) -> None:
-        """The task of a loss of rewards."""
+        """Task of a loss of rewards."""
         self.objective = objective
         self.preferences = PreferenceTask(objective)
         self.unit, self.state, self.extras = self.preferences.unit, self.preferences.state, self.preferences.extras
@@ -89,17 +89,17 @@ class RewardTask:
         if "ties" in self.objective.inputs:
             means["ties"] = 1 - share
         if held_out and share:
-            decided = columns["decided"].numpy() > 0  # ties have no label to be right about
+            decided = columns["decided"].numpy() > 0  # a tie has no label to predict
             chances = win_chance(self.objective.lead, columns["margin"]).numpy()
             means["calibration_error"] = calibration(chances[decided], examples.weights[rows][decided]).error
         return means
 
 
 def run_reward(config: RewardConfig) -> Outcome:
-    """Everything `preftree reward` does, from its options to RUN/model.
+    """Train as `preftree reward`, from the options to RUN/model.
 
     Raises:
-      UserError: something outside the program is wrong; the sentence says what to do.
+      UserError: a mistake or a failure outside the program; the message names the remedy.
     """
     objective = bind_reward(config)
     with open_run(config, load_reward_policy) as run:
@@ -125,7 +125,7 @@ def load_reward_policy(config: RewardConfig, ranks: Ranks) -> Policy:
 
 
 def _with_marked_ends(run: OpenRun[RewardConfig], data: RunExamples) -> RunExamples:
-    """The examples as a reward model reads them: one scored place a response, at its end."""
+    """The examples as a reward model reads them: one scored position per response, at its end."""
     padding = padding_of(run.scorer.model)
     if padding is not None:
         run.tokenizer.pad_token_id = padding

@@ -1,4 +1,4 @@
-"""The examples of a supervised run: training and held-out rows, the number of steps, and what a trajectory says."""
+"""Examples of a supervised run: training and held-out rows, the number of steps, and the trajectory's entries."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ log = logging.getLogger("preftree")
 
 @dataclass(frozen=True, eq=False, slots=True)
 class RunExamples:
-    """Examples and the pace at which a run takes them.
+    """Examples of a run, and its number of steps.
 
     Attributes:
       train: The training rows.
@@ -39,10 +39,10 @@ class RunExamples:
         return [self.train.store[row].sequences for row in probe_rows(self.train)]
 
     def check_budget(self, scorer: Scorer) -> None:
-        """Refuse an example that alone is larger than a micro-batch may be.
+        """Refuse an example that alone is larger than the micro-batch budget.
 
         Raises:
-          ConfigError: one is; it is named with its size.
+          ConfigError: an example is larger; it is named with its size.
         """
         for part in (self.train, self.held_out):
             if part is not None:
@@ -64,7 +64,7 @@ class RunExamples:
 
 
 def open_examples(run: OpenRun[RunConfig], objective: Objective | None = None) -> RunExamples:
-    """Tokenise the files of a run, or open what an earlier run made of them; `objective` as in `open_data`.
+    """Tokenise the files of a run, or open the stores of an earlier run; `objective` as in `open_data`.
 
     Raises:
       DataError: a file cannot be read, is of another kind, holds too many faults, or nothing that can be trained on.
@@ -75,12 +75,12 @@ def open_examples(run: OpenRun[RunConfig], objective: Objective | None = None) -
 
 
 def trajectory_of(run: OpenRun[RunConfig], data: RunExamples, **recipe: object) -> dict[str, object]:
-    """Everything that decides the sequence of weights; paths, budgets and how often to save do not.
+    """Everything that determines the sequence of weights; paths, budgets and saving intervals do not.
 
     Args:
       run: The open run.
       data: Its examples.
-      recipe: Further entries of the recipe: its loss, its reference.
+      recipe: Further entries of the recipe, such as its loss and its reference.
     """
     config = run.config
     return {
@@ -101,6 +101,6 @@ def trajectory_of(run: OpenRun[RunConfig], data: RunExamples, **recipe: object) 
         "max_grad_norm": config.max_grad_norm,
         "schedule": config.schedule,
         "steps of warm-up": data.warmup,
-        # A longer run under a constant rate only continues; under a falling one every step would have been another.
+        # Under a constant rate a longer run only adds steps; under a falling rate every step would differ.
         "steps of the schedule": None if config.schedule == "constant" else data.num_steps,
     }

@@ -1,4 +1,4 @@
-"""Supervised fine-tuning: demonstrations, and the mean negative log-likelihood of their tokens."""
+"""Recipe of supervised fine-tuning: the mean negative log-likelihood of the tokens of demonstrations."""
 
 from __future__ import annotations
 
@@ -62,10 +62,10 @@ class DemonstrationTask:
 
 
 def run_sft(config: SftConfig) -> Outcome:
-    """Everything `preftree sft` does, from its options to RUN/model.
+    """Train as `preftree sft`, from the options to RUN/model.
 
     Raises:
-      UserError: something outside the program is wrong; the sentence says what to do.
+      UserError: a mistake or a failure outside the program; the message names the remedy.
     """
     with open_run(config) as run:
         data = open_examples(run)

@@ -1,4 +1,4 @@
-"""Weights along the way, and nothing else: what a policy was at some steps, for those who measure it afterwards.
+"""Snapshots: the weights of a policy after some steps, for measurements after training.
 
 RUN/snapshots/step-NNNNNN/ is written like a checkpoint, complete or absent, but no run resumes from it.
 """
@@ -20,7 +20,8 @@ FOLDER = "snapshots"
 def is_snapshot_step(step: int, factor: float) -> bool:
     """Whether `step` is a power of `factor`, rounded to a whole step; a pure function, so a resumed run agrees.
 
-    Powers, since a policy moves fast at first: evenly spaced steps would miss where a small beta leaves the reference.
+    Powers, since a policy moves fast at first: evenly spaced steps would miss its departure from the reference at a
+    small beta.
     """
     if step < 1:
         return False
@@ -29,11 +30,11 @@ def is_snapshot_step(step: int, factor: float) -> bool:
 
 
 def save_snapshot(out: Path, model: nn.Module, step: int, trajectory: object) -> None:
-    """Write the weights as they are after `step`, and which run they are of: plain JSON, as its summary will have it.
+    """Write the weights after `step`, with the trajectory of their run as plain JSON.
 
     Raises:
       TrainingError: a weight is not finite.
-      CheckpointError: they could not be written.
+      CheckpointError: the files cannot be written.
     """
     require_finite(model, step)
     state = CheckpointState({"model": trained_parameters(model)}, {"trajectory": trajectory})

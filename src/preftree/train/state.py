@@ -1,4 +1,4 @@
-"""What a run is at one moment, as tensors and plain JSON, and the way back from there."""
+"""State of a run as tensors and plain JSON, and its restoration."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from preftree.train.step.optimizer import optimizer_tensors, restore_optimizer
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a run is: the step is its position in the data and in the schedule.
+    """Progress of a run; the step is its position in the data and in the schedule.
 
     Attributes:
-      step: Updates made.
+      step: Updates so far.
       examples: Examples trained on.
       tokens: Tokens computed in training.
-      tokens_alone: Tokens that would have been computed with every response in a row of its own, without padding.
-      seconds: Time spent in training steps, over all sittings.
+      tokens_alone: Tokens that would have been computed with each response in a separate row, without padding.
+      seconds: Time spent in training steps, including those before a resumption.
       rows: Rows of metrics.jsonl.
       state: Running state of the loss, by name.
     """
@@ -53,14 +53,14 @@ def capture(
     about: Mapping[str, object],
     companions: Mapping[str, Companion],
 ) -> CheckpointState:
-    """Everything that a resumed run needs.
+    """The state from which a run resumes.
 
     Args:
       model: The policy.
       optimizer: Its optimiser.
-      progress: How far the run is.
-      about: Plain JSON on what run this is.
-      companions: What changes beside the policy, by the name of its file.
+      progress: Progress of the run.
+      about: Description of the run as plain JSON.
+      companions: Modules that change beside the policy, by the name of their file.
     """
     rng = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
@@ -78,7 +78,7 @@ def capture(
 
 
 def require_finite(model: nn.Module, step: int) -> None:
-    """Refuse to keep weights that no run can go on from.
+    """Refuse to write weights from which no run can continue.
 
     Raises:
       TrainingError: a weight is nan or infinite.
@@ -94,9 +94,9 @@ def require_finite(model: nn.Module, step: int) -> None:
 def restore(
     model: nn.Module, optimizer: Optimizer, checkpoint: LoadedCheckpoint, companions: Mapping[str, Companion]
 ) -> Progress:
-    """Put model, optimiser, companions and random numbers back to where a checkpoint was taken.
+    """Restore model, optimiser, companions and random number generators from a checkpoint.
 
-    The checkpoint's tensors are let go: a run needs its memory for other things, and only once.
+    The checkpoint's tensors are released, since the run needs the memory.
 
     Raises:
       CheckpointError: the checkpoint is of another model.

@@ -1,22 +1,22 @@
-"""Layout of sequences that share a beginning, so that the shared part is computed once.
+"""Layout of sequences with a common prefix as trees, so that the prefix is computed once.
 
 Shape suffixes: T packed input tokens, S scored predictions, I incidences of a prediction and a response, R responses.
 
 A *sequence* is a prompt followed by one response. A *tree* is the trie of a few sequences; a *branch* of it is a run of
-tokens that belong to the same set of sequences. Tokens lie in depth-first order, so that everything below token k is
-the span `k <= q < end[k]`: exactly the tokens that may look back at k.
+tokens that belong to the same set of sequences. Tokens are in depth-first order, so the subtree of token k is
+the span `k <= q < end[k]`: exactly the tokens that may attend to k.
 
     sequences  P P P a b c        tree      P P P -+- a -+- b c
                P P P a d                           |     +- d
                P P P e                             +- e
 
-    token      P P P a b      The last token of a sequence predicts nothing, so it is no input:
+    token      P P P a b      The last token of a sequence predicts nothing, so it is not an input:
     position   0 1 2 3 4      c, d and e are targets only, and T = 5.
     end        5 5 5 5 5
 
 The last prompt token predicts the first token of every response, so targets cannot be a shifted copy of the inputs:
 each prediction has a source (a token's index in T) and a target (a token id). Two responses that begin alike share a
-prediction; incidences map responses to the predictions that they add up.
+prediction; incidences map responses to the predictions that they sum.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Branch:
       start: Index in T of its first token.
       stop: Index in T after its last token.
       depth: Position of its first token in the sequences that it belongs to.
-      parent: Index of the branch that it continues, or -1 at a root.
+      parent: Index of its parent branch, or -1 at a root.
     """
 
     start: int
@@ -69,7 +69,7 @@ class Branch:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Tree:
-    """The trie of a few sequences; arrays as in TreeBatch, with indices from the tree's first token."""
+    """Trie of a few sequences; arrays as in TreeBatch, with indices from the tree's first token."""
 
     input_T: Int[np.ndarray, " T"]
     position_T: Int[np.ndarray, " T"]
@@ -86,17 +86,17 @@ class Tree:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class TreeBatch:
-    """Trees end to end, which a model scores in one forward.
+    """Concatenated trees, which a model scores in one forward.
 
     Attributes:
       input_T: Token ids, int64, [T].
-      position_T: Depth of each token in its tree, [T]; the position that the model sees.
+      position_T: Depth of each token in its tree, [T]; the model's position id.
       end_T: First index after each token's subtree, [T]; k is visible to q iff k <= q < end[k].
-      source_S: Index in T of the hidden state that makes each prediction, [S].
-      target_S: Token id whose log-prob each prediction gives, [S].
+      source_S: Index in T of the hidden state of each prediction, [S].
+      target_S: Token id scored by each prediction, [S].
       prediction_I: Predictions, response after response and in token order within one, [I].
       count_R: Scored tokens of each response, [R]; they sum to I.
-      branches: The runs of tokens, depth-first, for attention that works branch by branch.
+      branches: Branches, depth-first, for attention branch by branch.
     """
 
     input_T: Int[Tensor, " T"]
@@ -120,8 +120,8 @@ class TreeBatch:
 def grow_tree(sequences: Sequence[TokenSequence]) -> Tree:
     """Lay out the trie of `sequences`; responses keep the order of `sequences`.
 
-    Siblings are in the order in which the sequences first need them. Sequences that share no beginning give one tree
-    with several roots, which is equivalent to several trees.
+    Siblings are in the order of the sequences. Sequences without a common prefix give one tree with several roots,
+    which is equivalent to several trees.
 
     Raises:
       ValueError: a sequence scores nothing, or scores its first token, which nothing predicts.
@@ -138,7 +138,7 @@ def grow_tree(sequences: Sequence[TokenSequence]) -> Tree:
     inputs = [sequence.ids[:-1] for sequence in trimmed]
     branches: list[Branch] = []
     ends: list[int] = []
-    branches_of: list[list[int]] = [[] for _ in inputs]  # of each sequence, root first
+    branches_of: list[list[int]] = [[] for _ in inputs]  # branches of each sequence, root first
     total = 0
 
     def grow(members: list[int], depth: int, parent: int) -> None:
@@ -186,7 +186,7 @@ def grow_tree(sequences: Sequence[TokenSequence]) -> Tree:
 
 
 def batch_trees(trees: Sequence[Tree]) -> TreeBatch:
-    """Trees end to end; responses in the order of the trees."""
+    """Concatenate trees; responses are in the order of the trees."""
     tokens = np.cumsum([0, *(len(tree) for tree in trees)])
     predictions = np.cumsum([0, *(len(tree.source_S) for tree in trees)])
     branches: list[Branch] = []
@@ -216,7 +216,7 @@ def batch_trees(trees: Sequence[Tree]) -> TreeBatch:
 
 
 def _common_length(arrays: Sequence[np.ndarray]) -> int:
-    """Length of the beginning that all arrays share."""
+    """Length of the common prefix of all arrays."""
     first, *others = arrays
     length = len(first)
     for other in others:

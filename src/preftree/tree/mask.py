@@ -1,4 +1,4 @@
-"""The attention mask of packed trees, from one integer a token; the slow, obvious form. Suffixes as in layout.py."""
+"""Attention mask of packed trees, from one integer per token; a slow, explicit form. Suffixes as in layout.py."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def visible(end_T: Int[Tensor, " T"], position_T: Int[Tensor, " T"], window: int
     Args:
       end_T: First index after each token's subtree, [T].
       position_T: Depth of each token, [T].
-      window: Number of positions that a token sees, itself included; None for all.
+      window: Number of positions that a token attends to, including its own position; None for all.
     """
     index_T = torch.arange(len(end_T), device=end_T.device)
     sees = (index_T[None, :] <= index_T[:, None]) & (index_T[:, None] < end_T[None, :])

@@ -1,8 +1,8 @@
 """Packing of examples into micro-batches, by their lengths.
 
 A micro-batch is a token budget, not a row count. Examples with the same prompt share a tree as long as it fits;
-trees are packed end to end. How a step is cut changes memory and time, never the trajectory: the only mean divides by
-the weight of the whole step.
+trees are packed end to end. The split of a step changes memory and time, never the trajectory: the only mean divides
+by the weight of the whole step.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class MicroBatch:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class _Unit:
-    """Examples that stay together, and their trees: one, or one a sequence where prompts cannot be shared."""
+    """Examples that stay together, with one tree, or one tree per sequence where prompts cannot be shared."""
 
     examples: tuple[int, ...]
     trees: tuple[Tree, ...]
@@ -71,10 +71,10 @@ def pack_rows(shapes: Sequence[tuple[int, int]], budget: int) -> list[list[int]]
     """Pack items into rectangles of at most `budget` tokens; every row is padded to the longest of its rectangle.
 
     Args:
-      shapes: Number of rows of each item, and the length of its longest.
+      shapes: Number of rows of each item, and the length of its longest row.
       budget: Most tokens of a rectangle, padding included.
     Returns:
-      Rectangles of indices into `shapes`, items of like length together; every index once.
+      Rectangles of indices into `shapes`, items of similar length together; every index once.
     Raises:
       ValueError: an item alone is larger than the budget.
     """
@@ -100,14 +100,14 @@ def plan_step(
     num_ranks: int = 1,
     share: bool = True,
 ) -> list[list[MicroBatch]]:
-    """Cut one optimiser step into micro-batches, for every rank.
+    """Split one optimiser step into micro-batches for every rank.
 
     Args:
       examples: The sequences of each example of the step.
-      prompts: A number for each example's prompt; examples with equal numbers share a tree while it fits the budget.
+      prompts: Number of each example's prompt; examples with equal numbers share a tree while it fits the budget.
       budget: Most tokens a micro-batch computes.
       num_ranks: Number of ranks.
-      share: Whether the model can compute a shared beginning once; otherwise every sequence is a tree by itself, and a
+      share: Whether the model can compute a shared prefix once; otherwise every sequence is a separate tree, and a
         micro-batch is a rectangle of padded rows.
     Returns:
       For each rank its micro-batches; the same number on every rank, empty ones at the end.
@@ -151,7 +151,7 @@ def _units(
         if whole.size <= budget:
             units.append(whole)
             continue
-        # Too many branches for one tree: several trees repeat the prompt, each with at least one example.
+        # The tree exceeds the budget: several trees repeat the prompt, each with at least one example.
         current = unit(indices[:1])
         for index in indices[1:]:
             grown = unit((*current.examples, index))

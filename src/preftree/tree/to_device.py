@@ -1,4 +1,4 @@
-"""Transfer from host to device without waiting for either."""
+"""Asynchronous transfer from host to device."""
 
 from __future__ import annotations
 

@@ -37,7 +37,8 @@ def kl_and_reward(logps: Table, ref_logps: Table, rewards: Table) -> RewardAtKl:
     """
     mass = np.exp(logps)
     ratio = np.where(mass > 0, logps - ref_logps, 0.0)
-    return RewardAtKl(_mean(mass * ratio), _mean(mass * rewards))
+    kl, reward = (float((mass * values).sum(axis=1).mean()) for values in (ratio, rewards))
+    return RewardAtKl(kl, reward)
 
 
 def optimum(ref_logps: Table, rewards: Table, strength: float) -> Table:
@@ -53,7 +54,7 @@ def optimum(ref_logps: Table, rewards: Table, strength: float) -> Table:
     return tilted - logsumexp(tilted, axis=1, keepdims=True)
 
 
-def frontier(ref_logps: Table, rewards: Table, strengths: Sequence[float]) -> list[RewardAtKl]:
+def optimal_frontier(ref_logps: Table, rewards: Table, strengths: Sequence[float]) -> list[RewardAtKl]:
     """KL and reward of the optimum of each strength: the upper edge of what any policy can reach.
 
     Outcomes of equal reward keep the reference's proportions, so the points follow from the mass of each reward alone.
@@ -106,17 +107,14 @@ def win_rate(logps: Table, other_logps: Table, rewards: Table) -> float:
     return float(total / len(rewards))
 
 
-def _by_reward(
-    logps: Float[np.ndarray, " N"], rewards: Float[np.ndarray, " N"]
-) -> tuple[Float[np.ndarray, " G"], Float[np.ndarray, " G"]]:
-    """The different rewards that have any mass, rising, and the mass of each."""
-    groups, index = np.unique(rewards, return_inverse=True)
-    mass = np.bincount(index, weights=np.exp(logps), minlength=len(groups))
-    return groups[mass > 0], mass[mass > 0]
-
-
-def _by_prompt(logps: Table, rewards: Table) -> list[tuple[Float[np.ndarray, " _"], Float[np.ndarray, " _"]]]:
-    return [_by_reward(row, values) for row, values in zip(logps, rewards, strict=True)]
+def _by_prompt(logps: Table, rewards: Table) -> list[tuple[Float[np.ndarray, " G"], Float[np.ndarray, " G"]]]:
+    """For each prompt the different rewards that have any mass, rising, and the mass of each."""
+    grouped = []
+    for row, values in zip(logps, rewards, strict=True):
+        groups, index = np.unique(values, return_inverse=True)
+        mass = np.bincount(index, weights=np.exp(row), minlength=len(groups))
+        grouped.append((groups[mass > 0], mass[mass > 0]))
+    return grouped
 
 
 def _optimum_point(prompts: Sequence[tuple[np.ndarray, np.ndarray]], strength: float) -> RewardAtKl:
@@ -129,10 +127,4 @@ def _point(kept: Float[np.ndarray, " G"], groups: Float[np.ndarray, " G"], mass:
 
 
 def _mean_point(points: Sequence[RewardAtKl]) -> RewardAtKl:
-    return RewardAtKl(
-        float(np.mean([point.kl for point in points])), float(np.mean([point.reward for point in points]))
-    )
-
-
-def _mean(values: Table) -> float:
-    return float(values.sum(axis=1).mean())
+    return RewardAtKl(*(float(np.mean(figures)) for figures in zip(*points, strict=True)))

@@ -122,11 +122,9 @@ def reward_table(world: World) -> Float[np.ndarray, "X N"]:
         column = 0
         for length in range(world.min_words, world.max_words + 1):
             words = np.indices((len(WORDS),) * length).reshape(length, -1).T
-            count = len(words)
-            table[row, column : column + count] = _rewards_of(
-                np.concatenate([np.tile(start, (count, 1)), words], axis=1)
-            )
-            column += count
+            texts = np.concatenate([np.tile(start, (len(words), 1)), words], axis=1)
+            table[row, column : column + len(words)] = _rewards_of(texts)
+            column += len(words)
     return table
 
 

@@ -1,7 +1,7 @@
 """Data out of distribution in the sentiment world: unseen prompts, and texts from another grammar.
 
-The reward is the same everywhere. So what a reward model or a policy has learned of it can be asked about texts that
-neither its prompts nor its responses were like.
+The reward is the same everywhere, so the pairs show how far what a reward model or a policy has learned of it carries
+over to texts unlike its own.
 """
 
 from __future__ import annotations

@@ -46,7 +46,10 @@ def outcome_logps(
     world.require_countable()
     if not temperature > 0:
         raise ValueError(f"temperature must be > 0, got {temperature}")
-    walk = _Walk(model, _word_ids(tokenizer), _end_id(tokenizer), world, temperature, max(1, batch_size // len(WORDS)))
+    if not isinstance(tokenizer.eos_token_id, int):
+        raise ModelError("the tokenizer has no end-of-sequence token; set eos_token")
+    parents = max(1, batch_size // len(WORDS))
+    walk = _Walk(model, _word_ids(tokenizer), tokenizer.eos_token_id, world, temperature, parents)
     with torch.inference_mode(), plain_attention(model):
         return np.stack([walk.outcomes(tokenizer(prompt)["input_ids"]) for prompt in world.prompts])
 
@@ -105,9 +108,3 @@ def _word_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
             "this tokenizer; use a model that `preftree demo` made"
         )
     return [word_ids[0] for word_ids in ids]
-
-
-def _end_id(tokenizer: PreTrainedTokenizerBase) -> int:
-    if not isinstance(tokenizer.eos_token_id, int):
-        raise ModelError("the tokenizer has no end-of-sequence token; set eos_token")
-    return tokenizer.eos_token_id

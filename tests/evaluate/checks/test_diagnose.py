@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from preftree.evaluate import checks
-from preftree.evaluate.checks.all_checks import CHECKS, diagnoses_in, examine, title_of
+from preftree.evaluate.checks.all_checks import CHECKS, diagnoses_in, examine_run, title_of
 from preftree.evaluate.checks.coverage import EFFECTIVE_SHARE
 from preftree.evaluate.checks.displacement import DISPLACED_SHARE
 from preftree.evaluate.checks.evidence import Diagnosis, gather
@@ -22,22 +22,22 @@ from preftree.evaluate.checks.length_exploitation import length_share
 from preftree.evaluate.checks.over_optimisation import ACCURACY_DROP
 from preftree.evaluate.checks.saturation import SATURATED_WEIGHT
 from preftree.run_folder.measured_file import Measured, Point
-from support.runs import Row, dpo_rows
+from support.runs import Row, dpo_rows, run_of
 
 
 def names(rows: list[Row], **options: Any) -> list[str]:
-    return [diagnosis.name for diagnosis in diagnoses_in(examine(rows, **options))]
+    return [diagnosis.name for diagnosis in diagnoses_in(examine_run(run_of(rows, **options)))]
 
 
 def the(rows: list[Row], **options: Any) -> Diagnosis:
-    (diagnosis,) = diagnoses_in(examine(rows, **options))
+    (diagnosis,) = diagnoses_in(examine_run(run_of(rows, **options)))
     return diagnosis
 
 
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("steps", [60, 200, 1000])
 def test_a_healthy_run_has_no_diagnosis_and_every_check_was_made(seed: int, steps: int) -> None:
-    results = examine(dpo_rows(steps, seed=seed))
+    results = examine_run(run_of(dpo_rows(steps, seed=seed)))
     assert [result.check.name for result in results] == [check.name for check in CHECKS]
     assert not any(result.diagnosis or result.missing for result in results)
 
@@ -131,7 +131,7 @@ def test_the_share_that_length_explains_is_that_of_the_pairs() -> None:
         {"step": step + 1, "margin": m, "chosen_tokens": 50 + d, "rejected_tokens": 50.0, "pairs": count * (step + 1)}
         for step, (m, d) in enumerate(zip((sign * margin).mean(1), (sign * longer).mean(1), strict=True))
     ]
-    found = length_share(gather(rows, loss="dpo", starts_at_reference=True, measured=Measured()))
+    found = length_share(gather(run_of(rows)))
     assert found is not None
     assert found.all_pairs == pytest.approx(9 / 25, abs=0.05)
     assert found.slope == pytest.approx(1.0, abs=0.1)
@@ -289,24 +289,24 @@ def test_a_reference_that_moves(side: str) -> None:
 def test_supervised_runs_are_asked_what_makes_sense_for_them() -> None:
     rows: list[Row] = [{"step": step, "loss": 2.0 - step / 200} for step in range(1, 101)]
     rows += [{"split": "eval", "step": step, "loss": loss} for step, loss in ((50, 1.5), (75, 1.4), (100, 1.9))]
-    results = examine(rows, recipe="sft", loss="sft")
+    results = examine_run(run_of(rows, recipe="sft", loss="sft"))
     assert {result.check.name for result in results} == {"non_finite", "over_optimisation"}
     assert names(rows, recipe="sft", loss="sft") == ["over_optimisation"]
 
 
 def test_what_could_not_be_looked_at_is_said() -> None:
     rows: list[Row] = [{"step": step, "loss": 0.6} for step in range(1, 6)]
-    missing = {result.check.name: result.missing for result in examine(rows)}
+    missing = {result.check.name: result.missing for result in examine_run(run_of(rows))}
     assert missing.pop("non_finite") is None
     assert all(missing.values())
-    assert diagnoses_in(examine(rows)) == []
-    assert examine([])[0].missing
+    assert diagnoses_in(examine_run(run_of(rows))) == []
+    assert examine_run(run_of([]))[0].missing
 
 
 def test_the_worst_comes_first() -> None:
     rows = dpo_rows(chosen=lambda t: -3.5 * NLL * t, rejected=lambda t: (-3.5 * NLL - 15) * t)
     rows[50]["loss"] = math.nan
-    found = diagnoses_in(examine(rows))
+    found = diagnoses_in(examine_run(run_of(rows)))
     assert [diagnosis.severity for diagnosis in found] == ["failure", "warning", "warning"]
     for diagnosis in found:
         assert diagnosis.figures and diagnosis.threshold and diagnosis.message and diagnosis.advice

@@ -6,11 +6,11 @@ import math
 
 import pytest
 
-from preftree.evaluate.checks.all_checks import diagnoses_in, examine
+from preftree.evaluate.checks.all_checks import diagnoses_in, examine_run
 from preftree.evaluate.checks.traits import traits_of
 from preftree.losses.registry import LOSSES, bind
 from support.loss_facts import FACTS
-from support.runs import dpo_rows
+from support.runs import dpo_rows, run_of
 
 # Pairs whose label is certain: the loss falls for as long as the gap grows.
 ENDLESS = {
@@ -55,11 +55,11 @@ def test_saturation_is_asked_of_the_loss(loss: str, says: bool) -> None:
     rows = dpo_rows(chosen=lambda t: 80 * t, rejected=lambda t: -80 * t, held_out=lambda t: {"loss": 0.1})
     for row in rows:
         row["grad_weight"] /= 10
-    assert ("saturation" in {one.name for one in diagnoses_in(examine(rows, loss=loss))}) == says
+    assert ("saturation" in {one.name for one in diagnoses_in(examine_run(run_of(rows, loss=loss)))}) == says
     fresh = dpo_rows(chosen=lambda t: 3 * t, spread=0.1)
     for row in fresh:
         row["grad_weight"], row["accuracy"] = row["grad_weight"] / 10, 0.99
-    assert "saturation" not in {one.name for one in diagnoses_in(examine(fresh, loss=loss))}
+    assert "saturation" not in {one.name for one in diagnoses_in(examine_run(run_of(fresh, loss=loss)))}
 
 
 @pytest.mark.parametrize(("factor", "says"), [(1.0, False), (1.005, False), (1.02, True)])
@@ -69,5 +69,5 @@ def test_a_held_out_loss_is_compared_with_that_of_the_untrained_policy(factor: f
     for row in rows:
         row["loss"] = row["loss"] if "split" in row else 25.0 - row["step"]  # never settles
     config = {"loss": {"name": "ipo_sum"}, "beta": 0.1}
-    found = {one.name for one in diagnoses_in(examine(rows, loss="ipo_sum", config=config))}
+    found = {one.name for one in diagnoses_in(examine_run(run_of(rows, loss="ipo_sum", config=config)))}
     assert ("label_noise" in found) == says

@@ -15,7 +15,7 @@ from preftree.records import Message, Preference
 
 
 def detect(row: Row) -> bool:
-    """Whether the two comments are there."""
+    """Whether there are two comments."""
     return {"history", "human_ref_A", "human_ref_B"} <= row.keys()
 
 

@@ -1,6 +1,6 @@
 """{"info": {...}, "summaries": [{"text": "..."}, {"text": "..."}], "choice": 0}: comparisons of summaries.
 
-The prompt is the text that the summaries were sampled with, ending in "TL;DR:"; a summary follows it after one space.
+The prompt is the text from which the summaries were sampled, ending in "TL;DR:"; a summary follows after one space.
 Source: Stiennon et al. 2020, arXiv:2009.01325, and the query format of its published code.
 """
 
@@ -15,7 +15,7 @@ from preftree.records import Preference
 
 
 def detect(row: Row) -> bool:
-    """Whether two summaries and a choice are there."""
+    """Whether there are summaries and a choice."""
     return {"info", "summaries", "choice"} <= row.keys()
 
 

@@ -16,7 +16,7 @@ TLDR = "TL;DR:"
 
 
 def detect(row: Row) -> bool:
-    """Whether both responses begin with what ends a prompt, and the prompt does not end with it."""
+    """Whether both responses begin with "TL;DR:", and the prompt does not end with it."""
     prompt, sides = row.get("prompt"), (row.get("chosen"), row.get("rejected"))
     begin = all(isinstance(side, str) and side.lstrip().startswith(TLDR) for side in sides)
     return begin and isinstance(prompt, str) and not prompt.rstrip().endswith(TLDR)

@@ -32,7 +32,7 @@ def check_kind(path: str, form: Format, kind: Kind, *, chosen_side: bool) -> Non
     """Whether records of a format can become records of a kind.
 
     Raises:
-      DataError: they cannot; or they are preferences to imitate, and `chosen_side` was not asked for.
+      DataError: they cannot; or they are preferences, demonstrations are requested, and `chosen_side` is not set.
     """
     if chosen_side and kind != "demonstration":
         raise DataError(f"the chosen side of {path} makes demonstrations, wanted the kind {kind!r}; leave 'side' out")
@@ -45,10 +45,10 @@ def check_kind(path: str, form: Format, kind: Kind, *, chosen_side: bool) -> Non
 
 
 def split_record(record: Record, kind: Kind) -> list[tuple[tuple[int, ...], Record]]:
-    """The records of a kind that a record stands for, each with the places of its responses among the record's.
+    """The records of a kind that a record becomes, each with the indices of its responses in the record.
 
-    A ranking becomes all its pairs. A pair becomes two labelled responses, or a ranking of two; so does a tie, which is
-    for the caller to leave out.
+    A ranking becomes all its pairs. A pair becomes two labelled responses, or a ranking of two; so does a tie, which
+    the caller must leave out.
     """
     if isinstance(record, Ranking) and kind == "pair":
         return [((i, j), _pair_of(record, i, j)) for i, j in ordered_pairs(record)]
@@ -64,7 +64,7 @@ def split_record(record: Record, kind: Kind) -> list[tuple[tuple[int, ...], Reco
 
 
 def as_kind(record: Record, kind: Kind, *, chosen_side: bool) -> list[Record]:
-    """The records of a kind that a record stands for: none for a tie that is to be a ranking or labelled responses.
+    """The records of a kind that a record becomes; none where a tie would become a ranking or labelled responses.
 
     With `chosen_side` a pair or a ranking becomes a demonstration of its best response.
     """
@@ -102,7 +102,7 @@ def to_row(record: Record) -> Row:
 
 
 def plain_text(text: Text) -> str | list[Row]:
-    """A text as a row holds it: a string, or a list of messages."""
+    """A text in the form of a row: a string, or a list of messages."""
     return text if isinstance(text, str) else [_message(message) for message in text]
 
 
@@ -115,10 +115,10 @@ def _pair_of(ranking: Ranking, better: int, worse: int) -> Preference:
     return Preference(ranking.prompt, chosen, rejected, ranking.weight, figures=figures)
 
 
-def _figures(figures: Figures, kind: Kind, places: tuple[int, ...]) -> dict[str, tuple[float, ...]]:
-    """The figures that a record of a kind can have, for the responses at `places`."""
+def _figures(figures: Figures, kind: Kind, responses: tuple[int, ...]) -> dict[str, tuple[float, ...]]:
+    """The figures that a record of a kind can have, of the responses with these indices."""
     names = [figure.name for figure in figures_of(kind) if figure.name in figures]
-    return select_responses({name: figures[name] for name in names}, places)
+    return select_responses({name: figures[name] for name in names}, responses)
 
 
 def _figure_fields(figures: Figures, kind: Kind) -> Row:

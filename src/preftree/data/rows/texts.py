@@ -1,4 +1,4 @@
-"""Texts of a record by name, their lengths, and the spread of counted lengths."""
+"""Texts of a record by name, their lengths, and a summary of counted lengths."""
 
 from __future__ import annotations
 

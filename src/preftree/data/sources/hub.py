@@ -21,9 +21,9 @@ class HubData:
 
     Attributes:
       name: Data set id, or a local folder that `datasets` can load.
-      split: One split; `train` where none was named.
-      revision: The commit that is read; None in a local folder.
-      folder: The folder within it whose files are read; None leaves that to the data set.
+      split: Name of the split; `train` by default.
+      revision: The commit; None for a local folder.
+      folder: The folder of the data set to read; None uses the files that the data set configures.
     """
 
     name: str
@@ -33,12 +33,12 @@ class HubData:
 
 
 def looks_like_hub_id(path: str) -> bool:
-    """Whether a path that is not on this disk could be on the hub."""
+    """Whether a path that does not exist locally has the form of a hub id."""
     return _ID.fullmatch(path) is not None
 
 
 def find_on_hub(path: str) -> HubData:
-    """Resolve an id to a commit, so that the rows read and cached never change.
+    """Resolve an id to a commit, so that its rows never change.
 
     Raises:
       DataError: no such data set, or the hub cannot be reached.
@@ -60,7 +60,7 @@ def read_hub(data: HubData) -> Iterator[Row]:
     """The rows of a split, streamed.
 
     Raises:
-      DataError: the split does not exist, or reading broke off.
+      DataError: the split does not exist, or reading failed.
     """
     from datasets import load_dataset
     from datasets.exceptions import DatasetsError
@@ -69,5 +69,5 @@ def read_hub(data: HubData) -> Iterator[Row]:
         yield from load_dataset(
             data.name, data_dir=data.folder, split=data.split, revision=data.revision, streaming=True
         )
-    except (DatasetsError, OSError, ValueError, RuntimeError) as error:  # RuntimeError for a data set that is a script
+    except (DatasetsError, OSError, ValueError, RuntimeError) as error:  # RuntimeError: a loading script
         raise DataError(f"{data.name}:{data.split} cannot be read: {error}") from error

@@ -21,11 +21,12 @@ def write_rows(rows: Rows, path: Path, name: str) -> str:
     """Write rows as .jsonl; the path as a string.
 
     Args:
-      rows: Each a mapping of what JSON can hold.
+      rows: Rows, each a mapping with JSON values.
       path: The file.
-      name: What the caller calls the rows.
+      name: The caller's name of the rows.
     Raises:
-      DataError: a row is no mapping, or holds something that JSON cannot; or the file holds other rows, which stay.
+      DataError: a row is not a mapping, or holds a value that is not JSON; or the file holds other rows, which are
+        kept.
     """
     lines = []
     for index, row in enumerate(rows):
@@ -47,10 +48,10 @@ def write_rows(rows: Rows, path: Path, name: str) -> str:
 
 @contextmanager
 def named_rows(names: Mapping[str, str]) -> Iterator[None]:
-    """Call rows by their caller's name in errors and in the log, for as long as the context lasts.
+    """Use the caller's name of rows in errors and in the log, while the context lasts.
 
     Args:
-      names: Name of the rows by the path that they were written to.
+      names: Name of the rows by the path of their file.
     """
     naming = _Naming(names)
     log = logging.getLogger("preftree")
@@ -79,7 +80,7 @@ class _Naming(logging.Filter):
         for path, name in self._names.items():
             text = re.sub(
                 rf"{re.escape(path)}:(\d+)(?:: '(\w+)')?",
-                lambda found, name=name: f"{name}[{int(found[1]) - 1}]" + (f".{found[2]}:" if found[2] else ""),
+                lambda match, name=name: f"{name}[{int(match[1]) - 1}]" + (f".{match[2]}:" if match[2] else ""),
                 text,
             )
             text = text.replace(path, name)

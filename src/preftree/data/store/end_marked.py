@@ -1,7 +1,7 @@
 """Examples read at the ends of their responses, as reward models read them.
 
 A sequence is a prompt, a response and a mark, and only the mark is scored. The mark's prediction
-comes from the response's last token, and the last token of a sequence is no input: so nothing of the mark is computed,
+comes from the response's last token, and the last token of a sequence is not an input: the mark is never computed,
 and a model has one figure for each response, read at its last token.
 """
 
@@ -18,7 +18,7 @@ from preftree.data.store.view import StoreView
 from preftree.tree.layout import TokenSequence
 
 MARK = 0
-"""Token id of the mark. Any id would do, since the mark is neither looked up nor predicted."""
+"""Token id of the mark. Any id is valid, since the mark is neither embedded nor predicted."""
 
 
 def mark_end(ids: Int[np.ndarray, " L"], padding: int | None = None) -> TokenSequence:
@@ -26,7 +26,7 @@ def mark_end(ids: Int[np.ndarray, " L"], padding: int | None = None) -> TokenSeq
 
     Args:
       ids: Token ids of both, [L].
-      padding: What a classifier of transformers takes for padding: it reads at the last other token.
+      padding: Padding token of a classifier of transformers, which reads at the last other token.
     """
     real = np.flatnonzero(ids != padding) if padding is not None else np.arange(len(ids))
     stop = int(real[-1]) + 1 if len(real) else 1
@@ -35,10 +35,10 @@ def mark_end(ids: Int[np.ndarray, " L"], padding: int | None = None) -> TokenSeq
 
 
 class EndMarkedStore(StoreView):
-    """Examples whose responses are read at their ends."""
+    """Store view of examples with responses that are read at their ends."""
 
     def __init__(self, store: TokenStore, padding: int | None) -> None:
-        """Look at `store`; `padding` as of `mark_end`."""
+        """View `store`; `padding` as in `mark_end`."""
         # A response's last token becomes an input, and each response has a scored token.
         super().__init__(store, more_tokens=store.num_scored)
         self._padding = padding

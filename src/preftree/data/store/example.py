@@ -1,4 +1,4 @@
-"""Tokenised examples: what a token store holds, and what training reads of it."""
+"""Tokenised examples: the rows of a token store, and their protocol in training."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from preftree.records import Provenance
 from preftree.tree.layout import TokenSequence, grow_tree
 
 NO_PROMPT = 0
-"""Digest of an example's prompt where it has none, as in plain text."""
+"""Digest of the prompt of an example without one, such as plain text."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -21,13 +21,13 @@ class TokenExample:
     """One example as token ids.
 
     Attributes:
-      sequences: Chosen and rejected of a pair, the responses of a ranking, best first; else the one response.
-      weight: Its weight in every mean.
-      provenance: The row it came from.
-      num_prompt: Tokens of the prompt, which all its sequences begin with.
-      borrowed: Other responses under its prompt that its loss looks at, and that are no examples themselves.
+      sequences: Chosen and rejected response of a pair; responses of a ranking, best first; else the single response.
+      weight: Weight in every mean.
+      provenance: Origin of its row.
+      num_prompt: Tokens of the prompt, the prefix of all its sequences.
+      borrowed: Responses of other examples after its prompt, which its loss compares with.
       tie: Whether neither response is preferred.
-      desirable: Whether the one response was liked; None where it has no label.
+      desirable: Whether the single response is desirable; None without a label.
       figures: Figures of its row, as in `records.FIGURES`.
     """
 
@@ -43,11 +43,11 @@ class TokenExample:
 
 @runtime_checkable
 class Examples(Protocol):
-    """Tokenised examples, as TokenStore keeps them.
+    """Tokenised examples, as in TokenStore.
 
     Attributes:
       num_scored: Scored tokens over all sequences of each example, [N].
-      weights: [N].
+      weights: Weight of each example, [N].
       prompts: 64-bit digests of the prompts before any trimming, [N]; `NO_PROMPT` where there is none.
     """
 
@@ -61,7 +61,7 @@ class Examples(Protocol):
 
 
 def join(prompt: np.ndarray, response: np.ndarray, spans: Sequence[Sequence[int]] | np.ndarray) -> TokenSequence:
-    """A prompt and a response as one sequence; `spans` are the places [start, stop) that are scored."""
+    """A prompt and a response as one sequence; `spans` are the scored ranges [start, stop)."""
     ids = np.concatenate([prompt, response])
     scored = np.zeros(len(ids), np.bool_)
     for start, stop in spans:

@@ -1,4 +1,4 @@
-"""Key of a tokenised source: everything that can change a token of it."""
+"""Key of a tokenised source: everything that can change one of its tokens."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ TOKEN_CODE = (
     "preftree.records",
     "preftree.tree.layout",
 )
-"""Modules that can move a token, or the content of a store."""
+"""Modules that can change a token, or the content of a store."""
 
 
 def store_key(
@@ -54,7 +54,7 @@ def store_key(
     budgets: Budgets,
     truncation: Truncation,
 ) -> str:
-    """A name for the store: hash of the rows, the tokenizer, the options, and the code that makes tokens."""
+    """Name of the store: hash of the rows, the tokenizer, the options, and the code of tokenisation."""
     hub = None if source.hub is None else asdict(source.hub)
     options = [form.name, kind, chosen_side, asdict(budgets), truncation]
     parts = [source.path, source.files, contents, hub, options, encoder.digest, code_digest(TOKEN_CODE)]
@@ -62,7 +62,7 @@ def store_key(
 
 
 def content_digests(source: Source, folder: Path) -> list[str]:
-    """SHA-256 of each file of a source; remembered in `folder` for as long as size, times and inode stay.
+    """SHA-256 of each file of a source, cached in `folder` until size, times or inode change.
 
     Raises:
       DataError: a file cannot be read.

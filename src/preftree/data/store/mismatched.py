@@ -1,7 +1,7 @@
-"""Responses under another example's prompt, which a loss compares with and which are no examples themselves.
+"""Store view with mismatched responses: each example borrows the response of an example with another prompt.
 
 The partner of an example follows from the order of the data, not from the shuffle, so the same sequences are scored in
-every epoch and under every seed.
+every epoch and with every seed.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from preftree.tree.layout import TokenSequence
 
 
 def partners(prompts: Int[np.ndarray, " N"]) -> Int[np.ndarray, " N"]:
-    """For each example the one whose response it borrows: the next with another prompt, the first after the last.
+    """Partner of each example, from which it borrows: the next with another prompt; the last wraps to the first.
 
-    In runs of examples with one prompt the first goes with the first of the next run, and so on, so that each kind of
-    response is borrowed equally often.
+    In runs of examples with one prompt the first is paired with the first of the next run, and so on, so that each
+    kind of response is borrowed equally often.
 
     Args:
       prompts: The prompt of each example, in the order of the data, [N].
     Returns:
-      Places among the N, [N].
+      Indices of the partners, [N].
     Raises:
       ValueError: all have the same prompt.
     """
@@ -37,7 +37,7 @@ def partners(prompts: Int[np.ndarray, " N"]) -> Int[np.ndarray, " N"]:
     lengths = np.diff(np.append(starts, len(prompts)))
     run = np.repeat(np.arange(len(starts)), lengths)
     following = (np.arange(len(starts)) + 1) % len(starts)
-    # Only the last run can meet its own prompt, round the end.
+    # Only the last run, which wraps to the first, can meet the same prompt again.
     if prompts[starts[-1]] == prompts[starts[0]]:
         following[-1] = 1
     within = np.arange(len(prompts)) - starts[run]
@@ -49,13 +49,13 @@ class MismatchedStore(StoreView):
     """Examples that each borrow the response of another prompt's example."""
 
     def __init__(self, store: TokenStore, rows: Int[np.ndarray, " N"], max_length: int | None, name: str) -> None:
-        """Pair up the examples at `rows`; a borrowed response is cut where it would exceed `max_length`.
+        """Pair the examples at `rows`; a borrowed response is trimmed where it would exceed `max_length`.
 
         Args:
-          examples: The store.
-          rows: Indices of those that are paired.
+          store: The store.
+          rows: Indices of the examples to pair.
           max_length: Most tokens of a prompt and a response.
-          name: Their name in an error.
+          name: Name of the examples in errors.
         Raises:
           DataError: they all have the same prompt.
         """
@@ -68,14 +68,14 @@ class MismatchedStore(StoreView):
                 f"the loss compares each response with one to another prompt, and {name} have only one prompt; "
                 "add others, or choose another loss"
             ) from error
-        # A borrowed response adds no more than the tokens of its own tree.
+        # A borrowed response adds at most the tokens of the tree that it comes from.
         super().__init__(store, more_tokens=store.num_tokens[self._partner])
 
     def change(self, index: int, example: TokenExample) -> TokenExample:
         """The example with its borrowed response.
 
         Raises:
-          IndexError: it is none of the paired ones.
+          IndexError: it is not a paired example.
         """
         if self._partner[index] < 0:
             raise IndexError(f"example {index} has no partner")

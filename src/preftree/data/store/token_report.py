@@ -1,4 +1,4 @@
-"""Account of one tokenisation; kept with the store, so that a later run that reads the store can print it too."""
+"""Report of one tokenisation; kept with the store, so that a later run that reads the store can print it too."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from preftree.data.rows.faults import ACTIONS, Rejected
 
 @dataclass(frozen=True, slots=True)
 class TokenReport:
-    """The account of one tokenisation.
+    """Report of one tokenisation.
 
     Attributes:
       path: The source as the user named it.
-      format: The format its rows were read in.
+      format: The format of its rows.
       rows: Rows read.
-      accepted: Rows that gave at least one example.
-      examples: Examples in the store; a ranking gives one for each of its pairs.
+      accepted: Rows with at least one example.
+      examples: Examples in the store; a ranking has one for each of its pairs.
       faults: Rejected rows by their first fault.
       rejected: The first rejected rows.
-      actions: What was cut or left out of accepted rows, counted (see faults.ACTIONS).
-      places: The first rows that each action touched.
-      lengths: Spread of tokens of `prompt` and `response`, after trimming.
-      templated: Rows that went through the chat template; the others are plain text.
-      cached: Whether an earlier run did all this.
-      rebuilt: Why a cached store was not used, where a damaged one was found.
+      actions: Counts of the changes to accepted rows (see faults.ACTIONS).
+      places: The first rows of each action.
+      lengths: Summary of the token counts of `prompt` and `response`, after trimming.
+      templated: Rows rendered by the chat template; the others are plain text.
+      cached: Whether an earlier run tokenised the source.
+      rebuilt: Reason why a damaged cached store was not used.
     """
 
     path: str
@@ -59,7 +59,7 @@ class TokenReport:
         return TokenReport(**{**value, **fixed})
 
     def lines(self) -> list[str]:
-        """The account in words: one line of counts, then a line for each fault and action with its first places."""
+        """The report in words: one line of counts, then a line for each fault and action with its first rows."""
         kind = "chat template" if self.templated else "plain text"
         lines = [
             f"{self.path}: {self.format}, {kind}, {self.rows} rows, {self.accepted} accepted, {self.examples} examples"

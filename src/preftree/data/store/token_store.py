@@ -1,8 +1,8 @@
 """Store of token sequences on disk: memory-mapped Arrow IPC, written in bounded memory, checked as it is read.
 
-A store is a folder: `examples.arrow` holds record batches of some hundred examples, `meta.json` what is known about
-them. Each batch has two CRC-32 sums in `meta.json`: one over the small columns (weights, counts, figures), which are
-read when the store is opened, and one over the tokens, which is checked when a batch is first touched.
+A store is a folder: `examples.arrow` holds record batches of some hundred examples, `meta.json` their description.
+Each batch has two CRC-32 sums in `meta.json`: one over the small columns (weights, counts, figures), which are read
+when the store is opened, and one over the tokens, which is checked when a batch is first read.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ SCHEMA = pa.schema(
     [
         ("prompt", _IDS),
         ("responses", pa.list_(_IDS)),
-        ("scored", pa.list_(_IDS)),  # of each sequence: where scored runs start and stop, in turn
+        ("scored", pa.list_(_IDS)),  # of each sequence: start and stop of its scored runs, in turn
         ("prompt_digest", pa.int64()),
         ("num_tokens", pa.int64()),
         ("num_scored", pa.int64()),
         ("weight", pa.float64()),
         ("tie", pa.int8()),
         ("desirable", pa.int8()),  # -1 where there is no label
-        *((name, pa.list_(pa.float64())) for name in FIGURES),  # empty where the row gives none
+        *((name, pa.list_(pa.float64())) for name in FIGURES),  # empty where the row has none
         ("file", pa.int32()),
         ("line", pa.int64()),
     ]
@@ -46,22 +46,22 @@ class TokenStore:
     """Examples of a tokenised source, read from a memory-mapped file.
 
     Attributes:
-      folder: Where it lies.
-      num_tokens: Unique input tokens of each example's own tree, [N].
+      folder: Folder of the store.
+      num_tokens: Unique input tokens of each example's tree, [N].
       num_scored: Scored tokens over all sequences of each example, [N].
-      weights: [N].
+      weights: Weight of each example, [N].
       ties: Whether neither response of an example is preferred, [N].
-      prompts: 64-bit digests of the prompts as they were before any trimming, [N]; equal where the prompts are,
-        `NO_PROMPT` where there is none.
-      digest: Hash of the content of all examples: ids, scored places, weights, labels and figures.
-      report: The account of the tokenisation, as TokenReport writes it.
+      prompts: 64-bit digests of the prompts before any trimming, [N]; equal for equal prompts, `NO_PROMPT` where there
+        is none.
+      digest: Hash of the content of all examples: ids, scored positions, weights, labels and figures.
+      report: The report of the tokenisation, as TokenReport writes it.
     """
 
     def __init__(self, folder: Path) -> None:
         """Open a store.
 
         Raises:
-          CacheError: something is missing or damaged.
+          CacheError: a file is missing or damaged.
         """
         self.folder = folder
         try:
@@ -109,7 +109,7 @@ class TokenStore:
 
         Raises:
           IndexError: no such example.
-          CacheError: the tokens on disk are not those that were written.
+          CacheError: the tokens on disk differ from those that were written.
         """
         if not 0 <= index < len(self):
             raise IndexError(f"example {index} of {len(self)}")
@@ -142,7 +142,7 @@ class TokenStore:
         return self._figures[figure][index]
 
     def provenance(self, index: int) -> Provenance:
-        """The row that an example came from."""
+        """Origin of an example's row."""
         return Provenance(self._files[self._file[index]], int(self._line[index]))
 
     def _view(self, number: int) -> dict[str, np.ndarray]:
@@ -173,12 +173,12 @@ class TokenStore:
 
 
 def meta_sum(meta: dict[str, Any]) -> int:
-    """CRC-32 over what `meta.json` says."""
+    """CRC-32 over the content of `meta.json`."""
     return zlib.crc32(json.dumps(meta, sort_keys=True).encode())
 
 
 class _Values:
-    """A figure's column: some values for each example."""
+    """Column of a figure: the values of each example."""
 
     def __init__(self, columns: Sequence[pa.ListArray]) -> None:
         values = [_numpy(column.values) for column in columns]

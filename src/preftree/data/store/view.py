@@ -1,4 +1,4 @@
-"""View of a token store that changes sequences as they are read."""
+"""View of a token store that modifies sequences as they are read."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from preftree.records import Provenance
 
 
 class StoreView:
-    """A token store whose sequences are changed as they are read; attributes as of TokenStore.
+    """Token store that modifies sequences as they are read; attributes as in TokenStore.
 
     Attributes:
-      num_tokens: No fewer than the unique input tokens of each example's own tree, [N].
+      num_tokens: Upper bound of the unique input tokens of each example's tree, [N].
     """
 
     def __init__(self, store: TokenStore, more_tokens: Int[np.ndarray, " N"]) -> None:
-        """View `store`; an example has at most `more_tokens` input tokens more than there, [N]."""
+        """View `store`; an example has at most `more_tokens` more input tokens than in the store, [N]."""
         self._store = store
         self.digest = store.digest
         self.num_scored: Int[np.ndarray, " N"] = store.num_scored
@@ -30,7 +30,7 @@ class StoreView:
         return len(self._store)
 
     def __getitem__(self, index: int) -> TokenExample:
-        """One example, changed.
+        """One example, modified.
 
         Raises:
           IndexError: no such example.
@@ -38,9 +38,9 @@ class StoreView:
         return self.change(index, self._store[index])
 
     def change(self, index: int, example: TokenExample) -> TokenExample:
-        """The example at `index` with the sequences that this view shows."""
+        """The example at `index` with the sequences of this view."""
         raise NotImplementedError
 
     def provenance(self, index: int) -> Provenance:
-        """The row that an example came from."""
+        """Origin of an example's row."""
         return self._store.provenance(index)

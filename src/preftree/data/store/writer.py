@@ -1,4 +1,4 @@
-"""Writer of token stores: in bounded memory, batch after batch."""
+"""Writer of token stores, batch by batch in bounded memory."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ _BATCH_TOKENS = 1 << 20
 
 @dataclass(frozen=True, eq=False, slots=True)
 class NewExample:
-    """An example to write: a prompt and the responses to it, as token ids.
+    """An example to write: a prompt and its responses as token ids.
 
     Attributes:
       prompt: Ids of the prompt, int32, [P].
       responses: Ids of each response, int32.
-      scored: Of each sequence, the places [start, stop) of scored tokens, counted from the prompt's first.
-      prompt_digest: Equal for equal prompts before any trimming.
-      provenance: The row it came from.
-      weight: Its weight in every mean.
+      scored: Ranges [start, stop) of scored tokens of each sequence, counted from the prompt's first token.
+      prompt_digest: Digest of the prompt before any trimming.
+      provenance: Origin of its row.
+      weight: Weight in every mean.
       tie: Whether neither response is preferred.
-      desirable: Whether its one response was liked; None where it has no label.
-      figures: Figures of the row that its kind has.
+      desirable: Whether its single response is desirable; None without a label.
+      figures: Figures of the row for its kind.
     """
 
     prompt: Int[np.ndarray, " P"]
@@ -49,7 +49,7 @@ class NewExample:
 
 
 class StoreWriter:
-    """Writes examples into a new folder; only one batch of them is held in memory."""
+    """Writer of examples into a new folder; only one batch is held in memory."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -78,7 +78,7 @@ class StoreWriter:
         return counts
 
     def finish(self, report: dict[str, Any]) -> None:
-        """Write what is left, and the meta file."""
+        """Write the last batch and the meta file."""
         self._flush()
         self.close()
         meta = {
@@ -130,10 +130,10 @@ _FIRST_FIGURES = ("margin", "win_prob", "costs", "scores", "other_margin")
 
 
 def _content(example: NewExample) -> bytes:
-    """The content of an example as bytes; unequal examples never give equal ones, since every length comes first.
+    """The content of an example as bytes; different examples give different bytes, since lengths come first.
 
-    The first figures have fixed places, and further ones follow by name, so that another figure in the table leaves the
-    digests of data without it as they are.
+    The first figures have fixed positions, and further ones follow by name, so that a new figure in the table does not
+    change the digests of data without it.
     """
     arrays = [example.prompt, *example.responses, *(np.array(spans, np.int32).reshape(-1) for spans in example.scored)]
     head = np.array([len(arrays), *map(len, arrays), example.tie], np.int64)

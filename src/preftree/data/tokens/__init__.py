@@ -1,1 +1,1 @@
-"""Token ids of records within their budgets."""
+"""Tokenisation of records within length budgets."""

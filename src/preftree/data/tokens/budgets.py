@@ -1,4 +1,4 @@
-"""Token budgets, and the cuts of a row that is over one; token counts only, no ids."""
+"""Length budgets, and the trimming of a row that exceeds them; token counts only, no ids."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ UNLIMITED = Budgets()
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """The parts of a prompt and its responses that are kept.
+    """Trimming of a prompt and its responses.
 
     Attributes:
-      cut_prompt: Tokens taken off the beginning of the prompt, after its start tokens.
-      kept: Tokens kept of each response, from its beginning; 0 where it cannot be made to fit.
+      cut_prompt: Tokens removed from the beginning of the prompt, after its start tokens.
+      kept: Tokens kept of each response, from its beginning; 0 where it cannot fit.
     """
 
     cut_prompt: int
@@ -50,19 +50,19 @@ class Fit:
 
 
 def fit(prompt: int, responses: Sequence[int], *, start: int, budgets: Budgets, truncation: Truncation) -> Fit:
-    """Decide what is cut, so that each kept response has at least one token and a prompt at least one beside its start.
+    """Trimming that leaves each kept response at least one token, and the prompt at least one after its start tokens.
 
-    A prompt is cut once for all its responses, to make room for the longest that can fit; so they still share it.
+    A prompt is trimmed once for all its responses, to make room for the longest that can fit, so they still share it.
 
     Args:
       prompt: Tokens of the prompt, at least 1.
       responses: Tokens of each response, at least 1.
-      start: Tokens at the beginning of the prompt that are never cut: the BOS.
+      start: Tokens at the beginning of the prompt that are never removed: the BOS.
       budgets: The limits.
-      truncation: `drop` cuts nothing, `trim_prompt` cuts only the prompt, `trim_response` only responses; a
-        row that the policy may not cut enough does not fit.
+      truncation: `drop` trims nothing, `trim_prompt` only the prompt, `trim_response` only responses; a row that
+        exceeds a budget after trimming does not fit.
     Raises:
-      RowFault: the prompt cannot be made to fit.
+      RowFault: the prompt cannot fit.
     """
     limit = budgets.max_length
     over = budgets.max_prompt_length is not None and prompt > budgets.max_prompt_length
@@ -86,7 +86,7 @@ def fit(prompt: int, responses: Sequence[int], *, start: int, budgets: Budgets, 
 
 
 def too_long(field: str, prompt: int, response: int, budgets: Budgets) -> RowFault:
-    """The fault of a response that does not fit, with the limit it breaks."""
+    """The fault of a response that does not fit, with the exceeded limit."""
     if budgets.max_response_length is not None and response > budgets.max_response_length:
         return _too_long(field, "max_response_length", budgets.max_response_length, response)
     return _too_long(field, "max_length", budgets.max_length, prompt + response)

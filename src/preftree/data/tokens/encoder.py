@@ -1,9 +1,8 @@
-"""Encoder of texts: a response has the same token ids whatever comes before it.
+"""Encoder of texts, with which a response has the same token ids after every prompt.
 
-A tokenizer of the SentencePiece kind puts a space in front of every text it is given. At the beginning of a sequence
-that is how the model was trained, and stays. In front of a response it would be a space that is not in the data, so a
-copy of the tokenizer without it encodes responses. The tokenizer never adds special tokens here: they are added once,
-by id.
+A SentencePiece tokenizer puts a space before every text. At the beginning of a sequence the model was trained with it,
+and it is kept. Before a response it would be a space that is not in the data, so a copy of the tokenizer without it
+encodes responses. The tokenizer never adds special tokens here: they are added once, by id.
 """
 
 from __future__ import annotations
@@ -31,15 +30,15 @@ class Encoder:
     """The functions and special tokens of one tokenizer.
 
     Attributes:
-      first: Encodes texts that begin a sequence.
-      later: Encodes texts that follow another: no dummy space.
-      start: Special tokens that the tokenizer itself puts before plain text; a BOS, or nothing.
-      empty: What an empty prompt becomes, since nothing predicts the first token: the BOS, or the EOS where none is.
+      first: Encoding of texts at the beginning of a sequence.
+      later: Encoding of texts that follow another, without a dummy space.
+      start: Special tokens of the tokenizer before plain text; a BOS, or none.
+      empty: Replacement of an empty prompt, since nothing predicts the first token: the BOS, or the EOS without a BOS.
       eos: End of sequence.
       unknown: Token for text that the vocabulary lacks; None where there is none, or where it is BOS or EOS.
-      special: Finds special tokens that are written out in a text.
-      added: Finds any token that is encoded whole wherever it is written, special or not; one of them closes a turn.
-      digest: Identity of all this.
+      special: Pattern of special tokens that are written out in a text.
+      added: Pattern of all tokens that are always encoded as a whole, special or not; one of them closes a turn.
+      digest: Digest of the other attributes.
     """
 
     first: Encode
@@ -54,7 +53,7 @@ class Encoder:
 
 
 def make_encoder(tokenizer: PreTrainedTokenizerBase) -> Encoder:
-    """Take a tokenizer apart into what tokenisation needs.
+    """Build the encoder of a tokenizer.
 
     Raises:
       ModelError: it has no EOS, or it is a Python tokenizer that puts a space before every text.
@@ -65,11 +64,11 @@ def make_encoder(tokenizer: PreTrainedTokenizerBase) -> Encoder:
     special |= {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
     added = special | {token.content for token in tokenizer.added_tokens_decoder.values()}
     if isinstance(tokenizer, TokenizersBackend):
-        whole = json.loads(tokenizer.backend_tokenizer.to_str())
+        description = json.loads(tokenizer.backend_tokenizer.to_str())
         first = _fast(tokenizer.backend_tokenizer.to_str())
-        bare = _without_dummy_space(whole)
-        later = _fast(json.dumps(bare)) if bare != whole else first
-        identity = json.dumps(whole, sort_keys=True)
+        bare = _without_dummy_space(description)
+        later = _fast(json.dumps(bare)) if bare != description else first
+        identity = json.dumps(description, sort_keys=True)
     else:
         first = later = _slow(tokenizer)
         if tokenizer.convert_ids_to_tokens(first(["a"])[0].tolist())[0][:1] in ("\u2581", "\u0120"):
@@ -130,10 +129,10 @@ def _slow(tokenizer: PreTrainedTokenizerBase) -> Encode:
     return encode
 
 
-def _without_dummy_space(whole: dict[str, Any]) -> dict[str, Any]:
-    """The description of a tokenizer, with whatever puts a space before a text turned off."""
-    steps = {name: whole.get(name) for name in ("normalizer", "pre_tokenizer")}
-    return whole | {name: _quiet(step) for name, step in steps.items() if step is not None}
+def _without_dummy_space(description: dict[str, Any]) -> dict[str, Any]:
+    """The description of a tokenizer without the steps that put a space before a text."""
+    steps = {name: description.get(name) for name in ("normalizer", "pre_tokenizer")}
+    return description | {name: _quiet(step) for name, step in steps.items() if step is not None}
 
 
 def _quiet(step: dict[str, Any]) -> dict[str, Any] | None:

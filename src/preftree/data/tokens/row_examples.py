@@ -35,13 +35,13 @@ class RenderedRow:
     """One row ready to encode.
 
     Attributes:
-      where: Place of the row.
-      texts: Its texts as they are encoded.
+      where: Origin of the row.
+      texts: Its texts in the form that is encoded.
       templated: Whether the chat template rendered them.
       fields: Names of its responses, for errors.
-      examples: The examples that it makes: places of their responses, and a record of the wanted kind.
-      kind: That kind.
-      tie: Whether the row is a tie; its examples say so whatever their kind.
+      examples: Its examples: indices of their responses, and a record of the requested kind.
+      kind: The requested kind.
+      tie: Whether the row is a tie; copied to its examples of any kind.
       ranked: Whether the row is a ranking, of which some pairs may be left out.
     """
 
@@ -62,20 +62,20 @@ def render_row(
     encoder: Encoder,
     kind: Kind = "pair",
 ) -> RenderedRow:
-    """A record as texts to encode: plain text unchanged, a conversation through the chat template.
+    """A record as texts to encode: plain text unchanged, a conversation rendered by the chat template.
 
     Args:
-      where: Place of the row.
-      record: The row as it was read.
-      tokenizer: Renders conversations.
-      encoder: Finds special tokens.
-      kind: Kind of the examples: `pair` makes pairs of a ranking, `response` two examples of a pair.
+      where: Origin of the row.
+      record: The record of the row.
+      tokenizer: Tokenizer with the chat template.
+      encoder: Encoder of the tokenizer.
+      kind: Kind of the examples: `pair` splits a ranking into pairs, `response` a pair into two examples.
     Raises:
-      RowFault: a special token is written out in it, or the template does not take it as it is.
+      RowFault: a special token is written out in it, or the template refuses or alters it.
     """
     (_, prompt), *named = named_texts(record)
     if isinstance(record, Ranking):
-        named = [(f"response {place + 1}", text) for place, (_, text) in enumerate(named)]
+        named = [(f"response {index + 1}", text) for index, (_, text) in enumerate(named)]
     if isinstance(prompt, str):
         for field, text in (("prompt", prompt), *named):
             assert isinstance(text, str)
@@ -103,7 +103,7 @@ def make_examples(
     truncation: Truncation,
     tally: Tally,
 ) -> Iterator[NewExample]:
-    """Encode some rows at once, then fit each into the budgets."""
+    """Encode rows together, then fit each into the budgets."""
     prompts = encoder.first([row.texts.prompt for row in batch])
     texts = [piece.text for row in batch for pieces in row.texts.responses for piece in pieces]
     piece_ids = iter(encoder.later(texts))
@@ -111,7 +111,7 @@ def make_examples(
         encoded = [[next(piece_ids) for _ in pieces] for pieces in row.texts.responses]
         try:
             prompt = _prompt(row, ids, encoder)
-            responses = [_response(row, place, ids, encoder) for place, ids in enumerate(encoded)]
+            responses = [_response(row, index, ids, encoder) for index, ids in enumerate(encoded)]
             yield from _fitted(row, prompt, responses, encoder, budgets, truncation, tally)
         except RowFault as fault:
             tally.reject(row.where, fault)
@@ -122,7 +122,7 @@ def make_examples(
 
 @dataclass(frozen=True, eq=False, slots=True)
 class _Encoded:
-    """Ids and the places [start, stop) that are scored."""
+    """Token ids and the scored ranges [start, stop)."""
 
     ids: Ids
     spans: tuple[tuple[int, int], ...]
@@ -138,11 +138,11 @@ def _prompt(row: RenderedRow, ids: Ids, encoder: Encoder) -> _Encoded:
     return _Encoded(np.concatenate([np.array(head, np.int32), ids]), ())
 
 
-def _response(row: RenderedRow, place: int, pieces: list[Ids], encoder: Encoder) -> _Encoded:
-    """The pieces of a response joined; one EOS where the last does not close its turn."""
-    texts = row.texts.responses[place]
+def _response(row: RenderedRow, index: int, pieces: list[Ids], encoder: Encoder) -> _Encoded:
+    """The joined pieces of a response, with one EOS if the last piece does not close its turn."""
+    texts = row.texts.responses[index]
     if not any(len(ids) for ids in pieces):
-        field = row.fields[place]
+        field = row.fields[index]
         raise RowFault("empty_response", field, f"'{field}' has no tokens; drop the row")
     if not texts[-1].closed:
         pieces = [*pieces[:-1], np.append(pieces[-1], np.int32(encoder.eos))]
@@ -165,7 +165,7 @@ def _fitted(
     """The examples of one row.
 
     Raises:
-      RowFault: nothing of it fits, or the two responses of a pair are equal as tokens.
+      RowFault: no example fits, or the two responses of a pair are equal as tokens.
     """
     width = len(encoder.empty)
     start = width if tuple(prompt.ids[:width].tolist()) == encoder.empty else 0
@@ -177,21 +177,21 @@ def _fitted(
         digest = int.from_bytes(blake2b(prompt.ids.tobytes(), digest_size=8).digest(), "big", signed=True)
     shown = _cut_prompt(prompt, start, kept)
     examples, faults, used = [], [], set()
-    for places, record in row.examples:
-        if len(places) > 2:
+    for indices, record in row.examples:
+        if len(indices) > 2:
             examples.append(_list_of(row, record, shown, cut, digest, tally))
-            used.update(places)
+            used.update(indices)
             continue
-        fitting = [response for place in places if (response := cut[place]) is not None]
-        if len(fitting) < len(places):
-            place = next(place for place in places if cut[place] is None)
-            faults.append(too_long(row.fields[place], len(prompt.ids), sizes[place], budgets))
+        fitting = [response for index in indices if (response := cut[index]) is not None]
+        if len(fitting) < len(indices):
+            index = next(index for index in indices if cut[index] is None)
+            faults.append(too_long(row.fields[index], len(prompt.ids), sizes[index], budgets))
         elif len(fitting) == 2 and not row.tie and np.array_equal(fitting[0].ids, fitting[1].ids):
-            first, second = (row.fields[place] for place in places)
-            message = f"'{first}' and '{second}' are equal as tokens; drop the row, or cut less"
+            first, second = (row.fields[index] for index in indices)
+            message = f"'{first}' and '{second}' are equal as tokens; drop the row, or trim less"
             faults.append(RowFault("same_responses", second, message))
         else:
-            used.update(places)
+            used.update(indices)
             examples.append(_example(row, record, shown, fitting, digest))
     if faults and not (row.ranked and examples):
         raise faults[0]
@@ -199,8 +199,8 @@ def _fitted(
         tally.note("dropped_pair", row.where)
     if kept.cut_prompt:
         tally.note("trimmed_prompt", row.where)
-    for place in used:
-        if kept.kept[place] < sizes[place]:
+    for index in used:
+        if kept.kept[index] < sizes[index]:
             tally.note("trimmed_response", row.where)
     return examples
 
@@ -208,25 +208,25 @@ def _fitted(
 def _list_of(
     row: RenderedRow, record: Record, prompt: _Encoded, responses: list[_Encoded | None], digest: int, tally: Tally
 ) -> NewExample:
-    """A ranking as one example, less the responses that do not fit or that repeat a better one.
+    """A ranking as one example, without responses that do not fit or that repeat a better one.
 
     Raises:
-      RowFault: fewer than two are left.
+      RowFault: fewer than two responses remain.
     """
     seen: set[bytes] = set()
-    places = []
-    for place, response in enumerate(responses):
+    indices = []
+    for index, response in enumerate(responses):
         if response is None or response.ids.tobytes() in seen:
             tally.note("dropped_response", row.where)
             continue
         seen.add(response.ids.tobytes())
-        places.append(place)
-    if len(places) < 2:
+        indices.append(index)
+    if len(indices) < 2:
         message = "fewer than two responses of the ranking fit and differ; raise max_length, or choose another policy"
         raise RowFault("too_long", "responses", message)
-    kept = [response for place in places if (response := responses[place]) is not None]
+    kept = [response for index in indices if (response := responses[index]) is not None]
     example = _example(row, record, prompt, kept, digest)
-    return replace(example, figures=select_responses(example.figures, places))
+    return replace(example, figures=select_responses(example.figures, indices))
 
 
 def _example(row: RenderedRow, record: Record, prompt: _Encoded, responses: list[_Encoded], digest: int) -> NewExample:
@@ -245,7 +245,7 @@ def _example(row: RenderedRow, record: Record, prompt: _Encoded, responses: list
 
 
 def _cut(response: _Encoded, size: int) -> _Encoded | None:
-    """The first `size` tokens, without unscored ones at the end; None where nothing scored is left."""
+    """The first `size` tokens, without unscored ones at the end; None where no scored token remains."""
     spans = tuple((start, min(stop, size)) for start, stop in response.spans if start < size)
     return _Encoded(response.ids[: spans[-1][1]], spans) if spans else None
 

@@ -1,4 +1,4 @@
-"""Token ids of sampled responses and their prompts, rendered and cut as in training."""
+"""Token ids of sampled responses and their prompts, rendered and trimmed as in training."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ def encode_answers(
     budgets: Budgets,
     truncation: Truncation,
 ) -> tuple[list[Ids], list[Ids]]:
-    """Token ids of prompts and of responses, the token that ends a response with it, as a data file's would be.
+    """Token ids of prompts and of responses with their end token, as for the rows of a data file.
 
-    A plain text is taken unchanged, an empty response among them: it is an end-of-sequence token. With
-    truncation=drop nothing is cut, since there is no row to drop.
+    A plain text is unchanged; an empty response becomes an end-of-sequence token. With truncation=drop nothing is
+    trimmed, since there is no row to drop.
 
     Args:
-      tokenizer: Renders conversations.
-      encoder: Of that tokenizer.
-      prompts: What was asked.
-      responses: One answer to each, as text.
-      budgets: Of the training run.
-      truncation: Of the training run.
+      tokenizer: Tokenizer with the chat template.
+      encoder: Encoder of the tokenizer.
+      prompts: The prompts.
+      responses: One response to each, as text.
+      budgets: Length budgets of the training run.
+      truncation: Truncation policy of the training run.
     Raises:
-      RowFault: the template refuses a conversation, or a prompt is too long to be cut.
+      RowFault: the template refuses a conversation, or a prompt is too long to be trimmed.
       DataError: a prompt is a conversation, and there is no template.
     """
     heads: list[str] = []
@@ -55,18 +55,17 @@ def encode_answers(
         closed.append(parts[-1].closed)
     pieces = iter(encoder.later([text for tail in tails for text in tail]))
     firsts = encoder.first(heads)
-    shown: list[Ids] = []
-    answers: list[Ids] = []
-    for prompt, first, tail, whole in zip(prompts, firsts, tails, closed, strict=True):
+    prompt_ids: list[Ids] = []
+    response_ids: list[Ids] = []
+    for prompt, first, tail, is_closed in zip(prompts, firsts, tails, closed, strict=True):
         start = np.array((encoder.start if len(first) else encoder.empty) if isinstance(prompt, str) else (), np.int32)
-        end = np.array(() if whole else (encoder.eos,), np.int32)
-        answer = np.concatenate([*(next(pieces) for _ in tail), end])
-        asked = np.concatenate([start, first])
+        end = np.array(() if is_closed else (encoder.eos,), np.int32)
+        ids = np.concatenate([start, first]), np.concatenate([*(next(pieces) for _ in tail), end])
         if truncation != "drop":
-            asked, answer = _cut(asked, answer, encoder, budgets, truncation)
-        shown.append(asked)
-        answers.append(answer)
-    return shown, answers
+            ids = _cut(*ids, encoder, budgets, truncation)
+        prompt_ids.append(ids[0])
+        response_ids.append(ids[1])
+    return prompt_ids, response_ids
 
 
 def _cut(prompt: Ids, response: Ids, encoder: Encoder, budgets: Budgets, truncation: Truncation) -> tuple[Ids, Ids]:

@@ -1,8 +1,8 @@
-"""Rendering of conversations by the tokenizer's chat template, cut at the start and end of assistant turns.
+"""Rendering of conversations by the tokenizer's chat template, split at the start and end of assistant turns.
 
-The prompt is what the model is given when it is asked: the turns so far and the header of the assistant's turn. The
-template must render the same text when the response follows; what comes after it is the response, up to and including
-the token that closes the turn. A turn that the template does not close gets the tokenizer's EOS at the end.
+The prompt is the input of sampling: the turns so far and the header of the assistant's turn. The template must render
+the same text when the response follows; the text after it is the response, up to and including the token that closes
+the turn. A turn that the template does not close gets the tokenizer's EOS at the end.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ _MARKERS = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
 @dataclass(frozen=True, slots=True)
 class ResponsePiece:
-    """A piece of a response that is encoded by itself.
+    """A piece of a response that is encoded separately.
 
     Attributes:
-      text: As it is encoded, special tokens of the template included.
-      scored: Whether its tokens count.
-      closed: Whether it ends its turn already; if not, and it is the last piece, an EOS follows.
+      text: Text to encode, including special tokens of the template.
+      scored: Whether its tokens are scored.
+      closed: Whether it closes its turn; otherwise an EOS follows the last piece.
     """
 
     text: str
@@ -40,12 +40,12 @@ class ResponsePiece:
 
 @dataclass(frozen=True, slots=True)
 class RenderedTexts:
-    """A prompt and its responses as text ready to encode.
+    """A prompt and its responses as text to encode.
 
     Attributes:
-      prompt: The text that the model is given.
+      prompt: Rendered text of the prompt.
       responses: The pieces of each response.
-      trained: Ids of the prompt and the places [start, stop) of earlier turns to train on, where any asked for it.
+      trained: Ids of the prompt and ranges [start, stop) of earlier turns to train on, if there are any.
     """
 
     prompt: str
@@ -76,7 +76,7 @@ def render(
 
     Raises:
       RowFault: the template refuses the conversation or alters a text, or a message contains a special token.
-      DataError: an earlier turn wants to be trained on, and the template does not mark assistant turns.
+      DataError: an earlier turn is to be trained on, and the template does not mark assistant turns.
     """
     for field, turns in (("prompt", prompt), *responses):
         for turn in turns:
@@ -88,15 +88,15 @@ def render(
 
 
 def closing_token(tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """The token with which the chat template ends an assistant's turn; None without a template, or where none does."""
+    """The token with which the chat template closes an assistant's turn; None without a template or such a token."""
     if not tokenizer.chat_template:
         return None
     answer = "42"
     try:
-        whole = _apply(tokenizer, [Message("user", "What?"), Message("assistant", answer)], "prompt", ask=False)
+        rendered = _apply(tokenizer, [Message("user", "What?"), Message("assistant", answer)], "prompt", ask=False)
     except RowFault:
-        return None  # it wants conversations of another form; they still end with the EOS
-    match = make_encoder(tokenizer).added.search(whole, whole.rfind(answer) + len(answer))
+        return None  # the template needs another form of conversations, which still end with the EOS
+    match = make_encoder(tokenizer).added.search(rendered, rendered.rfind(answer) + len(answer))
     number = tokenizer.convert_tokens_to_ids(match.group()) if match else None
     return number if isinstance(number, int) else None
 
@@ -111,7 +111,7 @@ def check_special(special: re.Pattern[str], text: str, field: str) -> None:
     if match:
         token = repr(match.group())
         message = (
-            f"'{field}' writes out the special token {token}; take it out, or give messages where a template made it"
+            f"'{field}' writes out the special token {token}; remove it, or give messages where a template added it"
         )
         raise RowFault("special_token", field, message)
 
@@ -124,38 +124,39 @@ def _respond(
     turns: Sequence[Message],
     field: str,
 ) -> tuple[ResponsePiece, ...]:
-    whole = _apply(tokenizer, [*prompt, *turns], field, ask=False)
-    places = [index for index, turn in enumerate(turns) if turn.role == "assistant"]
-    heads = [head if not place else _apply(tokenizer, [*prompt, *turns[:place]], field, ask=True) for place in places]
-    if not all(whole.startswith(beginning) for beginning in heads):
-        message = f"the template renders the prompt of '{field}' otherwise once it is answered"
+    rendered = _apply(tokenizer, [*prompt, *turns], field, ask=False)
+    assistants = [index for index, message in enumerate(turns) if message.role == "assistant"]
+    heads = [head if not turn else _apply(tokenizer, [*prompt, *turns[:turn]], field, ask=True) for turn in assistants]
+    if not all(rendered.startswith(beginning) for beginning in heads):
+        message = f"the template renders the prompt of '{field}' differently when the response follows"
         raise RowFault("template_alters_prompt", field, message)
     parts: list[ResponsePiece] = []
-    for index, place in enumerate(places):
-        last = index + 1 == len(places)
-        start, stop = len(heads[index]), len(whole) if last else len(heads[index + 1])
-        content = turns[place].content
-        if content not in whole[start:stop]:
+    for index, turn in enumerate(assistants):
+        last = index + 1 == len(assistants)
+        start, stop = len(heads[index]), len(rendered) if last else len(heads[index + 1])
+        content = turns[turn].content
+        if content not in rendered[start:stop]:
             content = content.strip()
-        at = whole.find(content, start, stop)
+        at = rendered.find(content, start, stop)
         end = at + len(content)
-        closing = added.search(whole, end, stop)
-        # Text after the last answer of a template that closes no turn changes the answer, unless it is a line break.
-        if at < 0 or (last and closing is None and whole[end:].strip()):
-            message = f"the template leaves out, adds to or rewrites the text of '{field}'"
+        closing = added.search(rendered, end, stop)
+        # Text after the last response, in a template that closes no turn, changes the response unless it is a line
+        # break.
+        if at < 0 or (last and closing is None and rendered[end:].strip()):
+            message = f"the template omits, extends or rewrites the text of '{field}'"
             raise RowFault("template_alters_response", field, message)
         cut = closing.end() if closing else end
-        parts.append(ResponsePiece(whole[start:cut], turns[place].train is not False, closing is not None))
+        parts.append(ResponsePiece(rendered[start:cut], turns[turn].train is not False, closing is not None))
         if not last and cut < stop:
-            parts.append(ResponsePiece(whole[cut:stop], False, True))
+            parts.append(ResponsePiece(rendered[cut:stop], False, True))
     return tuple(parts)
 
 
 def _earlier(tokenizer: PreTrainedTokenizerBase, prompt: Sequence[Message]) -> tuple[Ids, tuple[tuple[int, int], ...]]:
-    """Ids of the prompt, and where the earlier turns that ask to be trained on lie in it."""
+    """Ids of the prompt, and the ranges of its earlier turns with `train` true."""
     if not _MARKERS.search(tokenizer.get_chat_template()):
         raise DataError(
-            "earlier assistant turns ask to be trained on ('train': true), but the chat template of "
+            "earlier assistant turns are to be trained on ('train': true), but the chat template of "
             f"{tokenizer.name_or_path} has no {{% generation %}} markers; add them, or take 'train' out of the data"
         )
     rendered = tokenizer.apply_chat_template(
@@ -164,11 +165,11 @@ def _earlier(tokenizer: PreTrainedTokenizerBase, prompt: Sequence[Message]) -> t
     assert not isinstance(rendered, str | list)
     mask = np.array([0, *rendered["assistant_masks"], 0])
     edges = np.flatnonzero(np.diff(mask)).reshape(-1, 2).tolist()
-    asked = [turn.train for turn in prompt if turn.role == "assistant"]
-    if len(edges) != len(asked):
-        message = f"the template marks {len(edges)} assistant turns of the prompt, wanted {len(asked)}"
+    trained = [turn.train for turn in prompt if turn.role == "assistant"]
+    if len(edges) != len(trained):
+        message = f"the template marks {len(edges)} assistant turns of the prompt, wanted {len(trained)}"
         raise RowFault("bad_messages", "prompt", message)
-    spans = tuple((start, stop) for (start, stop), wanted in zip(edges, asked, strict=True) if wanted)
+    spans = tuple((start, stop) for (start, stop), train in zip(edges, trained, strict=True) if train)
     return np.array(rendered["input_ids"], np.int32), spans
 
 
@@ -177,7 +178,7 @@ def _apply(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Message], field: 
         text = tokenizer.apply_chat_template(_turns(turns), tokenize=False, add_generation_prompt=ask)
     except jinja2.TemplateSyntaxError as error:
         raise ModelError(f"the chat template of {tokenizer.name_or_path} is not Jinja: {error}") from error
-    except (jinja2.TemplateError, TypeError, ValueError) as error:  # a template may do anything with what it is given
+    except (jinja2.TemplateError, TypeError, ValueError) as error:  # a template may raise any of these on its input
         reason = " ".join(str(error).split())
         raise RowFault("bad_messages", field, f"the chat template refuses '{field}': {reason}") from None
     assert isinstance(text, str)

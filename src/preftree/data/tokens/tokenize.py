@@ -1,8 +1,8 @@
-"""Tokenisation of a data source into a store of token sequences, once.
+"""Tokenisation of a data source into a store of token sequences.
 
-A prompt and its responses are encoded separately, so the boundary lies in token space and a response has the same ids
-whatever its prompt. Special tokens come once: the tokenizer's start (a BOS, if it has one) before a plain prompt,
-one EOS after a complete plain response; in a conversation, what the chat template writes. A cut response has no EOS.
+A prompt and its responses are encoded separately, so a response has the same ids after every prompt. Special tokens
+come once: the tokenizer's start (a BOS, if it has one) before a plain prompt, one EOS after a complete plain response;
+in a conversation, those of the chat template. A trimmed response has no EOS.
 """
 
 from __future__ import annotations
@@ -49,23 +49,23 @@ def tokenize_file(
     max_rejected_share: float = 0.05,
     on_rows: Callable[[int], None] | None = None,
 ) -> tuple[TokenStore, TokenReport]:
-    """Tokenise a source, or open what an earlier run made of the same rows with the same tokenizer and options.
+    """Tokenise a source, or open the store of an earlier run with the same rows, tokenizer and options.
 
     Args:
       path: A data file, a folder of them, or a hub id.
       tokenizer: The model's tokenizer; its chat template renders conversations.
-      kind: What an example is: a pair (a ranking gives all its pairs), a response with its label (a pair gives two),
+      kind: Kind of an example: a pair (a ranking gives all its pairs), a response with its label (a pair gives two),
         a list (a ranking), or a demonstration.
-      cache_dir: Stores are kept in its `tokens` folder.
+      cache_dir: Folder of the cache; stores are in its `tokens` folder.
       budgets: Most tokens of a sequence and its fields.
-      truncation: What happens to a row over a budget.
-      format_name: The format of the rows; detected where it is None.
+      truncation: Policy for rows over a budget.
+      format_name: Format of the rows; None detects it.
       chosen_side: Imitate the chosen responses of a preference file.
-      max_rejected_share: More than this share of rejected rows stops the run.
-      on_rows: Called now and then with the number of rows read so far.
+      max_rejected_share: Largest share of rejected rows.
+      on_rows: Called at intervals with the number of rows read so far.
     Raises:
       DataError: the source cannot be read, is of another kind, or holds too many faults.
-      ModelError: the tokenizer cannot do it.
+      ModelError: the tokenizer is not supported.
       CacheError: the store cannot be written.
     """
     source = find_source(path)
@@ -136,7 +136,7 @@ def _render_rows(
     kind: Kind,
     chosen_side: bool,
 ) -> Iterator[tuple[RenderedRow, int]]:
-    """Rows ready to encode, each with its size in characters; faulty ones go to the tally."""
+    """Rows to encode, each with its size in characters; faulty rows are counted in the tally."""
     imitated = Seen()
     for where, record in records:
         if chosen_side:
@@ -157,7 +157,7 @@ def _render_rows(
 
 
 def _batches(rows: Iterator[tuple[RenderedRow, int]]) -> Iterator[list[RenderedRow]]:
-    """Some rows at a time: bounded in number and in characters."""
+    """Batches of rows, bounded in number and in characters."""
     batch: list[RenderedRow] = []
     characters = 0
     for row, size in rows:

@@ -1,4 +1,4 @@
-"""Conversion of any known format into Preftree's JSON lines."""
+"""Conversion of all known formats into Preftree's JSON lines."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ def convert_file(
     seed: int = 0,
     max_rejected_share: float = 0.05,
 ) -> tuple[Tally, int]:
-    """Write the accepted records of a source as JSON lines; `out` appears when all of it is written.
+    """Write the accepted records of a source as JSON lines; `out` appears when it is complete.
 
     Args:
       path: The source.
       out: A .jsonl file.
-      format_name: Format of the rows, where it is not to be recognised.
-      kind: What records become; None leaves them as they are.
-      chosen_side: Make demonstrations of preferences.
-      max_turns: Leave out records whose prompt has more human turns; None keeps all.
+      format_name: Format of the rows; None detects it.
+      kind: Kind of the written records; None keeps that of the source.
+      chosen_side: Whether preferences become demonstrations of their chosen responses.
+      max_turns: Most human turns of a prompt; None is no limit.
       num_rows: Most rows to write, chosen by seed, in their order; None writes all.
-      seed: Of that choice.
-      max_rejected_share: Share of faulty rows above which nothing is written.
+      seed: Seed of that choice.
+      max_rejected_share: Largest share of faulty rows; above it nothing is written.
     Returns:
       The tally of the rows read, and the number of rows written.
     Raises:
@@ -73,12 +73,12 @@ def convert_file(
         os.replace(partial, out)
         fsync_folder(out.parent)
     finally:
-        partial.unlink(missing_ok=True)  # there is none once it has its name
+        partial.unlink(missing_ok=True)  # it does not exist after the rename
     return tally, written
 
 
 def some_of(lines: list[str], number: int, seed: int) -> list[str]:
-    """`number` of the lines, chosen by seed, in their order; all where there are no more."""
+    """`number` of the lines, chosen by seed, in their order; all if there are no more."""
     if number >= len(lines):
         return lines
     chosen = np.sort(np.random.default_rng(seed).choice(len(lines), number, replace=False))

@@ -1,4 +1,4 @@
-"""Cutting of plain texts in two: the first few tokens as a prompt, the rest as the response to it."""
+"""Split of plain texts into a prompt of a few tokens and a response."""
 
 from __future__ import annotations
 
@@ -30,26 +30,26 @@ def cut_file(
     format_name: str | None = None,
     max_rejected_share: float = 0.05,
 ) -> tuple[Tally, int]:
-    """Cut every text of a source, and write prompts with their completions.
+    """Split every text of a source, and write prompts with their completions.
 
-    How many tokens a prompt has is drawn evenly among those counts at which the prompt, encoded by itself, has the
-    text's first tokens: so a model is asked with the tokens that begin the text. A row's draw depends on the seed
-    and its place alone.
+    The number of prompt tokens is drawn uniformly among the counts at which the prompt, encoded alone, has the first
+    tokens of the text, so that a model reads the same tokens when sampling. A row's draw depends only on the seed
+    and its number.
 
     Args:
       path: A source of plain text.
       out: A .jsonl file.
-      tokenizer: Counts the tokens.
-      fewest, most: Tokens of a prompt.
-      seed: Of the draws, and of the choice of rows.
+      tokenizer: Tokenizer of the counts.
+      fewest, most: Range of the number of prompt tokens.
+      seed: Seed of the draws, and of the choice of rows.
       num_rows: Most rows to write, chosen by seed, in their order; None writes all.
-      format_name: Format of the rows, where it is not to be recognised.
-      max_rejected_share: Share of faulty rows above which nothing is written.
+      format_name: Format of the rows; None detects it.
+      max_rejected_share: Largest share of faulty rows; above it nothing is written.
     Returns:
       The tally of the rows read, and the number of rows written.
     Raises:
-      ConfigError: fewest and most make no sense.
-      DataError: the source cannot be read, is no plain text, holds too many faults, or `out` would overwrite it.
+      ConfigError: fewest and most are not a valid range.
+      DataError: the source cannot be read, is not plain text, holds too many faults, or `out` would overwrite it.
     """
     if not 1 <= fewest <= most:
         raise ConfigError(f"a prompt must have 1 token or more, and the most no fewer than the fewest: {fewest}-{most}")
@@ -86,7 +86,7 @@ def cut(
     """The beginning of a text.
 
     Raises:
-      RowFault: it cannot be cut between `fewest` and `most` tokens.
+      RowFault: it cannot be split after `fewest` to `most` tokens.
     """
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     (ids,) = encoder.first([text])

@@ -18,15 +18,15 @@ KEPT_PLACES = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """The content of a file.
+    """Result of an inspection.
 
     Attributes:
       source: The source of the rows.
       format: Their format.
-      tally: Rows and faults; the first 10 000 places.
-      lengths: Characters of each part, as length -> how often.
-      num_records: Records after the change to the wanted kind: a ranking makes several pairs.
-      first: The first accepted record, and its place.
+      tally: Rows and faults, with the first 10 000 rejected rows.
+      lengths: Characters of each part, as length -> count.
+      num_records: Records after conversion to the requested kind: a ranking gives several pairs.
+      first: The first accepted record, and its origin.
     """
 
     source: Source
@@ -57,10 +57,10 @@ class Inspection:
 def inspect_file(
     path: str, *, format_name: str | None = None, kind: Kind | None = None, chosen_side: bool = False
 ) -> Inspection:
-    """Read all of a source and count; faults do not stop it.
+    """Read a whole source and count its rows; faults do not stop it.
 
     Raises:
-      DataError: the source cannot be read, its format is not known, or does not make the wanted kind.
+      DataError: the source cannot be read, its format is unknown, or cannot become the requested kind.
     """
     source = find_source(path)
     form = find_format(source, format_name)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
 
-from preftree.config.recipes import RECIPES
 from preftree.evaluate.checks.coverage import coverage
 from preftree.evaluate.checks.displacement import displacement
 from preftree.evaluate.checks.evidence import Diagnosis, Evidence, Missing, Severity, gather
@@ -16,7 +14,6 @@ from preftree.evaluate.checks.non_finite import non_finite
 from preftree.evaluate.checks.over_optimisation import over_optimisation
 from preftree.evaluate.checks.reference_drift import reference_drift
 from preftree.evaluate.checks.saturation import saturation
-from preftree.run_folder.measured_file import Measured
 from preftree.run_folder.reader import Run
 
 
@@ -61,55 +58,17 @@ class CheckResult:
     missing: str | None
 
 
-def examine(
-    rows: Iterable[Mapping[str, Any]],
-    *,
-    recipe: str = "dpo",
-    loss: str = "dpo",
-    starts_at_reference: bool = True,
-    measured: Measured | None = None,
-    config: Mapping[str, Any] | None = None,
-) -> list[CheckResult]:
-    """Run every check that applies to the recipe.
-
-    Args:
-      rows: Rows of metrics.jsonl: steps, and evaluations with "split": "eval".
-      recipe: `dpo`, or `sft`, which has no margins.
-      loss: Name of the loss.
-      starts_at_reference: Whether the reference is the model that training started from.
-      measured: Figures measured after training.
-      config: The run's options, for those of its loss; by default the loss has none set.
-    """
-    measured = measured or Measured()
-    evidence = gather(rows, loss=loss, starts_at_reference=starts_at_reference, measured=measured, config=config)
-    row = RECIPES[recipe]
-    has_margins = row.reads == "preferences" and row.trains == "policy"
+def examine_run(run: Run) -> list[CheckResult]:
+    """Run every check that applies to a run's recipe."""
+    evidence = gather(run)
+    has_margins = run.recipe.reads == "preferences" and run.recipe.trains == "policy"
     results = []
     for check in CHECKS:
-        if check.pairs_only and not has_margins:
-            continue
-        finding = check.look(evidence)
-        results.append(
-            CheckResult(
-                check,
-                finding if isinstance(finding, Diagnosis) else None,
-                finding.figures if isinstance(finding, Missing) else None,
-            )
-        )
+        if has_margins or not check.pairs_only:
+            finding = check.look(evidence)
+            missing = finding.figures if isinstance(finding, Missing) else None
+            results.append(CheckResult(check, finding if isinstance(finding, Diagnosis) else None, missing))
     return results
-
-
-def examine_run(run: Run) -> list[CheckResult]:
-    """Run every check that applies to a run's recipe on its folder."""
-    starts = run.config.get("reference", "start") == "start"
-    return examine(
-        run.rows,
-        recipe=run.recipe.name,
-        loss=run.loss,
-        starts_at_reference=starts,
-        measured=run.measured,
-        config=run.config,
-    )
 
 
 def diagnoses_in(results: Iterable[CheckResult]) -> list[Diagnosis]:

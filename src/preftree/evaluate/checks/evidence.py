@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Float
 
 from preftree.evaluate.checks.traits import Traits, traits_of
 from preftree.run_folder.measured_file import Measured
+from preftree.run_folder.reader import Row, Run, split_rows
 
 Severity = Literal["failure", "warning", "note"]
 
@@ -66,9 +67,9 @@ class Evidence:
       measured: Figures measured after training.
     """
 
-    rows: tuple[Mapping[str, Any], ...]
-    train: tuple[Mapping[str, Any], ...]
-    held_out: tuple[Mapping[str, Any], ...]
+    rows: Sequence[Row]
+    train: Sequence[Row]
+    held_out: Sequence[Row]
     loss: str
     traits: Traits
     starts_at_reference: bool
@@ -94,20 +95,12 @@ class Evidence:
         return float(values[-1]) if len(values) else self.end(name)
 
 
-def gather(
-    rows: Iterable[Mapping[str, Any]],
-    *,
-    loss: str,
-    starts_at_reference: bool,
-    measured: Measured,
-    config: Mapping[str, Any] | None = None,
-) -> Evidence:
-    """Split rows into steps and evaluations; `config` gives the options of the loss, which has none set without it."""
-    rows = tuple(rows)
-    train = tuple(row for row in rows if "split" not in row)
-    held_out = tuple(row for row in rows if row.get("split") == "eval")
-    traits = traits_of({"loss": loss} if config is None else config)
-    return Evidence(rows, train, held_out, loss, traits, starts_at_reference, measured)
+def gather(run: Run) -> Evidence:
+    """The rows of a run by kind, with the traits of its loss."""
+    train, held_out = split_rows(run)
+    starts_at_reference = run.config.get("reference", "start") == "start"
+    traits = traits_of(run.config)
+    return Evidence(run.rows, train, held_out, run.loss, traits, starts_at_reference, run.measured)
 
 
 def lost_share(evidence: Evidence, side: str) -> float | None:
@@ -123,7 +116,7 @@ def is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _column(rows: Iterable[Mapping[str, Any]], name: str) -> Float[np.ndarray, " N"]:
+def _column(rows: Sequence[Row], name: str) -> Float[np.ndarray, " N"]:
     values = np.array([row[name] for row in rows if is_number(row.get(name))], np.float64)
     return values[np.isfinite(values)]
 

@@ -1,4 +1,4 @@
-"""Losses of pairs: a family a file.
+"""Losses of pairs, one file for each family.
 
 Args, where a function does not say otherwise:
   policy: Summed response log-probs of each pair, nats, and their token counts, [P]; carries gradient.

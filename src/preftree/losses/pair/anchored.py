@@ -1,4 +1,4 @@
-"""Losses of each side's logratio, not of their difference alone, so that both cannot fall unseen."""
+"""Losses of the logratio of each side, not only of their difference, so that both cannot fall together."""
 
 from __future__ import annotations
 
@@ -45,11 +45,11 @@ def bco_pair(policy: PairSums, ref: PairSums, *, beta: Beta = 0.1) -> Float[Tens
 
 @checked
 def apo_zero(policy: PairSums, ref: PairSums, *, beta: Beta = 0.1) -> Float[Tensor, " P"]:
-    """The chosen response up and the rejected one down, each by itself, both saturating.
+    """Loss that raises the chosen response and lowers the rejected one, each separately; both terms saturate.
 
     loss = 1 - sigmoid(beta * chosen_logratio) + sigmoid(beta * rejected_logratio)
 
-    For pairs whose chosen response is better than what the policy says.
+    For pairs with a chosen response better than the policy's samples.
 
     Returns:
       Loss per pair, in (0, 2), [P]; not reduced.
@@ -62,12 +62,12 @@ def apo_zero(policy: PairSums, ref: PairSums, *, beta: Beta = 0.1) -> Float[Tens
 
 @checked
 def apo_down(policy: PairSums, ref: PairSums, *, beta: Beta = 0.1) -> Float[Tensor, " P"]:
-    """Both responses down, the rejected one further.
+    """Loss that lowers both responses, the rejected one further.
 
     loss = sigmoid(beta * chosen_logratio) + 1 - sigmoid(beta * delta)
 
-    For pairs whose chosen response is worse than what the policy says. At the reference the chosen response has no
-    gradient at all: what pulls it down equals what pulls it up.
+    For pairs with a chosen response worse than the policy's samples. At the reference the two terms of the chosen
+    response's gradient cancel.
 
     Returns:
       Loss per pair, in (0, 2), [P]; not reduced.

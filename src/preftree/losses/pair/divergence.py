@@ -1,4 +1,4 @@
-"""Losses that keep the policy near the reference by another divergence than the reverse KL, or by a KL per token."""
+"""Losses with another divergence from the reference than the reverse KL, or with a KL per token."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def f_dpo(
     divergence: Annotated[str, Choice(DIVERGENCES)] = "js_divergence",
     alpha: Annotated[float, PART, OnlyWith("divergence", "alpha_divergence")] = 0.5,
 ) -> Float[Tensor, " P"]:
-    """DPO under another divergence from the reference than the reverse KL.
+    """DPO with another divergence from the reference than the reverse KL.
 
     loss = -log sigmoid(beta * (g(chosen_logratio) - g(rejected_logratio)))
 
@@ -58,23 +58,23 @@ def divergence_slope(logratio: Float[Tensor, " P"], divergence: str, alpha: floa
     if divergence == "js_divergence":
         return logsigmoid(logratio)
     power = -alpha * logratio
-    # Near 0 the difference from 1 is what matters, far out the size.
+    # Near 0 the difference from 1 needs precision; far from 0 the exponential must not overflow.
     return -torch.where(power.abs() < 1, power.clamp(-1, 1).expm1(), tangent_exp(power) - 1) / alpha
 
 
 @checked
 def chi_po(policy: PairSums, ref: PairSums, *, beta: Beta = 0.05, reward_bound: Positive = 10.0) -> Float[Tensor, " P"]:
-    """DPO under the chi-squared divergence mixed with the KL, which makes an unseen response too dear to be drawn to.
+    """DPO with the chi-squared divergence mixed with the KL, which penalises responses that the reference rarely gives.
 
     loss = -log sigmoid(clip(beta * (g(chosen_logratio) - g(rejected_logratio)), -2 reward_bound, 2 reward_bound))
     g(rho) = e^rho + rho
 
-    Where the margin is clipped there is no gradient: a pair that is ordered wrongly by more than 2 reward_bound is
-    given up. Beyond rho = 40 the exponential continues as its tangent, so that fp32 does not overflow.
+    Where the margin is clipped there is no gradient: a pair that is ordered wrongly by more than 2 reward_bound has no
+    effect. Beyond rho = 40 the exponential continues as its tangent, so that fp32 does not overflow.
 
     Args:
       beta: Strength of the constraint, > 0; small, since e^rho outgrows everything.
-      reward_bound: Largest reward that is thought possible, > 0; the paper's R_max.
+      reward_bound: Upper bound of the reward, > 0; the paper's R_max.
     At policy == reference: ln 2.
     Source: Huang et al. 2024, arXiv:2407.13399, Algorithm 1. Checked: g is f' of f(u) = (u - 1)^2 / 2 + u log u, the
       mixed divergence, up to a constant.

@@ -1,4 +1,4 @@
-"""Logistic losses of the reference-adjusted gap: DPO, and its variants for labels that may be wrong."""
+"""Logistic losses of the reference-adjusted gap: DPO and its variants for noisy labels."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ def dpo(policy: PairSums, ref: PairSums, *, beta: Beta = 0.1) -> Float[Tensor, "
 def cdpo(
     policy: PairSums, ref: PairSums, *, beta: Beta = 0.1, label_smoothing: LabelSmoothing = 0.1
 ) -> Float[Tensor, " P"]:
-    """DPO's loss in expectation over labels that may have been flipped ("conservative" DPO).
+    """Expected loss of DPO over labels that may be flipped ("conservative" DPO).
 
     loss = -(1 - label_smoothing) log sigmoid(beta * delta) - label_smoothing log sigmoid(-beta * delta)
 
-    Its minimum is finite: sigmoid(beta * delta) = 1 - label_smoothing, where DPO would push delta on without end.
+    Its minimum is finite, sigmoid(beta * delta) = 1 - label_smoothing, while DPO increases delta without bound.
 
     Args:
       label_smoothing: Probability that a label is flipped, in [0, 0.5); 0 is DPO.
@@ -52,7 +52,7 @@ def cdpo(
 def robust(
     policy: PairSums, ref: PairSums, *, beta: Beta = 0.1, label_smoothing: LabelSmoothing = 0.1
 ) -> Float[Tensor, " P"]:
-    """An unbiased estimate of DPO's loss on clean labels, from labels of which a known share is flipped.
+    """Unbiased estimate of DPO's loss on clean labels, from labels with a known share of flips.
 
     loss = (-(1 - label_smoothing) log sigmoid(beta * delta) + label_smoothing log sigmoid(-beta * delta))
            / (1 - 2 label_smoothing)
@@ -76,8 +76,8 @@ def exo(policy: PairSums, ref: PairSums, *, beta: Beta = 0.1, label_smoothing: N
 
     loss = q log(q / (1 - label_smoothing)) + (1 - q) log((1 - q) / label_smoothing), q = sigmoid(beta * delta)
 
-    `cdpo` is the same divergence with its arguments exchanged, up to a constant. Here a certain label would cost
-    without end, so label_smoothing may not be 0.
+    `cdpo` is the same divergence with its arguments exchanged, up to a constant. Here a label of certainty 1 would have
+    an infinite loss, so label_smoothing must not be 0.
 
     Args:
       label_smoothing: Probability that the label gives to the rejected response, in (0, 0.5).
@@ -110,7 +110,7 @@ def ln_dpo(policy: PairSums, ref: PairSums, *, beta: Beta = 5.0) -> Float[Tensor
 
 @checked
 def dpop(policy: PairSums, ref: PairSums, *, beta: Beta = 0.3, penalty: NotNegative = 50.0) -> Float[Tensor, " P"]:
-    """DPO with a penalty, inside the sigmoid, on chosen responses that became less likely ("DPO-Positive").
+    """DPO with a penalty, inside the sigmoid, on chosen responses that have become less likely ("DPO-Positive").
 
     loss = -log sigmoid(beta * (delta - penalty * max(0, -chosen_logratio)))
 
@@ -127,13 +127,13 @@ def dpop(policy: PairSums, ref: PairSums, *, beta: Beta = 0.3, penalty: NotNegat
 
 @checked
 def discopop(policy: PairSums, ref: PairSums, *, beta: Beta = 0.05, tau: Positive = 0.05) -> Float[Tensor, " P"]:
-    """A blend of the logistic and the exponential loss that a language model found ("log-ratio modulated").
+    """Blend of the logistic and the exponential loss, found by a language model ("log-ratio modulated").
 
     loss = (1 - m) * softplus(-x) + m * e^(-x), x = beta * delta, m = sigmoid(x / tau)
 
-    Not monotonic: at x = 0 its slope is (1 - ln 2) / (4 tau) - 3/4, which is +0.78 at the paper's tau. So from the
-    reference descent first *lowers* delta, to a local minimum at x = -0.12; the slope is negative only for tau >
-    0.1023. m e^(-x) is computed as one exponential: the naive product is 0 times infinity for a pair far off.
+    Not monotonic: at x = 0 its slope is (1 - ln 2) / (4 tau) - 3/4, which is +0.78 at the paper's tau. From the
+    reference, descent therefore first *lowers* delta, to a local minimum at x = -0.12; the slope is negative only for
+    tau > 0.1023. m e^(-x) is computed as one exponential: the naive product is 0 times infinity for a large -x.
 
     Args:
       tau: Width of the transition, in units of x, > 0.

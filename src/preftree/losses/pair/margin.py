@@ -1,4 +1,4 @@
-"""Margin losses, and the other convex shapes that a binary classification loss may have."""
+"""Margin losses and other convex losses of binary classification."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ SHAPES = ("logistic", "hinge", "squared", "exponential", "truncated_quadratic", 
 
 @checked
 def hinge(policy: PairSums, ref: PairSums, *, beta: Beta = 0.05) -> Float[Tensor, " P"]:
-    """Hinge on the reference-adjusted gap: nothing more is asked of a pair once its margin is 1.
+    """Hinge on the reference-adjusted gap, which is 0 from a margin of 1.
 
     loss = max(0, 1 - beta * delta)
 
     The loss of RSO, which applies it to pairs drawn by rejection sampling; here the pairs are those of the data.
 
     Args:
-      beta: Inverse of the delta at which the loss ends, > 0; the paper's gamma.
+      beta: Inverse of the delta from which the loss is 0, > 0; the paper's gamma.
     Returns:
       Loss per pair, [P]; not reduced.
     At policy == reference: 1.
@@ -36,7 +36,7 @@ def hinge(policy: PairSums, ref: PairSums, *, beta: Beta = 0.05) -> Float[Tensor
 
 @checked
 def slic(policy: PairSums, *, margin: Positive = 1.0, nll_weight: NotNegative = 0.1) -> Float[Tensor, " P"]:
-    """Hinge on the policy's gap, with the chosen response as the target that keeps the policy in place.
+    """Hinge on the policy's gap, with the likelihood of the chosen response as regulariser.
 
     loss = max(0, margin - chosen_logps + rejected_logps) - nll_weight * chosen_logps
 
@@ -53,7 +53,7 @@ def slic(policy: PairSums, *, margin: Positive = 1.0, nll_weight: NotNegative = 
 def gpo(
     policy: PairSums, ref: PairSums, *, beta: Beta = 0.1, f: Annotated[str, Choice(SHAPES)] = "logistic"
 ) -> Float[Tensor, " P"]:
-    """Any convex function of the margin that a classifier is trained with ("generalised preference optimisation").
+    """A convex function of the margin, as in binary classification ("generalised preference optimisation").
 
     loss = f(x), x = beta * delta
 

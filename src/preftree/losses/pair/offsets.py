@@ -1,4 +1,4 @@
-"""DPO with a further figure of the pair beside its label, added inside the sigmoid."""
+"""DPO with an offset inside the sigmoid, from further figures of the pair."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from preftree.losses.types import LossSpec, PairSums, PairValues
 
 @checked
 def r_dpo(policy: PairSums, ref: PairSums, *, beta: Beta = 0.1, alpha: NotNegative = 0.05) -> Float[Tensor, " P"]:
-    """DPO that discounts what a chosen response owes to its length ("length-regularised").
+    """DPO that corrects for a length bias of the labels ("length-regularised").
 
     loss = -log sigmoid(beta * delta + alpha * (chosen_tokens - rejected_tokens))
 
-    The sign is plus, though some print a minus: the reward that explains the labels is the wanted reward plus alpha
+    The sign is plus, although some papers print a minus: the reward behind the labels is the target reward plus alpha
     per token, so a longer chosen response needs a smaller margin.
 
     Args:
@@ -29,7 +29,7 @@ def r_dpo(policy: PairSums, ref: PairSums, *, beta: Beta = 0.1, alpha: NotNegati
     At policy == reference: no fixed value; softplus(-alpha * (chosen_tokens - rejected_tokens)).
     Source: Park et al. 2024, arXiv:2403.19159. Checked by derivation from the objective with a penalty on length.
     """
-    # As floats first: a number times whole numbers would be rounded to fp32.
+    # Floats first: a Python number times an integer tensor would be rounded to fp32.
     longer = (policy.chosen_tokens - policy.rejected_tokens).to(policy.chosen.dtype)
     return -logsigmoid(beta * delta(policy, ref) + alpha * longer)
 
@@ -48,7 +48,7 @@ def modpo(
     loss = -log sigmoid((beta * delta - (1 - objective_weight) * other_margins) / objective_weight)
 
     The optimum is that of w * (the labelled reward) + (1 - w) * (the known reward), w = objective_weight. A sweep of
-    it gives the front between the two; docs/pareto.md has a world with a known exact front.
+    w gives the Pareto front of the two; docs/pareto.md has a world with a known exact front.
 
     Args:
       other_margins: Known reward of the chosen response minus that of the rejected one, either sign, [P].
@@ -66,7 +66,7 @@ def modpo(
 def odpo(
     policy: PairSums, ref: PairSums, margins: Float[Tensor, " P"], *, beta: Beta = 0.1, alpha: NotNegative = 1.0
 ) -> Float[Tensor, " P"]:
-    """DPO whose gap has to exceed an offset that grows with how much better the chosen response is.
+    """DPO with an offset of the gap that grows with the margin of the chosen response.
 
     loss = -log sigmoid(beta * delta - alpha * log(margins))
 
@@ -97,7 +97,7 @@ def constrained_dpo(
     bound: Number = 0.0,
     step_size: Positive = 0.01,
 ) -> Float[Tensor, " P"]:
-    """DPO for a reward under a bound on a second score, by a multiplier that adapts.
+    """DPO for a reward under a bound on a second score, with an adaptive multiplier.
 
     loss = -log sigmoid(beta * delta + multiplier * (chosen_cost - rejected_cost))
 
@@ -107,16 +107,16 @@ def constrained_dpo(
 
     multiplier' = max(0, multiplier + step_size * (the policy's cost - bound))
 
-    The policy's cost is the mean of the costs of all responses of the step, each weighed by policy / reference: a
-    self-normalised importance estimate. It tends to the policy's expected cost as steps grow, where the responses were
-    drawn from the reference; on other data, or with few effective responses (KL of several nats), it is off: compare
+    The policy's cost is the mean of the costs of all responses of the step, each weighted by policy / reference: a
+    self-normalised importance estimate. It converges to the policy's expected cost as steps grow, if the responses are
+    drawn from the reference; on other data, or with few effective responses (KL of several nats), it is biased: compare
     with costs of samples before relying on the bound. The loss uses the multiplier from before the step; the step's
-    costs then move it. `bound` and `step_size` act through `advance_multiplier` alone.
+    costs then update it. `bound` and `step_size` act only through `advance_multiplier`.
 
     Args:
-      ref: The same pairs under the frozen reference, nats, [P]; the data should stem from it.
+      ref: The same pairs under the frozen reference, nats, [P]; the responses should be its samples.
       costs: Cost of each response, any scale, [P].
-      state: multiplier: of the constraint, >= 0, per unit of cost; cost: the estimate of the step before.
+      state: multiplier: multiplier of the constraint, >= 0, per unit of cost; cost: estimate of the previous step.
       bound: Upper bound of the mean cost, in units of cost.
       step_size: Change of the multiplier per unit of violation and step, > 0.
     At policy == reference: no fixed value; softplus(-multiplier * (chosen_cost - rejected_cost)), at first ln 2.
@@ -137,7 +137,7 @@ def advance_multiplier(
     bound: Number = 0.0,
     step_size: Positive = 0.01,
 ) -> dict[str, float]:
-    """The multiplier of `constrained_dpo` after a step, and its estimate of the policy's cost; no pairs change none."""
+    """Multiplier of `constrained_dpo` after a step, and estimate of the policy's cost; unchanged without pairs."""
     if not len(policy.chosen):
         return dict(state)
     share = torch.cat(logratios(policy, ref)).detach().double().softmax(0)
@@ -146,7 +146,7 @@ def advance_multiplier(
 
 
 def offset_rewards(policy: PairSums, ref: PairSums, *, beta: float, alpha: float, **_: Any) -> PairValues:
-    """beta * logratio + alpha * tokens, detached, [P]: what explains the labels of `r_dpo`, length included."""
+    """beta * logratio + alpha * tokens, detached, [P]: the reward behind the labels of `r_dpo`, length included."""
     ratios = scaled(logratios(policy, ref), beta)
     lengths = (count.to(policy.chosen.dtype) for count in (policy.chosen_tokens, policy.rejected_tokens))
     return PairValues(*(ratio + alpha * length for ratio, length in zip(ratios, lengths, strict=True)))

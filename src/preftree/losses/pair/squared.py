@@ -1,7 +1,7 @@
-"""Squared losses: the gap is regressed on a finite target, so that certain labels cannot drive it to infinity.
+"""Squared losses: regression of the gap on a finite target, so deterministic labels cannot drive it to infinity.
 
-Two losses carry the name IPO in the field, and they differ by the unit of the gap: nats per token, or nats. See
-docs/losses.md for who uses which.
+Two losses are called IPO in the literature; they differ in the unit of the gap: nats per token, or nats. See
+docs/losses.md for the implementations of each.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from preftree.losses.types import LossSpec, PairSums
 
 @checked
 def ipo(policy: PairSums, ref: PairSums, *, beta: Beta = 0.1) -> Float[Tensor, " P"]:
-    """Squared distance of the per-token gap from its target, as TRL trains it.
+    """Squared distance of the per-token gap from its target, as in TRL.
 
     loss = (chosen_logratio / chosen_tokens - rejected_logratio / rejected_tokens - 1 / (2 beta))^2
 
@@ -53,12 +53,12 @@ def ipo_sum(policy: PairSums, ref: PairSums, *, beta: Beta = 0.1) -> Float[Tenso
 
 @checked
 def sppo(policy: PairSums, ref: PairSums, *, beta: Beta = 1e-3) -> Float[Tensor, " P"]:
-    """Each response's logratio regressed on its share of the win: +1 / (2 beta) chosen, -1 / (2 beta) rejected.
+    """Regression of each response's logratio on +1 / (2 beta) for the chosen, -1 / (2 beta) for the rejected response.
 
     loss = (chosen_logratio - 1 / (2 beta))^2 + (rejected_logratio + 1 / (2 beta))^2
 
-    Self-play preference optimisation with the label as the win probability, 1 or 0 ("hard"). Unlike IPO, it holds each
-    side to a separate target.
+    Self-play preference optimisation with the label as the win probability, 1 or 0 ("hard"). Unlike IPO, it has a
+    separate target for each side.
 
     Args:
       ref: The same pairs under the reference, nats, [P]; in the paper's rounds, the last round's policy.
@@ -76,7 +76,7 @@ def sppo(policy: PairSums, ref: PairSums, *, beta: Beta = 1e-3) -> Float[Tensor,
 def sppo_soft(
     policy: PairSums, ref: PairSums, win_prob: Float[Tensor, " P"], *, beta: Beta = 1e-3
 ) -> Float[Tensor, " P"]:
-    """Each response's logratio regressed on its win probability, as a judge in the data gives it.
+    """Regression of each response's logratio on its win probability, by a judge in the data.
 
     loss = (chosen_logratio - (win_prob - 1/2) / beta)^2 + (rejected_logratio + (win_prob - 1/2) / beta)^2
 
@@ -96,14 +96,14 @@ def sppo_soft(
 
 @checked
 def cal_dpo(policy: PairSums, ref: PairSums, *, beta: Beta = 1e-3) -> Float[Tensor, " P"]:
-    """DPO's contrast with both logratios held to a scale: "calibrated" DPO.
+    """DPO's contrast with a target for each logratio: "calibrated" DPO.
 
     loss = -log sigmoid(delta) + (chosen_logratio - 1 / (2 beta))^2 + (rejected_logratio + 1 / (2 beta))^2
 
     There is no beta in the first term, as in the authors' code; that halves the two squares, the paper does not.
 
     Args:
-      beta: Sets the targets +-1 / (2 beta) of the two logratios, > 0.
+      beta: Scale of the targets +-1 / (2 beta) of the two logratios, > 0.
     Returns:
       Loss per pair, [P]; not reduced.
     At policy == reference: ln 2 + 1 / (2 beta^2).

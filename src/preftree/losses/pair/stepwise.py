@@ -1,4 +1,4 @@
-"""Pair losses whose value depends on the other pairs of the step."""
+"""Losses of pairs that depend on the other pairs of the step."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ SMALLEST_BETA = 1e-3
 
 @checked
 def kto_pair(policy: PairSums, ref: PairSums, *, beta: Beta = 0.1) -> Float[Tensor, " P"]:
-    """KTO on pairs: each side is one label, and the other side of the step measures how far the policy has moved.
+    """KTO on pairs: each side is one label, and the other side of the step estimates the KL divergence.
 
     loss = (1 - sigmoid(beta * (chosen_logratio - z_l)) + 1 - sigmoid(beta * (z_w - rejected_logratio))) / 2
 
     z_w and z_l are max(0, mean logratio) of the step's chosen and of its rejected responses, without gradient. They
-    stand in for the KL divergence, which `kto` estimates from responses to other prompts.
+    replace the KL divergence, which `kto` estimates from responses to other prompts.
 
     Returns:
       Loss per pair, in (0, 1), [P]; not reduced: the mean of its two labels.
@@ -45,7 +45,7 @@ def kto_pair(policy: PairSums, ref: PairSums, *, beta: Beta = 0.1) -> Float[Tens
 def aot(
     policy: PairSums, ref: PairSums, *, beta: Beta = 0.01, label_smoothing: LabelSmoothing = 0.0
 ) -> Float[Tensor, " P"]:
-    """Logistic loss between the sorted gaps of the policy and of the reference: a whole distribution is to be ahead.
+    """Logistic loss between the sorted gaps of the policy and of the reference, for stochastic dominance.
 
     loss = -(1 - label_smoothing) log sigmoid(beta * d) - label_smoothing log sigmoid(-beta * d)
     d = k-th smallest policy gap - k-th smallest reference gap, gap = chosen_logps - rejected_logps
@@ -101,18 +101,18 @@ def beta_dpo(
     sensitivity: NotNegative = 0.6,
     keep: Part = 0.8,
 ) -> Float[Tensor, " P"]:
-    """DPO whose beta follows the step's mean gap, on the pairs that a draw around the running mean keeps.
+    """DPO with a beta that follows the step's mean gap, on pairs selected by a draw around the running mean.
 
     loss = -log sigmoid(beta_step * delta) * P / kept for a pair that is kept, 0 for the others
     beta_step = max(0.001, beta * (1 + sensitivity * (mean delta of the kept pairs - M)))
 
     M and S are moving averages, with momentum 0.9 from 0, of the step's mean and standard deviation of delta, without
     gradient; both are brought up to date before they are used. Of P pairs int(keep * P), at least one, are drawn
-    without replacement with weights exp(-((delta - M) / S)^2 / 2): those with the largest u^(1 / weight). P / kept
-    makes the step's mean that over the kept pairs.
+    without replacement with weights exp(-((delta - M) / S)^2 / 2): those with the largest u^(1 / weight). The factor
+    P / kept turns the step's mean into the mean over the kept pairs.
 
     Args:
-      uniforms: One random number a pair, in [0, 1), [P].
+      uniforms: One random number per pair, in [0, 1), [P].
       state: mean and std: M and S after the steps before this one.
       beta: Base strength of the KL constraint, > 0.
       sensitivity: Relative change of beta per nat of the gap, >= 0; the paper's alpha.
@@ -146,7 +146,7 @@ def advance_gap(
     sensitivity: NotNegative = 0.6,
     keep: Part = 0.8,
 ) -> dict[str, float]:
-    """The moving averages of `beta_dpo` after a step: of the mean and the standard deviation (n - 1) of delta."""
+    """Moving averages of `beta_dpo` after a step: mean and standard deviation (n - 1) of delta."""
     gap = delta(policy, ref).detach().double()
     if not len(gap):
         return dict(state)

@@ -1,4 +1,4 @@
-"""Losses of pairs that may be ties: probabilities of win, loss and tie instead of a label alone."""
+"""Losses of pairs with ties: probabilities of win, loss and tie."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from preftree.losses.types import LossSpec, PairSums
 def rao_kupper(
     policy: PairSums, ref: PairSums, ties: Bool[Tensor, " P"], *, beta: Beta = 0.1, nu: AtLeastOne = 3.0
 ) -> Float[Tensor, " P"]:
-    """Likelihood of win or tie where a difference below a threshold goes unnoticed (Rao and Kupper).
+    """Likelihood of win or tie with a threshold below which differences are unnoticed (Rao and Kupper).
 
     loss = -log sigmoid(d - ln nu) for a win, d = beta * delta
     loss = -log((nu^2 - 1) sigmoid(-d - ln nu) sigmoid(d - ln nu)) for a tie
@@ -46,7 +46,7 @@ def rao_kupper(
 def davidson(
     policy: PairSums, ref: PairSums, ties: Bool[Tensor, " P"], *, beta: Beta = 0.1, nu: NotNegative = 1.0
 ) -> Float[Tensor, " P"]:
-    """Likelihood of win or tie where a tie has a weight as well (Davidson).
+    """Likelihood of win or tie with a weight for ties (Davidson).
 
     loss = log(1 + e^-d + 2 nu e^(-d/2)) for a win, d = beta * delta
     loss = that - log(2 nu e^(-d/2)) for a tie
@@ -55,7 +55,7 @@ def davidson(
 
     Args:
       ties: Whether neither response of the pair is preferred, [P].
-      nu: Weight of a tie, >= 0; between equals nu / (1 + nu) of the pairs tie. At 0 the loss is DPO's.
+      nu: Weight of a tie, >= 0; at equal rewards nu / (1 + nu) of the pairs tie. At 0 the loss is DPO's.
     Raises:
       ValueError: a tie with nu = 0.
     At policy == reference: no fixed value; ln(2 + 2 nu) for a win, ln((1 + nu) / nu) for a tie: ln 4 and ln 2 at nu =

@@ -1,4 +1,4 @@
-"""Losses of single tokens: how far both responses reach, and how sure the policy is of them."""
+"""Losses of single tokens: by the lengths of both responses, or by the policy's confidence."""
 
 from __future__ import annotations
 
@@ -63,12 +63,12 @@ def _weighted(policy: TokenLogps, ref: TokenLogps, shared: Int[Tensor, " P"], al
 
 @checked
 def wpo(policy: PairSums, ref: PairSums, confidence: PairValues, *, beta: Beta = 0.01) -> Float[Tensor, " P"]:
-    """DPO weighed by how much like a sample of the policy each pair is, the weight not being capped.
+    """DPO weighted by the similarity of each pair to the policy's samples, without a cap.
 
     loss = -e^(chosen_confidence + rejected_confidence) * log sigmoid(beta * delta)
 
-    The weights are e^confidence of the two responses, detached. A response whose tokens are more likely than a draw
-    would be weighs more than 1. TRL's form; the authors' code caps the product, see `wpo_clipped`.
+    The weights are e^confidence of the two responses, detached. A response with tokens more likely than a sample's
+    has a weight above 1. TRL's form; the authors' code caps the product, see `wpo_clipped`.
 
     Args:
       confidence: Mean over tokens of log p(token) - log sum_v p(v)^2 under the policy, [P]; taken as constants.
@@ -80,7 +80,7 @@ def wpo(policy: PairSums, ref: PairSums, confidence: PairValues, *, beta: Beta =
 
 @checked
 def wpo_clipped(policy: PairSums, ref: PairSums, confidence: PairValues, *, beta: Beta = 0.01) -> Float[Tensor, " P"]:
-    """DPO weighed by how much like a sample of the policy each pair is, at most by 1.
+    """DPO weighted by the similarity of each pair to the policy's samples, at most 1.
 
     loss = -min(1, e^(chosen_confidence + rejected_confidence)) * log sigmoid(beta * delta)
 
@@ -101,7 +101,7 @@ def _both(policy: PairSums, confidence: PairValues) -> Float[Tensor, " P"]:
 def desensitised_rewards(
     policy_tokens: PairTokens, ref_tokens: PairTokens, *, beta: float, alpha: float, **_: Any
 ) -> PairValues:
-    """beta * the logratio of `ld_dpo`, in which the longer response's rest counts alpha, detached, [P]."""
+    """beta * the logratio of `ld_dpo`, with weight alpha past the shorter response's length, detached, [P]."""
     return scaled(desensitised_logratios(policy_tokens, ref_tokens, alpha=alpha), beta)
 
 

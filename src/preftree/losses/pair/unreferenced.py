@@ -1,4 +1,4 @@
-"""Losses of the policy's log-probs of pairs; none of them causes a reference to be computed."""
+"""Losses of pairs without a reference."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from preftree.losses.types import LossSpec, PairSums, PairValues
 
 @checked
 def unlikelihood(policy: PairSums, *, alpha: NotNegative = 1.0) -> Float[Tensor, " P"]:
-    """The chosen response more likely, the rejected one less, without any limit.
+    """Likelihood of the chosen response minus that of the rejected one, unbounded.
 
     loss = -chosen_logps + alpha * rejected_logps
 
-    A baseline of the DPO paper, which shows it to degenerate: the loss has no lower bound, and the rejected response
-    can be made less likely for ever.
+    A baseline of the DPO paper, which shows that it degenerates: the loss has no lower bound, and the rejected response
+    becomes less likely without limit.
 
     Args:
       alpha: Weight of the rejected response, >= 0.
@@ -34,7 +34,7 @@ def unlikelihood(policy: PairSums, *, alpha: NotNegative = 1.0) -> Float[Tensor,
 
 @checked
 def reference_free(policy: PairSums, *, beta: Beta = 0.1) -> Float[Tensor, " P"]:
-    """DPO against a reference that finds all responses equally likely.
+    """DPO with a reference under which all responses are equally likely.
 
     loss = -log sigmoid(beta * (chosen_logps - rejected_logps))
 
@@ -48,7 +48,7 @@ def reference_free(policy: PairSums, *, beta: Beta = 0.1) -> Float[Tensor, " P"]
 
 @checked
 def cpo(policy: PairSums, *, beta: Beta = 0.1, nll_weight: NotNegative = 1.0) -> Float[Tensor, " P"]:
-    """Reference-free DPO with the chosen response's negative log-likelihood per token beside it.
+    """Reference-free DPO plus the chosen response's negative log-likelihood per token.
 
     loss = -log sigmoid(beta * (chosen_logps - rejected_logps)) - nll_weight * chosen_logps / chosen_tokens
 
@@ -65,12 +65,12 @@ def cpo(policy: PairSums, *, beta: Beta = 0.1, nll_weight: NotNegative = 1.0) ->
 
 @checked
 def orpo(policy: PairSums, *, odds_weight: NotNegative = 0.1) -> Float[Tensor, " P"]:
-    """Negative log-likelihood of the chosen response, and the odds of the two responses against each other.
+    """Negative log-likelihood of the chosen response, and the log odds ratio of the two responses.
 
     loss = -chosen_logps / chosen_tokens - odds_weight * log sigmoid(log odds_w - log odds_l)
 
-    odds = p / (1 - p) with p the geometric mean of a response's token probabilities. p = 1 has infinite odds: the mean
-    log-prob is held one rounding step below 0 there.
+    odds = p / (1 - p) with p the geometric mean of a response's token probabilities. p = 1 has infinite odds, so the
+    mean log-prob is limited to one rounding step below 0.
 
     Args:
       odds_weight: Weight of the odds ratio, >= 0; the paper's lambda, TRL's beta.
@@ -86,7 +86,7 @@ def orpo(policy: PairSums, *, odds_weight: NotNegative = 0.1) -> Float[Tensor, "
 
 @checked
 def simpo(policy: PairSums, *, beta: Beta = 2.0, gamma: NotNegative = 1.0) -> Float[Tensor, " P"]:
-    """Logistic loss on the gap of mean log-probs, which has to exceed a margin.
+    """Logistic loss on the gap of mean log-probs minus a margin.
 
     loss = -log sigmoid(beta * (chosen_logps / chosen_tokens - rejected_logps / rejected_tokens) - gamma)
 
@@ -106,7 +106,7 @@ def simpo(policy: PairSums, *, beta: Beta = 2.0, gamma: NotNegative = 1.0) -> Fl
 def alphapo(
     policy: PairSums, *, beta: Beta = 2.5, gamma: NotNegative = 0.25, alpha: Number = 0.25
 ) -> Float[Tensor, " P"]:
-    """SimPO with the reward bent by alpha.
+    """SimPO with a reward transformed by alpha.
 
     loss = -log sigmoid(beta * (r_w - r_l) - gamma), r = (1 - p^(-alpha)) / alpha
 
@@ -127,7 +127,7 @@ def alphapo(
 
 
 def log_odds(mean: Float[Tensor, " P"]) -> Float[Tensor, " P"]:
-    """log(p / (1 - p)) from log p, held finite where p rounds to 1, [P]."""
+    """log(p / (1 - p)) from log p, finite where p rounds to 1, [P]."""
     mean = mean.clamp(max=-torch.finfo(mean.dtype).eps)
     return mean - log1mexp(mean)
 
@@ -137,7 +137,7 @@ def bent(mean_logps: Float[Tensor, " P"], alpha: float) -> Float[Tensor, " P"]:
     if alpha == 0:
         return mean_logps
     power = -alpha * mean_logps
-    # Near 0 the difference from 1 is what matters, far out the size.
+    # Near 0 the difference from 1 needs precision; far from 0 the exponential must not overflow.
     return torch.where(power.abs() < 1, -power.clamp(-1, 1).expm1(), 1 - tangent_exp(power)) / alpha
 
 
@@ -162,7 +162,7 @@ def bent_rewards(policy: PairSums, *, beta: float, alpha: float, **_: Any) -> Pa
 
 
 def odds_rewards(policy: PairSums, **_: Any) -> PairValues:
-    """log(p / (1 - p)) of the mean token probability, detached, [P]: what ORPO contrasts."""
+    """log(p / (1 - p)) of the mean token probability, detached, [P]: ORPO's reward."""
     return scaled(PairValues(*map(log_odds, mean_logps(policy))), 1.0)
 
 

@@ -1,1 +1,1 @@
-"""Advantages and losses of policy gradients."""
+"""Advantages and losses of policy-gradient methods."""

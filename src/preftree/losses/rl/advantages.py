@@ -1,4 +1,4 @@
-"""Advantages of sampled responses, by token or as a whole, and the statistics behind them.
+"""Advantages of sampled responses, per token or per response, and their statistics.
 
 Values over tokens are ragged: response after response and in token order, [I], with the token count of each, [R].
 Nothing here carries a gradient.
@@ -21,13 +21,13 @@ KlEstimator: TypeAlias = Literal["k1", "k3"]
 def kl_estimate(
     policy: Float[Tensor, " N"], ref: Float[Tensor, " N"], estimator: KlEstimator = "k1"
 ) -> Float[Tensor, " N"]:
-    """An estimate of KL(policy || reference) from one sample of the policy.
+    """Estimate of KL(policy || reference) from one sample of the policy.
 
-    With x = ref - policy:  k1 = -x,  k3 = e^x - 1 - x. Both are unbiased; k3 is never negative and varies less while
-    the two are near each other, and more when they are not.
+    With x = ref - policy:  k1 = -x,  k3 = e^x - 1 - x. Both are unbiased; k3 is never negative, and its variance is
+    smaller for similar policies and larger for different ones.
 
     Args:
-      policy: Log-probs of what the policy sampled, nats, [N].
+      policy: Log-probs of the policy's samples, nats, [N].
       ref: The same under the reference, nats, [N].
       estimator: Name of the estimator.
     Raises:
@@ -48,7 +48,7 @@ def kl_estimate(
 def penalised_rewards(
     scores: Float[Tensor, " R"], kl: Float[Tensor, " I"], count_R: Int[Tensor, " R"], *, kl_coef: float
 ) -> Float[Tensor, " I"]:
-    """Reward of each token: the cost of its distance from the reference, and at the last token the response's score.
+    """Reward of each token: the KL penalty, and at the last token the response's score.
 
     reward_t = -kl_coef * kl_t + [t is the last] * score
 
@@ -56,7 +56,7 @@ def penalised_rewards(
       scores: Score of each response, [R].
       kl: Estimate at each token, nats, [I].
       count_R: Tokens of each response, at least 1, [R].
-      kl_coef: Reward that a nat costs.
+      kl_coef: Penalty per nat.
     Raises:
       ValueError: a response has no token, or counts do not fit.
     Source: Ziegler et al. 2019, arXiv:1909.08593, Eq. 2; Ouyang et al. 2022, arXiv:2203.02155, Appendix C.
@@ -76,7 +76,7 @@ def gae(
     gamma: float,
     lam: float,
 ) -> tuple[Float[Tensor, " I"], Float[Tensor, " I"]]:
-    """Generalised advantage estimates, and the returns that values are fitted to.
+    """Generalised advantage estimates, and the returns to which values are fitted.
 
     delta_t = reward_t + gamma * value_{t+1} - value_t,  advantage_t = delta_t + gamma * lam * advantage_{t+1}, with
     value and advantage 0 past the last token;  return_t = advantage_t + value_t.
@@ -86,7 +86,7 @@ def gae(
       values: Value of the state before each token, [I].
       count_R: Tokens of each response, at least 1, [R].
       gamma: Discount, in [0, 1].
-      lam: 1 trusts rewards alone, 0 the next value alone; in [0, 1].
+      lam: Weight of later rewards against the next value, in [0, 1]; 1 uses rewards alone, 0 the next value alone.
     Returns:
       Advantages and returns, [I] each.
     Raises:
@@ -114,7 +114,7 @@ def gae(
 
 
 def leave_one_out(rewards: Float[Tensor, "X K"]) -> Float[Tensor, "X K"]:
-    """RLOO: a response's reward less the mean of the other responses to its prompt.
+    """RLOO: a response's reward minus the mean reward of the other responses to its prompt.
 
     advantage_i = reward_i - (1 / (K - 1)) sum_{j != i} reward_j
 
@@ -131,13 +131,13 @@ def leave_one_out(rewards: Float[Tensor, "X K"]) -> Float[Tensor, "X K"]:
 
 
 def group_normalised(rewards: Float[Tensor, "X K"], *, eps: float = 1e-4) -> Float[Tensor, "X K"]:
-    """GRPO: a response's reward less the mean of its prompt's responses, divided by their standard deviation.
+    """GRPO: a response's reward minus the mean reward of its prompt's responses, divided by their standard deviation.
 
     advantage_i = (reward_i - mean_j reward_j) / (std_j reward_j + eps), std with K - 1
 
     Args:
       rewards: Rewards of K >= 2 responses to each of X prompts, [X, K].
-      eps: Keeps prompts whose responses are all alike at 0.
+      eps: Added to the standard deviation, so that equal rewards have advantage 0.
     Raises:
       ValueError: one response a prompt.
     Source: Shao et al. 2024, arXiv:2402.03300, Section 4.1.2.
@@ -148,7 +148,7 @@ def group_normalised(rewards: Float[Tensor, "X K"], *, eps: float = 1e-4) -> Flo
 
 
 def whiten(values: Float[Tensor, " N"], *, eps: float = 1e-8) -> Float[Tensor, " N"]:
-    """Shifted to mean 0 and scaled to standard deviation 1 (over N); all alike become 0."""
+    """Values shifted to mean 0 and scaled to standard deviation 1 (over N); equal values become 0."""
     centred = values - values.mean()
     return centred / (centred.square().mean() + eps).sqrt()
 
@@ -161,8 +161,8 @@ def adapted_kl_coef(kl_coef: float, kl: float, *, target: float, horizon: float,
     Args:
       kl_coef: Coefficient before the batch.
       kl: Mean KL of a response in the batch, nats.
-      target: Wanted mean KL, nats.
-      horizon: Responses over which the coefficient changes by 20 % at the most.
+      target: Target of the mean KL, nats.
+      horizon: Responses over which the coefficient changes by at most 20 %.
       num_responses: Responses of the batch.
     Source: Ziegler et al. 2019, arXiv:1909.08593, Section 2.2; their K_beta is num_responses / horizon.
     """
@@ -172,7 +172,7 @@ def adapted_kl_coef(kl_coef: float, kl: float, *, target: float, horizon: float,
 
 @dataclass(frozen=True, slots=True)
 class Moments:
-    """Mean and spread of all numbers seen so far.
+    """Mean and variance of all numbers so far.
 
     Attributes:
       count: Number of values.
@@ -186,12 +186,12 @@ class Moments:
 
     @property
     def std(self) -> float:
-        """Standard deviation (over N); 1 where all were alike, so that nothing is divided by 0."""
+        """Standard deviation (over N); 1 if all numbers are equal, to avoid a division by 0."""
         deviation = (self.square / self.count) ** 0.5 if self.count else 0.0
         return deviation if deviation > 1e-8 else 1.0
 
     def with_batch(self, values: Float[Tensor, " N"]) -> Moments:
-        """The moments with more numbers taken in. Source: Chan, Golub and LeVeque 1979."""
+        """The moments including further numbers. Source: Chan, Golub and LeVeque 1979."""
         wide = values.double()
         num = len(wide)
         mean = float(wide.mean())

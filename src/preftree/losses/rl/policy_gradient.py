@@ -1,4 +1,4 @@
-"""PPO's losses: one value a token, or a response where the policy acts in whole responses; nothing is reduced."""
+"""Losses of PPO: one value per action, a token or a whole response; not reduced."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from torch import Tensor
 def clipped_surrogate(
     logps: Float[Tensor, " N"], old_logps: Float[Tensor, " N"], advantages: Float[Tensor, " N"], *, clip: float
 ) -> Float[Tensor, " N"]:
-    """PPO's policy loss: the gain from a changed probability, up to the clip.
+    """PPO's policy loss: the clipped surrogate objective.
 
     loss = -min(ratio * A, clip(ratio, 1 - clip, 1 + clip) * A),  ratio = exp(logps - old_logps)
 
     Args:
       logps: Log-probs of the actions, nats, [N]; carries gradient.
-      old_logps: The same under the policy that took them, nats, [N].
+      old_logps: The same under the policy that sampled them, nats, [N].
       advantages: Advantage of each action, [N].
       clip: Largest change of the ratio, in (0, 1).
     Returns:
@@ -40,7 +40,7 @@ def clipped_surrogate(
 def is_clipped(
     logps: Float[Tensor, " N"], old_logps: Float[Tensor, " N"], advantages: Float[Tensor, " N"], *, clip: float
 ) -> Float[Tensor, " N"]:
-    """1 where the clip has taken an action's gradient away, else 0, [N]."""
+    """1 where the clip removes an action's gradient, else 0, [N]."""
     ratio = (logps - old_logps).exp()
     return (ratio * advantages > ratio.clamp(1 - clip, 1 + clip) * advantages).to(logps.dtype)
 
@@ -58,7 +58,7 @@ def value_loss(
 
     Args:
       values: V, [N]; carries gradient.
-      old_values: V as it was when the returns were computed, [N].
+      old_values: V at the time the returns were computed, [N].
       returns: G, [N].
       clip: Largest change from the old value; None is no limit.
     Returns:

@@ -1,6 +1,7 @@
 """Tree attention branch by branch, by torch's scaled dot-product attention, on any device.
 
-Suffixes: H heads, G key heads, T packed tokens, Q queries of a branch, K its ancestors' keys and its own, D head width.
+Suffixes: H heads, G key heads, T packed tokens, Q queries of a branch, K keys of its ancestors and itself, D head
+width.
 """
 
 from __future__ import annotations
@@ -22,13 +23,13 @@ def attend_by_branch(
     tree: TreeMask,
     form: AttentionForm,
 ) -> Float[Tensor, "1 H T E"]:
-    """Attend with each branch's queries to its ancestors' keys, root first, and its own."""
+    """Attend with each branch's queries to the keys of its ancestors, root first, and of the branch."""
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
         key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
     branches = tree.batch.branches
     sizes = [branch.stop - branch.start for branch in branches]
-    # split, not slices: its backward is one concatenation, where every slice would zero-fill a whole row.
+    # split, not slices: its backward is one concatenation, while every slice would zero-fill a whole row.
     queries, keys, values = query.split(sizes, 2), key.split(sizes, 2), value.split(sizes, 2)
     plain = form.softcap is None and form.sinks is None
     outputs = []
@@ -52,10 +53,10 @@ def attend_by_branch(
 
 
 def _mask_template(tree: TreeMask, query: Tensor, window: int | None) -> Callable[[int, int], Float[Tensor, "Q K"]]:
-    """Additive mask of a branch by its depth and length: a view of one template, which the batch keeps.
+    """Additive mask of a branch by its depth and length: a view of one template, cached in the batch.
 
-    Token j of a branch sees what lies at most j places after the branch's start; with c = key place - branch start
-    the mask depends on (j, c) alone, so a branch at depth d cuts rows 0..l and columns -d..l out of the same template.
+    Token j of a branch sees keys up to j positions after the branch's start; with c = key position - branch start
+    the mask depends on (j, c) alone, so a branch at depth d takes rows 0..l and columns -d..l of the same template.
     """
     cache_key = ("additive", window, query.dtype)
     if cache_key not in tree.cache:
@@ -81,7 +82,7 @@ def _attend_in_steps(
     mask: Float[Tensor, "Q K"],
     form: AttentionForm,
 ) -> Float[Tensor, "1 H Q E"]:
-    """Attend with soft-capping and sinks, which no fused kernel on the CPU takes."""
+    """Attend with soft-capping and sinks, which no fused kernel on the CPU supports."""
     scores = query @ key.transpose(2, 3) * form.scaling
     if form.softcap is not None:
         scores = form.softcap * torch.tanh(scores / form.softcap)

@@ -2,16 +2,16 @@
 
 Suffixes: B = 1 packed row, H heads, G key heads, T tokens, D head width.
 
-The tree travels as a keyword argument of the model's forward, never as state: recomputation under gradient
-checkpointing happens after the next batch has been prepared. Our name is not among transformers' mask functions, so
-the models build no [T, T] mask of their own.
+The tree is passed as a keyword argument of the model's forward, never as state: recomputation under gradient
+checkpointing happens after the next batch has been prepared. The name of this function is not among transformers' mask
+functions, so the models build no [T, T] mask.
 
 Three paths compute the same mask (tree/mask.py):
-- `sdpa`, on any device (by_branch.py): branch by branch, each with its ancestors' keys before its own. What
-  is packed beside a branch does not matter to it, and changes only the rounding of the other layers.
-- `flex`, on CUDA (flex.py): one fused kernel for the whole row, which leaves out blocks that no query sees.
-- `varlen`, on CUDA in half precision, only where it is asked for (varlen.py): one call of flash attention, a branch a
-  segment.
+- `sdpa`, on any device (by_branch.py): branch by branch, each with the keys of its ancestors before those of the
+  branch. Other branches in the row have no effect on it, and change only the rounding of the other layers.
+- `flex`, on CUDA (flex.py): one fused kernel for the whole row, which skips blocks that no query sees.
+- `varlen`, on CUDA in half precision, only on request (varlen.py): one call of flash attention, with one segment per
+  branch.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from preftree.scoring.attention.types import KERNEL_DTYPES, AttentionForm, TreeM
 from preftree.scoring.attention.varlen import attend_by_segments
 from preftree.scoring.bf16_on_cpu import emulating, operand
 
-# transformers picks code paths by parts of this name ("flash", "sdpa", ...): it must contain none of theirs.
+# transformers selects code paths by parts of this name ("flash", "sdpa", ...), so it must contain none of them.
 IMPLEMENTATION = "preftree_tree"
 
 
@@ -60,13 +60,13 @@ def tree_attention(
       tree: The trees of this forward.
       scaling: Factor on query-key products; D ** -0.5 when None.
       dropout: Must be 0: responses share a prompt, and policy and reference must be the same function.
-      sliding_window: Positions a token sees, itself included.
+      sliding_window: Positions that a token attends to, including its own position.
       softcap: Scores become softcap * tanh(scores / softcap).
       s_aux: Attention sinks, one logit a head, [H].
     Returns:
       Attended values [B, T, H, E]; no attention weights.
     Raises:
-      ModelError: there are no trees, or dropout is on, or the path cannot compute what the layer asks for.
+      ModelError: there are no trees, or dropout is on, or the path does not support the layer's attention.
     """
     if tree is None:
         raise ModelError(
@@ -95,25 +95,25 @@ def tree_attention(
 
 
 def _in_autocast_dtype(*rows: Tensor) -> tuple[Tensor, ...]:
-    """Norms and rotary angles leave queries and keys in fp32; the fused kernels want what products run in."""
+    """The rows in the dtype of products: norms and rotary angles leave queries and keys in fp32."""
     kind = rows[0].device.type
     if not torch.is_autocast_enabled(kind):
         return rows
     return tuple(row.to(torch.get_autocast_dtype(kind)) for row in rows)
 
 
-# A compiled layer calls it as it is: branches differ from batch to batch, and the fused kernel is compiled by itself.
+# A compiled layer calls it uncompiled: branches differ between batches, and the fused kernel is compiled separately.
 AttentionInterface.register(IMPLEMENTATION, torch.compiler.disable(tree_attention))
 
 
 @contextmanager
 def plain_attention(model: PreTrainedModel) -> Iterator[None]:
-    """Let `model` run as transformers wrote it (for generation, and for checks) while the context lasts."""
+    """Run `model` with transformers' plain attention (for generation and checks) while the context lasts."""
     before = model.config._attn_implementation
     if before == IMPLEMENTATION:
-        # Capped scores and sinks have no fused form in transformers.
+        # transformers has no fused form of capped scores and sinks.
         model.set_attn_implementation("sdpa" if getattr(model, "_supports_sdpa", False) else "eager")
-    # Layers that compute their activations again would drop the cache of keys and values that generation writes.
+    # Layers that recompute their activations would drop the cache of keys and values of generation.
     recomputed = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
     recomputed = [layer for layer in recomputed if layer.training]
     for layer in recomputed:

@@ -24,8 +24,8 @@ def attend_by_blocks(
     tree: TreeMask,
     form: AttentionForm,
 ) -> Float[Tensor, "1 H T E"]:
-    """Attend along each branch; blocks of keys that no query of a block sees are left out."""
-    # lambdas: the kernel counts the arguments of what it is given, which a decorated function would hide from it.
+    """Attend along each branch; blocks of keys that are invisible to a block of queries are skipped."""
+    # lambdas: the kernel counts the arguments of its functions, which a decorated function would hide.
     softcap = form.softcap
     cap = None if softcap is None else (lambda score, b, h, q, k: softcap * torch.tanh(score / softcap))
     out, aux = _kernel(query.is_cuda)(
@@ -39,13 +39,13 @@ def attend_by_blocks(
         return_aux=AuxRequest(lse=True),
     )
     if form.sinks is not None:
-        # A sink is one more key without a value: it only takes its share of the softmax.
+        # A sink is a further key without a value: it only takes a share of the softmax.
         out = out * torch.sigmoid(aux.lse - form.sinks.reshape(1, -1, 1))[..., None].to(out.dtype)
     return out
 
 
 def block_mask(tree: TreeMask, device: torch.device, window: int | None) -> BlockMask:
-    """The mask of tree/mask.py as the kernel wants it; the batch keeps it."""
+    """The mask of tree/mask.py in the kernel's form, cached in the batch."""
     cache_key = ("blocks", window)
     if cache_key not in tree.cache:
         end, position = tree.batch.end_T, tree.batch.position_T
@@ -62,9 +62,10 @@ def block_mask(tree: TreeMask, device: torch.device, window: int | None) -> Bloc
 
 @functools.cache
 def _kernel(compiled: bool) -> Any:
-    """The fused kernel; uncompiled only where there is nothing to compile for (checks on the CPU).
+    """The fused kernel; uncompiled only in checks on the CPU.
 
-    Windows, caps, precisions and gradients each compile anew; the uncompiled form needs [H, T, T] of memory.
+    Windows, caps, precisions and gradients each need another compilation; the uncompiled form needs [H, T, T] of
+    memory.
     """
     if not compiled:
         return flex_attention

@@ -1,4 +1,4 @@
-"""What attention over packed trees is given: the trees of a forward, and what a layer makes of queries and keys."""
+"""Arguments of attention over packed trees: the trees of a forward, and the form of a layer's attention."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from preftree.tree.layout import TreeBatch
 AttentionPath = Literal["sdpa", "flex", "varlen"]
 
 KERNEL_DTYPES = (torch.bfloat16, torch.float16)
-"""Dtypes that the kernel of `varlen` computes in."""
+"""Dtypes that the kernel of `varlen` supports."""
 
 
 @dataclass(frozen=True, eq=False)
 class TreeMask:
-    """The trees of a forward; a plain object, so that wrappers pass it on untouched.
+    """The trees of a forward; a plain object, so that wrappers pass it on unchanged.
 
     Attributes:
       batch: The trees.
-      path: Which implementation computes them.
+      path: Implementation that computes them.
       cache: Masks and segments that a path has built for this batch, by window (and dtype).
     """
 
@@ -33,11 +33,11 @@ class TreeMask:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class AttentionForm:
-    """What a layer makes of its queries and keys.
+    """Form of a layer's attention.
 
     Attributes:
       scaling: Factor on query-key products.
-      window: Positions a token sees, itself included; None for all.
+      window: Positions that a token attends to, including its own position; None for all.
       softcap: Scores become softcap * tanh(scores / softcap); None for no capping.
       sinks: Attention sinks, one logit a head, [H].
     """

@@ -1,9 +1,9 @@
 """Tree attention by one call of flash attention over segments of any length (torch.nn.attention.varlen), on CUDA.
 
-Every branch of the packed row is a segment of queries; its keys are those of its ancestors followed by its own,
-gathered for each branch anew. The queries are the last of their keys, and the kernel aligns them so: query r of l sees
-the keys up to r + (number of keys) - l. Positions along a branch are then places among its keys, so a sliding window is
-the kernel's own.
+Every branch of the packed row is a segment of queries; its keys are those of its ancestors followed by those of the
+branch, gathered for each branch. The queries are the last of their keys, and the kernel aligns them so: query r of l
+sees the keys up to r + (number of keys) - l. Positions along a branch are then indices of its keys, so the kernel's
+sliding window applies.
 
 Suffixes: T packed tokens, K gathered keys, N branches, H heads, G key heads, D head width.
 """
@@ -48,12 +48,12 @@ def attend_by_segments(
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Segments:
-    """The branches of a batch as the kernel wants them.
+    """The branches of a batch in the kernel's form.
 
     Attributes:
       key_K: Index in T of each key, branch after branch; None where no branch has an ancestor and the keys are the row.
-      query_starts: Where each branch's queries start, and where the last end, int32, [N + 1].
-      key_starts: Where each branch's keys start, and where the last end, int32, [N + 1].
+      query_starts: Start of each branch's queries, and end of the last, int32, [N + 1].
+      key_starts: Start of each branch's keys, and end of the last, int32, [N + 1].
       most_queries: Largest number of queries of a branch.
       most_keys: Largest number of keys of a branch.
     """
@@ -66,7 +66,7 @@ class Segments:
 
 
 def segments_of(batch: TreeBatch, device: torch.device) -> Segments:
-    """Cut a batch into its branches; computed on the host, which therefore does not wait for the device."""
+    """Split a batch into its branches, on the host, without waiting for the device."""
     paths: list[np.ndarray] = []
     for branch in batch.branches:
         tokens = np.arange(branch.start, branch.stop)
@@ -97,9 +97,9 @@ def attend_segments(
       query, key, value: One packed row, in one of KERNEL_DTYPES.
       segments: Its branches.
       scaling: Factor on query-key products.
-      window: Positions a token sees, itself included.
+      window: Positions that a token attends to, including its own position.
     Raises:
-      ModelError: the heads are of a width that the kernel does not take.
+      ModelError: the kernel does not support the head width.
     """
     if problem := width_problem(query.shape[-1], value.shape[-1]):
         raise ModelError(f"attention=varlen: {problem}; use attention=auto")
@@ -119,7 +119,7 @@ def _flash(
     window: tuple[int, int],
 ) -> Float[Tensor, "T H D"]:
     """The kernel: key c is visible to query r iff -window[0] <= c - (r + keys - queries) <= window[1]; -1: no limit."""
-    # The kernel splits keys, which would depend on the packing, only where they are paged.
+    # The kernel splits keys, which would depend on the packing, only if they are paged.
     out = varlen_attn(
         query,
         key,
@@ -143,7 +143,7 @@ def _grouped(grouped: bool) -> dict[str, Any]:
 
 
 def width_problem(width: int, value_width: int) -> str | None:
-    """Why the kernel takes no heads of this width, in words; None where it does."""
+    """Reason why the kernel does not support heads of this width, in words; None where it does."""
     if width == value_width and width % 8 == 0 and width <= 256:
         return None
     return (

@@ -1,4 +1,4 @@
-"""Checks before the varlen path is relied on: what it needs, and that its kernel computes tree attention."""
+"""Checks of the varlen path before its use: its requirements, and its kernel against the definition."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from preftree.tree.to_device import send
 
 TOLERANCE = 0.05
 """Allowed difference as a share of the largest value, or gradient. bf16 rounds by .005 to .01; one key more or less
-makes .7."""
+changes it by .7."""
 
 
 def require_varlen(model: PreTrainedModel, precision: str, no_tree: str | None) -> None:
-    """Refuse the path before anything is computed with it, where it cannot score the model.
+    """Refuse the path where it cannot score the model.
 
     Args:
-      model: The model, on the device where it will be scored.
+      model: The model, on the device of scoring.
       precision: Precision of the products, as the scorer's.
-      no_tree: Why the model's attention cannot be a tree at all; None where it can.
+      no_tree: Reason why the model cannot attend over trees at all; None where it can.
     Raises:
       ModelError: the path cannot score the model, with the reason; or the kernel does not compute tree attention.
     """
@@ -47,7 +47,7 @@ def require_varlen(model: PreTrainedModel, precision: str, no_tree: str | None) 
 
 
 def why_not_varlen(model: PreTrainedModel, precision: str, device: torch.device) -> str | None:
-    """Why this path cannot score this model in this precision, in words; None where it can."""
+    """Reason why this path cannot score this model in this precision, in words; None where it can."""
     if device.type != "cuda":
         return f"it runs on CUDA alone, and the model is on {device.type}"
     if not torch.backends.cuda.is_flash_attention_available():
@@ -58,7 +58,7 @@ def why_not_varlen(model: PreTrainedModel, precision: str, device: torch.device)
 
 
 def why_not_flash(model: PreTrainedModel, precision: str) -> str | None:
-    """Why the kernel cannot score this model in this precision on any device, in words; None where it can."""
+    """Reason why the kernel cannot score this model in this precision on any device, in words; None where it can."""
     config = model.config.get_text_config()
     if precision != "bf16" and model.dtype not in KERNEL_DTYPES:
         dtype = str(model.dtype).removeprefix("torch.")
@@ -81,15 +81,15 @@ def _width(config: PreTrainedConfig) -> int:
 def verify_kernel(
     heads: int, key_heads: int, width: int, *, window: bool, device: torch.device, dtype: torch.dtype
 ) -> float:
-    """The kernel's largest difference from the definition, relative, over values and gradients of a few small trees.
+    """The kernel's largest relative difference from the definition, over values and gradients of a few small trees.
 
-    How the kernel aligns queries with more keys than queries is documented nowhere, so every process that relies on it
+    The kernel's alignment of queries with more keys than queries is undocumented, so every process that uses it
     measures it.
 
     Args:
       heads, key_heads, width: Number of heads, number of key heads and head width, as in the model.
       window: Whether to check a sliding window too.
-      device, dtype: Where, and in which dtype, to compute.
+      device, dtype: Device and dtype of the computation.
     Raises:
       ModelError: the difference is larger than rounding.
     """

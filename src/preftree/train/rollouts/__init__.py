@@ -1,1 +1,1 @@
-"""Responses of the policy in training, and updates on them."""
+"""Sampled responses of the policy in training, and updates on them."""

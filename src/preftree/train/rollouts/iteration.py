@@ -1,8 +1,8 @@
-"""One iteration of PPO or RLOO: sample, judge, score, estimate what each token was worth, update a few times.
+"""One iteration of PPO or RLOO: sample, judge, score, estimate advantages, update a few times.
 
-Responses are scored, and trained on, on the packed trees that preference training uses: those to one prompt share it.
-Log-probs of the policy that sampled come from the same scorer and the same packing as the first epoch of updates, so at
-its first minibatch every ratio is 1.
+Responses are scored and trained on packed trees, as in preference training: those to one prompt share it.
+Log-probs of the sampling policy come from the same scorer and the same packing as the first epoch of updates, so at
+the first minibatch every ratio is 1.
 """
 
 from __future__ import annotations
@@ -40,20 +40,20 @@ from preftree.train.state import Progress
 from preftree.train.step.optimizer import learning_rate, set_learning_rate
 
 LARGEST_START = {"fp32": 1e-4, "bf16": 3e-2}
-"""Most that a token's log-ratio may be before the first update of an iteration, nats: what rounding can do."""
+"""Largest logratio of a token that rounding can cause before the first update of an iteration, nats."""
 
 HELD_OUT_ROW = 1 << 48
-"""Number of the first held-out response: its random numbers are nobody else's, and the same at every evaluation."""
+"""Number of the first held-out response: its random numbers differ from all others and repeat at every evaluation."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Targets:
-    """What the updates of an iteration aim at.
+    """Targets of the updates of an iteration.
 
     Attributes:
-      old: Log-probs of the tokens under the policy that sampled, [I].
-      advantages: Of each token, [I]; of each response, [R], without a critic.
-      values, returns: The critic's old values and what they should have been, [I]; None without a critic.
+      old: Log-probs of the tokens under the sampling policy, [I].
+      advantages: Advantage of each token, [I]; of each response, [R], without a critic.
+      values, returns: The critic's old values and the returns to which they are fitted, [I]; None without a critic.
     """
 
     old: Float[Tensor, " I"]
@@ -68,7 +68,7 @@ def begin_state(config: OnlineConfig) -> dict[str, float]:
 
 
 def advance(learner: Learner, progress: Progress) -> tuple[Progress, Row]:
-    """Make one iteration, a pure function of the progress and of the weights; where the run is then, and its row.
+    """Run one iteration, a pure function of progress and weights; returns the new progress and a row of metrics.
 
     Raises:
       UserError: nothing was updated.
@@ -157,7 +157,7 @@ def advance(learner: Learner, progress: Progress) -> tuple[Progress, Row]:
 
 
 def evaluate(learner: Learner, progress: Progress, stop: Callable[[], int]) -> Mapping[str, float] | None:
-    """Reward and KL of one answer to each held-out prompt, drawn with the same random numbers every time."""
+    """Reward and KL of one response to each held-out prompt, drawn with the same random numbers every time."""
     if stop():
         return None
     prompts = learner.data.held_out
@@ -179,7 +179,7 @@ def evaluate(learner: Learner, progress: Progress, stop: Callable[[], int]) -> M
 def shape_rewards(
     config: OnlineConfig, rewards: Float[Tensor, " R"], finished: Tensor, moments: Moments
 ) -> tuple[Float[Tensor, " R"], Moments]:
-    """From rewards to what is learnt from, and the moments of all rewards so far, these included."""
+    """Rewards after the penalty, normalisation and clipping, and the moments of all rewards so far, these included."""
     scores = rewards - config.missing_eos_penalty * (~finished).double()
     if config.normalize_rewards:
         moments = moments.with_batch(scores)
@@ -192,7 +192,7 @@ def shape_rewards(
 def aim(
     config: OnlineConfig, scored: Scored, scores: Float[Tensor, " R"], count_R: Tensor, kl_coef: float
 ) -> tuple[Targets, dict[str, float]]:
-    """What the updates aim at, and figures of it."""
+    """Targets of the updates, and their figures."""
     kl_I = kl_estimate(scored.policy, scored.ref, config.kl_estimator)
     returns_R = scores - kl_coef * sum_responses(kl_I, count_R).values
     figures = {"penalised_return": float(returns_R.mean())}
@@ -214,15 +214,15 @@ def aim(
 def update(
     learner: Learner, rollout: Rollout, batch: Minibatch, targets: Targets, *, first: bool, name: str
 ) -> dict[str, float] | None:
-    """Make one update; its figures, or None where the policy is too far from the one that sampled for another.
+    """Make one update; returns its figures, or None where the policy is too far from the sampling policy to update.
 
     Args:
       learner: The models.
       rollout: The responses.
-      batch: Those of this update.
-      targets: What they aim at.
-      first: Whether nothing was updated since they were scored: the ratios must be 1.
-      name: What an error calls this step.
+      batch: The responses of this update.
+      targets: Targets of the updates.
+      first: Whether nothing was updated since the responses were scored: the ratios must be 1.
+      name: Name of the step in errors.
     Raises:
       TrainingError: a figure is not finite, or a first ratio is not 1; nothing was updated.
     """
@@ -277,8 +277,8 @@ def update(
     if first and start > LARGEST_START[config.precision]:
         _forget(learner)
         raise TrainingError(
-            f"{name}: before the first update a token's log-ratio to the policy that sampled is {start:.3g} nats "
-            f"(allowed: {LARGEST_START[config.precision]:g}), and must be 0 but for rounding; please report it"
+            f"{name}: before the first update a token's logratio to the sampling policy is {start:.3g} nats "
+            f"(allowed: {LARGEST_START[config.precision]:g}), and must be 0 up to rounding; please report it"
         )
     if config.max_approx_kl is not None and moved > config.max_approx_kl:
         _forget(learner)
@@ -309,9 +309,9 @@ def _forget(learner: Learner) -> None:
 
 
 def _together(updates: list[dict[str, float]]) -> dict[str, float]:
-    """Means over the updates of an iteration; of the ratio, the largest."""
-    means = {name: float(np.mean([one[name] for one in updates])) for name in updates[0]}
-    return means | {"ratio_max": max(one["ratio_max"] for one in updates)}
+    """Means over the updates of an iteration, and the largest ratio."""
+    means = {name: float(np.mean([figures[name] for figures in updates])) for name in updates[0]}
+    return means | {"ratio_max": max(figures["ratio_max"] for figures in updates)}
 
 
 def _state(kl_coef: float, moments: Moments) -> dict[str, float]:

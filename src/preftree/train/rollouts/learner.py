@@ -1,4 +1,4 @@
-"""The models of an online run, and their figures of sampled responses."""
+"""Models of an online run, and their figures of sampled responses."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ from preftree.train.rollouts.rollout import Minibatch, Rollout, lay_out, roll_ou
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Learner:
-    """The models of an online run, and what they are trained on.
+    """Models of an online run, its prompts and its reward.
 
     Attributes:
-      config: The run's options, with nothing left open.
+      config: The run's options, all filled in.
       scorer: The policy.
       optimizer: Its optimiser.
       critic: The critic with its optimiser; None for RLOO.
       reference: The model that the KL penalty is against.
       tokenizer: The policy's tokenizer.
       data: Training and held-out prompts.
-      rewards: The judge of responses.
+      rewards: Reward of responses.
     """
 
     config: OnlineConfig
@@ -49,11 +49,11 @@ class Learner:
 
     @property
     def share(self) -> bool:
-        """Whether both models compute a shared beginning once."""
+        """Whether both models compute a shared prefix once."""
         return self.scorer.shares_prefixes and self.reference.scorer.shares_prefixes
 
     def sample(self, prompts: PromptSet, rows: np.ndarray, samples: int, first_row: int) -> Rollout:
-        """Responses of the policy as it is."""
+        """Responses sampled from the current policy."""
         config = self.config
         sampling = Sampling(config.max_new_tokens, temperature=config.temperature, seed=config.seed)
         return roll_out(
@@ -69,19 +69,19 @@ class Learner:
         )
 
     def lay_out(self, rollout: Rollout, responses: np.ndarray) -> Minibatch:
-        """Responses as micro-batches."""
+        """Responses laid out in micro-batches."""
         return lay_out(rollout, responses, budget=self.config.micro_batch_tokens, share=self.share)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Scored:
-    """Figures of the tokens of a rollout under the models that it was sampled with, without gradients, [I].
+    """Figures of the tokens of a rollout before any update, without gradients, [I].
 
     Attributes:
       policy, ref: Log-probs of the tokens, nats.
       kl: KL(policy || reference) of the next token, over the whole vocabulary, nats.
-      entropy: Of the policy's next token, nats.
-      values: Of the state before each token; None without a critic.
+      entropy: Entropy of the policy's next token, nats.
+      values: Value of the state before each token; None without a critic.
     """
 
     policy: Float[Tensor, " I"]
@@ -92,7 +92,7 @@ class Scored:
 
 
 def score(learner: Learner, rollout: Rollout, batches: list[Minibatch]) -> Scored:
-    """Score a rollout under policy, reference and critic, in the packing of `batches`, each response in one of them."""
+    """Score a rollout under policy, reference and critic, in the packing of `batches`; each is in one of them."""
     size, device = int(rollout.count_R.sum()), learner.scorer.device
     names = ("policy", "ref", "kl", "entropy", *(("values",) if learner.critic else ()))
     table = {name: torch.zeros(size, dtype=torch.float64, device=device) for name in names}

@@ -1,4 +1,4 @@
-"""The prompts of an online run: training and held-out ones, the number of iterations, and what a trajectory says."""
+"""Prompts of an online run: training and held-out prompts, the number of iterations, and the trajectory's entries."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ NOT_IN_TRAJECTORY = frozenset(
         *("threads", "cache", "epochs", "max_steps", "warmup_steps"),
     }
 )
-"""Options that do not decide the sequence of weights, or that a trajectory holds as digests."""
+"""Options that do not determine the sequence of weights, or that a trajectory holds as digests."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class RunPrompts:
-    """Prompts and the pace at which a run answers them.
+    """Prompts of a run, and its number of iterations.
 
     Attributes:
       prompts: The training prompts.
@@ -49,9 +49,9 @@ class RunPrompts:
     warmup: int
 
     def probes(self) -> Sequence[Sequence[TokenSequence]]:
-        """A few prompts, each with two made-up responses: its own tokens, and those of another prompt."""
+        """A few prompts, each with two artificial responses: the tokens of this prompt and of another."""
         by_length = sorted(self.prompts.ids, key=len)[: max(1, len(self.prompts) // 2)]
-        chosen = [by_length[place] for place in np.unique(np.linspace(0, len(by_length) - 1, 4).round().astype(int))]
+        chosen = [by_length[rank] for rank in np.unique(np.linspace(0, len(by_length) - 1, 4).round().astype(int))]
         groups = []
         for prompt, other in zip(chosen, [*chosen[1:], chosen[0]], strict=True):
             responses = [np.array([*prompt, *more], np.int32) for more in (prompt[:256], other[:128][::-1])]
@@ -62,7 +62,7 @@ class RunPrompts:
         """Refuse a prompt that does not fit a micro-batch together with the longest response.
 
         Raises:
-          ConfigError: one does not.
+          ConfigError: a prompt does not fit.
         """
         config = self.config
         longest = max(len(ids) for ids in self.prompts.ids) + config.max_new_tokens - 1
@@ -98,7 +98,7 @@ def open_run_prompts(run: OpenRun[OnlineConfig]) -> RunPrompts:
 
 
 def online_trajectory(run: OpenRun[OnlineConfig], data: RunPrompts, reference: ReferenceModel) -> dict[str, object]:
-    """Everything that decides the sequence of weights."""
+    """Everything that determines the sequence of weights."""
     config = run.config
     return {
         "recipe": config.recipe,
@@ -117,5 +117,5 @@ def _num_steps(config: OnlineConfig, num_prompts: int) -> int:
     """Iterations of a run: its epochs over the prompts, or max_steps, whichever ends first; otherwise one epoch."""
     if config.epochs is None and config.max_steps is not None:
         return config.max_steps
-    whole = math.ceil(num_prompts * config.samples_per_prompt * (config.epochs or 1) / config.batch_size)
-    return whole if config.max_steps is None else min(whole, config.max_steps)
+    total = math.ceil(num_prompts * config.samples_per_prompt * (config.epochs or 1) / config.batch_size)
+    return total if config.max_steps is None else min(total, config.max_steps)

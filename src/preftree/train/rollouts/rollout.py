@@ -1,4 +1,4 @@
-"""Responses of the policy in training, with what they were worth."""
+"""Responses sampled from the policy in training, with their rewards."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from preftree.tree.pack import MicroBatch, plan_step
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Rollout:
-    """Sampled responses, those to one prompt one after the other.
+    """Sampled responses, prompt by prompt.
 
     Attributes:
-      sequences: Each with its prompt, [R].
+      sequences: Each response with its prompt, [R].
       prompt_R: Equal numbers for equal prompts, [R].
-      count_R: Tokens of each response, the one that ended it included, [R].
-      rewards_R: What each was given, [R].
-      finished_R: Whether the model ended it, [R].
+      count_R: Tokens of each response, including the token that ends it, [R].
+      rewards_R: Reward of each response, [R].
+      finished_R: Whether the model ended the response, [R].
     """
 
     sequences: Sequence[TokenSequence]
@@ -40,9 +40,9 @@ class Rollout:
     finished_R: Bool[np.ndarray, " R"]
 
     def places(self, responses: Sequence[int] | Int[np.ndarray, " N"]) -> Int[np.ndarray, " I"]:
-        """Where the tokens of some responses stand among those of all."""
+        """Positions of the tokens of some responses among those of all."""
         stops = np.cumsum(self.count_R)
-        runs = [np.arange(stops[one] - self.count_R[one], stops[one]) for one in responses]
+        runs = [np.arange(stops[row] - self.count_R[row], stops[row]) for row in responses]
         return np.concatenate(runs) if runs else np.empty(0, np.int64)
 
 
@@ -51,8 +51,8 @@ class Minibatch:
     """The responses of one update, laid out.
 
     Attributes:
-      responses: Which of the rollout's, [N].
-      micros: How they are computed; the examples of each are indices into `responses`.
+      responses: Indices of the responses in the rollout, [N].
+      micros: Their micro-batches; the examples of each are indices into `responses`.
     """
 
     responses: Int[np.ndarray, " N"]
@@ -60,11 +60,11 @@ class Minibatch:
 
 
 def prompts_of(iteration: int, *, num_prompts: int, per_iteration: int, seed: int) -> Int[np.ndarray, " X"]:
-    """Which prompts an iteration answers: a piece of an endless run through ever new orders of all of them."""
-    places = np.arange(iteration * per_iteration, (iteration + 1) * per_iteration)
-    epochs, within = np.divmod(places, num_prompts)
+    """Prompts of an iteration; epochs follow each other without a gap, each in another order."""
+    positions = np.arange(iteration * per_iteration, (iteration + 1) * per_iteration)
+    epochs, within = np.divmod(positions, num_prompts)
     orders = {epoch: epoch_order(num_prompts, seed=seed, epoch=epoch) for epoch in np.unique(epochs).tolist()}
-    return np.array([orders[epoch][place] for epoch, place in zip(epochs.tolist(), within.tolist(), strict=True)])
+    return np.array([orders[epoch][index] for epoch, index in zip(epochs.tolist(), within.tolist(), strict=True)])
 
 
 def roll_out(
@@ -79,40 +79,41 @@ def roll_out(
     first_row: int,
     batch_size: int,
 ) -> Rollout:
-    """Let the policy answer, and have the answers judged.
+    """Sample responses from the policy, and compute their rewards.
 
     Args:
-      policy: What answers.
+      policy: The policy.
       tokenizer: Its tokenizer.
-      prompts: Where the prompts come from.
-      rows: Which of them.
-      rewards: Who judges.
-      sampling: How responses are drawn.
-      samples: Responses to each.
-      first_row: Number of the first response among all that the run draws, which decides its random numbers.
-      batch_size: Responses drawn at once.
+      prompts: All prompts.
+      rows: Indices of the prompts to answer.
+      rewards: Reward of responses.
+      sampling: Sampling options.
+      samples: Responses to each prompt.
+      first_row: Number of the first response among all of the run, which determines its random numbers.
+      batch_size: Responses sampled at once.
     Raises:
-      JudgeError: the reward failed, or is no finite number.
+      JudgeError: the reward failed, or is not a finite number.
       ConfigError: a prompt leaves no room for a response.
     """
     repeated = np.repeat(rows, samples).tolist()
-    asked = [prompts.ids[row] for row in repeated]
+    prompt_ids = [prompts.ids[row] for row in repeated]
     low = policy.precision == "bf16"
     with evaluation_mode(policy), torch.autocast(policy.device.type, torch.bfloat16, enabled=low):
-        drawn = generate(policy.model, tokenizer, asked, sampling, batch_size=batch_size, first_row=first_row)
-    rewarded = np.asarray(rewards([prompts.prompts[row].text for row in repeated], [one.text for one in drawn]), float)
-    if rewarded.shape != (len(drawn),) or not np.isfinite(rewarded).all():
-        bad = [row for row in range(len(drawn)) if rewarded.shape != (len(drawn),) or not np.isfinite(rewarded[row])]
+        sampled = generate(policy.model, tokenizer, prompt_ids, sampling, batch_size=batch_size, first_row=first_row)
+    texts = [sample.text for sample in sampled]
+    rewards_R = np.asarray(rewards([prompts.prompts[row].text for row in repeated], texts), float)
+    if rewards_R.shape != (len(texts),) or not np.isfinite(rewards_R).all():
+        bad = [row for row in range(len(texts)) if rewards_R.shape != (len(texts),) or not np.isfinite(rewards_R[row])]
         raise JudgeError(
-            f"the reward must be one finite number a response, and is none for {drawn[bad[0]].text[:60]!r}, an answer "
+            f"the reward must be one finite number a response, and is none for {texts[bad[0]][:60]!r}, a response "
             f"to {prompts.prompts[repeated[bad[0]]].where}; fix the reward"
         )
     return Rollout(
-        sequences=[response_sequence(ids, one) for ids, one in zip(asked, drawn, strict=True)],
+        sequences=[response_sequence(ids, sample) for ids, sample in zip(prompt_ids, sampled, strict=True)],
         prompt_R=prompts.same[repeated],
-        count_R=np.array([len(one.ids) + one.finished for one in drawn], np.int64),
-        rewards_R=rewarded,
-        finished_R=np.array([one.finished for one in drawn], np.bool_),
+        count_R=np.array([len(sample.ids) + sample.finished for sample in sampled], np.int64),
+        rewards_R=rewards_R,
+        finished_R=np.array([sample.finished for sample in sampled], np.bool_),
     )
 
 
@@ -120,9 +121,9 @@ def lay_out(rollout: Rollout, responses: Int[np.ndarray, " N"], *, budget: int, 
     """Some responses as micro-batches; those to equal prompts share a tree while it fits.
 
     Raises:
-      ValueError: one alone is larger than the budget.
+      ValueError: a response alone is larger than the budget.
     """
-    sequences = [[rollout.sequences[one]] for one in responses.tolist()]
+    sequences = [[rollout.sequences[row]] for row in responses.tolist()]
     (micros,) = plan_step(sequences, rollout.prompt_R[responses].tolist(), budget=budget, share=share)
     return Minibatch(responses, micros)
 
@@ -132,10 +133,10 @@ def cut_minibatches(num: int, *, samples: int, size: int, seed: int, epoch: int)
 
     Args:
       num: Responses of the iteration.
-      samples: Responses to each prompt, which stand one after the other.
+      samples: Responses to each prompt, which follow each other.
       size: Responses of an update; divides `num`.
-      seed: Of the run.
-      epoch: Number of the epoch among all of the run.
+      seed: Seed of the run.
+      epoch: Number of the epoch in the run.
     """
     order = epoch_order(num, seed=seed, epoch=epoch, groups=np.arange(num) // samples)
     return [order[start : start + size] for start in range(0, num, size)]

@@ -1,1 +1,1 @@
-"""One optimiser step."""
+"""Optimiser steps: tasks, scores, inputs of losses, updates."""

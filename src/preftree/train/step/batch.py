@@ -1,4 +1,4 @@
-"""The examples of one optimiser step, or of one block of an evaluation: laid out in micro-batches, and scored."""
+"""Batch of one optimiser step, or of one block of an evaluation: laid out in micro-batches, and scored."""
 
 from __future__ import annotations
 
@@ -26,25 +26,25 @@ class Batch:
     Attributes:
       task: The loss and its metrics.
       store: The tokenised examples.
-      rows: Places of the batch's examples in the store, [B].
+      rows: Indices of the batch's examples in the store, [B].
       moment: Seed, step number and running state.
       examples: The examples, read from the store once.
     """
 
     def __init__(self, task: Task, store: Examples, rows: Int[np.ndarray, " B"], moment: Moment | None = None) -> None:
-        """Read the examples; by default for the first step of seed 0."""
+        """Read the examples; the default moment is the first step of seed 0."""
         self.task, self.store, self.rows = task, store, rows
         self.moment = moment or Moment(state=task.state)
         self.examples: list[TokenExample] = [store[int(row)] for row in rows]
 
     @property
     def divisor(self) -> float:
-        """The total that the sum of weighted losses is divided by."""
+        """Divisor of the sum of weighted losses."""
         return self.task.divisor(self.store, self.rows)
 
     @property
     def num_tokens_alone(self) -> int:
-        """Tokens of the responses when each is a row with its own prompt."""
+        """Tokens of the responses with the prompt repeated in each."""
         return sum(len(sequence.trimmed().ids) - 1 for example in self.examples for sequence in example.sequences)
 
     def plan(self, scorer: Scorer, budget: int, ranks: Ranks, *, borrowed: bool = True) -> list[list[MicroBatch]]:
@@ -68,7 +68,7 @@ class Batch:
         return Scores(*figures, trees.count_R, self.rows[list(micro.examples)], self.moment)
 
     def score_again(self, scorer: Scorer, micro: MicroBatch) -> Scores:
-        """The scores that carry a gradient alone, of a micro-batch without what its examples borrow."""
+        """The scores that carry a gradient, of a micro-batch without borrowed responses."""
         trees = micro.batch.to(scorer.device)
         if self.task.extras.get("kl"):
             sequences = [sequence for index in micro.examples for sequence in self.examples[index].sequences]
@@ -78,7 +78,7 @@ class Batch:
         return Scores(*figures, trees.count_R, self.rows[list(micro.examples)], self.moment)
 
     def gathered(self, device: torch.device) -> Gathered:
-        """Room for the scores of all examples."""
+        """Empty storage for the scores of all examples."""
         return Gathered(self.examples, self.rows, self.moment, device)
 
     def weights(self, device: torch.device) -> Float[Tensor, " B"]:

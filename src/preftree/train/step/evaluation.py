@@ -34,12 +34,12 @@ def measure(
     stop: Callable[[], int] = lambda: 0,
     name: str = "evaluation",
 ) -> dict[str, float] | None:
-    """Figures over `rows` of a store, without gradients; None where `stop` said so between two blocks.
+    """Figures over `rows` of a store, without gradients; None where `stop` returns a signal's number between blocks.
 
-    A loss whose value depends on its step takes all `rows` as one step.
+    A loss that depends on the whole step takes all `rows` as one step.
 
     Raises:
-      TrainingError: a metric is not finite; the rows' places are named.
+      TrainingError: a metric is not finite; the rows are named.
       ConfigError: an example alone is larger than the budget.
       UserError: another rank could not compute its part.
     """

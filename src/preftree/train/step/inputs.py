@@ -1,7 +1,7 @@
-"""Loss inputs made of the scores and the figures of examples; `losses/types.py` describes each of them.
+"""Inputs of losses, from the scores and the figures of examples; `losses/types.py` describes each of them.
 
 One class for each kind of example: a pair, a single response, a list. Its methods have the names of inputs, and only
-the inputs that a loss names are made. Figures of the data are inputs too, by the table `records.FIGURES`.
+the inputs that a loss names are computed. Figures of the data are inputs too, by the table `records.FIGURES`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def make_inputs(kind: Kind, names: Iterable[str], scores: Scores, examples: Sequ
 
     Args:
       kind: Kind of the examples: pair, response or list.
-      names: Keys of `losses.types.INPUTS` but `state`, which the caller gives, since each loss has a state of its own.
+      names: Keys of `losses.types.INPUTS` except `state`, which differs between the losses of a sum.
       scores: Scores of all responses of the examples.
       examples: The examples.
     Raises:
@@ -95,7 +95,7 @@ class _PairInputs(_Inputs):
 
     @cached_property
     def _chosen(self) -> Int[Tensor, " P"]:
-        """Place of each chosen response; the rejected one follows it."""
+        """Index of each chosen response; the rejected one follows it."""
         return torch.arange(0, 2 * len(self._examples), 2, device=self._scores.count_R.device)
 
     def _pairs(self, values_I: Tensor | None) -> PairSums:
@@ -117,7 +117,7 @@ class _PairInputs(_Inputs):
 
 
 class _ResponseInputs(_Inputs):
-    """One response an example, followed by those that it borrows from other prompts' examples."""
+    """One response an example, followed by those that it borrows from examples with other prompts."""
 
     def responses(self) -> ResponseSums:
         return self._select(self._scores.policy, self._places[0])
@@ -136,19 +136,19 @@ class _ResponseInputs(_Inputs):
 
     @cached_property
     def _places(self) -> tuple[Int[Tensor, " N"], Int[Tensor, " M"]]:
-        """Places of the examples' own responses, and of the borrowed ones."""
+        """Indices of the responses of the examples, and of the borrowed ones."""
         counts, device = [1 + len(example.borrowed) for example in self._examples], self._scores.count_R.device
         starts = np.cumsum([0, *counts])[:-1]
         borrowed = np.setdiff1d(np.arange(len(self._scores.count_R)), starts)
         return send(starts, device), send(borrowed, device)
 
-    def _select(self, values_I: Tensor | None, places: Int[Tensor, " N"]) -> ResponseSums:
+    def _select(self, values_I: Tensor | None, indices: Int[Tensor, " N"]) -> ResponseSums:
         sums = self._sums(values_I)
-        return ResponseSums(sums.values.index_select(0, places), sums.num_tokens.index_select(0, places))
+        return ResponseSums(sums.values.index_select(0, indices), sums.num_tokens.index_select(0, indices))
 
 
 class _ListInputs(_Inputs):
-    """Two responses or more an example, the best one first."""
+    """Two or more responses an example, the best one first."""
 
     def policy_lists(self) -> ListSums:
         return ListSums(*self._sums(self._scores.policy), self._sizes)
@@ -170,15 +170,15 @@ class _ListInputs(_Inputs):
 def _figure(
     figure: RowFigure, kind: Kind, scores: Scores, examples: Sequence[TokenExample]
 ) -> Float[Tensor, " _"] | PairValues:
-    """A figure of the data: one value an example, or one a response; the two of a pair apart."""
+    """A figure of the data: one value per example or response; for pairs, the values of each side."""
     values = [_known(example.figures.get(figure.name)) for example in examples]
     if figure.per_response and kind == "pair":
         return PairValues(*(_numbers([pair[side] for pair in values], scores) for side in (0, 1)))
-    return _numbers([value for given in values for value in given], scores)
+    return _numbers([value for row in values for value in row], scores)
 
 
 def _scored(values_I: Tensor | None) -> Tensor:
-    assert values_I is not None, "the step scores whatever the loss names"
+    assert values_I is not None, "a step computes every score that the loss names"
     return values_I
 
 

@@ -1,4 +1,4 @@
-"""From a gradient to an update: the optimisers, the learning rate of a step, and their state as plain tensors."""
+"""Optimisers, the learning rate of a step, and the state of an optimiser as plain tensors."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from preftree.config.base import Optimisation
 from preftree.errors import CheckpointError, ConfigError
 
 _PARTS = ("codes", "scale", "qmap")
-"""Of a moment in 8 bits: a byte for each value, the size of each block, and what the bytes mean."""
+"""Parts of a moment in 8 bits: a byte for each value, the scale of each block, and the table of values."""
 
 
 def build_optimizer(model: nn.Module, options: Optimisation) -> Optimizer:
-    """The optimiser that is asked for, over the model's trainable parameters, with PyTorch's own constants.
+    """The configured optimiser over the model's trainable parameters, with PyTorch's default constants.
 
     `adamw` is fused and `rmsprop` foreach. `adamw_8bit` is torchao's: a byte for each value of both moments, and an
     fp32 scale for each block of 256 (Dettmers et al. 2022, arXiv:2110.02861); tensors of fewer than 4,096 values, or of
-    no whole number of blocks, keep theirs in fp32.
+    no whole number of blocks, keep their moments in fp32.
 
     Weight decay reaches parameters of two or more dimensions; biases and norm gains are left out of it.
 
@@ -47,7 +47,7 @@ def build_optimizer(model: nn.Module, options: Optimisation) -> Optimizer:
 
 
 def check_optimizer(options: Optimisation) -> None:
-    """Look whether the optimiser can be built.
+    """Check that the optimiser can be built.
 
     Raises:
       ConfigError: its library is not installed.
@@ -57,16 +57,16 @@ def check_optimizer(options: Optimisation) -> None:
 
 
 def warmup_length(options: Optimisation, num_steps: int) -> int:
-    """Steps of warm-up in a run of `num_steps`: the count that was asked for, or that share of the run."""
+    """Steps of warm-up in a run of `num_steps`: the configured number, or share of the run."""
     if isinstance(options.warmup_steps, float):
         return math.floor(options.warmup_steps * num_steps)
     return options.warmup_steps
 
 
 def learning_rate(step: int, options: Optimisation, num_steps: int) -> float:
-    """Learning rate of the update number `step` (from 0): a pure function, so a resumed run cannot drift.
+    """Learning rate of update number `step` (from 0): a pure function, so a resumed run cannot differ.
 
-    During a warm-up of W steps it is lr (s+1)/(W+1). From then on it is constant, or falls to 0 at `num_steps`, along a
+    During a warm-up of W steps it is lr (s+1)/(W+1). After it, it is constant, or falls to 0 at `num_steps`, along a
     line or half a cosine.
     """
     warmup = warmup_length(options, num_steps)
@@ -85,7 +85,7 @@ def learning_rate(step: int, options: Optimisation, num_steps: int) -> float:
 def set_learning_rate(optimizer: Optimizer, lr: float) -> None:
     """Use `lr` for the next update of every parameter."""
     for group in optimizer.param_groups:
-        if isinstance(group["lr"], Tensor):  # torchao's, which compiles its update for any rate
+        if isinstance(group["lr"], Tensor):  # torchao's, which compiles one update for all rates
             group["lr"].fill_(lr)
         else:
             group["lr"] = lr
@@ -111,7 +111,7 @@ def restore_optimizer(model: nn.Module, optimizer: Optimizer, tensors: dict[str,
     """Put a state written by `optimizer_tensors` into a fresh optimiser.
 
     Raises:
-      CheckpointError: the state speaks of a parameter that the model does not have, or of another shape.
+      CheckpointError: the state names a parameter that the model does not have, or has another shape.
     """
     parameters = dict(model.named_parameters())
     parts: dict[tuple[nn.Parameter, str], dict[str, Tensor]] = {}
@@ -119,13 +119,13 @@ def restore_optimizer(model: nn.Module, optimizer: Optimizer, tensors: dict[str,
         name, _, quantity = key.rpartition("/")
         quantity, _, part = quantity.partition(".")
         parameter = parameters.get(name)
-        whole = part in ("", "codes")
-        if parameter is None or (whole and value.ndim and value.shape != parameter.shape):
+        is_value = part in ("", "codes")
+        if parameter is None or (is_value and value.ndim and value.shape != parameter.shape):
             raise CheckpointError(f"the checkpoint's optimiser state {key!r} fits no parameter of this model")
         if part:
             parts.setdefault((parameter, quantity), {})[part] = value.to(parameter.device, copy=True)
             continue
-        # PyTorch keeps the step counter where the optimiser wants it: on the CPU unless fused on a device.
+        # PyTorch places the step counter where the optimiser needs it: on the CPU unless fused on a device.
         device = parameter.device if value.ndim or isinstance(optimizer, AdamW) else torch.device("cpu")
         optimizer.state[parameter][quantity] = value.to(device, copy=True)
     for (parameter, quantity), stored in parts.items():

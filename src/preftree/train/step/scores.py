@@ -1,7 +1,7 @@
-"""Scores of the responses of a step, token by token, and how the parts of a step are put together.
+"""Scores of the responses of a step, token by token, and their collection over micro-batches and ranks.
 
-A loss whose value depends on the whole step sees the scores of the whole step at once, whatever micro-batches and ranks
-they were computed in; its gradient then goes back through each micro-batch as one coefficient for each token.
+A loss that depends on the whole step reads the scores of the whole step at once; its gradient then returns to each
+micro-batch as one coefficient for each token.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from preftree.tree.to_device import send
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """What the value of a loss may depend on beside examples and models.
+    """Inputs of a loss other than examples and models.
 
     Attributes:
-      seed: Of the run.
-      step: Updates made so far.
-      state: Running state of the loss, as it was before this step.
+      seed: Seed of the run.
+      step: Updates so far.
+      state: Running state of the loss before this step.
     """
 
     seed: int = 0
@@ -48,7 +48,7 @@ class Scores:
       kl: KL(reference || policy) over the vocabulary at each token, nats, [I], or None; carries gradient in a step.
       confidence: log p(token) - log sum_v p(v)^2 under the policy, detached, [I], or None.
       count_R: Number of tokens of each response, [R].
-      rows: Place of each example in the data, [P].
+      rows: Index of each example in the data, [P].
       moment: Seed, step number and running state.
     """
 
@@ -69,13 +69,13 @@ class Scores:
         return replace(self, **{name: values.detach() for name, values in self.figures().items()})
 
     def figures(self) -> dict[str, Tensor]:
-        """The figures that are there, by name, each [I]."""
+        """The computed figures by name, each [I]."""
         figures = {"policy": self.policy, "ref": self.ref, "kl": self.kl, "confidence": self.confidence}
         return {name: values for name, values in figures.items() if values is not None}
 
 
 def sequences_of(example: TokenExample, borrowed: bool = True) -> tuple[TokenSequence, ...]:
-    """What is scored of an example: its responses, and then those that it borrows from others."""
+    """Scored sequences of an example: its responses, then those that it borrows."""
     return (*example.sequences, *example.borrowed) if borrowed else example.sequences
 
 
@@ -85,38 +85,38 @@ def count_scored(examples: Sequence[TokenExample], borrowed: bool = True) -> Int
 
 
 class Gathered:
-    """The scores of a step while its parts come in, in the order of its examples."""
+    """Storage that collects the scores of a step from its micro-batches, in the order of its examples."""
 
     def __init__(
         self, examples: Sequence[TokenExample], rows: Int[np.ndarray, " P"], moment: Moment, device: torch.device
     ) -> None:
-        """Room for every token of `examples`, which stand at `rows` of the data."""
+        """Allocate storage for every token of `examples`, which are `rows` of the data."""
         responses = [int(s.scored.sum()) for example in examples for s in sequences_of(example)]
         self._count_R = send(np.array(responses, np.int64), device)
         self._tokens = count_scored(examples)
-        self._own = count_scored(examples, borrowed=False)
+        self._unborrowed = count_scored(examples, borrowed=False)
         self._starts = np.cumsum(self._tokens) - self._tokens
         self._rows, self._moment = rows, moment
         self._table: dict[str, Tensor] = {}
 
     def places(self, examples: Sequence[int], *, borrowed: bool = True) -> Int[Tensor, " I"]:
-        """Where the tokens of these examples stand among those of the step, with or without what they borrow."""
-        counts = self._tokens if borrowed else self._own
+        """Positions of the tokens of these examples among those of the step, with or without borrowed responses."""
+        counts = self._tokens if borrowed else self._unborrowed
         index = np.array(examples, np.int64)
         places = _spread(self._starts[index], counts[index])
         return send(places, self._count_R.device)
 
     def enter(self, examples: Sequence[int], scores: Scores) -> None:
-        """Take in the scores of some of the examples, detached."""
+        """Store the scores of some of the examples, detached."""
         places = self.places(examples)
         for name, values in scores.figures().items():
             if name not in self._table:
-                room = torch.zeros(int(self._tokens.sum()), dtype=torch.float64, device=places.device)
-                self._table[name] = room
+                empty = torch.zeros(int(self._tokens.sum()), dtype=torch.float64, device=places.device)
+                self._table[name] = empty
             self._table[name].index_copy_(0, places, values.detach().double())
 
     def finish(self, ranks: Ranks) -> Scores:
-        """The scores of all examples, on every rank the same; no two ranks have entered the same example."""
+        """The scores of all examples, equal on every rank; each example was entered on one rank only."""
         values = sum_over_ranks(torch.stack(list(self._table.values())), ranks)
         table = dict(zip(self._table, values, strict=True))
         return Scores(
@@ -131,12 +131,12 @@ class Gathered:
 
 
 def repeat_scores(scores: Scores, examples: Sequence[TokenExample], counts: Int[np.ndarray, " P"]) -> Scores:
-    """The scores of a step in which each example stands as often as `counts` says; gradients add up.
+    """The scores of a step in which each example is repeated `counts` times; gradients add up.
 
     Args:
-      scores: Of each example once.
+      scores: Scores of each example once.
       examples: The examples.
-      counts: At least 1 each, [P].
+      counts: Repetitions of each example, at least 1, [P].
     """
     responses = np.array([len(sequences_of(example)) for example in examples], np.int64)
     lengths = np.array([int(s.scored.sum()) for example in examples for s in sequences_of(example)], np.int64)
@@ -144,12 +144,12 @@ def repeat_scores(scores: Scores, examples: Sequence[TokenExample], counts: Int[
     index_I = _spread((np.cumsum(lengths) - lengths)[index_R], lengths[index_R])
     rows, tokens = (send(index, scores.count_R.device) for index in (index_R, index_I))
     columns = {name: values.index_select(0, tokens) for name, values in scores.figures().items()}
-    count_R, places = scores.count_R.index_select(0, rows), np.repeat(scores.rows, counts)
-    return replace(scores, count_R=count_R, rows=places, **columns)
+    count_R = scores.count_R.index_select(0, rows)
+    return replace(scores, count_R=count_R, rows=np.repeat(scores.rows, counts), **columns)
 
 
 def _spread(starts: Int[np.ndarray, " N"], lengths: Int[np.ndarray, " N"]) -> Int[np.ndarray, " I"]:
-    """start, start + 1, ... for each of the runs, one run after the other."""
+    """start, start + 1, ... for each run, run after run."""
     before = np.cumsum(lengths) - lengths
     return np.repeat(starts - before, lengths) + np.arange(int(lengths.sum()))
 

@@ -1,7 +1,7 @@
-"""Losses that see their whole step: what they give for it, and how the gradient goes back through micro-batches.
+"""Losses that depend on the whole step: their value, and the gradient through micro-batches.
 
-A step is cut as memory allows. Its loss is divided by a total known before any forward, gradients are summed over
-ranks, and each figure is kept per example until all are together, so that no cut moves the trajectory.
+A step is split as memory allows. Its loss is divided by a total known before any forward, gradients are summed over
+ranks, and each figure is kept per example until all are collected, so no split changes the trajectory.
 """
 
 from __future__ import annotations
@@ -25,10 +25,11 @@ from preftree.tree.to_device import send
 def step_scope_gradients(
     batch: Batch, scorer: Scorer, budget: int, ranks: Ranks
 ) -> tuple[Float[Tensor, "M B"], Mapping[str, float], int]:
-    """Gradients where a value depends on the whole step: the table of metrics, the next state, and tokens computed.
+    """Compute gradients of a loss on the whole step; returns the table of metrics, the next state and tokens computed.
 
-    All is scored without a gradient and the loss is taken on the whole. Its slope at each token's log-prob then goes
-    back through the micro-batches, which are scored again for it; a rank that has only one keeps its graph instead.
+    All micro-batches are scored without a gradient, and the loss is computed on the whole step. Its derivative by each
+    token's log-prob then returns through the micro-batches, which are scored again; a rank with only one micro-batch
+    keeps its graph instead.
     """
     device = scorer.device
     plans = batch.plan(scorer, budget, ranks)
@@ -54,17 +55,17 @@ def step_scope_gradients(
             leaf.requires_grad_(False)
         for number, micro in enumerate(plans[ranks.rank]):
             scores = kept[number] if once else batch.score_again(scorer, micro)
-            places = gathered.places(micro.examples, borrowed=once)
+            positions = gathered.places(micro.examples, borrowed=once)
             graphs = [graph for graph in (scores.policy, scores.kl) if graph is not None]
             pairs = zip(slopes, graphs, strict=True)
-            torch.stack([(slope[places] * graph.double()).sum() for slope, graph in pairs]).sum().backward()
+            torch.stack([(slope[positions] * graph.double()).sum() for slope, graph in pairs]).sum().backward()
     return batch.table(columns), state, num_tokens(plans)
 
 
 def whole_step(
     batch: Batch, examples: Sequence[TokenExample], scores: Scores
 ) -> tuple[Float[Tensor, " B"], Mapping[str, Tensor], Mapping[str, float]]:
-    """Loss, metrics and next state of examples that are seen together; a weight of 2 is the example twice."""
+    """Loss, metrics and next state of a whole step; an example of weight 2 counts as two examples."""
     task = batch.task
     counts = repeats(batch.store.weights[scores.rows])
     if counts.max(initial=1) > 1:

@@ -1,4 +1,4 @@
-"""Steps on examples that exist beforehand: one update each."""
+"""Steps on tokenised examples: one update each."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from preftree.train.step.update import take_step
 
 
 class SupervisedSteps:
-    """The steps of a run on examples.
+    """Steps of a run on examples.
 
     Attributes:
       run: The open run.
@@ -39,13 +39,13 @@ class SupervisedSteps:
     """
 
     def __init__(self, run: OpenRun[RunConfig], data: RunExamples, task: Task) -> None:
-        """Make the optimiser; nothing is computed."""
+        """Build the optimiser."""
         self.run, self.data, self.task = run, data, task
         self._scorer = run.scorer
         self.optimizer: Optimizer = build_optimizer(run.scorer, run.config)
         self.num_steps = data.num_steps
         self.steps_per_epoch: float = steps_per_epoch(len(data.train.rows), run.config.batch_size)
-        # A share of a longer run would be another number of steps.
+        # A share is resolved once: of a longer run it would be another number of steps.
         self._optimisation = run.config.model_copy(update={"warmup_steps": data.warmup})
         self._coming: Iterator[Int[np.ndarray, " B"]] | None = None
 
@@ -56,7 +56,7 @@ class SupervisedSteps:
 
     @property
     def companions(self) -> Mapping[str, Companion]:
-        """The reference, where it follows the policy."""
+        """The reference, where it moves with the policy."""
         reference = self.task.reference
         return {"reference": Companion(reference.model)} if isinstance(reference, MovingReference) else {}
 
@@ -66,7 +66,7 @@ class SupervisedSteps:
         return self.data.held_out is not None
 
     def step(self, progress: Progress) -> tuple[Progress, Row]:
-        """Make the step after a progress; the progress after it, and its row of metrics.
+        """Take the next step; returns the new progress and a row of metrics.
 
         Raises:
           UserError: nothing was updated.
@@ -74,7 +74,7 @@ class SupervisedSteps:
         """
         config, task = self.run.config, self.task
         began = time.perf_counter()
-        # A pure function of the step, so that a resumed run meets the rows that it would have met.
+        # A pure function of the step, so that a resumed run reads the same rows.
         self._coming = self._coming or steps_from(self.data.train, config, progress.step, self.num_steps)
         rows = next(self._coming)
         lr = learning_rate(progress.step, self._optimisation, self.num_steps)
@@ -115,7 +115,7 @@ class SupervisedSteps:
         }
 
     def evaluate(self, progress: Progress, stop: Callable[[], int]) -> Mapping[str, float] | None:
-        """Figures of the task over the held-out rows, and their number; None where `stop` said so."""
+        """Figures of the task over the held-out rows, and their number; None where `stop` returns a signal's number."""
         config, split = self.run.config, self.data.held_out
         assert split is not None
         figures = measure(

@@ -1,4 +1,4 @@
-"""The task of a run: what a recipe makes of the scores of examples."""
+"""Task of a run: the loss, the metrics and the figures of a recipe."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from preftree.train.step.scores import Scores
 
 @runtime_checkable
 class Task(Protocol):
-    """A loss with its metrics: four methods, and what a step has to know before it calls them."""
+    """A loss with its metrics: four methods, and properties that a step reads before it calls them."""
 
     @property
     def unit(self) -> str:
-        """What the metrics call examples: `pairs`, for example."""
+        """Name of examples in the metrics, such as `pairs`."""
         ...
 
     @property
@@ -40,12 +40,12 @@ class Task(Protocol):
 
     @property
     def reference(self) -> Reference:
-        """What the policy is compared with."""
+        """The reference of the policy."""
         ...
 
     @property
     def extras(self) -> Mapping[str, bool]:
-        """Figures beside log-probs that the loss reads, as arguments of `Reference.score`."""
+        """Figures other than log-probs that the loss reads, as arguments of `Reference.score`."""
         ...
 
     def loss(self, scores: Scores, examples: Sequence[TokenExample]) -> tuple[Float[Tensor, " P"], dict[str, Tensor]]:
@@ -57,7 +57,7 @@ class Task(Protocol):
         ...
 
     def divisor(self, examples: Examples, rows: Int[np.ndarray, " B"]) -> float:
-        """What the sum of weighted losses over these rows is divided by."""
+        """Divisor of the sum of weighted losses over these rows."""
         ...
 
     def figures(
@@ -68,11 +68,11 @@ class Task(Protocol):
         *,
         held_out: bool = False,
     ) -> dict[str, float]:
-        """Means over all these rows, from a name -> [B] table of their metrics; with intervals where held out."""
+        """Means over all rows, from a name -> [B] table of their metrics; with intervals where held out."""
         ...
 
 
 def places(examples: Iterable[TokenExample], most: int = 8) -> str:
-    """Where examples come from, the first few by name."""
+    """Provenance of examples, the first few by name."""
     names = [str(example.provenance) for example in examples]
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -30,7 +30,7 @@ class StepResult(NamedTuple):
       columns: Each metric of each example of the step, float64, on the CPU, name -> [B].
       grad_norm: Global norm of the gradient before clipping.
       num_tokens: Tokens computed, over all ranks; where a step is scored twice, those of the pass with a gradient.
-      num_alone: Tokens of the same responses, each in a row of its own with its prompt.
+      num_alone: Tokens of the same responses with the prompt repeated in each.
       state: The loss's running state after the step.
     """
 
@@ -51,7 +51,7 @@ def take_step(
     ranks: Ranks,
     name: str = "step",
 ) -> StepResult:
-    """Move the policy by one update.
+    """Update the policy once.
 
     Args:
       batch: The step's examples, and their task.
@@ -60,9 +60,9 @@ def take_step(
       budget: Most tokens of a micro-batch.
       max_grad_norm: Global norm to clip to; None never clips.
       ranks: The ranks that share the step.
-      name: What an error calls this step.
+      name: Name of the step in errors.
     Raises:
-      TrainingError: a metric or the gradient is not finite; raised before the update, with the rows' places.
+      TrainingError: a metric or the gradient is not finite; raised before the update, and names the rows.
       HalfwayError: the device has no memory left for the update.
       ConfigError: an example alone is larger than the budget.
       UserError: another rank could not compute its part.
@@ -115,17 +115,17 @@ def _update(
     result = StepResult(columns, float(on_host[-1]), computed, batch.num_tokens_alone, state)
     refuse_non_finite(name, batch.examples, columns, "nothing was updated: look at these rows, or lower lr")
     if not np.isfinite([result.grad_norm, *state.values()]).all():
-        what = "the gradient's norm" if not np.isfinite(result.grad_norm) else "the loss's running state"
+        subject = "the gradient's norm" if not np.isfinite(result.grad_norm) else "the loss's running state"
         shown = result.grad_norm if not np.isfinite(result.grad_norm) else dict(state)
         raise TrainingError(
-            f"{name}: {what} is {shown} though every loss is finite, over {places(batch.examples)}; "
+            f"{name}: {subject} is {shown} though every loss is finite, over {places(batch.examples)}; "
             "nothing was updated: lower lr, or use precision=fp32"
         )
     if max_grad_norm is not None:
         nn.utils.clip_grads_with_norm_(parameters, max_grad_norm, norm)
     try:
         optimizer.step()
-    except torch.OutOfMemoryError as error:  # at the first step, when it makes its moments
+    except torch.OutOfMemoryError as error:  # at the first step, which allocates the moments
         raise HalfwayError(
             f"{out_of_memory(error)} while the weights were updated; use optimizer=rmsprop or adamw_8bit, or lora"
         ) from error

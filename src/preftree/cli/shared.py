@@ -1,0 +1,97 @@
+"""Options, tables and progress bars that several verbs share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.table import Column
+
+    from preftree.evaluate.answers import SampleFiles
+
+REWARD = (
+    "world:NAME, rm:FOLDER of a reward model, rm:FOLDER:LABEL of a classifier, FILE.py:FUNCTION or MODULE:FUNCTION of "
+    "(prompt, response)."
+)
+JUDGE = f"A reward model's folder, {REWARD}"
+SIDE = "A model's or a run's folder, a hub id, or a file that `preftree generate` wrote"
+
+Model = Annotated[str, typer.Argument(metavar="MODEL", help="A model folder, the folder of a run, or a hub id.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+Judge = Annotated[str, typer.Option(help=JUDGE)]
+Prompts = Annotated[str, typer.Option(help="A data file with a `prompt` in each row, or a .txt file.")]
+NumPrompts = Annotated[
+    int | None,
+    typer.Option(min=2, help="Maximum number of prompts, chosen by seed.  [default: all]", show_default=False),
+]
+Samples = Annotated[int, typer.Option(min=1, help="Responses to each prompt.")]
+MaxNewTokens = Annotated[
+    int | None,
+    typer.Option(min=1, help="Maximum tokens of a response.  [default: 256, or the world's]", show_default=False),
+]
+SamplingTemperature = Annotated[float, typer.Option(min=0, help="0 takes the most likely token.")]
+TopP = Annotated[float, typer.Option(help="Sample from the fewest tokens with this total probability.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of the samples and of the bootstrap.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Number of responses generated at once.")]
+Precision = Annotated[Literal["fp32", "bf16"], typer.Option(help="Precision of the weights.")]
+
+
+def print_table(
+    heads: Iterable[str | Column], rows: Iterable[Sequence[str]], *, soft_wrap: bool = False, **look: Any
+) -> None:
+    """Print a table on stdout; `look` are options of rich's Table."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*heads, title_justify="left", **look)
+    for row in rows:
+        table.add_row(*row)
+    Console(markup=False, highlight=False, soft_wrap=soft_wrap).print(table)
+
+
+def with_interval(value: float, low: float | None, high: float | None, form: str = ".3f") -> str:
+    """A figure as text, with the ends of its interval where it has one."""
+    ends = "" if low is None or high is None else f"  [{low:{form}}, {high:{form}}]"
+    return f"{value:{form}}{ends}"
+
+
+@contextmanager
+def progress_bar(name: str, total: int | None) -> Iterator[Callable[[int], None]]:
+    """A progress bar on stderr; yields a function that takes what is done."""
+    with _bars() as show:
+        show(name, 0, total)
+        yield lambda done: show(name, done, total)
+
+
+@contextmanager
+def sample_files(out: Path, samples: int, batch_size: int, precision: Literal["fp32", "bf16"]) -> Iterator[SampleFiles]:
+    """Settings for sampling into OUT/responses, with a progress bar for each file; Ctrl-C ends the command."""
+    from preftree.evaluate.answers import Interrupted, SampleFiles
+    from preftree.runtime.signals import stop_on_signals
+
+    with _bars() as show, stop_on_signals() as request:
+        try:
+            yield SampleFiles(out / "responses", samples, batch_size, precision, lambda: request.signum, show)
+        except Interrupted:
+            raise typer.Exit(128 + request.signum) from None
+
+
+@contextmanager
+def _bars() -> Iterator[Callable[[str, int, int | None], None]]:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True)) as bar:
+        tasks: dict[str, Any] = {}
+
+        def show(name: str, done: int, total: int | None) -> None:
+            if name not in tasks:
+                tasks[name] = bar.add_task(name, total=total)
+            bar.update(tasks[name], completed=done)
+
+        yield show
