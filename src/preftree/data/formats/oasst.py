@@ -13,7 +13,8 @@ from typing import Any
 from preftree.data.formats import ranking
 from preftree.data.rows.faults import RowFault, Tally
 from preftree.data.rows.fields import Row
-from preftree.data.rows.format import RawRow, has, make_format
+from preftree.data.rows.format import has, make_format
+from preftree.data.rows.raw_row import RawRow
 
 _ROLES = ("prompter", "assistant")
 

@@ -17,6 +17,7 @@ FAULTS: dict[str, str] = {
     "bad_csv": "not CSV, or another number of cells than the header has",
     "bad_utf8": "bytes that are not UTF-8",
     "bad_text": "a NUL, half a surrogate pair, or U+FFFD, the mark of an earlier decoding error",
+    "duplicate_key": "a key that occurs twice in one object",
     "line_too_long": "more than 16 MiB",
     "missing_field": "a field that the format needs is absent or null",
     "not_text": "images, sound or film",

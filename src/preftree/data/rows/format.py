@@ -9,7 +9,8 @@ from preftree.data.rows.assemble import BESIDE, SYNONYMS
 from preftree.data.rows.faults import RowFault, Tally
 from preftree.data.rows.fields import Row
 from preftree.data.rows.messages import MEDIA
-from preftree.records import Kind, Provenance, Record
+from preftree.data.rows.raw_row import RawRow
+from preftree.records import Kind, Record
 
 MEANINGFUL = (
     "answer",
@@ -46,14 +47,6 @@ MEANINGFUL = (
 
 _REFUSED = frozenset([*MEANINGFUL, *SYNONYMS, "system", "tools", "chat_template_kwargs", "tie"])
 """Fields that change the prompt or the target: a format that does not read one refuses a row that has it."""
-
-
-@dataclass(frozen=True, slots=True)
-class RawRow:
-    """One row as the file has it, or why it could not be read."""
-
-    where: Provenance
-    row: Row | RowFault
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,8 @@ from preftree.data.rows.duplicates import Repeated, Seen
 from preftree.data.rows.faults import RowFault, Tally
 from preftree.data.rows.fields import Row
 from preftree.data.rows.format import Format
-from preftree.data.sources.files import SUFFIXES, RawRow, data_files, read_file
+from preftree.data.rows.raw_row import RawRow
+from preftree.data.sources.files import SUFFIXES, data_files, read_file
 from preftree.data.sources.hub import HubData, find_on_hub, looks_like_hub_id, read_hub
 from preftree.errors import DataError
 from preftree.records import Provenance, Record
