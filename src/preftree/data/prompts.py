@@ -13,18 +13,20 @@ import numpy as np
 from jaxtyping import Int
 from transformers import PreTrainedTokenizerBase
 
+from preftree.data.rows.assemble import Given, assemble, parts_of
 from preftree.data.rows.conversion import as_kind, check_kind
 from preftree.data.rows.faults import RowFault, Tally, check_share
-from preftree.data.rows.fields import Row, text
-from preftree.data.rows.messages import messages, prompt_messages
+from preftree.data.rows.fields import Row
 from preftree.data.sources.reader import find_format, find_source, read_records, read_rows
 from preftree.data.tokens.encoder import make_encoder
-from preftree.data.tokens.template import check_special, check_template, render
+from preftree.data.tokens.template import check_template, render
+from preftree.data.tokens.written_out import check_special
 from preftree.errors import DataError
 from preftree.records import Demonstration, Message, Provenance, Text
 
 log = logging.getLogger("preftree")
 
+_PROMPT = ("prompt", "system", "tools", "chat_template_kwargs")
 MAX_REJECTED = 0.05
 """Share of rows with faults that a file of demonstrations may have."""
 
@@ -40,8 +42,9 @@ class Prompt:
 def read_prompts(path: str) -> list[Prompt]:
     """The prompts of a file, in order: one a line of a .txt file, else each row's `prompt`.
 
-    A row's prompt is text or a list of messages; rows of a format that names it otherwise (HH transcripts, SHP's
-    `history`) are read as that format. Nothing is left out: a row without a prompt is an error.
+    A row's prompt is text or a list of messages, with `system`, `tools` and `chat_template_kwargs` beside it; rows of a
+    format that names it otherwise (HH transcripts, SHP's `history`) are read as that format. Nothing is left out: a row
+    without a prompt is an error.
 
     Raises:
       DataError: a file cannot be read, or a row has no prompt; the row is named.
@@ -68,7 +71,7 @@ def _from_rows(path: str) -> list[Prompt]:
             if isinstance(raw.row, RowFault):
                 raise raw.row
             if raw.row.get("prompt") is not None:
-                prompts.append(Prompt(raw.where, _prompt(raw.row)))
+                prompts.append(Prompt(raw.where, prompt_of(raw.row)))
                 continue
             form = form or find_format(source)
             prompts.append(Prompt(raw.where, form.read(raw.row).prompt))
@@ -77,9 +80,14 @@ def _from_rows(path: str) -> list[Prompt]:
     return prompts
 
 
-def _prompt(row: Row) -> Text:
-    value = row["prompt"]
-    return text(value, "prompt") if isinstance(value, str) else prompt_messages(messages(value, "prompt"), "prompt")
+def prompt_of(row: Row) -> Text:
+    """The prompt of a row that names it so, with the system message, tools and template options beside it.
+
+    Raises:
+      RowFault: one of these is not what its name says.
+    """
+    parts = {name: part for name, part in parts_of(row, {"prompt": "prompt"}).items() if name in _PROMPT}
+    return assemble(parts | {"response": Given("response", "-")}).prompt
 
 
 def prompt_key(prompt: Text) -> str:
@@ -89,7 +97,9 @@ def prompt_key(prompt: Text) -> str:
     turns = [turn for turn in prompt if turn.role not in ("system", "developer")]
     if len(turns) == 1:
         return turns[0].content
-    return json.dumps([[turn.role, turn.content] for turn in prompt], ensure_ascii=False)
+    return json.dumps(
+        [[turn.role, turn.content, *([turn.rest] if turn.rest else [])] for turn in prompt], ensure_ascii=False
+    )
 
 
 def read_demonstrations(path: str) -> list[tuple[Provenance, Demonstration]]:
@@ -126,7 +136,7 @@ def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]
     for prompt in prompts:
         try:
             if isinstance(prompt.text, str):
-                check_special(encoder.special, prompt.text, "prompt")
+                check_special(encoder, prompt.text, "prompt")
                 whole.append(prompt.text)
             else:
                 check_template(tokenizer, prompt.where.file)

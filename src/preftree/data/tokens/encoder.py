@@ -8,10 +8,11 @@ by id.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -20,6 +21,7 @@ import tokenizers
 import transformers
 from transformers import PreTrainedTokenizerBase, TokenizersBackend
 
+from preftree.data.tokens.template_facts import TemplateFacts, any_of, learn_template
 from preftree.errors import ModelError
 
 Ids: TypeAlias = np.ndarray  # int32, one dimension
@@ -39,6 +41,9 @@ class Encoder:
       unknown: Token for text that the vocabulary lacks; None where there is none, or where it is BOS or EOS.
       special: Finds special tokens that are written out in a text.
       added: Finds any token that is encoded whole wherever it is written, special or not; one of them closes a turn.
+      special_ids: The special tokens by id.
+      normalises: Whether a text may become a token that is not written in it, by NFKC or lower case for example.
+      facts: What the chat template writes by itself; learned when it is first asked for.
       digest: Identity of all this.
     """
 
@@ -50,6 +55,9 @@ class Encoder:
     unknown: int | None
     special: re.Pattern[str]
     added: re.Pattern[str]
+    special_ids: Mapping[int, str]
+    normalises: bool
+    facts: Callable[[], TemplateFacts]
     digest: str
 
 
@@ -63,15 +71,18 @@ def make_encoder(tokenizer: PreTrainedTokenizerBase) -> Encoder:
         raise ModelError(f"{_name(tokenizer)} has no EOS token, which ends every response; set eos_token in its folder")
     special = {str(token) for token in tokenizer.all_special_tokens}
     special |= {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
-    added = special | {token.content for token in tokenizer.added_tokens_decoder.values()}
+    by_id = {number: token.content for number, token in tokenizer.added_tokens_decoder.items()}
+    added = special | set(by_id.values())
     if isinstance(tokenizer, TokenizersBackend):
         whole = json.loads(tokenizer.backend_tokenizer.to_str())
         first = _fast(tokenizer.backend_tokenizer.to_str())
+        normalises = whole.get("normalizer") is not None and any(t["normalized"] for t in whole["added_tokens"])
         bare = _without_dummy_space(whole)
         later = _fast(json.dumps(bare)) if bare != whole else first
         identity = json.dumps(whole, sort_keys=True)
     else:
         first = later = _slow(tokenizer)
+        normalises = True
         if tokenizer.convert_ids_to_tokens(first(["a"])[0].tolist())[0][:1] in ("\u2581", "\u0120"):
             raise ModelError(
                 f"{_name(tokenizer)} puts a space before every text; give its fast version, with a tokenizer.json"
@@ -98,14 +109,13 @@ def make_encoder(tokenizer: PreTrainedTokenizerBase) -> Encoder:
         empty=start or (bos,),
         eos=tokenizer.eos_token_id,
         unknown=unknown if isinstance(unknown, int) and unknown not in (bos, tokenizer.eos_token_id) else None,
-        special=_any_of(special),
-        added=_any_of(added),
+        special=any_of(special),
+        added=any_of(added),
+        special_ids={number: token for number, token in by_id.items() if token in special},
+        normalises=normalises,
+        facts=functools.cache(lambda: learn_template(tokenizer, later, by_id)),
         digest=hashlib.sha256(json.dumps(parts).encode()).hexdigest(),
     )
-
-
-def _any_of(tokens: set[str]) -> re.Pattern[str]:
-    return re.compile("|".join(re.escape(token) for token in sorted(tokens, key=len, reverse=True) if token))
 
 
 def _fast(serialised: str) -> Encode:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
+from typing import Literal, TypeAlias
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
@@ -16,18 +17,26 @@ from preftree.data.store.example import NO_PROMPT
 from preftree.data.store.writer import NewExample
 from preftree.data.tokens.budgets import Budgets, Fit, Truncation, fit, too_long
 from preftree.data.tokens.encoder import Encoder, Ids
-from preftree.data.tokens.template import RenderedTexts, ResponsePiece, check_special, render
+from preftree.data.tokens.template import RenderedTexts, ResponsePiece, render
+from preftree.data.tokens.written_out import check_special
 from preftree.records import (
     FIGURES,
+    Conversation,
     Demonstration,
     Kind,
     Label,
+    Message,
     Preference,
     Provenance,
     Ranking,
     Record,
     select_responses,
+    template_options_of,
+    tools_of,
 )
+
+Turns: TypeAlias = Literal["last", "all"]
+"""Assistant turns of a demonstration that are imitated."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +70,7 @@ def render_row(
     tokenizer: PreTrainedTokenizerBase,
     encoder: Encoder,
     kind: Kind = "pair",
+    turns: Turns = "last",
 ) -> RenderedRow:
     """A record as texts to encode: plain text unchanged, a conversation through the chat template.
 
@@ -70,6 +80,7 @@ def render_row(
       tokenizer: Renders conversations.
       encoder: Finds special tokens.
       kind: Kind of the examples: `pair` makes pairs of a ranking, `response` two examples of a pair.
+      turns: Assistant turns of a demonstration that are scored where the row does not say it.
     Raises:
       RowFault: a special token is written out in it, or the template does not take it as it is.
     """
@@ -79,11 +90,13 @@ def render_row(
     if isinstance(prompt, str):
         for field, text in (("prompt", prompt), *named):
             assert isinstance(text, str)
-            check_special(encoder.special, text, field)
+            check_special(encoder, text, field)
         texts = RenderedTexts(prompt, tuple((ResponsePiece(str(text), True, False),) for _, text in named))
     else:
-        turns = [(field, text) for field, text in named if not isinstance(text, str)]
-        texts = render(tokenizer, encoder, prompt, turns)
+        if turns == "all" and isinstance(record, Demonstration):
+            prompt = _all_trained(prompt)
+        responses = [(field, text) for field, text in named if not isinstance(text, str)]
+        texts = render(tokenizer, encoder, prompt, responses)
     return RenderedRow(
         where=where,
         texts=texts,
@@ -96,6 +109,12 @@ def render_row(
     )
 
 
+def _all_trained(prompt: Sequence[Message]) -> Conversation:
+    """A prompt whose assistant turns are all trained on, except those that say no."""
+    turns = [replace(turn, train=True) if turn.role == "assistant" and turn.train is None else turn for turn in prompt]
+    return Conversation(turns, tools_of(prompt), template_options_of(prompt))
+
+
 def make_examples(
     batch: list[RenderedRow],
     encoder: Encoder,
@@ -104,13 +123,14 @@ def make_examples(
     tally: Tally,
 ) -> Iterator[NewExample]:
     """Encode some rows at once, then fit each into the budgets."""
-    prompts = encoder.first([row.texts.prompt for row in batch])
-    texts = [piece.text for row in batch for pieces in row.texts.responses for piece in pieces]
-    piece_ids = iter(encoder.later(texts))
+    prompts = encoder.first([row.texts.earlier[0].text if row.texts.earlier else row.texts.prompt for row in batch])
+    whole = [pieces for row in batch for pieces in (row.texts.earlier[1:], *row.texts.responses)]
+    piece_ids = iter(encoder.later([piece.text for pieces in whole for piece in pieces]))
     for row, ids in zip(batch, prompts, strict=True):
+        later = [next(piece_ids) for _ in row.texts.earlier[1:]]
         encoded = [[next(piece_ids) for _ in pieces] for pieces in row.texts.responses]
         try:
-            prompt = _prompt(row, ids, encoder)
+            prompt = _prompt(row, [ids, *later], encoder)
             responses = [_response(row, place, ids, encoder) for place, ids in enumerate(encoded)]
             yield from _fitted(row, prompt, responses, encoder, budgets, truncation, tally)
         except RowFault as fault:
@@ -128,14 +148,16 @@ class _Encoded:
     spans: tuple[tuple[int, int], ...]
 
 
-def _prompt(row: RenderedRow, ids: Ids, encoder: Encoder) -> _Encoded:
+def _prompt(row: RenderedRow, pieces: list[Ids], encoder: Encoder) -> _Encoded:
     if row.templated:
-        encoded = _Encoded(ids, ()) if row.texts.trained is None else _Encoded(*row.texts.trained)
+        ids = np.concatenate(pieces)
+        encoded = _Encoded(ids, _scored(pieces, row.texts.earlier) if row.texts.earlier else ())
+        encoded = encoded if row.texts.trained is None else _Encoded(*row.texts.trained)
         if not len(encoded.ids):
             raise RowFault("bad_messages", "prompt", "the chat template renders nothing for 'prompt'")
         return encoded
-    head = encoder.start if len(ids) else encoder.empty
-    return _Encoded(np.concatenate([np.array(head, np.int32), ids]), ())
+    head = encoder.start if len(pieces[0]) else encoder.empty
+    return _Encoded(np.concatenate([np.array(head, np.int32), *pieces]), ())
 
 
 def _response(row: RenderedRow, place: int, pieces: list[Ids], encoder: Encoder) -> _Encoded:
@@ -146,11 +168,14 @@ def _response(row: RenderedRow, place: int, pieces: list[Ids], encoder: Encoder)
         raise RowFault("empty_response", field, f"'{field}' has no tokens; drop the row")
     if not texts[-1].closed:
         pieces = [*pieces[:-1], np.append(pieces[-1], np.int32(encoder.eos))]
+    return _Encoded(np.concatenate(pieces), _scored(pieces, texts))
+
+
+def _scored(pieces: Sequence[Ids], texts: Sequence[ResponsePiece]) -> tuple[tuple[int, int], ...]:
+    """Places [start, stop) of the scored pieces in their join."""
     ends = np.cumsum([len(ids) for ids in pieces]).tolist()
-    spans = [
-        (end - len(ids), end) for end, ids, text in zip(ends, pieces, texts, strict=True) if text.scored and len(ids)
-    ]
-    return _Encoded(np.concatenate(pieces), tuple(spans))
+    each = zip(ends, pieces, texts, strict=True)
+    return tuple((end - len(ids), end) for end, ids, text in each if text.scored and len(ids))
 
 
 def _fitted(

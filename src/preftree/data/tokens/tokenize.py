@@ -26,7 +26,7 @@ from preftree.data.store.token_store import TokenStore
 from preftree.data.store.writer import StoreWriter
 from preftree.data.tokens.budgets import UNLIMITED, Budgets, Truncation
 from preftree.data.tokens.encoder import Encoder, make_encoder
-from preftree.data.tokens.row_examples import RenderedRow, make_examples, render_row
+from preftree.data.tokens.row_examples import RenderedRow, Turns, make_examples, render_row
 from preftree.data.tokens.template import check_template
 from preftree.errors import CacheError, DataError
 from preftree.records import Kind, Provenance, Record
@@ -46,6 +46,7 @@ def tokenize_file(
     truncation: Truncation = "drop",
     format_name: str | None = None,
     chosen_side: bool = False,
+    turns: Turns = "last",
     max_rejected_share: float = 0.05,
     on_rows: Callable[[int], None] | None = None,
 ) -> tuple[TokenStore, TokenReport]:
@@ -61,13 +62,17 @@ def tokenize_file(
       truncation: What happens to a row over a budget.
       format_name: The format of the rows; detected where it is None.
       chosen_side: Imitate the chosen responses of a preference file.
+      turns: Assistant turns of a demonstration that are imitated: the last, or all.
       max_rejected_share: More than this share of rejected rows stops the run.
       on_rows: Called now and then with the number of rows read so far.
     Raises:
-      DataError: the source cannot be read, is of another kind, or holds too many faults.
+      DataError: the source cannot be read, is of another kind, or holds too many faults; or all turns are asked for
+        where nothing is imitated.
       ModelError: the tokenizer cannot do it.
       CacheError: the store cannot be written.
     """
+    if turns == "all" and kind != "demonstration":
+        raise DataError(f"turns=all makes targets of a demonstration's turns, and {path} is read as the kind {kind!r}")
     source = find_source(path)
     form = find_format(source, format_name)
     check_kind(path, form, kind, chosen_side=chosen_side)
@@ -75,7 +80,15 @@ def tokenize_file(
     marks = [file_mark(file) for file in source.files]
     contents = content_digests(source, cache_dir / "tokens")
     key = store_key(
-        source, contents, form, encoder, kind=kind, chosen_side=chosen_side, budgets=budgets, truncation=truncation
+        source,
+        contents,
+        form,
+        encoder,
+        kind=kind,
+        chosen_side=chosen_side,
+        turns=turns,
+        budgets=budgets,
+        truncation=truncation,
     )
     folder, damage = cache_dir / "tokens" / key, None
     if folder.exists():
@@ -90,7 +103,7 @@ def tokenize_file(
 
     tally, lengths, num_templated, num_examples = Tally(), {}, 0, 0
     records = read_records(source, form, tally)
-    rows = _render_rows(records, tokenizer, encoder, tally, path=path, kind=kind, chosen_side=chosen_side)
+    rows = _render_rows(records, tokenizer, encoder, tally, path=path, kind=kind, chosen_side=chosen_side, turns=turns)
     try:
         with staged_dir(folder) as staging, closing(StoreWriter(staging)) as writer:
             for batch in _batches(rows):
@@ -135,6 +148,7 @@ def _render_rows(
     path: str,
     kind: Kind,
     chosen_side: bool,
+    turns: Turns,
 ) -> Iterator[tuple[RenderedRow, int]]:
     """Rows ready to encode, each with its size in characters; faulty ones go to the tally."""
     imitated = Seen()
@@ -149,7 +163,7 @@ def _render_rows(
         if not isinstance(record.prompt, str):
             check_template(tokenizer, path)
         try:
-            row = render_row(where, record, tokenizer, encoder, kind)
+            row = render_row(where, record, tokenizer, encoder, kind, turns)
         except RowFault as fault:
             tally.reject(where, fault)
         else:
