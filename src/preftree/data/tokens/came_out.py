@@ -46,9 +46,9 @@ def check_prompt(
     for place, turn in enumerate(prompt):
         where = f"turn {place + 1} of the prompt"
         _, answer = facts.split_thought(turn.content) if turn.role == "assistant" else ("", turn.content)
-        if answer.strip() and not _stands(answer.strip(), head):
-            if _same(tokenizer, _with(prompt, place, replace(turn, content=_OTHER)), head):
-                raise unrendered(tokenizer, "prompt", f"the text of {where} ({turn.role}) is missing")
+        lost = answer.strip() and not _stands(answer.strip(), head)
+        if lost and _same(tokenizer, _with(prompt, place, replace(turn, content=_OTHER)), head):
+            raise unrendered(tokenizer, "prompt", f"the text of {where} ({turn.role}) is missing")
         if calls := turn.rest.get("tool_calls"):
             lacking = next((text for text in _call_texts(calls) if not _stands(text, head)), None)
             if lacking is not None:
@@ -96,8 +96,8 @@ def find_calls(tokenizer: PreTrainedTokenizerBase, turn: Message, whole: str, st
 def unrendered(tokenizer: PreTrainedTokenizerBase, field: str, missing: str) -> RowFault:
     """The fault of a field that the template does not render."""
     message = (
-        f"'{field}' is not rendered by the chat template of {tokenizer.name_or_path}: {missing}; take it out of the row, "
-        "or take a model whose template has a place for it"
+        f"'{field}' is not rendered by the chat template of {tokenizer.name_or_path}: {missing}; take it "
+        "out of the row, or take a model whose template has a place for it"
     )
     return RowFault("unread_field", field, message)
 

@@ -43,7 +43,7 @@ class TemplateFacts:
     thoughts: tuple[tuple[str, str], ...]
 
     def split_thought(self, content: str) -> tuple[str, str]:
-        """Thought and answer of an assistant's text that begins with one thought, in the marks that the template writes.
+        """Thought and answer of an assistant's text that begins with one thought, in the marks of the template.
 
         The opening mark may be missing, since a prompt can end with it. A text of another form is all answer.
         """
@@ -105,7 +105,7 @@ def _source(tokenizer: PreTrainedTokenizerBase) -> str:
 def _probes() -> list[tuple[Message, ...]]:
     system, question, answer, other, last = _WORDS
     user, said = Message("user", question), Message("assistant", answer)
-    thought = dict.fromkeys(("reasoning_content", "reasoning", "thinking"), other)
+    thought: dict[str, str] = dict.fromkeys(("reasoning_content", "reasoning", "thinking"), other)
     call = {"id": "zqcall123", "type": "function", "function": {"name": "zqtool", "arguments": {"zqkey": "zqvalue"}}}
     tool = {"type": "function", "function": {"name": "zqtool", "description": "zqtext", "parameters": {}}}
     calls = (

@@ -93,7 +93,7 @@ def _special(field: str, token: str) -> RowFault:
 
 def _written(field: str, mark: str) -> RowFault:
     message = (
-        f"'{field}' writes out {mark!r}, which the chat template itself writes around turns, thoughts or calls; take it "
-        "out, or give the field that the template makes it of: messages, 'reasoning_content', 'tool_calls'"
+        f"'{field}' writes out {mark!r}, which the chat template itself writes around turns, thoughts or calls; take "
+        "it out, or give the field that the template makes it of: messages, 'reasoning_content', 'tool_calls'"
     )
     return RowFault("special_token", field, message)
