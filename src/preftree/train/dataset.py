@@ -68,6 +68,7 @@ def open_data(
       objective: Objective on preferences; None for demonstrations.
     Raises:
       DataError: a file cannot be read, is of another kind, holds too many faults, or nothing that can be trained on.
+      ConfigError: all turns are to be imitated where nothing is.
     """
 
     def read(path: str) -> tuple[TokenStore, Int[np.ndarray, " N"]]:
@@ -169,6 +170,11 @@ def check_budget(part: Subset, shares_prefixes: bool, budget: int) -> None:
 def _tokenize(
     config: RunConfig, objective: Objective | None, path: str, tokenizer: PreTrainedTokenizerBase
 ) -> TokenStore:
+    if config.data.turns == "all" and objective is not None:
+        raise ConfigError(
+            f"data.turns=all imitates every assistant turn, and {config.recipe} compares or judges whole responses; "
+            "leave it out"
+        )
     store, report = tokenize_file(
         path,
         tokenizer,
@@ -178,6 +184,7 @@ def _tokenize(
         truncation=config.truncation,
         format_name=config.data.format,
         chosen_side=getattr(config, "side", None) == "chosen",
+        turns=config.data.turns,
         max_rejected_share=config.data.max_rejected,
     )
     for line in report.lines():

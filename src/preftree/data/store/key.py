@@ -32,11 +32,15 @@ TOKEN_CODE = (
     "preftree.data.store.token_report",
     "preftree.data.store.token_store",
     "preftree.data.store.writer",
+    "preftree.data.tokens.apply_template",
     "preftree.data.tokens.budgets",
+    "preftree.data.tokens.came_out",
     "preftree.data.tokens.encoder",
     "preftree.data.tokens.row_examples",
     "preftree.data.tokens.template",
+    "preftree.data.tokens.template_facts",
     "preftree.data.tokens.tokenize",
+    "preftree.data.tokens.written_out",
     "preftree.records",
     "preftree.tree.layout",
 )
@@ -51,12 +55,13 @@ def store_key(
     *,
     kind: Kind,
     chosen_side: bool,
+    turns: str,
     budgets: Budgets,
     truncation: Truncation,
 ) -> str:
     """Name of the store: hash of the rows, the tokenizer, the options, and the code of tokenisation."""
     hub = None if source.hub is None else asdict(source.hub)
-    options = [form.name, kind, chosen_side, asdict(budgets), truncation]
+    options = [form.name, kind, chosen_side, turns, asdict(budgets), truncation]
     parts = [source.path, source.files, contents, hub, options, encoder.digest, code_digest(TOKEN_CODE)]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
