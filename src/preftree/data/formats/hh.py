@@ -18,8 +18,10 @@ ASSISTANT = "\n\nAssistant:"
 
 def detect(row: Row) -> bool:
     """Whether a side without a prompt holds an assistant turn."""
-    sides = row.get("chosen"), row.get("rejected")
-    return row.get("prompt") in (None, "") and any(isinstance(side, str) and ASSISTANT in side for side in sides)
+    if not row.keys() >= {"chosen", "rejected"} or row.get("prompt") not in (None, ""):
+        return False
+    sides = row["chosen"], row["rejected"]
+    return any(isinstance(side, str) and ASSISTANT in side for side in sides)
 
 
 def read(row: Row) -> Preference:

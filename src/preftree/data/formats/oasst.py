@@ -1,7 +1,7 @@
 """Open Assistant: trees of turns, a row a tree (`replies`) or a row a message (`parent_id`), with ranks among siblings.
 
 Wherever the assistant gave two answers or more that are ranked, the turns before them and these answers are a ranking;
-rank 0 is best. Deleted and spam messages, answers without a rank, and turns with a single answer make none: counted.
+rank 0 is best. Deleted messages and answers without a rank take no part; turns with fewer ranked answers are counted.
 """
 
 from __future__ import annotations
