@@ -1,6 +1,6 @@
 """{"fields": {"prompt": ..., "response_1": ...}, "responses": {"preference": [{"value": ...}]}, ...}: Argilla records.
 
-Version 2, nested or flat ("preference.responses"), and version 1, whose columns of answers list {user_id, value, status}.
+Version 2, nested or flat ("preference.responses"), and version 1, whose answers are lists of {user_id, value, status}.
 The preference is the first question whose value ranks the answers, names the better one, or calls them equal. What
 people said beats what was suggested; people who disagree are a fault. Two answers make a pair, more a ranking.
 """
@@ -154,15 +154,14 @@ def _ranks(value: Any, names: list[str]) -> dict[str, float] | None:
         value = [{"rank": rank, "value": name} for rank, name in zip(value["rank"], value["value"], strict=False)]
     if isinstance(value, list):
         ranked = [item for item in value if isinstance(item, dict) and item.get("value") in names]
-        ranks = {item["value"]: item.get("rank") for item in ranked}
-        sound = len(ranks) > 1 and all(isinstance(rank, int | float) for rank in ranks.values())
-        return ranks if sound else None
+        ranks = {item["value"]: float(item["rank"]) for item in ranked if isinstance(item.get("rank"), int | float)}
+        return ranks if 1 < len(ranks) == len(ranked) else None
     if not isinstance(value, str):
         return None
     if value.strip().lower() in _TIES:
-        return dict.fromkeys(names, 1)
+        return dict.fromkeys(names, 1.0)
     best = _named(value.strip(), names)
-    return None if best is None else {name: 1 if name == best else 2 for name in names}
+    return None if best is None else {name: 1.0 if name == best else 2.0 for name in names}
 
 
 def _named(value: str, names: list[str]) -> str | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from preftree.data.rows.assemble import BESIDE, Given, assemble, parts_of
+from preftree.data.rows.assemble import Given, assemble, parts_of
 from preftree.data.rows.faults import RowFault
 from preftree.data.rows.fields import Row, items, number, present
 from preftree.data.rows.format import make_format, names_any
@@ -83,5 +83,4 @@ FORMAT = make_format(
     detect,
     read,
     (*_PROMPTS, "system_instruction", *LISTS),
-    beside=(*BESIDE, "system_prompt", "functions"),
 )

@@ -16,6 +16,7 @@ from preftree.data.rows.fields import Row
 from preftree.data.rows.format import RawRow, has, make_format
 
 _ROLES = ("prompter", "assistant")
+_NONE = (None, "")
 
 
 def detect_messages(row: Row) -> bool:
@@ -58,11 +59,11 @@ def _planted(tree: Sequence[tuple[RawRow, Row]], tally: Tally) -> Iterator[RawRo
         parent = row["parent_id"]
         if parent in nodes:
             nodes[parent]["replies"].append(nodes[row["message_id"]])
-        elif parent is not None:
+        elif parent not in _NONE:
             message = "'parent_id' names no message of the rows around it; keep the messages of a tree together"
             yield RawRow(raw.where, RowFault("bad_value", "parent_id", message))
     for raw, row in tree:
-        if row["parent_id"] is None:
+        if row["parent_id"] in _NONE:
             yield from _rankings(raw, nodes[row["message_id"]], [], tally)
 
 
@@ -72,7 +73,7 @@ def _rankings(raw: RawRow, node: Mapping[str, Any], before: list[Row], tally: Ta
     turns = [*before, {"role": role, "content": node.get("text")}]
     replies = [reply for reply in node.get("replies") or [] if isinstance(reply, dict) and not reply.get("deleted")]
     answers = [reply for reply in replies if reply.get("role") == "assistant"]
-    ranked = [reply for reply in answers if reply.get("rank") is not None]
+    ranked = [reply for reply in answers if reply.get("rank") not in _NONE]
     if len(ranked) > 1:
         responses, ranks = [reply.get("text") for reply in ranked], [reply["rank"] for reply in ranked]
         yield replace(raw, row={"messages": turns, "responses": responses, "ranks": ranks})

@@ -97,12 +97,17 @@ def find_format(source: Source, name: str | None = None, columns: Columns | None
         raise DataError(f"{source.path} holds no rows")
     if not rows:
         raise DataError(f"{source.path}: none of its first {len(first)} rows can be read; the first: {first[0]}")
-    votes = Counter(form.name for row in _without_unused(rows) if (form := format_of(row)) is not None)
+    votes = _votes(rows) or _votes(_without_unused(rows))
     if votes:
         name, count = votes.most_common(1)[0]
         if 2 * count >= len(rows):
             return FORMATS[name]
     raise DataError(f"{source.path}: {refusal(rows)}")
+
+
+def _votes(rows: Sequence[Row]) -> Counter[str]:
+    """How many rows are of each format."""
+    return Counter(form.name for row in rows if (form := format_of(row)) is not None)
 
 
 def _without_unused(rows: Sequence[Row]) -> list[Row]:
