@@ -56,6 +56,8 @@ def refusal(rows: Sequence[Row]) -> str:
             return (
                 f"field '{name}' is a message list written out as text; give it as a list (JSON lines can, CSV cannot)"
             )
+    if {"completions", "labels"} <= names.keys():
+        return "'labels' are labels of single steps, and no loss here takes such; give one label for a whole response"
     sides = [row for row in rows if isinstance(row.get("chosen"), str) and isinstance(row.get("rejected"), str)]
     if len(sides) == len(rows) and not {"prompt", "question"} & names.keys():
         return (
