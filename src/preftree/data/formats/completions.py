@@ -18,6 +18,7 @@ from preftree.records import Record
 LISTS = ("completions", "responses", "answers", "candidates", "generations")
 _PROMPTS = ("instruction", "prompt", "context", "contents", "messages", "question")
 _RESPONSES = ("response", "completion", "text", "answer", "content")
+_SYSTEMS = ("system_instruction", "systemInstruction")
 _SCORES = ("overall_score", "score", "rating", "fine-grained_score", "pm_score")
 _MISTAKEN = "'{}' is 10 where 'fine-grained_score' is {:g}, a known mistake of the data; take this completion out"
 
@@ -33,8 +34,9 @@ def read(row: Row) -> Record:
     name, value = present(row, *_PROMPTS)
     plain = isinstance(value, str) and value.rstrip().endswith("Assistant:")
     parts = parts_of(row, {"messages" if isinstance(value, list) else "prompt": name})
-    if row.get("system_instruction") is not None:
-        parts["system"] = Given("system_instruction", row["system_instruction"])
+    for system in _SYSTEMS:
+        if row.get(system) is not None:
+            parts["system"] = Given(system, row[system])
     field = _list_of_objects(row) or "completions"
     given = items(row.get(field), field)
     by_rank = all(isinstance(item, dict) and item.get("rank") is not None for item in given)
@@ -82,5 +84,5 @@ FORMAT = make_format(
     "scored or ranked completions",
     detect,
     read,
-    (*_PROMPTS, "system_instruction", *LISTS),
+    (*_PROMPTS, *_SYSTEMS, *LISTS),
 )

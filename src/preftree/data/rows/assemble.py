@@ -154,7 +154,10 @@ def assemble(given: Parts, *, chat: bool = False) -> Record:
 
 def _by_field(fault: RowFault, parts: _Present) -> RowFault:
     """A fault of a part under the name that its field has in the row."""
-    field = parts.fields.get(fault.field, fault.field)
+    target, bracket, rest = fault.field.partition("[")
+    if target not in (*NUMBERS, "system"):  # every other part is read under its field
+        return fault
+    field = parts.fields.get(target, target) + bracket + rest
     return (
         fault
         if field == fault.field

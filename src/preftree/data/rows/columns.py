@@ -27,11 +27,13 @@ _USUAL_WINNERS = {
     "a": "a",
     "model_a": "a",
     "response_a": "a",
+    "answer_a": "a",
     "left": "a",
     "first": "a",
     "b": "b",
     "model_b": "b",
     "response_b": "b",
+    "answer_b": "b",
     "right": "b",
     "second": "b",
     "tie": "tie",
@@ -181,10 +183,15 @@ def _part(row: Row, target: str, column: Column) -> Given:
     return Given(column.path, value)
 
 
+def usual_winner(word: str) -> str | None:
+    """What a word says of two answers where no words are given: a, b or tie; None where it is not a usual one."""
+    return _USUAL_WINNERS.get(word.strip().lower())
+
+
 def _winner(value: Any, column: Column) -> str:
     if column.words:
         return WINNERS[_chosen_word(value, column)]
-    usual = _USUAL_WINNERS.get(str(value).strip().lower())
+    usual = usual_winner(str(value))
     if usual is None:
         message = f"'{column.path}' is {str(value)[:40]!r}; say what stands for a and b: winner={column.path}:A|B|TIE"
         raise RowFault("bad_value", column.path, message)
