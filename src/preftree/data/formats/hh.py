@@ -18,10 +18,10 @@ ASSISTANT = "\n\nAssistant:"
 
 def detect(row: Row) -> bool:
     """Whether a side without a prompt holds an assistant turn."""
-    if not row.keys() >= {"chosen", "rejected"} or row.get("prompt") not in (None, ""):
+    if "chosen" not in row or "rejected" not in row or row.get("prompt"):
         return False
-    sides = row["chosen"], row["rejected"]
-    return any(isinstance(side, str) and ASSISTANT in side for side in sides)
+    chosen, rejected = row["chosen"], row["rejected"]
+    return (isinstance(chosen, str) and ASSISTANT in chosen) or (isinstance(rejected, str) and ASSISTANT in rejected)
 
 
 def read(row: Row) -> Preference:

@@ -76,6 +76,9 @@ NUMBERS = ("weight", "tie", *FIGURE_FIELDS)
 BESIDE = ("system", "tools", "chat_template_kwargs", "weight", "tie", *FIGURE_FIELDS)
 """Targets that stand beside the texts of a row; every format reads fields of these names."""
 
+_BESIDE_NAMES = {name: name for name in BESIDE} | SYNONYMS
+"""Targets of the fields beside the texts, by their names; a target's own name comes before its synonyms."""
+
 REPEATED_PROMPT = 16
 """Characters of a prompt from which a response that begins with all of it is taken for a mistake of the file."""
 
@@ -116,12 +119,10 @@ class _Present(dict[str, Given]):
 def parts_of(row: Row, names: Mapping[str, str]) -> dict[str, Given]:
     """The parts of a row whose fields `names` gives by target, and those that stand beside them under their names."""
     parts = {target: Given(name, row.get(name)) for target, name in names.items()}
-    for name in BESIDE:
-        if row.get(name) not in (None, ""):
-            parts.setdefault(name, Given(name, row[name]))
-    for name, target in SYNONYMS.items():
-        if row.get(name) not in (None, ""):
-            parts.setdefault(target, Given(name, row[name]))
+    if not _BESIDE_NAMES.keys().isdisjoint(row):
+        for name, target in _BESIDE_NAMES.items():
+            if row.get(name) not in (None, ""):
+                parts.setdefault(target, Given(name, row[name]))
     return parts
 
 

@@ -91,9 +91,9 @@ class Format:
         Raises:
           RowFault: one of them would change the prompt or the target, or holds images, sound or film.
         """
+        if row.keys() <= self.fields:
+            return []
         names = [name for name in row if name not in self.fields]
-        if not names:
-            return names
         read = self.columns_read(row) if self.columns_read is not None else ()
         names = [name for name in names if row[name] not in (None, "", [], {}) and name not in read]
         for name in names:

@@ -38,9 +38,10 @@ _CALLS = ("function_call", "tool_call")
 _ROLE = ("role", "from")
 _CONTENT = ("content", "value", "parts", "text")
 _TRAINED = ("train", "weight", "loss_weight", "loss")
+_PLAIN = {"role", "content"}
 _READ = {*_ROLE, *_CONTENT, *_TRAINED, "function_call"}
 _THOUGHTS = ("reasoning", "thinking")
-_ASKED = ("human", "user")
+_ASKED = {"human", "user"}
 MEDIA = ("image", "images", "image_url", "audio", "audios", "video", "videos")
 """Fields of pictures, sound and film, in rows and in messages."""
 
@@ -69,16 +70,15 @@ def messages(value: Any, where: str) -> tuple[Message, ...]:
         raise RowFault("wrong_type", where, f"'{where}' must be a list of messages, got {type_name(value)}")
     turns: list[Message] = []
     for index, item in enumerate(value):
-        if isinstance(item, dict) and "assistant" in item and any(name in item for name in _ASKED):
-            turns += _exchange(item, f"{where}[{index}]")
-        else:
-            turns.append(_message(item, f"{where}[{index}]"))
+        turns += _exchange(item, f"{where}[{index}]")
     return tuple(turns)
 
 
-def _exchange(value: Row, where: str) -> tuple[Message, Message]:
-    """A question and its answer in one object: {human, assistant}."""
-    asked = next(name for name in _ASKED if name in value)
+def _exchange(value: Any, where: str) -> tuple[Message, ...]:
+    """A message, or a question and its answer in one object: {human, assistant}."""
+    if not isinstance(value, dict) or "assistant" not in value or not _ASKED & value.keys():
+        return (_message(value, where),)
+    asked = next(name for name in value if name in _ASKED)
     question, answer = text(value[asked], f"{where}.{asked}"), text(value["assistant"], f"{where}.assistant")
     return Message("user", question), Message("assistant", answer)
 
@@ -86,6 +86,8 @@ def _exchange(value: Row, where: str) -> tuple[Message, Message]:
 def _message(value: Any, where: str) -> Message:
     if not isinstance(value, dict):
         raise RowFault("wrong_type", where, f"'{where}' must be a message, got {type_name(value)}")
+    if value.keys() == _PLAIN and value["role"] in ROLES and isinstance(value["content"], str):
+        return Message(value["role"], text(value["content"], f"{where}.content"))
     named = {name: item for name, item in value.items() if item is not None}
     refuse_media(named, f"{where}.")
     role_field = next((name for name in _ROLE if name in named), "role")

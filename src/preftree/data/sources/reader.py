@@ -142,7 +142,8 @@ def read_records(source: Source, form: Format, tally: Tally) -> Iterator[tuple[P
         except RowFault as fault:
             tally.reject(raw.where, fault)
         else:
-            tally.unread.update(unread)
+            if unread:
+                tally.unread.update(unread)
             yield raw.where, record
 
 
