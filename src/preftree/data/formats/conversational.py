@@ -38,7 +38,10 @@ def read(row: Row) -> Record:
 
 
 def _sides(row: Row) -> tuple[str, str] | None:
-    return next((names for names in _NAMES if has(row, *names)), None)
+    for names in _NAMES:
+        if has(row, *names):
+            return names
+    return None
 
 
 def _is_messages(value: object) -> bool:

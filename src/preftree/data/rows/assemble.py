@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 from preftree.data.rows.faults import RowFault
 from preftree.data.rows.fields import (
@@ -36,7 +36,6 @@ from preftree.data.rows.messages import (
     tool_definitions,
 )
 from preftree.records import (
-    FIGURES,
     Conversation,
     Demonstration,
     Figures,
@@ -47,14 +46,13 @@ from preftree.records import (
     Ranking,
     Record,
     Text,
+    figures_of,
     select_responses,
 )
 
 TEXTS = ("prompt", "messages", "chosen", "rejected", "a", "b", "response")
 FIGURE_FIELDS = tuple(
-    dict.fromkeys(
-        field for figure in FIGURES.values() for kind in ("pair", "list", "response") for field in figure.fields(kind)
-    )
+    dict.fromkeys(field for kind in get_args(Kind) for figure in figures_of(kind) for field in figure.fields(kind))
 )
 """Fields of the figures; a column of each name may be mapped."""
 
@@ -331,24 +329,26 @@ def _pair(parts: _Present, beside: _Beside, chat: bool) -> Preference:
         rejected = _response(parts.need("rejected"), prompt)
         return preference(row, prompt, (name, chosen), (parts["rejected"].field, rejected))
     (left, chosen_value), (right, rejected_value) = parts.need("chosen"), parts.need("rejected")
-    sides = [
-        messages(value, field)
-        for field, value in ((left, chosen_value), (right, rejected_value))
-        if not isinstance(value, str)
-    ]
-    whole = len(sides) == 2 and all(side[:1] and side[0].role != "assistant" for side in sides)
-    if whole and ("messages" not in parts and not isinstance(parts.get("prompt", Given("", "")).value, list)):
-        prompt, chosen, rejected = _part(sides[0], sides[1], left, right)
-        if "prompt" in parts:
-            field, question = parts["prompt"]
-            if text(question, field).strip() not in (turn.content.strip() for turn in prompt if turn.role == "user"):
-                raise RowFault("prompts_differ", field, f"'{field}' is not a user turn of '{left}' and '{right}'")
-        prompt = beside.around(prompt_messages(prompt, left), left)
-        pair = (left, response_messages(chosen, left)), (right, response_messages(rejected, right))
-        return preference(row, prompt, *pair)
+    asked = "messages" in parts or ("prompt" in parts and not isinstance(parts["prompt"].value, str))
+    if not (asked or isinstance(chosen_value, str) or isinstance(rejected_value, str)):
+        sides = messages(chosen_value, left), messages(rejected_value, right)
+        if all(side[:1] and side[0].role != "assistant" for side in sides):
+            prompt, chosen, rejected = _part(*sides, left, right)
+            _check_question(parts, prompt, left, right)
+            prompt = beside.around(prompt_messages(prompt, left), left)
+            pair = (left, response_messages(chosen, left)), (right, response_messages(rejected, right))
+            return preference(row, prompt, *pair)
     prompt = _prompt(parts, beside)
     chosen, rejected = _response(parts["chosen"], prompt), _response(parts["rejected"], prompt)
     return preference(row, prompt, (left, chosen), (right, rejected))
+
+
+def _check_question(parts: _Present, prompt: tuple[Message, ...], left: str, right: str) -> None:
+    """Refuse a prompt given as text that is none of the turns that two whole conversations share."""
+    if "prompt" in parts:
+        field, question = parts["prompt"]
+        if text(question, field).strip() not in (turn.content.strip() for turn in prompt if turn.role == "user"):
+            raise RowFault("prompts_differ", field, f"'{field}' is not a user turn of '{left}' and '{right}'")
 
 
 def _part(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar, get_args
 
 from preftree.data.rows.faults import RowFault
 from preftree.records import Kind, Message, Preference, Text, figures_of
@@ -16,8 +16,9 @@ from preftree.records import Kind, Message, Preference, Text, figures_of
 Row: TypeAlias = dict[str, Any]
 T = TypeVar("T")
 
-_KINDS: tuple[Kind, ...] = ("pair", "list", "response", "demonstration")
-_FIGURE_FIELDS = {kind: {field for figure in figures_of(kind) for field in figure.fields(kind)} for kind in _KINDS}
+_FIGURE_FIELDS: dict[Kind, set[str]] = {
+    kind: {field for figure in figures_of(kind) for field in figure.fields(kind)} for kind in get_args(Kind)
+}
 MAX_RESPONSES = 64  # 2016 pairs
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _ESCAPED_BYTE = re.compile("[\udc80-\udcff]")  # how Python keeps a byte that was not UTF-8
