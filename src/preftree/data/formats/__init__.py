@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from preftree.data.formats import (
+    arena_columns,
+    argilla,
+    chosen_lists,
     completions,
     conversational,
     explicit,
@@ -39,6 +42,9 @@ FORMATS: dict[str, Format] = {
         shp.FORMAT,
         tldr.FORMAT,
         *mapped.FORMATS,
+        arena_columns.FORMAT,
+        *argilla.FORMATS,
+        chosen_lists.FORMAT,
         *oasst.FORMATS,
         completions.FORMAT,
         ranking.FORMAT,

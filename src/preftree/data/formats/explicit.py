@@ -5,7 +5,7 @@ The responses follow the prompt unchanged, with nothing in between. A `system` t
 
 from __future__ import annotations
 
-from preftree.data.formats import tldr_pairs
+from preftree.data.formats import hh, tldr_pairs
 from preftree.data.rows.assemble import assemble, parts_of
 from preftree.data.rows.fields import Row
 from preftree.data.rows.format import make_format
@@ -15,8 +15,8 @@ _NAMES = ("prompt", "chosen", "rejected")
 
 
 def detect(row: Row) -> bool:
-    """Whether the three are text, and not TL;DR pairs."""
-    return all(isinstance(row.get(name), str) for name in _NAMES) and not tldr_pairs.detect(row)
+    """Whether the three are text, and neither TL;DR pairs nor transcripts."""
+    return all(isinstance(row.get(name), str) for name in _NAMES) and not (tldr_pairs.detect(row) or hh.detect(row))
 
 
 def read(row: Row) -> Record:

@@ -18,8 +18,10 @@ ASSISTANT = "\n\nAssistant:"
 
 def detect(row: Row) -> bool:
     """Whether a side without a prompt holds an assistant turn."""
-    sides = row.get("chosen"), row.get("rejected")
-    return row.get("prompt") in (None, "") and any(isinstance(side, str) and ASSISTANT in side for side in sides)
+    if "chosen" not in row or "rejected" not in row or row.get("prompt"):
+        return False
+    chosen, rejected = row["chosen"], row["rejected"]
+    return (isinstance(chosen, str) and ASSISTANT in chosen) or (isinstance(rejected, str) and ASSISTANT in rejected)
 
 
 def read(row: Row) -> Preference:

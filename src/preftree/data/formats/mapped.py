@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from preftree.data.rows.assemble import assemble
+from preftree.data.rows.assemble import assemble, parts_of
 from preftree.data.rows.columns import Columns, parse_columns
 from preftree.data.rows.fields import Row
 from preftree.data.rows.format import Format, make_format
@@ -18,7 +16,7 @@ class _Reader:
         self.columns, self.chat = columns, chat
 
     def __call__(self, row: Row) -> Record:
-        return assemble(self.columns.parts(row), chat=self.chat)
+        return assemble(parts_of(row, {}) | self.columns.parts(row), chat=self.chat)
 
 
 class _Has:
@@ -31,12 +29,9 @@ class _Has:
         return all(field in row for field in self.fields)
 
 
-def _mapped(
-    name: str, title: str, columns: str, needs: tuple[str, ...], *, chat: bool, more: tuple[str, ...] = ()
-) -> Format:
+def _mapped(name: str, title: str, columns: str, needs: tuple[str, ...], *, chat: bool) -> Format:
     mapping = parse_columns(columns)
-    detect: Callable[[Row], bool] = _Has(needs)
-    return make_format(name, mapping.kind, title, detect, _Reader(mapping, chat), (*mapping.fields, *more), beside=())
+    return make_format(name, mapping.kind, title, _Has(needs), _Reader(mapping, chat), mapping.fields)
 
 
 FORMATS = (
@@ -52,7 +47,7 @@ FORMATS = (
     _mapped(
         "arena",
         "arena battles",
-        "a=conversation_a,b=conversation_b,winner=winner:model_a|model_b|tie|tie (bothbad)",
+        "a=conversation_a,b=conversation_b,winner=winner",
         ("conversation_a", "conversation_b", "winner"),
         chat=True,
     ),

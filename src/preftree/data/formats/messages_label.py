@@ -5,20 +5,19 @@ from __future__ import annotations
 from preftree.data.formats.messages import CONVERSATIONS, LABELS, REJECTED, conversation_field
 from preftree.data.rows.assemble import assemble, parts_of
 from preftree.data.rows.fields import Row
-from preftree.data.rows.format import has_any, make_format
+from preftree.data.rows.format import first_of, has_any, make_format, names_any
 from preftree.records import Record
 
 
 def detect(row: Row) -> bool:
     """Whether there is a conversation and a label."""
-    labelled = any(row.get(name) is not None for name in LABELS)
-    return isinstance(row.get(conversation_field(row)), list) and labelled and not has_any(row, *REJECTED)
+    labelled = has_any(row, *LABELS) and not names_any(row, "chosen", *REJECTED)
+    return isinstance(row.get(conversation_field(row)), list) and labelled
 
 
 def read(row: Row) -> Record:
     """One label."""
-    label = next((name for name in LABELS if row.get(name) is not None), LABELS[0])
-    return assemble(parts_of(row, {"messages": conversation_field(row), "label": label}))
+    return assemble(parts_of(row, {"messages": conversation_field(row), "label": first_of(row, LABELS)}))
 
 
 FORMAT = make_format(

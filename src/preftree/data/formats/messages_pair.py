@@ -7,23 +7,24 @@ chat_template, and LLaMA-Factory's ShareGPT preferences.
 
 from __future__ import annotations
 
+from preftree.data.formats import conversational
 from preftree.data.formats.messages import CONVERSATIONS, REJECTED, conversation_field
 from preftree.data.rows.assemble import assemble, parts_of
 from preftree.data.rows.fields import Row
-from preftree.data.rows.format import has_any, make_format
+from preftree.data.rows.format import first_of, has_any, make_format
 from preftree.records import Record
 
 
 def detect(row: Row) -> bool:
     """Whether there is a conversation and a rejected side."""
-    return isinstance(row.get(conversation_field(row)), list) and has_any(row, *REJECTED)
+    conversation = isinstance(row.get(conversation_field(row)), list)
+    return conversation and has_any(row, *REJECTED) and not conversational.detect(row)
 
 
 def read(row: Row) -> Record:
     """One pair."""
-    rejected = next((name for name in REJECTED if row.get(name) is not None), REJECTED[0])
-    names = {"messages": conversation_field(row), "rejected": rejected}
-    return assemble(parts_of(row, names | ({"chosen": "chosen"} if row.get("chosen") is not None else {})))
+    names = {"messages": conversation_field(row), "rejected": first_of(row, REJECTED)}
+    return assemble(parts_of(row, names | ({"chosen": "chosen"} if "chosen" in row else {})))
 
 
 FORMAT = make_format(

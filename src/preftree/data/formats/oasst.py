@@ -1,7 +1,7 @@
 """Open Assistant: trees of turns, a row a tree (`replies`) or a row a message (`parent_id`), with ranks among siblings.
 
 Wherever the assistant gave two answers or more that are ranked, the turns before them and these answers are a ranking;
-rank 0 is best. Deleted and spam messages, answers without a rank, and turns with a single answer make none: counted.
+rank 0 is best. Deleted messages and answers without a rank take no part; turns with fewer ranked answers are counted.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from preftree.data.rows.format import has, make_format
 from preftree.data.rows.raw_row import RawRow
 
 _ROLES = ("prompter", "assistant")
+_NONE = (None, "")
 
 
 def detect_messages(row: Row) -> bool:
@@ -59,11 +60,11 @@ def _planted(tree: Sequence[tuple[RawRow, Row]], tally: Tally) -> Iterator[RawRo
         parent = row["parent_id"]
         if parent in nodes:
             nodes[parent]["replies"].append(nodes[row["message_id"]])
-        elif parent is not None:
+        elif parent not in _NONE:
             message = "'parent_id' names no message of the rows around it; keep the messages of a tree together"
             yield RawRow(raw.where, RowFault("bad_value", "parent_id", message))
     for raw, row in tree:
-        if row["parent_id"] is None:
+        if row["parent_id"] in _NONE:
             yield from _rankings(raw, nodes[row["message_id"]], [], tally)
 
 
@@ -73,7 +74,7 @@ def _rankings(raw: RawRow, node: Mapping[str, Any], before: list[Row], tally: Ta
     turns = [*before, {"role": role, "content": node.get("text")}]
     replies = [reply for reply in node.get("replies") or [] if isinstance(reply, dict) and not reply.get("deleted")]
     answers = [reply for reply in replies if reply.get("role") == "assistant"]
-    ranked = [reply for reply in answers if reply.get("rank") is not None]
+    ranked = [reply for reply in answers if reply.get("rank") not in _NONE]
     if len(ranked) > 1:
         responses, ranks = [reply.get("text") for reply in ranked], [reply["rank"] for reply in ranked]
         yield replace(raw, row={"messages": turns, "responses": responses, "ranks": ranks})

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from preftree.data.rows.fields import Row, response_text, take, weight
-from preftree.data.rows.format import MEANINGFUL, has_any, make_format
+from preftree.data.rows.format import MEANINGFUL, make_format, names_any
 from preftree.records import Demonstration
 
 
 def detect(row: Row) -> bool:
     """Whether there is text, and no field of another format."""
-    return isinstance(row.get("text"), str) and not has_any(row, *MEANINGFUL)
+    return isinstance(row.get("text"), str) and not names_any(row, *MEANINGFUL)
 
 
 def read(row: Row) -> Demonstration:

@@ -5,24 +5,25 @@ The question is the user's turn. `status` "tie" (distilabel) makes a tie.
 
 from __future__ import annotations
 
+from preftree.data.formats import conversational
 from preftree.data.rows.assemble import Given, assemble, parts_of
 from preftree.data.rows.fields import Row
-from preftree.data.rows.format import has, has_any, make_format
+from preftree.data.rows.format import first_of, has, make_format, names_any
 from preftree.records import Record
+
+_QUESTIONS = ("question", "input")
 
 
 def detect(row: Row) -> bool:
     """Whether there is a question with two sides."""
-    elsewhere = has_any(row, "prompt", "messages", "conversations", "instruction")
-    return any(isinstance(row.get(name), str) for name in ("question", "input")) and (
-        has(row, "chosen", "rejected") and not elsewhere
-    )
+    asked = any(isinstance(row.get(name), str) for name in _QUESTIONS)
+    elsewhere = names_any(row, "prompt", "messages", "conversations", "conversation", "instruction", "query")
+    return asked and has(row, "chosen", "rejected") and not elsewhere and not conversational.detect(row)
 
 
 def read(row: Row) -> Record:
     """One pair."""
-    question = "question" if has(row, "question") else "input"
-    parts = parts_of(row, {"prompt": question, "chosen": "chosen", "rejected": "rejected"})
+    parts = parts_of(row, {"prompt": first_of(row, _QUESTIONS), "chosen": "chosen", "rejected": "rejected"})
     if row.get("status") == "tie":
         parts["tie"] = Given("status", True)
     return assemble(parts, chat=True)

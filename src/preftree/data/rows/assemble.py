@@ -1,15 +1,16 @@
 """Records out of the named parts of a row: what a format, or a mapping of columns, says each field is.
 
-Targets are prompt, system, messages, chosen, rejected, a, b, winner, response, label, responses, scores, ranks, tools,
-chat_template_kwargs, weight, and the figures of records.FIGURES. Texts become a conversation where any of them is
-one, where there is a system message or tools, or where the format is of chats; else they are plain text.
+Targets are prompt, system, messages, chosen, rejected, response, label, responses, scores, ranks, tools,
+chat_template_kwargs, weight, and the figures of records.FIGURES; of two answers a and b also winner (with strength), or
+a_wins and b_wins, or score_a and score_b. Texts become a conversation where any of them is one, where there is a system
+message or tools, or where the format is of chats; else they are plain text.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 from preftree.data.rows.faults import RowFault
 from preftree.data.rows.fields import (
@@ -35,7 +36,6 @@ from preftree.data.rows.messages import (
     tool_definitions,
 )
 from preftree.records import (
-    FIGURES,
     Conversation,
     Demonstration,
     Figures,
@@ -46,23 +46,26 @@ from preftree.records import (
     Ranking,
     Record,
     Text,
+    figures_of,
     select_responses,
 )
 
 TEXTS = ("prompt", "messages", "chosen", "rejected", "a", "b", "response")
 FIGURE_FIELDS = tuple(
-    dict.fromkeys(
-        field for figure in FIGURES.values() for kind in ("pair", "list", "response") for field in figure.fields(kind)
-    )
+    dict.fromkeys(field for kind in get_args(Kind) for figure in figures_of(kind) for field in figure.fields(kind))
 )
 """Fields of the figures; a column of each name may be mapped."""
 
 TARGETS = (*TEXTS, "system", "winner", "label", "responses", "ranks", "tools", "chat_template_kwargs", "weight", "tie")
-TARGETS += ("strength",)
+TARGETS += ("strength", "a_wins", "b_wins", "score_a", "score_b")
 TARGETS += tuple(field for field in FIGURE_FIELDS if field not in TARGETS)
 """What a field can be."""
 
-SYNONYMS = {"system_prompt": "system", "functions": "tools"}
+SYNONYMS = {"system_prompt": "system", "functions": "tools"} | {
+    name.format(side): f"score_{side}"
+    for side in ("chosen", "rejected")
+    for name in ("rating_{}", "{}_rating", "{}-rating", "{}_score")
+}
 """Other names of fields that stand beside the texts."""
 
 NUMBERS = ("weight", "tie", *FIGURE_FIELDS)
@@ -70,6 +73,9 @@ NUMBERS = ("weight", "tie", *FIGURE_FIELDS)
 
 BESIDE = ("system", "tools", "chat_template_kwargs", "weight", "tie", *FIGURE_FIELDS)
 """Targets that stand beside the texts of a row; every format reads fields of these names."""
+
+_BESIDE_NAMES = {name: name for name in BESIDE} | SYNONYMS
+"""Targets of the fields beside the texts, by their names; a target's own name comes before its synonyms."""
 
 REPEATED_PROMPT = 16
 """Characters of a prompt from which a response that begins with all of it is taken for a mistake of the file."""
@@ -85,16 +91,36 @@ class Given(NamedTuple):
 Parts = Mapping[str, Given]
 """The parts of a row by target; a part whose value is null is absent."""
 
+VERDICTS = (("winner",), ("a_wins", "b_wins"), ("score_a", "score_b"))
+"""The parts that say which of two answers is better; one of the three ways is given."""
+
+
+class _Present(dict[str, Given]):
+    """The parts that are not null."""
+
+    def __init__(self, given: Parts) -> None:
+        super().__init__((target, part) for target, part in given.items() if part.value is not None)
+        self.fields = {target: part.field for target, part in given.items()}
+
+    def need(self, target: str) -> Given:
+        """A part that must be there.
+
+        Raises:
+          RowFault: it is absent or null; named by its field.
+        """
+        if target not in self:
+            field = self.fields.get(target, target)
+            raise RowFault("missing_field", field, f"'{field}' is missing")
+        return self[target]
+
 
 def parts_of(row: Row, names: Mapping[str, str]) -> dict[str, Given]:
     """The parts of a row whose fields `names` gives by target, and those that stand beside them under their names."""
     parts = {target: Given(name, row.get(name)) for target, name in names.items()}
-    for name in BESIDE:
-        if row.get(name) not in (None, ""):
-            parts.setdefault(name, Given(name, row[name]))
-    for name, target in SYNONYMS.items():
-        if row.get(name) not in (None, ""):
-            parts.setdefault(target, Given(name, row[name]))
+    if not _BESIDE_NAMES.keys().isdisjoint(row):
+        for name, target in _BESIDE_NAMES.items():
+            if row.get(name) not in (None, ""):
+                parts.setdefault(target, Given(name, row[name]))
     return parts
 
 
@@ -118,25 +144,49 @@ def assemble(given: Parts, *, chat: bool = False) -> Record:
     Raises:
       RowFault: a part is missing, is not what its target says, or contradicts another one.
     """
-    parts = {target: part for target, part in given.items() if part.value is not None}
+    parts = _Present(given)
+    try:
+        return _assembled(parts, chat)
+    except RowFault as fault:
+        raise _by_field(fault, parts) from None
+
+
+def _by_field(fault: RowFault, parts: _Present) -> RowFault:
+    """A fault of a part under the name that its field has in the row."""
+    target, bracket, rest = fault.field.partition("[")
+    if target not in (*NUMBERS, "system"):  # every other part is read under its field
+        return fault
+    field = parts.fields.get(target, target) + bracket + rest
+    return (
+        fault
+        if field == fault.field
+        else RowFault(fault.fault, field, fault.message.replace(f"'{fault.field}'", f"'{field}'"))
+    )
+
+
+def _assembled(parts: _Present, chat: bool) -> Record:
     beside = _Beside.read(parts)
     chat = chat or "messages" in parts or bool(beside.system or beside.tools or beside.options)
     chat = chat or any(isinstance(parts[name].value, list | dict) for name in TEXTS if name in parts)
     if "responses" in parts and isinstance(parts["responses"].value, list):
-        chat = chat or any(isinstance(value, list | dict) for value in parts["responses"].value)
-    row = _figure_row(parts)
-    if "responses" in parts:
-        return _ranking(parts, row, beside, chat)
-    if "a" in parts or "b" in parts:
+        chat = chat or any(isinstance(_value(item), list | dict) for item in parts["responses"].value)
+    if "responses" in parts.fields:
+        return _ranking(parts, beside, chat)
+    if {"a", "b"} & parts.fields.keys():
         parts = _decided(parts)
-        row = _figure_row(parts)
-    if "rejected" in parts:
-        return _pair(parts, row, beside, chat)
-    name = "response" if "response" in parts or "messages" not in parts else "messages"
+    if "rejected" in parts.fields:
+        return _pair(parts, beside, chat)
+    row = _figure_row(parts)
+    name = "messages" if "messages" in parts.fields and "response" not in parts.fields else "response"
     prompt, response = _exchange(parts, name, beside, chat)
-    if "label" in given:
-        return Label(prompt, response, flag(*_need(parts, "label")[::-1]), weight(row), figures(row, "response"))
+    if "label" in parts.fields:
+        field, value = parts.need("label")
+        return Label(prompt, response, flag(value, field), weight(row), figures(row, "response"))
     return Demonstration(prompt, response, weight(row))
+
+
+def _value(item: Any) -> Any:
+    return item.value if isinstance(item, Given) else item
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,28 +224,19 @@ class _Beside:
         return Conversation(turns, self.tools, self.options) if self.tools or self.options else turns
 
 
-def _need(parts: Parts, target: str) -> Given:
-    if target not in parts:
-        raise RowFault("missing_field", target, f"'{target}' is missing")
-    return parts[target]
-
-
-def _figure_row(parts: Parts) -> Row:
+def _figure_row(parts: _Present) -> Row:
     """The parts that are numbers beside the texts, under the names that `fields` reads."""
-    return {name: parts[name].value for name in ("weight", "tie", *FIGURE_FIELDS) if name in parts}
+    return {name: parts[name].value for name in NUMBERS if name in parts}
 
 
-def _plain(parts: Parts, target: str) -> str:
-    field, value = _need(parts, target)
+def _plain(parts: _Present, target: str) -> str:
+    field, value = parts.need(target)
     return text(value, field) if target == "prompt" else response_text(value, field)
 
 
-def _prompt(parts: Parts, beside: _Beside) -> tuple[Message, ...] | None:
-    """The turns of the prompt; None where the row gives none."""
-    target = "messages" if "messages" in parts else "prompt"
-    if target not in parts:
-        return None
-    field, value = parts[target]
+def _prompt(parts: _Present, beside: _Beside) -> tuple[Message, ...]:
+    """The turns of the prompt."""
+    field, value = parts.need("messages" if "messages" in parts.fields and "prompt" not in parts else "prompt")
     turns = (Message("user", text(value, field)),) if isinstance(value, str) else messages(value, field)
     return prompt_messages(beside.around(turns, field), field)
 
@@ -224,10 +265,10 @@ def _check_repeats(prompt: str, responses: Mapping[str, str]) -> None:
         raise RowFault("bad_value", field, message)
 
 
-def _exchange(parts: Parts, target: str, beside: _Beside, chat: bool) -> tuple[Text, Text]:
+def _exchange(parts: _Present, target: str, beside: _Beside, chat: bool) -> tuple[Text, Text]:
     """Prompt and response of a row with one response."""
     if target == "messages":
-        field, value = _need(parts, "messages")
+        field, value = parts.need("messages")
         prompt, response = split_dialogue(messages(value, field), field)
         return beside.around(prompt, field), response
     if not chat:
@@ -235,58 +276,79 @@ def _exchange(parts: Parts, target: str, beside: _Beside, chat: bool) -> tuple[T
         _check_repeats(prompt, {parts[target].field: response})
         return prompt, response
     turns = _prompt(parts, beside)
-    if turns is None:
-        raise RowFault("missing_field", "prompt", "'prompt' is missing")
-    return turns, _response(_need(parts, target), turns)
+    return turns, _response(parts.need(target), turns)
 
 
-def _decided(parts: Parts) -> dict[str, Given]:
+def _decided(parts: _Present) -> _Present:
     """Two answers and a verdict as chosen and rejected."""
-    a, b, (field, winner) = _need(parts, "a"), _need(parts, "b"), _need(parts, "winner")
+    a, b = parts.need("a"), parts.need("b")
+    field, winner = _verdict(parts)
+    used = {"a", "b", "strength", *(target for way in VERDICTS for target in way)}
+    rest = {target: part for target, part in parts.items() if target not in used}
+    if "strength" in parts and winner != "tie":
+        name, value = parts["strength"]
+        rest["margin"] = Given(name, abs(number(value, name)))
+    sides = ("b", "a") if winner == "b" else ("a", "b")
+    for target, side in zip(("chosen", "rejected"), sides, strict=True):
+        rest[target] = a if side == "a" else b
+        if winner != "tie" and f"score_{side}" in parts:
+            rest[f"score_{target}"] = parts[f"score_{side}"]
+    return _Present(rest | ({"tie": Given(field, True)} if winner == "tie" else {}))
+
+
+def _verdict(parts: _Present) -> Given:
+    """The better answer, or a tie: by its name, by a flag for each answer, or by their scores."""
+    if "a_wins" in parts.fields:
+        (left, value), (right, other) = parts.need("a_wins"), parts.need("b_wins")
+        wins = flag(value, left), flag(other, right)
+        if all(wins):
+            raise RowFault("bad_value", right, f"'{left}' and '{right}' cannot both be true")
+        return Given(left, "a" if wins[0] else "b" if wins[1] else "tie")
+    if "winner" not in parts.fields and "score_a" in parts.fields:
+        (left, value), (right, other) = parts.need("score_a"), parts.need("score_b")
+        scores = number(value, left), number(other, right)
+        return Given(left, "tie" if scores[0] == scores[1] else "a" if scores[0] > scores[1] else "b")
+    field, winner = parts.need("winner")
     if winner not in ("a", "b", "tie"):
         raise RowFault("bad_value", field, f"'{field}' says neither answer nor a tie, got {str(winner)[:40]!r}")
-    rest = {target: part for target, part in parts.items() if target not in ("a", "b", "winner", "strength")}
-    if "strength" in parts and winner != "tie":
-        rest["margin"] = Given(parts["strength"].field, abs(number(parts["strength"].value, parts["strength"].field)))
-    chosen, rejected = (b, a) if winner == "b" else (a, b)
-    rest |= {"chosen": chosen, "rejected": rejected}
-    return rest | {"tie": Given(field, True)} if winner == "tie" else rest
+    return Given(field, winner)
 
 
-def _pair(parts: Parts, row: Row, beside: _Beside, chat: bool) -> Preference:
+def _pair(parts: _Present, beside: _Beside, chat: bool) -> Preference:
+    row = _figure_row(parts)
     if not chat:
         prompt = _plain(parts, "prompt")
         chosen, rejected = _plain(parts, "chosen"), _plain(parts, "rejected")
         names = parts["chosen"].field, parts["rejected"].field
         _check_repeats(prompt, {names[0]: chosen, names[1]: rejected})
         return preference(row, prompt, (names[0], chosen), (names[1], rejected))
-    if "chosen" not in parts and "messages" in parts:  # the conversation ends with the chosen response
-        field, value = parts["messages"]
+    if "chosen" not in parts.fields and "messages" in parts.fields:  # it ends with the chosen response
+        field, value = parts.need("messages")
         turns, chosen = split_dialogue(messages(value, field), field)
         prompt, name = prompt_messages(beside.around(turns, field), field), field
-        rejected = _response(parts["rejected"], prompt)
+        rejected = _response(parts.need("rejected"), prompt)
         return preference(row, prompt, (name, chosen), (parts["rejected"].field, rejected))
-    (left, chosen_value), (right, rejected_value) = _need(parts, "chosen"), _need(parts, "rejected")
-    sides = [
-        messages(value, field)
-        for field, value in ((left, chosen_value), (right, rejected_value))
-        if not isinstance(value, str)
-    ]
-    whole = len(sides) == 2 and all(side[:1] and side[0].role != "assistant" for side in sides)
-    if whole and ("messages" not in parts and not isinstance(parts.get("prompt", Given("", "")).value, list)):
-        prompt, chosen, rejected = _part(sides[0], sides[1], left, right)
-        if "prompt" in parts:
-            field, question = parts["prompt"]
-            if text(question, field).strip() not in (turn.content.strip() for turn in prompt if turn.role == "user"):
-                raise RowFault("prompts_differ", field, f"'{field}' is not a user turn of '{left}' and '{right}'")
-        prompt = beside.around(prompt_messages(prompt, left), left)
-        pair = (left, response_messages(chosen, left)), (right, response_messages(rejected, right))
-        return preference(row, prompt, *pair)
+    (left, chosen_value), (right, rejected_value) = parts.need("chosen"), parts.need("rejected")
+    asked = "messages" in parts or ("prompt" in parts and not isinstance(parts["prompt"].value, str))
+    if not (asked or isinstance(chosen_value, str) or isinstance(rejected_value, str)):
+        sides = messages(chosen_value, left), messages(rejected_value, right)
+        if all(side[:1] and side[0].role != "assistant" for side in sides):
+            prompt, chosen, rejected = _part(*sides, left, right)
+            _check_question(parts, prompt, left, right)
+            prompt = beside.around(prompt_messages(prompt, left), left)
+            pair = (left, response_messages(chosen, left)), (right, response_messages(rejected, right))
+            return preference(row, prompt, *pair)
     prompt = _prompt(parts, beside)
-    if prompt is None:
-        raise RowFault("missing_field", "prompt", f"'prompt' is missing beside '{left}' and '{right}'")
     chosen, rejected = _response(parts["chosen"], prompt), _response(parts["rejected"], prompt)
     return preference(row, prompt, (left, chosen), (right, rejected))
+
+
+def _check_question(parts: _Present, prompt: tuple[Message, ...], left: str, right: str) -> None:
+    """Refuse a prompt given as text that is none of the turns that two whole conversations share."""
+    if "prompt" in parts:
+        field, question = parts["prompt"]
+        if text(question, field).strip() not in (turn.content.strip() for turn in prompt if turn.role == "user"):
+            raise RowFault("prompts_differ", field, f"'{field}' is not a user turn of '{left}' and '{right}'")
 
 
 def _part(
@@ -311,20 +373,24 @@ def _part(
     return chosen[:place], chosen[place:], rejected[place:]
 
 
-def _ranking(parts: Parts, row: Row, beside: _Beside, chat: bool) -> Ranking:
-    field, value = parts["responses"]
-    given = [Given(f"{field}[{index}]", item) for index, item in enumerate(items(value, field))]
+def _ranking(parts: _Present, beside: _Beside, chat: bool) -> Ranking:
+    row = _figure_row(parts)
+    field, value = parts.need("responses")
+    given = [
+        item if isinstance(item, Given) else Given(f"{field}[{index}]", item)
+        for index, item in enumerate(items(value, field))
+    ]
     named: list[tuple[str, Text]]
     if chat:
-        prompt: Text | None = _prompt(parts, beside)
-        if prompt is None:
-            raise RowFault("missing_field", "prompt", "'prompt' is missing")
-        turns = prompt
-        named = [(name.field, _response(name, turns)) for name in given]
+        turns = _prompt(parts, beside)
+        prompt: Text = turns
+        named = [(item.field, _response(item, turns)) for item in given]
     else:
         prompt = _plain(parts, "prompt")
         named = [(name, response_text(item, name)) for name, item in given]
         _check_repeats(prompt, {name: str(response) for name, response in named})
+    for order in {"scores", "ranks"} & parts.fields.keys():
+        parts.need(order)
     numbered = figures(row, "list", len(named))
     if "scores" in numbered or "ranks" not in parts:
         return rank(row, prompt, named, numbered, field)

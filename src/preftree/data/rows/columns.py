@@ -1,9 +1,11 @@
 """A mapping of columns: which field of a row is its prompt, its responses, its verdict.
 
 `prompt=question,chosen=response_j,rejected=response_k`, or a map in YAML. A field is a name or a dotted path with
-indices (`result.0.value.selected`). Words follow some after a colon: `winner=choice:A|B|TIE|BOTHBAD` gives the values
-that stand for the answers `a`, `b` and a tie (`<0|>0|0` for a signed number), `label=verdict:good|bad` those of a
-liked and a disliked response, `ranks=rank:0` the rank of the best response.
+indices (`result.0.value.selected`); `*` stands for every item of a list (`answers.*.text`), and `|` joins the fields of
+a list that a row has one by one (`responses=answer1|answer2|answer3`). Words follow some after a colon:
+`winner=choice:A|B|TIE|BOTHBAD` gives the values that stand for the answers `a`, `b` and a tie (`<0|>0|0` for a signed
+number), `label=verdict:good|bad` those of a liked and a disliked response, `ranks=rank:0` the rank of the best one.
+Without `winner`, `a_wins` and `b_wins` are flags, or `score_a` and `score_b` decide.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from preftree.data.rows.assemble import TARGETS, Given, assemble, kind_of
+from preftree.data.rows.assemble import TARGETS, VERDICTS, Given, assemble, kind_of
 from preftree.data.rows.faults import RowFault
 from preftree.data.rows.fields import Row
 from preftree.errors import DataError
@@ -25,11 +27,13 @@ _USUAL_WINNERS = {
     "a": "a",
     "model_a": "a",
     "response_a": "a",
+    "answer_a": "a",
     "left": "a",
     "first": "a",
     "b": "b",
     "model_b": "b",
     "response_b": "b",
+    "answer_b": "b",
     "right": "b",
     "second": "b",
     "tie": "tie",
@@ -40,6 +44,7 @@ _USUAL_WINNERS = {
     "bothbad": "tie",
 }
 _WITH_WORDS = {"winner": (2, 4), "label": (2, 2), "ranks": (1, 1)}
+_LISTS = ("responses", "scores", "ranks")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +74,11 @@ class Columns:
     @property
     def fields(self) -> frozenset[str]:
         """Fields of a row that are read, whole or in part."""
-        paths = [column.path for column in self.by_target.values()]
+        paths = [
+            path
+            for target, column in self.by_target.items()
+            for path in (column.path.split("|") if target in _LISTS else [column.path])
+        ]
         return frozenset([*paths, *(path.split(".")[0] for path in paths)])
 
     def parts(self, row: Row) -> dict[str, Given]:
@@ -123,9 +132,13 @@ def _halves(item: str) -> tuple[str, str]:
 
 
 def _check(columns: Mapping[str, Column]) -> None:
-    both = {"a", "b", "winner"} & columns.keys()
-    if both and len(both) < 3:
-        raise DataError("columns: a, b and winner belong together: two answers and a verdict; give all three")
+    if {"a", "b", "winner", "a_wins", "b_wins"} & columns.keys():
+        verdict = any(columns.keys() >= {*way} for way in VERDICTS)
+        if not (verdict and columns.keys() >= {"a", "b"}):
+            raise DataError(
+                "columns: two answers and a verdict belong together; give a, b, and winner (or a_wins and b_wins, or "
+                "score_a and score_b)"
+            )
     if "chosen" in columns and "rejected" not in columns:
         raise DataError("columns: chosen needs rejected beside it; a response alone is response=FIELD")
     if not {"prompt", "messages", "response", "chosen", "a"} & columns.keys():
@@ -134,13 +147,17 @@ def _check(columns: Mapping[str, Column]) -> None:
 
 def look_up(row: Row, path: str) -> Any:
     """The value at a path of a row; None where there is none. A field whose name is the whole path comes first."""
-    if path in row:
-        return row[path]
-    value: Any = row
-    for step in path.split("."):
+    return row[path] if path in row else _within(row, path.split("."))
+
+
+def _within(value: Any, steps: list[str]) -> Any:
+    """What a path leads to inside a value."""
+    for place, step in enumerate(steps):
         if isinstance(value, dict):
             value = value.get(step)
-        elif isinstance(value, list) and step.lstrip("-").isdigit() and -len(value) <= int(step) < len(value):
+        elif isinstance(value, list) and step == "*":
+            return [_within(item, steps[place + 1 :]) for item in value]
+        elif isinstance(value, list) and step.lstrip("-").isdecimal() and -len(value) <= int(step) < len(value):
             value = value[int(step)]
         else:
             return None
@@ -148,7 +165,13 @@ def look_up(row: Row, path: str) -> Any:
 
 
 def _part(row: Row, target: str, column: Column) -> Given:
-    value = look_up(row, column.path)
+    """What one column gives, under the field that it comes from."""
+    value: Any
+    if target in _LISTS and "|" in column.path:
+        given = [Given(path, look_up(row, path)) for path in column.path.split("|")]
+        value = given if target == "responses" else [item.value for item in given]
+    else:
+        value = look_up(row, column.path)
     if value is None:
         return Given(column.path, None)
     if target == "winner":
@@ -160,10 +183,15 @@ def _part(row: Row, target: str, column: Column) -> Given:
     return Given(column.path, value)
 
 
+def usual_winner(word: str) -> str | None:
+    """What a word says of two answers where no words are given: a, b or tie; None where it is not a usual one."""
+    return _USUAL_WINNERS.get(word.strip().lower())
+
+
 def _winner(value: Any, column: Column) -> str:
     if column.words:
         return WINNERS[_chosen_word(value, column)]
-    usual = _USUAL_WINNERS.get(str(value).strip().lower())
+    usual = usual_winner(str(value))
     if usual is None:
         message = f"'{column.path}' is {str(value)[:40]!r}; say what stands for a and b: winner={column.path}:A|B|TIE"
         raise RowFault("bad_value", column.path, message)

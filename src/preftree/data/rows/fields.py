@@ -8,14 +8,17 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar, get_args
 
 from preftree.data.rows.faults import RowFault
-from preftree.records import Kind, Preference, Text, figures_of
+from preftree.records import Kind, Message, Preference, Text, figures_of
 
 Row: TypeAlias = dict[str, Any]
 T = TypeVar("T")
 
+_FIGURE_FIELDS: dict[Kind, set[str]] = {
+    kind: {field for figure in figures_of(kind) for field in figure.fields(kind)} for kind in get_args(Kind)
+}
 MAX_RESPONSES = 64  # 2016 pairs
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _ESCAPED_BYTE = re.compile("[\udc80-\udcff]")  # how Python keeps a byte that was not UTF-8
@@ -50,7 +53,7 @@ def text(value: Any, where: str) -> str:
             raise RowFault("bad_text", where, f"'{where}' holds U+FFFD, the mark of an earlier decoding error")
     if "\0" in value:
         raise RowFault("bad_text", where, f"'{where}' holds a NUL character")
-    if _WRITTEN_MESSAGES.match(value):
+    if value.lstrip()[:1] == "[" and _WRITTEN_MESSAGES.match(value):
         raise RowFault("wrong_type", where, f"'{where}' is a message list written out as text; give it as a list")
     return value
 
@@ -127,6 +130,8 @@ def figures(row: Row, kind: Kind, count: int = 1) -> dict[str, tuple[float, ...]
       count: Responses of a list.
     """
     given: dict[str, tuple[float, ...]] = {}
+    if _FIGURE_FIELDS[kind].isdisjoint(row):
+        return given
     for figure in figures_of(kind):
         fields = figure.fields(kind)
         if figure.per_response and kind == "list":
@@ -164,16 +169,17 @@ def preference(row: Row, prompt: Text, chosen: tuple[str, Text], rejected: tuple
 
 def check_differ(named: tuple[tuple[str, Text], ...]) -> None:
     """No two responses are equal but for white space around them."""
-    seen: dict[tuple[object, ...], str] = {}
+    seen: dict[Any, str] = {}
     for name, response in named:
-        key = (
-            (response.strip(),)
-            if isinstance(response, str)
-            else tuple((m.role, m.content.strip(), str(m.rest)) for m in response)
-        )
+        key = response.strip() if isinstance(response, str) else _stripped(response)
         if key in seen:
             raise RowFault("same_responses", name, f"'{seen[key]}' equals '{name}'; drop the row or label it a tie")
         seen[key] = name
+
+
+def _stripped(turns: tuple[Message, ...]) -> tuple[object, ...]:
+    """What tells one conversation from another, but for white space."""
+    return tuple((turn.role, turn.content.strip(), str(turn.rest) if turn.rest else "") for turn in turns)
 
 
 def type_name(value: Any) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
 
 from preftree.data.rows.assemble import BESIDE, SYNONYMS
@@ -32,6 +32,7 @@ MEANINGFUL = (
     "parent_id",
     "preferred_output",
     "prompt",
+    "query",
     "question",
     "reasoning_content",
     "rejected",
@@ -45,8 +46,10 @@ MEANINGFUL = (
 )
 """Fields that hold texts or verdicts in some format."""
 
-_REFUSED = frozenset([*MEANINGFUL, *SYNONYMS, "system", "tools", "chat_template_kwargs", "tie"])
-"""Fields that change the prompt or the target: a format that does not read one refuses a row that has it."""
+_REFUSED = frozenset([*MEANINGFUL, "system", "system_prompt", "tools", "functions", "chat_template_kwargs", "tie"])
+_REFUSED -= {"answer"}
+"""Fields that change the prompt or the target: a format that does not read one refuses a row that has it. An `answer`
+beside other texts is the solution of an exercise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +65,7 @@ class Format:
       fields: Fields that `read` looks at; the others are counted as not read.
       group: Makes a row for each record, where the file has a row for each turn or for a tree of turns.
       columns: The mapping of columns that makes the format, where one was given.
+      columns_read: Further fields that `read` looks at, where their names differ from file to file.
     """
 
     name: str
@@ -72,6 +76,7 @@ class Format:
     fields: frozenset[str]
     group: Callable[[Iterator[RawRow], Tally], Iterator[RawRow]] | None = None
     columns: str = ""
+    columns_read: Callable[[Row], Set[str]] | None = None
 
     def unread(self, row: Row) -> list[str]:
         """Fields of a row that are not empty and not read.
@@ -79,10 +84,11 @@ class Format:
         Raises:
           RowFault: one of them would change the prompt or the target, or holds images, sound or film.
         """
+        if row.keys() <= self.fields:
+            return []
         names = [name for name in row if name not in self.fields]
-        if not names:
-            return names
-        names = [name for name in names if row[name] is not None and row[name] not in ("", [], {})]
+        read = self.columns_read(row) if self.columns_read is not None else ()
+        names = [name for name in names if row[name] not in (None, "", [], {}) and name not in read]
         for name in names:
             if name in MEDIA:
                 message = (
@@ -108,9 +114,10 @@ def make_format(
     *,
     beside: Iterable[str] = (*BESIDE, *SYNONYMS),
     group: Callable[[Iterator[RawRow], Tally], Iterator[RawRow]] | None = None,
+    columns_read: Callable[[Row], Set[str]] | None = None,
 ) -> Format:
     """A format that reads these fields, and those that stand beside the texts of a row: all of them by default."""
-    return Format(name, kind, title, detect, read, frozenset([*fields, *beside]), group)
+    return Format(name, kind, title, detect, read, frozenset([*fields, *beside]), group, columns_read=columns_read)
 
 
 def has(row: Row, *names: str) -> bool:
@@ -121,3 +128,14 @@ def has(row: Row, *names: str) -> bool:
 def has_any(row: Row, *names: str) -> bool:
     """Whether one of the fields is neither absent, null nor empty."""
     return any(row.get(name) not in (None, "", []) for name in names)
+
+
+def names_any(row: Row, *names: str) -> bool:
+    """Whether the row names one of the fields, be it null: a preference whose side is lost is no demonstration."""
+    return any(name in row for name in names)
+
+
+def first_of(row: Row, names: Sequence[str]) -> str:
+    """The first of the fields that has a value, or else the first that the row names; for errors, the first of all."""
+    named = [name for name in names if name in row]
+    return next((name for name in named if row[name] not in (None, "", [])), (*named, *names)[0])

@@ -1,7 +1,8 @@
 """Messages of a row, in the spellings that chat files use, and the cuts between prompt and response.
 
-A message is {role, content}, {from, value}, or {role, parts}. Content is text, or a list of parts that are all text.
-Every other key reaches the chat template, except those that say whether a turn is trained on.
+A message is {role, content}, {from, value}, or {role, parts}; {human, assistant} are two. Content is text, or a list of
+parts: texts, thoughts (`reasoning_content` of the message) and tool calls. Every other key reaches the chat template,
+except those that say whether a turn is trained on.
 """
 
 from __future__ import annotations
@@ -37,7 +38,10 @@ _CALLS = ("function_call", "tool_call")
 _ROLE = ("role", "from")
 _CONTENT = ("content", "value", "parts", "text")
 _TRAINED = ("train", "weight", "loss_weight", "loss")
+_PLAIN = {"role", "content"}
 _READ = {*_ROLE, *_CONTENT, *_TRAINED, "function_call"}
+_THOUGHTS = ("reasoning", "thinking")
+_ASKED = {"human", "user"}
 MEDIA = ("image", "images", "image_url", "audio", "audios", "video", "videos")
 """Fields of pictures, sound and film, in rows and in messages."""
 
@@ -64,12 +68,26 @@ def messages(value: Any, where: str) -> tuple[Message, ...]:
         return (_message(value, where),)
     if not isinstance(value, list):
         raise RowFault("wrong_type", where, f"'{where}' must be a list of messages, got {type_name(value)}")
-    return tuple(_message(item, f"{where}[{index}]") for index, item in enumerate(value))
+    turns: list[Message] = []
+    for index, item in enumerate(value):
+        turns += _exchange(item, f"{where}[{index}]")
+    return tuple(turns)
+
+
+def _exchange(value: Any, where: str) -> tuple[Message, ...]:
+    """A message, or a question and its answer in one object: {human, assistant}."""
+    if not isinstance(value, dict) or "assistant" not in value or not _ASKED & value.keys():
+        return (_message(value, where),)
+    asked = next(name for name in value if name in _ASKED)
+    question, answer = text(value[asked], f"{where}.{asked}"), text(value["assistant"], f"{where}.assistant")
+    return Message("user", question), Message("assistant", answer)
 
 
 def _message(value: Any, where: str) -> Message:
     if not isinstance(value, dict):
         raise RowFault("wrong_type", where, f"'{where}' must be a message, got {type_name(value)}")
+    if value.keys() == _PLAIN and value["role"] in ROLES and isinstance(value["content"], str):
+        return Message(value["role"], text(value["content"], f"{where}.content"))
     named = {name: item for name, item in value.items() if item is not None}
     refuse_media(named, f"{where}.")
     role_field = next((name for name in _ROLE if name in named), "role")
@@ -78,19 +96,39 @@ def _message(value: Any, where: str) -> Message:
     if role not in ROLES:
         message = f"'{where}.{role_field}' must be one of {', '.join(ROLES)}, got {given[:40]!r}"
         raise RowFault("bad_messages", f"{where}.{role_field}", message)
-    rest = {name: item for name, item in named.items() if name not in _READ}
+    rest = {name: item for name, item in named.items() if name not in (*_READ, "tool_calls")}
     field = next((name for name in _CONTENT if name in named), "content")
+    place = f"{where}.{field}"
     if given in _CALLS:
-        rest["tool_calls"] = _tool_calls(_parsed(named.get(field)), f"{where}.{field}")
-        content = ""
-    else:
-        calls = named.get("tool_calls") or ([named["function_call"]] if named.get("function_call") else None)
-        rest.pop("tool_calls", None)
-        if calls:
-            rest["tool_calls"] = _tool_calls(calls, f"{where}.tool_calls")
-        absent = field not in named and (calls or rest)
-        content = "" if absent else content_text(named.get(field), f"{where}.{field}")
-    return Message(role, content, _train(named, role, where), rest)
+        return Message(
+            role, "", _train(named, role, where), rest | {"tool_calls": _tool_calls(named.get(field), place)}
+        )
+    calls = named.get("tool_calls") or ([named["function_call"]] if named.get("function_call") else None)
+    if calls:
+        rest["tool_calls"] = _tool_calls(calls, f"{where}.tool_calls")
+    content = named.get(field)
+    if isinstance(content, list):
+        content, beside = _without_thoughts(content, place)
+        rest |= beside
+    absent = field not in named and rest
+    return Message(role, "" if absent else content_text(content, place), _train(named, role, where), rest)
+
+
+def _without_thoughts(parts: list[Any], where: str) -> tuple[list[Any], Row]:
+    """The other parts of a content; its thoughts and tool calls as the keys of a message."""
+    left, thoughts, calls = [], [], []
+    for index, part in enumerate(parts):
+        kind = part.get("type") if isinstance(part, dict) else None
+        field = f"{where}[{index}]"
+        if kind in _THOUGHTS:
+            name = next((name for name in ("value", "text", kind) if part.get(name) is not None), "value")
+            thoughts.append(text(part.get(name), f"{field}.{name}"))
+        elif kind == "tool_call":
+            calls += _tool_calls(part.get("value", part), field)
+        else:
+            left.append(part)
+    rest: Row = {"reasoning_content": "".join(thoughts)} if thoughts else {}
+    return left, rest | ({"tool_calls": calls} if calls else {})
 
 
 def content_text(value: Any, where: str) -> str:
@@ -115,6 +153,7 @@ def content_text(value: Any, where: str) -> str:
 def _tool_calls(value: Any, where: str) -> list[Row]:
     """Calls in the form that chat templates take: {type, function: {name, arguments}}, the arguments as an object."""
     calls = []
+    value = _parsed(value)
     for index, item in enumerate(value if isinstance(value, list) else [value]):
         field = f"{where}[{index}]"
         inner = item.get("function") if isinstance(item, dict) and isinstance(item.get("function"), dict) else item

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -98,12 +98,23 @@ def find_format(source: Source, name: str | None = None, columns: Columns | None
         raise DataError(f"{source.path} holds no rows")
     if not rows:
         raise DataError(f"{source.path}: none of its first {len(first)} rows can be read; the first: {first[0]}")
-    votes = Counter(form.name for row in rows if (form := format_of(row)) is not None)
+    votes = _votes(rows) or _votes(_without_unused(rows))
     if votes:
         name, count = votes.most_common(1)[0]
         if 2 * count >= len(rows):
             return FORMATS[name]
     raise DataError(f"{source.path}: {refusal(rows)}")
+
+
+def _votes(rows: Sequence[Row]) -> Counter[str]:
+    """How many rows are of each format."""
+    return Counter(form.name for row in rows if (form := format_of(row)) is not None)
+
+
+def _without_unused(rows: Sequence[Row]) -> list[Row]:
+    """The rows without the fields that are empty in all of them, as in a table that is made for several formats."""
+    used = {name for row in rows for name, value in row.items() if value not in (None, "", [])}
+    return [{name: value for name, value in row.items() if name in used} for row in rows]
 
 
 def _any_row(row: Row) -> bool:
@@ -132,7 +143,8 @@ def read_records(source: Source, form: Format, tally: Tally) -> Iterator[tuple[P
         except RowFault as fault:
             tally.reject(raw.where, fault)
         else:
-            tally.unread.update(unread)
+            if unread:
+                tally.unread.update(unread)
             yield raw.where, record
 
 
