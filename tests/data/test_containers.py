@@ -209,7 +209,7 @@ BROKEN_TEXTS = {
     "a broken object": (".jsonl", OBJECTS + '\n{"prompt": x}', r"rows.jsonl:16: not JSON .Expecting value at 'x}'"),
     "an object without its end": (".jsonl", OBJECTS[:-1], "rows.jsonl:11: not JSON .the file ends within it"),
     "an array that lines follow": (".jsonl", f"[{ONE},\n{ONE}]\n{ONE}", "rows.jsonl:3: not JSON .text after the end"),
-    "a header of one name": (".csv", "a;b;a\n1;2;3\n", "names a column twice .a, b, a.; rename one"),
+    "a header of one name": (".csv", "a;b;a\n1;2;3\n", "rows.csv names column 'a' twice; rename one"),
     "a header that is no CSV": (".csv", 'a,"b"c\n', "rows.csv:1: the header is not CSV"),
     "a header over the length": (".csv", "a" * BIG + "\nx\n", "rows.csv:1: the header is not CSV .longer than 16 MiB"),
     "no rows": (".csv.gz", "prompt,chosen\n", "holds no rows"),
@@ -299,7 +299,7 @@ def test_a_table_with_a_name_twice_is_refused(tmp_path: Path) -> None:
     column = pa.array(["a"])
     double = pa.Table.from_arrays([column, column], names=["prompt", "prompt"])
     parquet.write_table(double, tmp_path / "rows.parquet")
-    refused(tmp_path / "rows.parquet", "names a column twice .prompt, prompt.; rename one")
+    refused(tmp_path / "rows.parquet", "rows.parquet names column 'prompt' twice; rename one")
 
 
 def pipe(path: Path) -> None:
@@ -377,6 +377,11 @@ def test_a_key_that_occurs_twice_is_a_fault_of_its_row(
     assert "duplicate_key" in FAULTS
 
 
+def test_a_broken_line_with_a_key_twice_says_nothing_of_the_next(tmp_path: Path) -> None:
+    path = write(tmp_path / "rows.jsonl", f'{ONE}\n{{"a": {{"b": 1, "b": 2}}\n{ONE}\n'.encode())
+    assert places(path) == [(1, ""), (2, "bad_json"), (3, "")]
+
+
 LONG = "x" * BIG
 LONG_ROW = json.dumps({"prompt": LONG, "list": ['}"\\', [{}]], "text": "\\" * 70_000})
 LONG_CELLS = f'"a ""quoted"" {LONG}\nnext, line",plain,"two\n""lines"""'
@@ -448,3 +453,15 @@ def test_an_unclosed_quote_is_a_fault_where_its_row_begins(tmp_path: Path) -> No
     path = write(tmp_path / "rows.csv", b'prompt;chosen;rejected\np;a;b\nq;"a;b\np;a;b\n')
     _, tally = read_all(str(path))
     assert [(row.line, row.fault) for row in tally.rejected] == [(3, "bad_csv")]
+
+
+def test_a_quote_without_end_is_a_fault_however_much_follows(tmp_path: Path) -> None:
+    """40 MB of lines behind it are passed, and not held; Python's csv takes four bytes a character."""
+    path = tmp_path / "rows.csv"
+    path.write_bytes(b'prompt\np\n"q\n' + (b"x" * 4095 + b"\n") * (10 << 10))
+    tracemalloc.start()
+    assert places(path) == [(2, ""), (3, "bad_csv")]
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 7 * MAX_ROW_BYTES
+    assert str(rows_in(path)[1]) == "the row is not CSV: a quote in it has no end"

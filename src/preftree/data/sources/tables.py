@@ -37,7 +37,7 @@ def parquet_rows(file: str) -> Iterator[RawRow]:
 
 
 def arrow_rows(file: str) -> Iterator[RawRow]:
-    """The rows of an .arrow file, a stream or a file of record batches, mapped into memory.
+    """The rows of an .arrow file, a stream or a file of record batches; it is mapped, since a batch may hold all rows.
 
     Raises:
       DataError: it is damaged from some row on, or names a column twice.
