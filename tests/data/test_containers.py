@@ -345,7 +345,7 @@ def test_folders_with_more_than_one_set_of_files_are_refused_by_name(tmp_path: P
     for name, sentence in (
         ("saved", r"saved holds 2 splits .test, train.; name one, as \S*saved/test"),
         ("plain", r"plain holds 2 subfolders with data files .test, train.; name one, as \S*plain/test"),
-        ("lost", "state.json lists data-00001-of-00002.arrow, which is not there"),
+        ("lost", "state.json lists data-00001-of-00002.arrow, which is no .arrow file there"),
         ("broken", "state.json is not as save_to_disk writes it .KeyError.'_data_files'..; save the data set anew"),
         ("deep", "deep holds no data file, wanted one of .* in it or in one subfolder"),
     ):

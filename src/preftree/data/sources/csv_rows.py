@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import csv
-from collections import Counter
 from collections.abc import Iterator
 from io import BufferedIOBase
 
 from preftree.data.rows.faults import RowFault
-from preftree.data.sources.raw_row import MAX_ROW_BYTES, RawRow, too_long
+from preftree.data.sources.raw_row import MAX_ROW_BYTES, RawRow, check_names, too_long
 from preftree.data.sources.streams import BLOCK, open_text
 from preftree.errors import DataError
 from preftree.records import Provenance
@@ -46,17 +45,6 @@ def csv_rows(file: str) -> Iterator[RawRow]:
                 yield RawRow(where, dict(zip(header, cells, strict=True)) if len(cells) == len(header) else fault)
             elif cells:
                 header = check_names(file, cells)
-
-
-def check_names(file: str, names: list[str]) -> list[str]:
-    """See that the columns of a table differ in name.
-
-    Raises:
-      DataError: two have the same.
-    """
-    if twice := [name for name, times in Counter(names).items() if times > 1]:
-        raise DataError(f"{file} names column {twice[0]!r} twice; rename one")
-    return names
 
 
 def _fault(error: csv.Error | _TooLong) -> RowFault:
