@@ -77,7 +77,7 @@ TEXTS = {
     "semicolons": (".csv", table(";")),
     "tabs": (".csv", table("\t")),
     "tabs in .tsv": (".tsv", table("\t")),
-    "a header whose quotes hold commas": (".csv", table(";", 'prompt;"chosen";"rejected"\r\n')),
+    "a header in quotes": (".csv", table(";", 'prompt;"chosen";"rejected"\r\n')),
     "a header after blank lines": (".csv", "\r\n\n" + table(";")),
 }
 
@@ -175,6 +175,16 @@ TABLES: dict[str, Callable[[Path], None]] = {
 def test_the_same_rows_from_every_table_and_folder(name: str, tmp_path: Path) -> None:
     TABLES[name](tmp_path / name)
     assert rows_in(tmp_path / name) == ROWS
+
+
+def test_lines_whose_rows_hold_lists_under_such_names_stay_lines(tmp_path: Path) -> None:
+    rows = [{"id": number, "messages": [{}], "data": [{"role": "user"}]} for number in range(2)]
+    assert rows_in(write(tmp_path / "rows.jsonl", "\n".join(map(dumped, rows)).encode())) == rows
+
+
+def test_the_delimiter_is_looked_for_outside_quotes(tmp_path: Path) -> None:
+    path = write(tmp_path / "rows.csv", b'"a,b,c";d\n1;"2;3"\n')
+    assert rows_in(path) == [{"a,b,c": "1", "d": "2;3"}]
 
 
 def test_rows_are_numbered_by_line_or_by_item(tmp_path: Path) -> None:
@@ -397,11 +407,12 @@ LONG_CELLS = f'"a ""quoted"" {LONG}\nnext, line",plain,"two\n""lines"""'
         ("rows.csv", "prompt,chosen,rejected\n%s\n%s\n%s\n", [2, 3, 6]),
     ],
 )
-@pytest.mark.parametrize("packed", ["", ".zst"])
+@pytest.mark.parametrize(("packed", "shift"), [("", ""), (".zst", ""), ("", "x")])
 def test_a_row_over_the_length_is_passed_and_the_next_one_read(
-    name: str, text: str, lines: list[int], packed: str, tmp_path: Path
+    name: str, text: str, lines: list[int], packed: str, shift: str, tmp_path: Path
 ) -> None:
-    good, long = ("p,a,b", LONG_CELLS) if name == "rows.csv" else (ONE, LONG_ROW)
+    """The shift moves where blocks end by one: within an escape, or between two."""
+    good, long = ("p,a,b", LONG_CELLS) if name == "rows.csv" else (ONE, LONG_ROW.replace("x", "x" + shift, 1))
     path = write(tmp_path / (name + packed), (text % (good, long, good)).encode())
     assert places(path) == list(zip(lines, ["", "line_too_long", ""]))
 
