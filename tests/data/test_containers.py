@@ -77,7 +77,7 @@ TEXTS = {
     "semicolons": (".csv", table(";")),
     "tabs": (".csv", table("\t")),
     "tabs in .tsv": (".tsv", table("\t")),
-    "a header whose quotes hold commas": (".csv", table(";", 'prompt;"chosen";"rejected"\r\n')),
+    "a header in quotes": (".csv", table(";", 'prompt;"chosen";"rejected"\r\n')),
     "a header after blank lines": (".csv", "\r\n\n" + table(";")),
 }
 
@@ -177,6 +177,16 @@ def test_the_same_rows_from_every_table_and_folder(name: str, tmp_path: Path) ->
     assert rows_in(tmp_path / name) == ROWS
 
 
+def test_lines_whose_rows_hold_lists_under_such_names_stay_lines(tmp_path: Path) -> None:
+    rows = [{"id": number, "messages": [{}], "data": [{"role": "user"}]} for number in range(2)]
+    assert rows_in(write(tmp_path / "rows.jsonl", "\n".join(map(dumped, rows)).encode())) == rows
+
+
+def test_the_delimiter_is_looked_for_outside_quotes(tmp_path: Path) -> None:
+    path = write(tmp_path / "rows.csv", b'"a,b,c";d\n1;"2;3"\n')
+    assert rows_in(path) == [{"a,b,c": "1", "d": "2;3"}]
+
+
 def test_rows_are_numbered_by_line_or_by_item(tmp_path: Path) -> None:
     for text, lines in (
         ("\n" + LINES, [2, 3, 4]),
@@ -209,7 +219,7 @@ BROKEN_TEXTS = {
     "a broken object": (".jsonl", OBJECTS + '\n{"prompt": x}', r"rows.jsonl:16: not JSON .Expecting value at 'x}'"),
     "an object without its end": (".jsonl", OBJECTS[:-1], "rows.jsonl:11: not JSON .the file ends within it"),
     "an array that lines follow": (".jsonl", f"[{ONE},\n{ONE}]\n{ONE}", "rows.jsonl:3: not JSON .text after the end"),
-    "a header of one name": (".csv", "a;b;a\n1;2;3\n", "names a column twice .a, b, a.; rename one"),
+    "a header of one name": (".csv", "a;b;a\n1;2;3\n", "rows.csv names column 'a' twice; rename one"),
     "a header that is no CSV": (".csv", 'a,"b"c\n', "rows.csv:1: the header is not CSV"),
     "a header over the length": (".csv", "a" * BIG + "\nx\n", "rows.csv:1: the header is not CSV .longer than 16 MiB"),
     "no rows": (".csv.gz", "prompt,chosen\n", "holds no rows"),
@@ -299,7 +309,7 @@ def test_a_table_with_a_name_twice_is_refused(tmp_path: Path) -> None:
     column = pa.array(["a"])
     double = pa.Table.from_arrays([column, column], names=["prompt", "prompt"])
     parquet.write_table(double, tmp_path / "rows.parquet")
-    refused(tmp_path / "rows.parquet", "names a column twice .prompt, prompt.; rename one")
+    refused(tmp_path / "rows.parquet", "rows.parquet names column 'prompt' twice; rename one")
 
 
 def pipe(path: Path) -> None:
@@ -345,7 +355,7 @@ def test_folders_with_more_than_one_set_of_files_are_refused_by_name(tmp_path: P
     for name, sentence in (
         ("saved", r"saved holds 2 splits .test, train.; name one, as \S*saved/test"),
         ("plain", r"plain holds 2 subfolders with data files .test, train.; name one, as \S*plain/test"),
-        ("lost", "state.json lists data-00001-of-00002.arrow, which is not there"),
+        ("lost", "state.json lists data-00001-of-00002.arrow, which is no .arrow file there"),
         ("broken", "state.json is not as save_to_disk writes it .KeyError.'_data_files'..; save the data set anew"),
         ("deep", "deep holds no data file, wanted one of .* in it or in one subfolder"),
     ):
@@ -377,6 +387,11 @@ def test_a_key_that_occurs_twice_is_a_fault_of_its_row(
     assert "duplicate_key" in FAULTS
 
 
+def test_a_broken_line_with_a_key_twice_says_nothing_of_the_next(tmp_path: Path) -> None:
+    path = write(tmp_path / "rows.jsonl", f'{ONE}\n{{"a": {{"b": 1, "b": 2}}\n{ONE}\n'.encode())
+    assert places(path) == [(1, ""), (2, "bad_json"), (3, "")]
+
+
 LONG = "x" * BIG
 LONG_ROW = json.dumps({"prompt": LONG, "list": ['}"\\', [{}]], "text": "\\" * 70_000})
 LONG_CELLS = f'"a ""quoted"" {LONG}\nnext, line",plain,"two\n""lines"""'
@@ -392,11 +407,12 @@ LONG_CELLS = f'"a ""quoted"" {LONG}\nnext, line",plain,"two\n""lines"""'
         ("rows.csv", "prompt,chosen,rejected\n%s\n%s\n%s\n", [2, 3, 6]),
     ],
 )
-@pytest.mark.parametrize("packed", ["", ".zst"])
+@pytest.mark.parametrize(("packed", "shift"), [("", ""), (".zst", ""), ("", "x")])
 def test_a_row_over_the_length_is_passed_and_the_next_one_read(
-    name: str, text: str, lines: list[int], packed: str, tmp_path: Path
+    name: str, text: str, lines: list[int], packed: str, shift: str, tmp_path: Path
 ) -> None:
-    good, long = ("p,a,b", LONG_CELLS) if name == "rows.csv" else (ONE, LONG_ROW)
+    """The shift moves where blocks end by one: within an escape, or between two."""
+    good, long = ("p,a,b", LONG_CELLS) if name == "rows.csv" else (ONE, LONG_ROW.replace("x", "x" + shift, 1))
     path = write(tmp_path / (name + packed), (text % (good, long, good)).encode())
     assert places(path) == list(zip(lines, ["", "line_too_long", ""]))
 
@@ -448,3 +464,15 @@ def test_an_unclosed_quote_is_a_fault_where_its_row_begins(tmp_path: Path) -> No
     path = write(tmp_path / "rows.csv", b'prompt;chosen;rejected\np;a;b\nq;"a;b\np;a;b\n')
     _, tally = read_all(str(path))
     assert [(row.line, row.fault) for row in tally.rejected] == [(3, "bad_csv")]
+
+
+def test_a_quote_without_end_is_a_fault_however_much_follows(tmp_path: Path) -> None:
+    """40 MB of lines behind it are passed, and not held; Python's csv takes four bytes a character."""
+    path = tmp_path / "rows.csv"
+    path.write_bytes(b'prompt\np\n"q\n' + (b"x" * 4095 + b"\n") * (10 << 10))
+    tracemalloc.start()
+    assert places(path) == [(2, ""), (3, "bad_csv")]
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 7 * MAX_ROW_BYTES
+    assert str(rows_in(path)[1]) == "the row is not CSV: a quote in it has no end"

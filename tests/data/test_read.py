@@ -164,7 +164,7 @@ def test_csv_cells_may_be_long_and_numbers_are_text(tmp_path: Path) -> None:
 def test_a_csv_header_with_a_name_twice_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
     path.write_text("prompt,chosen,chosen\np,a,b\n")
-    with pytest.raises(DataError, match="names a column twice"):
+    with pytest.raises(DataError, match="names column 'chosen' twice"):
         list(read_rows(find_source(str(path))))
 
 

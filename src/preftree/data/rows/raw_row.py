@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
 from preftree.data.rows.faults import RowFault
 from preftree.data.rows.fields import Row
+from preftree.errors import DataError
 from preftree.records import Provenance
 
 MAX_ROW_BYTES = 16 * 2**20
@@ -30,3 +32,14 @@ def as_row(value: Any) -> Row | RowFault:
     if isinstance(value, dict):
         return value
     return RowFault("wrong_type", "row", "the row must be an object with named fields")
+
+
+def check_names(file: str, names: list[str]) -> list[str]:
+    """See that the columns of a table differ in name.
+
+    Raises:
+      DataError: two have the same.
+    """
+    if twice := [name for name, times in Counter(names).items() if times > 1]:
+        raise DataError(f"{file} names column {twice[0]!r} twice; rename one")
+    return names

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from io import BufferedIOBase
 
 from preftree.data.rows.faults import RowFault
-from preftree.data.rows.raw_row import MAX_ROW_BYTES, RawRow, too_long
+from preftree.data.rows.raw_row import MAX_ROW_BYTES, RawRow, check_names, too_long
 from preftree.data.sources.streams import BLOCK, open_text
 from preftree.errors import DataError
 from preftree.records import Provenance
@@ -47,21 +47,10 @@ def csv_rows(file: str) -> Iterator[RawRow]:
                 header = check_names(file, cells)
 
 
-def check_names(file: str, names: list[str]) -> list[str]:
-    """See that the columns of a table differ in name.
-
-    Raises:
-      DataError: two have the same.
-    """
-    if len(set(names)) < len(names):
-        raise DataError(f"{file}: the header names a column twice ({', '.join(names)}); rename one")
-    return names
-
-
 def _fault(error: csv.Error | _TooLong) -> RowFault:
-    return (
-        too_long("row") if isinstance(error, _TooLong) else RowFault("bad_csv", "row", f"the row is not CSV: {error}")
-    )
+    if isinstance(error, _TooLong):
+        return too_long("row")
+    return RowFault("bad_csv", "row", f"the row is not CSV: {error}")
 
 
 def _delimiter(file: str) -> str:
@@ -90,13 +79,11 @@ class _RowLines:
         self._stream = stream
         self._delimiter = delimiter.encode()
         self._line = 0
-        self._row: list[bytes] = []
-        self._size = 0
+        self._row = bytearray()
 
     def begin_row(self) -> int:
         """Begin with the next row; its line, from 1."""
         self._row.clear()
-        self._size = 0
         return self._line + 1
 
     def __iter__(self) -> Iterator[str]:
@@ -107,32 +94,32 @@ class _RowLines:
 
         Raises:
           _TooLong: the row is, and has been passed.
+          csv.Error: the row is too long since a quote in it has no end.
         """
-        line = self._stream.readline(MAX_ROW_BYTES + 1 - self._size)
+        line = self._stream.readline(MAX_ROW_BYTES + 1 - len(self._row))
         if not line:
             raise StopIteration
-        self._row.append(line)
-        self._size += len(line)
-        if self._size > MAX_ROW_BYTES:
-            self._pass_row()
+        self._row += line
+        if len(self._row) > MAX_ROW_BYTES:
+            self._pass_row(at_break=line.endswith(b"\n"))
             raise _TooLong
         self._line += 1
         return line.decode("utf-8", "surrogateescape")  # a bad byte is then a fault of its field
 
-    def _pass_row(self) -> None:
+    def _pass_row(self, *, at_break: bool) -> None:
         """Go to the end of the row, which only its quotes show, without holding more of it."""
-        *before, part = self._row
+        state = _state_after(bytes(self._row), _BEGINS, self._delimiter)
         self._row.clear()
-        state = _BEGINS
-        for line in before:
-            state = _state_after(line, state, self._delimiter)
-        while part:
-            state = _state_after(part, state, self._delimiter)
-            if part.endswith(b"\n"):
-                self._line += 1
-                if state != _QUOTED:
-                    return
+        self._line += at_break
+        while not at_break or state == _QUOTED:
             part = self._stream.readline(BLOCK)
+            if not part:
+                break
+            state = _state_after(part, state, self._delimiter)
+            at_break = part.endswith(b"\n")
+            self._line += at_break
+        if state == _QUOTED:
+            raise csv.Error("a quote in it has no end")
 
 
 def _state_after(part: bytes, state: int, delimiter: bytes) -> int:

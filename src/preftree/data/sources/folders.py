@@ -73,8 +73,8 @@ def _saved(folder: Path) -> list[str]:
     """The files of a data set that `save_to_disk` wrote, in the order of its rows."""
     names = _names_in(folder / _SAVED, lambda content: [file["filename"] for file in content["_data_files"]])
     for name in names:
-        if not (folder / name).is_file():
-            raise DataError(f"{folder / _SAVED} lists {name}, which is not there; save the data set anew")
+        if not (name.endswith(".arrow") and (folder / name).is_file()):
+            raise DataError(f"{folder / _SAVED} lists {name}, which is no .arrow file there; save the data set anew")
     return [str(folder / name) for name in names]
 
 

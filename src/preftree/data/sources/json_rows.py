@@ -51,15 +51,20 @@ def _reader(file: str) -> Callable[[str, BufferedIOBase], Iterator[RawRow]]:
     last, following = _around_line_break(file)
     if (last, following) != (b"}", b"{") and _holds_list(file):
         return _list_rows
-    return _object_rows if _goes_over_lines(file, begun=last in b"{[,:") else _line_rows
+    return _object_rows if _goes_over_lines(file, begun=last in (b"{", b"[", b",", b":")) else _line_rows
 
 
 def _around_line_break(file: str) -> tuple[bytes, bytes]:
-    """The last sign of the first line that is not blank, and the first sign behind; empty where the file ends."""
-    last = b""
+    """The last sign of the first line that is not blank, and the first sign behind.
+
+    Empty where the file ends before, or where the line is longer than a row may be.
+    """
+    last, size = b"", 0
     with open_text(file) as stream:
         while part := stream.readline(BLOCK):
-            last = part.rstrip()[-1:] or last
+            last, size = part.rstrip()[-1:] or last, size + len(part)
+            if size > MAX_ROW_BYTES:
+                return b"", b""
             if last and part.endswith(b"\n"):
                 break
         following = next((block.lstrip()[:1] for block in _blocks(stream) if not block.isspace()), b"")

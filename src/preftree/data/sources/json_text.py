@@ -12,7 +12,7 @@ from typing import Any
 from preftree.data.rows.faults import RowFault
 from preftree.data.rows.raw_row import MAX_ROW_BYTES, too_long
 
-_SPACE = re.compile(r"[ \t\r\n]*")
+_SIGN = re.compile(r"[^ \t\r\n]")
 _LIST_OF_OBJECTS = re.compile(r"\[[ \t\r\n]*\{")
 _BRACKETS = re.compile(r'["\[\]{}]')
 _IN_STRING = re.compile(r'"|\\.?', re.DOTALL)
@@ -40,6 +40,7 @@ class JsonDecoder:
           RowFault: an object has a key twice.
           ValueError, RecursionError: it is no JSON, or nests too deep.
         """
+        self._twice = None
         value = self._decode(text)
         self.check_keys()
         return value
@@ -60,8 +61,8 @@ class JsonDecoder:
           RowFault: one has; it names the key.
         """
         if self._twice is not None:
-            key, self._twice = self._twice, None
-            raise RowFault("duplicate_key", key or "row", f"{key[:40]!r} occurs twice in one object; keep one of them")
+            message = f"{self._twice[:40]!r} occurs twice in one object; keep one of them"
+            raise RowFault("duplicate_key", self._twice or "row", message)
 
     def _object(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
@@ -78,15 +79,17 @@ class JsonText:
         self._decode = codecs.getincrementaldecoder("utf-8")("surrogateescape").decode  # a fault of its field, later
         self._decoder = JsonDecoder()
         self._buffer, self._place, self._at_end = "", 0, False
-        self._lines_before = 0
+        self._line, self._counted = 1, 0  # the line of a place in the buffer, up to which line breaks are counted
 
     def peek(self) -> str:
         """The next character that is not white space; empty at the end."""
-        while True:
-            self._place = self._after_space(self._place)
-            if self._place < len(self._buffer) or self._at_end:
-                return self._buffer[self._place : self._place + 1]
+        while (found := _SIGN.search(self._buffer, self._place)) is None:
+            self._place = len(self._buffer)
+            if self._at_end:
+                return ""
             self._more()
+        self._place = found.start()
+        return found[0]
 
     def take(self, sign: str) -> bool:
         """Whether the next character is this one, which is then passed."""
@@ -101,9 +104,9 @@ class JsonText:
         Raises:
           BrokenJson: it is not.
         """
-        for sign in signs:
-            if self.take(sign):
-                return sign
+        if (sign := self.peek()) in signs:
+            self._place += 1
+            return sign
         wanted, got = " or ".join(map(repr, signs)), self._buffer[self._place : self._place + 20]
         raise BrokenJson(f"wanted {wanted}, got {got!r}" if got else f"the file ends where {wanted} was wanted")
 
@@ -123,7 +126,9 @@ class JsonText:
 
     def line_so_far(self) -> int:
         """The line where the last value or sign ended."""
-        return self._lines_before + self._buffer.count("\n", 0, self._place) + 1
+        self._line += self._buffer.count("\n", self._counted, self._place)
+        self._counted = self._place
+        return self._line
 
     def at_list_of_objects(self) -> bool:
         """Whether the next value is a list that begins with an object; more than 4 KiB of space between hide it."""
@@ -139,7 +144,7 @@ class JsonText:
           BrokenJson: there is none.
         """
         if self.peek() != '"':
-            self.expect('"')
+            self.expect('"')  # raises, and says what was got
         try:
             name = self.value()
         except RowFault as fault:
@@ -211,18 +216,13 @@ class JsonText:
             if depth == 0 and not in_string:
                 return
 
-    def _after_space(self, place: int) -> int:
-        found = _SPACE.match(self._buffer, place)
-        assert found is not None
-        return found.end()
-
     def _more(self) -> None:
         held = len(self._buffer) - self._place
         block = self._read(max(_BLOCK, min(held, MAX_ROW_BYTES - held)))
         self._at_end = not block
-        self._lines_before += self._buffer.count("\n", 0, self._place)
+        self.line_so_far()
         self._buffer = self._buffer[self._place :] + self._decode(block, final=self._at_end)
-        self._place = 0
+        self._place = self._counted = 0
 
 
 def _num_bytes(text: str) -> int:

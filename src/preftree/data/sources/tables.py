@@ -8,16 +8,12 @@ from typing import TYPE_CHECKING
 
 from preftree.data.rows.faults import RowFault
 from preftree.data.rows.fields import Row
-from preftree.data.rows.raw_row import RawRow
-from preftree.data.sources.csv_rows import check_names
+from preftree.data.rows.raw_row import RawRow, check_names
 from preftree.errors import DataError
 from preftree.records import Provenance
 
 if TYPE_CHECKING:
     from pyarrow import RecordBatch
-
-
-_BAD_UTF8 = RowFault("bad_utf8", "row", "the row holds bytes that are not UTF-8")
 
 
 def parquet_rows(file: str) -> Iterator[RawRow]:
@@ -37,7 +33,7 @@ def parquet_rows(file: str) -> Iterator[RawRow]:
 
 
 def arrow_rows(file: str) -> Iterator[RawRow]:
-    """The rows of an .arrow file, a stream or a file of record batches, mapped into memory.
+    """The rows of an .arrow file, a stream or a file of record batches; it is mapped, since a batch may hold all rows.
 
     Raises:
       DataError: it is damaged from some row on, or names a column twice.
@@ -85,7 +81,7 @@ def _rows(file: str, batches: Iterable[RecordBatch], *, checked: bool) -> Iterat
                     raise DataError(
                         f"{file}: row {number} is damaged ({error}); fetch or write the file anew"
                     ) from error
-                row = _BAD_UTF8
+                row = _bad_utf8()
             yield RawRow(Provenance(file, number), row)
 
 
@@ -94,10 +90,14 @@ def _row(one: RecordBatch) -> Row | RowFault:
     try:
         return one.to_pylist()[0]
     except UnicodeDecodeError:
-        return _BAD_UTF8
+        return _bad_utf8()
     except (OverflowError, ValueError):  # such as a date after the year 9999
         name, reason = next(_unreadable(one))
         return RowFault("bad_value", name, f"'{name}' holds a value that cannot be read ({reason}); drop the column")
+
+
+def _bad_utf8() -> RowFault:
+    return RowFault("bad_utf8", "row", "the row holds bytes that are not UTF-8")
 
 
 def _unreadable(one: RecordBatch) -> Iterator[tuple[str, Exception]]:
