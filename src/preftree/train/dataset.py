@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from preftree.config.base import Pace, RunConfig
 from preftree.data.order import hold_out, iterate_steps, order_groups, steps_per_epoch
+from preftree.data.rows.columns import parse_columns
 from preftree.data.store.example import count_tokens
 from preftree.data.store.mismatched import MismatchedStore
 from preftree.data.store.token_store import TokenStore
@@ -183,6 +184,7 @@ def _tokenize(
         budgets=Budgets(config.max_length, config.max_prompt_length, config.max_response_length),
         truncation=config.truncation,
         format_name=config.data.format,
+        columns=parse_columns(config.data.columns) if config.data.columns else None,
         chosen_side=getattr(config, "side", None) == "chosen",
         turns=config.data.turns,
         max_rejected_share=config.data.max_rejected,

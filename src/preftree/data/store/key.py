@@ -21,13 +21,24 @@ from preftree.storage.code_digest import code_digest
 TOKEN_CODE = (
     "preftree.data.formats",
     *sorted({form.read.__module__ for form in FORMATS.values()}),
+    "preftree.data.rows.assemble",
+    "preftree.data.rows.columns",
     "preftree.data.rows.conversion",
     "preftree.data.rows.duplicates",
     "preftree.data.rows.fields",
+    "preftree.data.rows.format",
+    "preftree.data.rows.messages",
+    "preftree.data.rows.raw_row",
     "preftree.data.rows.texts",
+    "preftree.data.sources.csv_rows",
     "preftree.data.sources.files",
+    "preftree.data.sources.folders",
     "preftree.data.sources.hub",
+    "preftree.data.sources.json_rows",
+    "preftree.data.sources.json_text",
     "preftree.data.sources.reader",
+    "preftree.data.sources.streams",
+    "preftree.data.sources.tables",
     "preftree.data.store.example",
     "preftree.data.store.token_report",
     "preftree.data.store.token_store",
@@ -61,7 +72,7 @@ def store_key(
 ) -> str:
     """Name of the store: hash of the rows, the tokenizer, the options, and the code of tokenisation."""
     hub = None if source.hub is None else asdict(source.hub)
-    options = [form.name, kind, chosen_side, turns, asdict(budgets), truncation]
+    options = [form.name, form.columns, kind, chosen_side, turns, asdict(budgets), truncation]
     parts = [source.path, source.files, contents, hub, options, encoder.digest, code_digest(TOKEN_CODE)]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
+from preftree.data.rows.columns import Columns
 from preftree.data.rows.conversion import as_kind, check_kind
 from preftree.data.rows.duplicates import Seen
 from preftree.data.rows.faults import RowFault, Tally, check_share
@@ -45,6 +46,7 @@ def tokenize_file(
     budgets: Budgets = UNLIMITED,
     truncation: Truncation = "drop",
     format_name: str | None = None,
+    columns: Columns | None = None,
     chosen_side: bool = False,
     turns: Turns = "last",
     max_rejected_share: float = 0.05,
@@ -61,6 +63,7 @@ def tokenize_file(
       budgets: Most tokens of a sequence and its fields.
       truncation: What happens to a row over a budget.
       format_name: The format of the rows; detected where it is None.
+      columns: A mapping of columns, which takes the place of a format.
       chosen_side: Imitate the chosen responses of a preference file.
       turns: Assistant turns of a demonstration that are imitated: the last, or all.
       max_rejected_share: More than this share of rejected rows stops the run.
@@ -74,7 +77,7 @@ def tokenize_file(
     if turns == "all" and kind != "demonstration":
         raise DataError(f"turns=all makes targets of a demonstration's turns, and {path} is read as the kind {kind!r}")
     source = find_source(path)
-    form = find_format(source, format_name)
+    form = find_format(source, format_name, columns)
     check_kind(path, form, kind, chosen_side=chosen_side)
     encoder = make_encoder(tokenizer)
     marks = [file_mark(file) for file in source.files]
@@ -130,6 +133,8 @@ def tokenize_file(
                 places={action: tuple(places) for action, places in tally.places.items()},
                 lengths={part: spread(counts) for part, counts in lengths.items()},
                 templated=num_templated,
+                repeated=tally.repeated,
+                unread=dict(tally.unread.most_common()),
             )
             writer.finish(report.as_json())
     except OSError as error:
