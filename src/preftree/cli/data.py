@@ -11,6 +11,7 @@ from preftree.cli.winrate import JUDGE
 
 if TYPE_CHECKING:
     from preftree.data.rows.faults import Tally
+    from preftree.data.tools.token_view import TokenView
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -47,19 +48,46 @@ def inspect(
     format_name: Format = None,
     kind: Kind = None,
     side: Chosen = None,
+    model: Annotated[
+        str | None, typer.Option(help="A model's folder or hub id: show tokens, and rows through its chat template.")
+    ] = None,
+    max_length: Annotated[
+        list[int] | None,
+        typer.Option(min=2, help="With --model: count rows that are longer; may be repeated.", show_default=False),
+    ] = None,
+    turns: Annotated[
+        Literal["last", "all"], typer.Option(help="With --model: turns of a demonstration that are scored.")
+    ] = "last",
+    html: Annotated[Path | None, typer.Option(metavar="FILE", help="With --model: write a page as well.")] = None,
 ) -> None:
-    """Show the detected format, counts, faults by file and line, and one rendered record."""
+    """Show the detected format, counts, faults by file and line, and one record; with --model, tokens and templates."""
     import json
 
     from preftree.data.tools.inspect import inspect_file
 
-    inspection = inspect_file(file, format_name=format_name, kind=kind, chosen_side=side is not None)
+    view = None if model is None else _token_view(model, file, max_length or [], turns)
+    if view is None and (max_length or html is not None or turns != "last"):
+        raise typer.BadParameter("--max-length, --turns and --html count tokens, so they need --model")
+    inspection = inspect_file(file, format_name=format_name, kind=kind, chosen_side=side is not None, view=view)
+    if html is not None:
+        from preftree.cli.data_page import write_page
+
+        write_page(html, inspection)
     if as_json:
         typer.echo(json.dumps(inspection.as_json()))
         return
     from preftree.cli.data_view import show
 
     show(inspection)
+
+
+def _token_view(model: str, file: str, max_lengths: list[int], turns: Literal["last", "all"]) -> TokenView:
+    from preftree.data.tools.token_view import TokenView
+    from preftree.models.load import load_tokenizer, model_in
+    from preftree.runtime.logs import quiet_transformers
+
+    quiet_transformers()
+    return TokenView(load_tokenizer(model_in(model)), file, sorted(set(max_lengths)), turns)
 
 
 @app.command("convert")
