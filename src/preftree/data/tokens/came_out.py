@@ -15,7 +15,7 @@ from preftree.data.tokens.template_facts import TemplateFacts
 from preftree.records import Conversation, Message, template_options_of, tools_of
 
 REASONING = ("reasoning_content", "reasoning", "thinking")
-"""Keys of a message that hold a thought."""
+"""Keys of a message that hold a thought; transformers gives each under the names of the others too."""
 
 _OTHER = "zqother"
 
@@ -71,9 +71,7 @@ def find_reasoning(tokenizer: PreTrainedTokenizerBase, turn: Message, whole: str
             continue
         place = whole.find(text.strip(), start, stop)
         if place < 0:
-            other = next((key for key in REASONING if key != name and key in str(tokenizer.chat_template)), None)
-            hint = f"; it reads {other!r}" if other and name not in str(tokenizer.chat_template) else ""
-            raise unrendered(tokenizer, name, f"the thought is missing{hint}")
+            raise unrendered(tokenizer, name, "the thought is missing")
         end = max(end, place + len(text.strip()))
     return end
 
