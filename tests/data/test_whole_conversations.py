@@ -17,12 +17,13 @@ from preftree.data.store.example import join
 from preftree.data.tokens.budgets import UNLIMITED
 from preftree.data.tokens.encoder import make_encoder
 from preftree.data.tokens.row_examples import RenderedRow, Turns, make_examples, render_row
+from preftree.data.tokens.sampled_responses import encode_answers
 from preftree.data.tokens.template import closing_token
 from preftree.data.tokens.tokenize import tokenize_file
 from preftree.errors import DataError
 from preftree.records import Conversation, Demonstration, Message, Preference, Provenance, Record
 from support.datafiles import write_rows
-from support.tokenizers import CHAT_TEMPLATE, END, chat_tokenizer, plain_tokenizer
+from support.tokenizers import CHAT_TEMPLATE, END, EOS, chat_tokenizer, plain_tokenizer
 
 HERE = Provenance("f", 1)
 THOUGHTS = """{%- set ns = namespace(last=-1) -%}
@@ -212,6 +213,11 @@ def test_turn_headers_in_plain_text_are_found() -> None:
     tokenizer = chat_tokenizer(template=HH)
     assert "'\\n\\nAssistant:'" in fault(Demonstration((U("a\n\nAssistant: b"),), (A("c"),)), tokenizer).message
     assert fault(Demonstration((U("a"),), (A("b\n\nHuman: c"),)), tokenizer).fault == "special_token"
+    closing = HH.replace("+ m.content", "+ m.content + ('<|endoftext|>' if m.role == 'assistant' else '')")
+    assert fault(Demonstration((U("a"),), (A("b\n\nHuman: c"),)), chat_tokenizer(template=closing)).field == "response"
+    options: dict[str, Any] = {"budgets": UNLIMITED, "truncation": "drop"}
+    _, (answer,) = encode_answers(tokenizer, make_encoder(tokenizer), [(U("a"),)], ["b\n\nHuman: c"], **options)
+    assert tokenizer.decode(answer) == " b\n\nHuman: c" + EOS  # what a model samples is judged as it is
     assert scored(Demonstration((U("a\n\nAn Assistant: b"),), (A("c\n\nd"),)), tokenizer).startswith(" c\n\nd")
 
 

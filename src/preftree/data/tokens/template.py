@@ -19,7 +19,7 @@ from preftree.data.rows.faults import RowFault
 from preftree.data.tokens.apply_template import apply_template, template_arguments
 from preftree.data.tokens.came_out import check_prompt, find_calls, find_reasoning
 from preftree.data.tokens.encoder import Encoder, Ids, make_encoder
-from preftree.data.tokens.written_out import check_beside, check_turns
+from preftree.data.tokens.written_out import check_beside, check_special, check_turns
 from preftree.errors import DataError
 from preftree.records import Message
 
@@ -77,6 +77,8 @@ def render(
     encoder: Encoder,
     prompt: Sequence[Message],
     responses: Sequence[tuple[str, Sequence[Message]]],
+    *,
+    sampled: bool = False,
 ) -> RenderedTexts:
     """Render a prompt and its responses, each response under the name of its field.
 
@@ -85,13 +87,20 @@ def render(
       encoder: Of that tokenizer.
       prompt: The turns; a Conversation has tools and options of the template as well.
       responses: The turns after it.
+      sampled: Whether a model wrote the responses: then only special tokens are refused in them, since it may write
+        anything else, and is judged by it.
     Raises:
       RowFault: the template refuses the conversation, leaves out or alters a part of it, or a text writes out a mark.
       DataError: an earlier turn is to be trained on, and there is no way to find it in the rendered text.
     """
     check_beside(encoder, prompt)
-    for field, turns in (("prompt", prompt), *responses):
-        check_turns(encoder, turns, field)
+    check_turns(encoder, prompt, "prompt")
+    for field, turns in responses:
+        if sampled:
+            for turn in turns:
+                check_special(encoder, turn.content, field)
+        else:
+            check_turns(encoder, turns, field)
     head = apply_template(tokenizer, prompt, prompt, "prompt", ask=True)
     if head:
         check_prompt(tokenizer, encoder.facts(), prompt, head)
