@@ -162,6 +162,11 @@ def test_a_turn_that_the_template_leaves_out_is_a_fault() -> None:
     )
     record = Demonstration((Message("system", "Be good."), U("a")), (A("b"),))
     assert "(system) is missing" in fault(record, chat_tokenizer(template=deaf)).message
+    deaf = CHAT_TEMPLATE.replace(
+        "+ '<|im_end|>' }}{% endif", "if message['role'] != 'tool' else '' }}<|im_end|>{% endif"
+    )
+    turns = (A("one"), Message("tool", "rain"), A("two"))
+    assert "(tool) is missing" in fault(Demonstration((U("a"),), turns), chat_tokenizer(template=deaf)).message
 
 
 def test_marks_that_are_no_special_tokens_are_found() -> None:

@@ -44,7 +44,7 @@ def check_prompt(
         if _same(tokenizer, bare, head):
             raise unrendered(tokenizer, "tools", "the prompt is the same without them")
     for place, turn in enumerate(prompt):
-        where = f"turn {place + 1} of the prompt"
+        where = f"turn {place + 1} of the conversation"
         _, answer = facts.split_thought(turn.content) if turn.role == "assistant" else ("", turn.content)
         lost = answer.strip() and not _stands(answer.strip(), head)
         if lost and _same(tokenizer, _with(prompt, place, replace(turn, content=_OTHER)), head):
@@ -94,7 +94,7 @@ def find_calls(tokenizer: PreTrainedTokenizerBase, turn: Message, whole: str, st
 def unrendered(tokenizer: PreTrainedTokenizerBase, field: str, missing: str) -> RowFault:
     """The fault of a field that the template does not render."""
     message = (
-        f"'{field}' is not rendered by the chat template of {tokenizer.name_or_path}: {missing}; take it "
+        f"'{field}' is not rendered by the chat template of {tokenizer.name_or_path or 'the tokenizer'}: {missing}; take it "
         "out of the row, or take a model whose template has a place for it"
     )
     return RowFault("unread_field", field, message)

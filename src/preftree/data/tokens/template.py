@@ -21,7 +21,7 @@ from preftree.data.tokens.came_out import check_prompt, find_calls, find_reasoni
 from preftree.data.tokens.encoder import Encoder, Ids, make_encoder
 from preftree.data.tokens.written_out import check_beside, check_special, check_turns
 from preftree.errors import DataError
-from preftree.records import Message
+from preftree.records import Conversation, Message, template_options_of, tools_of
 
 _MARKERS = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
@@ -229,7 +229,11 @@ def _respond(
     if not all(whole.startswith(beginning) for beginning in heads):
         message = f"the template renders the prompt of '{field}' otherwise once it is answered"
         raise RowFault("template_alters_prompt", field, message)
-    return dialogue.pieces(places, heads, rest=False)
+    parts = dialogue.pieces(places, heads, rest=False)
+    if len(places) > 1:  # the turns between them
+        asked = Conversation(dialogue.turns[: places[-1]], tools_of(prompt), template_options_of(prompt))
+        check_prompt(tokenizer, encoder.facts(), asked, heads[-1])
+    return parts
 
 
 def _earlier(
