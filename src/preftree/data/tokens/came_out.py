@@ -93,8 +93,9 @@ def find_calls(tokenizer: PreTrainedTokenizerBase, turn: Message, whole: str, st
 
 def unrendered(tokenizer: PreTrainedTokenizerBase, field: str, missing: str) -> RowFault:
     """The fault of a field that the template does not render."""
+    name = tokenizer.name_or_path or "the tokenizer"
     message = (
-        f"'{field}' is not rendered by the chat template of {tokenizer.name_or_path or 'the tokenizer'}: {missing}; take it "
+        f"'{field}' is not rendered by the chat template of {name}: {missing}; take it "
         "out of the row, or take a model whose template has a place for it"
     )
     return RowFault("unread_field", field, message)
