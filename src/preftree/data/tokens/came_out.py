@@ -15,7 +15,7 @@ from preftree.data.tokens.template_facts import TemplateFacts
 from preftree.records import Conversation, Message, template_options_of, tools_of
 
 REASONING = ("reasoning_content", "reasoning", "thinking")
-"""Keys of a message that hold a thought."""
+"""Keys of a message that hold a thought; transformers gives each under the names of the others too."""
 
 _OTHER = "zqother"
 
@@ -44,7 +44,7 @@ def check_prompt(
         if _same(tokenizer, bare, head):
             raise unrendered(tokenizer, "tools", "the prompt is the same without them")
     for place, turn in enumerate(prompt):
-        where = f"turn {place + 1} of the prompt"
+        where = f"turn {place + 1} of the conversation"
         _, answer = facts.split_thought(turn.content) if turn.role == "assistant" else ("", turn.content)
         lost = answer.strip() and not _stands(answer.strip(), head)
         if lost and _same(tokenizer, _with(prompt, place, replace(turn, content=_OTHER)), head):
@@ -71,9 +71,7 @@ def find_reasoning(tokenizer: PreTrainedTokenizerBase, turn: Message, whole: str
             continue
         place = whole.find(text.strip(), start, stop)
         if place < 0:
-            other = next((key for key in REASONING if key != name and key in str(tokenizer.chat_template)), None)
-            hint = f"; it reads {other!r}" if other and name not in str(tokenizer.chat_template) else ""
-            raise unrendered(tokenizer, name, f"the thought is missing{hint}")
+            raise unrendered(tokenizer, name, "the thought is missing")
         end = max(end, place + len(text.strip()))
     return end
 
@@ -95,8 +93,9 @@ def find_calls(tokenizer: PreTrainedTokenizerBase, turn: Message, whole: str, st
 
 def unrendered(tokenizer: PreTrainedTokenizerBase, field: str, missing: str) -> RowFault:
     """The fault of a field that the template does not render."""
+    name = tokenizer.name_or_path or "the tokenizer"
     message = (
-        f"'{field}' is not rendered by the chat template of {tokenizer.name_or_path}: {missing}; take it "
+        f"'{field}' is not rendered by the chat template of {name}: {missing}; take it "
         "out of the row, or take a model whose template has a place for it"
     )
     return RowFault("unread_field", field, message)

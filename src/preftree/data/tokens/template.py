@@ -19,9 +19,9 @@ from preftree.data.rows.faults import RowFault
 from preftree.data.tokens.apply_template import apply_template, template_arguments
 from preftree.data.tokens.came_out import check_prompt, find_calls, find_reasoning
 from preftree.data.tokens.encoder import Encoder, Ids, make_encoder
-from preftree.data.tokens.written_out import check_beside, check_turns
+from preftree.data.tokens.written_out import check_beside, check_special, check_turns
 from preftree.errors import DataError
-from preftree.records import Message
+from preftree.records import Conversation, Message, template_options_of, tools_of
 
 _MARKERS = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
@@ -77,6 +77,8 @@ def render(
     encoder: Encoder,
     prompt: Sequence[Message],
     responses: Sequence[tuple[str, Sequence[Message]]],
+    *,
+    sampled: bool = False,
 ) -> RenderedTexts:
     """Render a prompt and its responses, each response under the name of its field.
 
@@ -85,13 +87,20 @@ def render(
       encoder: Of that tokenizer.
       prompt: The turns; a Conversation has tools and options of the template as well.
       responses: The turns after it.
+      sampled: Whether a model wrote the responses: then only special tokens are refused in them, since it may write
+        anything else, and is judged by it.
     Raises:
       RowFault: the template refuses the conversation, leaves out or alters a part of it, or a text writes out a mark.
       DataError: an earlier turn is to be trained on, and there is no way to find it in the rendered text.
     """
     check_beside(encoder, prompt)
-    for field, turns in (("prompt", prompt), *responses):
-        check_turns(encoder, turns, field)
+    check_turns(encoder, prompt, "prompt")
+    for field, turns in responses:
+        if sampled:
+            for turn in turns:
+                check_special(encoder, turn.content, field)
+        else:
+            check_turns(encoder, turns, field)
     head = apply_template(tokenizer, prompt, prompt, "prompt", ask=True)
     if head:
         check_prompt(tokenizer, encoder.facts(), prompt, head)
@@ -220,7 +229,11 @@ def _respond(
     if not all(whole.startswith(beginning) for beginning in heads):
         message = f"the template renders the prompt of '{field}' otherwise once it is answered"
         raise RowFault("template_alters_prompt", field, message)
-    return dialogue.pieces(places, heads, rest=False)
+    parts = dialogue.pieces(places, heads, rest=False)
+    if len(places) > 1:  # the turns between them
+        asked = Conversation(dialogue.turns[: places[-1]], tools_of(prompt), template_options_of(prompt))
+        check_prompt(tokenizer, encoder.facts(), asked, heads[-1])
+    return parts
 
 
 def _earlier(

@@ -77,7 +77,7 @@ def learn_template(
         for number, token in added.items()
         if token == closing or (_is_mark(token) and (number in ids or token in source))
     }
-    headers = {header for contents, text in renderings for header in _headers(contents, text, found)}
+    headers = {header for contents, text in renderings for header in _headers(contents, text, closing, found)}
     return TemplateFacts(
         closing=closing,
         written=written,
@@ -146,14 +146,14 @@ def _closing(renderings: list[tuple[list[str], str]], added: re.Pattern[str]) ->
     return None
 
 
-def _headers(contents: list[str], text: str, added: re.Pattern[str]) -> Iterator[str]:
-    """What stands between the contents of turns, and after the last, without a token in it."""
+def _headers(contents: list[str], text: str, closing: str | None, added: re.Pattern[str]) -> Iterator[str]:
+    """What stands between the contents of turns, and after the last, less the closing token, without a token in it."""
     places = [text.find(content) if content else -1 for content in contents]
     ends = [place + len(content) for place, content in zip(places, contents, strict=True)]
     for place, end, after in zip(places, ends, [*places[1:], len(text)], strict=True):
         if place < 0 or after < end:
             continue
-        between = text[end:after]
+        between = text[end:after] if closing is None else text[end:after].rpartition(closing)[2]
         header = between.rstrip().lstrip(" ")
         if header.strip() and len(header) >= _SHORTEST_HEADER and not added.search(between):
             yield header
