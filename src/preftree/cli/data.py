@@ -204,4 +204,11 @@ def _print_tally(out: Path, tally: Tally, written: int) -> None:
         typer.echo(f"and {tally.num_rejected - len(tally.rejected)} more", err=True)
     for action, count in tally.actions.items():
         typer.echo(f"{count} {ACTIONS[action]} (first: {tally.places[action][0]})", err=True)
+    if tally.repeated:
+        typer.echo(
+            f"{tally.repeated} repeats of earlier rows left out (first: {tally.places['repeated'][0]})", err=True
+        )
+    if tally.unread:
+        fields = ", ".join(f"{field} ({rows} rows)" for field, rows in tally.unread.most_common())
+        typer.echo(f"not read: {fields}", err=True)
     typer.echo(f"{out}: {written} rows written from {tally.rows}, {tally.num_rejected} rejected", err=True)
