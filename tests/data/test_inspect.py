@@ -12,7 +12,7 @@ from preftree.cli.data import app
 from preftree.data.rows.texts import spread
 from preftree.data.tools.inspect import inspect_file
 from preftree.errors import DataError
-from support.datafiles import EXAMPLES, HH, read_all, write_rows
+from support.datafiles import EXAMPLES, HH, example_rows, read_all, write_rows
 
 run = CliRunner()
 
@@ -79,7 +79,7 @@ def test_the_summary_names_format_counts_faults_and_a_pair(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_every_format_has_a_summary(name: str, tmp_path: Path) -> None:
-    path = write_rows(tmp_path / "rows.jsonl", [EXAMPLES[name]])
+    path = write_rows(tmp_path / "rows.jsonl", example_rows(name))
     result = run.invoke(app, ["inspect", path])
     assert result.exit_code == 0 and f"\n{name}: " in result.stdout and "1 rows, 1 accepted" in result.stdout
 

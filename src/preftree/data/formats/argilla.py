@@ -43,7 +43,12 @@ def detect_ranking(row: Row) -> bool:
 
 def read_pair(row: Row) -> Record:
     """One pair."""
-    (left, a), (right, b) = _answers(row).items()
+    answers = _answers(row)
+    if len(answers) != 2:
+        raise RowFault(
+            "wrong_type", "fields", f"'fields' must hold a prompt and two answers, got {len(answers)} answers"
+        )
+    (left, a), (right, b) = answers.items()
     field, ranks = _preference(row, [left, right])
     difference = ranks[right] - ranks[left]
     winner = Given(field, "a" if difference > 0 else "b" if difference < 0 else "tie")

@@ -11,10 +11,11 @@ from __future__ import annotations
 from preftree.data.rows.assemble import assemble, parts_of
 from preftree.data.rows.faults import RowFault
 from preftree.data.rows.fields import Row
-from preftree.data.rows.format import has, make_format, names_any
+from preftree.data.rows.format import has, make_format
 from preftree.records import Record
 
 _NAMES = (("chosen", "rejected"), ("chosen_messages", "rejected_messages"))
+_ELSEWHERE = {"messages", "conversations", "conversation", "instruction", "question"}
 
 
 def detect(row: Row) -> bool:
@@ -22,11 +23,10 @@ def detect(row: Row) -> bool:
     names = _sides(row)
     if names is None:
         return False
-    sides = [row[name] for name in names]
-    if not any(_is_messages(value) for value in (row.get("prompt"), *sides)):
+    chosen, rejected = row[names[0]], row[names[1]]
+    if not (_is_messages(chosen) or _is_messages(rejected) or _is_messages(row.get("prompt"))):
         return False
-    elsewhere = names_any(row, "messages", "conversations", "conversation", "instruction", "question")
-    return not elsewhere or all(_is_whole(side) for side in sides)
+    return _ELSEWHERE.isdisjoint(row) or (_is_whole(chosen) and _is_whole(rejected))
 
 
 def read(row: Row) -> Record:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from preftree.data.formats import completions
 from preftree.data.rows.assemble import assemble, parts_of
 from preftree.data.rows.fields import Row
-from preftree.data.rows.format import first_of, has_any, make_format, names_any
+from preftree.data.rows.format import first_of, make_format, names_any
 from preftree.records import Record
 
 _PROMPTS = ("prompt", "messages", "instruction")
@@ -19,7 +19,11 @@ _SCORES = ("scores", "ratings")
 
 def detect(row: Row) -> bool:
     """Whether there is a list of responses to a prompt; of generations, with scores or ranks."""
-    if not has_any(row, *_PROMPTS) or names_any(row, "chosen", "rejected") or completions.detect(row):
+    if (
+        not any(isinstance(row.get(name), str | list) for name in _PROMPTS)
+        or names_any(row, "chosen", "rejected")
+        or completions.detect(row)
+    ):
         return False
     generated = isinstance(row.get("generations"), list) and names_any(row, "ranks", *_SCORES)
     return isinstance(row.get("responses"), list) or generated

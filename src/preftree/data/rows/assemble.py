@@ -99,7 +99,7 @@ class _Present(dict[str, Given]):
     """The parts that are not null."""
 
     def __init__(self, given: Parts) -> None:
-        super().__init__((target, part) for target, part in given.items() if part.value is not None)
+        super().__init__({target: part for target, part in given.items() if part.value is not None})
         self.fields = {target: part.field for target, part in given.items()}
 
     def need(self, target: str) -> Given:
@@ -157,11 +157,7 @@ def _by_field(fault: RowFault, parts: _Present) -> RowFault:
     if target not in (*NUMBERS, "system"):  # every other part is read under its field
         return fault
     field = parts.fields.get(target, target) + bracket + rest
-    return (
-        fault
-        if field == fault.field
-        else RowFault(fault.fault, field, fault.message.replace(f"'{fault.field}'", f"'{field}'"))
-    )
+    return RowFault(fault.fault, field, fault.message.replace(f"'{fault.field}'", f"'{field}'"))
 
 
 def _assembled(parts: _Present, chat: bool) -> Record:
@@ -198,7 +194,9 @@ class _Beside:
     options: Mapping[str, Any] | None = None
 
     @staticmethod
-    def read(parts: Parts) -> _Beside:
+    def read(parts: _Present) -> _Beside:
+        if parts.keys().isdisjoint(("system", "tools", "chat_template_kwargs")):
+            return _NOTHING
         system = tools = options = None
         if "system" in parts:
             field, value = parts["system"]
@@ -224,8 +222,13 @@ class _Beside:
         return Conversation(turns, self.tools, self.options) if self.tools or self.options else turns
 
 
+_NOTHING = _Beside()
+
+
 def _figure_row(parts: _Present) -> Row:
     """The parts that are numbers beside the texts, under the names that `fields` reads."""
+    if parts.keys().isdisjoint(NUMBERS):
+        return {}
     return {name: parts[name].value for name in NUMBERS if name in parts}
 
 

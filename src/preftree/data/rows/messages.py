@@ -70,14 +70,16 @@ def messages(value: Any, where: str) -> tuple[Message, ...]:
         raise RowFault("wrong_type", where, f"'{where}' must be a list of messages, got {type_name(value)}")
     turns: list[Message] = []
     for index, item in enumerate(value):
-        turns += _exchange(item, f"{where}[{index}]")
+        place = f"{where}[{index}]"
+        if isinstance(item, dict) and "assistant" in item and _ASKED & item.keys():
+            turns += _exchange(item, place)
+        else:
+            turns.append(_message(item, place))
     return tuple(turns)
 
 
-def _exchange(value: Any, where: str) -> tuple[Message, ...]:
-    """A message, or a question and its answer in one object: {human, assistant}."""
-    if not isinstance(value, dict) or "assistant" not in value or not _ASKED & value.keys():
-        return (_message(value, where),)
+def _exchange(value: Row, where: str) -> tuple[Message, Message]:
+    """A question and its answer in one object: {human, assistant}."""
     asked = next(name for name in value if name in _ASKED)
     question, answer = text(value[asked], f"{where}.{asked}"), text(value["assistant"], f"{where}.assistant")
     return Message("user", question), Message("assistant", answer)
