@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from preftree.data.rows.assemble import TARGETS
 from preftree.data.rows.columns import look_up, parse_columns
 from preftree.data.rows.faults import RowFault, Tally
+from preftree.data.rows.parts import TARGETS
 from preftree.data.sources.reader import find_format, find_source, read_records
 from preftree.errors import DataError
 from preftree.records import Demonstration, Label, Message, Preference, Ranking, Record

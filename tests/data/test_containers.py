@@ -327,7 +327,9 @@ def bound_socket(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("make", "kind"), [(pipe, "pipe"), (linked_device, "device"), (bound_socket, "socket")], ids=lambda item: str(item)
+    ("make", "kind"),
+    [(pipe, "pipe"), (linked_device, "device"), (bound_socket, "socket")],
+    ids=lambda item: item if isinstance(item, str) else item.__name__,
 )
 @pytest.mark.parametrize("name", ["rows.jsonl", "folder/rows.jsonl", "noname"])
 def test_only_regular_files_are_opened(

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from preftree.data.formats import FORMATS
-from preftree.data.rows.assemble import TARGETS
 from preftree.data.rows.faults import ACTIONS, FAULTS
+from preftree.data.rows.parts import TARGETS
 from support.tokenizers import plain_tokenizer
 
 PAGE = (Path(__file__).parents[2] / "docs" / "data.md").read_text()

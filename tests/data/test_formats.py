@@ -255,9 +255,15 @@ def test_a_faulty_row_is_rejected_by_name_and_place(
     name: str, fields: dict[str, Any], fault: str, field: str, tmp_path: Path
 ) -> None:
     path = write_rows(tmp_path / "rows.jsonl", [EXAMPLES[name], change(name, **fields)])
-    rejected = one_fault(path, name)
+    rejected = one_fault(path, None if fault == "unread_field" else name)
     assert (rejected.line, rejected.fault, rejected.field) == (2, fault, field)
     assert str(rejected).startswith(f"{path}:2: ") and "\n" not in rejected.message
+
+
+def test_a_named_format_counts_what_it_does_not_read(tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "rows.jsonl", [EXAMPLES["text"] | {"label": 1}])
+    records, tally = read_all(path, "text")
+    assert records == [EXPECTED["text"]] and dict(tally.unread) == {"label": 1}
 
 
 def test_an_implicit_prompt_ends_where_the_assistant_turns_part(tmp_path: Path) -> None:

@@ -13,11 +13,12 @@ import numpy as np
 from jaxtyping import Int
 from transformers import PreTrainedTokenizerBase
 
-from preftree.data.rows.assemble import SYNONYMS, Given, assemble, parts_of
+from preftree.data.rows.assemble import assemble
 from preftree.data.rows.conversion import as_kind, check_kind
 from preftree.data.rows.faults import RowFault, Tally, check_share
 from preftree.data.rows.fields import Row
 from preftree.data.rows.format import MEANINGFUL, make_format
+from preftree.data.rows.parts import SYNONYMS, Given, parts_of
 from preftree.data.sources.reader import find_format, find_source, read_records, read_rows
 from preftree.data.tokens.encoder import make_encoder
 from preftree.data.tokens.template import check_template, render

@@ -9,10 +9,11 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from preftree.data.rows.assemble import Given, assemble, parts_of
+from preftree.data.rows.assemble import assemble
 from preftree.data.rows.faults import RowFault
 from preftree.data.rows.fields import Row, take, type_name
 from preftree.data.rows.format import make_format
+from preftree.data.rows.parts import Given, parts_of
 from preftree.records import Record
 
 _TEXTS = ("prompt", "response_a", "response_b")

@@ -11,10 +11,11 @@ import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from preftree.data.rows.assemble import Given, assemble, parts_of
+from preftree.data.rows.assemble import assemble
 from preftree.data.rows.faults import RowFault
 from preftree.data.rows.fields import Row
 from preftree.data.rows.format import make_format
+from preftree.data.rows.parts import Given, parts_of
 from preftree.records import Record
 
 _PROMPTS = ("prompt", "instruction", "question", "input", "query")

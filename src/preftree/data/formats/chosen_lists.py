@@ -5,9 +5,10 @@ RewardBench 2. Each chosen response beats each rejected one; among themselves ne
 
 from __future__ import annotations
 
-from preftree.data.rows.assemble import Given, assemble, parts_of
+from preftree.data.rows.assemble import assemble
 from preftree.data.rows.fields import Row, items
 from preftree.data.rows.format import make_format
+from preftree.data.rows.parts import Given, parts_of
 from preftree.records import Record
 
 _SIDES = (("chosen", 1.0), ("rejected", 0.0))

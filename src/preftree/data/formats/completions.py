@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from preftree.data.rows.assemble import Given, assemble, parts_of
+from preftree.data.rows.assemble import assemble
 from preftree.data.rows.faults import RowFault
 from preftree.data.rows.fields import Row, items, number, present
 from preftree.data.rows.format import make_format, names_any
+from preftree.data.rows.parts import Given, parts_of
 from preftree.records import Record
 
 LISTS = ("completions", "responses", "answers", "candidates", "generations")

@@ -8,10 +8,11 @@ message, or text beside a prompt of messages. LLaMA-Factory's `chosen_messages` 
 
 from __future__ import annotations
 
-from preftree.data.rows.assemble import assemble, parts_of
+from preftree.data.rows.assemble import assemble
 from preftree.data.rows.faults import RowFault
 from preftree.data.rows.fields import Row
 from preftree.data.rows.format import has, make_format
+from preftree.data.rows.parts import parts_of
 from preftree.records import Record
 
 _NAMES = (("chosen", "rejected"), ("chosen_messages", "rejected_messages"))

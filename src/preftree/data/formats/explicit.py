@@ -6,9 +6,10 @@ The responses follow the prompt unchanged, with nothing in between. A `system` t
 from __future__ import annotations
 
 from preftree.data.formats import hh, tldr_pairs
-from preftree.data.rows.assemble import assemble, parts_of
+from preftree.data.rows.assemble import assemble
 from preftree.data.rows.fields import Row
 from preftree.data.rows.format import make_format
+from preftree.data.rows.parts import parts_of
 from preftree.records import Record
 
 _NAMES = ("prompt", "chosen", "rejected")

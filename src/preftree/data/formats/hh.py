@@ -6,10 +6,10 @@ of the two texts would not do: responses that begin alike would lose their first
 
 from __future__ import annotations
 
-from preftree.data.rows.assemble import NUMBERS
 from preftree.data.rows.faults import RowFault
 from preftree.data.rows.fields import Row, preference, response_text, take, text
 from preftree.data.rows.format import make_format
+from preftree.data.rows.parts import NUMBERS
 from preftree.records import Preference
 
 HUMAN = "\n\nHuman:"

@@ -9,10 +9,11 @@ answer to a `question`.
 from __future__ import annotations
 
 from preftree.data.formats.messages import CONVERSATIONS, LABELS
-from preftree.data.rows.assemble import Given, assemble, parts_of
+from preftree.data.rows.assemble import assemble
 from preftree.data.rows.faults import RowFault
 from preftree.data.rows.fields import Row, take, text, type_name
 from preftree.data.rows.format import first_of, has, has_any, make_format, names_any
+from preftree.data.rows.parts import Given, parts_of
 from preftree.records import Record
 
 _QUESTIONS = ("instruction", "query")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from preftree.data.rows.assemble import assemble, parts_of
+from preftree.data.rows.assemble import assemble
 from preftree.data.rows.columns import Columns, parse_columns
 from preftree.data.rows.fields import Row
 from preftree.data.rows.format import Format, make_format
+from preftree.data.rows.parts import parts_of
 from preftree.records import Record
 
 

@@ -5,10 +5,11 @@ ShareGPT's {"conversations": [{"from": "human", "value": "..."}, ...]} is the sa
 
 from __future__ import annotations
 
-from preftree.data.rows.assemble import assemble, parts_of
+from preftree.data.rows.assemble import assemble
 from preftree.data.rows.faults import RowFault
 from preftree.data.rows.fields import Row, take, text
 from preftree.data.rows.format import first_of, make_format, names_any
+from preftree.data.rows.parts import parts_of
 from preftree.records import Message, Record
 
 CONVERSATIONS = ("messages", "conversations", "conversation")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from preftree.data.formats.messages import CONVERSATIONS, LABELS, REJECTED, conversation_field
-from preftree.data.rows.assemble import assemble, parts_of
+from preftree.data.rows.assemble import assemble
 from preftree.data.rows.fields import Row
 from preftree.data.rows.format import first_of, has_any, make_format, names_any
+from preftree.data.rows.parts import parts_of
 from preftree.records import Record
 
 

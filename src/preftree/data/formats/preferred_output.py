@@ -5,10 +5,11 @@ Tools are read from `input.tools`.
 
 from __future__ import annotations
 
-from preftree.data.rows.assemble import Given, assemble, parts_of
+from preftree.data.rows.assemble import assemble
 from preftree.data.rows.faults import RowFault
 from preftree.data.rows.fields import Row, type_name
 from preftree.data.rows.format import has, make_format
+from preftree.data.rows.parts import Given, parts_of
 from preftree.records import Record
 
 

@@ -5,10 +5,11 @@ The reference summaries that CarperAI published of TL;DR name the completion `la
 
 from __future__ import annotations
 
-from preftree.data.rows.assemble import assemble, parts_of
+from preftree.data.rows.assemble import assemble
 from preftree.data.rows.faults import RowFault
 from preftree.data.rows.fields import Row
 from preftree.data.rows.format import first_of, has, has_any, make_format, names_any
+from preftree.data.rows.parts import parts_of
 from preftree.records import Record
 
 RESPONSES = ("completion", "response")

@@ -6,9 +6,10 @@ The question is the user's turn. `status` "tie" (distilabel) makes a tie.
 from __future__ import annotations
 
 from preftree.data.formats import conversational
-from preftree.data.rows.assemble import Given, assemble, parts_of
+from preftree.data.rows.assemble import assemble
 from preftree.data.rows.fields import Row
 from preftree.data.rows.format import first_of, has, make_format, names_any
+from preftree.data.rows.parts import Given, parts_of
 from preftree.records import Record
 
 _QUESTIONS = ("question", "input")

@@ -7,9 +7,10 @@ Responses of equal score or rank are equally good. The prompt is text, or messag
 from __future__ import annotations
 
 from preftree.data.formats import completions
-from preftree.data.rows.assemble import assemble, parts_of
+from preftree.data.rows.assemble import assemble
 from preftree.data.rows.fields import Row
 from preftree.data.rows.format import first_of, make_format, names_any
+from preftree.data.rows.parts import parts_of
 from preftree.records import Record
 
 _PROMPTS = ("prompt", "messages", "instruction")

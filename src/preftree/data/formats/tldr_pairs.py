@@ -6,10 +6,10 @@ The comparisons of Stiennon et al. 2020 (arXiv:2009.01325) as CarperAI published
 
 from __future__ import annotations
 
-from preftree.data.rows.assemble import NUMBERS
 from preftree.data.rows.faults import RowFault
 from preftree.data.rows.fields import Row, preference, response_text, take, text
 from preftree.data.rows.format import make_format
+from preftree.data.rows.parts import NUMBERS
 from preftree.records import Preference
 
 TLDR = "TL;DR:"

@@ -6,9 +6,10 @@ Where `prompt` is absent, the completion is a whole conversation.
 from __future__ import annotations
 
 from preftree.data.formats.prompt_completion import RESPONSES
-from preftree.data.rows.assemble import assemble, parts_of
+from preftree.data.rows.assemble import assemble
 from preftree.data.rows.fields import Row
 from preftree.data.rows.format import first_of, has_any, make_format, names_any
+from preftree.data.rows.parts import parts_of
 from preftree.records import Record
 
 _ELSEWHERE = ("instruction", "query", "question", "messages", "conversations", "conversation", "chosen", "rejected")

@@ -1,21 +1,18 @@
-"""Records out of the named parts of a row: what a format, or a mapping of columns, says each field is.
+"""Records out of the named parts of a row (parts.py).
 
-Targets are prompt, system, messages, chosen, rejected, response, label, responses, scores, ranks, tools,
-chat_template_kwargs, weight, and the figures of records.FIGURES; of two answers a and b also winner (with strength), or
-a_wins and b_wins, or score_a and score_b. Texts become a conversation where any of them is one, where there is a system
-message or tools, or where the format is of chats; else they are plain text.
+Texts become a conversation where any of them is one, where there is a system message or tools, or where the format is
+of chats; else they are plain text.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple, get_args
+from typing import Any
 
 from preftree.data.rows.faults import RowFault
 from preftree.data.rows.fields import (
     Row,
-    check_differ,
     figures,
     flag,
     items,
@@ -35,104 +32,22 @@ from preftree.data.rows.messages import (
     split_dialogue,
     tool_definitions,
 )
+from preftree.data.rows.parts import NUMBERS, TEXTS, VERDICTS, Given, Parts, Present
+from preftree.data.rows.ranking import rank
 from preftree.records import (
     Conversation,
     Demonstration,
-    Figures,
-    Kind,
     Label,
     Message,
     Preference,
     Ranking,
     Record,
     Text,
-    figures_of,
     select_responses,
 )
 
-TEXTS = ("prompt", "messages", "chosen", "rejected", "a", "b", "response")
-FIGURE_FIELDS = tuple(
-    dict.fromkeys(field for kind in get_args(Kind) for figure in figures_of(kind) for field in figure.fields(kind))
-)
-"""Fields of the figures; a column of each name may be mapped."""
-
-TARGETS = (*TEXTS, "system", "winner", "label", "responses", "ranks", "tools", "chat_template_kwargs", "weight", "tie")
-TARGETS += ("strength", "a_wins", "b_wins", "score_a", "score_b")
-TARGETS += tuple(field for field in FIGURE_FIELDS if field not in TARGETS)
-"""What a field can be."""
-
-SYNONYMS = {"system_prompt": "system", "functions": "tools"} | {
-    name.format(side): f"score_{side}"
-    for side in ("chosen", "rejected")
-    for name in ("rating_{}", "{}_rating", "{}-rating", "{}_score")
-}
-"""Other names of fields that stand beside the texts."""
-
-NUMBERS = ("weight", "tie", *FIGURE_FIELDS)
-"""Numbers beside the texts of a row."""
-
-BESIDE = ("system", "tools", "chat_template_kwargs", "weight", "tie", *FIGURE_FIELDS)
-"""Targets that stand beside the texts of a row; every format reads fields of these names."""
-
-_BESIDE_NAMES = {name: name for name in BESIDE} | SYNONYMS
-"""Targets of the fields beside the texts, by their names; a target's own name comes before its synonyms."""
-
 REPEATED_PROMPT = 16
 """Characters of a prompt from which a response that begins with all of it is taken for a mistake of the file."""
-
-
-class Given(NamedTuple):
-    """A value of a row, and the name of its field for errors."""
-
-    field: str
-    value: Any
-
-
-Parts = Mapping[str, Given]
-"""The parts of a row by target; a part whose value is null is absent."""
-
-VERDICTS = (("winner",), ("a_wins", "b_wins"), ("score_a", "score_b"))
-"""The parts that say which of two answers is better; one of the three ways is given."""
-
-
-class _Present(dict[str, Given]):
-    """The parts that are not null."""
-
-    def __init__(self, given: Parts) -> None:
-        super().__init__({target: part for target, part in given.items() if part.value is not None})
-        self.fields = {target: part.field for target, part in given.items()}
-
-    def need(self, target: str) -> Given:
-        """A part that must be there.
-
-        Raises:
-          RowFault: it is absent or null; named by its field.
-        """
-        if target not in self:
-            field = self.fields.get(target, target)
-            raise RowFault("missing_field", field, f"'{field}' is missing")
-        return self[target]
-
-
-def parts_of(row: Row, names: Mapping[str, str]) -> dict[str, Given]:
-    """The parts of a row whose fields `names` gives by target, and those that stand beside them under their names."""
-    parts = {target: Given(name, row.get(name)) for target, name in names.items()}
-    if not _BESIDE_NAMES.keys().isdisjoint(row):
-        for name, target in _BESIDE_NAMES.items():
-            if row.get(name) not in (None, ""):
-                parts.setdefault(target, Given(name, row[name]))
-    return parts
-
-
-def kind_of(targets: Mapping[str, object]) -> Kind | None:
-    """The kind of records that parts with these targets make; None where they make none."""
-    if "rejected" in targets or {"a", "b"} <= targets.keys():
-        return "pair"
-    if "responses" in targets:
-        return "list"
-    if "label" in targets:
-        return "response"
-    return "demonstration" if {"response", "messages", "chosen"} & targets.keys() else None
 
 
 def assemble(given: Parts, *, chat: bool = False) -> Record:
@@ -144,14 +59,14 @@ def assemble(given: Parts, *, chat: bool = False) -> Record:
     Raises:
       RowFault: a part is missing, is not what its target says, or contradicts another one.
     """
-    parts = _Present(given)
+    parts = Present(given)
     try:
         return _assembled(parts, chat)
     except RowFault as fault:
         raise _by_field(fault, parts) from None
 
 
-def _by_field(fault: RowFault, parts: _Present) -> RowFault:
+def _by_field(fault: RowFault, parts: Present) -> RowFault:
     """A fault of a part under the name that its field has in the row."""
     target, bracket, rest = fault.field.partition("[")
     if target not in (*NUMBERS, "system"):  # every other part is read under its field
@@ -160,7 +75,7 @@ def _by_field(fault: RowFault, parts: _Present) -> RowFault:
     return RowFault(fault.fault, field, fault.message.replace(f"'{fault.field}'", f"'{field}'"))
 
 
-def _assembled(parts: _Present, chat: bool) -> Record:
+def _assembled(parts: Present, chat: bool) -> Record:
     beside = _Beside.read(parts)
     chat = chat or "messages" in parts or bool(beside.system or beside.tools or beside.options)
     chat = chat or any(isinstance(parts[name].value, list | dict) for name in TEXTS if name in parts)
@@ -194,7 +109,7 @@ class _Beside:
     options: Mapping[str, Any] | None = None
 
     @staticmethod
-    def read(parts: _Present) -> _Beside:
+    def read(parts: Present) -> _Beside:
         if parts.keys().isdisjoint(("system", "tools", "chat_template_kwargs")):
             return _NOTHING
         system = tools = options = None
@@ -225,19 +140,19 @@ class _Beside:
 _NOTHING = _Beside()
 
 
-def _figure_row(parts: _Present) -> Row:
+def _figure_row(parts: Present) -> Row:
     """The parts that are numbers beside the texts, under the names that `fields` reads."""
     if parts.keys().isdisjoint(NUMBERS):
         return {}
     return {name: parts[name].value for name in NUMBERS if name in parts}
 
 
-def _plain(parts: _Present, target: str) -> str:
+def _plain(parts: Present, target: str) -> str:
     field, value = parts.need(target)
     return text(value, field) if target == "prompt" else response_text(value, field)
 
 
-def _prompt(parts: _Present, beside: _Beside) -> tuple[Message, ...]:
+def _prompt(parts: Present, beside: _Beside) -> tuple[Message, ...]:
     """The turns of the prompt."""
     field, value = parts.need("messages" if "messages" in parts.fields and "prompt" not in parts else "prompt")
     turns = (Message("user", text(value, field)),) if isinstance(value, str) else messages(value, field)
@@ -268,7 +183,7 @@ def _check_repeats(prompt: str, responses: Mapping[str, str]) -> None:
         raise RowFault("bad_value", field, message)
 
 
-def _exchange(parts: _Present, target: str, beside: _Beside, chat: bool) -> tuple[Text, Text]:
+def _exchange(parts: Present, target: str, beside: _Beside, chat: bool) -> tuple[Text, Text]:
     """Prompt and response of a row with one response."""
     if target == "messages":
         field, value = parts.need("messages")
@@ -282,7 +197,7 @@ def _exchange(parts: _Present, target: str, beside: _Beside, chat: bool) -> tupl
     return turns, _response(parts.need(target), turns)
 
 
-def _decided(parts: _Present) -> _Present:
+def _decided(parts: Present) -> Present:
     """Two answers and a verdict as chosen and rejected."""
     a, b = parts.need("a"), parts.need("b")
     field, winner = _verdict(parts)
@@ -296,10 +211,10 @@ def _decided(parts: _Present) -> _Present:
         rest[target] = a if side == "a" else b
         if winner != "tie" and f"score_{side}" in parts:
             rest[f"score_{target}"] = parts[f"score_{side}"]
-    return _Present(rest | ({"tie": Given(field, True)} if winner == "tie" else {}))
+    return Present(rest | ({"tie": Given(field, True)} if winner == "tie" else {}))
 
 
-def _verdict(parts: _Present) -> Given:
+def _verdict(parts: Present) -> Given:
     """The better answer, or a tie: by its name, by a flag for each answer, or by their scores."""
     if "a_wins" in parts.fields:
         (left, value), (right, other) = parts.need("a_wins"), parts.need("b_wins")
@@ -317,7 +232,7 @@ def _verdict(parts: _Present) -> Given:
     return Given(field, winner)
 
 
-def _pair(parts: _Present, beside: _Beside, chat: bool) -> Preference:
+def _pair(parts: Present, beside: _Beside, chat: bool) -> Preference:
     row = _figure_row(parts)
     if not chat:
         prompt = _plain(parts, "prompt")
@@ -346,7 +261,7 @@ def _pair(parts: _Present, beside: _Beside, chat: bool) -> Preference:
     return preference(row, prompt, (left, chosen), (right, rejected))
 
 
-def _check_question(parts: _Present, prompt: tuple[Message, ...], left: str, right: str) -> None:
+def _check_question(parts: Present, prompt: tuple[Message, ...], left: str, right: str) -> None:
     """Refuse a prompt given as text that is none of the turns that two whole conversations share."""
     if "prompt" in parts:
         field, question = parts["prompt"]
@@ -376,7 +291,7 @@ def _part(
     return chosen[:place], chosen[place:], rejected[place:]
 
 
-def _ranking(parts: _Present, beside: _Beside, chat: bool) -> Ranking:
+def _ranking(parts: Present, beside: _Beside, chat: bool) -> Ranking:
     row = _figure_row(parts)
     field, value = parts.need("responses")
     given = [
@@ -402,23 +317,3 @@ def _ranking(parts: _Present, beside: _Beside, chat: bool) -> Ranking:
         return rank(row, prompt, named, numbered | {"scores": tuple(-place for place in ranks)}, field)
     order = sorted(range(len(ranks)), key=ranks.__getitem__)
     return rank(row, prompt, [named[i] for i in order], select_responses(numbered, order), field)
-
-
-def rank(row: Row, prompt: Text, named: list[tuple[str, Text]], given: Figures, field: str = "responses") -> Ranking:
-    """A ranking, ordered by its scores where it has any; responses of equal score keep their order.
-
-    Args:
-      row: Gives the weight.
-      prompt: The prompt.
-      named: The responses under the names of their fields, best first where there are no scores.
-      given: Figures, in the order of `named`.
-      field: The field that holds the responses.
-    """
-    scores = given.get("scores")
-    if len(named) < 2 or (scores is not None and len(set(scores)) < 2):
-        raise RowFault("no_preference", field, f"'{field}' has no two responses that differ in rank")
-    check_differ(tuple(named))
-    order = list(range(len(named)))
-    if scores is not None:
-        order.sort(key=lambda index: -scores[index])
-    return Ranking(prompt, tuple(named[i][1] for i in order), weight(row), select_responses(given, order))

@@ -14,9 +14,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from preftree.data.rows.assemble import TARGETS, VERDICTS, Given, assemble, kind_of
+from preftree.data.rows.assemble import assemble
 from preftree.data.rows.faults import RowFault
 from preftree.data.rows.fields import Row
+from preftree.data.rows.parts import TARGETS, VERDICTS, Given, kind_of
 from preftree.errors import DataError
 from preftree.records import Kind, Record
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
 
-from preftree.data.rows.assemble import BESIDE, SYNONYMS
 from preftree.data.rows.faults import RowFault, Tally
 from preftree.data.rows.fields import Row
 from preftree.data.rows.messages import MEDIA
+from preftree.data.rows.parts import BESIDE, SYNONYMS
 from preftree.data.rows.raw_row import RawRow
 from preftree.records import Kind, Record
 
@@ -65,6 +65,7 @@ class Format:
       fields: Fields that `read` looks at; the others are counted as not read.
       group: Makes a row for each record, where the file has a row for each turn or for a tree of turns.
       columns: The mapping of columns that makes the format, where one was given.
+      named: Whether the user named it: then a field that it does not read is counted, whatever it is.
       columns_read: Further fields that `read` looks at, where their names differ from file to file.
     """
 
@@ -76,13 +77,15 @@ class Format:
     fields: frozenset[str]
     group: Callable[[Iterator[RawRow], Tally], Iterator[RawRow]] | None = None
     columns: str = ""
+    named: bool = False
     columns_read: Callable[[Row], Set[str]] | None = None
 
     def unread(self, row: Row) -> list[str]:
         """Fields of a row that are not empty and not read.
 
         Raises:
-          RowFault: one of them would change the prompt or the target, or holds images, sound or film.
+          RowFault: one of them would change the prompt or the target, unless the format was named; or one holds images,
+            sound or film.
         """
         if row.keys() <= self.fields:
             return []
@@ -95,7 +98,7 @@ class Format:
                     f"'{name}' holds images, sound or film, and Preftree trains on text alone; leave such rows out"
                 )
                 raise RowFault("not_text", name, message)
-            if name in _REFUSED and not self.columns:
+            if name in _REFUSED and not self.named:
                 message = (
                     f"'{name}' would change the prompt or the target, and format {self.name} does not read it; "
                     "take it out, or say with --columns what each field is"

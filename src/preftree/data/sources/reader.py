@@ -86,12 +86,20 @@ def find_format(source: Source, name: str | None = None, columns: Columns | None
         if name is not None:
             raise DataError("give a format or columns, not both: a mapping says how rows are read")
         return Format(
-            "columns", columns.kind, f"columns {columns}", _any_row, columns.read, columns.fields, None, str(columns)
+            "columns",
+            columns.kind,
+            f"columns {columns}",
+            _any_row,
+            columns.read,
+            columns.fields,
+            None,
+            str(columns),
+            True,
         )
     if name is not None:
         if name not in FORMATS:
             raise DataError(f"format must be one of {', '.join(FORMATS)}, got {name!r}")
-        return replace(FORMATS[name], detect=_any_row)
+        return replace(FORMATS[name], detect=_any_row, named=True)
     first = [raw.row for raw in islice(read_rows(source), SNIFFED_ROWS)]
     rows = [row for row in first if isinstance(row, dict)]
     if not first:

@@ -20,7 +20,8 @@ from preftree.storage.code_digest import code_digest
 
 TOKEN_CODE = (
     "preftree.data.formats",
-    *sorted({form.read.__module__ for form in FORMATS.values()}),
+    *sorted({form.read.__module__ for form in FORMATS.values()} | {"preftree.data.formats.oasst"}),
+    "preftree.data.formats.refusal",
     "preftree.data.rows.assemble",
     "preftree.data.rows.columns",
     "preftree.data.rows.conversion",
@@ -28,6 +29,8 @@ TOKEN_CODE = (
     "preftree.data.rows.fields",
     "preftree.data.rows.format",
     "preftree.data.rows.messages",
+    "preftree.data.rows.parts",
+    "preftree.data.rows.ranking",
     "preftree.data.rows.raw_row",
     "preftree.data.rows.texts",
     "preftree.data.sources.csv_rows",

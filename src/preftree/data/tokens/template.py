@@ -190,7 +190,7 @@ class _Dialogue:
         return end
 
     def _altered(self) -> RowFault:
-        message = f"the template leaves out, adds to or rewrites the text of '{self.field}'"
+        message = f"the template omits, extends or rewrites the text of '{self.field}'"
         return RowFault("template_alters_response", self.field, message)
 
     def pieces(self, places: Sequence[int], heads: Sequence[str], *, rest: bool) -> tuple[ResponsePiece, ...]:
@@ -227,7 +227,7 @@ def _respond(
     places = [len(prompt) + index for index, turn in enumerate(turns) if turn.role == "assistant"]
     heads = [head, *(dialogue.head(place) for place in places[1:])]
     if not all(whole.startswith(beginning) for beginning in heads):
-        message = f"the template renders the prompt of '{field}' otherwise once it is answered"
+        message = f"the template renders the prompt of '{field}' differently when the response follows"
         raise RowFault("template_alters_prompt", field, message)
     parts = dialogue.pieces(places, heads, rest=False)
     if len(places) > 1:  # the turns between them

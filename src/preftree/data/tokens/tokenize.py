@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from preftree.data.rows.columns import Columns
 from preftree.data.rows.conversion import as_kind, check_kind
-from preftree.data.rows.duplicates import Seen
+from preftree.data.rows.duplicates import Repeated, Seen
 from preftree.data.rows.faults import RowFault, Tally, check_share
 from preftree.data.rows.texts import length, named_texts, spread
 from preftree.data.sources.reader import find_format, find_source, read_records
@@ -162,7 +162,7 @@ def _render_rows(
             (record,) = as_kind(record, kind, chosen_side=True)
             try:
                 imitated.check(record, where)
-            except RowFault:  # many pairs of a prompt may share their chosen response
+            except Repeated:  # many pairs of a prompt may share their chosen response
                 tally.note("repeated_response", where)
                 continue
         if not isinstance(record.prompt, str):
