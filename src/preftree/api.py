@@ -23,6 +23,7 @@ from preftree.config.dpo import DpoConfig
 from preftree.config.load import check_config
 from preftree.config.recipes import RECIPES
 from preftree.data.prompts import Prompt, encode_prompts
+from preftree.data.rows.columns import parse_columns
 from preftree.data.sources.memory import Rows, named_rows, write_rows
 from preftree.data.store.example import Examples
 from preftree.data.store.token_store import TokenStore
@@ -99,6 +100,7 @@ def tokenize(
     max_response_length: int | None = None,
     truncation: Truncation = "drop",
     format: str | None = None,
+    columns: str | Mapping[str, str] | None = None,
 ) -> TokenStore:
     """Tokenise data as a run does; the result is a sequence of examples, kept on disk.
 
@@ -111,6 +113,7 @@ def tokenize(
       max_response_length: Most tokens of a response.
       truncation: `drop` a row over a budget, `trim_prompt` from its beginning, or `trim_response` at its end.
       format: The rows' format; detected by default.
+      columns: What fields are, in place of a format: `{"prompt": "question", "chosen": "best", "rejected": "worst"}`.
     Raises:
       DataError: the data cannot be read, is of another kind, or holds too many faults; rows are named.
     """
@@ -127,6 +130,7 @@ def tokenize(
             budgets=Budgets(max_length, max_prompt_length, max_response_length),
             truncation=truncation,
             format_name=format,
+            columns=None if columns is None else parse_columns(columns),
         )
     return store
 

@@ -7,21 +7,76 @@ assistant's next message, or several turns that begin and end with the assistant
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn of a conversation; `train` says whether its tokens are scored (None: a response's assistant turns)."""
+    """One turn of a conversation.
+
+    Attributes:
+      role: One of `ROLES`.
+      content: Its text; "" for a turn of tool calls alone.
+      train: Whether its tokens are scored; None leaves that to the rule: the assistant turns of a response.
+      rest: What the chat template gets of it beside role and content, as JSON values: `reasoning_content`,
+        `tool_calls`, `name`, for example.
+    """
 
     role: str
     content: str
     train: bool | None = None
+    rest: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+
+class Conversation(tuple[Message, ...]):
+    """Messages of a prompt that the chat template renders with more than the messages.
+
+    Attributes:
+      tools: Definitions of tools, as JSON objects.
+      options: Further variables of the template, `enable_thinking` for example, as JSON values.
+    """
+
+    tools: tuple[Mapping[str, Any], ...]
+    options: Mapping[str, Any]
+
+    def __new__(
+        cls, turns: Iterable[Message], tools: Sequence[Mapping[str, Any]] = (), options: Mapping[str, Any] | None = None
+    ) -> Conversation:
+        """A tuple of the turns that knows its tools and options."""
+        conversation = super().__new__(cls, turns)
+        conversation.tools, conversation.options = tuple(tools), dict(options or {})
+        return conversation
+
+    def __eq__(self, other: object) -> bool:
+        """Equal turns, tools and options."""
+        same = tuple.__eq__(self, other) if isinstance(other, tuple) else False
+        return same and (self.tools, self.options) == (tools_of(other), template_options_of(other))
+
+    def __ne__(self, other: object) -> bool:
+        """Whether anything differs."""
+        return not self == other
+
+    __hash__ = tuple.__hash__
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copies and other processes get tools and options as well."""
+        return Conversation, (tuple(self), self.tools, self.options)
 
 
 Text: TypeAlias = str | tuple[Message, ...]
+
+
+def tools_of(text: object) -> tuple[Mapping[str, Any], ...]:
+    """Definitions of the tools that a prompt is rendered with."""
+    return text.tools if isinstance(text, Conversation) else ()
+
+
+def template_options_of(text: object) -> Mapping[str, Any]:
+    """Variables that the chat template gets beside the messages and tools of a prompt."""
+    return text.options if isinstance(text, Conversation) else {}
+
 
 Kind: TypeAlias = Literal["pair", "list", "response", "demonstration"]
 """Kind of an example in data, losses and metrics: two responses, a ranking, a labelled response, or a demonstration."""

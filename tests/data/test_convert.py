@@ -12,12 +12,12 @@ from preftree.data.rows.conversion import as_kind
 from preftree.data.tools.convert import convert_file
 from preftree.errors import DataError
 from preftree.records import Demonstration, Label, Message, Preference, Ranking
-from support.datafiles import EXAMPLES, one_fault, read_all, said, write_rows
+from support.datafiles import EXAMPLES, example_rows, one_fault, read_all, said, write_rows
 
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_converted_file_says_the_same(name: str, tmp_path: Path) -> None:
-    path = write_rows(tmp_path / "rows.jsonl", [EXAMPLES[name]])
+    path = write_rows(tmp_path / "rows.jsonl", example_rows(name))
     out = tmp_path / "out.jsonl"
     tally, written = convert_file(path, out)
     assert (tally.accepted, written) == (1, 1)

@@ -9,25 +9,46 @@ import pytest
 
 from preftree.data.formats import FORMATS
 from preftree.data.rows.duplicates import ordered_pairs
+from preftree.data.tools.convert import convert_file
 from preftree.records import Ranking
-from support.datafiles import EXAMPLES, read_all, said, write_rows
+from support.datafiles import example_rows, read_all, said, write_rows
 
 PAIR = {"prompt": "p", "chosen": "a", "rejected": "b"}
 
 
 def found(tmp_path: Path, *rows: dict[str, Any]) -> list[tuple[int, str]]:
+    """Lines that are left out: faulty ones under their fault, repeated ones as such."""
     _, tally = read_all(write_rows(tmp_path / "rows.jsonl", rows))
-    return [(row.line, row.fault) for row in tally.rejected]
+    places = tally.places.get("repeated", [])
+    assert len(places) == min(tally.repeated, 5)
+    repeated = [(int(place.rpartition(":")[2]), "repeated") for place in places]
+    return sorted([*((row.line, row.fault) for row in tally.rejected), *repeated])
 
 
 def test_a_repeated_pair_and_its_opposite(tmp_path: Path) -> None:
     swapped = {"prompt": "p", "chosen": "b", "rejected": "a"}
     other = {"prompt": "p", "chosen": "a", "rejected": "c"}
     rows = [PAIR, other, swapped, PAIR | {"weight": 2}, {"prompt": "q", "chosen": "b", "rejected": "a"}]
-    assert found(tmp_path, *rows) == [(3, "contradiction"), (4, "duplicate")]
+    assert found(tmp_path, *rows) == [(3, "contradiction"), (4, "repeated")]
     _, tally = read_all(str(tmp_path / "rows.jsonl"))
     assert f"{tmp_path}/rows.jsonl:1" in tally.rejected[0].message
-    assert f"{tmp_path}/rows.jsonl:1" in tally.rejected[1].message
+    assert (tally.rows, tally.num_rejected, tally.repeated, tally.accepted) == (5, 1, 1, 3)
+
+
+def test_repeats_do_not_count_towards_the_rejected(tmp_path: Path) -> None:
+    """A file of one row and its copies is no damaged file: it is read, and the copies are counted."""
+    path = write_rows(tmp_path / "rows.jsonl", [PAIR] * 50)
+    tally, written = convert_file(path, tmp_path / "out.jsonl", max_rejected_share=0.0)
+    assert (written, tally.repeated, tally.num_rejected) == (1, 49, 0)
+    assert tally.places["repeated"] == [f"{path}:{line}" for line in range(2, 7)]
+
+
+def test_other_tools_or_options_make_another_row(tmp_path: Path) -> None:
+    chat = {"messages": [said("user", "a"), said("assistant", "b")]}
+    search = chat | {"tools": [{"name": "search"}]}
+    thinking = chat | {"chat_template_kwargs": {"enable_thinking": True}}
+    reasons = {"messages": [said("user", "a"), said("assistant", "b", reasoning_content="c")]}
+    assert found(tmp_path, chat, search, thinking, reasons, search) == [(5, "repeated")]
 
 
 def test_no_text_is_taken_for_another(tmp_path: Path) -> None:
@@ -45,9 +66,7 @@ def test_no_text_is_taken_for_another(tmp_path: Path) -> None:
 
 def test_a_tie_repeats_either_way_round(tmp_path: Path) -> None:
     tie = PAIR | {"tie": True}
-    assert found(tmp_path, PAIR, tie, {"prompt": "p", "chosen": "b", "rejected": "a", "tie": True}) == [
-        (3, "duplicate")
-    ]
+    assert found(tmp_path, PAIR, tie, {"prompt": "p", "chosen": "b", "rejected": "a", "tie": True}) == [(3, "repeated")]
 
 
 def test_a_ranking_is_all_its_pairs(tmp_path: Path) -> None:
@@ -55,17 +74,25 @@ def test_a_ranking_is_all_its_pairs(tmp_path: Path) -> None:
     part = {"prompt": "p", "responses": ["a", "c"], "scores": [3, 1]}
     more = {"prompt": "p", "responses": ["a", "b", "d"], "scores": [3, 2, 1]}
     reverse = {"prompt": "p", "responses": ["x", "b", "a"], "scores": [3, 2, 1]}
-    assert found(tmp_path, first, part, more, reverse) == [(2, "duplicate"), (4, "contradiction")]
+    assert found(tmp_path, first, part, more, reverse) == [(2, "repeated"), (4, "contradiction")]
 
 
 def test_a_label_contradicts_its_opposite(tmp_path: Path) -> None:
     row = {"prompt": "p", "completion": "a", "label": True}
-    assert found(tmp_path, row, row | {"label": False}, row) == [(2, "contradiction"), (3, "duplicate")]
+    assert found(tmp_path, row, row | {"label": False}, row) == [(2, "contradiction"), (3, "repeated")]
 
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_every_format_finds_its_duplicates(name: str, tmp_path: Path) -> None:
-    assert found(tmp_path, EXAMPLES[name], EXAMPLES[name]) == [(2, "duplicate")]
+    rows = example_rows(name)
+    repeated = len(rows) + 1  # of a tree of messages, the line of its root
+    assert found(tmp_path, *rows, *again(rows)) == [(repeated, "repeated")]
+
+
+def again(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows; messages of a tree as those of another one."""
+    names = ("message_id", "parent_id", "message_tree_id")
+    return [row | {key: f"{row[key]}-2" for key in names if row.get("message_id") and row[key]} for row in rows]
 
 
 def test_planted_faults_are_found_and_nothing_else(tmp_path: Path) -> None:
@@ -73,20 +100,20 @@ def test_planted_faults_are_found_and_nothing_else(tmp_path: Path) -> None:
     planted: dict[int, str] = {}
     for i in range(100):
         rows.append(rows[i])
-        planted[len(rows)] = "duplicate"
         rows.append({"prompt": f"p{i + 200}", "chosen": f"b{i + 200}", "rejected": f"a{i + 200}"})
         planted[len(rows)] = "contradiction"
         rows.append({"prompt": f"new{i}", "chosen": "same", "rejected": "same"})
         planted[len(rows)] = "same_responses"
-    assert dict(found(tmp_path, *rows)) == planted
+    _, tally = read_all(write_rows(tmp_path / "rows.jsonl", rows))
+    assert {row.line: row.fault for row in tally.rejected} == planted
+    assert tally.repeated == 100
 
 
 def test_duplicates_are_found_across_files(tmp_path: Path) -> None:
     write_rows(tmp_path / "a.jsonl", [PAIR])
     write_rows(tmp_path / "b.jsonl", [PAIR | {"prompt": "q"}, PAIR])
     _, tally = read_all(str(tmp_path))
-    assert [(Path(row.file).name, row.line) for row in tally.rejected] == [("b.jsonl", 2)]
-    assert "a.jsonl:1" in tally.rejected[0].message
+    assert (tally.repeated, tally.places["repeated"]) == (1, [f"{tmp_path}/b.jsonl:2"])
 
 
 def test_equal_scores_make_no_pair() -> None:

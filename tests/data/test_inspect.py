@@ -12,7 +12,7 @@ from preftree.cli.data import app
 from preftree.data.rows.texts import spread
 from preftree.data.tools.inspect import inspect_file
 from preftree.errors import DataError
-from support.datafiles import EXAMPLES, HH, read_all, write_rows
+from support.datafiles import EXAMPLES, HH, example_rows, read_all, write_rows
 
 run = CliRunner()
 
@@ -30,7 +30,7 @@ def test_json_is_one_object_with_exactly_these_keys(tmp_path: Path) -> None:
     result = run.invoke(app, ["inspect", path, "--json"])
     assert result.exit_code == 0 and result.stderr == "" and result.stdout.count("\n") == 1
     found = json.loads(result.stdout)
-    assert set(found) == {"format", "rows", "accepted", "rejected", "faults", "lengths"}
+    assert set(found) == {"format", "rows", "accepted", "rejected", "faults", "repeated", "unread", "lengths"}
     assert (found["format"], found["rows"], found["accepted"]) == ("hh", 40, 37)
     assert [row["line"] for row in found["rejected"]] == [3, 17, 40]
     assert found["rejected"][0] == {
@@ -79,7 +79,7 @@ def test_the_summary_names_format_counts_faults_and_a_pair(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_every_format_has_a_summary(name: str, tmp_path: Path) -> None:
-    path = write_rows(tmp_path / "rows.jsonl", [EXAMPLES[name]])
+    path = write_rows(tmp_path / "rows.jsonl", example_rows(name))
     result = run.invoke(app, ["inspect", path])
     assert result.exit_code == 0 and f"\n{name}: " in result.stdout and "1 rows, 1 accepted" in result.stdout
 

@@ -16,7 +16,7 @@ import pytest
 from pyarrow import parquet
 
 from preftree.data.rows.faults import RowFault
-from preftree.data.sources import files as read
+from preftree.data.rows.raw_row import MAX_ROW_BYTES
 from preftree.data.sources import hub
 from preftree.data.sources.hub import HubData, find_on_hub, looks_like_hub_id, read_hub
 from preftree.data.sources.reader import find_source, read_rows
@@ -75,9 +75,9 @@ def test_a_huge_line_is_skipped_without_being_held(tmp_path: Path) -> None:
 
 def test_a_row_of_the_longest_length_is_read(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
-    room = read.MAX_ROW_BYTES - len(GOOD)
+    room = MAX_ROW_BYTES - len(GOOD)
     line = json.dumps(ROW | {"prompt": "p" * (room + 1)}).encode()
-    assert len(line) == read.MAX_ROW_BYTES
+    assert len(line) == MAX_ROW_BYTES
     path.write_bytes(line + b"\n" + line + b" \n" + line)
     assert faults(path) == [(2, "line_too_long")]
 
@@ -115,10 +115,12 @@ def test_a_json_file_may_hold_lines_and_an_empty_array_no_rows(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        (b"[" + GOOD, "row 2 is not JSON .the array has no end"),
-        (b"[" + GOOD + b", {]", "row 2 is not JSON"),
-        (b"[" + GOOD + b"] " + GOOD, "has text after the end of its array"),
-        (b"[" + b"[" * 100_000, "row 1 nests too deep"),
+        (b"[" + GOOD, "rows.json:1: not JSON .the file ends where ',' or ']' was wanted.; fix the file"),
+        (b"[" + GOOD + b",\n", "rows.json:2: not JSON .row 2: the file ends here."),
+        (b"[" + GOOD + b",\n {]", "rows.json:2: not JSON .row 2: Expecting property name .* at ']'"),
+        (b"[" + GOOD + b"\n" + GOOD + b"]", "rows.json:2: not JSON .wanted ',' or '\\]', got '{\"prompt\": "),
+        (b"[" + GOOD + b"] " + GOOD, "rows.json:1: not JSON .text after the end of its array"),
+        (b"[" + GOOD + b"," + b"[" * 100_000, "row 2: it nests too deep"),
     ],
 )
 def test_a_broken_json_array_is_one_sentence(content: bytes, sentence: str, tmp_path: Path) -> None:
@@ -162,7 +164,7 @@ def test_csv_cells_may_be_long_and_numbers_are_text(tmp_path: Path) -> None:
 def test_a_csv_header_with_a_name_twice_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
     path.write_text("prompt,chosen,chosen\np,a,b\n")
-    with pytest.raises(DataError, match="names a column twice"):
+    with pytest.raises(DataError, match="names column 'chosen' twice"):
         list(read_rows(find_source(str(path))))
 
 

@@ -106,7 +106,7 @@ def test_only_assistant_turns_of_a_long_response_are_scored() -> None:
     assert sequence.scored[-1]  # what follows the last scored token is left out
 
 
-def test_earlier_turns_are_trained_on_where_they_ask_and_the_template_marks_them() -> None:
+def test_earlier_turns_are_trained_on_where_they_ask() -> None:
     tokenizer = chat_tokenizer()
     prompt = (U("a"), A("one", True), U("b"), A("two"), U("c"), A("three", True), U("d"))
     (sequence,) = sequences(Demonstration(prompt, (A("four"),)), tokenizer)
@@ -115,14 +115,24 @@ def test_earlier_turns_are_trained_on_where_they_ask_and_the_template_marks_them
     assert scored_text(unasked, tokenizer) == f"four{END}"
 
 
-def test_earlier_turns_need_markers() -> None:
-    unmarked = CHAT_TEMPLATE.replace("{% generation %}", "").replace("{% endgeneration %}", "")
+def test_earlier_turns_need_markers_where_the_template_renders_them_otherwise_later() -> None:
+    said = "{{ ('So: ' if loop.last else '') + message['content'] + '<|im_end|>' }}"
+    changing = (
+        "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' }}"
+        "{% if message['role'] == 'assistant' and WHEN %}{% generation %}SAID{% endgeneration %}"
+        "{% else %}SAID{% endif %}{{ '\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\nSo: ' }}{% endif %}"
+    ).replace("SAID", said)
+    changing = changing.replace("'So: ' if loop.last", "'So: ' if loop.last and message['role'] == 'assistant'")
     record = Demonstration((U("a"), A("one", True), U("b")), (A("two"),))
+    marked = chat_tokenizer(template=changing.replace("WHEN", "true"))
+    (sequence,) = sequences(record, marked)
+    assert scored_text(sequence, marked) == f"one{END}two{END}"
+    unmarked = changing.replace("{% generation %}", "").replace("{% endgeneration %}", "").replace("WHEN", "true")
     with pytest.raises(DataError, match=r"no \{% generation %\} markers"):
         sequences(record, chat_tokenizer(template=unmarked))
-    half = CHAT_TEMPLATE.replace("== 'assistant'", "== 'assistant' and loop.first")
     with pytest.raises(RowFault, match="marks 0 assistant turns"):
-        sequences(record, chat_tokenizer(template=half))
+        sequences(record, chat_tokenizer(template=changing.replace("WHEN", "loop.last")))
 
 
 def test_a_trimmed_prompt_keeps_its_trained_turns_in_place() -> None:

@@ -329,7 +329,8 @@ def test_the_report_in_words(tmp_path: Path) -> None:
     path = f"{tmp_path}/rows.jsonl"
     assert report.lines() == [
         f"{path}: explicit, plain text, 3 rows, 1 accepted, 1 examples",
-        f"  rejected 1 x missing_field, first {path}:1: 'prompt' is missing",
+        f"  rejected 1 x other_format, first {path}:1: the row holds HH transcripts, cut at the last assistant turn "
+        "(hh) in a file of prompt, chosen and rejected as text (explicit); take it out",
         f"  rejected 1 x empty_response, first {path}:3: 'chosen' is an empty response; drop the row",
         f"  trimmed_prompt 1: prompts trimmed at the beginning; first {path}:2",
     ]

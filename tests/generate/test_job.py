@@ -122,7 +122,7 @@ def test_prompts_of_any_file(tmp_path: Path) -> None:
     (tmp_path / "c.jsonl").write_text(json.dumps(hh) + "\n")
     assert read_prompts(str(tmp_path / "c.jsonl"))[0].text == "\n\nHuman: Hi\n\nAssistant:"
     (tmp_path / "d.jsonl").write_text(json.dumps({"prompt": "x"}) + "\n" + json.dumps({"prompt": 5}) + "\n")
-    with pytest.raises(DataError, match=r"d\.jsonl:2: 'prompt' must be a list of messages, got"):
+    with pytest.raises(DataError, match=r"d\.jsonl:2: 'prompt' must be text, got"):
         read_prompts(str(tmp_path / "d.jsonl"))
     (tmp_path / "e.txt").write_text("\n")
     with pytest.raises(DataError, match="holds no prompts"):

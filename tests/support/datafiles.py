@@ -61,6 +61,22 @@ HH = {
     "chosen": "\n\nHuman: Hi?\n\nAssistant: Yes.\n\nHuman: Who?\n\nAssistant: I think it is good.",
     "rejected": "\n\nHuman: Hi?\n\nAssistant: Yes.\n\nHuman: Who?\n\nAssistant: I think it is bad.",
 }
+OASST: list[Row] = [
+    {
+        "message_id": name,
+        "parent_id": parent,
+        "message_tree_id": "t1",
+        "role": role,
+        "text": text,
+        "rank": rank,
+        "lang": "en",
+    }
+    for name, parent, role, text, rank in (
+        ("t1", None, "prompter", "Is ice cold?", None),
+        ("m1", "t1", "assistant", "It is hot.", 1),
+        ("m2", "t1", "assistant", "Yes.", 0),
+    )
+]
 EXAMPLES: dict[str, Row] = {
     "explicit": {"prompt": "2+2=", "chosen": " 4", "rejected": " 5", "weight": 2, "margin": 0.5},
     "conversational": {
@@ -101,5 +117,126 @@ EXAMPLES: dict[str, Row] = {
     "unpaired": {"prompt": "2+2=", "completion": " 5", "label": False},
     "prompt_completion": {"prompt": "2+2=", "completion": " 4"},
     "messages": {"messages": [said("user", "a?"), said("assistant", "b"), said("user", "c?"), said("assistant", "d")]},
+    "messages_pair": {
+        "system": "Be brief.",
+        "conversations": [{"from": "human", "value": "Is ice cold?"}],
+        "chosen": {"from": "gpt", "value": "Yes."},
+        "rejected": {"from": "gpt", "value": "It is hot."},
+    },
+    "messages_label": {"messages": [said("user", "Is ice cold?"), said("assistant", "It is hot.")], "label": False},
+    "question_pair": {
+        "system": "Be brief.",
+        "question": "Is ice cold?",
+        "chosen": "Yes.",
+        "rejected": "It is hot.",
+        "chosen_score": 8,
+        "rejected_score": 6.5,
+    },
+    "preferred_output": {
+        "input": {"messages": [said("user", "Is ice cold?")], "tools": [], "parallel_tool_calls": True},
+        "preferred_output": [said("assistant", "Yes.")],
+        "non_preferred_output": [said("assistant", "It is hot.")],
+    },
+    "stack_exchange": {"question": "Is ice cold?", "response_j": "Yes.", "response_k": "It is hot.", "qid": 7},
+    "arena": {
+        "question_id": "x1",
+        "model_a": "m1",
+        "model_b": "m2",
+        "winner": "model_b",
+        "conversation_a": [said("user", "Is ice cold?"), said("assistant", "It is hot.")],
+        "conversation_b": [said("user", "Is ice cold?"), said("assistant", "Yes.")],
+    },
+    "arena_columns": {
+        "id": 3,
+        "prompt": '["Is ice cold?", "And snow?"]',
+        "response_a": '["Yes.", "Yes, too."]',
+        "response_b": '["Yes.", "No."]',
+        "winner_model_a": 1,
+        "winner_model_b": 0,
+        "winner_tie": 0,
+    },
+    "argilla": {
+        "fields": {"prompt": "Is ice cold?", "response_1": "It is hot.", "response_2": "Yes."},
+        "responses": {"preference": [{"value": "response_2", "user_id": "u1"}]},
+        "suggestions": {"preference": {"value": "response_1", "agent": "m1"}},
+        "metadata": {"lang": "en"},
+    },
+    "argilla_ranking": {
+        "prompt": "Is ice cold?",
+        "response1": "It is hot.",
+        "response2": "Yes.",
+        "response3": "Perhaps.",
+        "preference": [
+            {
+                "user_id": "u1",
+                "status": "submitted",
+                "value": [
+                    {"rank": 1, "value": "response2"},
+                    {"rank": 2, "value": "response3"},
+                    {"rank": 3, "value": "response1"},
+                ],
+            }
+        ],
+    },
+    "chosen_lists": {"prompt": "Is ice cold?", "chosen": ["Yes."], "rejected": ["It is hot.", "No."], "num_correct": 1},
+    "saferlhf": {
+        "prompt": "Is ice cold?",
+        "response_0": "It is hot.",
+        "response_1": "Yes.",
+        "better_response_id": 1,
+        "safer_response_id": 0,
+    },
+    "helpsteer3": {
+        "context": [said("user", "Is ice cold?")],
+        "response1": "Yes.",
+        "response2": "It is hot.",
+        "overall_preference": -2,
+        "domain": "general",
+    },
+    "helpsteer2_pair": {
+        "prompt": "Is ice cold?",
+        "response_1": "It is hot.",
+        "response_2": "Yes.",
+        "preference_strength": 3,
+    },
+    "label_studio_min": {
+        "prompt": "Is ice cold?",
+        "answer1": "Yes.",
+        "answer2": "It is hot.",
+        "comparison": {"selected": "left"},
+        "annotator": 2,
+    },
+    "label_studio": {
+        "id": 4,
+        "data": {"prompt": "Is ice cold?", "answer1": "It is hot.", "answer2": "Yes."},
+        "annotations": [{"id": 1, "result": [{"value": {"selected": "right"}, "type": "pairwise"}]}],
+    },
+    "oasst_trees": {
+        "message_tree_id": "t1",
+        "prompt": {
+            "message_id": "t1",
+            "role": "prompter",
+            "text": "Is ice cold?",
+            "replies": [
+                {"message_id": "m1", "role": "assistant", "text": "It is hot.", "rank": 1, "replies": []},
+                {"message_id": "m2", "role": "assistant", "text": "Yes.", "rank": 0, "replies": []},
+            ],
+        },
+    },
+    "oasst": OASST[0],
+    "instruction": {
+        "system": "Be brief.",
+        "instruction": "Translate.",
+        "input": "Eis",
+        "output": "ice",
+        "history": [["Hello.", "Hi."]],
+    },
+    "instruction_pair": {"instruction": "Is ice cold?", "input": "", "chosen": "Yes.", "rejected": "It is hot."},
+    "instruction_label": {"instruction": "Is ice cold?", "input": "", "output": "It is hot.", "kto_tag": False},
     "text": {"text": "It was a dark night."},
 }
+
+
+def example_rows(name: str) -> list[Row]:
+    """The rows of a file of a format that make one record."""
+    return OASST if name == "oasst" else [EXAMPLES[name]]

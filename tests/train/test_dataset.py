@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from preftree.data.store.token_store import TokenStore
-from preftree.errors import DataError
+from preftree.errors import ConfigError, DataError
 from preftree.train.dataset import Subset, probe_rows
 from preftree.train.dpo import run_dpo
 from support.small_runs import dpo_config, make_model, make_pairs
@@ -42,6 +42,11 @@ def test_a_format_that_is_named_holds_for_the_held_out_file(place: Path) -> None
     words = ("data.format=explicit", f"eval_data={place / 'ranking.jsonl'}")
     with pytest.raises(DataError, match=r"ranking\.jsonl"):
         run_dpo(dpo_config(place, "format", *words))
+
+
+def test_all_turns_are_for_imitation_alone(place: Path) -> None:
+    with pytest.raises(ConfigError, match=r"data\.turns=all imitates every assistant turn, and dpo compares"):
+        run_dpo(dpo_config(place, "turns", "data.turns=all"))
 
 
 @pytest.mark.parametrize(

@@ -11,12 +11,21 @@ from preftree.cli.shared import AsJson, Judge, progress_bar
 
 if TYPE_CHECKING:
     from preftree.data.rows.faults import Tally
+    from preftree.data.tools.token_view import TokenView
 
 app = typer.Typer(no_args_is_help=True)
 
 
 Source = Annotated[str, typer.Argument(metavar="FILE", help="A data file, a folder of them, or a hub id.")]
 Format = Annotated[str | None, typer.Option("--format", help="Read the rows as this format.", show_default="detected")]
+Columns = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TARGET=FIELD,...",
+        help="What fields are, in place of a format: prompt=question,chosen=best,rejected=worst.",
+        show_default=False,
+    ),
+]
 Kind = Annotated[
     Literal["pair", "list", "response", "demonstration"] | None,
     typer.Option(
@@ -45,15 +54,38 @@ def inspect(
     file: Source,
     as_json: AsJson = False,
     format_name: Format = None,
+    columns: Columns = None,
     kind: Kind = None,
     side: Chosen = None,
+    model: Annotated[
+        str | None, typer.Option(help="A model's folder or hub id: show tokens, and rows through its chat template.")
+    ] = None,
+    max_length: Annotated[
+        list[int] | None,
+        typer.Option(min=2, help="With --model: count rows that are longer; may be repeated.", show_default=False),
+    ] = None,
+    turns: Annotated[
+        Literal["last", "all"], typer.Option(help="With --model: turns of a demonstration that are scored.")
+    ] = "last",
+    html: Annotated[Path | None, typer.Option(metavar="FILE", help="With --model: write a page as well.")] = None,
 ) -> None:
-    """Show the detected format, counts, faults by file and line, and one rendered record."""
+    """Show the detected format, counts, faults by file and line, and one record; with --model, tokens and templates."""
     import json
 
+    from preftree.data.rows.columns import parse_columns
     from preftree.data.tools.inspect import inspect_file
 
-    inspection = inspect_file(file, format_name=format_name, kind=kind, chosen_side=side is not None)
+    mapping = None if columns is None else parse_columns(columns)
+    view = None if model is None else _token_view(model, file, max_length or [], turns)
+    if view is None and (max_length or html is not None or turns != "last"):
+        raise typer.BadParameter("--max-length, --turns and --html count tokens, so they need --model")
+    inspection = inspect_file(
+        file, format_name=format_name, columns=mapping, kind=kind, chosen_side=side is not None, view=view
+    )
+    if html is not None:
+        from preftree.cli.data_page import write_page
+
+        write_page(html, inspection)
     if as_json:
         typer.echo(json.dumps(inspection.as_json()))
         return
@@ -62,11 +94,21 @@ def inspect(
     print_inspection(inspection)
 
 
+def _token_view(model: str, file: str, max_lengths: list[int], turns: Literal["last", "all"]) -> TokenView:
+    from preftree.data.tools.token_view import TokenView
+    from preftree.models.load import load_tokenizer, model_in
+    from preftree.runtime.logs import quiet_transformers
+
+    quiet_transformers()
+    return TokenView(load_tokenizer(model_in(model)), file, sorted(set(max_lengths)), turns)
+
+
 @app.command("convert")
 def convert(
     file: Source,
     out: Annotated[Path, typer.Argument(metavar="OUT.jsonl", help="The file to write.")],
     format_name: Format = None,
+    columns: Columns = None,
     kind: Kind = None,
     side: Chosen = None,
     max_turns: Annotated[
@@ -78,12 +120,14 @@ def convert(
     max_rejected: MaxRejected = 0.05,
 ) -> None:
     """Write the accepted rows as Preftree's JSON lines."""
+    from preftree.data.rows.columns import parse_columns
     from preftree.data.tools.convert import convert_file
 
     tally, written = convert_file(
         file,
         out,
         format_name=format_name,
+        columns=None if columns is None else parse_columns(columns),
         kind=kind,
         chosen_side=side is not None,
         max_turns=max_turns,
@@ -160,4 +204,11 @@ def _print_tally(out: Path, tally: Tally, written: int) -> None:
         typer.echo(f"and {tally.num_rejected - len(tally.rejected)} more", err=True)
     for action, count in tally.actions.items():
         typer.echo(f"{count} {ACTIONS[action]} (first: {tally.places[action][0]})", err=True)
+    if tally.repeated:
+        typer.echo(
+            f"{tally.repeated} repeats of earlier rows left out (first: {tally.places['repeated'][0]})", err=True
+        )
+    if tally.unread:
+        fields = ", ".join(f"{field} ({rows} rows)" for field, rows in tally.unread.most_common())
+        typer.echo(f"not read: {fields}", err=True)
     typer.echo(f"{out}: {written} rows written from {tally.rows}, {tally.num_rejected} rejected", err=True)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
 from rich.console import Console, Group
 from rich.padding import Padding
 from rich.panel import Panel
@@ -9,7 +12,9 @@ from rich.table import Table
 from rich.text import Text
 
 from preftree.data.rows.texts import named_texts, spread
+from preftree.data.tokens.template import ResponsePiece
 from preftree.data.tools.inspect import Inspection
+from preftree.data.tools.token_view import ShownRow, TokenView
 from preftree.records import Label, Preference, Provenance, Record
 from preftree.records import Text as RecordText
 
@@ -30,6 +35,14 @@ def print_inspection(inspection: Inspection) -> None:
     if inspection.num_records != tally.accepted:
         counts.append(f"; {inspection.num_records:,} records")
     console.print(counts)
+    if tally.repeated:
+        first = ", ".join(tally.places["repeated"])
+        console.print(
+            Text(f"left out: {tally.repeated:,} repeats of earlier rows; first {safe(first)}", overflow="fold")
+        )
+    if tally.unread:
+        fields = ", ".join(f"{field} ({rows:,})" for field, rows in tally.unread.most_common())
+        console.print(Text(f"not read: {safe(fields)}", "yellow", overflow="fold"))
     if tally.num_rejected:
         console.print(Padding(_faults(inspection), (1, 0, 0, 0)))
     if tally.rows and tally.num_rejected > USUAL_SHARE * tally.rows:
@@ -37,7 +50,11 @@ def print_inspection(inspection: Inspection) -> None:
         console.print(Text(f"a run would stop: more than {share} of the rows are rejected (data.max_rejected)", "red"))
     if inspection.lengths:
         console.print(Padding(_lengths(inspection), (1, 0)))
-    if inspection.first is not None:
+    if inspection.view is not None:
+        console.print(Padding(_tokens(inspection.view), (0, 0, 1, 0)))
+        for row in inspection.view.rendered:
+            console.print(_rendered(row))
+    elif inspection.first is not None:
         console.print(_record(*inspection.first))
 
 
@@ -63,11 +80,50 @@ def _faults(inspection: Inspection) -> Group:
     return Group(table, Text(), *sentences)
 
 
+def limit_lines(view: TokenView) -> list[str]:
+    """What each limit would do, in words."""
+    rows = view.lengths["prompt"].total() if view.lengths else 0
+    return [
+        f"max_length {limit:,}: {view.over[limit]:,} of {rows:,} rows are longer (truncation=drop leaves them out, the "
+        f"others cut them); in {view.prompt_over[limit]:,} the prompt alone leaves no room"
+        for limit in view.max_lengths
+    ]
+
+
+def marks_line(view: TokenView) -> str:
+    """The special tokens that the encoded rows hold, in words."""
+    found = ", ".join(f"{token} {count:,}" for token, count in view.marks.most_common())
+    return f"special tokens: {found or 'none'}"
+
+
+def _tokens(view: TokenView) -> Group:
+    lines = [Text(line, overflow="fold") for line in limit_lines(view)]
+    return Group(_spreads("tokens", view.lengths), Text(), *lines, Text(safe(marks_line(view)), overflow="fold"))
+
+
+def _rendered(row: ShownRow) -> Panel:
+    """A row as the model sees it; what is scored is green and in reverse."""
+    body = [Text("prompt", "bold cyan"), _marked(row.prompt)]
+    for name, pieces in row.responses:
+        body += [Text(), Text(name, "bold cyan"), _marked(pieces)]
+    place = Text(safe(str(row.where)), "dim", overflow="fold")
+    return Panel(Group(place, Text(), *body), title="as the model sees it", title_align="left", border_style="dim")
+
+
+def _marked(pieces: Sequence[ResponsePiece]) -> Text:
+    shown = [(_shorten(safe(piece.text)), "reverse green" if piece.scored else "") for piece in pieces]
+    return Text.assemble(*shown)
+
+
 def _lengths(inspection: Inspection) -> Table:
-    table = Table("characters", box=None, padding=(0, 2, 0, 0), header_style="dim")
+    return _spreads("characters", inspection.lengths)
+
+
+def _spreads(unit: str, lengths: Mapping[str, Counter[int]]) -> Table:
+    table = Table(unit, box=None, padding=(0, 2, 0, 0), header_style="dim")
     for name in ("min", "median", "mean", "max"):
         table.add_column(name, justify="right")
-    for part, counts in inspection.lengths.items():
+    for part, counts in lengths.items():
         table.add_row(part, *(f"{value:,.0f}" for value in spread(counts).values()))
     return table
 
@@ -76,6 +132,8 @@ def _record(where: Provenance, record: Record) -> Panel:
     styles = {"chosen": "green", "rejected": "red"}
     body: list[Text] = []
     for name, text in named_texts(record):
+        if not text:  # prompts alone have no response
+            continue
         body += [Text(name, f"bold {styles.get(name, 'cyan')}"), Text(_shorten(safe(_script(text)))), Text()]
     extras = [f"weight {record.weight:g}"] if record.weight != 1 else []
     if isinstance(record, Preference):

@@ -59,13 +59,20 @@ class DataSource(Strict):
     Attributes:
       path: A file, a folder of files, or a data set id of the Hugging Face hub.
       format: Name of the format (`preftree data inspect` prints it), for a held-out file too; null recognises it.
+      columns: Meaning of the fields where rows are of no known format, for a held-out file too: {prompt: question,
+        chosen: best, rejected: worst}, or data.columns.prompt=question on the command line (docs/data.md).
       order: `prompt` shuffles whole prompts, so that all branches of a prompt are in one step; `example` shuffles rows.
+      turns: Assistant turns of a conversation that `sft` imitates: the `last` one or `all`, except where a turn's
+        `train` or `weight` says otherwise. For `all` the chat template must render a turn alike once others follow,
+        or have {% generation %} markers.
       max_rejected: Largest share of faulty rows; above it the run stops.
     """
 
     path: PathOrId
     format: str | None = None
+    columns: dict[str, str] | None = None
     order: Literal["prompt", "example"] = "prompt"
+    turns: Literal["last", "all"] = "last"
     max_rejected: float = Field(default=0.05, ge=0, le=1)
 
 

@@ -13,34 +13,40 @@ import numpy as np
 from jaxtyping import Int
 from transformers import PreTrainedTokenizerBase
 
+from preftree.data.rows.assemble import assemble
 from preftree.data.rows.conversion import as_kind, check_kind
 from preftree.data.rows.faults import RowFault, Tally, check_share
-from preftree.data.rows.fields import Row, messages, prompt_messages, text
+from preftree.data.rows.fields import Row
+from preftree.data.rows.format import MEANINGFUL, make_format
+from preftree.data.rows.parts import SYNONYMS, Given, parts_of
 from preftree.data.sources.reader import find_format, find_source, read_records, read_rows
 from preftree.data.tokens.encoder import make_encoder
-from preftree.data.tokens.template import check_special, check_template, render
+from preftree.data.tokens.template import check_template, render
+from preftree.data.tokens.written_out import check_special
 from preftree.errors import DataError
-from preftree.records import Demonstration, Message, Provenance, Text
+from preftree.records import Demonstration, Message, Provenance, Record, Text
 
 log = logging.getLogger("preftree")
 
+_PROMPT = ("prompt", "system", "tools", "chat_template_kwargs")
 MAX_REJECTED = 0.05
 """Share of rows with faults that a file of demonstrations may have."""
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A prompt and its row."""
+    """A prompt and the row it came from."""
 
     where: Provenance
     text: Text
 
 
 def read_prompts(path: str) -> list[Prompt]:
-    """The prompts of a file, in order: one per line of a .txt file, else each row's `prompt`.
+    """The prompts of a file, in order: one a line of a .txt file, else each row's `prompt`.
 
-    A row's prompt is text or a list of messages; rows of a format with another field (HH transcripts, SHP's `history`)
-    are read as that format. No row is left out: a row without a prompt is an error.
+    A row's prompt is text or a list of messages, with `system`, `tools` and `chat_template_kwargs` beside it; rows of a
+    format that names it otherwise (HH transcripts, SHP's `history`) are read as that format. Nothing is left out: a row
+    without a prompt is an error.
 
     Raises:
       DataError: a file cannot be read, or a row has no prompt; the row is named.
@@ -67,7 +73,7 @@ def _from_rows(path: str) -> list[Prompt]:
             if isinstance(raw.row, RowFault):
                 raise raw.row
             if raw.row.get("prompt") is not None:
-                prompts.append(Prompt(raw.where, _prompt(raw.row)))
+                prompts.append(Prompt(raw.where, prompt_of(raw.row)))
                 continue
             form = form or find_format(source)
             prompts.append(Prompt(raw.where, form.read(raw.row).prompt))
@@ -76,26 +82,52 @@ def _from_rows(path: str) -> list[Prompt]:
     return prompts
 
 
-def _prompt(row: Row) -> Text:
-    value = row["prompt"]
-    return text(value, "prompt") if isinstance(value, str) else prompt_messages(messages(value, "prompt"), "prompt")
+def prompt_of(row: Row) -> Text:
+    """The prompt of a row that names it so, with the system message, tools and template options beside it.
+
+    Raises:
+      RowFault: one of these is not what its name says.
+    """
+    parts = {name: part for name, part in parts_of(row, {"prompt": "prompt"}).items() if name in _PROMPT}
+    return assemble(parts | {"response": Given("response", "-")}).prompt
+
+
+def _prompt_alone(row: Row) -> bool:
+    """Whether a row has a prompt and no response: no field of several words beside what belongs to the prompt."""
+    others = [value for name, value in row.items() if name not in (*_PROMPT, *SYNONYMS)]
+    named = any(name in MEANINGFUL for name in row if name != "prompt" and row[name] not in (None, "", [], {}))
+    return row.get("prompt") is not None and not named and not any(map(_is_sentence, others))
+
+
+def _is_sentence(value: object) -> bool:
+    return isinstance(value, str) and len(value.split()) > 1
+
+
+def _as_record(row: Row) -> Record:
+    return Demonstration(prompt_of(row), "")
+
+
+PROMPTS = make_format("prompts", None, "prompts without responses", _prompt_alone, _as_record, ("prompt",))
+"""Rows that only `generate`, `ppo`, `rloo` and the like can use; the response of its records is empty."""
 
 
 def prompt_key(prompt: Text) -> str:
-    """A key that is equal for a text and a conversation with this text as its only user turn."""
+    """A key that is equal for prompts that ask the same, as text or as the only user turn of a conversation."""
     if isinstance(prompt, str):
         return prompt
     turns = [turn for turn in prompt if turn.role not in ("system", "developer")]
     if len(turns) == 1:
         return turns[0].content
-    return json.dumps([[turn.role, turn.content] for turn in prompt], ensure_ascii=False)
+    return json.dumps(
+        [[turn.role, turn.content, *([turn.rest] if turn.rest else [])] for turn in prompt], ensure_ascii=False
+    )
 
 
 def read_demonstrations(path: str) -> list[tuple[Provenance, Demonstration]]:
-    """Demonstrations of a data file: chosen responses of pairs, best ones of rankings, responses of demonstrations.
+    """The answers in a data file: the chosen response of a pair, the best of a ranking, a demonstration's response.
 
     Raises:
-      DataError: the file cannot be read, has no such responses, or too many faults.
+      DataError: the file cannot be read, has no such answers, or too many faults.
     """
     source = find_source(path)
     form = find_format(source)
@@ -114,25 +146,25 @@ def read_demonstrations(path: str) -> list[tuple[Provenance, Demonstration]]:
 
 
 def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]) -> list[list[int]]:
-    """Token ids of prompts, encoded as in training.
+    """Token ids of prompts, as a model sees them in training when it is asked to answer.
 
     Raises:
       DataError: the template refuses a conversation, or a special token is written out in a prompt.
       ModelError: the tokenizer has no EOS.
     """
     encoder = make_encoder(tokenizer)
-    texts: list[str] = []
+    whole: list[str] = []
     for prompt in prompts:
         try:
             if isinstance(prompt.text, str):
-                check_special(encoder.special, prompt.text, "prompt")
-                texts.append(prompt.text)
+                check_special(encoder, prompt.text, "prompt")
+                whole.append(prompt.text)
             else:
                 check_template(tokenizer, prompt.where.file)
-                texts.append(render(tokenizer, encoder, prompt.text, ()).prompt)
+                whole.append(render(tokenizer, encoder, prompt.text, ()).prompt)
         except RowFault as fault:
             raise DataError(f"{prompt.where}: {fault}; fix the row") from fault
-    encoded = [ids.tolist() for ids in encoder.first(texts)]
+    encoded = [ids.tolist() for ids in encoder.first(whole)]
     plain = [isinstance(prompt.text, str) for prompt in prompts]
     return [
         [*(encoder.start if ids else encoder.empty), *ids] if is_plain else ids
@@ -149,7 +181,7 @@ def prompts_digest(ids: Sequence[Sequence[int]]) -> str:
 
 
 def as_conversation(prompts: Sequence[Prompt], system: str | None) -> list[Prompt]:
-    """Plain prompts as user turns, after a system message if there is one; conversations are unchanged."""
+    """Plain prompts as user turns, after a system message where one is given; conversations stay as they are."""
     head = () if system is None else (Message("system", system),)
     return [
         Prompt(prompt.where, (*head, Message("user", prompt.text))) if isinstance(prompt.text, str) else prompt
@@ -159,12 +191,12 @@ def as_conversation(prompts: Sequence[Prompt], system: str | None) -> list[Promp
 
 @dataclass(frozen=True, eq=False, slots=True)
 class PromptSet:
-    """Tokenised prompts.
+    """Prompts to answer.
 
     Attributes:
-      prompts: Prompts of the file, [N].
-      ids: Token ids of each, as the model reads them, [N].
-      same: Numbers of the prompts, equal for equal ids, [N].
+      prompts: As their file has them, [N].
+      ids: Token ids of each, as the model sees it, [N].
+      same: A number for each, equal where the ids are, [N].
     """
 
     prompts: Sequence[Prompt]

@@ -15,7 +15,8 @@ import numpy as np
 
 from preftree.data.prompts import Prompt, encode_prompts, prompt_key, read_demonstrations, read_prompts
 from preftree.data.rows.faults import RowFault
-from preftree.data.rows.fields import messages, response_messages, text
+from preftree.data.rows.fields import text
+from preftree.data.rows.messages import messages, response_messages
 from preftree.data.sources.files import SUFFIXES
 from preftree.data.sources.reader import find_source, read_rows
 from preftree.errors import ConfigError, DataError

@@ -14,8 +14,10 @@ from jaxtyping import Float, Int
 from scipy.special import expit
 from transformers import PreTrainedTokenizerBase
 
+from preftree.config.base import DataSource
 from preftree.config.dpo import DpoConfig
 from preftree.config.load import check_config
+from preftree.data.rows.columns import parse_columns
 from preftree.data.store.end_marked import EndMarkedStore
 from preftree.data.store.token_store import TokenStore
 from preftree.data.tokens.budgets import Budgets, Truncation
@@ -116,7 +118,7 @@ def compare_rewards(run: Run, files: list[str], *, against: str | None = None, s
     named = None if against is None else find_reward_model(against)
     if against is not None and (named is None or named.label is not None):
         raise ConfigError(f"against must name the folder of a reward model, got {against!r}")
-    budget, form = config.micro_batch_tokens, config.data.format
+    budget, source = config.micro_batch_tokens, config.data
     implicit: list[_Margins] = []
     with open_ranks() as ranks:
         policy, _ = load_frozen(str(run.path / "model"), config.model_copy(update={"compile": False}), ranks)
@@ -124,7 +126,7 @@ def compare_rewards(run: Run, files: list[str], *, against: str | None = None, s
         lengths = Budgets(config.max_length, config.max_prompt_length, config.max_response_length)
         tokenizer = load_tokenizer(run.path / "model")
         for file in files:
-            store, rows = _open(file, tokenizer, lengths, config.truncation, form)
+            store, rows = _open(file, tokenizer, lengths, config.truncation, source)
             ours, theirs = (response_values(scorer, store, rows, budget=budget) for scorer in (policy, reference))
             implicit.append(_margins(store, rows, beta * (ours - theirs)))
         del policy, reference
@@ -134,7 +136,7 @@ def compare_rewards(run: Run, files: list[str], *, against: str | None = None, s
         tokenizer = load_tokenizer(named.model)
         lengths, truncation = lengths_of(scorer.model)
         for number, file in enumerate(files):
-            store, rows = _open(file, tokenizer, lengths, truncation, form)
+            store, rows = _open(file, tokenizer, lengths, truncation, source)
             marked = EndMarkedStore(store, padding_of(scorer.model))
             explicit[number] = _margins(store, rows, response_values(scorer, marked, rows, budget=budget))
     return [_compare(file, *both, seed) for file, both in zip(files, zip(implicit, explicit, strict=True), strict=True)]
@@ -167,7 +169,7 @@ def _margins(store: TokenStore, rows: Int[np.ndarray, " N"], values: Float[np.nd
 
 
 def _open(
-    file: str, tokenizer: PreTrainedTokenizerBase, lengths: Budgets, truncation: Truncation, form: str | None
+    file: str, tokenizer: PreTrainedTokenizerBase, lengths: Budgets, truncation: Truncation, source: DataSource
 ) -> tuple[TokenStore, Int[np.ndarray, " N"]]:
     """The pairs of a file, and the rows that are no ties."""
     store, _ = tokenize_file(
@@ -177,7 +179,8 @@ def _open(
         cache_dir=cache_root(),
         budgets=lengths,
         truncation=truncation,
-        format_name=form,
+        format_name=source.format,
+        columns=parse_columns(source.columns) if source.columns else None,
     )
     return store, np.flatnonzero(~store.ties)
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from preftree.data.prompts import Prompt, prompt_key
 from preftree.errors import ConfigError, DataError
-from preftree.records import Demonstration, Message, Provenance, Text
+from preftree.records import Conversation, Demonstration, Message, Provenance, Text, template_options_of, tools_of
 
 SEPARATOR = "\n\n###\n\n"
 STOP = SEPARATOR.rstrip()
@@ -76,7 +76,8 @@ def _joined(shots: Sequence[Shot], prompt: Prompt) -> Text:
         return "".join(_plain(where, shot) + SEPARATOR for where, shot in shots) + text
     system = tuple(turn for turn in text if _is_system(turn))
     turns = tuple(turn for where, shot in shots for turn in _turns(where, shot, system))
-    return (*system, *turns, *(turn for turn in text if not _is_system(turn)))
+    whole = (*system, *turns, *(turn for turn in text if not _is_system(turn)))
+    return Conversation(whole, tools_of(text), template_options_of(text))
 
 
 def _plain(where: Provenance, shot: Demonstration) -> str:

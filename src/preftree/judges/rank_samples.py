@@ -15,14 +15,13 @@ from preftree.data.rows.faults import RowFault
 from preftree.data.rows.fields import (
     MAX_RESPONSES,
     Row,
-    messages,
     present,
-    prompt_messages,
     response_text,
     take,
     text,
 )
-from preftree.data.sources.files import RawRow
+from preftree.data.rows.messages import messages, prompt_messages
+from preftree.data.rows.raw_row import RawRow
 from preftree.data.sources.reader import check_out, find_source, read_rows
 from preftree.errors import DataError
 from preftree.judges.rewards import Rewards

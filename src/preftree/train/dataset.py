@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from preftree.config.base import Pace, RunConfig
 from preftree.data.order import hold_out, iterate_steps, order_groups, steps_per_epoch
+from preftree.data.rows.columns import parse_columns
 from preftree.data.store.example import count_tokens
 from preftree.data.store.mismatched import MismatchedStore
 from preftree.data.store.token_store import TokenStore
@@ -68,6 +69,7 @@ def open_data(
       objective: Objective on preferences; None for demonstrations.
     Raises:
       DataError: a file cannot be read, is of another kind, holds too many faults, or nothing that can be trained on.
+      ConfigError: all turns are to be imitated where nothing is.
     """
 
     def read(path: str) -> tuple[TokenStore, Int[np.ndarray, " N"]]:
@@ -169,6 +171,11 @@ def check_budget(part: Subset, shares_prefixes: bool, budget: int) -> None:
 def _tokenize(
     config: RunConfig, objective: Objective | None, path: str, tokenizer: PreTrainedTokenizerBase
 ) -> TokenStore:
+    if config.data.turns == "all" and objective is not None:
+        raise ConfigError(
+            f"data.turns=all imitates every assistant turn, and {config.recipe} compares or judges whole responses; "
+            "leave it out"
+        )
     store, report = tokenize_file(
         path,
         tokenizer,
@@ -177,7 +184,9 @@ def _tokenize(
         budgets=Budgets(config.max_length, config.max_prompt_length, config.max_response_length),
         truncation=config.truncation,
         format_name=config.data.format,
+        columns=parse_columns(config.data.columns) if config.data.columns else None,
         chosen_side=getattr(config, "side", None) == "chosen",
+        turns=config.data.turns,
         max_rejected_share=config.data.max_rejected,
     )
     for line in report.lines():

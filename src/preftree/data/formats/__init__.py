@@ -1,61 +1,67 @@
-"""Table of the formats of data files; each has a file in this folder."""
+"""Table of the formats of data files; each has a file of this folder."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-
 from preftree.data.formats import (
+    arena_columns,
+    argilla,
+    chosen_lists,
+    completions,
     conversational,
     explicit,
     hh,
+    instruction,
+    mapped,
     messages,
+    messages_label,
+    messages_pair,
+    oasst,
     plain,
+    preferred_output,
     prompt_completion,
+    question_pair,
     ranking,
     shp,
     tldr,
     tldr_pairs,
-    ultrafeedback,
     unpaired,
 )
 from preftree.data.rows.fields import Row
-from preftree.records import Kind, Record
+from preftree.data.rows.format import Format
+
+FORMATS: dict[str, Format] = {
+    form.name: form
+    for form in (
+        conversational.FORMAT,
+        messages_pair.FORMAT,
+        question_pair.FORMAT,
+        preferred_output.FORMAT,
+        tldr_pairs.FORMAT,
+        explicit.FORMAT,
+        hh.FORMAT,
+        shp.FORMAT,
+        tldr.FORMAT,
+        *mapped.FORMATS,
+        arena_columns.FORMAT,
+        *argilla.FORMATS,
+        chosen_lists.FORMAT,
+        *oasst.FORMATS,
+        completions.FORMAT,
+        ranking.FORMAT,
+        messages_label.FORMAT,
+        unpaired.FORMAT,
+        messages.FORMAT,
+        prompt_completion.FORMAT,
+        *instruction.FORMATS,
+        plain.FORMAT,
+    )
+}
+"""The formats by name."""
 
 
-@dataclass(frozen=True, slots=True)
-class Format:
-    """One format: detection and reading of its rows.
+def format_of(row: Row) -> Format | None:
+    """The format that a row is of; None where it is of none.
 
-    Attributes:
-      name: The name in messages and for `--format`.
-      kind: Kind of the records.
-      title: The format in a few words.
-      detect: Test whether a row has this format, by its field names.
-      read: Conversion of a row to a record; raises RowFault.
+    Their `detect` functions exclude each other, so the order of the table means nothing.
     """
-
-    name: str
-    kind: Kind
-    title: str
-    detect: Callable[[Row], bool]
-    read: Callable[[Row], Record]
-
-
-_ALL = (  # of formats that match equally many rows, the first is used
-    Format("conversational", "pair", "message lists chosen and rejected", conversational.detect, conversational.read),
-    Format("tldr_pairs", "pair", "TL;DR comparisons as pairs", tldr_pairs.detect, tldr_pairs.read),
-    Format("explicit", "pair", "prompt, chosen and rejected as text", explicit.detect, explicit.read),
-    Format("hh", "pair", "HH transcripts, cut at the last assistant turn", hh.detect, hh.read),
-    Format("shp", "pair", "Stanford Human Preferences", shp.detect, shp.read),
-    Format("tldr", "pair", "TL;DR comparisons of summaries", tldr.detect, tldr.read),
-    Format("ultrafeedback", "list", "scored completions of an instruction", ultrafeedback.detect, ultrafeedback.read),
-    Format("ranking", "list", "responses to a prompt, ranked or scored", ranking.detect, ranking.read),
-    Format("unpaired", "response", "single responses, liked or not", unpaired.detect, unpaired.read),
-    Format(
-        "prompt_completion", "demonstration", "prompt and completion", prompt_completion.detect, prompt_completion.read
-    ),
-    Format("messages", "demonstration", "conversations", messages.detect, messages.read),
-    Format("text", "demonstration", "plain text", plain.detect, plain.read),
-)
-FORMATS: dict[str, Format] = {form.name: form for form in _ALL}
+    return next((form for form in FORMATS.values() if form.detect(row)), None)

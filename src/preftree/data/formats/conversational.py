@@ -1,64 +1,65 @@
-"""{"prompt": [...], "chosen": [...], "rejected": [...]}: message lists, with an explicit or implicit prompt.
+"""{"prompt": [...], "chosen": [...], "rejected": [...]}: message lists, with the prompt named or implied.
 
 Where `prompt` is absent, or is text beside whole conversations (as in the binarised UltraFeedback), both sides are
-whole conversations; the prompt is their common part up to the first assistant turn that differs.
+whole conversations: what they share up to the assistant turn where they part is the prompt. A side may also be one
+message, or text beside a prompt of messages. LLaMA-Factory's `chosen_messages` and `rejected_messages` are the same.
+`messages` beside whole conversations repeats the chosen one, or the row is faulty.
 """
 
 from __future__ import annotations
 
+from preftree.data.rows.assemble import assemble
 from preftree.data.rows.faults import RowFault
-from preftree.data.rows.fields import Row, messages, preference, prompt_messages, response_messages, take, text
-from preftree.records import Message, Preference
+from preftree.data.rows.fields import Row
+from preftree.data.rows.format import has, make_format
+from preftree.data.rows.parts import parts_of
+from preftree.records import Record
+
+_NAMES = (("chosen", "rejected"), ("chosen_messages", "rejected_messages"))
+_ELSEWHERE = {"messages", "conversations", "conversation", "instruction", "question"}
 
 
 def detect(row: Row) -> bool:
-    """Whether a side is a list."""
-    sides = row.get("chosen"), row.get("rejected")
-    return None not in sides and any(isinstance(side, list) for side in sides)
+    """Whether there are two sides, a conversation among them and the prompt."""
+    names = _sides(row)
+    if names is None:
+        return False
+    chosen, rejected = row[names[0]], row[names[1]]
+    if not (_is_messages(chosen) or _is_messages(rejected) or _is_messages(row.get("prompt"))):
+        return False
+    return _ELSEWHERE.isdisjoint(row) or (_is_whole(chosen) and _is_whole(rejected))
 
 
-def read(row: Row) -> Preference:
+def read(row: Row) -> Record:
     """One pair of conversations."""
-    chosen = take(row, messages, "chosen")
-    rejected = take(row, messages, "rejected")
-    value = row.get("prompt")
-    if isinstance(value, list):
-        prompt = prompt_messages(messages(value, "prompt"), "prompt")
-        chosen = _after(prompt, chosen, "chosen")
-        rejected = _after(prompt, rejected, "rejected")
-    else:
-        question = None if value is None else text(value, "prompt")
-        if question is not None and all(side[:1] and side[0].role == "assistant" for side in (chosen, rejected)):
-            prompt = (Message("user", question),)
-        else:
-            start = _response_start(chosen, rejected)
-            prompt, chosen, rejected = prompt_messages(chosen[:start], "chosen"), chosen[start:], rejected[start:]
-            if question is not None and question.strip() not in (m.content.strip() for m in prompt if m.role == "user"):
-                raise RowFault("prompts_differ", "prompt", "'prompt' is not a user turn of 'chosen' and 'rejected'")
-    chosen = response_messages(chosen, "chosen")
-    rejected = response_messages(rejected, "rejected")
-    return preference(row, prompt, ("chosen", chosen), ("rejected", rejected))
+    chosen, rejected = _sides(row) or _NAMES[0]
+    if row.get("messages") not in (None, "", [], row.get(chosen)):
+        raise RowFault("bad_value", "messages", f"'messages' is another conversation than '{chosen}'; take it out")
+    return assemble(parts_of(row, {"prompt": "prompt", "chosen": chosen, "rejected": rejected}), chat=True)
 
 
-def _after(prompt: tuple[Message, ...], side: tuple[Message, ...], where: str) -> tuple[Message, ...]:
-    """The response, also where its field repeats the prompt before it."""
-    if not side or side[0].role == "assistant":
-        return side
-    if side[: len(prompt)] != prompt:
-        raise RowFault("prompts_differ", where, f"'{where}' begins with another conversation than 'prompt'")
-    return side[len(prompt) :]
+def _sides(row: Row) -> tuple[str, str] | None:
+    for names in _NAMES:
+        if has(row, *names):
+            return names
+    return None
 
 
-def _response_start(chosen: tuple[Message, ...], rejected: tuple[Message, ...]) -> int:
-    """Start of the responses: the first assistant turn that differs, or the last shared one where a side ends."""
-    shared = 0
-    for left, right in zip(chosen, rejected, strict=False):
-        if left != right:
-            break
-        shared += 1
-    if shared < min(len(chosen), len(rejected)):
-        if chosen[shared].role != "assistant" or rejected[shared].role != "assistant":
-            message = f"'chosen' and 'rejected' first differ at message {shared}, which is not the assistant's in both"
-            raise RowFault("prompts_differ", "rejected", message)
-        return shared
-    return max((index for index in range(shared) if chosen[index].role == "assistant"), default=0)
+def _is_messages(value: object) -> bool:
+    return isinstance(value, dict) or (isinstance(value, list) and bool(value) and isinstance(value[0], dict))
+
+
+def _is_whole(side: object) -> bool:
+    """Whether a side begins with another turn than the assistant's."""
+    first = side[0] if isinstance(side, list) and side else None
+    return isinstance(first, dict) and first.get("role", first.get("from")) not in ("assistant", "gpt", None)
+
+
+FORMAT = make_format(
+    "conversational",
+    "pair",
+    "message lists chosen and rejected",
+    detect,
+    read,
+    ("prompt", "messages", "chosen", "rejected", "chosen_messages", "rejected_messages"),
+)

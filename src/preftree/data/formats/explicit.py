@@ -1,19 +1,28 @@
-"""{"prompt": "...", "chosen": "...", "rejected": "..."}: plain text, with the prompt in a separate field."""
+"""{"prompt": "...", "chosen": "...", "rejected": "..."}: plain text, with the prompt in a separate field.
+
+The responses follow the prompt unchanged, with nothing in between. A `system` text makes a conversation of them.
+"""
 
 from __future__ import annotations
 
-from preftree.data.rows.fields import Row, preference, response_text, take, text
-from preftree.records import Preference
+from preftree.data.formats import hh, tldr_pairs
+from preftree.data.rows.assemble import assemble
+from preftree.data.rows.fields import Row
+from preftree.data.rows.format import make_format
+from preftree.data.rows.parts import parts_of
+from preftree.records import Record
+
+_NAMES = ("prompt", "chosen", "rejected")
 
 
 def detect(row: Row) -> bool:
-    """Whether the fields are present; their values are checked row by row."""
-    return {"prompt", "chosen", "rejected"} <= row.keys()
+    """Whether the three are text, and neither TL;DR pairs nor transcripts."""
+    return all(isinstance(row.get(name), str) for name in _NAMES) and not (tldr_pairs.detect(row) or hh.detect(row))
 
 
-def read(row: Row) -> Preference:
-    """One pair; the responses follow the prompt unchanged, with nothing in between."""
-    prompt = take(row, text, "prompt")
-    chosen = take(row, response_text, "chosen")
-    rejected = take(row, response_text, "rejected")
-    return preference(row, prompt, ("chosen", chosen), ("rejected", rejected))
+def read(row: Row) -> Record:
+    """One pair."""
+    return assemble(parts_of(row, {name: name for name in _NAMES}))
+
+
+FORMAT = make_format("explicit", "pair", "prompt, chosen and rejected as text", detect, read, _NAMES)

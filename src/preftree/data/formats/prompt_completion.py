@@ -5,37 +5,36 @@ The reference summaries that CarperAI published of TL;DR name the completion `la
 
 from __future__ import annotations
 
-from preftree.data.rows.fields import (
-    Row,
-    messages,
-    present,
-    prompt_messages,
-    response_messages,
-    response_text,
-    text,
-    weight,
-)
-from preftree.records import Demonstration, Text
+from preftree.data.rows.assemble import assemble
+from preftree.data.rows.faults import RowFault
+from preftree.data.rows.fields import Row
+from preftree.data.rows.format import first_of, has, has_any, make_format, names_any
+from preftree.data.rows.parts import parts_of
+from preftree.records import Record
+
+RESPONSES = ("completion", "response")
+_ELSEWHERE = ("chosen", "rejected", "rejected_response", "messages", "conversations", "conversation", "responses")
 
 
 def detect(row: Row) -> bool:
-    """Whether there is a response without a label."""
-    if "completion" in row or "response" in row:
-        return "prompt" in row and "label" not in row
-    return "prompt" in row and isinstance(row.get("label"), str)
+    """Whether a response without a label is there."""
+    if "prompt" not in row or names_any(row, *_ELSEWHERE):
+        return False
+    if names_any(row, *RESPONSES):
+        return "label" not in row and has_any(row, *RESPONSES)
+    return has(row, "prompt") and isinstance(row.get("label"), str)
 
 
-def read(row: Row) -> Demonstration:
+def read(row: Row) -> Record:
     """One demonstration."""
-    prompt, response = exchange(row, "label")
-    return Demonstration(prompt, response, weight(row))
+    name = first_of(row, RESPONSES) if names_any(row, *RESPONSES) else "label"
+    if name != "label" and row.get("label") is not None:
+        raise RowFault(
+            "unread_field", "label", "'label' says whether the response was liked; read it as --format unpaired"
+        )
+    return assemble(parts_of(row, {"prompt": "prompt", "response": name}))
 
 
-def exchange(row: Row, *more: str) -> tuple[Text, Text]:
-    """Prompt and response, both as text or both as messages; `more` are other names of the response."""
-    prompt = present(row, "prompt")[1]
-    where, response = present(row, "completion", "response", *more)
-    if isinstance(prompt, list):
-        turns = prompt_messages(messages(prompt, "prompt"), "prompt")
-        return turns, response_messages(messages(response, where), where)
-    return text(prompt, "prompt"), response_text(response, where)
+FORMAT = make_format(
+    "prompt_completion", "demonstration", "prompt and completion", detect, read, ("prompt", *RESPONSES, "label")
+)

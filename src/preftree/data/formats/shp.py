@@ -10,6 +10,7 @@ import math
 
 from preftree.data.rows.faults import RowFault
 from preftree.data.rows.fields import Row, flag, optional_number, preference, response_text, take, text
+from preftree.data.rows.format import make_format
 from preftree.records import Message, Preference
 
 
@@ -34,3 +35,14 @@ def read(row: Row) -> Preference:
     chosen, rejected = sides if first else reversed(sides)
     margin = None if ratio is None else math.log(ratio)
     return preference({"weight": row.get("weight"), "margin": margin}, prompt, chosen, rejected)
+
+
+FORMAT = make_format(
+    "shp",
+    "pair",
+    "Stanford Human Preferences",
+    detect,
+    read,
+    ("history", "human_ref_A", "human_ref_B", "labels", "score_A", "score_B", "score_ratio"),
+    beside=("weight",),
+)

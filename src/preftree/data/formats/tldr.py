@@ -10,6 +10,7 @@ from typing import Any
 
 from preftree.data.rows.faults import RowFault
 from preftree.data.rows.fields import Row, number, preference, present, response_text, take, text
+from preftree.data.rows.format import make_format
 from preftree.records import Preference
 
 
@@ -48,3 +49,8 @@ def _prompt(info: Any) -> str:
     if "article" in part:
         return f"Article:\n\n{part['article']}\n\nTL;DR:"
     raise RowFault("missing_field", "info.post", "'info.post' or 'info.article' is missing")
+
+
+FORMAT = make_format(
+    "tldr", "pair", "TL;DR comparisons of summaries", detect, read, ("info", "summaries", "choice"), beside=("weight",)
+)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from preftree.data.rows.faults import RowFault
 from preftree.data.rows.fields import Row, preference, response_text, take, text
+from preftree.data.rows.format import make_format
+from preftree.data.rows.parts import NUMBERS
 from preftree.records import Preference
 
 TLDR = "TL;DR:"
@@ -32,3 +34,8 @@ def _summary(value: object, where: str) -> str:
     if not summary.startswith(TLDR):
         raise RowFault("bad_value", where, f"'{where}' does not begin with {TLDR} as other rows do")
     return response_text(summary.removeprefix(TLDR), where).strip()
+
+
+FORMAT = make_format(
+    "tldr_pairs", "pair", "TL;DR comparisons as pairs", detect, read, ("prompt", "chosen", "rejected"), beside=NUMBERS
+)

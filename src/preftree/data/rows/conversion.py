@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from preftree.data.formats import Format
 from preftree.data.rows.duplicates import ordered_pairs
 from preftree.data.rows.fields import Row
+from preftree.data.rows.format import Format
 from preftree.data.rows.texts import named_texts
 from preftree.errors import DataError
 from preftree.records import (
@@ -21,6 +21,8 @@ from preftree.records import (
     Text,
     figures_of,
     select_responses,
+    template_options_of,
+    tools_of,
 )
 
 _CHANGES = {("list", "pair"), ("pair", "response"), ("pair", "list")}
@@ -92,6 +94,10 @@ def to_row(record: Record) -> Row:
         row = {"text": record.response}
     else:
         row["completion"] = plain_text(record.response)
+    if tools := tools_of(record.prompt):
+        row["tools"] = list(tools)
+    if options := template_options_of(record.prompt):
+        row["chat_template_kwargs"] = dict(options)
     return row if record.weight == 1 else row | {"weight": record.weight}
 
 
@@ -127,5 +133,5 @@ def _figure_fields(figures: Figures, kind: Kind) -> Row:
 
 
 def _message(message: Message) -> Row:
-    row: Row = {"role": message.role, "content": message.content}
+    row: Row = {"role": message.role, "content": message.content, **message.rest}
     return row if message.train is None else row | {"train": message.train}

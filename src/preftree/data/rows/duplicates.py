@@ -1,29 +1,35 @@
-"""Detection of rows that repeat or contradict an earlier row, by an eight-byte digest of each comparison.
+"""Detection of rows that repeat or contradict an earlier one, with eight bytes of digest a comparison.
 
-Equal digests of different rows are very unlikely: one in 30 000 data sets of 32 million rows would have a pair.
+Equal digests of different rows are as good as impossible: one in 30 000 data sets of 32 million rows would have a pair.
 """
 
 from __future__ import annotations
 
+import json
 from hashlib import blake2b
 from itertools import combinations
 
 from preftree.data.rows.faults import RowFault
-from preftree.records import Demonstration, Label, Preference, Provenance, Ranking, Record, Text
+from preftree.records import Conversation, Demonstration, Label, Preference, Provenance, Ranking, Record, Text
+
+
+class Repeated(Exception):
+    """A row says what an earlier one said; it is left out, and is no fault."""
 
 
 class Seen:
-    """Digests of the comparisons so far, and their rows."""
+    """Digests of the comparisons so far, and their places."""
 
     def __init__(self) -> None:
         self._files: list[str] = []
         self._places: dict[int, int] = {}  # digest -> line * 2^20 + file
 
     def check(self, record: Record, where: Provenance) -> None:
-        """Add a record.
+        """Remember a record.
 
         Raises:
-          RowFault: the record repeats earlier rows, or an earlier row prefers the other response; it is not added.
+          Repeated: earlier rows say the same.
+          RowFault: earlier rows prefer the other response of a pair; the record is not remembered.
         """
         keys = _keys(record)
         for _, reverse in keys:
@@ -31,7 +37,7 @@ class Seen:
                 message = f"the row prefers the other response than {self._where(reverse)} does; keep one of the two"
                 raise RowFault("contradiction", "row", message)
         if all(key in self._places for key, _ in keys):
-            raise RowFault("duplicate", "row", f"the row repeats {self._where(keys[0][0])}; drop it, or use 'weight'")
+            raise Repeated(f"the row repeats {self._where(keys[0][0])}")
         if not self._files or self._files[-1] != where.file:
             self._files.append(where.file)
         for key, _ in keys:
@@ -65,7 +71,7 @@ def _keys(record: Record) -> list[tuple[int, int | None]]:
 
 
 def ordered_pairs(ranking: Ranking) -> list[tuple[int, int]]:
-    """Indices (better, worse) of all pairs of a ranking; responses of equal score form none."""
+    """Places (better, worse) of all pairs of a ranking; responses of equal score make none."""
     scores = ranking.figures.get("scores")
     pairs = combinations(range(len(ranking.responses)), 2)
     return [(i, j) for i, j in pairs if scores is None or scores[i] > scores[j]]
@@ -79,6 +85,10 @@ def _digest(text: Text) -> bytes:
         content = message.content.encode()
         turns.update(f"{message.role} {message.train} {len(content)} ".encode())
         turns.update(content)
+        if message.rest:
+            turns.update(json.dumps(message.rest, sort_keys=True, default=str).encode())
+    if isinstance(text, Conversation):
+        turns.update(json.dumps([text.tools, text.options], sort_keys=True, default=str).encode())
     return turns.digest()
 
 

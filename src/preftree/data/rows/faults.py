@@ -1,7 +1,6 @@
 """Faults of rows, and the tally of rows read, rejected and changed.
 
-A faulty row is rejected as a whole: its first fault is counted, and shown with file, line and field. Nothing is
-repaired.
+A faulty row is rejected whole: its first fault is counted, and shown with file, line and field. Nothing is repaired.
 """
 
 from __future__ import annotations
@@ -18,8 +17,12 @@ FAULTS: dict[str, str] = {
     "bad_csv": "not CSV, or another number of cells than the header",
     "bad_utf8": "bytes that are not UTF-8",
     "bad_text": "a NUL, half a surrogate pair, or U+FFFD, the mark of an earlier decoding error",
+    "duplicate_key": "a key that occurs twice in one object",
     "line_too_long": "more than 16 MiB",
     "missing_field": "a field that the format needs is absent or null",
+    "not_text": "images, sound or film",
+    "unread_field": "a field that would change the prompt or the target, and that the format does not read",
+    "other_format": "a row of another format than the rows around it",
     "wrong_type": "a field of another type than the format's",
     "bad_value": "an invalid number or label, or one that contradicts another field of the row",
     "bad_transcript": "a transcript without a human turn, or one that does not end with the assistant's",
@@ -28,7 +31,6 @@ FAULTS: dict[str, str] = {
     "same_responses": "two responses that are equal, as text or as tokens",
     "prompts_differ": "the responses do not answer the same prompt",
     "no_preference": "fewer than two responses, or no two that differ in score",
-    "duplicate": "an earlier row has the same comparison, label or demonstration",
     "contradiction": "an earlier row prefers the other response",
     "too_long": "over a token budget, and the truncation policy does not make it fit",
     "special_token": "a special token written out in the text",
@@ -44,12 +46,13 @@ ACTIONS: dict[str, str] = {
     "dropped_pair": "pairs of a ranking left out, since a response is too long or both are equal as tokens",
     "dropped_response": "responses of a ranking left out, since they are too long or equal a better one as tokens",
     "repeated_response": "chosen responses left out, since an earlier pair has the same",
+    "lone_answer": "turns with fewer than two ranked answers",
     "unknown_token": "rows with text that the tokenizer has no token for",
 }
 
 
 class RowFault(Exception):
-    """Fault of one row; caught where rows are counted."""
+    """One row is faulty; caught where rows are counted."""
 
     def __init__(self, fault: str, field: str, message: str) -> None:
         assert fault in FAULTS, fault
@@ -61,7 +64,7 @@ class RowFault(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """A rejected row, with the reason."""
+    """A row that was left out, and why."""
 
     file: str
     line: int
@@ -75,15 +78,17 @@ class Rejected:
 
 @dataclass(slots=True)
 class Tally:
-    """Counts of rows read and rejected, and of changes to accepted rows, with the first rows of each.
+    """Rows seen and rejected so far, and what was done to accepted ones; keeps the first places, and counts them all.
 
     Attributes:
-      keep: Number of rejected rows to keep.
-      rows: Rows read.
+      keep: How many rejected rows are kept.
+      rows: Rows seen.
       faults: Rejected rows by their first fault.
-      rejected: The first rejected rows.
-      actions: Number of times that accepted rows were trimmed or left out in part, by action (see ACTIONS).
-      places: The first rows of each action.
+      rejected: The first of them.
+      actions: How often something was cut or left out of an accepted row, by name (see ACTIONS).
+      places: The first rows that each action touched.
+      repeated: Rows left out since an earlier one says the same; they are no faults.
+      unread: Fields that are not empty and that the format does not read, with the rows that have them.
     """
 
     keep: int = 20
@@ -92,6 +97,8 @@ class Tally:
     rejected: list[Rejected] = field(default_factory=list)
     actions: Counter[str] = field(default_factory=Counter)
     places: dict[str, list[str]] = field(default_factory=dict)
+    repeated: int = 0
+    unread: Counter[str] = field(default_factory=Counter)
 
     @property
     def num_rejected(self) -> int:
@@ -100,8 +107,8 @@ class Tally:
 
     @property
     def accepted(self) -> int:
-        """Rows without a fault."""
-        return self.rows - self.num_rejected
+        """Rows without a fault that repeat no earlier one."""
+        return self.rows - self.num_rejected - self.repeated
 
     def reject(self, where: Provenance, fault: RowFault) -> None:
         """Count a faulty row."""
@@ -109,20 +116,28 @@ class Tally:
         if len(self.rejected) < self.keep:
             self.rejected.append(Rejected(where.file, where.line, fault.field, fault.fault, fault.message))
 
+    def repeat(self, where: Provenance) -> None:
+        """Count a row that says what an earlier one said."""
+        self.repeated += 1
+        self._keep("repeated", where)
+
     def note(self, action: str, where: Provenance) -> None:
-        """Count an action on an accepted row."""
+        """Count what was done to an accepted row."""
         assert action in ACTIONS, action
         self.actions[action] += 1
+        self._keep(action, where)
+
+    def _keep(self, action: str, where: Provenance) -> None:
         places = self.places.setdefault(action, [])
-        if len(places) < 5 and str(where) not in places:  # both responses of a row may have been trimmed
+        if len(places) < 5 and str(where) not in places:  # both responses of a row may have been cut
             places.append(str(where))
 
 
 def check_share(path: str, rows: int, faults: Mapping[str, int], first: Sequence[Rejected], max_share: float) -> None:
-    """Stop if too many rows are rejected.
+    """Stop where too much was rejected.
 
     Raises:
-      DataError: there is no row, none is accepted, or more than `max_share` of the rows are rejected.
+      DataError: there is no row, none is left, or more than `max_share` of the rows were rejected.
     """
     num_rejected = sum(faults.values())
     if not rows:

@@ -1,6 +1,6 @@
 """Typed fields of a row, each checked as it is read; `where` is the field's name in the file.
 
-Every function raises RowFault where the value does not have the type of its name.
+Every function raises RowFault where the value is not what its name says.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar, get_args
 
 from preftree.data.rows.faults import RowFault
 from preftree.records import Kind, Message, Preference, Text, figures_of
@@ -16,10 +16,12 @@ from preftree.records import Kind, Message, Preference, Text, figures_of
 Row: TypeAlias = dict[str, Any]
 T = TypeVar("T")
 
+_FIGURE_FIELDS: dict[Kind, set[str]] = {
+    kind: {field for figure in figures_of(kind) for field in figure.fields(kind)} for kind in get_args(Kind)
+}
 MAX_RESPONSES = 64  # 2016 pairs
-ROLES = ("system", "developer", "user", "assistant", "tool")
 _SURROGATE = re.compile("[\ud800-\udfff]")
-_ESCAPED_BYTE = re.compile("[\udc80-\udcff]")  # Python's escape of a byte that is not UTF-8
+_ESCAPED_BYTE = re.compile("[\udc80-\udcff]")  # how Python keeps a byte that was not UTF-8
 _WRITTEN_MESSAGES = re.compile(r"\s*\[\s*\{\s*['\"](role|content)['\"]\s*:")
 
 
@@ -39,9 +41,9 @@ def take(row: Row, read: Callable[[Any, str], T], *names: str) -> T:
 
 
 def text(value: Any, where: str) -> str:
-    """Text that can be stored and tokenised unchanged."""
+    """Text that can be stored and tokenised as it is."""
     if not isinstance(value, str):
-        raise RowFault("wrong_type", where, f"'{where}' must be text, got {_type_name(value)}")
+        raise RowFault("wrong_type", where, f"'{where}' must be text, got {type_name(value)}")
     if not value.isascii():
         if _SURROGATE.search(value):
             if _ESCAPED_BYTE.search(value):
@@ -51,7 +53,7 @@ def text(value: Any, where: str) -> str:
             raise RowFault("bad_text", where, f"'{where}' holds U+FFFD, the mark of an earlier decoding error")
     if "\0" in value:
         raise RowFault("bad_text", where, f"'{where}' holds a NUL character")
-    if _WRITTEN_MESSAGES.match(value):
+    if value.lstrip()[:1] == "[" and _WRITTEN_MESSAGES.match(value):
         raise RowFault("wrong_type", where, f"'{where}' is a message list written out as text; give it as a list")
     return value
 
@@ -64,60 +66,10 @@ def response_text(value: Any, where: str) -> str:
     return value
 
 
-def messages(value: Any, where: str) -> tuple[Message, ...]:
-    """A list of {role, content} with an optional `train` flag on assistant turns."""
-    if not isinstance(value, list):
-        raise RowFault("wrong_type", where, f"'{where}' must be a list of messages, got {_type_name(value)}")
-    return tuple(_message(item, f"{where}[{index}]") for index, item in enumerate(value))
-
-
-def _message(value: Any, where: str) -> Message:
-    if not isinstance(value, dict):
-        raise RowFault("wrong_type", where, f"'{where}' must be a message, got {_type_name(value)}")
-    for name in ("tool_calls", "function_call"):
-        if value.get(name):
-            raise RowFault("wrong_type", f"{where}.{name}", f"'{where}.{name}': tool calls are not supported")
-    role = text(value.get("role"), f"{where}.role")
-    if role not in ROLES:
-        message = f"'{where}.role' must be one of {', '.join(ROLES)}, got {role[:40]!r}"
-        raise RowFault("bad_messages", f"{where}.role", message)
-    content = text(value.get("content"), f"{where}.content")
-    train = None if value.get("train") is None else flag(value["train"], f"{where}.train")
-    if train and role != "assistant":
-        raise RowFault("bad_messages", f"{where}.train", f"'{where}.train': only assistant turns are trained on")
-    return Message(role, content, train)
-
-
-def prompt_messages(turns: tuple[Message, ...], where: str) -> tuple[Message, ...]:
-    """A conversation that ends before a turn of the assistant."""
-    if not turns or turns[-1].role == "assistant":
-        raise RowFault("bad_messages", where, f"'{where}' has no turn for the assistant to answer")
-    return turns
-
-
-def response_messages(turns: tuple[Message, ...], where: str) -> tuple[Message, ...]:
-    """A response: it begins and ends with an assistant turn, and no assistant turn is blank."""
-    if not turns or turns[0].role != "assistant" or turns[-1].role != "assistant":
-        raise RowFault("bad_messages", where, f"'{where}' must begin and end with an assistant turn after its prompt")
-    for turn in turns:
-        if turn.role == "assistant" and not turn.content.strip():
-            raise RowFault("empty_response", where, f"'{where}' holds an empty assistant turn; drop the row")
-    if all(turn.train is False for turn in turns if turn.role == "assistant"):
-        raise RowFault("bad_messages", where, f"'{where}' has no assistant turn to score: 'train' is false in all")
-    return turns
-
-
-def split_dialogue(turns: tuple[Message, ...], where: str) -> tuple[tuple[Message, ...], tuple[Message, ...]]:
-    """A whole conversation as prompt and response, split before its last assistant turn."""
-    if not turns or turns[-1].role != "assistant":
-        raise RowFault("bad_messages", where, f"'{where}' must end with an assistant turn")
-    return prompt_messages(turns[:-1], where), response_messages(turns[-1:], where)
-
-
 def number(value: Any, where: str) -> float:
     """A finite number, or text that spells one."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
-        raise RowFault("wrong_type", where, f"'{where}' must be a number, got {_type_name(value)}")
+        raise RowFault("wrong_type", where, f"'{where}' must be a number, got {type_name(value)}")
     try:
         result = float(value)
     except (ValueError, OverflowError):
@@ -128,7 +80,7 @@ def number(value: Any, where: str) -> float:
 
 
 def optional_number(row: Row, name: str) -> float | None:
-    """A number, or None where it is absent, null, or an empty cell."""
+    """A number that may be absent, null, or an empty cell."""
     return None if row.get(name) in (None, "") else number(row[name], name)
 
 
@@ -149,20 +101,20 @@ def flag(value: Any, where: str) -> bool:
         if spelled in ("false", "0", 0):
             return False
         raise RowFault("bad_value", where, f"'{where}' must be true or false, got {str(value)[:40]!r}")
-    raise RowFault("wrong_type", where, f"'{where}' must be true or false, got {_type_name(value)}")
+    raise RowFault("wrong_type", where, f"'{where}' must be true or false, got {type_name(value)}")
 
 
 def items(value: Any, where: str) -> list[Any]:
-    """A list of at most MAX_RESPONSES responses."""
+    """A list of no more responses than a ranking may have."""
     if not isinstance(value, list):
-        raise RowFault("wrong_type", where, f"'{where}' must be a list, got {_type_name(value)}")
+        raise RowFault("wrong_type", where, f"'{where}' must be a list, got {type_name(value)}")
     if len(value) > MAX_RESPONSES:
         raise RowFault("bad_value", where, f"'{where}' has {len(value)} responses, wanted at most {MAX_RESPONSES}")
     return value
 
 
 def weight(row: Row) -> float:
-    """The row's weight, by default 1."""
+    """The row's weight, 1 where it gives none."""
     value = optional_number(row, "weight")
     if value is not None and value <= 0:
         raise RowFault("bad_value", "weight", f"'weight' must be > 0, got {value:g}")
@@ -170,14 +122,16 @@ def weight(row: Row) -> float:
 
 
 def figures(row: Row, kind: Kind, count: int = 1) -> dict[str, tuple[float, ...]]:
-    """The figures of a row of a kind, within their ranges; a figure with only some of its fields is left out.
+    """The figures that a row of a kind gives, within their ranges; one that is given in part is left out.
 
     Args:
       row: The row.
-      kind: Kind of its record.
-      count: Number of responses of a list.
+      kind: Kind of the record that it becomes.
+      count: Responses of a list.
     """
-    result: dict[str, tuple[float, ...]] = {}
+    given: dict[str, tuple[float, ...]] = {}
+    if _FIGURE_FIELDS[kind].isdisjoint(row):
+        return given
     for figure in figures_of(kind):
         fields = figure.fields(kind)
         if figure.per_response and kind == "list":
@@ -191,38 +145,44 @@ def figures(row: Row, kind: Kind, count: int = 1) -> dict[str, tuple[float, ...]
                 raise RowFault("bad_value", field, message)
         values = tuple(value for value in read if value is not None)
         if values and len(values) == len(read):
-            result[figure.name] = values
-    return result
+            given[figure.name] = values
+    return given
 
 
 def preference(row: Row, prompt: Text, chosen: tuple[str, Text], rejected: tuple[str, Text]) -> Preference:
-    """A pair with the weight, tie and figures of its row; each response is passed with its field's name."""
+    """A pair with the weight, tie and figures that its row gives; each response comes with its field's name."""
     tie = row.get("tie") not in (None, "") and flag(row["tie"], "tie")
-    pair_figures, source = figures(row, "pair"), "margin"
-    if "margin" not in pair_figures and "scores" in pair_figures:
-        source, margin = "score_chosen", pair_figures["scores"][0] - pair_figures["scores"][1]
+    given, source = figures(row, "pair"), "margin"
+    if "margin" not in given and "scores" in given:
+        source, margin = "score_chosen", given["scores"][0] - given["scores"][1]
         if not math.isfinite(margin):
             raise RowFault("bad_value", source, "'score_chosen' minus 'score_rejected' is not finite")
-        pair_figures["margin"] = (margin,)
-    (margin,) = pair_figures.get("margin", (0.0,))
+        given["margin"] = (margin,)
+    (margin,) = given.get("margin", (0.0,))
     if margin < 0:
         message = f"'{source}' puts the chosen response below the rejected one, by {-margin:g}"
         raise RowFault("bad_value", source, message)
     if not tie:
         check_differ((chosen, rejected))
-    return Preference(prompt, chosen[1], rejected[1], weight(row), tie, pair_figures)
+    return Preference(prompt, chosen[1], rejected[1], weight(row), tie, given)
 
 
 def check_differ(named: tuple[tuple[str, Text], ...]) -> None:
-    """Check that no two responses are equal up to surrounding white space."""
-    seen: dict[tuple[object, ...], str] = {}
+    """No two responses are equal but for white space around them."""
+    seen: dict[Any, str] = {}
     for name, response in named:
-        key = (response.strip(),) if isinstance(response, str) else tuple((m.role, m.content.strip()) for m in response)
+        key = response.strip() if isinstance(response, str) else _stripped(response)
         if key in seen:
             raise RowFault("same_responses", name, f"'{seen[key]}' equals '{name}'; drop the row or label it a tie")
         seen[key] = name
 
 
-def _type_name(value: Any) -> str:
+def _stripped(turns: tuple[Message, ...]) -> tuple[object, ...]:
+    """What tells one conversation from another, but for white space."""
+    return tuple((turn.role, turn.content.strip(), str(turn.rest) if turn.rest else "") for turn in turns)
+
+
+def type_name(value: Any) -> str:
+    """What a JSON value is, in words."""
     names = {dict: "an object", list: "a list", bool: "a truth value", int: "a number", float: "a number", str: "text"}
     return "null" if value is None else names.get(type(value), type(value).__name__)

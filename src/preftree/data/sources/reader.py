@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
-from preftree.data.formats import FORMATS, Format
-from preftree.data.rows.duplicates import Seen
+from preftree.data.formats import FORMATS, format_of
+from preftree.data.formats.refusal import refusal
+from preftree.data.rows.columns import Columns
+from preftree.data.rows.duplicates import Repeated, Seen
 from preftree.data.rows.faults import RowFault, Tally
-from preftree.data.sources.files import SUFFIXES, RawRow, data_files, read_file
+from preftree.data.rows.fields import Row
+from preftree.data.rows.format import Format
+from preftree.data.rows.raw_row import RawRow
+from preftree.data.sources.files import SUFFIXES, data_files, read_file
 from preftree.data.sources.hub import HubData, find_on_hub, looks_like_hub_id, read_hub
 from preftree.errors import DataError
 from preftree.records import Provenance, Record
@@ -23,9 +29,9 @@ class Source:
     """A source of rows.
 
     Attributes:
-      path: The path or id that the user named.
-      files: Local files, in reading order; empty for the hub.
-      hub: The data set on the hub, if any.
+      path: As the user named it.
+      files: Files on this disk, in reading order; empty for the hub.
+      hub: The data set on the hub, where it is one.
     """
 
     path: str
@@ -34,10 +40,10 @@ class Source:
 
 
 def find_source(path: str) -> Source:
-    """The source that a path or an id names; a local path comes first.
+    """The source that a path or an id names; a path on this disk comes first.
 
     Raises:
-      DataError: there is neither a file nor a data set.
+      DataError: nothing is there.
     """
     if not Path(path).exists() and looks_like_hub_id(path) and not path.lower().endswith(SUFFIXES):
         return Source(path, (), find_on_hub(path))
@@ -48,10 +54,10 @@ def find_source(path: str) -> Source:
 
 
 def check_out(source: Source, out: Path) -> None:
-    """Check that a .jsonl file can be written from a source.
+    """See that a .jsonl file can be written from a source.
 
     Raises:
-      DataError: it is not .jsonl, its folder does not exist, or it is the source itself.
+      DataError: it is no .jsonl, its folder does not exist, or it is the source itself.
     """
     if out.suffix != ".jsonl":
         raise DataError(f"the output must end in .jsonl, got {out}")
@@ -70,48 +76,98 @@ def read_rows(source: Source) -> Iterator[RawRow]:
         yield from read_file(file)
 
 
-def find_format(source: Source, name: str | None = None) -> Format:
-    """The format of this name, or the format that most of the first rows have.
+def find_format(source: Source, name: str | None = None, columns: Columns | None = None) -> Format:
+    """The format of a mapping, that a name gives, or that most of the first rows are of.
 
     Raises:
-      DataError: no such name, no readable row, or no format that half of the first rows have.
+      DataError: no such name, no readable row, no format that half of the first rows are of, or a name and a mapping.
     """
+    if columns is not None:
+        if name is not None:
+            raise DataError("give a format or columns, not both: a mapping says how rows are read")
+        return Format(
+            "columns",
+            columns.kind,
+            f"columns {columns}",
+            _any_row,
+            columns.read,
+            columns.fields,
+            None,
+            str(columns),
+            True,
+        )
     if name is not None:
         if name not in FORMATS:
             raise DataError(f"format must be one of {', '.join(FORMATS)}, got {name!r}")
-        return FORMATS[name]
+        return replace(FORMATS[name], detect=_any_row, named=True)
     first = [raw.row for raw in islice(read_rows(source), SNIFFED_ROWS)]
     rows = [row for row in first if isinstance(row, dict)]
     if not first:
         raise DataError(f"{source.path} holds no rows")
     if not rows:
         raise DataError(f"{source.path}: none of its first {len(first)} rows can be read; the first: {first[0]}")
-    hits = {form.name: sum(form.detect(row) for row in rows) for form in FORMATS.values()}
-    best = max(hits, key=lambda key: hits[key])
-    if 2 * hits[best] < len(rows):
-        fields = ", ".join(sorted({ascii(key[:40]) for row in rows for key in row})[:12])
-        hint = " (without a prompt, both sides must be HH transcripts)" if "'chosen'" in fields else ""
-        raise DataError(
-            f"{source.path}: no known format has the fields {fields}{hint}; rename them to one of: "
-            "prompt/chosen/rejected, prompt/responses, prompt/completion/label, prompt/completion, messages, text"
-        )
-    return FORMATS[best]
+    votes = _votes(rows) or _votes(_without_unused(rows))
+    if votes:
+        name, count = votes.most_common(1)[0]
+        if 2 * count >= len(rows):
+            return FORMATS[name]
+    raise DataError(f"{source.path}: {refusal(rows)}")
+
+
+def _votes(rows: Sequence[Row]) -> Counter[str]:
+    """How many rows are of each format."""
+    return Counter(form.name for row in rows if (form := format_of(row)) is not None)
+
+
+def _without_unused(rows: Sequence[Row]) -> list[Row]:
+    """The rows without the fields that are empty in all of them, as in a table that is made for several formats."""
+    used = {name for row in rows for name, value in row.items() if value not in (None, "", [])}
+    return [{name: value for name, value in row.items() if name in used} for row in rows]
+
+
+def _any_row(row: Row) -> bool:
+    return True
 
 
 def read_records(source: Source, form: Format, tally: Tally) -> Iterator[tuple[Provenance, Record]]:
-    """The rows without a fault, as records; the others are counted in the tally.
+    """The rows without a fault, as records; the others go to the tally, and so do fields that are not read.
 
-    Repetitions are found by digests of earlier rows: about 100 bytes a row of any size.
+    Repetitions are found by digests of what was read before: about 100 bytes a row, whatever a row holds.
     """
     seen = Seen()
-    for raw in read_rows(source):
+    rows = read_rows(source) if form.group is None else form.group(read_rows(source), tally)
+    for raw in rows:
         tally.rows += 1
         try:
             if isinstance(raw.row, RowFault):
                 raise raw.row
+            if form.group is None and not form.detect(raw.row):
+                _refuse_other(raw.row, form, raw.where)
+            unread = form.unread(raw.row)
             record = form.read(raw.row)
             seen.check(record, raw.where)
+        except Repeated:
+            tally.repeat(raw.where)
         except RowFault as fault:
             tally.reject(raw.where, fault)
         else:
+            if unread:
+                tally.unread.update(unread)
             yield raw.where, record
+
+
+def _refuse_other(row: Row, form: Format, where: Provenance) -> None:
+    """Refuse a row of another format than its file's; what is of no format is left to the reader, which names a field.
+
+    Raises:
+      RowFault: it is of another format of the same kind.
+      DataError: it is of another kind: read as the file's, it would say something else than it does.
+    """
+    other = format_of(row)
+    if other is None:
+        return
+    message = f"the row holds {other.title} ({other.name}) in a file of {form.title} ({form.name})"
+    if other.kind == form.kind:
+        raise RowFault("other_format", "row", f"{message}; take it out")
+    fields = ", ".join(ascii(name) for name in row)
+    raise DataError(f"{where}: {message}: its fields are {fields}; take such rows out, or name a format or columns")

@@ -8,7 +8,8 @@ import os
 from dataclasses import asdict
 from pathlib import Path
 
-from preftree.data.formats import FORMATS, Format
+from preftree.data.formats import FORMATS
+from preftree.data.rows.format import Format
 from preftree.data.sources.reader import Source
 from preftree.data.tokens.budgets import Budgets, Truncation
 from preftree.data.tokens.encoder import Encoder
@@ -19,23 +20,41 @@ from preftree.storage.code_digest import code_digest
 
 TOKEN_CODE = (
     "preftree.data.formats",
-    *sorted({form.read.__module__ for form in FORMATS.values()}),
+    *sorted({form.read.__module__ for form in FORMATS.values()} | {"preftree.data.formats.oasst"}),
+    "preftree.data.formats.refusal",
+    "preftree.data.rows.assemble",
+    "preftree.data.rows.columns",
     "preftree.data.rows.conversion",
     "preftree.data.rows.duplicates",
     "preftree.data.rows.fields",
+    "preftree.data.rows.format",
+    "preftree.data.rows.messages",
+    "preftree.data.rows.parts",
+    "preftree.data.rows.ranking",
+    "preftree.data.rows.raw_row",
     "preftree.data.rows.texts",
+    "preftree.data.sources.csv_rows",
     "preftree.data.sources.files",
+    "preftree.data.sources.folders",
     "preftree.data.sources.hub",
+    "preftree.data.sources.json_rows",
+    "preftree.data.sources.json_text",
     "preftree.data.sources.reader",
+    "preftree.data.sources.streams",
+    "preftree.data.sources.tables",
     "preftree.data.store.example",
     "preftree.data.store.token_report",
     "preftree.data.store.token_store",
     "preftree.data.store.writer",
+    "preftree.data.tokens.apply_template",
     "preftree.data.tokens.budgets",
+    "preftree.data.tokens.came_out",
     "preftree.data.tokens.encoder",
     "preftree.data.tokens.row_examples",
     "preftree.data.tokens.template",
+    "preftree.data.tokens.template_facts",
     "preftree.data.tokens.tokenize",
+    "preftree.data.tokens.written_out",
     "preftree.records",
     "preftree.tree.layout",
 )
@@ -50,12 +69,13 @@ def store_key(
     *,
     kind: Kind,
     chosen_side: bool,
+    turns: str,
     budgets: Budgets,
     truncation: Truncation,
 ) -> str:
     """Name of the store: hash of the rows, the tokenizer, the options, and the code of tokenisation."""
     hub = None if source.hub is None else asdict(source.hub)
-    options = [form.name, kind, chosen_side, asdict(budgets), truncation]
+    options = [form.name, form.columns, kind, chosen_side, turns, asdict(budgets), truncation]
     parts = [source.path, source.files, contents, hub, options, encoder.digest, code_digest(TOKEN_CODE)]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 

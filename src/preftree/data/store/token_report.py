@@ -25,6 +25,8 @@ class TokenReport:
       places: The first rows of each action.
       lengths: Summary of the token counts of `prompt` and `response`, after trimming.
       templated: Rows rendered by the chat template; the others are plain text.
+      repeated: Rows left out since an earlier one says the same.
+      unread: Fields that are not empty and that the format does not read, with the rows that have them.
       cached: Whether an earlier run tokenised the source.
       rebuilt: Reason why a damaged cached store was not used.
     """
@@ -40,6 +42,8 @@ class TokenReport:
     places: Mapping[str, tuple[str, ...]]
     lengths: Mapping[str, Mapping[str, int | float]]
     templated: int
+    repeated: int
+    unread: Mapping[str, int]
     cached: bool = False
     rebuilt: str | None = None
 
@@ -67,6 +71,12 @@ class TokenReport:
         ]
         if self.rebuilt:
             lines.append(f"  tokenised again: {self.rebuilt}")
+        if self.repeated:
+            first = ", ".join(self.places["repeated"][:3])
+            lines.append(f"  left out {self.repeated} repeats of earlier rows; first {first}")
+        if self.unread:
+            fields = ", ".join(f"{field} ({rows} rows)" for field, rows in self.unread.items())
+            lines.append(f"  not read: {fields}")
         for fault, count in self.faults.items():
             first = next((str(row) for row in self.rejected if row.fault == fault), "")
             lines.append(f"  rejected {count} x {fault}" + (f", first {first}" if first else ""))

@@ -1,16 +1,18 @@
-"""Encoder of texts, with which a response has the same token ids after every prompt.
+"""Encoder of texts: a response has the same token ids whatever comes before it.
 
-A SentencePiece tokenizer puts a space before every text. At the beginning of a sequence the model was trained with it,
-and it is kept. Before a response it would be a space that is not in the data, so a copy of the tokenizer without it
-encodes responses. The tokenizer never adds special tokens here: they are added once, by id.
+A tokenizer of the SentencePiece kind puts a space in front of every text it is given. At the beginning of a sequence
+that is how the model was trained, and stays. In front of a response it would be a space that is not in the data, so a
+copy of the tokenizer without it encodes responses. The tokenizer never adds special tokens here: they are added once,
+by id.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -19,6 +21,7 @@ import tokenizers
 import transformers
 from transformers import PreTrainedTokenizerBase, TokenizersBackend
 
+from preftree.data.tokens.template_facts import TemplateFacts, any_of, learn_template
 from preftree.errors import ModelError
 
 Ids: TypeAlias = np.ndarray  # int32, one dimension
@@ -30,15 +33,18 @@ class Encoder:
     """The functions and special tokens of one tokenizer.
 
     Attributes:
-      first: Encoding of texts at the beginning of a sequence.
-      later: Encoding of texts that follow another, without a dummy space.
-      start: Special tokens of the tokenizer before plain text; a BOS, or none.
-      empty: Replacement of an empty prompt, since nothing predicts the first token: the BOS, or the EOS without a BOS.
+      first: Encodes texts that begin a sequence.
+      later: Encodes texts that follow another: no dummy space.
+      start: Special tokens that the tokenizer itself puts before plain text; a BOS, or nothing.
+      empty: What an empty prompt becomes, since nothing predicts the first token: the BOS, or the EOS where none is.
       eos: End of sequence.
       unknown: Token for text that the vocabulary lacks; None where there is none, or where it is BOS or EOS.
-      special: Pattern of special tokens that are written out in a text.
-      added: Pattern of all tokens that are always encoded as a whole, special or not; one of them closes a turn.
-      digest: Digest of the other attributes.
+      special: Finds special tokens that are written out in a text.
+      added: Finds any token that is encoded whole wherever it is written, special or not; one of them closes a turn.
+      special_ids: The special tokens by id.
+      normalises: Whether a text may become a token that is not written in it, by NFKC or lower case for example.
+      facts: What the chat template writes by itself; learned when it is first asked for.
+      digest: Identity of all this.
     """
 
     first: Encode
@@ -49,11 +55,14 @@ class Encoder:
     unknown: int | None
     special: re.Pattern[str]
     added: re.Pattern[str]
+    special_ids: Mapping[int, str]
+    normalises: bool
+    facts: Callable[[], TemplateFacts]
     digest: str
 
 
 def make_encoder(tokenizer: PreTrainedTokenizerBase) -> Encoder:
-    """Build the encoder of a tokenizer.
+    """Take a tokenizer apart into what tokenisation needs.
 
     Raises:
       ModelError: it has no EOS, or it is a Python tokenizer that puts a space before every text.
@@ -62,15 +71,18 @@ def make_encoder(tokenizer: PreTrainedTokenizerBase) -> Encoder:
         raise ModelError(f"{_name(tokenizer)} has no EOS token, which ends every response; set eos_token in its folder")
     special = {str(token) for token in tokenizer.all_special_tokens}
     special |= {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
-    added = special | {token.content for token in tokenizer.added_tokens_decoder.values()}
+    by_id = {number: token.content for number, token in tokenizer.added_tokens_decoder.items()}
+    added = special | set(by_id.values())
     if isinstance(tokenizer, TokenizersBackend):
-        description = json.loads(tokenizer.backend_tokenizer.to_str())
+        whole = json.loads(tokenizer.backend_tokenizer.to_str())
         first = _fast(tokenizer.backend_tokenizer.to_str())
-        bare = _without_dummy_space(description)
-        later = _fast(json.dumps(bare)) if bare != description else first
-        identity = json.dumps(description, sort_keys=True)
+        normalises = whole.get("normalizer") is not None and any(t["normalized"] for t in whole["added_tokens"])
+        bare = _without_dummy_space(whole)
+        later = _fast(json.dumps(bare)) if bare != whole else first
+        identity = json.dumps(whole, sort_keys=True)
     else:
         first = later = _slow(tokenizer)
+        normalises = True
         if tokenizer.convert_ids_to_tokens(first(["a"])[0].tolist())[0][:1] in ("\u2581", "\u0120"):
             raise ModelError(
                 f"{_name(tokenizer)} puts a space before every text; give its fast version, with a tokenizer.json"
@@ -97,14 +109,13 @@ def make_encoder(tokenizer: PreTrainedTokenizerBase) -> Encoder:
         empty=start or (bos,),
         eos=tokenizer.eos_token_id,
         unknown=unknown if isinstance(unknown, int) and unknown not in (bos, tokenizer.eos_token_id) else None,
-        special=_any_of(special),
-        added=_any_of(added),
+        special=any_of(special),
+        added=any_of(added),
+        special_ids={number: token for number, token in by_id.items() if token in special},
+        normalises=normalises,
+        facts=functools.cache(lambda: learn_template(tokenizer, later, by_id)),
         digest=hashlib.sha256(json.dumps(parts).encode()).hexdigest(),
     )
-
-
-def _any_of(tokens: set[str]) -> re.Pattern[str]:
-    return re.compile("|".join(re.escape(token) for token in sorted(tokens, key=len, reverse=True) if token))
 
 
 def _fast(serialised: str) -> Encode:
@@ -129,10 +140,10 @@ def _slow(tokenizer: PreTrainedTokenizerBase) -> Encode:
     return encode
 
 
-def _without_dummy_space(description: dict[str, Any]) -> dict[str, Any]:
-    """The description of a tokenizer without the steps that put a space before a text."""
-    steps = {name: description.get(name) for name in ("normalizer", "pre_tokenizer")}
-    return description | {name: _quiet(step) for name, step in steps.items() if step is not None}
+def _without_dummy_space(whole: dict[str, Any]) -> dict[str, Any]:
+    """The description of a tokenizer, with whatever puts a space before a text turned off."""
+    steps = {name: whole.get(name) for name in ("normalizer", "pre_tokenizer")}
+    return whole | {name: _quiet(step) for name, step in steps.items() if step is not None}
 
 
 def _quiet(step: dict[str, Any]) -> dict[str, Any] | None:

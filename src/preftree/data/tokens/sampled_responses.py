@@ -48,7 +48,7 @@ def encode_answers(
             closed.append(False)
             continue
         check_template(tokenizer, "the prompt")
-        texts = render(tokenizer, encoder, prompt, [("response", (Message("assistant", response),))])
+        texts = render(tokenizer, encoder, prompt, [("response", (Message("assistant", response),))], sampled=True)
         (parts,) = texts.responses
         heads.append(texts.prompt)
         tails.append([part.text for part in parts])

@@ -1,8 +1,8 @@
-"""Tokenisation of a data source into a store of token sequences.
+"""Tokenisation of a data source into a store of token sequences, once.
 
-A prompt and its responses are encoded separately, so a response has the same ids after every prompt. Special tokens
-come once: the tokenizer's start (a BOS, if it has one) before a plain prompt, one EOS after a complete plain response;
-in a conversation, those of the chat template. A trimmed response has no EOS.
+A prompt and its responses are encoded separately, so the boundary lies in token space and a response has the same ids
+whatever its prompt. Special tokens come once: the tokenizer's start (a BOS, if it has one) before a plain prompt,
+one EOS after a complete plain response; in a conversation, what the chat template writes. A cut response has no EOS.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
+from preftree.data.rows.columns import Columns
 from preftree.data.rows.conversion import as_kind, check_kind
-from preftree.data.rows.duplicates import Seen
+from preftree.data.rows.duplicates import Repeated, Seen
 from preftree.data.rows.faults import RowFault, Tally, check_share
 from preftree.data.rows.texts import length, named_texts, spread
 from preftree.data.sources.reader import find_format, find_source, read_records
@@ -26,7 +27,7 @@ from preftree.data.store.token_store import TokenStore
 from preftree.data.store.writer import StoreWriter
 from preftree.data.tokens.budgets import UNLIMITED, Budgets, Truncation
 from preftree.data.tokens.encoder import Encoder, make_encoder
-from preftree.data.tokens.row_examples import RenderedRow, make_examples, render_row
+from preftree.data.tokens.row_examples import RenderedRow, Turns, make_examples, render_row
 from preftree.data.tokens.template import check_template
 from preftree.errors import CacheError, DataError
 from preftree.records import Kind, Provenance, Record
@@ -45,37 +46,52 @@ def tokenize_file(
     budgets: Budgets = UNLIMITED,
     truncation: Truncation = "drop",
     format_name: str | None = None,
+    columns: Columns | None = None,
     chosen_side: bool = False,
+    turns: Turns = "last",
     max_rejected_share: float = 0.05,
     on_rows: Callable[[int], None] | None = None,
 ) -> tuple[TokenStore, TokenReport]:
-    """Tokenise a source, or open the store of an earlier run with the same rows, tokenizer and options.
+    """Tokenise a source, or open what an earlier run made of the same rows with the same tokenizer and options.
 
     Args:
       path: A data file, a folder of them, or a hub id.
       tokenizer: The model's tokenizer; its chat template renders conversations.
-      kind: Kind of an example: a pair (a ranking gives all its pairs), a response with its label (a pair gives two),
+      kind: What an example is: a pair (a ranking gives all its pairs), a response with its label (a pair gives two),
         a list (a ranking), or a demonstration.
-      cache_dir: Folder of the cache; stores are in its `tokens` folder.
+      cache_dir: Stores are kept in its `tokens` folder.
       budgets: Most tokens of a sequence and its fields.
-      truncation: Policy for rows over a budget.
-      format_name: Format of the rows; None detects it.
+      truncation: What happens to a row over a budget.
+      format_name: The format of the rows; detected where it is None.
+      columns: A mapping of columns, which takes the place of a format.
       chosen_side: Imitate the chosen responses of a preference file.
-      max_rejected_share: Largest share of rejected rows.
-      on_rows: Called at intervals with the number of rows read so far.
+      turns: Assistant turns of a demonstration that are imitated: the last, or all.
+      max_rejected_share: More than this share of rejected rows stops the run.
+      on_rows: Called now and then with the number of rows read so far.
     Raises:
-      DataError: the source cannot be read, is of another kind, or holds too many faults.
-      ModelError: the tokenizer is not supported.
+      DataError: the source cannot be read, is of another kind, or holds too many faults; or all turns are asked for
+        where nothing is imitated.
+      ModelError: the tokenizer cannot do it.
       CacheError: the store cannot be written.
     """
+    if turns == "all" and kind != "demonstration":
+        raise DataError(f"turns=all makes targets of a demonstration's turns, and {path} is read as the kind {kind!r}")
     source = find_source(path)
-    form = find_format(source, format_name)
+    form = find_format(source, format_name, columns)
     check_kind(path, form, kind, chosen_side=chosen_side)
     encoder = make_encoder(tokenizer)
     marks = [file_mark(file) for file in source.files]
     contents = content_digests(source, cache_dir / "tokens")
     key = store_key(
-        source, contents, form, encoder, kind=kind, chosen_side=chosen_side, budgets=budgets, truncation=truncation
+        source,
+        contents,
+        form,
+        encoder,
+        kind=kind,
+        chosen_side=chosen_side,
+        turns=turns,
+        budgets=budgets,
+        truncation=truncation,
     )
     folder, damage = cache_dir / "tokens" / key, None
     if folder.exists():
@@ -90,7 +106,7 @@ def tokenize_file(
 
     tally, lengths, num_templated, num_examples = Tally(), {}, 0, 0
     records = read_records(source, form, tally)
-    rows = _render_rows(records, tokenizer, encoder, tally, path=path, kind=kind, chosen_side=chosen_side)
+    rows = _render_rows(records, tokenizer, encoder, tally, path=path, kind=kind, chosen_side=chosen_side, turns=turns)
     try:
         with staged_dir(folder) as staging, closing(StoreWriter(staging)) as writer:
             for batch in _batches(rows):
@@ -117,6 +133,8 @@ def tokenize_file(
                 places={action: tuple(places) for action, places in tally.places.items()},
                 lengths={part: spread(counts) for part, counts in lengths.items()},
                 templated=num_templated,
+                repeated=tally.repeated,
+                unread=dict(tally.unread.most_common()),
             )
             writer.finish(report.as_json())
     except OSError as error:
@@ -135,21 +153,22 @@ def _render_rows(
     path: str,
     kind: Kind,
     chosen_side: bool,
+    turns: Turns,
 ) -> Iterator[tuple[RenderedRow, int]]:
-    """Rows to encode, each with its size in characters; faulty rows are counted in the tally."""
+    """Rows ready to encode, each with its size in characters; faulty ones go to the tally."""
     imitated = Seen()
     for where, record in records:
         if chosen_side:
             (record,) = as_kind(record, kind, chosen_side=True)
             try:
                 imitated.check(record, where)
-            except RowFault:  # many pairs of a prompt may share their chosen response
+            except Repeated:  # many pairs of a prompt may share their chosen response
                 tally.note("repeated_response", where)
                 continue
         if not isinstance(record.prompt, str):
             check_template(tokenizer, path)
         try:
-            row = render_row(where, record, tokenizer, encoder, kind)
+            row = render_row(where, record, tokenizer, encoder, kind, turns)
         except RowFault as fault:
             tally.reject(where, fault)
         else:
@@ -157,7 +176,7 @@ def _render_rows(
 
 
 def _batches(rows: Iterator[tuple[RenderedRow, int]]) -> Iterator[list[RenderedRow]]:
-    """Batches of rows, bounded in number and in characters."""
+    """Some rows at a time: bounded in number and in characters."""
     batch: list[RenderedRow] = []
     characters = 0
     for row, size in rows:

@@ -10,11 +10,15 @@ from pathlib import Path
 import numpy as np
 
 from preftree.data.formats.hh import HUMAN
+from preftree.data.rows.columns import Columns
 from preftree.data.rows.conversion import as_kind, check_kind, to_row
 from preftree.data.rows.faults import Tally, check_share
+from preftree.data.rows.fields import Row
 from preftree.data.sources.reader import check_out, find_format, find_source, read_records
 from preftree.records import Kind, Text
 from preftree.storage.atomic import fsync_folder
+
+_LINE_BREAKS = {code: f"\\u{code:04x}" for code in (0x85, 0x2028, 0x2029)}
 
 
 def convert_file(
@@ -22,6 +26,7 @@ def convert_file(
     out: Path,
     *,
     format_name: str | None = None,
+    columns: Columns | None = None,
     kind: Kind | None = None,
     chosen_side: bool = False,
     max_turns: int | None = None,
@@ -35,6 +40,7 @@ def convert_file(
       path: The source.
       out: A .jsonl file.
       format_name: Format of the rows; None detects it.
+      columns: A mapping of columns, which takes the place of a format.
       kind: Kind of the written records; None keeps that of the source.
       chosen_side: Whether preferences become demonstrations of their chosen responses.
       max_turns: Most human turns of a prompt; None is no limit.
@@ -48,7 +54,7 @@ def convert_file(
     """
     source = find_source(path)
     check_out(source, out)
-    form = find_format(source, format_name)
+    form = find_format(source, format_name, columns)
     if kind is not None:
         check_kind(path, form, kind, chosen_side=chosen_side)
     tally, written = Tally(), 0
@@ -60,7 +66,7 @@ def convert_file(
                     tally.note("longer_dialogue", where)
                     continue
                 for item in [record] if kind is None else as_kind(record, kind, chosen_side=chosen_side):
-                    file.write(json.dumps(to_row(item), ensure_ascii=False, allow_nan=False) + "\n")
+                    file.write(json_line(to_row(item)))
                     written += 1
             check_share(path, tally.rows, tally.faults, tally.rejected, max_rejected_share)
             file.flush()
@@ -75,6 +81,11 @@ def convert_file(
     finally:
         partial.unlink(missing_ok=True)  # it does not exist after the rename
     return tally, written
+
+
+def json_line(row: Row) -> str:
+    """A row as a line of JSON; characters that some programs take for the end of a line are escaped."""
+    return json.dumps(row, ensure_ascii=False, allow_nan=False).translate(_LINE_BREAKS) + "\n"
 
 
 def some_of(lines: list[str], number: int, seed: int) -> list[str]:

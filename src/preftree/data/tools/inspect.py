@@ -1,16 +1,21 @@
-"""Inspection of a data file without a tokenizer: format, counts, faults, lengths, one record."""
+"""Inspection of a data file: format, counts, faults, lengths, one record; with a tokenizer, its tokens too."""
 
 from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
-from preftree.data.formats import Format
+from preftree.data.formats import format_of
+from preftree.data.prompts import PROMPTS
+from preftree.data.rows.columns import Columns
 from preftree.data.rows.conversion import as_kind, check_kind
-from preftree.data.rows.faults import Tally
+from preftree.data.rows.faults import RowFault, Tally
+from preftree.data.rows.format import Format
 from preftree.data.rows.texts import length, named_texts, spread
-from preftree.data.sources.reader import Source, find_format, find_source, read_records
+from preftree.data.sources.reader import SNIFFED_ROWS, Source, find_format, find_source, read_records, read_rows
+from preftree.data.tools.token_view import TokenView
 from preftree.records import Kind, Provenance, Record
 
 KEPT_PLACES = 10_000
@@ -23,10 +28,11 @@ class Inspection:
     Attributes:
       source: The source of the rows.
       format: Their format.
-      tally: Rows and faults, with the first 10 000 rejected rows.
-      lengths: Characters of each part, as length -> count.
-      num_records: Records after conversion to the requested kind: a ranking gives several pairs.
-      first: The first accepted record, and its origin.
+      tally: Rows and faults; the first 10 000 places.
+      lengths: Characters of each part, as length -> how often.
+      num_records: Records after the change to the wanted kind: a ranking makes several pairs.
+      first: The first accepted record, and its place; of prompts alone one with an empty response.
+      view: The rows as tokens, where a model was given.
     """
 
     source: Source
@@ -35,6 +41,7 @@ class Inspection:
     lengths: dict[str, Counter[int]]
     num_records: int
     first: tuple[Provenance, Record] | None
+    view: TokenView | None = None
 
     def as_json(self) -> dict[str, Any]:
         """The machine-readable form; `rejected` names the file as well where there are several."""
@@ -50,23 +57,44 @@ class Inspection:
             "accepted": self.tally.accepted,
             "rejected": rejected,
             "faults": dict(self.tally.faults),
+            "repeated": self.tally.repeated,
+            "unread": dict(self.tally.unread.most_common()),
             "lengths": {"unit": "characters"} | {part: spread(counts) for part, counts in self.lengths.items()},
+            **({} if self.view is None else self.view.as_json()),
         }
 
 
 def inspect_file(
-    path: str, *, format_name: str | None = None, kind: Kind | None = None, chosen_side: bool = False
+    path: str,
+    *,
+    format_name: str | None = None,
+    columns: Columns | None = None,
+    kind: Kind | None = None,
+    chosen_side: bool = False,
+    view: TokenView | None = None,
 ) -> Inspection:
     """Read a whole source and count its rows; faults do not stop it.
 
+    Args:
+      path: A file, a folder of them, or a hub id.
+      format_name: The format of the rows; detected where it is None, and prompts alone are one too.
+      columns: A mapping of columns, which takes the place of a format.
+      kind: Kind to which the records are changed.
+      chosen_side: Whether the chosen responses are demonstrations.
+      view: Counts tokens as well.
     Raises:
-      DataError: the source cannot be read, its format is unknown, or cannot become the requested kind.
+      DataError: the source cannot be read, its format is not known, or does not make the wanted kind; or the tokenizer
+        has no template for its conversations.
     """
     source = find_source(path)
-    form = find_format(source, format_name)
+    tally, lengths, num_records = Tally(keep=KEPT_PLACES), {}, 0
+    named = format_name is not None or columns is not None
+    form = None if named or kind is not None else _prompts_alone(source)
+    if form is not None:
+        return _inspect_prompts(source, form, tally, view)
+    form = find_format(source, format_name, columns)
     if kind is not None:
         check_kind(path, form, kind, chosen_side=chosen_side)
-    tally, lengths, num_records = Tally(keep=KEPT_PLACES), {}, 0
     first = None
     for where, record in read_records(source, form, tally):
         for item in [record] if kind is None else as_kind(record, kind, chosen_side=chosen_side):
@@ -74,4 +102,38 @@ def inspect_file(
             first = first or (where, item)
             for part, text in named_texts(item):
                 lengths.setdefault(part, Counter())[length(text)] += 1
-    return Inspection(source, form, tally, lengths, num_records, first)
+        if view is not None:
+            whole = as_kind(record, "demonstration", chosen_side=True) if chosen_side else [record]
+            view.add(where, whole[0], tally)
+    if view is not None:
+        view.finish(tally)
+    return Inspection(source, form, tally, lengths, num_records, first, view)
+
+
+def _prompts_alone(source: Source) -> Format | None:
+    """The format of prompts where the first rows are of it, and of no other; None where they are not."""
+    rows = [raw.row for raw in islice(read_rows(source), SNIFFED_ROWS) if isinstance(raw.row, dict)]
+    alone = bool(rows) and all(PROMPTS.detect(row) and format_of(row) is None for row in rows)
+    return PROMPTS if alone else None
+
+
+def _inspect_prompts(source: Source, form: Format, tally: Tally, view: TokenView | None) -> Inspection:
+    lengths: Counter[int] = Counter()
+    first = None
+    for raw in read_rows(source):
+        tally.rows += 1
+        try:
+            if isinstance(raw.row, RowFault):
+                raise raw.row
+            unread = form.unread(raw.row)
+            record = form.read(raw.row)
+            if view is not None:
+                view.add_prompt(raw.where, record.prompt)
+        except RowFault as fault:
+            tally.reject(raw.where, fault)
+            continue
+        tally.unread.update(unread)
+        first = first or (raw.where, record)
+        lengths[length(record.prompt)] += 1
+    counts = {"prompt": lengths} if lengths else {}
+    return Inspection(source, form, tally, counts, lengths.total(), first, view)

@@ -1,0 +1,108 @@
+"""Open Assistant: trees of turns, a row a tree (`replies`) or a row a message (`parent_id`), with ranks among siblings.
+
+Wherever the assistant gave two answers or more that are ranked, the turns before them and these answers are a ranking;
+rank 0 is best. Deleted messages and answers without a rank take no part; turns with fewer ranked answers are counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from preftree.data.formats import ranking
+from preftree.data.rows.faults import RowFault, Tally
+from preftree.data.rows.fields import Row
+from preftree.data.rows.format import has, make_format
+from preftree.data.rows.raw_row import RawRow
+
+_ROLES = ("prompter", "assistant")
+_NONE = (None, "")
+
+
+def detect_messages(row: Row) -> bool:
+    """Whether a row is one message of a tree."""
+    return "parent_id" in row and has(row, "message_id", "text") and row.get("role") in _ROLES
+
+
+def detect_trees(row: Row) -> bool:
+    """Whether a row is a tree of turns."""
+    return isinstance(row.get("prompt"), dict) and isinstance(row["prompt"].get("replies"), list)
+
+
+def rankings_of_trees(rows: Iterator[RawRow], tally: Tally) -> Iterator[RawRow]:
+    """A row for each ranking of each tree."""
+    for raw in rows:
+        if isinstance(raw.row, RowFault) or not detect_trees(raw.row):
+            yield raw
+        else:
+            yield from _rankings(raw, raw.row["prompt"], [], tally)
+
+
+def rankings_of_messages(rows: Iterator[RawRow], tally: Tally) -> Iterator[RawRow]:
+    """A row for each ranking among messages whose trees come one after another; one tree at a time is held."""
+    tree: list[tuple[RawRow, Row]] = []
+    for raw in rows:
+        if isinstance(raw.row, RowFault) or not detect_messages(raw.row):
+            yield raw
+            continue
+        if tree and tree[0][1].get("message_tree_id") != raw.row.get("message_tree_id"):
+            yield from _planted(tree, tally)
+            tree = []
+        tree.append((raw, raw.row))
+    yield from _planted(tree, tally)
+
+
+def _planted(tree: Sequence[tuple[RawRow, Row]], tally: Tally) -> Iterator[RawRow]:
+    """The rankings of the messages of one tree."""
+    nodes = {row["message_id"]: row | {"replies": []} for _, row in tree}
+    for raw, row in tree:
+        parent = row["parent_id"]
+        if parent in nodes:
+            nodes[parent]["replies"].append(nodes[row["message_id"]])
+        elif parent not in _NONE:
+            message = "'parent_id' names no message of the rows around it; keep the messages of a tree together"
+            yield RawRow(raw.where, RowFault("bad_value", "parent_id", message))
+    for raw, row in tree:
+        if row["parent_id"] in _NONE:
+            yield from _rankings(raw, nodes[row["message_id"]], [], tally)
+
+
+def _rankings(raw: RawRow, node: Mapping[str, Any], before: list[Row], tally: Tally) -> Iterator[RawRow]:
+    """The rankings below a node, its ancestors first."""
+    role = "user" if node.get("role") == "prompter" else "assistant"
+    turns = [*before, {"role": role, "content": node.get("text")}]
+    replies = [reply for reply in node.get("replies") or [] if isinstance(reply, dict) and not reply.get("deleted")]
+    answers = [reply for reply in replies if reply.get("role") == "assistant"]
+    ranked = [reply for reply in answers if reply.get("rank") not in _NONE]
+    if len(ranked) > 1:
+        responses, ranks = [reply.get("text") for reply in ranked], [reply["rank"] for reply in ranked]
+        yield replace(raw, row={"messages": turns, "responses": responses, "ranks": ranks})
+    elif answers:
+        tally.note("lone_answer", raw.where)
+    for reply in replies:
+        yield from _rankings(raw, reply, turns, tally)
+
+
+_FIELDS = ("messages", "responses", "ranks")
+
+FORMATS = (
+    make_format(
+        "oasst_trees",
+        "list",
+        "Open Assistant trees",
+        detect_trees,
+        ranking.read,
+        _FIELDS,
+        group=rankings_of_trees,
+    ),
+    make_format(
+        "oasst",
+        "list",
+        "Open Assistant messages",
+        detect_messages,
+        ranking.read,
+        _FIELDS,
+        group=rankings_of_messages,
+    ),
+)
