@@ -260,6 +260,35 @@ def test_a_faulty_row_is_rejected_by_name_and_place(
     assert str(rejected).startswith(f"{path}:2: ") and "\n" not in rejected.message
 
 
+def test_messages_of_a_tree_that_no_first_one_leads_to_are_faults(tmp_path: Path) -> None:
+    def message(name: str, parent: str | None, role: str, rank: int | None = None) -> dict[str, Any]:
+        return {"message_id": name, "parent_id": parent, "text": name, "role": role, "rank": rank, "message_tree_id": 1}
+
+    asked = [message("q", None, "prompter"), message("a", "q", "assistant", 0), message("b", "q", "assistant", 1)]
+    lost = [message("c", "d", "prompter"), message("d", "c", "assistant"), message("e", "gone", "prompter")]
+    records, tally = read_all(write_rows(tmp_path / "rows.jsonl", [*asked, *lost]))
+    assert records == [Ranking((U("q"),), ((A("a"),), (A("b"),)))]
+    assert [(row.line, row.field) for row in tally.rejected] == [(4, "parent_id"), (5, "parent_id"), (6, "parent_id")]
+
+
+def test_a_long_dialogue_of_messages_is_read(tmp_path: Path) -> None:
+    roles = ("prompter", "assistant")
+    chain = [
+        {"message_id": f"{i}", "parent_id": f"{i - 1}" if i else None, "text": f"t{i}", "role": roles[i % 2]}
+        for i in range(1501)
+    ]
+    ends = [
+        {"message_id": n, "parent_id": "1500", "text": n, "role": "assistant", "rank": r} for r, n in enumerate("xy")
+    ]
+    records, _ = read_all(write_rows(tmp_path / "rows.jsonl", [*chain, *ends]))
+    assert [len(record.prompt) for record in records] == [1501]
+
+
+def test_a_message_whose_name_is_a_list_is_of_no_format(tmp_path: Path) -> None:
+    odd = {"message_id": [], "parent_id": None, "text": "t", "role": "prompter"}
+    assert one_fault(write_rows(tmp_path / "rows.jsonl", [EXAMPLES["explicit"], odd]), None).line == 2
+
+
 def test_a_named_format_counts_what_it_does_not_read(tmp_path: Path) -> None:
     path = write_rows(tmp_path / "rows.jsonl", [EXAMPLES["text"] | {"label": 1}])
     records, tally = read_all(path, "text")

@@ -92,8 +92,8 @@ def limit_lines(view: TokenView) -> list[str]:
 
 def marks_line(view: TokenView) -> str:
     """The special tokens that the encoded rows hold, in words."""
-    found = ", ".join(f"{token} {count:,}" for token, count in view.marks.most_common())
-    return f"special tokens: {found or 'none'}"
+    counts = ", ".join(f"{token} {count:,}" for token, count in view.marks.most_common())
+    return f"special tokens: {counts or 'none'}"
 
 
 def _tokens(view: TokenView) -> Group:

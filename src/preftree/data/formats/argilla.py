@@ -2,7 +2,7 @@
 
 Version 2, nested or flat ("preference.responses"), and version 1, whose answers are lists of {user_id, value, status}.
 The preference is the first question whose value ranks the answers, names the better one, or calls them equal. What
-people said beats what was suggested; people who disagree are a fault. Two answers make a pair, more a ranking.
+people rankings beats what was suggested; people who disagree are a fault. Two answers make a pair, more a ranking.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def _answers(row: Row) -> dict[str, Given]:
 
 
 def _is_answered(name: str, value: Any) -> bool:
-    """Whether a column of a flat record holds what people said."""
+    """Whether a column of a flat record holds what people rankings."""
     listed = value if isinstance(value, list) else []
     return name.endswith(".responses") or any(
         isinstance(item, dict) and {"user_id", "value"} <= item.keys() for item in listed
@@ -109,12 +109,12 @@ def _preference(row: Row, names: list[str]) -> tuple[str, dict[str, float]]:
     """Field and ranks of the first question that compares the answers, the best with the smallest rank."""
     found: list[tuple[str, dict[str, float]]] = []
     for field, values, by_people in _questions(row):
-        said = [ranks for value in values if (ranks := _ranks(value, names))]
-        if any(ranks != said[0] for ranks in said):
+        rankings = [ranks for value in values if (ranks := _ranks(value, names))]
+        if any(ranks != rankings[0] for ranks in rankings):
             raise RowFault("bad_value", field, f"'{field}' holds answers that contradict each other; keep one of them")
-        if said and by_people:
-            return field, said[0]
-        found += [(field, said[0])] if said else []
+        if rankings and by_people:
+            return field, rankings[0]
+        found += [(field, rankings[0])] if rankings else []
     if not found:
         raise RowFault("missing_field", "responses", "no question of 'responses' or 'suggestions' compares the answers")
     return found[0]
@@ -144,7 +144,7 @@ def _nested(given: Any, path: str, by_people: bool) -> Iterator[_Question]:
 
 
 def _submitted(given: Any) -> list[Any]:
-    """What people said, without what they discarded or left as a draft."""
+    """What people rankings, without what they discarded or left as a draft."""
     values = []
     for item in given if isinstance(given, list) else ():
         if not isinstance(item, dict) or "value" not in item or "rank" in item:

@@ -55,10 +55,10 @@ def _list_of_objects(row: Row) -> str | None:
     """Name of the field that lists completions as objects."""
     for name in LISTS:
         value = row.get(name)
-        found = [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
-        if name == "completions" and found:
+        objects = [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+        if name == "completions" and objects:
             return name
-        if any(names_any(item, *_RESPONSES) and names_any(item, "rank", *_SCORES) for item in found):
+        if any(names_any(item, *_RESPONSES) and names_any(item, "rank", *_SCORES) for item in objects):
             return name
     return None
 

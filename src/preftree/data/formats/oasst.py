@@ -22,7 +22,8 @@ _NONE = (None, "")
 
 def detect_messages(row: Row) -> bool:
     """Whether a row is one message of a tree."""
-    return "parent_id" in row and has(row, "message_id", "text") and row.get("role") in _ROLES
+    names = isinstance(row.get("message_id"), str) and isinstance(row.get("parent_id"), str | None)
+    return "parent_id" in row and names and has(row, "text") and row.get("role") in _ROLES
 
 
 def detect_trees(row: Row) -> bool:
@@ -36,7 +37,7 @@ def rankings_of_trees(rows: Iterator[RawRow], tally: Tally) -> Iterator[RawRow]:
         if isinstance(raw.row, RowFault) or not detect_trees(raw.row):
             yield raw
         else:
-            yield from _rankings(raw, raw.row["prompt"], [], tally)
+            yield from _rankings(raw, raw.row["prompt"], tally)
 
 
 def rankings_of_messages(rows: Iterator[RawRow], tally: Tally) -> Iterator[RawRow]:
@@ -54,34 +55,47 @@ def rankings_of_messages(rows: Iterator[RawRow], tally: Tally) -> Iterator[RawRo
 
 
 def _planted(tree: Sequence[tuple[RawRow, Row]], tally: Tally) -> Iterator[RawRow]:
-    """The rankings of the messages of one tree."""
+    """The rankings of the messages of one tree; a message that no first one leads to is a fault."""
     nodes = {row["message_id"]: row | {"replies": []} for _, row in tree}
+    for _, row in tree:
+        if row["parent_id"] in nodes:
+            nodes[row["parent_id"]]["replies"].append(nodes[row["message_id"]])
     for raw, row in tree:
-        parent = row["parent_id"]
-        if parent in nodes:
-            nodes[parent]["replies"].append(nodes[row["message_id"]])
-        elif parent not in _NONE:
-            message = "'parent_id' names no message of the rows around it; keep the messages of a tree together"
+        if not _has_root(row, nodes):
+            message = "'parent_id' leads to no first message among the rows around it; keep the rows of a tree together"
             yield RawRow(raw.where, RowFault("bad_value", "parent_id", message))
-    for raw, row in tree:
-        if row["parent_id"] in _NONE:
-            yield from _rankings(raw, nodes[row["message_id"]], [], tally)
+        elif row["parent_id"] in _NONE:
+            yield from _rankings(raw, nodes[row["message_id"]], tally)
 
 
-def _rankings(raw: RawRow, node: Mapping[str, Any], before: list[Row], tally: Tally) -> Iterator[RawRow]:
-    """The rankings below a node, its ancestors first."""
-    role = "user" if node.get("role") == "prompter" else "assistant"
-    turns = [*before, {"role": role, "content": node.get("text")}]
-    replies = [reply for reply in node.get("replies") or [] if isinstance(reply, dict) and not reply.get("deleted")]
-    answers = [reply for reply in replies if reply.get("role") == "assistant"]
-    ranked = [reply for reply in answers if reply.get("rank") not in _NONE]
-    if len(ranked) > 1:
-        responses, ranks = [reply.get("text") for reply in ranked], [reply["rank"] for reply in ranked]
-        yield replace(raw, row={"messages": turns, "responses": responses, "ranks": ranks})
-    elif answers:
-        tally.note("lone_answer", raw.where)
-    for reply in replies:
-        yield from _rankings(raw, reply, turns, tally)
+def _has_root(row: Row, nodes: Mapping[str, Row]) -> bool:
+    """Whether the parents of a message lead to a first one; they may lead out of the tree, or round in it."""
+    passed: set[str] = set()
+    while row["parent_id"] not in _NONE:
+        if row["parent_id"] not in nodes or row["parent_id"] in passed:
+            return False
+        passed.add(row["parent_id"])
+        row = nodes[row["parent_id"]]
+    return True
+
+
+def _rankings(raw: RawRow, root: Mapping[str, Any], tally: Tally) -> Iterator[RawRow]:
+    """The rankings of a tree, depth first; no recursion, since a dialogue may be long."""
+    waiting: list[tuple[Mapping[str, Any], list[Row]]] = [(root, [])]
+    while waiting:
+        node, before = waiting.pop()
+        role = "user" if node.get("role") == "prompter" else "assistant"
+        turns = [*before, {"role": role, "content": node.get("text")}]
+        children = node.get("replies") if isinstance(node.get("replies"), list) else []
+        replies = [reply for reply in children or [] if isinstance(reply, dict) and not reply.get("deleted")]
+        answers = [reply for reply in replies if reply.get("role") == "assistant"]
+        ranked = [reply for reply in answers if reply.get("rank") not in _NONE]
+        if len(ranked) > 1:
+            responses, ranks = [reply.get("text") for reply in ranked], [reply["rank"] for reply in ranked]
+            yield replace(raw, row={"messages": turns, "responses": responses, "ranks": ranks})
+        elif answers:
+            tally.note("lone_answer", raw.where)
+        waiting += [(reply, turns) for reply in reversed(replies)]
 
 
 _FIELDS = ("messages", "responses", "ranks")

@@ -73,12 +73,12 @@ def guess(rows: Sequence[Row]) -> str | None:
     for row in rows:
         for path in _paths(row):
             paths.setdefault(path.rpartition(".")[2].lower(), path)
-    found = _found(paths)
+    likely = _likely_paths(paths)
     for way in _WAYS:
         for prompt in ("messages", "prompt"):
             targets = [prompt, *way]
-            if (way or prompt == "messages") and found.keys() >= {*targets}:
-                columns = {target: found[target] for target in (*targets, "system") if target in found}
+            if (way or prompt == "messages") and likely.keys() >= {*targets}:
+                columns = {target: likely[target] for target in (*targets, "system") if target in likely}
                 line = _line(columns, rows) if len({*columns.values()}) == len(columns) else None
                 if line is not None:
                     return line
@@ -96,17 +96,17 @@ def _paths(row: Row) -> Iterator[str]:
             yield from (f"{name}.*.{inner}" for inner in value[0])
 
 
-def _found(paths: Mapping[str, str]) -> dict[str, str]:
+def _likely_paths(paths: Mapping[str, str]) -> dict[str, str]:
     """The likeliest path for each target."""
-    found = {
+    likely = {
         target: next(paths[name] for name in usual if name in paths)
         for target, usual in _USUAL.items()
         if any(name in paths for name in usual)
     }
     for names, a, b in ((_ANSWERS, "a", "b"), (_SCORES, "score_a", "score_b")):
         two = next((two for two in _twins(names) if two[0] in paths and two[1] in paths), None)
-        found |= {a: paths[two[0]], b: paths[two[1]]} if two else {}
-    return found
+        likely |= {a: paths[two[0]], b: paths[two[1]]} if two else {}
+    return likely
 
 
 def _twins(names: Sequence[str]) -> Iterator[tuple[str, str]]:

@@ -65,10 +65,10 @@ class JsonDecoder:
             raise RowFault("duplicate_key", self._twice or "row", message)
 
     def _object(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) != len(pairs):
+        row = dict(pairs)
+        if len(row) != len(pairs):
             self._twice = Counter(key for key, _ in pairs).most_common(1)[0][0]
-        return found
+        return row
 
 
 class JsonText:
@@ -201,18 +201,18 @@ class JsonText:
             raise BrokenJson("a number has no end")
         depth, in_string = 0, False
         while True:
-            found = (_IN_STRING if in_string else _BRACKETS).search(self._buffer, self._place)
-            if found is None or found[0] == "\\":  # an escape that the buffer cuts in two is looked at again
-                self._place = len(self._buffer) if found is None else found.start()
+            match = (_IN_STRING if in_string else _BRACKETS).search(self._buffer, self._place)
+            if match is None or match[0] == "\\":  # an escape that the buffer cuts in two is looked at again
+                self._place = len(self._buffer) if match is None else match.start()
                 if self._at_end:
                     raise BrokenJson("a value has no end")
                 self._more()
                 continue
-            self._place = found.end()
-            if found[0] == '"':
+            self._place = match.end()
+            if match[0] == '"':
                 in_string = not in_string
             elif not in_string:
-                depth += 1 if found[0] in "[{" else -1
+                depth += 1 if match[0] in "[{" else -1
             if depth == 0 and not in_string:
                 return
 

@@ -85,16 +85,9 @@ def find_format(source: Source, name: str | None = None, columns: Columns | None
     if columns is not None:
         if name is not None:
             raise DataError("give a format or columns, not both: a mapping says how rows are read")
+        title = f"columns {columns}"
         return Format(
-            "columns",
-            columns.kind,
-            f"columns {columns}",
-            _any_row,
-            columns.read,
-            columns.fields,
-            None,
-            str(columns),
-            True,
+            "columns", columns.kind, title, _any_row, columns.read, columns.fields, columns=str(columns), named=True
         )
     if name is not None:
         if name not in FORMATS:

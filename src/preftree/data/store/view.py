@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import numpy as np
 from jaxtyping import Float, Int
 
@@ -10,7 +12,7 @@ from preftree.data.store.token_store import TokenStore
 from preftree.records import Provenance
 
 
-class StoreView:
+class StoreView(ABC):
     """Token store that modifies sequences as they are read; attributes as in TokenStore.
 
     Attributes:
@@ -37,9 +39,9 @@ class StoreView:
         """
         return self.change(index, self._store[index])
 
+    @abstractmethod
     def change(self, index: int, example: TokenExample) -> TokenExample:
         """The example at `index` with the sequences of this view."""
-        raise NotImplementedError
 
     def provenance(self, index: int) -> Provenance:
         """Origin of an example's row."""

@@ -68,16 +68,16 @@ def learn_template(
       added: Tokens that are encoded whole wherever they are written, by id.
     """
     source = _source(tokenizer)
-    found = any_of(added.values())
+    marks = any_of(added.values())
     renderings = list(_renderings(tokenizer)) if source else []
     ids = {int(number) for row in encode([text for _, text in renderings]) for number in row}
-    closing = _closing(renderings, found)
+    closing = _closing(renderings, marks)
     written = {
         number: token
         for number, token in added.items()
         if token == closing or (_is_mark(token) and (number in ids or token in source))
     }
-    headers = {header for contents, text in renderings for header in _headers(contents, text, closing, found)}
+    headers = {header for contents, text in renderings for header in _headers(contents, text, closing, marks)}
     return TemplateFacts(
         closing=closing,
         written=written,
@@ -104,7 +104,7 @@ def _source(tokenizer: PreTrainedTokenizerBase) -> str:
 
 def _probes() -> list[tuple[Message, ...]]:
     system, question, answer, other, last = _WORDS
-    user, said = Message("user", question), Message("assistant", answer)
+    user, reply = Message("user", question), Message("assistant", answer)
     thought: dict[str, str] = dict.fromkeys(("reasoning_content", "reasoning", "thinking"), other)
     call = {"id": "zqcall123", "type": "function", "function": {"name": "zqtool", "arguments": {"zqkey": "zqvalue"}}}
     tool = {"type": "function", "function": {"name": "zqtool", "description": "zqtext", "parameters": {}}}
@@ -115,9 +115,9 @@ def _probes() -> list[tuple[Message, ...]]:
         Message("assistant", last),
     )
     return [
-        (user, said),
-        (user, said, Message("user", other)),
-        (Message("system", system), user, said, Message("user", other)),
+        (user, reply),
+        (user, reply, Message("user", other)),
+        (Message("system", system), user, reply, Message("user", other)),
         (user, Message("assistant", answer, rest=thought)),
         Conversation((user,), (), {"enable_thinking": False}),
         Conversation((user, Message("assistant", answer, rest=thought)), (), {"enable_thinking": True}),
