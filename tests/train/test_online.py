@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import GenerationMixin, PreTrainedModel
 
 from preftree.config.load import load_config
-from preftree.config.online import OnlineConfig, PpoConfig, RlooConfig
+from preftree.config.online import PUBLISHED, OnlineConfig, PpoConfig, RlooConfig
 from preftree.data.prompts import open_prompts
 from preftree.errors import CheckpointError, ConfigError, DataError, HalfwayError, JudgeError, TrainingError
 from preftree.evaluate.along_training import Measuring, measure_run
@@ -129,9 +129,9 @@ def copy_of(place: Path, scorer: Scorer) -> PreTrainedModel:
     ("kind", "words"),
     [
         ("ppo", ("critic=shared", "entropy_coef=.3", "whiten_advantages=false", "vf_coef=.7")),
-        ("ppo", ("critic=separate", "gamma=.9", "kl_estimator=k3")),
+        ("ppo", ("critic=separate", "gamma=.9")),
         ("rloo", ()),
-        ("rloo", ("advantage=grpo", "entropy_coef=.1")),
+        *(("rloo", (f"method={name}", "kl_coef=.1", "entropy_coef=.1")) for name in PUBLISHED),
     ],
 )
 def test_an_update_is_the_gradient_of_the_padded_slow_way(place: Path, kind: str, words: tuple[str, ...]) -> None:
@@ -153,8 +153,7 @@ def test_an_update_is_the_gradient_of_the_padded_slow_way(place: Path, kind: str
     counts = torch.from_numpy(rollout.count_R)
     rewards = torch.from_numpy(rollout.rewards_R)
     targets, _ = online.aim(config, scored, rewards, counts, kl_coef=0.1)
-    x = ref - logps.detach()
-    kl = (x.exp() - 1 - x) if config.kl_estimator == "k3" else -x
+    kl = logps.detach() - ref
     starts = [0, *counts.cumsum(0).tolist()]
     if isinstance(config, PpoConfig):
         module = learner.critic[0] if learner.critic else None
@@ -171,17 +170,28 @@ def test_an_update_is_the_gradient_of_the_padded_slow_way(place: Path, kind: str
         loss = -(advantages.float() * (logps - logps.detach()).exp()).mean()
         loss = loss + config.vf_coef * 0.5 * (values - returns.float()).square().mean()
     else:
-        whole = [float(rewards[i]) - 0.1 * float(kl[starts[i] : starts[i + 1]].sum()) for i in range(8)]
+        in_reward = config.method == "rloo"
+        costs = [0.1 * float(kl[starts[i] : starts[i + 1]].sum()) if in_reward else 0.0 for i in range(8)]
+        whole = [float(rewards[i]) - costs[i] for i in range(8)]
         loss = torch.zeros(())
         for i in range(8):
             other = whole[i ^ 1]
             mean = (whole[i] + other) / 2
-            advantage = whole[i] - other
-            if config.advantage == "grpo":
-                std = (((whole[i] - mean) ** 2 + (other - mean) ** 2) / 1) ** 0.5
-                advantage = (whole[i] - mean) / (std + 1e-4)
-            own = logps[starts[i] : starts[i + 1]].sum()
-            loss = loss - advantage * (own - own.detach()).exp() / 8
+            std = (((whole[i] - mean) ** 2 + (other - mean) ** 2) / 1) ** 0.5
+            advantage = {"rloo": whole[i] - other, "dr_grpo": whole[i] - mean}.get(
+                config.method, (whole[i] - mean) / (std + 1e-4)
+            )
+            own = logps[starts[i] : starts[i + 1]]
+            share = {
+                "rloo": 1 / 8,
+                "dr_grpo": 1 / (8 * config.max_new_tokens),
+                "dapo": 1 / len(logps),
+                "cispo": 1 / len(logps),
+            }.get(config.method, 1 / (8 * len(own)))
+            # At a ratio of 1 every surrogate descends as -A log p does, with the weight of its token.
+            loss = loss - share * advantage * own.sum()
+            if not in_reward:
+                loss = loss + 0.1 * share * ((own - ref[starts[i] : starts[i + 1]]).detach() * own).sum()
     loss = loss - config.entropy_coef * entropies.mean()
     twin.zero_grad()
     loss.backward()
@@ -273,7 +283,7 @@ def stop_during(monkeypatch: pytest.MonkeyPatch, step: int) -> Callable[[], None
     [
         ("ppo", ("kl_target=.5", "kl_horizon=20", "normalize_rewards=true", "clip_rewards=2", "schedule=linear")),
         ("ppo", ("critic=shared", "max_approx_kl=.01", "critic_lr=3e-3")),
-        ("rloo", ("advantage=grpo", "normalize_rewards=true", "temperature=.7")),
+        ("rloo", ("method=grpo", "normalize_rewards=true", "temperature=.7")),
     ],
 )
 def test_a_stopped_run_goes_on_to_the_bit(

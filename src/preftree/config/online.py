@@ -100,7 +100,6 @@ class RewardShaping(Strict):
       kl_coef: Reward that a nat of KL to the reference costs; its first value where kl_target is set.
       kl_target: KL of a response in nats, towards which kl_coef is adjusted; null keeps kl_coef fixed.
       kl_horizon: Responses over which kl_coef changes by a fifth at most.
-      kl_estimator: Estimator of the penalty: `k1`, the log-ratio, or `k3`, which is never negative.
     """
 
     normalize_rewards: bool = False
@@ -109,7 +108,6 @@ class RewardShaping(Strict):
     kl_coef: float = Field(default=0.05, ge=0)
     kl_target: float | None = Field(default=None, gt=0)
     kl_horizon: float = Field(default=10000.0, gt=0)
-    kl_estimator: Literal["k1", "k3"] = "k1"
 
     @model_validator(mode="after")
     def _something_to_steer(self) -> RewardShaping:
@@ -189,17 +187,41 @@ class PpoConfig(_Online):
         return self
 
 
+PUBLISHED: dict[str, dict[str, float]] = {
+    "rloo": {},
+    "grpo": {"kl_coef": 0.04},
+    "dr_grpo": {"kl_coef": 0.0},
+    "dapo": {"kl_coef": 0.0, "clip_high": 0.28},
+    "gspo": {"kl_coef": 0.0, "clip": 3e-4, "clip_high": 4e-4},
+    "cispo": {"kl_coef": 0.0, "clip_high": 5.0},
+}
+"""Defaults by method where they differ from the options' own: those of each paper. The clip of cispo is that of Khatri
+et al. 2025, arXiv:2510.13786, since its own paper does not print it."""
+
+
 class RlooConfig(_Online):
     """Options of `preftree rloo`: no critic; the other responses to a prompt are the baseline.
 
     Attributes:
-      advantage: `rloo` subtracts the mean of the other responses; `grpo` subtracts the mean of all and divides by their
-        standard deviation.
+      method: `rloo` subtracts the mean of the other responses, and a response is one action. The others subtract the
+        mean of all, and their KL penalty is in the loss (docs/online.md): `grpo` divides by the deviation and takes the
+        mean over each response's tokens; `dr_grpo` divides by neither; `dapo` clips higher and takes one mean over all
+        tokens; `gspo` has one ratio a response, the mean of its tokens'; `cispo` clips the weight, not the gradient.
+        Defaults: kl_coef is .04 with grpo and 0 with the others but rloo; clip .0003 with gspo.
+      clip_high: Clipping range above 1, up to 1 + clip_high; null takes clip. Defaults: dapo .28, gspo .0004, cispo 5.
     """
 
     recipe: ClassVar[str] = "rloo"
     ppo_epochs: PositiveInt = 1
-    advantage: Literal["rloo", "grpo"] = "rloo"
+    method: Literal["rloo", "grpo", "dr_grpo", "dapo", "gspo", "cispo"] = "rloo"
+    clip_high: float | None = Field(default=None, gt=0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_published(cls, options: object) -> object:
+        if not isinstance(options, dict):
+            return options
+        return {**PUBLISHED.get(str(options.get("method", "rloo")), {}), **options}
 
     @model_validator(mode="after")
     def _others(self) -> RlooConfig:

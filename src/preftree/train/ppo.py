@@ -145,6 +145,6 @@ def _set_temperature(scorer: Scorer, temperature: float) -> None:
 def _describe(config: OnlineConfig, models: int) -> None:
     """Log the critic, the reward and the reference."""
     critics = {"shared": "a critic on its trunk", "separate": "a separate critic"}
-    critic = critics[config.critic] if isinstance(config, PpoConfig) else f"no critic, advantage={config.advantage}"
+    critic = critics[config.critic] if isinstance(config, PpoConfig) else f"no critic, method={config.method}"
     log.info("%s; models in memory: %d", critic, models)
     log.info("reward %s, KL against %s", config.reward, config.reference)
