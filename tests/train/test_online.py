@@ -36,7 +36,10 @@ from preftree.train.rollouts import iteration as online
 from preftree.train.rollouts.learner import Learner, score
 from preftree.train.rollouts.prompts import RunPrompts
 from preftree.train.rollouts.rollout import Rollout, prompts_of
+from support.models import tiny_llama
+from support.rewards import reward_model
 from support.small_runs import dpo_config, load_trained, make_model, make_pairs, rows_of
+from support.tokenizers import chat_tokenizer
 
 REWARD = """def vowels(prompt, response):
     return sum(letter in "aeiou" for letter in response) / 4
@@ -398,6 +401,32 @@ def test_rewards_that_are_none_are_named(place: Path) -> None:
 
     with pytest.raises(JudgeError, match=r"a response to .*prompts.jsonl:1; fix the reward"):
         replace(learner, rewards=bad).sample(learner.data.prompts, np.array([0, 1]), 2, 0)
+
+
+def test_a_reward_that_ends_the_program_ends_the_run_with_a_sentence(place: Path) -> None:
+    (place / "leaves.py").write_text("import sys\ndef reward(prompt, response):\n    sys.exit(0)\n")
+    with pytest.raises(JudgeError, match=r"raised SystemExit \(0\): it must return, and not end the program on the"):
+        run(config_of(place, "rloo", "leaves", f"reward={place / 'leaves.py'}:reward"))
+    assert not (place / "leaves" / "model").exists()
+
+
+def test_sampled_special_tokens_are_judged_and_counted(place: Path) -> None:
+    """A chat model that now and then samples one in the middle of a response, under a reward model."""
+    tokenizer = chat_tokenizer()
+    folder = place / "chat"
+    model = tiny_llama(len(tokenizer))
+    model.config.eos_token_id = model.generation_config.eos_token_id = tokenizer.eos_token_id
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    reward_model(folder).save_pretrained(place / "rm")
+    tokenizer.save_pretrained(place / "rm")
+    turns = [{"prompt": [{"role": "user", "content": text}]} for text in PROMPTS[:2]]
+    (place / "turns.jsonl").write_text("".join(json.dumps(row) + "\n" for row in turns))
+    words = (f"model={folder}", f"data={place / 'turns.jsonl'}", f"reward=rm:{place / 'rm'}", "max_new_tokens=40")
+    run(config_of(place, "rloo", "special", *words, f"eval_data={place / 'turns.jsonl'}"))
+    rows = rows_of(place / "special")
+    assert sum(float(row["special_tokens"]) for row in rows if "split" not in row) > 0
+    assert all(0 <= float(row["special_tokens"]) <= 1 for row in rows)
 
 
 def test_prompts_go_on_through_new_orders() -> None:

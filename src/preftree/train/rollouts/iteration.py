@@ -124,6 +124,7 @@ def advance(learner: Learner, progress: Progress) -> tuple[Progress, Row]:
         "entropy": float(scored.entropy.mean()),
         "response_tokens": float(rollout.count_R.mean()),
         "finished": float(rollout.finished_R.mean()),
+        "special_tokens": float(rollout.marked_R.mean()),
         "kl_coef": kl_coef,
         "updates": len(updates),
         "lr": lr,
@@ -153,8 +154,8 @@ def evaluate(learner: Learner, progress: Progress, stop: Callable[[], int]) -> M
         if len(values) > 1:
             interval = mean_interval(values)
             figures |= {f"{name}_low": interval.low, f"{name}_high": interval.high}
-    lengths, finished = float(rollout.count_R.mean()), float(rollout.finished_R.mean())
-    return figures | {"response_tokens": lengths, "finished": finished, "responses": len(rows)}
+    shares = {"finished": float(rollout.finished_R.mean()), "special_tokens": float(rollout.marked_R.mean())}
+    return figures | {"response_tokens": float(rollout.count_R.mean()), **shares, "responses": len(rows)}
 
 
 def update(
