@@ -18,13 +18,16 @@ from transformers import GenerationMixin, PreTrainedModel
 from preftree.config.load import load_config
 from preftree.config.online import PUBLISHED, OnlineConfig, PpoConfig, RlooConfig
 from preftree.data.prompts import open_prompts
+from preftree.data.tokens.tokenize import tokenize_file
 from preftree.errors import CheckpointError, ConfigError, DataError, HalfwayError, JudgeError, TrainingError
 from preftree.evaluate.along_training import Measuring, measure_run
 from preftree.losses.rl.advantages import gae
 from preftree.models.load import load_model, load_tokenizer
+from preftree.models.reward_model import load_reward_model
 from preftree.report.page import run_page
 from preftree.run_folder.reader import read_run
 from preftree.scoring.critic import Critic
+from preftree.scoring.reward_scorer import RewardScorer
 from preftree.scoring.scorer import Scorer
 from preftree.scoring.vocabulary import head_entropy, head_of
 from preftree.storage.checkpoint import list_checkpoints
@@ -34,6 +37,7 @@ from preftree.train.policy import ReferenceModel
 from preftree.train.ppo import run_ppo, run_rloo
 from preftree.train.rollouts import iteration as online
 from preftree.train.rollouts.learner import Learner, score
+from preftree.train.rollouts.mixed_in import MixedIn
 from preftree.train.rollouts.prompts import RunPrompts
 from preftree.train.rollouts.rollout import Rollout, prompts_of
 from support.models import tiny_llama
@@ -427,6 +431,90 @@ def test_sampled_special_tokens_are_judged_and_counted(place: Path) -> None:
     rows = rows_of(place / "special")
     assert sum(float(row["special_tokens"]) for row in rows if "split" not in row) > 0
     assert all(0 <= float(row["special_tokens"]) <= 1 for row in rows)
+
+
+def test_a_critic_that_starts_from_a_reward_model_has_its_numbers(place: Path) -> None:
+    """The value of the state after a prompt is what transformers' classifier gives for the prompt."""
+    model = reward_model(place / "model")
+    model.save_pretrained(place / "rm-critic")
+    load_tokenizer(place / "model").save_pretrained(place / "rm-critic")
+    words = (f"critic_start={place / 'rm-critic'}", "max_steps=1")
+    learner = learner_of(place, "ppo", *words)
+    start = RewardScorer(load_reward_model(place / "rm-critic"))
+    critic = Critic(learner.scorer, shared=False, start=start)
+    rollout = learner.sample(learner.data.prompts, np.array([0, 2]), 2, 0)
+    found = score(
+        replace(learner, critic=(critic, learner.optimizer)), rollout, [learner.lay_out(rollout, np.arange(4))]
+    )
+    assert found.values is not None
+    for response, prompt in enumerate((0, 0, 2, 2)):
+        ids = torch.tensor([list(learner.data.prompts.ids[prompt])])
+        expected = float(model(input_ids=ids).logits[0, 0].detach())
+        assert float(found.values[rollout.places([response])[0]]) == pytest.approx(expected, abs=1e-5)
+    config = config_of(place, "ppo", "from-rm", *words)
+    run(config)
+    assert (place / "from-rm" / "model").exists()
+    with pytest.raises(CheckpointError, match="start of the critic"):
+        run(config_of(place, "ppo", "from-rm", "max_steps=2"))
+
+
+def test_demonstrations_mixed_in_add_their_gradient(place: Path) -> None:
+    """An update with them is one without them plus the gradient of their mean loss of a token, by transformers."""
+    rows = [{"prompt": "good", "completion": " plot was fine"}, {"prompt": "bad", "completion": " movie"}]
+    (place / "shown.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    given = ("minibatch_size=null", "max_grad_norm=null", "critic=shared", "vf_coef=.1")
+    config = config_of(place, "ppo", "unused", *given, f"ptx_data={place / 'shown.jsonl'}", "ptx_coef=2.0")
+    store, _ = tokenize_file(
+        str(place / "shown.jsonl"), load_tokenizer(place / "model"), kind="demonstration", cache_dir=place / "cache"
+    )
+    updates = []
+    for mixed_in in (None, MixedIn(store, 2.0, 64, 0)):
+        learner = replace(learner_of(place, "ppo", *given), config=config, mixed_in=mixed_in)
+        twin = copy_of(place, learner.scorer)
+        before = {name: value.detach().clone() for name, value in learner.scorer.model.named_parameters()}
+        rollout = learner.sample(learner.data.prompts, np.array([0, 1]), 4, 0)
+        batch = learner.lay_out(rollout, np.arange(8))
+        scored = score(learner, rollout, [batch])
+        counts, rewards = torch.from_numpy(rollout.count_R), torch.from_numpy(rollout.rewards_R)
+        targets, _ = online.aim(config, scored, rewards, counts, kl_coef=0.1)
+        figures = online.update(learner, rollout, batch, targets, first=True, name="step 1")
+        assert figures is not None
+        after = dict(learner.scorer.model.named_parameters())
+        updates.append({name: before[name] - after[name].detach() for name in before})
+        if mixed_in is None:
+            assert "ptx_loss" not in figures
+            continue
+        total = torch.zeros(())
+        for sequence in [store[row].sequences[0] for row in (0, 1)]:  # each four times among eight rows
+            ids = torch.from_numpy(sequence.ids.astype(np.int64))[None]
+            logps = twin(input_ids=ids).logits[0, :-1].log_softmax(-1).gather(1, ids[0, 1:, None])[:, 0]
+            total = total - logps[torch.from_numpy(sequence.scored[1:])].sum()
+        mean = total / int(store.num_scored.sum())
+        assert figures["ptx_loss"] == pytest.approx(float(mean.detach()), rel=1e-5)
+        (2.0 * mean).backward()
+        for name, parameter in twin.named_parameters():
+            gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+            torch.testing.assert_close(updates[1][name] - updates[0][name], gradient, rtol=1e-3, atol=2e-5)
+
+
+def test_a_run_with_demonstrations_goes_on_to_the_bit(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (place / "texts.jsonl").write_text('{"text": "good plot"}\n{"text": "the movie was fine"}\n{"text": "very bad"}\n')
+    words = (f"ptx_data={place / 'texts.jsonl'}", "critic=shared", "ptx_coef=.5")
+    run(config_of(place, "ppo", "straight-ptx", *words))
+    undo = stop_during(monkeypatch, 2)
+    assert run(config_of(place, "ppo", "stopped-ptx", *words)).progress.step == 2
+    undo()
+    run(config_of(place, "ppo", "stopped-ptx", *words))
+    assert rows_of(place / "stopped-ptx") == rows_of(place / "straight-ptx")
+    assert all(float(row["ptx_loss"]) > 0 for row in rows_of(place / "straight-ptx"))
+    long = (f"ptx_data={_long(place)}", *words[1:], "micro_batch_tokens=60")
+    with pytest.raises(ConfigError, match="micro_batch_tokens must be at least"):
+        run(config_of(place, "ppo", "small-ptx", *long))
+
+
+def _long(place: Path) -> Path:
+    (place / "long.jsonl").write_text(json.dumps({"text": "good plot " * 30}) + "\n")
+    return place / "long.jsonl"
 
 
 def test_prompts_go_on_through_new_orders() -> None:

@@ -166,6 +166,12 @@ class PpoConfig(_Online):
       clip_value: Largest change of a value in an iteration; null sets no limit.
       critic: `separate` trains a copy of the model as the critic; `shared` trains a linear head on the policy's trunk.
       critic_lr: Learning rate of the critic; null takes lr.
+      critic_start: Reward model whose weights and head a separate critic starts from: a folder, a run or a hub id; null
+        copies the policy, with a head of 0.
+      ptx_data: Demonstrations or plain texts whose likelihood is raised in every update ("PPO-ptx"): a path; null mixes
+        none in. An update reads as many rows as it has responses.
+      ptx_coef: Weight of their mean negative log-likelihood of a token; 27.8 is that of Ouyang et al. 2022,
+        arXiv:2203.02155.
       whiten_advantages: Whether the advantages of an iteration are shifted and scaled to mean 0 and standard deviation
         1.
     """
@@ -178,12 +184,23 @@ class PpoConfig(_Online):
     clip_value: float | None = Field(default=0.2, gt=0)
     critic: Literal["separate", "shared"] = "separate"
     critic_lr: float | None = Field(default=None, gt=0)
+    critic_start: PathOrId | None = None
+    ptx_data: PathOrId | None = None
+    ptx_coef: float = Field(default=27.8, gt=0)
     whiten_advantages: bool = True
 
     @model_validator(mode="after")
     def _a_trunk(self) -> PpoConfig:
         if self.lora is not None and self.critic == "separate":
             raise ValueError("lora trains an adapter alone, and critic=separate a whole model; set critic=shared")
+        return self
+
+    @model_validator(mode="after")
+    def _likely_at_one_temperature(self) -> PpoConfig:
+        if self.ptx_data is not None and self.temperature != 1:
+            raise ValueError(
+                "ptx_data raises likelihoods at temperature 1, and the policy is trained at another; leave it"
+            )
         return self
 
 

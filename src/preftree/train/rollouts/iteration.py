@@ -82,9 +82,12 @@ def advance(learner: Learner, progress: Progress) -> tuple[Progress, Row]:
     updates: list[dict[str, float]] = []
     tokens, stopped = 0, False
     for epoch in range(config.ppo_epochs):
-        for batch in planned if epoch == 0 else minibatches(epoch):
+        batches = planned if epoch == 0 else minibatches(epoch)
+        for place, batch in enumerate(batches):
+            number = (iteration * config.ppo_epochs + epoch) * len(batches) + place
+            name = f"step {iteration + 1}"
             try:
-                done = update(learner, rollout, batch, targets, first=not updates, name=f"step {iteration + 1}")
+                done = update(learner, rollout, batch, targets, first=not updates, name=name, number=number)
             except UserError as error:
                 if updates:
                     raise HalfwayError(f"{error} (after {len(updates)} updates of this step)") from error
@@ -159,7 +162,7 @@ def evaluate(learner: Learner, progress: Progress, stop: Callable[[], int]) -> M
 
 
 def update(
-    learner: Learner, rollout: Rollout, batch: Minibatch, targets: Targets, *, first: bool, name: str
+    learner: Learner, rollout: Rollout, batch: Minibatch, targets: Targets, *, first: bool, name: str, number: int = 0
 ) -> dict[str, float] | None:
     """Make one update; returns its figures, or None where the policy is too far from the sampling policy to update.
 
@@ -170,6 +173,7 @@ def update(
       targets: Targets of the updates.
       first: Whether nothing was updated since the responses were scored: the ratios must be 1.
       name: Name of the step in errors.
+      number: Number of the update in the run.
     Raises:
       TrainingError: a figure is not finite, or a first ratio is not 1; nothing was updated.
     """
@@ -224,10 +228,13 @@ def update(
             sums += torch.stack([*parts, far, moved, loss]).detach()
             gap = acts - old_acts
             largest = torch.maximum(largest, torch.stack([gap.max(), (logps - old).abs().max()]))
+    mixed_in = (
+        learner.mixed_in.descend(learner.scorer, number, num_responses) if learner.mixed_in else sums.new_zeros(())
+    )
     modules = [learner.scorer, *([learner.critic[0]] if learner.critic else [])]
     trained = [[p for p in module.parameters() if p.requires_grad and p.grad is not None] for module in modules]
     norms = [nn.utils.get_total_norm([p.grad for p in some if p.grad is not None]) for some in trained]
-    host = torch.cat([sums, largest, torch.stack(norms).double()]).cpu()  # the update's one copy to the host
+    host = torch.cat([sums, largest, torch.stack([*norms, mixed_in]).double()]).cpu()  # the one copy to the host
     policy_loss, critic_loss, clipped, moved, _, gap, start = host[:7].tolist()
     if not bool(host.isfinite().all()):
         _forget(learner)
@@ -260,7 +267,7 @@ def update(
     }
     if learner.critic is not None:
         figures |= {"value_loss": critic_loss, "critic_grad_norm": float(host[8])}
-    return figures
+    return figures | ({"ptx_loss": float(host[-1])} if learner.mixed_in else {})
 
 
 def _forget(learner: Learner) -> None:
