@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal, TypeAlias
 
 from pydantic import BeforeValidator, Field, PositiveInt, field_validator, model_validator
@@ -18,6 +19,7 @@ from preftree.config.base import (
     Strict,
     check_path_alone,
 )
+from preftree.config.read_with import ReadWith
 
 
 class PromptSource(Strict):
@@ -107,13 +109,23 @@ class RewardShaping(Strict):
     missing_eos_penalty: float = Field(default=0.0, ge=0)
     kl_coef: float = Field(default=0.05, ge=0)
     kl_target: float | None = Field(default=None, gt=0)
-    kl_horizon: float = Field(default=10000.0, gt=0)
+    kl_horizon: Annotated[float, ReadWith("kl_target", lambda options: options.kl_target is not None)] = Field(
+        default=10000.0, gt=0
+    )
 
     @model_validator(mode="after")
     def _something_to_steer(self) -> RewardShaping:
         if self.kl_target is not None and self.kl_coef == 0:
             raise ValueError("kl_target steers kl_coef by factors, which 0 stays under; set kl_coef above 0")
         return self
+
+
+def _updates_often(options: _Online) -> bool:
+    """Whether an iteration makes several updates: before the first one every ratio is 1, and no limit can matter."""
+    return options.ppo_epochs > 1 or (options.minibatch_size or options.batch_size) < options.batch_size
+
+
+_SEVERAL = ReadWith("several updates an iteration: ppo_epochs above 1, or a minibatch_size", _updates_often)
 
 
 class Surrogate(Strict):
@@ -126,9 +138,9 @@ class Surrogate(Strict):
         early; null never ends it early.
     """
 
-    clip: float = Field(default=0.2, gt=0, lt=1)
+    clip: Annotated[float, _SEVERAL] = Field(default=0.2, gt=0, lt=1)
     entropy_coef: float = Field(default=0.0, ge=0)
-    max_approx_kl: float | None = Field(default=None, gt=0)
+    max_approx_kl: Annotated[float | None, _SEVERAL] = Field(default=None, gt=0)
 
 
 class _Online(Keeping, Machine, Pace, Optimisation, Adaptation, Surrogate, RewardShaping, Rollouts, ModelAndPrompts):
@@ -181,12 +193,16 @@ class PpoConfig(_Online):
     gamma: float = Field(default=1.0, ge=0, le=1)
     lam: float = Field(default=0.95, ge=0, le=1)
     vf_coef: float = Field(default=0.1, gt=0)
-    clip_value: float | None = Field(default=0.2, gt=0)
+    clip_value: Annotated[float | None, _SEVERAL] = Field(default=0.2, gt=0)
     critic: Literal["separate", "shared"] = "separate"
     critic_lr: float | None = Field(default=None, gt=0)
-    critic_start: PathOrId | None = None
+    critic_start: Annotated[
+        PathOrId | None, ReadWith("critic=separate", lambda options: options.critic == "separate")
+    ] = None
     ptx_data: PathOrId | None = None
-    ptx_coef: float = Field(default=27.8, gt=0)
+    ptx_coef: Annotated[float, ReadWith("ptx_data", lambda options: options.ptx_data is not None)] = Field(
+        default=27.8, gt=0
+    )
     whiten_advantages: bool = True
 
     @model_validator(mode="after")
@@ -231,7 +247,15 @@ class RlooConfig(_Online):
     recipe: ClassVar[str] = "rloo"
     ppo_epochs: PositiveInt = 1
     method: Literal["rloo", "grpo", "dr_grpo", "dapo", "gspo", "cispo"] = "rloo"
-    clip_high: float | None = Field(default=None, gt=0)
+    clip: Annotated[
+        float, _SEVERAL, ReadWith("another method than cispo", lambda options: options.method != "cispo")
+    ] = Field(default=0.2, gt=0, lt=1)
+    clip_high: Annotated[float | None, _SEVERAL] = Field(default=None, gt=0)
+
+    @property
+    def own_defaults(self) -> Mapping[str, object]:
+        """The defaults of the method."""
+        return PUBLISHED[self.method]
 
     @model_validator(mode="before")
     @classmethod
