@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -87,7 +87,8 @@ def inspect_file(
         has no template for its conversations.
     """
     source = find_source(path)
-    tally, lengths, num_records = Tally(keep=KEPT_PLACES), {}, 0
+    tally, num_records = Tally(keep=KEPT_PLACES), 0
+    lengths: defaultdict[str, Counter[int]] = defaultdict(Counter)
     named = format_name is not None or columns is not None
     form = None if named or kind is not None else _prompts_alone(source)
     if form is not None:
@@ -101,7 +102,7 @@ def inspect_file(
             num_records += 1
             first = first or (where, item)
             for part, text in named_texts(item):
-                lengths.setdefault(part, Counter())[length(text)] += 1
+                lengths[part][length(text)] += 1
         if view is not None:
             whole = as_kind(record, "demonstration", chosen_side=True) if chosen_side else [record]
             view.add(where, whole[0], tally)
