@@ -42,11 +42,13 @@ class Seen:
           RowFault: earlier rows prefer the other response of a pair; the record is not remembered.
         """
         keys = _keys(record)
-        for _, reverse in keys:
+        repeats = True
+        for key, reverse in keys:
+            repeats = repeats and key in self._places
             if reverse is not None and reverse in self._places:
                 message = f"the row prefers the other response than {self._where(reverse)} does; keep one of the two"
                 raise RowFault("contradiction", "row", message)
-        if all(key in self._places for key, _ in keys):
+        if repeats:
             raise Repeated(f"the row repeats {self._where(keys[0][0])}")
         if not self._files or self._files[-1] != where.file:
             self._files.append(where.file)
