@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from rich.console import Console, Group
 from rich.padding import Padding
@@ -12,11 +13,13 @@ from rich.table import Table
 from rich.text import Text
 
 from preftree.data.rows.texts import named_texts, spread
-from preftree.data.tokens.template import ResponsePiece
 from preftree.data.tools.inspect import Inspection
-from preftree.data.tools.token_view import ShownRow, TokenView
 from preftree.records import Label, Preference, Provenance, Record
 from preftree.records import Text as RecordText
+
+if TYPE_CHECKING:  # they import torch
+    from preftree.data.tokens.template import ResponsePiece
+    from preftree.data.tools.token_view import ShownRow, TokenView
 
 SHOWN_PLACES = 10
 SHOWN_CHARACTERS = 1200

@@ -1,16 +1,26 @@
-"""Detection of rows that repeat or contradict an earlier one, with eight bytes of digest a comparison.
+"""Detection of rows that repeat or contradict an earlier one, by eight bytes of Python's own hash a comparison.
 
-Equal digests of different rows are as good as impossible: one in 30 000 data sets of 32 million rows would have a pair.
+Equal hashes of different rows are as good as impossible: one in 4 000 data sets of 32 million rows would have a pair.
+Python's hash of texts has a new key in each process, so nobody can write rows that collide; it is never kept.
 """
 
 from __future__ import annotations
 
 import json
-from hashlib import blake2b
 from itertools import combinations
 
 from preftree.data.rows.faults import RowFault
-from preftree.records import Conversation, Demonstration, Label, Preference, Provenance, Ranking, Record, Text
+from preftree.records import (
+    Demonstration,
+    Label,
+    Preference,
+    Provenance,
+    Ranking,
+    Record,
+    Text,
+    template_options_of,
+    tools_of,
+)
 
 
 class Repeated(Exception):
@@ -18,11 +28,11 @@ class Repeated(Exception):
 
 
 class Seen:
-    """Digests of the comparisons so far, and their places."""
+    """Hashes of the comparisons so far, and their places."""
 
     def __init__(self) -> None:
         self._files: list[str] = []
-        self._places: dict[int, int] = {}  # digest -> line * 2^20 + file
+        self._places: dict[int, int] = {}  # hash -> line * 2^20 + file
 
     def check(self, record: Record, where: Provenance) -> None:
         """Remember a record.
@@ -32,11 +42,13 @@ class Seen:
           RowFault: earlier rows prefer the other response of a pair; the record is not remembered.
         """
         keys = _keys(record)
-        for _, reverse in keys:
+        repeats = True
+        for key, reverse in keys:
+            repeats = repeats and key in self._places
             if reverse is not None and reverse in self._places:
                 message = f"the row prefers the other response than {self._where(reverse)} does; keep one of the two"
                 raise RowFault("contradiction", "row", message)
-        if all(key in self._places for key, _ in keys):
+        if repeats:
             raise Repeated(f"the row repeats {self._where(keys[0][0])}")
         if not self._files or self._files[-1] != where.file:
             self._files.append(where.file)
@@ -49,25 +61,26 @@ class Seen:
 
 
 def _keys(record: Record) -> list[tuple[int, int | None]]:
-    """Digests of the comparisons in a record, each with the digest of its opposite."""
-    prompt = _digest(record.prompt)
+    """Hashes of the comparisons in a record, each with the hash of its opposite."""
+    prompt = _hash(record.prompt)
     if isinstance(record, Preference):
-        chosen, rejected = _digest(record.chosen), _digest(record.rejected)
+        chosen, rejected = _hash(record.chosen), _hash(record.rejected)
         if record.tie:
-            return [(_key(b"tie", prompt, *sorted((chosen, rejected))), None)]
-        return [(_key(b"pair", prompt, chosen, rejected), _key(b"pair", prompt, rejected, chosen))]
+            return [(hash(("tie", prompt, *sorted((chosen, rejected)))), None)]
+        return [_pair_keys(prompt, chosen, rejected)]
     if isinstance(record, Ranking):
-        digests = [_digest(response) for response in record.responses]
-        return [
-            (_key(b"pair", prompt, digests[i], digests[j]), _key(b"pair", prompt, digests[j], digests[i]))
-            for i, j in ordered_pairs(record)
-        ]
-    response = _digest(record.response)
+        hashes = [_hash(response) for response in record.responses]
+        return [_pair_keys(prompt, hashes[i], hashes[j]) for i, j in ordered_pairs(record)]
+    response = _hash(record.response)
     if isinstance(record, Label):
-        keys = [_key(b"label", prompt, response, side) for side in (b"0", b"1")]
+        keys = [hash(("label", prompt, response, side)) for side in (False, True)]
         return [(keys[record.desirable], keys[not record.desirable])]
     assert isinstance(record, Demonstration)
-    return [(_key(b"demonstration", prompt, response), None)]
+    return [(hash(("demonstration", prompt, response)), None)]
+
+
+def _pair_keys(prompt: int, better: int, worse: int) -> tuple[int, int]:
+    return hash(("pair", prompt, better, worse)), hash(("pair", prompt, worse, better))
 
 
 def ordered_pairs(ranking: Ranking) -> list[tuple[int, int]]:
@@ -77,20 +90,12 @@ def ordered_pairs(ranking: Ranking) -> list[tuple[int, int]]:
     return [(i, j) for i, j in pairs if scores is None or scores[i] > scores[j]]
 
 
-def _digest(text: Text) -> bytes:
+def _hash(text: Text) -> int:
+    """Hash of a text, or of all that a conversation is rendered with."""
     if isinstance(text, str):
-        return blake2b(text.encode(), digest_size=16, person=b"text").digest()
-    turns = blake2b(digest_size=16, person=b"messages")
-    for message in text:
-        content = message.content.encode()
-        turns.update(f"{message.role} {message.train} {len(content)} ".encode())
-        turns.update(content)
-        if message.rest:
-            turns.update(json.dumps(message.rest, sort_keys=True, default=str).encode())
-    if isinstance(text, Conversation):
-        turns.update(json.dumps([text.tools, text.options], sort_keys=True, default=str).encode())
-    return turns.digest()
-
-
-def _key(kind: bytes, *parts: bytes) -> int:
-    return int.from_bytes(blake2b(b"".join(parts), digest_size=8, person=kind).digest(), "big")
+        return hash(text)
+    beside = {place: message.rest for place, message in enumerate(text) if message.rest}
+    tools, options = tools_of(text), template_options_of(text)
+    if not (beside or tools or options):
+        return hash(tuple(text))
+    return hash((tuple(text), json.dumps([beside, tools, options], sort_keys=True, default=str)))

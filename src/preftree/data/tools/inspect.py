@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from preftree.data.formats import format_of
-from preftree.data.prompts import PROMPTS
+from preftree.data.formats import format_of, prompts_alone
 from preftree.data.rows.columns import Columns
 from preftree.data.rows.conversion import as_kind, check_kind
 from preftree.data.rows.faults import RowFault, Tally
 from preftree.data.rows.format import Format
 from preftree.data.rows.texts import length, named_texts, spread
 from preftree.data.sources.reader import SNIFFED_ROWS, Source, find_format, find_source, read_records, read_rows
-from preftree.data.tools.token_view import TokenView
 from preftree.records import Kind, Provenance, Record
+
+if TYPE_CHECKING:  # it imports torch
+    from preftree.data.tools.token_view import TokenView
 
 KEPT_PLACES = 10_000
 
@@ -87,7 +88,8 @@ def inspect_file(
         has no template for its conversations.
     """
     source = find_source(path)
-    tally, lengths, num_records = Tally(keep=KEPT_PLACES), {}, 0
+    tally, num_records = Tally(keep=KEPT_PLACES), 0
+    lengths: defaultdict[str, Counter[int]] = defaultdict(Counter)
     named = format_name is not None or columns is not None
     form = None if named or kind is not None else _prompts_alone(source)
     if form is not None:
@@ -101,7 +103,7 @@ def inspect_file(
             num_records += 1
             first = first or (where, item)
             for part, text in named_texts(item):
-                lengths.setdefault(part, Counter())[length(text)] += 1
+                lengths[part][length(text)] += 1
         if view is not None:
             whole = as_kind(record, "demonstration", chosen_side=True) if chosen_side else [record]
             view.add(where, whole[0], tally)
@@ -113,8 +115,8 @@ def inspect_file(
 def _prompts_alone(source: Source) -> Format | None:
     """The format of prompts where the first rows are of it, and of no other; None where they are not."""
     rows = [raw.row for raw in islice(read_rows(source), SNIFFED_ROWS) if isinstance(raw.row, dict)]
-    alone = bool(rows) and all(PROMPTS.detect(row) and format_of(row) is None for row in rows)
-    return PROMPTS if alone else None
+    alone = bool(rows) and all(prompts_alone.detect(row) and format_of(row) is None for row in rows)
+    return prompts_alone.FORMAT if alone else None
 
 
 def _inspect_prompts(source: Source, form: Format, tally: Tally, view: TokenView | None) -> Inspection:
