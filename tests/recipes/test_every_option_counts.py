@@ -78,6 +78,7 @@ ROWS: dict[str, list[str]] = {
     "data.turns": ["all"],
 }
 SAMPLED: dict[str, list[str]] = {
+    "epochs": ["1"],
     "eval_data": ["PROMPTS"],
     "eval_every": ["1"],
     "samples_per_prompt": ["2"],
@@ -158,7 +159,7 @@ def words_of(place: Path, recipe: str, options: dict[str, str], out: str) -> lis
     given = BASE | ({"side": "chosen"} if recipe == "sft" else {}) | {"model": str(place / "model")}
     if RECIPES[recipe].samples:
         given |= {"data": str(place / "prompts.txt"), "reward": f"{place / 'vowels.py'}:vowels"}
-        given |= {"batch_size": "8", "samples_per_prompt": "4", "max_new_tokens": "4", "micro_batch_tokens": "256"}
+        given |= {"batch_size": "16", "samples_per_prompt": "4", "max_new_tokens": "4", "micro_batch_tokens": "256"}
     else:
         given |= {"data": str(place / "pairs.jsonl"), "micro_batch_tokens": "512"}
     given |= {name: str(place / names[value]) if value in names else value for name, value in options.items()}
