@@ -46,11 +46,15 @@ def print_inspection(inspection: Inspection) -> None:
     if tally.unread:
         fields = ", ".join(f"{field} ({rows:,})" for field, rows in tally.unread.most_common())
         console.print(Text(f"not read: {safe(fields)}", "yellow", overflow="fold"))
+    for line in label_lines(inspection):
+        console.print(Text(safe(line), overflow="fold"))
     if tally.num_rejected:
         console.print(Padding(_faults(inspection), (1, 0, 0, 0)))
     if tally.rows and tally.num_rejected > USUAL_SHARE * tally.rows:
         share = f"{USUAL_SHARE:.0%}"
         console.print(Text(f"a run would stop: more than {share} of the rows are rejected (data.max_rejected)", "red"))
+        if inspection.format.columns == "" and 2 * tally.num_rejected > tally.rows:
+            console.print(Text("if the fields mean something else, say what each is with --columns", "yellow"))
     if inspection.lengths:
         console.print(Padding(_lengths(inspection), (1, 0)))
     if inspection.view is not None:
@@ -59,6 +63,21 @@ def print_inspection(inspection: Inspection) -> None:
             console.print(_rendered(row))
     elif inspection.first is not None:
         console.print(_record(*inspection.first))
+
+
+def label_lines(inspection: Inspection) -> list[str]:
+    """What the labels say about length, and the rows that nearly repeat others, in words."""
+    lines, bias, near = [], inspection.length_bias.as_json(), inspection.near_repeats
+    if bias is not None:
+        share, preferred, other = bias["preferred_longer"], bias["mean_preferred"], bias["mean_other"]
+        lines.append(
+            f"length: the preferred response is the longer one in {share:.1%} of comparisons; on average it has "
+            f"{preferred:,.0f} characters, the other one {other:,.0f}"
+        )
+    if near is not None:
+        first = "; first " + ", ".join(f"{where} (of {earlier})" for where, earlier in near.first[:3])
+        lines.append(f"near repeats: {near.found:,} rows are nearly an earlier one{first if near.found else ''}")
+    return lines
 
 
 def safe(text: str) -> str:

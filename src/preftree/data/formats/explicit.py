@@ -17,7 +17,7 @@ _NAMES = ("prompt", "chosen", "rejected")
 
 def detect(row: Row) -> bool:
     """Whether the three are text, and neither TL;DR pairs nor transcripts."""
-    for name in _NAMES:  # noqa: SIM110 (asked of every row)
+    for name in _NAMES:
         if not isinstance(row.get(name), str):
             return False
     return not (tldr_pairs.detect(row) or hh.detect(row))

@@ -18,7 +18,7 @@ TLDR = "TL;DR:"
 def detect(row: Row) -> bool:
     """Whether both responses begin with "TL;DR:", and the prompt does not end with it."""
     prompt, sides = row.get("prompt"), (row.get("chosen"), row.get("rejected"))
-    for side in sides:  # noqa: SIM110 (asked of every row)
+    for side in sides:
         if not (isinstance(side, str) and side.lstrip().startswith(TLDR)):
             return False
     return isinstance(prompt, str) and not prompt.rstrip().endswith(TLDR)

@@ -78,7 +78,7 @@ def _by_field(fault: RowFault, parts: Present) -> RowFault:
 def _assembled(parts: Present, chat: bool) -> Record:
     beside = _Beside.read(parts)
     chat = chat or "messages" in parts or bool(beside.system or beside.tools or beside.options)
-    chat = chat or any([isinstance(part.value, list | dict) for name, part in parts.items() if name in TEXTS])
+    chat = chat or any(isinstance(part.value, list | dict) for name, part in parts.items() if name in TEXTS)
     if "responses" in parts and isinstance(parts["responses"].value, list):
         chat = chat or any(isinstance(_value(item), list | dict) for item in parts["responses"].value)
     if "responses" in parts.given:
@@ -177,7 +177,7 @@ def _response(given: Given, prompt: tuple[Message, ...]) -> tuple[Message, ...]:
 def _check_repeats(prompt: str, responses: Mapping[str, str]) -> None:
     """Refuse plain responses that all begin with their prompt: a model would be trained to repeat it."""
     whole = prompt.strip()
-    if len(whole) >= REPEATED_PROMPT and all([response.strip().startswith(whole) for response in responses.values()]):
+    if len(whole) >= REPEATED_PROMPT and all(response.strip().startswith(whole) for response in responses.values()):
         field = next(iter(responses))
         message = f"'{field}' begins with the whole text of its prompt; take it out, or leave the prompt empty"
         raise RowFault("bad_value", field, message)

@@ -52,7 +52,8 @@ def _unpacked(file: str) -> Iterator[io.BufferedIOBase]:
         with input_stream(file, compression="zstd") as packed:
             yield io.BufferedReader(_Blocks(iter(lambda: packed.read(BLOCK), b"")), BLOCK)
     else:
-        with gzip.open(file, "rb") if name.endswith(".gz") else open(file, "rb", _BUFFER) as stream:
+        packed = name.endswith(".gz")
+        with gzip.open(file, "rb") if packed else io.BufferedReader(io.FileIO(file), _BUFFER) as stream:
             yield stream
 
 
