@@ -33,7 +33,7 @@ from preftree.losses.rl.advantages import (
 from preftree.losses.rl.policy_gradient import clipped_surrogate, is_clipped, value_loss
 from preftree.run_folder.metrics_file import Row
 from preftree.scoring.vocabulary import head_entropy, head_of
-from preftree.stats.intervals import mean_interval
+from preftree.stats.intervals import clustered_mean
 from preftree.train.rollouts.learner import Learner, Scored, score
 from preftree.train.rollouts.rollout import Minibatch, Rollout, cut_minibatches, prompts_of
 from preftree.train.state import Progress
@@ -169,8 +169,8 @@ def evaluate(learner: Learner, progress: Progress, stop: Callable[[], int]) -> M
     figures: dict[str, float] = {}
     for name, values in (("reward", rollout.rewards_R), ("kl", kl_R)):
         figures[name] = float(values.mean())
-        if len(values) > 1:
-            interval = mean_interval(values)
+        if len(np.unique(prompts.same)) > 1:
+            interval = clustered_mean(values, np.ones(len(values)), prompts.same)
             figures |= {f"{name}_low": interval.low, f"{name}_high": interval.high}
     lengths, finished = float(rollout.count_R.mean()), float(rollout.finished_R.mean())
     return figures | {"response_tokens": lengths, "finished": finished, "responses": len(rows)}
