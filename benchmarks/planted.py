@@ -30,17 +30,26 @@ from preftree.train.dpo import run_dpo
 from preftree.train.sft import run_sft
 from preftree.worlds.exact import kl_and_reward
 from preftree.worlds.grammar import World, draw_corpus, reward_table
-from preftree.worlds.sentiment import WORLDS, Labeller, build_model, build_tokenizer, label_samples, weigh_repeats
+from preftree.worlds.sentiment import Labeller, build_model, build_tokenizer, label_samples, weigh_repeats
 from preftree.worlds.walk import outcome_logps
 
 RESPONSES = 4
+
+_ADJECTIVES = ("good", "great", "fun", "bad", "dull", "awful")
+PROMPTS = tuple(
+    f"the {what} was{how}"
+    for what, other in (("movie", "plot"), ("plot", "movie"))
+    for how in ("", " very", " not", " not very", *(f" {word} the {other} was" for word in _ADJECTIVES))
+)
+"""Twenty prompts, since the intervals by which checks decide are over prompts."""
+
+WORLD = World("varied", PROMPTS, min_words=1, max_words=3)
 
 
 @dataclass(frozen=True, slots=True)
 class Size:
     """How much of everything; `seconds` is what a step cost on one quiet core."""
 
-    world: str
     texts: int
     sft_steps: int
     prompts: int
@@ -50,8 +59,8 @@ class Size:
 
 
 SIZES = {
-    "varied": Size("varied", 4000, 150, 600, 150, 150, 0.045),
-    "tiny": Size("tiny", 2000, 100, 300, 100, 80, 0.035),
+    "varied": Size(4000, 150, 600, 150, 150, 0.045),
+    "tiny": Size(2000, 100, 300, 100, 80, 0.035),
 }
 
 
@@ -122,7 +131,7 @@ CASES = (
     Case(
         "few pairs",
         ("over_optimisation",),
-        ("saturation", "displacement", "coverage"),
+        ("memorising", "saturation", "displacement", "coverage"),
         options={"beta": 1.0},
         times=2,
         share=0.05,
@@ -133,12 +142,23 @@ CASES = (
     Case(
         "deterministic",
         ("saturation",),
-        ("over_optimisation", "displacement", "coverage"),
+        ("over_optimisation", "memorising", "displacement", "coverage"),
         labels=Labeller("deterministic"),
         held_out=Labeller("deterministic"),
         options={"beta": 0.5},
         times=3,
         share=0.05,
+    ),
+    Case(
+        "memorised",
+        ("memorising",),
+        ("over_optimisation", "saturation", "displacement", "coverage"),
+        options={"beta": 1.0},
+        times=2,
+        share=0.012,
+    ),
+    Case(
+        "lr too high", ("high_lr",), ("displacement", "coverage", "over_optimisation"), options={"beta": 1.0, "lr": 0.3}
     ),
     Case("lr explodes", ("non_finite",), options={"beta": 1.0, "lr": 1e30, "warmup_steps": 0}),
     Case(
@@ -163,7 +183,7 @@ def finished(out: Path, seed: int, case: Case) -> bool:
 def make_run(out: Path, seed: int, case: Case, size: Size) -> None:
     """Make the world of a seed where it is not there yet, train, spoil, measure."""
     began = time.perf_counter()
-    home, folder, world = out / f"seed-{seed}", place_of(out, seed, case), WORLDS[size.world]
+    home, folder, world = out / f"seed-{seed}", place_of(out, seed, case), WORLD
     sft = fine_tune(home, seed, size)
     tokenizer, reference = load_tokenizer(sft), load_model(sft)
     num = round(size.prompts * case.share)
@@ -214,7 +234,7 @@ def common(home: Path, world: World, data: Path, folder: Path) -> dict[str, Any]
 
 def fine_tune(home: Path, seed: int, size: Size) -> Path:
     """A corpus, an untrained model, and SFT: what all runs of a seed start from."""
-    sft, world = home / "sft", WORLDS[size.world]
+    sft, world = home / "sft", WORLD
     if (sft / "summary.json").exists():
         return sft / "model"
     tokenizer = build_tokenizer()

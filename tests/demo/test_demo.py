@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from preftree.demo.compare import chosen_runs, costs, rewards_in_and_out, win_ra
 from preftree.demo.plan import PLANS, DemoPlan
 from preftree.demo.runs import DemoRun, Result, run_demo
 from preftree.demo.stages import SeedStart, prepare_seed
-from preftree.errors import ConfigError
+from preftree.errors import ConfigError, DataError
 from preftree.run_folder.measured_file import Point
 
 
@@ -151,3 +152,12 @@ def test_the_whole_comparison_in_small(tmp_path: Path, monkeypatch: pytest.Monke
     assert {row["seed"] for row in results["budgets"]} == {3, 4}
     assert set(results["costs"]) == {method.name for method in methods}
     assert "Every method on the tiny world" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_a_full_disk_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, content: str) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("preftree.storage.atomic.write_atomic", full)
+    with pytest.raises(DataError, match=r"plan.json cannot be written \(No space left on device\); fix that"):
+        demo(tmp_path / "new", fast=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from preftree.cli.main import main
+from preftree.cli.rewards import rewards
 from preftree.errors import ConfigError, DataError, ModelError
 from preftree.evaluate.implicit_rewards import compare_rewards
 from preftree.run_folder.reader import read_run
@@ -96,6 +98,15 @@ def test_the_command_writes_a_table_and_a_file(
     assert kept["against"].startswith(str(place / "rm"))
     assert [one["num_pairs"] for one in kept["data"]] == [24, 12]
     assert set(kept["data"][0]["explicit"]) >= {"accuracy", "calibration_error", "brier", "reliability"}
+
+
+def test_a_full_disk_is_a_sentence(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, content: str) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("preftree.storage.atomic.write_atomic", full)
+    with pytest.raises(DataError, match=r"rewards.json cannot be written \(No space left on device\); fix that"):
+        rewards(place / "dpo", data=str(place / "other.jsonl"))
 
 
 def test_without_a_reward_model(place: Path) -> None:

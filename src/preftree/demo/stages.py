@@ -28,11 +28,14 @@ from preftree.models.write_folder import save_model
 from preftree.records import Preference, Record
 from preftree.runtime.logs import quiet_transformers
 from preftree.runtime.signals import Stopped
-from preftree.storage.atomic import make_folder, write_atomic
+from preftree.storage.atomic import write_result
 from preftree.worlds.exact import Table, kl_and_reward
 from preftree.worlds.grammar import World, draw_corpus, reward_table
 from preftree.worlds.sentiment import WORLDS, build_model, build_tokenizer, label_samples, weigh_repeats
 from preftree.worlds.walk import outcome_logps
+
+AGAIN = "fix that and give the same command again, which continues there"
+"""Advice where the disk takes a file of a demo no more."""
 
 DRAWS = {"corpus": 0, "model": 0, "samples": 1, "labels": 2, "held-out samples": 3, "held-out labels": 4, "texts": 5}
 """Numbers of the demo's draws; seed k of the plan adds 10 k, so no two seeds share one."""
@@ -43,17 +46,17 @@ def claim(out: Path, plan: DemoPlan) -> None:
 
     Raises:
       ConfigError: `out` holds something else, or a demo of another plan.
+      DataError: `out` cannot be written.
     """
-    make_folder(out)
     wanted = json.dumps({"plan": asdict(plan), "draws": DRAWS}, indent=1) + "\n"
     path = out / "plan.json"
     if path.exists():
         if path.read_text(encoding="utf-8") != wanted:
             raise ConfigError(f"{out} holds a demo of another plan (see {path}); choose another --out")
-    elif any(out.iterdir()):
+    elif out.is_dir() and any(out.iterdir()):
         raise ConfigError(f"{out} is not empty and holds no demo; choose another --out")
     else:
-        write_atomic(path, wanted)
+        write_result(path, wanted, advice=AGAIN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,14 +105,13 @@ def prepare_seed(task: tuple[DemoPlan, int, Path]) -> SeedStart:
       Stopped: a signal stopped one.
     """
     plan, seed, out = task
-    make_folder(out)
     world = WORLDS[plan.world]
     sft_seconds = _fine_tune(out, plan, world, seed)
     sft = out / "sft" / "model"
     tokenizer, reference = load_tokenizer(sft), load_model(sft)
     ref_logps = outcome_logps(reference, tokenizer, world)
     counts, held_out = _collect(out, plan, world, reference, tokenizer, seed)
-    write_atomic(out / "prompts.txt", "".join(f"{prompt}\n" for prompt in world.prompts))
+    write_result(out / "prompts.txt", "".join(f"{prompt}\n" for prompt in world.prompts), advice=AGAIN)
     spent = 0.0
     if plan.reward_steps:
         options = on_pairs(out, world, "pairs.jsonl", "rm", seed) | {"model": str(sft)}
@@ -135,14 +137,13 @@ def finish_run(config: AnyConfig) -> float:
         run_recipe(config)  # which sees that it is the same run
         return known["seconds"]
     lost = known["lost"] or known["open"]
-    make_folder(out)
-    write_atomic(cost, json.dumps(known | {"open": True, "lost": lost}) + "\n")
+    write_result(cost, json.dumps(known | {"open": True, "lost": lost}) + "\n", advice=AGAIN)
     began = time.process_time()
     outcome = run_recipe(config)
     seconds = known["seconds"] + time.process_time() - began
     if lost and not outcome.signum:
         seconds = max(seconds, json.loads((out / "summary.json").read_bytes())["training_seconds"])
-    write_atomic(cost, json.dumps({"seconds": seconds, "open": False, "lost": lost}) + "\n")
+    write_result(cost, json.dumps({"seconds": seconds, "open": False, "lost": lost}) + "\n", advice=AGAIN)
     if outcome.signum:
         raise Stopped(outcome.signum)
     return seconds
@@ -215,4 +216,4 @@ def draw_of(what: str, seed: int) -> int:
 
 def write_rows(path: Path, records: Sequence[Record]) -> None:
     """One JSON object a line."""
-    write_atomic(path, "".join(json.dumps(to_row(record)) + "\n" for record in records))
+    write_result(path, "".join(json.dumps(to_row(record)) + "\n" for record in records), advice=AGAIN)

@@ -13,7 +13,15 @@ from preftree.config.load import check_config
 from preftree.config.online import OnlineConfig
 from preftree.config.recipes import AnyConfig
 from preftree.errors import DataError
-from preftree.evaluate.frontier import Drawn, draw_samples, policies, sampled_figures, world_meter, world_prompts
+from preftree.evaluate.frontier import (
+    Drawn,
+    draw_samples,
+    gain_over,
+    policies,
+    sampled_figures,
+    world_meter,
+    world_prompts,
+)
 from preftree.evaluate.prompts import Prompts, run_prompts
 from preftree.generate.hf import Sampling
 from preftree.judges.functions import find_world, identify
@@ -121,7 +129,8 @@ def _by_samples(run: Run, config: AnyConfig, world: World | None, reward: Reward
         for step, model in policies(run.path, ranks.device):
             last = draw_samples(model, tokenizer, prompts, reward, sampling, samples=how.samples)
             policy = Scorer(model, precision=config.precision)
-            points.append(_point(config, step, sampled_figures(policy, reference, prompts, last)))
+            figures = sampled_figures(policy, reference, prompts, last) | gain_over(start, last)
+            points.append(_point(config, step, figures))
             log.info("step %d: KL %.3g, reward %.4g", step, points[-1].kl, points[-1].reward)
     return {
         "frontier": tuple(points),
