@@ -17,6 +17,7 @@ from preftree.demo.runs import DemoRun, Result, run_demo
 from preftree.demo.stages import SeedStart, prepare_seed
 from preftree.errors import ConfigError, DataError
 from preftree.run_folder.measured_file import Point
+from preftree.worlds.exact import Outcomes
 
 
 def test_a_folder_with_something_else_in_it_is_left_alone(tmp_path: Path) -> None:
@@ -122,7 +123,7 @@ def rows_at(rows: list[dict[str, Any]], temperature: float) -> list[dict[str, An
 
 def test_the_setting_that_stands_for_a_method(tmp_path: Path) -> None:
     """The best end within four nats; where none is, the nearest."""
-    start = SeedStart(0, tmp_path, {}, [], np.zeros((1, 1)), 0.4, 0.0, 0.0)
+    start = SeedStart(0, tmp_path, {}, [], Outcomes(np.zeros((1, 1)), np.zeros((1, 0))), 0.4, 0.0, 0.0)
     method = SMALL.methods[0]
 
     def ended(value: float, kl: float, reward: float) -> tuple[DemoRun, Result]:

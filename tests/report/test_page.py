@@ -112,7 +112,7 @@ def test_first_screen_says_what_was_trained_whether_it_worked_and_what_to_worry_
     assert "100 steps over 6,400 pairs, rmsprop at 1e−6, seed 0." in text
     accuracy = [row["accuracy"] for row in dpo_rows(100, eval_every=25) if "split" in row][-1]
     assert f"Did it work? Yes It ranks {100 * accuracy:.1f} % of held-out pairs as labelled (95 % interval" in text
-    assert "What to look at Nothing found 8 checks clear" in text
+    assert "What to look at Nothing found 10 checks clear" in text
 
 
 def test_sections_and_record(single: str) -> None:

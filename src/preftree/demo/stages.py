@@ -29,10 +29,10 @@ from preftree.records import Preference, Record
 from preftree.runtime.logs import quiet_transformers
 from preftree.runtime.signals import Stopped
 from preftree.storage.atomic import write_result
-from preftree.worlds.exact import Table, kl_and_reward
+from preftree.worlds.exact import Outcomes, Table, kl_and_reward
 from preftree.worlds.grammar import World, draw_corpus, reward_table
 from preftree.worlds.sentiment import WORLDS, build_model, build_tokenizer, label_samples, weigh_repeats
-from preftree.worlds.walk import outcome_logps
+from preftree.worlds.walk import walk_outcomes
 
 AGAIN = "fix that and give the same command again, which continues there"
 """Advice where the disk takes a file of a demo no more."""
@@ -68,7 +68,7 @@ class SeedStart:
       folder: Folder of its files; `sft/model`, `pairs.jsonl`, `held_out.jsonl`, `prompts.txt`, `rm` among them.
       counts: Numbers of pairs.
       held_out: Pairs that no method is trained on.
-      ref_logps: The fine-tuned model's log-probs of every outcome.
+      outcomes: The fine-tuned model over the world.
       reward: Its expected true reward.
       reward_seconds: CPU seconds of training the reward model.
       sft_seconds: CPU seconds of fine-tuning.
@@ -78,10 +78,15 @@ class SeedStart:
     folder: Path
     counts: Mapping[str, int]
     held_out: Sequence[Preference]
-    ref_logps: Table
+    outcomes: Outcomes
     reward: float
     reward_seconds: float
     sft_seconds: float
+
+    @property
+    def ref_logps(self) -> Table:
+        """The fine-tuned model's log-probs of every outcome."""
+        return self.outcomes.logps
 
     @property
     def model(self) -> Path:
@@ -109,7 +114,7 @@ def prepare_seed(task: tuple[DemoPlan, int, Path]) -> SeedStart:
     sft_seconds = _fine_tune(out, plan, world, seed)
     sft = out / "sft" / "model"
     tokenizer, reference = load_tokenizer(sft), load_model(sft)
-    ref_logps = outcome_logps(reference, tokenizer, world)
+    outcomes = walk_outcomes(reference, tokenizer, world)
     counts, held_out = _collect(out, plan, world, reference, tokenizer, seed)
     write_result(out / "prompts.txt", "".join(f"{prompt}\n" for prompt in world.prompts), advice=AGAIN)
     spent = 0.0
@@ -117,8 +122,8 @@ def prepare_seed(task: tuple[DemoPlan, int, Path]) -> SeedStart:
         options = on_pairs(out, world, "pairs.jsonl", "rm", seed) | {"model": str(sft)}
         options |= {"lr": 1e-3, "schedule": "cosine", "batch_size": plan.batch_size, "max_steps": plan.reward_steps}
         spent = finish_run(check_config(RECIPES["reward"].config, options))
-    reward = kl_and_reward(ref_logps, ref_logps, reward_table(world)).reward
-    return SeedStart(seed, out, counts, held_out, ref_logps, reward, spent, sft_seconds)
+    reward = kl_and_reward(outcomes.logps, outcomes.logps, reward_table(world)).reward
+    return SeedStart(seed, out, counts, held_out, outcomes, reward, spent, sft_seconds)
 
 
 def finish_run(config: AnyConfig) -> float:
