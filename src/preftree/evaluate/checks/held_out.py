@@ -28,7 +28,7 @@ def carries_over(evidence: Evidence) -> bool:
     """
     coin = evidence.traits.untrained
     most = math.inf if coin is None else coin - scaled_nats(coin, LEARNED_NATS)
-    by_loss = any(row.get("loss_high", row["loss"]) < most for row in evidence.held_out if is_number(row.get("loss")))
+    by_loss = any(row.get("loss_high", math.inf) < most for row in evidence.held_out if is_number(row.get("loss")))
     return by_loss or any(row.get("accuracy_low", 0.0) > WEAK_ACCURACY for row in evidence.held_out)
 
 

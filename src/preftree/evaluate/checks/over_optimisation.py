@@ -83,7 +83,7 @@ def _overfit(evidence: Evidence, losses: list[tuple[int, float]]) -> Diagnosis |
     best_loss, last_loss = of_step[step], of_step[losses[-1][0]]
     risen = best_loss is not None and last_loss is not None and last_loss.low > best_loss.high
     accuracies = [
-        (row["accuracy"], int(row["step"]), row.get("accuracy_low", row["accuracy"]))
+        (row["accuracy"], int(row["step"]), row.get("accuracy_low", 0.0))
         for row in evidence.held_out
         if is_number(row.get("accuracy"))
     ]
@@ -103,11 +103,7 @@ def _overfit(evidence: Evidence, losses: list[tuple[int, float]]) -> Diagnosis |
     if len(accuracies) < 2 or "accuracy" not in last:
         return None
     best, at, surely = max(accuracies)
-    if (
-        surely > 0.5
-        and last["accuracy"] < best - ACCURACY_DROP
-        and last.get("accuracy_high", last["accuracy"]) < surely
-    ):
+    if surely > 0.5 and last["accuracy"] < best - ACCURACY_DROP and last.get("accuracy_high", 1.0) < surely:
         return Diagnosis(
             "over_optimisation",
             "warning",
