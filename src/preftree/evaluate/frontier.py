@@ -162,7 +162,8 @@ def sampled_figures(
       drawn: The samples.
       budget: Maximum number of tokens of a forward.
     Returns:
-      kl, kl_low, kl_high (nats a response); reward, reward_low, reward_high; tokens (mean length of a response).
+      kl, kl_low, kl_high (nats a response); reward, reward_low, reward_high; tokens, tokens_low, tokens_high (mean
+      length of a response).
     """
     groups = [
         [response_sequence(ids, generation) for generation in group]
@@ -179,8 +180,10 @@ def sampled_figures(
     for name, values in (("kl", kls), ("reward", drawn.rewards.mean(axis=1))):
         interval = mean_interval(values)
         figures |= {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
-    lengths = [len(generation.ids) + generation.finished for group in drawn.generations for generation in group]
-    return figures | {"kl": max(0.0, figures["kl"]), "tokens": float(np.mean(lengths))}
+    lengths = [[len(generation.ids) + generation.finished for generation in group] for group in drawn.generations]
+    tokens = mean_interval(np.array(lengths, np.float64).mean(axis=1))
+    figures |= {"tokens": tokens.value, "tokens_low": tokens.low, "tokens_high": tokens.high}
+    return figures | {"kl": max(0.0, figures["kl"])}
 
 
 def gain_over(start: Drawn, drawn: Drawn) -> dict[str, float]:

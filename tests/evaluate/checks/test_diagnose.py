@@ -18,7 +18,7 @@ from preftree.evaluate.checks.coverage import EFFECTIVE_SHARE
 from preftree.evaluate.checks.displacement import DISPLACED_SHARE, LOST_A_TOKEN
 from preftree.evaluate.checks.evidence import Diagnosis, gather
 from preftree.evaluate.checks.held_out import WEAK_ACCURACY
-from preftree.evaluate.checks.length_exploitation import length_share
+from preftree.evaluate.checks.length_exploitation import LENGTH_TREND, length_share
 from preftree.evaluate.checks.over_optimisation import ACCURACY_DROP
 from preftree.evaluate.checks.saturation import SATURATED_WEIGHT
 from preftree.run_folder.measured_file import Measured, Point
@@ -156,6 +156,24 @@ def test_the_share_that_length_explains_is_that_of_the_pairs() -> None:
     assert labelled < 0.5 * 9 / 25  # what choosing hides
 
 
+def test_a_share_of_chance_is_no_exploitation() -> None:
+    """Twenty rows of two pairs: a correlation that is .6 in them, with an interval from far below."""
+    rng = np.random.default_rng(3)
+    found = []
+    for _ in range(200):
+        length = rng.normal(size=20)
+        margins, differences = np.tile(rng.normal(size=20), 2), np.tile(length, 2)
+        rows: list[Row] = [
+            {"step": step, "margin": 0.1 * step + m, "chosen_tokens": d, "rejected_tokens": 0.0, "pairs": 2 * step}
+            for step, (m, d) in enumerate(zip(margins, differences, strict=True))
+        ]
+        share = length_share(gather(run_of(rows)))
+        assert share is not None
+        found.append((share.as_labelled > LENGTH_TREND, share.as_labelled_low > 0))
+    high, surely = np.mean(found, axis=0)
+    assert high > 0.12 and surely < 0.09  # of lengths that have nothing to do with the margin
+
+
 def test_lengths_and_margins_that_only_drift_together_are_no_exploitation() -> None:
     rows = dpo_rows(400)
     for index, row in enumerate(rows):
@@ -180,6 +198,8 @@ def test_samples_longer_than_what_was_preferred() -> None:
     measured = Measured(sampled_tokens=120.0, ref_sampled_tokens=58.0)
     assert the(dpo_rows(), measured=measured).figures["sampled_tokens"] == 120.0
     assert names(dpo_rows(), measured=Measured(sampled_tokens=70.0, ref_sampled_tokens=58.0)) == []
+    points = (Point.model_validate({"kl": 1, "reward": 0, "step": 9, "tokens": 120.0, "tokens_low": 70.0}),)
+    assert names(dpo_rows(), measured=measured.model_copy(update={"frontier": points})) == []
     # The reference was as long-winded before.
     assert names(dpo_rows(), measured=Measured(sampled_tokens=120.0, ref_sampled_tokens=118.0)) == []
 
@@ -439,5 +459,5 @@ def test_the_page_on_reports_names_every_check_and_every_threshold() -> None:
     ]
     constants = {name for module in modules for name, value in vars(module).items() if isinstance(value, int | float)}
     constants = {name for name in constants if name.isupper()}
-    internal = {"MIN_ROWS", "LENGTH_ROWS", "WINDOW_SHARE"}
+    internal = {"MIN_ROWS", "LENGTH_ROWS", "WINDOW_SHARE", "GROUPS"}
     assert {name for name in constants - internal if f"`{name}`" not in page} == set()
