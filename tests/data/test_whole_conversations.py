@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, normalizers
 from transformers import PreTrainedTokenizerFast
 
-from preftree.data.prompts import Prompt, encode_prompts, prompt_of
+from preftree.data.formats.prompts_alone import prompt_of
+from preftree.data.prompts import Prompt, encode_prompts
 from preftree.data.rows.faults import RowFault, Tally
 from preftree.data.store.example import join
 from preftree.data.tokens.budgets import UNLIMITED

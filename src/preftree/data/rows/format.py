@@ -125,7 +125,10 @@ def make_format(
 
 def has(row: Row, *names: str) -> bool:
     """Whether none of the fields is absent, null or an empty cell."""
-    return all(row.get(name) not in (None, "") for name in names)
+    for name in names:  # noqa: SIM110 (twice as fast as all(), and asked of every row)
+        if row.get(name) in (None, ""):
+            return False
+    return True
 
 
 def has_any(row: Row, *names: str) -> bool:

@@ -57,12 +57,20 @@ VERDICTS = (("winner",), ("a_wins", "b_wins"), ("score_a", "score_b"))
 
 
 class Present(dict[str, Given]):
-    """The parts that are not null."""
+    """The parts that are not null.
+
+    Attributes:
+      given: All parts, null ones too.
+    """
 
     def __init__(self, given: Parts) -> None:
-        """Keep the names of all fields, of null parts too."""
+        """Keep the parts."""
         super().__init__({target: part for target, part in given.items() if part.value is not None})
-        self.fields = {target: part.field for target, part in given.items()}
+        self.given = given
+
+    def field(self, target: str) -> str:
+        """The field of a part, be it null; the target itself where there is none."""
+        return self.given[target].field if target in self.given else target
 
     def need(self, target: str) -> Given:
         """A part that must be there.
@@ -71,7 +79,7 @@ class Present(dict[str, Given]):
           RowFault: it is absent or null; named by its field.
         """
         if target not in self:
-            field = self.fields.get(target, target)
+            field = self.field(target)
             raise RowFault("missing_field", field, f"'{field}' is missing")
         return self[target]
 
