@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int
@@ -76,6 +77,24 @@ def _from_rows(path: str) -> list[Prompt]:
         except RowFault as fault:
             raise DataError(f"{raw.where}: {fault}; fix the row") from fault
     return prompts
+
+
+def prompts_in_memory(prompts: Sequence[str | Sequence[Mapping[str, Any]] | Mapping[str, Any]]) -> list[Prompt]:
+    """Prompts that are texts, conversations, or rows as a file has them.
+
+    Raises:
+      DataError: one is none of these; it is named by its number, from 1.
+    """
+    found = []
+    for number, given in enumerate(prompts, 1):
+        row = dict(given) if isinstance(given, Mapping) else {"prompt": given}
+        if isinstance(row.get("prompt"), Sequence) and not isinstance(row["prompt"], str):
+            row["prompt"] = [dict(turn) if isinstance(turn, Mapping) else turn for turn in row["prompt"]]
+        try:
+            found.append(Prompt(Provenance("prompts", number), prompt_of(row)))
+        except RowFault as fault:
+            raise DataError(f"prompts:{number}: {fault}; correct it") from fault
+    return found
 
 
 def prompt_key(prompt: Text) -> str:

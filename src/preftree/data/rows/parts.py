@@ -15,9 +15,9 @@ from preftree.data.rows.fields import Row
 from preftree.records import Kind, figures_of
 
 TEXTS = ("prompt", "messages", "chosen", "rejected", "a", "b", "response")
-FIGURE_FIELDS = tuple(
-    dict.fromkeys(field for kind in get_args(Kind) for figure in figures_of(kind) for field in figure.fields(kind))
-)
+FIGURE_FIELDS = dict.fromkeys(
+    field for kind in get_args(Kind) for figure in figures_of(kind) for field in figure.fields(kind)
+).keys()
 """Fields of the figures; a column of each name may be mapped."""
 
 TARGETS = (*TEXTS, "system", "winner", "label", "responses", "ranks", "tools", "chat_template_kwargs", "weight", "tie")
