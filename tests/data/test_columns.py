@@ -209,7 +209,7 @@ GUESSED = [
             "output_2": "It is hot.",
             "preference": "first",
         },
-        Preference("Is ice\ncold?", "Yes.", "Is hot."),
+        Preference("Is ice\ncold?", "Yes.", "It is hot."),
     ),
 ]
 
