@@ -51,7 +51,7 @@ OPTIMISER: dict[str, list[str]] = {
     "lr": ["3e-3"],
     "optimizer": ["adamw", "rmsprop"],
     "weight_decay": [".5"],
-    "max_grad_norm": [".01"],
+    "max_grad_norm": ["1e-6"],
     "schedule": ["constant", "linear", "cosine"],
     "warmup_steps": ["3"],
     "batch_size": ["8"],
@@ -140,15 +140,16 @@ BASE = {"max_steps": "2", "warmup_steps": "0", "lr": "1e-2", "batch_size": "12",
 
 
 LIMITS = {"max_length", "max_prompt_length", "max_response_length", "truncation"}
-"""Options of rows that are too long: one such limit may leave no row that another would reach."""
+APART = {**dict.fromkeys(LIMITS, LIMITS), "epochs": {"batch_size"}}
+"""Options that stand without others, which would leave them nothing to do: no row that is too long, no epoch's end."""
+TOGETHER = {"truncation": {"max_length": "24"}, "seed": {"batch_size": "8"}}
+"""What others need to have something to do: rows that are too long, an order of rows."""
 
 
 def beside(name: str, base: dict[str, str]) -> dict[str, str]:
-    """The options to which another one is added: of limits there is that one alone, with rows that it reaches."""
-    if name not in LIMITS:
-        return base
-    others = {option: value for option, value in base.items() if option not in LIMITS}
-    return others | ({"max_length": "24"} if name == "truncation" else {})
+    """The options to which another one is added."""
+    others = {option: value for option, value in base.items() if option not in APART.get(name, set())}
+    return others | TOGETHER.get(name, {})
 
 
 @pytest.fixture(scope="module")
