@@ -52,7 +52,7 @@ OPTIMISER: dict[str, list[str]] = {
     "optimizer": ["adamw", "rmsprop"],
     "weight_decay": [".5"],
     "max_grad_norm": ["1e-6"],
-    "schedule": ["constant", "linear", "cosine"],
+    "schedule": ["constant", "linear"],
     "warmup_steps": ["3"],
     "batch_size": ["8"],
     "precision": ["bf16"],
@@ -140,8 +140,9 @@ BASE = {"max_steps": "2", "warmup_steps": "0", "lr": "1e-2", "batch_size": "12",
 
 
 LIMITS = {"max_length", "max_prompt_length", "max_response_length", "truncation"}
-APART = {**dict.fromkeys(LIMITS, LIMITS), "epochs": {"batch_size"}}
-"""Options that stand without others, which would leave them nothing to do: no row that is too long, no epoch's end."""
+CLIPS = {name: {"max_approx_kl"} for name in ("clip", "clip_high", "clip_value")}
+APART = {**dict.fromkeys(LIMITS, LIMITS), **CLIPS, "epochs": {"batch_size"}}
+"""Options that stand without others, which would leave them nothing to do: no long row, no second update."""
 TOGETHER = {"truncation": {"max_length": "24"}, "seed": {"batch_size": "8"}}
 """What others need to have something to do: rows that are too long, an order of rows."""
 
