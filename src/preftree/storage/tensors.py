@@ -1,4 +1,4 @@
-"""Named tensors in a safetensors file, which keeps ties."""
+"""Named tensors in a safetensors file, which keeps ties and says in its header what it is of."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from torch import Tensor
 _TIES = "ties"  # header entry: JSON object, name -> name of the tensor it is tied to
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write tensors of any dtype, shape and device.
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, str] | None = None) -> None:
+    """Write tensors of any dtype, shape and device, and words on them for the header.
 
     Names of one and the same tensor are stored once and are one tensor again when read. Tensors that merely overlap in
     memory are stored separately.
@@ -41,14 +41,21 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
             tensor.clone(memory_format=torch.contiguous_format) if memory in storages else tensor.contiguous()
         )
         storages.add(memory)
-    save_file(stored, path, metadata={_TIES: json.dumps(ties)})
+    save_file(stored, path, metadata={**(about or {}), _TIES: json.dumps(ties)})
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Tensors of a file from `write_tensors`, copied to the CPU's memory."""
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors of a file from `write_tensors`, copied to the CPU's memory, and the words of its header.
+
+    Raises:
+      OSError, SafetensorError, ValueError: the file is not one of `write_tensors`.
+    """
     with safe_open(path, framework="pt") as file:
         # The library's tensors may be in the mapped file, and reading one would crash if the file were truncated.
         names = file.keys()
         tensors = {name: file.get_tensor(name).clone() for name in names}
-        ties: dict[str, str] = json.loads(file.metadata()[_TIES])
-    return tensors | {name: tensors[other] for name, other in ties.items()}
+        about: dict[str, str] = file.metadata() or {}
+    if _TIES not in about:
+        raise ValueError("its header does not say which tensors are tied")
+    ties: dict[str, str] = json.loads(about.pop(_TIES))
+    return tensors | {name: tensors[other] for name, other in ties.items()}, about
