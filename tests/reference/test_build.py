@@ -275,14 +275,14 @@ def test_a_damaged_part_is_said_and_computed_again(tmp_path):
     flat = [sequence for pair in pairs for sequence in pair]
     table, _ = build(tmp_path, scorer, pairs)
     before = table.gather(flat)
-    values = next(table.folder.glob("part-*")) / "values.npy"
+    values = next(table.folder.glob("part-*")) / "part.safetensors"
     content = bytearray(values.read_bytes())
     content[-2] ^= 1  # the second lowest byte of one log-prob
     values.write_bytes(content)
     scorer.responses = 0
     again, report = build(tmp_path, scorer, pairs)
     assert len(again.set_aside) == 1
-    assert "values.npy is damaged" in again.set_aside[0]
+    assert "part.safetensors is damaged" in again.set_aside[0]
     assert report.num_scored == scorer.responses == 20
     assert np.array_equal(again.gather(flat), before)
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from preftree.errors import CacheError
+from preftree.reference import store
 from preftree.reference.key import TableKey, sequence_digest
 from preftree.reference.store import ReferenceTable
 from preftree.storage import manifest
@@ -89,7 +90,7 @@ def test_the_same_entries_written_twice_are_one_part(tmp_path):
 def test_values_are_mapped_not_read(tmp_path):
     table = ReferenceTable.open(tmp_path, KEY)
     add(table, flat(3))
-    values = f"{table.folder / table._parts[0].name / 'values.npy'}"
+    values = f"{table.folder / table._parts[0].name / 'part.safetensors'}"
     assert values in Path("/proc/self/maps").read_text()
     assert not any(link.samefile(values) for link in Path("/proc/self/fd").iterdir() if link.exists())
 
@@ -134,7 +135,7 @@ def test_a_part_that_cannot_be_opened_is_not_damaged(tmp_path, monkeypatch, plac
         elif place == "sums":
             patch.setattr(manifest, "hash_file", too_many)
         else:
-            patch.setattr(np, "load", too_many)
+            patch.setattr(store, "safe_open", too_many)
         with pytest.raises(CacheError, match=r"cannot be used .*Too many open files"):
             ReferenceTable.open(tmp_path, KEY)
     again = ReferenceTable.open(tmp_path, KEY)
@@ -151,7 +152,7 @@ def test_a_sequence_in_two_parts_counts_once(tmp_path):
         assert np.array_equal(view.gather(sequences), np.concatenate([values_of(one) for one in sequences]))
 
 
-FILES = ("digests.npy", "offsets.npy", "values.npy", "layouts.npy", "MANIFEST.json")
+FILES = ("part.safetensors", "MANIFEST.json")
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -190,7 +191,7 @@ def test_a_table_in_use_survives_that_its_part_is_set_aside(tmp_path):
     table = ReferenceTable.open(tmp_path, KEY)
     add(table, sequences)
     part = table.folder / table._parts[0].name
-    (part / "layouts.npy").unlink()
+    (part / "part.safetensors").unlink()
     ReferenceTable.open(tmp_path, KEY)
     assert not part.exists()
     assert np.array_equal(table.gather(sequences), np.concatenate([values_of(one) for one in sequences]))
