@@ -37,6 +37,7 @@ from preftree.losses.quantities import pair_up, sum_responses
 from preftree.losses.types import PairSums
 from preftree.losses.value_and_gradient import LossValue, value_and_gradient
 from preftree.models.load import load_model, load_tokenizer
+from preftree.models.write_folder import save_new
 from preftree.records import Kind, Message, Provenance
 from preftree.reference.protocol import LiveReference, NoReference
 from preftree.report.end_of_run import conclude
@@ -45,6 +46,7 @@ from preftree.runtime.logs import logging_to_stderr, quiet_transformers
 from preftree.runtime.paths import cache_root
 from preftree.runtime.ranks import open_ranks
 from preftree.scoring.scorer import Precision, Scorer, evaluation_mode
+from preftree.storage.atomic import disk_faults
 from preftree.train.objective import bind_loss, bind_objective
 from preftree.train.preference_task import PreferenceTask
 from preftree.train.step.evaluation import measure as measure_task
@@ -71,9 +73,8 @@ class LoadedModel:
         return self.scorer.model.parameters()
 
     def save(self, folder: str | Path) -> None:
-        """Write a model folder, with its tokenizer, that transformers loads."""
-        self.scorer.model.save_pretrained(folder)
-        self.tokenizer.save_pretrained(folder)
+        """Write a model folder, new or empty, with its tokenizer, that transformers loads."""
+        save_new(self.scorer.model, self.tokenizer, Path(folder))
 
 
 def load(model: str | Path, *, precision: Precision = "fp32") -> LoadedModel:
@@ -335,7 +336,7 @@ def _train(recipe: str, model: str | Path, data: Data, options: dict[str, Any]) 
     rows = {name: settings[name] for name in ("data", "eval_data") if _is_rows(settings.get(name))}
     files = {name: out / f"{name}.jsonl" for name in rows}
     settings |= {name: str(value) for name, value in (settings | files).items() if isinstance(value, Path)}
-    with logging_to_stderr(), named_rows({str(file): name for name, file in files.items()}):
+    with logging_to_stderr(), disk_faults(), named_rows({str(file): name for name, file in files.items()}):
         config = check_config(RECIPES[recipe].config, settings)
         for name, file in files.items():
             write_rows(rows[name], file, name)

@@ -83,9 +83,9 @@ def inspect(
         file, format_name=format_name, columns=mapping, kind=kind, chosen_side=side is not None, view=view
     )
     if html is not None:
-        from preftree.cli.data_page import write_page
+        from preftree.cli.data_page import write_inspection
 
-        write_page(html, inspection)
+        write_inspection(html, inspection)
     if as_json:
         typer.echo(json.dumps(inspection.as_json()))
         return

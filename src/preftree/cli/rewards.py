@@ -28,7 +28,7 @@ def rewards(
     from preftree.evaluate.implicit_rewards import compare_rewards, rewards_json
     from preftree.run_folder.reader import read_run
     from preftree.runtime.logs import quiet_transformers
-    from preftree.storage.atomic import write_atomic
+    from preftree.storage.atomic import write_result
 
     quiet_transformers()
     opened = read_run(run)
@@ -42,5 +42,6 @@ def rewards(
                 rows.append([pairs, name, with_interval(*source.accuracy), *fit])
         if file.difference is not None:
             rows.append(["", "difference", with_interval(*file.difference, "+.3f")])
-    write_atomic(run / "rewards.json", json.dumps(rewards_json(opened, compared, against), indent=1) + "\n")
+    text = json.dumps(rewards_json(opened, compared, against), indent=1) + "\n"
+    write_result(run / "rewards.json", text, advice="make room, and repeat the command")
     print_table(["pairs", "rewards", "accuracy", "ECE", "Brier", "nats"], rows)

@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from preftree.cli.shared import REWARD, Samples, print_table
+from preftree.cli.shared import REWARD, Samples, print_table, reserve
 from preftree.config.recipes import RECIPES
 
 if TYPE_CHECKING:
     pass
 
 SWEPT = [name for name, recipe in RECIPES.items() if recipe.trains == "policy"]
+
+MAKE_ROOM = "make room, and repeat the command, which goes on from there"
 
 log = logging.getLogger("preftree")
 
@@ -51,11 +53,12 @@ def sweep(
     from preftree.evaluate.sweep import plan_sweep, run_all
     from preftree.judges.rewards import load_rewards
     from preftree.report.end_of_run import conclude
+    from preftree.report.page_file import write_page
     from preftree.report.sweep import settings_table, sweep_page
     from preftree.run_folder.reader import Run, read_run
     from preftree.runtime.logs import quiet_transformers
     from preftree.runtime.signals import Stopped
-    from preftree.storage.atomic import write_atomic
+    from preftree.storage.atomic import write_result
 
     if reward is not None:
         load_rewards(reward)  # a wrong name fails now, not after hours of training
@@ -64,6 +67,7 @@ def sweep(
     row = RECIPES[recipe]
     files, options = split_words(row.config, words)
     out, variants = plan_sweep(row.config, [*files, *(f"{name}={values}" for name, values in options)])
+    reserve(Path(out), "out=")
     quiet_transformers()
     ended: dict[str, tuple[dict[str, str], Run | str]] = {}
     try:
@@ -97,8 +101,9 @@ def sweep(
         "settings": [{"name": setting.name, "faults": setting.faults} for setting in settings],
         "recommended": asdict(recommendation),
     }
-    write_atomic(Path(out) / "sweep.json", json.dumps(results, indent=1, allow_nan=False) + "\n")
-    write_atomic(Path(out) / "report.html", sweep_page(settings, recommendation))
+    text = json.dumps(results, indent=1, allow_nan=False) + "\n"
+    write_result(Path(out) / "sweep.json", text, advice=MAKE_ROOM)
+    write_page(Path(out) / "report.html", sweep_page(settings, recommendation), advice=MAKE_ROOM)
     heads, rows = settings_table(settings)
     columns = [Column(head, no_wrap=head != heads[0]) for head in heads]
     print_table(columns, rows, box=box.SIMPLE)

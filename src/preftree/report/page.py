@@ -19,9 +19,9 @@ from preftree.report import first_screen, numbers, tables
 from preftree.report.charts import Chart, Drawing, draw_chart
 from preftree.report.curves import compared_curves, learning_curves, mean_stretch, tone_of
 from preftree.report.frontier import budget_table, frontier_chart, temperature_chart
+from preftree.report.page_file import check_page, write_page
 from preftree.run_folder.measured_file import Measured, PairRewards, Point, Sample
 from preftree.run_folder.reader import Run, read_runs
-from preftree.storage.atomic import write_result
 
 _TEMPLATES = Path(__file__).parent / "templates"
 
@@ -111,7 +111,8 @@ def write_report(runs: Sequence[Path], out: Path) -> None:
     Raises:
       DataError: a folder holds no run, or one that cannot be read; or the page cannot be written.
     """
-    write_result(out, run_page(read_runs(runs)), advice="give another -o")
+    check_page(out)
+    write_page(out, run_page(read_runs(runs)), advice="give another -o")
 
 
 def run_page(runs: Sequence[Run]) -> str:

@@ -5,8 +5,8 @@ step-000010/optimizer.safetensors
 step-000010/meta.json               the step and CheckpointState.meta
 step-000010/MANIFEST.json           size and SHA-256 of the others
 
-The header of each file of tensors holds its name, the step, and the SHA-256 of meta.json: a file of another save is found
-though the manifest lists it.
+The header of each file of tensors holds its name, the step, and the digest of the run's trajectory: a file of another
+step or run is found though the manifest lists it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from torch import Tensor
 from preftree.errors import CheckpointError
 from preftree.storage.atomic import clear_leftovers, make_folder, remove_dir, staged_dir
 from preftree.storage.json_file import first_fault
-from preftree.storage.manifest import verify_manifest, write_manifest
+from preftree.storage.manifest import FileRecord, verify_manifest, write_manifest
 from preftree.storage.tensors import read_tensors, write_tensors
 
 _STEP = re.compile(r"step-(\d{6,})")
@@ -51,7 +51,7 @@ class CheckpointState:
 
     Attributes:
       tensors: Named tensors by file name without ending: {"model": {...}, "optimizer": {...}, "rng": {...}}.
-      meta: Plain JSON: schedule, data position, counters.
+      meta: Plain JSON: schedule, data position, counters; its entry `trajectory` tells the run from others.
     """
 
     tensors: dict[str, Mapping[str, Tensor]]
@@ -103,7 +103,7 @@ def save_checkpoint(root: Path, step: int, state: CheckpointState, *, keep: int 
         clear_leftovers(root)
         with staged_dir(path) as folder:
             for name, tensors in state.tensors.items():
-                write_tensors(folder / f"{name}.safetensors", tensors, _about(name, step, meta.encode()))
+                write_tensors(folder / f"{name}.safetensors", tensors, _about(name, step, state.meta))
             (folder / "meta.json").write_text(meta)
             write_manifest(folder)
     except (OSError, SafetensorError) as error:
@@ -166,14 +166,7 @@ def _load(path: Path, skipped: tuple[str, ...]) -> LoadedCheckpoint:
         raise CheckpointError(f"checkpoint {path} does not exist")
     step = step_of(path)
     files = verify_manifest(path)
-    if "meta.json" not in files:
-        raise CheckpointError(f"{path} is not a checkpoint: its MANIFEST.json lists no meta.json")
-    try:
-        text = (path / "meta.json").read_bytes()
-        content = _Meta.model_validate(json.loads(text))
-    except (OSError, ValueError, RecursionError) as error:
-        fault = first_fault(error) if isinstance(error, ValidationError) else str(error)
-        raise CheckpointError(f"{path / 'meta.json'} cannot be read ({fault})") from error
+    content = _parse_meta(path, files)
     if content.format not in (_UNNAMED, _FORMAT):
         raise CheckpointError(f"{path} has format {content.format}, this version reads formats up to {_FORMAT}")
     if content.step != step:
@@ -187,15 +180,41 @@ def _load(path: Path, skipped: tuple[str, ...]) -> LoadedCheckpoint:
             tensors[name], about = read_tensors(path / file)
         except (OSError, ValueError, SafetensorError) as error:
             raise CheckpointError(f"{path / file} cannot be read ({error})") from error
-        if content.format == _FORMAT and about != _about(name, step, text):
+        if content.format == _FORMAT and about != _about(name, step, content.meta):
             raise CheckpointError(f"{path / file} is not of this checkpoint: {_difference(about, name, step)}")
     state = CheckpointState(tensors, content.meta)
     return LoadedCheckpoint(path, step, state, skipped, content.format == _FORMAT)
 
 
-def _about(name: str, step: int, meta: bytes) -> dict[str, str]:
+def read_meta(path: Path, files: Mapping[str, FileRecord]) -> Mapping[str, Any]:
+    """The description in a checkpoint, without its tensors.
+
+    Args:
+      path: Folder of the checkpoint.
+      files: Its manifest.
+    Raises:
+      CheckpointError: meta.json is missing or damaged.
+    """
+    return _parse_meta(path, files).meta
+
+
+def _parse_meta(path: Path, files: Mapping[str, FileRecord]) -> _Meta:
+    if "meta.json" not in files:
+        raise CheckpointError(f"{path} is not a checkpoint: its MANIFEST.json lists no meta.json")
+    try:
+        text = (path / "meta.json").read_bytes()
+        if hashlib.sha256(text).hexdigest() != files["meta.json"]["sha256"]:
+            raise ValueError("it has another sha256 than MANIFEST.json lists")
+        return _Meta.model_validate(json.loads(text))
+    except (OSError, ValueError, RecursionError) as error:
+        fault = first_fault(error) if isinstance(error, ValidationError) else str(error)
+        raise CheckpointError(f"{path / 'meta.json'} cannot be read ({fault})") from error
+
+
+def _about(name: str, step: int, meta: Mapping[str, Any]) -> dict[str, str]:
     """Words of the header of a file of tensors."""
-    return {"of": name, "step": str(step), "meta": hashlib.sha256(meta).hexdigest()}
+    trajectory = json.dumps(meta.get("trajectory"), sort_keys=True).encode()
+    return {"of": name, "step": str(step), "trajectory": hashlib.sha256(trajectory).hexdigest()}
 
 
 def _difference(about: Mapping[str, str], name: str, step: int) -> str:
@@ -203,4 +222,4 @@ def _difference(about: Mapping[str, str], name: str, step: int) -> str:
         return f"it holds {about.get('of', 'no name')!r}"
     if about.get("step") != str(step):
         return f"it is of step {about.get('step')}"
-    return "it belongs to another meta.json, of another run or another save"
+    return "it is of another run"

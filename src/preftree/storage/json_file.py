@@ -1,4 +1,4 @@
-"""JSON files of Preftree's own: sealed with their digest when they are written, checked by seal and schema when read."""
+"""JSON files of Preftree's own: sealed with their digest as they are written, checked by seal and schema when read."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def sealed_json(content: Mapping[str, Any]) -> str:
     """Text of a JSON object with a format number and the SHA-256 of its content."""
     seal = hashlib.sha256(json.dumps(content, sort_keys=True, allow_nan=False).encode()).hexdigest()
     sealed = {_FORMAT: 2, _SEAL: seal, **content}
-    return json.dumps(sealed, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    return json.dumps(sealed, indent=1, allow_nan=False) + "\n"
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -53,7 +53,7 @@ def read_json(path: Path, kind: type[M], advice: str) -> M:
         if not isinstance(content, dict):
             raise ValueError("no JSON object")
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{path} is damaged: it is no JSON object ({str(error)[:80]}); {advice}") from error
+        raise DataError(f"{path}: the file is damaged, no JSON object ({str(error)[:80]}); {advice}") from error
     if content.keys() & {_FORMAT, _SEAL}:
         rest = {name: value for name, value in content.items() if name not in (_FORMAT, _SEAL)}
         try:
@@ -61,12 +61,12 @@ def read_json(path: Path, kind: type[M], advice: str) -> M:
         except ValueError:  # nan, or half a character
             whole = False
         if not whole:
-            raise DataError(f"{path} is damaged: it is not as Preftree wrote it; {advice}")
+            raise DataError(f"{path}: the file is damaged, not as Preftree wrote it; {advice}")
         content = rest
     try:
         return kind.model_validate(content)
     except ValidationError as error:
-        raise DataError(f"{path} cannot be used: {first_fault(error)}; {advice}") from error
+        raise DataError(f"{path}: {first_fault(error)}; {advice}") from error
 
 
 def first_fault(error: ValidationError) -> str:

@@ -15,6 +15,7 @@ _TRACES = (
     ("config.yaml", "metrics.jsonl"),
     ("checkpoints/step-*/MANIFEST.json",),
     ("plan.json", "sft/config.yaml"),
+    ("plan.json", "seed*/sft/config.yaml"),
     ("sweep.json", "report.html"),
     (f"*/{MARK}", "*/config.yaml"),
     ("responses/*.jsonl.job",),

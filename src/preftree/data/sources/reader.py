@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -57,7 +58,7 @@ def check_out(source: Source, out: Path) -> None:
     """See that a .jsonl file can be written from a source.
 
     Raises:
-      DataError: it is no .jsonl, its folder does not exist, or it is the source itself.
+      DataError: it is no .jsonl, its folder does not exist, or it is the source itself or another file that exists.
     """
     if out.suffix != ".jsonl":
         raise DataError(f"the output must end in .jsonl, got {out}")
@@ -65,6 +66,8 @@ def check_out(source: Source, out: Path) -> None:
         raise DataError(f"the folder of {out} does not exist; create it first")
     if out.resolve() in (Path(file).resolve() for file in source.files):
         raise DataError(f"{out} is the input; give another name")
+    if os.path.lexists(out):
+        raise DataError(f"{out} exists and is not replaced; delete it, or give another name")
 
 
 def read_rows(source: Source) -> Iterator[RawRow]:
