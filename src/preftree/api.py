@@ -46,7 +46,6 @@ from preftree.runtime.logs import logging_to_stderr, quiet_transformers
 from preftree.runtime.paths import cache_root
 from preftree.runtime.ranks import open_ranks
 from preftree.scoring.scorer import Precision, Scorer, evaluation_mode
-from preftree.storage.atomic import disk_faults
 from preftree.train.objective import bind_loss, bind_objective
 from preftree.train.preference_task import PreferenceTask
 from preftree.train.step.evaluation import measure as measure_task
@@ -336,7 +335,7 @@ def _train(recipe: str, model: str | Path, data: Data, options: dict[str, Any]) 
     rows = {name: settings[name] for name in ("data", "eval_data") if _is_rows(settings.get(name))}
     files = {name: out / f"{name}.jsonl" for name in rows}
     settings |= {name: str(value) for name, value in (settings | files).items() if isinstance(value, Path)}
-    with logging_to_stderr(), disk_faults(), named_rows({str(file): name for name, file in files.items()}):
+    with logging_to_stderr(), named_rows({str(file): name for name, file in files.items()}):
         config = check_config(RECIPES[recipe].config, settings)
         for name, file in files.items():
             write_rows(rows[name], file, name)

@@ -11,7 +11,7 @@ from preftree import __version__
 from preftree.cli.data_view import limit_lines, marks_line, safe
 from preftree.data.rows.texts import spread
 from preftree.data.tools.inspect import Inspection
-from preftree.report.page_file import write_page
+from preftree.report.page import write_page
 
 _STYLE = """
 pre { white-space: pre-wrap; background: var(--card); border-radius: .5rem; padding: 1rem 1.2rem; margin-top: .5rem;

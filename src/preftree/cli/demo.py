@@ -44,7 +44,7 @@ def demo(
     from preftree.demo.stages import claim, prepare_seed, quiet
     from preftree.report.comparison import comparison_page
     from preftree.report.demo_page import budget_lines, demo_page
-    from preftree.report.page_file import write_page
+    from preftree.report.page import write_page
     from preftree.runtime.logs import quiet_transformers
     from preftree.runtime.process_pool import run_in_pool
     from preftree.runtime.signals import Stopped

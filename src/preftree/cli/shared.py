@@ -72,7 +72,12 @@ def reserve(out: Path, option: str = "--out") -> None:
 
     from preftree.storage.own_folder import own_folder
 
-    click.get_current_context().with_resource(own_folder(out, option))
+    context = click.get_current_context(silent=True)
+    if context is not None:
+        context.with_resource(own_folder(out, option))
+        return
+    with own_folder(out, option):  # called from Python: marked, and not held
+        pass
 
 
 @contextmanager

@@ -53,7 +53,7 @@ def sweep(
     from preftree.evaluate.sweep import plan_sweep, run_all
     from preftree.judges.rewards import load_rewards
     from preftree.report.end_of_run import conclude
-    from preftree.report.page_file import write_page
+    from preftree.report.page import write_page
     from preftree.report.sweep import settings_table, sweep_page
     from preftree.run_folder.reader import Run, read_run
     from preftree.runtime.logs import quiet_transformers

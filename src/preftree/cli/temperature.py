@@ -68,7 +68,7 @@ def temperature(
     from preftree.evaluate.temperature import sampled_curves
     from preftree.generate.protocol import Sampling
     from preftree.judges.pairwise import load_judge
-    from preftree.report.page_file import write_page
+    from preftree.report.page import write_page
     from preftree.report.temperature import figures_table, temperature_page
     from preftree.runtime.logs import quiet_transformers
     from preftree.storage.atomic import write_result

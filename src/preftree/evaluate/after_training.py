@@ -8,6 +8,7 @@ from preftree.config.recipes import RECIPES, AnyConfig
 from preftree.evaluate.token_rewards import token_rewards
 from preftree.reference.protocol import TableReference
 from preftree.run_folder.measured_file import Reliability, read_measured, write_measured
+from preftree.storage.atomic import disk_faults
 from preftree.train.dataset import probe_rows
 from preftree.train.loop import Outcome, Steps
 from preftree.train.preference_task import PreferenceTask
@@ -27,7 +28,8 @@ def run_recipe(config: AnyConfig) -> Outcome:
     Raises:
       UserError: something outside the program is wrong; the sentence says what to do.
     """
-    return RECIPES[config.recipe].load()(config, _measure)
+    with disk_faults("make room, and repeat the command with resume=auto"):
+        return RECIPES[config.recipe].load()(config, _measure)
 
 
 def _measure(steps: Steps) -> None:

@@ -7,11 +7,25 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from pydantic import BaseModel, ConfigDict
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-_TIES = "ties"  # header entry: JSON object, name -> name of the tensor it is tied to
+_HEADER = "preftree"
+"""The only entry of the header's metadata: the library writes several in an order that changes from file to file."""
+
+_TIES = "ties"
+"""The entry of earlier versions."""
+
+
+class _Header(BaseModel):
+    """Schema of the header's entry: name -> name of the tensor it is tied to, and what the file is of."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    ties: dict[str, str]
+    about: dict[str, str]
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, str] | None = None) -> None:
@@ -41,7 +55,8 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str,
             tensor.clone(memory_format=torch.contiguous_format) if memory in storages else tensor.contiguous()
         )
         storages.add(memory)
-    save_file(stored, path, metadata={**(about or {}), _TIES: json.dumps(ties)})
+    header = {"ties": ties, "about": dict(about or {})}
+    save_file(stored, path, metadata={_HEADER: json.dumps(header, sort_keys=True)})
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -54,8 +69,13 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         # The library's tensors may be in the mapped file, and reading one would crash if the file were truncated.
         names = file.keys()
         tensors = {name: file.get_tensor(name).clone() for name in names}
-        about: dict[str, str] = file.metadata() or {}
-    if _TIES not in about:
+        words: dict[str, str] = file.metadata() or {}
+    if _HEADER in words:
+        header = _Header.model_validate_json(words[_HEADER])
+    elif _TIES in words:  # of an earlier version
+        header = _Header(ties=json.loads(words[_TIES]), about={})
+    else:
         raise ValueError("its header does not say which tensors are tied")
-    ties: dict[str, str] = json.loads(about.pop(_TIES))
-    return tensors | {name: tensors[other] for name, other in ties.items()}, about
+    if lost := [name for name, other in header.ties.items() if other not in tensors]:
+        raise ValueError(f"its tensor {lost[0]!r} is tied to one that it does not hold")
+    return tensors | {name: tensors[other] for name, other in header.ties.items()}, header.about

@@ -49,9 +49,17 @@ def find_source(path: str) -> Source:
     if not Path(path).exists() and looks_like_hub_id(path) and not path.lower().endswith(SUFFIXES):
         return Source(path, (), find_on_hub(path))
     try:
-        return Source(path, tuple(data_files(path)))
+        return Source(path, tuple(map(_named_in_utf8, data_files(path))))
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error}") from error
+
+
+def _named_in_utf8(file: str) -> str:
+    try:
+        file.encode()
+    except UnicodeEncodeError:
+        raise DataError(f"the name {file!a} is not UTF-8, so no log or report could show it; rename the file") from None
+    return file
 
 
 def check_out(source: Source, out: Path) -> None:
