@@ -65,9 +65,7 @@ def test_samples_of_a_prompt_differ_and_seeds_do(place: Path) -> None:
 def test_a_job_goes_on_where_its_file_was_torn(place: Path) -> None:
     whole = call(place, "whole.jsonl")
     text = (place / "whole.jsonl").read_text()
-    (place / "whole.jsonl").write_text(
-        text + '{"prompt": "half a li'
-    )  # rows that the job's description does not know of
+    (place / "whole.jsonl").write_text(text + '{"prompt": "half a li')
     assert call(place, "whole.jsonl") == whole
     for damaged in (text[: len(text) // 3], text[:-1], text.replace("a", "b", 1)):
         (place / "whole.jsonl").write_text(damaged)

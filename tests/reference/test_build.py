@@ -169,6 +169,25 @@ def test_an_interrupt_keeps_what_is_done(tmp_path, monkeypatch):
     assert (report.num_scored, report.num_cached) == (60 - done, done)
 
 
+def test_an_interrupt_between_a_forward_and_its_storing_keeps_what_is_done(tmp_path, monkeypatch):
+    chunked(monkeypatch, 400)
+    pairs, calls = some_pairs(10), []
+    real = build_module.layout_digests
+
+    def interrupted(*arguments, **options):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return real(*arguments, **options)
+
+    scorer = CountingScorer(tiny_llama())
+    table = table_of(tmp_path, scorer)
+    monkeypatch.setattr(build_module, "layout_digests", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        build_reference(table, scorer, pairs, budget=64)
+    assert 0 < len(table_of(tmp_path, scorer)) < scorer.responses
+
+
 @pytest.mark.parametrize("name", ["llama", "gptj"])
 @pytest.mark.parametrize("forwards", [1, 3, 6])
 def test_after_an_interrupt_the_same_batches_are_computed(tmp_path, monkeypatch, name, forwards):
