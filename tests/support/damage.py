@@ -257,12 +257,13 @@ def trial(place: Place, target: Target, file: str, kind: str, chance: random.Ran
 
 @contextmanager
 def listening() -> Iterator[list[str]]:
-    """The warnings of Preftree's log."""
+    """The warnings of Preftree's log, and what it says of rows that were tokenised again."""
     said: list[str] = []
 
     class Listener(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            said.append(record.getMessage())
+            if record.levelno >= logging.WARNING or "tokenised again" in record.getMessage():
+                said.append(record.getMessage())
 
     log, listener = logging.getLogger("preftree"), Listener()
     level = log.level
