@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, normalizers
 from transformers import PreTrainedTokenizerFast
 
-from preftree.data.prompts import Prompt, encode_prompts, prompt_of
+from preftree.data.formats.prompts_alone import prompt_of
+from preftree.data.prompts import Prompt, encode_prompts
 from preftree.data.rows.faults import RowFault, Tally
 from preftree.data.store.example import join
 from preftree.data.tokens.budgets import UNLIMITED
@@ -262,8 +263,15 @@ def test_a_prompt_row_gives_system_tools_and_options() -> None:
     }
     prompt = prompt_of(row)
     assert prompt == Conversation((Message("system", "Be brief."), U("rain?")), (WEATHER,), {"enable_thinking": True})
-    assert "weather" in CALLS.decode(encode_prompts(CALLS, [Prompt(HERE, prompt)])[0])
+    without = prompt_of(row | {"chat_template_kwargs": None})
+    assert "weather" in CALLS.decode(encode_prompts(CALLS, [Prompt(HERE, without)])[0])
     assert prompt_of({"prompt": "rain?", "id": 3}) == "rain?"
+
+
+def test_an_option_that_the_template_does_not_know_is_refused() -> None:
+    prompt = Conversation((U("rain?"),), options={"enable_thinkin": True})
+    with pytest.raises(DataError, match=r"'enable_thinkin' is no variable of it"):
+        encode_prompts(THINKS, [Prompt(HERE, prompt)])
 
 
 words = st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"]), min_size=1, max_size=20).filter(
