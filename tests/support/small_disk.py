@@ -81,7 +81,7 @@ def commands(home: Path, disk: Path) -> Mapping[str, list[object]]:
         "generate": ["generate", model, home / "prompts.txt", disk / "drawn.jsonl", "--max-new-tokens", 4],
         "export": ["export", run, disk / "export", "--merged"],
         "report": ["report", run, "-o", disk / "page.html"],
-        "convert": ["data", "convert", pairs, disk / "converted.jsonl"],
+        "convert": ["data", "convert", home / "many.jsonl", disk / "converted.jsonl"],
         "cut": ["data", "cut", home / "texts.jsonl", disk / "cut.jsonl", "--model", model],
         "inspect": ["data", "inspect", pairs, "--model", model, "--html", disk / "inspected.html"],
         "winrate": ["eval", "winrate", model, run / "model", *sampled, "--out", disk / "winrate"],
@@ -92,8 +92,9 @@ def prepare(home: Path) -> None:
     """Models and data on an ordinary disk, and a finished run."""
     make_model(home / "model")
     make_pairs(home / "pairs.jsonl", 12)
+    make_pairs(home / "many.jsonl", 400)
     (home / "prompts.txt").write_text("the plot was\na fine movie\n")
-    texts = [{"text": f"{number}: the plot was very good and not dull"} for number in range(8)]
+    texts = [{"text": f"{number}: the plot was very good and not dull"} for number in range(400)]
     (home / "texts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in texts))
     (home / "length.py").write_text("def longer(prompt, response):\n    return float(len(response))\n")
     words = commands(home, home / "elsewhere")["dpo"]
@@ -125,9 +126,11 @@ def full(home: Path, disk: Path, faults: list[str]) -> dict[str, int]:
         code, said = call(*verbs["dpo"])
         if code or weights(disk / "run") != weights(home / "whole") or rows_of(disk / "run") != rows_of(home / "whole"):
             faults.append(f"dpo on {number}/{STEPS} does not go on: exit {code}: {said[-600:]}")
+        print(f"{number}/{STEPS}: {stopped}, {len(faults)} faults", file=sys.stderr)
     for name, words in verbs.items():
         if name == "dpo":
             continue
+        print(f"{name}: {len(faults)} faults", file=sys.stderr)
         clear(disk)
         call(*words)
         size = sum(path.stat().st_blocks * 512 for path in disk.rglob("*"))
@@ -139,6 +142,8 @@ def full(home: Path, disk: Path, faults: list[str]) -> dict[str, int]:
             judge(f"{name} on {share:.2f}", code, said, faults)
             stopped[name] += code == 2
             resize(disk, None)
+            if code == 0:  # a small file had room, and is not replaced
+                continue
             code, said = call(*words)
             if code:
                 faults.append(f"{name} on {share:.2f} does not go on: exit {code}: {said[-600:]}")
