@@ -222,7 +222,7 @@ def test_turn_headers_in_plain_text_are_found() -> None:
     closing = HH.replace("+ m.content", "+ m.content + ('<|endoftext|>' if m.role == 'assistant' else '')")
     assert fault(Demonstration((U("a"),), (A("b\n\nHuman: c"),)), chat_tokenizer(template=closing)).field == "response"
     options: dict[str, Any] = {"budgets": UNLIMITED, "truncation": "drop"}
-    _, (answer,) = encode_answers(tokenizer, make_encoder(tokenizer), [(U("a"),)], ["b\n\nHuman: c"], **options)
+    _, (answer,), _ = encode_answers(tokenizer, make_encoder(tokenizer), [(U("a"),)], ["b\n\nHuman: c"], **options)
     assert tokenizer.decode(answer) == " b\n\nHuman: c" + EOS  # what a model samples is judged as it is
     assert scored(Demonstration((U("a\n\nAn Assistant: b"),), (A("c\n\nd"),)), tokenizer).startswith(" c\n\nd")
 

@@ -53,6 +53,8 @@ def print_inspection(inspection: Inspection) -> None:
     if tally.rows and tally.num_rejected > USUAL_SHARE * tally.rows:
         share = f"{USUAL_SHARE:.0%}"
         console.print(Text(f"a run would stop: more than {share} of the rows are rejected (data.max_rejected)", "red"))
+        if inspection.format.columns == "" and 2 * tally.num_rejected > tally.rows:
+            console.print(Text("if the fields mean something else, say what each is with --columns", "yellow"))
     if inspection.lengths:
         console.print(Padding(_lengths(inspection), (1, 0)))
     if inspection.view is not None:

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 FULL = "All methods, three seeds: DPO, PPO, RLOO, Unlikelihood, Preferred-FT, Best-of-N; about an hour on two cores."
 MOST_AT_ONCE = 16
-MAKE_ROOM = "make room, and repeat the command, which goes on from there"
 
 
 def demo(
@@ -41,7 +40,7 @@ def demo(
 
     from preftree.demo.plan import PLANS
     from preftree.demo.runs import DemoRun, run_demo
-    from preftree.demo.stages import claim, prepare_seed, quiet
+    from preftree.demo.stages import AGAIN, claim, prepare_seed, quiet
     from preftree.report.comparison import comparison_page
     from preftree.report.demo_page import budget_lines, demo_page
     from preftree.report.page import write_page
@@ -97,9 +96,9 @@ def demo(
     results |= {"bandit": bandit, "seconds": _seconds(starts, ended)}
     results["seconds"]["all, as the clock went"] = round(time.perf_counter() - began, 1)
     text = json.dumps(results, indent=1, allow_nan=False) + "\n"
-    write_result(out / "results.json", text, advice=MAKE_ROOM)
+    write_result(out / "results.json", text, advice=AGAIN)
     page = comparison_page(results) if plan.reward_steps else demo_page(results, shown)
-    write_page(out / "report.html", page, advice=MAKE_ROOM)
+    write_page(out / "report.html", page, advice=AGAIN)
     for line in budget_lines(results):
         typer.echo(line)
     say(f"see {out / 'report.html'} and {out / 'results.json'}")

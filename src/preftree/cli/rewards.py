@@ -15,13 +15,12 @@ def rewards(
     data: Annotated[str, typer.Option(help="Pairs to rank; held-out ones, of the kind the run was trained on.")],
     against: Annotated[str | None, typer.Option(help="A reward model: its folder or its run.")] = None,
     ood: Annotated[str | None, typer.Option(help="More pairs, of another kind: out of distribution.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the bootstrap.")] = 0,
 ) -> None:
     """Accuracy and calibration of beta * (policy - reference log-prob) on pairs, in and out of distribution.
 
     `difference` is implicit minus explicit. ECE is the expected calibration error of sigmoid(difference of rewards) as
-    the chance of a label, nats its mean -log. Intervals are 95 %, by bootstrap over prompts (over pairs where there are
-    fewer than 20 prompts). All goes to RUN/rewards.json.
+    the chance of a label, nats its mean -log. Intervals are 95 %, by prompt. All goes to
+    RUN/rewards.json.
     """
     import json
 
@@ -32,7 +31,7 @@ def rewards(
 
     quiet_transformers()
     opened = read_run(run)
-    compared = compare_rewards(opened, [data] if ood is None else [data, ood], against=against, seed=seed)
+    compared = compare_rewards(opened, [data] if ood is None else [data, ood], against=against)
     rows: list[list[str]] = []
     for file in compared:
         for name, source in (("implicit", file.implicit), ("explicit", file.explicit)):
@@ -43,5 +42,5 @@ def rewards(
         if file.difference is not None:
             rows.append(["", "difference", with_interval(*file.difference, "+.3f")])
     text = json.dumps(rewards_json(opened, compared, against), indent=1) + "\n"
-    write_result(run / "rewards.json", text, advice="make room, and repeat the command")
+    write_result(run / "rewards.json", text, advice="fix that and compare again")
     print_table(["pairs", "rewards", "accuracy", "ECE", "Brier", "nats"], rows)

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
 SWEPT = [name for name, recipe in RECIPES.items() if recipe.trains == "policy"]
 
-MAKE_ROOM = "make room, and repeat the command, which goes on from there"
-
 log = logging.getLogger("preftree")
 
 
@@ -101,9 +99,9 @@ def sweep(
         "settings": [{"name": setting.name, "faults": setting.faults} for setting in settings],
         "recommended": asdict(recommendation),
     }
-    text = json.dumps(results, indent=1, allow_nan=False) + "\n"
-    write_result(Path(out) / "sweep.json", text, advice=MAKE_ROOM)
-    write_page(Path(out) / "report.html", sweep_page(settings, recommendation), advice=MAKE_ROOM)
+    again = "fix that and give the same command again; finished runs are not trained again"
+    write_result(Path(out) / "sweep.json", json.dumps(results, indent=1, allow_nan=False) + "\n", advice=again)
+    write_page(Path(out) / "report.html", sweep_page(settings, recommendation), advice=again)
     heads, rows = settings_table(settings)
     columns = [Column(head, no_wrap=head != heads[0]) for head in heads]
     print_table(columns, rows, box=box.SIMPLE)

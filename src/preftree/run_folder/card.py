@@ -70,7 +70,7 @@ tokenizer = AutoTokenizer.from_pretrained("{place}")
 |---|---|
 {rows}
 
-Means are over examples, weighted by the data's weights; intervals are 95 % Wilson intervals. Log-probs are in nats.
+Means are over examples, weighted by the data's weights; intervals are 95 % intervals by prompt. Log-probs are in nats.
 {more}
 ## Options
 

@@ -46,8 +46,9 @@ MEANINGFUL = (
 )
 """Fields that hold texts or verdicts in some format."""
 
-_REFUSED = frozenset([*MEANINGFUL, "system", "system_prompt", "tools", "functions", "chat_template_kwargs", "tie"])
-_REFUSED -= {"answer"}
+_VERDICTS = ("disliked", "is_preferred", "liked", "preference", "preferred", "thumbs_down", "thumbs_up", "verdict")
+_BESIDE = ("system", "system_prompt", "tools", "functions", "chat_template_kwargs", "tie")
+_REFUSED = frozenset([*MEANINGFUL, *_VERDICTS, *_BESIDE]) - {"answer"}
 """Fields that change the prompt or the target: a format that does not read one refuses a row that has it. An `answer`
 beside other texts is the solution of an exercise."""
 
