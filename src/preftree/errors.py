@@ -37,6 +37,10 @@ class HalfwayError(TrainingError):
     """A step failed after some of its updates: the weights belong to no step, and must not be saved."""
 
 
+class WriteError(UserError):
+    """A file or a folder cannot be written: the disk is full, read-only, or closed to this user."""
+
+
 class JudgeError(UserError):
     """A reward or a judge failed, or returned an invalid value."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,9 +23,10 @@ from preftree.models.serving import adapter_commands, merged_commands, modelfile
 from preftree.models.write_folder import write_model
 from preftree.run_folder.card import model_card
 from preftree.run_folder.reader import Run, read_run
+from preftree.run_folder.summary_file import read_summary
 from preftree.runtime.ranks import open_ranks
 from preftree.storage.atomic import staged_dir
-from preftree.storage.manifest import hash_file
+from preftree.storage.manifest import hash_file, write_manifest
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 
@@ -127,6 +127,7 @@ def export_run(
             more=_sections(run, config, folder, result),
         )
         (folder / "README.md").write_text(card, encoding="utf-8")
+        write_manifest(folder)
     return result
 
 
@@ -190,9 +191,10 @@ def _lineage(path: Path, config: AnyConfig) -> list[str]:
     steps = [f"`{path}`: {config.recipe} on `{config.data.path}`"]
     start = Path(config.model).expanduser()
     seen = {path.resolve()}
-    while (summary := start.parent / "summary.json").is_file() and start.parent.resolve() not in seen:
+    while start.parent.resolve() not in seen and (parent := read_summary(start.parent)) is not None:
         seen.add(start.parent.resolve())
-        parent = json.loads(summary.read_bytes())
-        steps.append(f"`{start.parent}`: {parent['recipe']} on `{parent['config']['data']['path']}`")
-        start = Path(parent["config"]["model"]).expanduser()
+        if not {"data", "model"} <= parent.config.keys():  # of an early version
+            break
+        steps.append(f"`{start.parent}`: {parent.recipe} on `{parent.config['data']['path']}`")
+        start = Path(parent.config["model"]).expanduser()
     return [f"`{start}`", *reversed(steps)]

@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
 from preftree.errors import ModelError
+from preftree.run_folder.summary_file import verify_model
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 NAME = "default"
@@ -50,7 +51,7 @@ def find_adapter(name: str | Path, which: str | None = None) -> AdapterFolder | 
       which: Subfolder of one of several adapters; None for the one at the top.
     Raises:
       ModelError: there is no adapter of this name; the adapter adds tokens instead of weights, is not in safetensors
-        format, or does not say which model it belongs to.
+        format, does not say which model it belongs to, or is not as Preftree wrote it.
     """
     top = Path(name).expanduser()
     names = adapter_names(top)
@@ -61,6 +62,7 @@ def find_adapter(name: str | Path, which: str | None = None) -> AdapterFolder | 
             raise ModelError(f"'{name}' holds the adapters {', '.join(names)}; name one, such as {top / names[0]}")
         return None
     folder = top if which in (None, NAME) else top / which
+    verify_model(top)
     config = json.loads((folder / CONFIG).read_bytes())
     kind = config.get("peft_type")
     if kind in _PROMPT_LEARNING:

@@ -24,6 +24,7 @@ from preftree.errors import ModelError
 from preftree.models.adapter_folder import CONFIG, AdapterFolder, find_adapter
 from preftree.models.adapters import attach_adapter
 from preftree.models.quantize import quantization_options
+from preftree.run_folder.summary_file import verify_model
 
 
 def best_device() -> torch.device:
@@ -110,7 +111,7 @@ def load_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
     Raises:
       ModelError: there is no tokenizer, or it has no end-of-sequence token.
     """
-    check_name(name)
+    check_name(name, weights=False)
     if (adapter := find_adapter(name)) and not (Path(name).expanduser() / "tokenizer_config.json").exists():
         name = _base_of(adapter)
     try:
@@ -154,11 +155,14 @@ def is_reward_config(config: PretrainedConfig) -> bool:
     return bool(names) and all(name.endswith("ForSequenceClassification") for name in names)
 
 
-def check_name(name: str | Path) -> None:
+def check_name(name: str | Path, *, weights: bool = True) -> None:
     """Refuse a path that does not exist, before it is taken for a hub id and looked up on the network.
 
+    Args:
+      name: A folder, or a hub id.
+      weights: Whether the weights will be read, and are compared with the folder's manifest, too.
     Raises:
-      ModelError: the name is a path, and there is no model.
+      ModelError: the name is a path, and there is no model, or one that is not as Preftree wrote it.
     """
     path = Path(name).expanduser()
     looks_local = isinstance(name, Path) or str(name).startswith((".", "/", "~")) or str(name).count("/") > 1
@@ -166,6 +170,8 @@ def check_name(name: str | Path) -> None:
         raise ModelError(f"folder '{name}' holds no config.json; give the folder that the model was saved to")
     if looks_local and not path.is_dir():
         raise ModelError(f"model folder '{name}' does not exist")
+    if path.is_dir():
+        verify_model(path, weights=weights)
 
 
 @contextmanager

@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from preftree.errors import ConfigError
 from preftree.models.adapter_folder import write_adapter
-from preftree.storage.atomic import staged_dir
+from preftree.storage.atomic import disk_faults, staged_dir
+from preftree.storage.manifest import write_manifest
 
 SHARD = "5GB"
 """Largest size of a file of weights."""
@@ -40,6 +42,7 @@ def save_model(
     with staged_dir(out) as folder:
         write_model(model, tokenizer, folder, dtype=dtype, tensors=tensors)
         (folder / "README.md").write_text(card, encoding="utf-8")
+        write_manifest(folder)
 
 
 def write_model(
@@ -60,6 +63,20 @@ def write_model(
         path = folder / "config.json"
         config = json.loads(path.read_bytes()) | {"dtype": str(dtype).removeprefix("torch.")}
         path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def save_new(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, out: Path) -> None:
+    """Write the files of `write_model` into a new folder.
+
+    Raises:
+      ConfigError: the folder is there and not empty.
+      WriteError: it cannot be written.
+    """
+    if out.is_dir() and any(out.iterdir()):
+        raise ConfigError(f"{out} is not empty; give the name of a new folder")
+    with disk_faults(), staged_dir(out) as folder:
+        write_model(model, tokenizer, folder)
+        write_manifest(folder)
 
 
 def save_adapter(
@@ -90,3 +107,4 @@ def save_adapter(
             for path in sorted(other.iterdir()):
                 if path.is_file():
                     shutil.copyfile(path, folder / name / path.name)
+        write_manifest(folder)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,11 +19,11 @@ from preftree.models.load import load_tokenizer
 from preftree.models.write_folder import save_adapter, save_model
 from preftree.run_folder import writer
 from preftree.run_folder.card import model_card
+from preftree.run_folder.summary_file import write_summary
 from preftree.runtime.paths import cache_root
 from preftree.runtime.ranks import Ranks, open_ranks
 from preftree.scoring.scorer import Scorer
 from preftree.scoring.verify import ProbeReport, verify_scorer
-from preftree.storage.atomic import write_atomic
 from preftree.storage.checkpoint import LoadedCheckpoint
 from preftree.train.policy import Policy, load_policy
 from preftree.train.state import Progress, require_finite
@@ -172,6 +171,7 @@ def admit(
     data.check_budget(run.scorer)
     writer.start_over(config, run.ranks)
     writer.write_config(config, run.ranks)
+    writer.set_aside_earlier_end(config, run.ranks)
     _describe_model(run)
     data.describe()
     if start is not None:
@@ -182,10 +182,22 @@ def admit(
 
 
 def finish(
-    run: OpenRun[AnyConfig], progress: Progress, figures: Mapping[str, float], about: Mapping[str, object]
+    run: OpenRun[AnyConfig],
+    progress: Progress,
+    figures: Mapping[str, float],
+    about: Mapping[str, object],
+    rows_sha256: str,
+    measure: Callable[[], object],
 ) -> None:
-    """Write RUN/model with its card, and RUN/summary.json last: its presence marks a finished run.
+    """Write RUN/model with its card, measure, and write RUN/summary.json last: its presence marks a finished run.
 
+    Args:
+      run: The open run.
+      progress: Its position at the end.
+      figures: Figures of the last evaluation.
+      about: Description of the run.
+      rows_sha256: Digest of metrics.jsonl.
+      measure: Writes what is measured after training.
     Raises:
       TrainingError: a weight is not finite, or the folder cannot be written.
     """
@@ -206,11 +218,12 @@ def finish(
     }
     try:
         _write_model(run, model_card(run.config, summary))
-        write_atomic(out / "summary.json", json.dumps(summary, indent=1) + "\n")
+        measure()
+        write_summary(out, {**summary, "metrics_sha256": rows_sha256})
     except OSError as error:
         raise TrainingError(
-            f"{out / 'model'} cannot be written ({error.strerror or error}); the last checkpoint is safe: "
-            "fix that and start again with resume=auto"
+            f"{error.filename or out / 'model'} cannot be written ({error.strerror or error}); the last checkpoint is "
+            "safe: fix that and start again with resume=auto"
         ) from error
     log.info("model in %s", out / "model")
 
