@@ -15,7 +15,8 @@ from preftree.train.dpo import run_dpo
 from preftree.train.objective import bind_objective
 from preftree.train.open_run import open_run
 from preftree.train.run_examples import open_examples
-from support.small_runs import dpo_config, make_model, make_pairs
+from preftree.train.sft import run_sft
+from support.small_runs import dpo_config, make_model, make_pairs, sft_config
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +80,13 @@ def test_a_weight_of_rankings_needs_rankings(place: Path, words: tuple[str, ...]
         ConfigError, match=r"data\.ranking_weight=row is of rankings under a loss of pairs, and .*leave it"
     ):
         run_dpo(dpo_config(place, "none", "data.ranking_weight=row", *words))
+
+
+def test_all_turns_are_those_of_conversations(place: Path) -> None:
+    with pytest.raises(
+        ConfigError, match=r"data\.turns=all counts only with conversations, and .*pairs\.jsonl holds plain"
+    ):
+        run_sft(sft_config(place, "plain", "data.turns=all"))
 
 
 @pytest.mark.parametrize(

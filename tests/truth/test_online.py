@@ -36,7 +36,7 @@ def settle(start: Table, rewards: Table, kl_coef: float, method: str) -> tuple[T
         return np.concatenate([optimum(start[x : x + 1], rewards[x : x + 1], 1 / c) for x, c in _each(coefficients)]), (
             coefficients
         )
-    deviations = np.full(len(start), 0.3)
+    deviations, best = np.full(len(start), 0.3), start
     for _ in range(200):
         each = _each(coefficients * deviations)
         best = np.concatenate([optimum(start[x : x + 1], rewards[x : x + 1], 1 / c) for x, c in each])

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Int
 from transformers import PreTrainedTokenizerBase
 
 from preftree.config.base import Pace, RunConfig
+from preftree.config.read_with import require_read
 from preftree.data.order import hold_out, iterate_steps, order_groups, steps_per_epoch
 from preftree.data.rows.columns import parse_columns
 from preftree.data.store.example import count_tokens
@@ -199,6 +200,9 @@ def _tokenize(
     )
     for line in report.lines():
         log.info("%s", line)
+    if path == config.data.path:
+        words = f"conversations, and {path} holds plain text"
+        require_read("data.turns=all", config.data.turns == "all", report.templated > 0, words)
     return store
 
 
