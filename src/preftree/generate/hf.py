@@ -26,9 +26,9 @@ from transformers import (
     TextStreamer,
 )
 
-from preftree.data.tokens.template import closing_token
-from preftree.errors import ConfigError, ModelError
+from preftree.errors import ConfigError
 from preftree.generate.protocol import Generation, Sampler, Sampling, cut_response, decode, first_stop
+from preftree.models.beside_weights import end_tokens
 from preftree.models.load import best_device, load_model
 from preftree.reference.key import weights_digest_of_model
 from preftree.scoring.architecture import position_limit
@@ -104,22 +104,6 @@ def load_sampler(
     dtype = torch.float32 if precision == "fp32" else torch.bfloat16
     model = load_model(name, dtype=dtype, device=best_device())
     return hf_sampler(model, tokenizer, batch_size=batch_size), weights_digest_of_model(model)
-
-
-def end_tokens(settings: GenerationConfig | None, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Tokens that end a response: the tokenizer's EOS, those of the model's generation settings, and the token with
-    which the chat template closes an assistant's turn.
-
-    Raises:
-      ModelError: the tokenizer has no end-of-sequence token.
-    """
-    end = tokenizer.eos_token_id
-    if not isinstance(end, int):
-        raise ModelError("the tokenizer has no end-of-sequence token, so no response could end; set eos_token")
-    setting = getattr(settings, "eos_token_id", None)
-    from_settings = [setting] if isinstance(setting, int) else list(setting or [])
-    closing = closing_token(tokenizer)
-    return list(dict.fromkeys([end, *from_settings, *([] if closing is None else [closing])]))
 
 
 def _generate_batch(

@@ -16,10 +16,11 @@ from transformers import PreTrainedTokenizerBase
 from preftree.config.recipes import AnyConfig
 from preftree.errors import TrainingError
 from preftree.models.adapters import adapted_layers, base_tensors, trained_parameters
+from preftree.models.beside_weights import stored_dtype
 from preftree.models.load import load_tokenizer
 from preftree.models.write_folder import save_adapter, save_model
 from preftree.run_folder import writer
-from preftree.run_folder.card import model_card
+from preftree.run_folder.card import code_span, model_card
 from preftree.runtime.paths import cache_root
 from preftree.runtime.ranks import Ranks, open_ranks
 from preftree.scoring.scorer import Scorer
@@ -205,7 +206,7 @@ def finish(
         **about,
     }
     try:
-        _write_model(run, model_card(run.config, summary))
+        _write_model(run, summary)
         write_atomic(out / "summary.json", json.dumps(summary, indent=1) + "\n")
     except OSError as error:
         raise TrainingError(
@@ -215,18 +216,24 @@ def finish(
     log.info("model in %s", out / "model")
 
 
-def _write_model(run: OpenRun[AnyConfig], card: str) -> None:
+def _write_model(run: OpenRun[AnyConfig], summary: Mapping[str, object]) -> None:
     """Write RUN/model: the model, or its adapter; also RUN/base where the adapter's base is in no other folder."""
     policy, model, out = run.policy, run.scorer.model, Path(run.config.out)
+    dtype, base_dtype = str(model.dtype).removeprefix("torch."), stored_dtype(policy.base)
+    card = model_card(run.config, summary, dtype=dtype, base_dtype=base_dtype)
     if policy.lora is None:
-        save_model(model, run.tokenizer, out / "model", card=card)
+        if base_dtype not in (None, dtype):
+            message = "weights are written in %s, as they were trained; %s is %s (preftree export --dtype rounds them)"
+            log.info(message, dtype, policy.base, base_dtype)
+        save_model(model, run.tokenizer, out / "model", card=card, source=policy.base)
         return
     base = policy.base
     if policy.merged:
         assert policy.incoming is not None
         base = str(out / "base")
-        about = f"# {out.name}, base\n\n`{policy.base}` with adapter `{policy.incoming.path}` merged into it.\n"
-        save_model(model, run.tokenizer, out / "base", card=about, tensors=base_tensors(model))
+        start = f"{code_span(policy.base)} with adapter {code_span(str(policy.incoming.path))} merged into it"
+        about = f"# Base of an adapter\n\n{start}.\n"
+        save_model(model, run.tokenizer, out / "base", card=about, source=policy.base, tensors=base_tensors(model))
     others = policy.others(run.config.model)
     save_adapter(model, run.tokenizer, out / "model", base=base, card=card, beside=others)
 
