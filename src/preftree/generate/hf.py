@@ -26,7 +26,7 @@ from transformers import (
     TextStreamer,
 )
 
-from preftree.errors import ConfigError
+from preftree.errors import ConfigError, ModelError
 from preftree.generate.protocol import Generation, Sampler, Sampling, cut_response, decode, first_stop
 from preftree.models.beside_weights import end_tokens
 from preftree.models.load import best_device, load_model
@@ -177,6 +177,12 @@ class _Draw(LogitsProcessor):
         self.rows = np.array(rows, np.uint64)
 
     def __call__(self, input_ids: Int[Tensor, "B L"], scores: Float[Tensor, "B V"]) -> Float[Tensor, "B V"]:
+        if bool((scores.isnan() | (scores == torch.inf)).any()):
+            row = int((scores.isnan() | (scores == torch.inf)).any(1).int().argmax())
+            raise ModelError(
+                f"the model gives logits that are not finite for prompt {int(self.rows[row])}; its weights are damaged "
+                "or its training diverged: train it again with a lower lr"
+            )
         if self.sampling.temperature == 0:
             return scores
         u = uniforms(self.sampling.seed, self.rows, input_ids.shape[1] - self.width)

@@ -42,7 +42,9 @@ def end_tokens(settings: GenerationConfig | None, tokenizer: PreTrainedTokenizer
     if not isinstance(end, int):
         raise ModelError("the tokenizer has no end-of-sequence token, so no response could end; set eos_token")
     setting = getattr(settings, "eos_token_id", None)
-    from_settings = [setting] if isinstance(setting, int) else list(setting or [])
+    from_settings = setting if isinstance(setting, list | tuple) else [] if setting is None else [setting]
+    if wrong := [token for token in from_settings if not isinstance(token, int) or token < 0]:
+        raise ModelError(f"the generation settings of the model name {wrong[0]!r} as an end token, wanted token ids")
     closing = closing_token(tokenizer)
     return list(dict.fromkeys([end, *from_settings, *([] if closing is None else [closing])]))
 

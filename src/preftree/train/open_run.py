@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from preftree.config.recipes import AnyConfig
 from preftree.errors import TrainingError
-from preftree.models.adapters import adapted_layers, base_tensors, trained_parameters
+from preftree.models.adapters import adapted_layers, adapted_share, base_tensors, trained_parameters
 from preftree.models.beside_weights import stored_dtype
 from preftree.models.load import load_tokenizer
 from preftree.models.write_folder import save_adapter, save_model
@@ -24,7 +24,7 @@ from preftree.run_folder.card import code_span, model_card
 from preftree.runtime.paths import cache_root
 from preftree.runtime.ranks import Ranks, open_ranks
 from preftree.scoring.scorer import Scorer
-from preftree.scoring.verify import ProbeReport, verify_scorer
+from preftree.scoring.verify import ProbeReport, require_finite_figures, verify_scorer
 from preftree.storage.atomic import write_atomic
 from preftree.storage.checkpoint import LoadedCheckpoint
 from preftree.train.policy import Policy, load_policy
@@ -188,11 +188,12 @@ def finish(
     """Write RUN/model with its card, and RUN/summary.json last: its presence marks a finished run.
 
     Raises:
-      TrainingError: a weight is not finite, or the folder cannot be written.
+      TrainingError: a weight or what the model computes is not finite, or the folder cannot be written.
     """
     if not run.ranks.leads:
         return
     require_finite(run.scorer.model, progress.step)
+    require_finite_figures(run.scorer, progress.step)
     out = Path(run.config.out)
     summary = {
         "recipe": run.config.recipe,
@@ -246,10 +247,11 @@ def _describe_model(run: OpenRun[AnyConfig]) -> None:
     log.info("%s: %.1f M parameters, %s on %s%s", config.model, size / 1e6, config.precision, device, sharing)
     if (lora := run.policy.lora) is not None:
         log.info(
-            "%s: %s on %d layers, %.2f M parameters trained%s",
+            "%s: %s on %d layers (%.1f %% of the layers' weights), %.2f M parameters trained%s",
             run.policy.words,
             f"{'DoRA' if lora.dora else 'LoRA'} of rank {lora.r}, alpha {lora.alpha:g}",
             len(adapted_layers(scorer)),
+            100 * adapted_share(run.scorer.model),
             sum(parameter.numel() for parameter in trained_parameters(scorer).values()) / 1e6,
             f", base in {config.quantize}" if config.quantize else "",
         )
