@@ -157,6 +157,8 @@ def _shrink(kind: type, default: PretrainedConfig) -> PretrainedConfig:
     for field in ("layer_types", "mlp_layer_types", "layers_block_type", "block_types", "attention_types"):
         if isinstance(value := fields.get(field), list) and value and field not in ("attention_types", "block_types"):
             changes[field] = _varied(value, layers)
+    if getattr(default, "use_sliding_window", None) is not None:
+        changes.pop("layer_types", None)  # the configuration derives them from the switch
     if isinstance(value := fields.get("attn_layer_indices"), list):
         changes["attn_layer_indices"] = [1]
     if {"expand", "head_dim", "num_heads"} <= fields.keys():  # heads of a state space, wider than the model

@@ -6,7 +6,6 @@ import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
@@ -26,12 +25,11 @@ from preftree.models.adapter_folder import (
     base_sample_of,
     sample_weights,
 )
+from preftree.models.adapter_targets import all_linear, find_targets, fits
 from preftree.models.check_folder import read_header
 from preftree.models.foreign import foreign
 
 log = logging.getLogger("preftree")
-
-_MARKS = "*?["
 
 
 def add_adapter(model: PreTrainedModel, options: LoraOptions, *, seed: int) -> None:
@@ -50,36 +48,18 @@ def add_adapter(model: PreTrainedModel, options: LoraOptions, *, seed: int) -> N
     """
     from peft import LoraConfig, TaskType, get_peft_model
 
-    targets = _targets(model, options.targets or "all-linear")
-    experts = _expert_targets(model, options)
-    if renamed := _renamed_by_peft(model):
-        names = {name for entry in targets for name in _named(model, entry, (nn.Linear, Conv1D, nn.Embedding))}
-        as_parameters = sorted(name for name in names if name.rpartition(".")[2] in renamed)
-        if as_parameters and options.dora:
-            raise ConfigError(
-                f"lora.targets: peft takes {as_parameters[0]} for an expert, which DoRA cannot adapt; leave out "
-                "lora.dora"
-            )
-        targets = sorted(names - set(as_parameters))
-        experts += [f"{name}.weight" for name in as_parameters]
-    whole = list(options.modules_to_save or ())
-    _refuse_tied(model, [*([] if isinstance(options.targets or "all-linear", str) else targets), *whole])
-    for name in whole:
-        if not _named(model, name, nn.Module):
-            raise ConfigError(
-                f"lora.modules_to_save names {name!r}, and no layer of {type(model).__name__} has this name"
-            )
+    targets = find_targets(model, options)
     assert options.r is not None and options.alpha is not None
     config = LoraConfig(
         task_type=TaskType.CAUSAL_LM,
         r=options.r,
         lora_alpha=int(options.alpha) if options.alpha.is_integer() else options.alpha,  # pyright: ignore[reportArgumentType]  # peft divides it
         lora_dropout=0.0,
-        target_modules=targets,
-        target_parameters=experts or None,
+        target_modules=targets.modules,
+        target_parameters=targets.parameters or None,
         use_dora=bool(options.dora),
         use_rslora=bool(options.rslora),
-        modules_to_save=whole or None,
+        modules_to_save=targets.whole or None,
         fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),
     )
     with torch.random.fork_rng([model.device] if model.device.type == "cuda" else []), _quiet():
@@ -260,8 +240,8 @@ def has_targets(model: PreTrainedModel, wanted: str | Sequence[str]) -> bool:
     tuned = adapted_layers(model)
     if isinstance(wanted, str):
         inside = tuple(f"{name}." for name in tuned)
-        return all(name in tuned or name.startswith(inside) for name in _all_linear(model))
-    fitting = [{name for name in tuned if _fits(name, entry)} for entry in wanted]
+        return all(name in tuned or name.startswith(inside) for name in all_linear(model))
+    fitting = [{name for name in tuned if fits(name, entry)} for entry in wanted]
     return all(fitting) and set(tuned) == set().union(*fitting)
 
 
@@ -307,106 +287,6 @@ def _layers(model: nn.Module) -> list[Any]:
     from peft.utils.other import AuxiliaryTrainingWrapper
 
     return [module for module in model.modules() if isinstance(module, BaseTunerLayer | AuxiliaryTrainingWrapper)]
-
-
-def _targets(model: PreTrainedModel, wanted: str | Sequence[str]) -> list[str]:
-    """Target names for peft: plain names as they are, patterns as the full names that match them.
-
-    `all-linear` is a list of full names: peft's own reading takes the names of some mixtures for those of experts, and
-    routers that give several tensors for plain layers.
-    """
-    if isinstance(wanted, str):
-        return _all_linear(model)
-    targets: list[str] = []
-    for entry in wanted:
-        fitting = _named(model, entry, (nn.Linear, Conv1D, nn.Embedding))
-        if not fitting and any(_fits(name, entry) for name in _experts(model)):
-            continue
-        if not fitting:
-            linear = {name.rpartition(".")[2] for name, part in model.named_modules() if _is_linear(part)}
-            raise ConfigError(
-                f"lora.targets names {entry!r}, and no linear layer of {type(model).__name__} has this name; there are "
-                f"{', '.join(sorted(linear))}"
-            )
-        targets += fitting if any(mark in entry for mark in _MARKS) else [entry]
-    return sorted(set(targets))
-
-
-def _all_linear(model: PreTrainedModel) -> list[str]:
-    """Full names of the linear layers but the LM head; a class of an architecture may give more than a product."""
-    head = model.get_output_embeddings()
-    return [
-        name
-        for name, module in model.named_modules()
-        if _is_linear(module) and module is not head and not type(module).__module__.startswith("transformers.models.")
-    ]
-
-
-def _experts(model: nn.Module) -> list[str]:
-    """Full names of the tensors that hold the experts of a mixture, one matrix an expert."""
-    return [
-        f"{name}.{parameter_name}"
-        for name, module in model.named_modules()
-        if "expert" in f"{name} {type(module).__name__}".lower()
-        for parameter_name, parameter in module.named_parameters(recurse=False)
-        if parameter.ndim == 3 and parameter.is_floating_point()
-    ]
-
-
-def _expert_targets(model: PreTrainedModel, options: LoraOptions) -> list[str]:
-    """Full names of the experts that the options name.
-
-    Raises:
-      ConfigError: they cannot be adapted in this way.
-    """
-    wanted = options.targets or "all-linear"
-    names = _experts(model)
-    names = names if isinstance(wanted, str) else [n for n in names if any(_fits(n, entry) for entry in wanted)]
-    if names and options.dora:
-        raise ConfigError(
-            f"lora.targets={wanted}: DoRA cannot adapt experts that are one tensor, such as {names[0]}; leave out "
-            "lora.dora, or name other layers in lora.targets"
-        )
-    return names
-
-
-def _renamed_by_peft(model: PreTrainedModel) -> frozenset[str]:
-    """Names of layers that peft takes for those of experts, and replaces, in mixtures that transformers 5 stores anew.
-
-    Shared experts and dense layers have the same names, and would silently be left out: they are adapted by parameter.
-    """
-    from peft.utils import transformers_weight_conversion as conversion
-
-    kind = getattr(conversion, "_MODEL_TO_CONVERSION_PATTERN", {}).get(model.config.model_type)
-    return frozenset(getattr(conversion, "_MOE_TARGET_MODULE_MAPPING", {}).get(kind) or ())
-
-
-def _named(model: nn.Module, entry: str, kinds: Any) -> list[str]:
-    return [name for name, module in model.named_modules() if isinstance(module, kinds) and _fits(name, entry)]
-
-
-def _fits(name: str, entry: str) -> bool:
-    if any(mark in entry for mark in _MARKS):
-        return fnmatchcase(name, entry)
-    return name == entry or name.endswith(f".{entry}")
-
-
-def _is_linear(module: nn.Module) -> bool:
-    return isinstance(module, nn.Linear | Conv1D)
-
-
-def _refuse_tied(model: PreTrainedModel, entries: Sequence[str]) -> None:
-    """Refuse an adapter of a tied LM head: merging it would change the input embeddings too."""
-    ends = [model.get_input_embeddings(), model.get_output_embeddings()]
-    if ends[1] is None or getattr(ends[0], "weight", None) is not getattr(ends[1], "weight", None):
-        return
-    names = {name: module for name, module in model.named_modules(remove_duplicate=False) if module in ends}
-    for entry in entries:
-        if any(name == entry or name.endswith(f".{entry}") for name in names):
-            raise ConfigError(
-                f"lora: {entry!r} cannot be adapted, since {type(model).__name__} uses one tensor as LM head and as "
-                "input embeddings; leave it out"
-            )
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from preftree.errors import ModelError
 
 log = logging.getLogger("preftree")
 
-PROCESSORS = ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json")
+_PROCESSORS = ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json")
 """Files that describe how images and sounds become inputs."""
 
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".gguf", ".ot", ".index.json")
@@ -96,13 +96,13 @@ def copy_beside(source: str, folder: Path) -> list[str]:
 def copy_files(source: Path, folder: Path) -> None:
     """Copy the regular files of one folder into another; links out of it are left out, and named in the log."""
     for path in sorted(source.iterdir()):
-        if is_inside(path, source):
+        if _is_inside(path, source):
             shutil.copyfile(path, folder / path.name)
         elif path.is_symlink():
             log.warning("%s is a link to a file outside its folder; it is not copied", path)
 
 
-def is_inside(path: Path, top: Path) -> bool:
+def _is_inside(path: Path, top: Path) -> bool:
     """Whether a path is a regular file whose content is in `top`, or in the hub's cache that `top` belongs to."""
     if not path.is_file():
         return False
@@ -128,7 +128,7 @@ def _local(top: Path) -> Iterator[Path]:
         name = path.name
         if name in _WRITTEN or name.startswith((*_OWN, *tokenizer)) or name.endswith((*_WEIGHTS, ".py", ".model")):
             continue
-        if is_inside(path, top):
+        if _is_inside(path, top):
             yield path
         elif path.is_symlink() and path.is_file():
             log.warning("%s is a link to a file outside its folder; it is not copied", path)
@@ -140,7 +140,7 @@ def _processors(name: str) -> Iterator[Path]:
         config = AutoConfig.from_pretrained(name, trust_remote_code=False)
         if config.get_text_config() is config:
             return
-        for file in PROCESSORS:
+        for file in _PROCESSORS:
             found = cached_file(
                 name,
                 file,
