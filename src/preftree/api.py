@@ -22,7 +22,7 @@ from transformers import PreTrainedTokenizerBase
 from preftree.config.dpo import DpoConfig
 from preftree.config.load import check_config
 from preftree.config.recipes import RECIPES
-from preftree.data.prompts import Prompt, encode_prompts
+from preftree.data.prompts import encode_prompts, prompts_in_memory
 from preftree.data.rows.columns import parse_columns
 from preftree.data.sources.memory import Rows, named_rows, write_rows
 from preftree.data.store.example import Examples
@@ -37,7 +37,7 @@ from preftree.losses.quantities import pair_up, sum_responses
 from preftree.losses.types import PairSums
 from preftree.losses.value_and_gradient import LossValue, value_and_gradient
 from preftree.models.load import load_model, load_tokenizer
-from preftree.records import Kind, Message, Provenance
+from preftree.records import Kind
 from preftree.reference.protocol import LiveReference, NoReference
 from preftree.report.end_of_run import conclude
 from preftree.run_folder.finished_run import FinishedRun, read_finished_run
@@ -255,7 +255,7 @@ def rloo(model: str | Path, data: Data, **options: Any) -> FinishedRun:
 
 def sample(
     model: LoadedModel,
-    prompts: Sequence[str | Sequence[Mapping[str, str]]],
+    prompts: Sequence[str | Sequence[Mapping[str, Any]] | Mapping[str, Any]],
     *,
     max_new_tokens: int = 256,
     temperature: float = 1.0,
@@ -264,19 +264,16 @@ def sample(
     seed: int = 0,
     batch_size: int = 64,
 ) -> list[list[str]]:
-    """Sampled responses, `samples` to each prompt; prompts are texts or conversations, `[{"role", "content"}, ...]`.
+    """Sampled responses, `samples` to each prompt.
+
+    Prompts are texts, conversations (`[{"role", "content", ...}, ...]`), or rows as a file has them: `{"prompt": ...}`
+    with `system`, `tools` and `chat_template_kwargs` beside it.
 
     Raises:
-      DataError: the template refuses a conversation.
+      DataError: a prompt is none of these, or the template refuses it.
       ConfigError: a prompt is empty, or an option is out of its range.
     """
-    asked = [
-        Prompt(
-            Provenance("prompts", number),
-            text if isinstance(text, str) else tuple(Message(turn["role"], turn["content"]) for turn in text),
-        )
-        for number, text in enumerate(prompts, 1)
-    ]
+    asked = prompts_in_memory(prompts)
     with named_rows({"prompts": "prompts"}):
         ids = [row for row in encode_prompts(model.tokenizer, asked) for _ in range(samples)]
     sampling = Sampling(max_new_tokens, temperature, top_p, seed)

@@ -15,9 +15,11 @@ from transformers import AutoModelForCausalLM
 import preftree
 from preftree.config.load import load_config
 from preftree.config.recipes import RECIPES
+from preftree.data.prompts import prompts_in_memory
 from preftree.errors import ConfigError, DataError
 from preftree.evaluate.after_training import run_recipe
 from preftree.losses import PairSums, bind
+from preftree.records import tools_of
 from preftree.run_folder.finished_run import FinishedRun
 from support.models import plain_logps
 from support.small_runs import make_model, rows_of
@@ -182,6 +184,17 @@ def test_samples_are_the_same_for_a_seed() -> None:
     model = preftree.load("model")
     drawn = [preftree.sample(model, ["a", "bc"], samples=2, max_new_tokens=5, seed=3) for _ in range(2)]
     assert drawn[0] == drawn[1] and [len(texts) for texts in drawn[0]] == [2, 2]
+
+
+def test_prompts_in_memory_are_read_as_rows() -> None:
+    thought = {"role": "assistant", "content": "b", "reasoning_content": "c"}
+    turns = [{"role": "user", "content": "a"}, thought, {"role": "user", "content": "d"}]
+    tool = {"type": "function", "function": {"name": "search"}}
+    whole, beside = prompts_in_memory([turns, {"prompt": "a", "tools": [tool]}])
+    assert isinstance(whole.text, tuple) and whole.text[1].rest == {"reasoning_content": "c"}
+    assert tools_of(beside.text) == (tool,)
+    with pytest.raises(DataError, match=r"prompts:2: 'prompt\[0\].role' must be one of"):
+        prompts_in_memory(["a", [{"role": "usr", "content": "a"}]])
 
 
 def test_the_page_runs(capsys: pytest.CaptureFixture[str]) -> None:

@@ -54,6 +54,20 @@ def test_the_page_is_current() -> None:
     assert (DOCS / "options.md").read_text("utf-8") == page(), "make docs-options"
 
 
+@pytest.mark.parametrize("command", [["inspect"], ["convert", "out.jsonl"]])
+def test_data_is_read_without_torch(command: list[str], tmp_path: Path) -> None:
+    (tmp_path / "pairs.jsonl").write_text('{"prompt": "A?", "chosen": "yes", "rejected": "no"}\n', "utf-8")
+    words = ["data", command[0], "pairs.jsonl", *command[1:]]
+    code = (
+        "import sys\nfrom preftree.cli.main import app\n"
+        f"app({words!r}, standalone_mode=False)\n"
+        "heavy = {'torch', 'transformers', 'pyarrow', 'datasets', 'scipy'} & set(sys.modules)\n"
+        "sys.exit(f'imported {sorted(heavy)}' if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize("words", [["--help"], ["dpo", "--help"], ["options", "dpo", "--yaml"], ["completion", "bash"]])
 def test_no_torch_is_imported_for_help(words: list[str]) -> None:
     code = (

@@ -14,7 +14,7 @@ from preftree.data.rows.parts import TARGETS
 from preftree.data.sources.reader import find_format, find_source, read_records
 from preftree.errors import DataError
 from preftree.records import Demonstration, Label, Message, Preference, Ranking, Record
-from support.datafiles import said, write_rows
+from support.datafiles import read_all, said, write_rows
 
 TEXTS = Preference("Is ice cold?", "Yes.", "It is hot.")
 TIE = Preference("Is ice cold?", "Yes.", "It is hot.", tie=True)
@@ -95,6 +95,9 @@ FAULTY = [
     ("prompt=q,response=x,label=l:good|bad", ANSWERS | {"l": "fair"}, "bad_value", "l"),
     ("prompt=q,responses=x|y,scores=s|t", ANSWERS | {"s": 1, "t": None}, "wrong_type", "s|t[1]"),
     ("prompt=q,responses=x|z,scores=s|t", ANSWERS | {"s": 1, "t": 2}, "wrong_type", "z"),
+    ("prompt=q,response=x,label=l", ANSWERS | {"l": "Excellent"}, "bad_value", "l"),
+    ("prompt=q+i,response=x", ANSWERS | {"i": 3}, "wrong_type", "i"),
+    ("prompt=p+i,response=x", ANSWERS, "missing_field", "p+i"),
     ("prompt=q,responses=r,ranks=s", {"q": "q?", "r": ["a", "b"]}, "missing_field", "s"),
     ("prompt=q,responses=r,ranks=s:0", {"q": "q?", "r": ["a", "b"], "s": [1, 2]}, "bad_value", "s"),
 ]
@@ -118,6 +121,7 @@ def test_a_fault_names_the_field_of_the_row(columns: str, row: dict[str, Any], f
         ("prompt=q,chosen=x", "chosen needs rejected"),
         ("prompt=q,a=x,b=y", "two answers and a verdict belong together"),
         ("prompt=q,a=x,b=y,a_wins=w", "two answers and a verdict belong together"),
+        ("prompt=q,response=x,winner=w:A|B", "a verdict on one response is its label; give label=FIELD:GOOD|BAD"),
         ("prompt=q,winner=w", "two answers and a verdict belong together"),
         ("label=l", "no text is named"),
         ("prompt=q,a=x,b=y,winner=w:1", "wanted 2 to 4 words after ':', got 1"),
@@ -196,6 +200,17 @@ GUESSED = [
     ({"sample": {"question": "Is ice cold?", "good": "Yes.", "bad": "It is hot."}}, TEXTS),
     ({"problem": "Is ice cold?", "solution": "Yes."}, Demonstration("Is ice cold?", "Yes.")),
     ({"post": "Is ice cold?", "reply": "Yes.", "upvoted": True}, Label("Is ice cold?", "Yes.", True)),
+    ({"question": "Is ice cold?", "answer": "It is hot.", "rating": "Bad"}, None),  # no demonstration
+    (
+        {
+            "instruction": "Is ice",
+            "input": "cold?",
+            "output_1": "Yes.",
+            "output_2": "It is hot.",
+            "preference": "first",
+        },
+        Preference("Is ice\ncold?", "Yes.", "It is hot."),
+    ),
 ]
 
 
@@ -218,3 +233,30 @@ def test_a_name_and_a_mapping_contradict_each_other(tmp_path: Path) -> None:
     source = find_source(write_rows(tmp_path / "rows.jsonl", [ANSWERS]))
     with pytest.raises(DataError, match="give a format or columns, not both"):
         find_format(source, "explicit", parse_columns("prompt=q,response=x"))
+
+
+def test_texts_under_each_other(tmp_path: Path) -> None:
+    columns = "prompt=instruction+input,response=y"
+    rows = [{"instruction": "Add.", "input": given, "y": "3"} for given in ("1, 2", "", None)]
+    prompts = [record.prompt for record in map(parse_columns(columns).read, rows)]
+    assert prompts == ["Add.\n1, 2", "Add.", "Add."]
+    records, tally = read_file(write_rows(tmp_path / "rows.jsonl", rows), columns)
+    assert len(records) == 2 and tally.repeated == 1 and not tally.unread
+    assert parse_columns("prompt=q+i,response=x").read({"q+i": "whole", "x": "y"}).prompt == "whole"
+
+
+def test_a_field_that_no_row_has_is_an_error(tmp_path: Path) -> None:
+    """Else a misspelt system column would be left out in silence."""
+    path = write_rows(tmp_path / "rows.jsonl", [ANSWERS | {"s": None, "list": [{"a": 1}]}])
+    find_format(find_source(path), columns=parse_columns("prompt=q,response=x,system=s"))  # empty, and no mistake
+    with pytest.raises(DataError, match="system=sy: none of the first 1 rows has a field 'sy'"):
+        find_format(find_source(path), columns=parse_columns("prompt=q,response=x,system=sy"))
+
+
+def test_a_verdict_beside_messages_is_not_dropped(tmp_path: Path) -> None:
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    path = write_rows(tmp_path / "rows.jsonl", [{"messages": turns, "verdict": "thumbs_down"}])
+    _, tally = read_all(path)
+    assert [(row.field, row.fault) for row in tally.rejected] == [("verdict", "unread_field")]
+    records, _ = read_file(path, "messages=messages,label=verdict:thumbs_up|thumbs_down")
+    assert isinstance(records[0], Label) and not records[0].desirable

@@ -365,6 +365,20 @@ def test_folders_with_more_than_one_set_of_files_are_refused_by_name(tmp_path: P
             find_source(str(tmp_path / name))
 
 
+def test_splits_side_by_side_are_no_one_set(tmp_path: Path) -> None:
+    """As the hub stores them: what belongs together begins with the name of its split."""
+    for name in ("train-00000-of-00002", "train-00001-of-00002", "test-00000-of-00001"):
+        as_parquet(tmp_path / f"{name}.parquet")
+    with pytest.raises(DataError, match=rf"holds 2 splits \(test, train\); name one, as '{tmp_path}/train\*'"):
+        find_source(str(tmp_path))
+    names = [Path(file).name for file in find_source(f"{tmp_path}/train*").files]
+    assert names == ["train-00000-of-00002.parquet", "train-00001-of-00002.parquet"]
+    with pytest.raises(DataError, match="matches no data file"):
+        find_source(f"{tmp_path}/valid*")
+    (tmp_path / "test-00000-of-00001.parquet").rename(tmp_path / "testimonials.parquet")
+    assert len(find_source(str(tmp_path)).files) == 3
+
+
 DOUBLE = '{"prompt": "p", "chosen": "FIRST", "rejected": "r", "chosen": "SECOND"}'
 DEEP = '{"prompt": "p", "chosen": [{"role": "user", "role": "user"}], "rejected": "r"}'
 

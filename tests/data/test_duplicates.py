@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import random
+import sqlite3
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from preftree.data.formats import FORMATS
+from preftree.data.rows import duplicates
 from preftree.data.rows.duplicates import ordered_pairs
 from preftree.data.tools.convert import convert_file
+from preftree.errors import DataError
 from preftree.records import Ranking
 from support.datafiles import example_rows, read_all, said, write_rows
 
@@ -119,3 +123,29 @@ def test_duplicates_are_found_across_files(tmp_path: Path) -> None:
 def test_equal_scores_make_no_pair() -> None:
     assert ordered_pairs(Ranking("p", ("a", "b", "c"), figures={"scores": (2.0, 2.0, 1.0)})) == [(0, 2), (1, 2)]
     assert ordered_pairs(Ranking("p", ("a", "b", "c"))) == [(0, 1), (0, 2), (1, 2)]
+
+
+def test_rows_in_the_temporary_file_are_found_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = random.Random(0)
+    rows = [
+        {"prompt": "p", "chosen": one, "rejected": two} for one, two in (rng.sample("abcdefgh", 2) for _ in range(99))
+    ]
+    rankings = [{"prompt": "q", "responses": rng.sample("abcde", 3)} for _ in range(60)]
+    for kind in (rows, rankings):
+        _, whole = read_all(write_rows(tmp_path / "rows.jsonl", kind))
+        assert whole.repeated > 5
+        assert whole.num_rejected > 5
+        with monkeypatch.context() as few:
+            few.setattr(duplicates, "IN_MEMORY", 4)
+            _, split = read_all(str(tmp_path / "rows.jsonl"))
+        assert split == whole
+
+
+def test_a_temporary_file_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    monkeypatch.setattr(duplicates, "IN_MEMORY", 1)
+    monkeypatch.setattr(duplicates.sqlite3, "connect", full)
+    with pytest.raises(DataError, match=r"temporary file \(database or disk is full\); make room, or set TMPDIR"):
+        read_all(write_rows(tmp_path / "rows.jsonl", [PAIR]))

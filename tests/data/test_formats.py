@@ -455,3 +455,13 @@ def test_a_format_can_be_named_and_a_wrong_name_is_refused(tmp_path: Path) -> No
 def test_a_completion_may_be_called_label(tmp_path: Path) -> None:
     path = write_rows(tmp_path / "rows.jsonl", [{"prompt": "POST: a\nTL;DR:", "label": " b"}])
     assert read_all(path)[0] == [Demonstration("POST: a\nTL;DR:", " b")]
+
+
+def test_half_of_a_figure_is_not_read(tmp_path: Path) -> None:
+    """A margin needs both scores, a bound both costs; with one of them the row is a pair, and the other is named."""
+    row = {"prompt": "p", "chosen": "a", "rejected": "b"}
+    whole = row | {"score_chosen": 2, "score_rejected": 1}
+    path = write_rows(tmp_path / "rows.jsonl", [row | {"prompt": "q", "cost_chosen": 1}, whole])
+    records, tally = read_all(path)
+    assert [record.figures for record in records] == [{}, {"scores": (2.0, 1.0), "margin": (1.0,)}]
+    assert dict(tally.unread) == {"cost_chosen": 1}

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, normalizers
 from transformers import PreTrainedTokenizerFast
 
-from preftree.data.prompts import Prompt, encode_prompts, prompt_of
+from preftree.data.formats.prompts_alone import prompt_of
+from preftree.data.prompts import Prompt, encode_prompts
 from preftree.data.rows.faults import RowFault, Tally
 from preftree.data.store.example import join
 from preftree.data.tokens.budgets import UNLIMITED
@@ -221,7 +222,7 @@ def test_turn_headers_in_plain_text_are_found() -> None:
     closing = HH.replace("+ m.content", "+ m.content + ('<|endoftext|>' if m.role == 'assistant' else '')")
     assert fault(Demonstration((U("a"),), (A("b\n\nHuman: c"),)), chat_tokenizer(template=closing)).field == "response"
     options: dict[str, Any] = {"budgets": UNLIMITED, "truncation": "drop"}
-    _, (answer,) = encode_answers(tokenizer, make_encoder(tokenizer), [(U("a"),)], ["b\n\nHuman: c"], **options)
+    _, (answer,), _ = encode_answers(tokenizer, make_encoder(tokenizer), [(U("a"),)], ["b\n\nHuman: c"], **options)
     assert tokenizer.decode(answer) == " b\n\nHuman: c" + EOS  # what a model samples is judged as it is
     assert scored(Demonstration((U("a\n\nAn Assistant: b"),), (A("c\n\nd"),)), tokenizer).startswith(" c\n\nd")
 
@@ -262,8 +263,15 @@ def test_a_prompt_row_gives_system_tools_and_options() -> None:
     }
     prompt = prompt_of(row)
     assert prompt == Conversation((Message("system", "Be brief."), U("rain?")), (WEATHER,), {"enable_thinking": True})
-    assert "weather" in CALLS.decode(encode_prompts(CALLS, [Prompt(HERE, prompt)])[0])
+    without = prompt_of(row | {"chat_template_kwargs": None})
+    assert "weather" in CALLS.decode(encode_prompts(CALLS, [Prompt(HERE, without)])[0])
     assert prompt_of({"prompt": "rain?", "id": 3}) == "rain?"
+
+
+def test_an_option_that_the_template_does_not_know_is_refused() -> None:
+    prompt = Conversation((U("rain?"),), options={"enable_thinkin": True})
+    with pytest.raises(DataError, match=r"'enable_thinkin' is no variable of it"):
+        encode_prompts(THINKS, [Prompt(HERE, prompt)])
 
 
 words = st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"]), min_size=1, max_size=20).filter(

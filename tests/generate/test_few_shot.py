@@ -96,3 +96,20 @@ def test_the_command_asks_with_shots_and_tells_the_prompt_alone(tmp_path: Path) 
     CliRunner().invoke(app, words, catch_exceptions=False)
     again = [json.loads(line) for line in (tmp_path / "long_out.jsonl").read_text().splitlines()]
     assert [row["response"] for row in again] == [row["response"] for row in got]
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("--num-shots", "3"), "--num-shots counts only with --shots; leave it out"),
+        (
+            ("--temperature", "0", "--seed", "1"),
+            "--seed counts only with a temperature above 0, or --shots; leave it out",
+        ),
+        (("--temperature", "0", "--top-p", ".5"), "--top-p counts only with a temperature above 0; leave it out"),
+    ],
+)
+def test_the_command_refuses_what_it_does_not_read(words: tuple[str, ...], sentence: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        CliRunner().invoke(app, ["generate", "model", "prompts", "out", *words], catch_exceptions=False)
+    assert str(caught.value) == sentence

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -56,10 +57,25 @@ def test_the_ids_are_those_of_a_data_file(tmp_path: Path, bos: bool, policy: str
         expected.append(store[0].sequences[0].ids.tolist())
     prompts = [*(prompt for prompt, _ in TEXTS[:3]), TURNS]
     responses = [*(response for _, response in TEXTS[:3]), "It is good."]
-    shown, answers = encode_answers(
+    shown, answers, as_text = encode_answers(
         tokenizer, make_encoder(tokenizer), prompts, responses, budgets=budgets, truncation=policy
     )
     assert [[*ids, *answer] for ids, answer in zip(shown, answers)] == expected
+    assert not any(as_text)
+
+
+@pytest.mark.parametrize("response", ["It is<|im_start|> good", "<|endoftext|>", "", "x<|im_end|>y<|im_end|>"])
+def test_a_special_token_in_a_sample_is_judged_as_text_without_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, response: str
+) -> None:
+    """Its reward is that of the answer without special tokens, and a warning counts it."""
+    rewards = load_rewards(f"rm:{chat_model(tmp_path)}", device="cpu")
+    bare = re.sub(r"<\|\w+\|>", "", response)
+    found = rewards([TURNS, TURNS, TURNS], [response, bare, "another"])
+    assert found[0] == pytest.approx(found[1], abs=1e-6)
+    assert abs(found[2] - found[0]) > 1e-4
+    told = "1 of 3 responses hold special tokens or marks of the chat template; they are judged as text"
+    assert (told in caplog.text) == bool(response)
 
 
 def test_a_reward_is_the_models_own(tmp_path: Path) -> None:

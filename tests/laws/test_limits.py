@@ -37,6 +37,9 @@ LIMITS = [
     (("odpo", {"beta": 0.3, "alpha": 0}), DPO, 0),
     (("gpo", {"beta": 0.3, "f": "logistic"}), DPO, 1e-12),
     (("gpo", {"beta": 0.3, "f": "hinge"}), ("hinge", {"beta": 0.3}), 0),
+    (("dpo_shift", {"beta": 0.3, "shift": 1}), DPO, 1e-12),
+    (("cpo_simpo", {"beta": 2, "gamma": 1, "nll_weight": 0}), ("simpo", {"beta": 2, "gamma": 1}), 0),
+    (("alpha_dpo", {"beta": 2, "gamma": 1, "alpha": 0}), ("simpo", {"beta": 2, "gamma": 1}), 0),
     (("cpo", {"beta": 0.3, "nll_weight": 0}), FREE, 0),
     (("alphapo", {"beta": 2, "gamma": 1, "alpha": 0}), ("simpo", {"beta": 2, "gamma": 1}), 0),
     (("alphapo", {"beta": 2, "gamma": 1, "alpha": 1e-8}), ("simpo", {"beta": 2, "gamma": 1}), 1e-6),
@@ -136,7 +139,7 @@ def test_both_sides_of_unpaired_losses_are_their_pair_losses():
     both = bind("apo_zero_unpaired", {"beta": 0.3})(responses, ref, liked).view(2, 7).sum(0)
     torch.testing.assert_close(both, bind("apo_zero", {"beta": 0.3})(p, r), rtol=1e-12, atol=0)
     # A shift that is kept at 0 by a long run of responses whose mean was 0: BCO without its running mean.
-    state = {"reward_mean": 0.0, "num_responses": 1e15}
+    state = {"desirable_mean": 0.0, "num_desirable": 1e15, "undesirable_mean": 0.0, "num_undesirable": 1e15}
     both = bind("bco", {"beta": 0.3})(responses, ref, liked, state).view(2, 7).sum(0)
     torch.testing.assert_close(both, bind("bco_pair", {"beta": 0.3})(p, r), rtol=1e-9, atol=1e-12)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any, cast
 
 import jaxtyping
 import numpy as np
@@ -14,10 +13,12 @@ from torch import Tensor
 from preftree.losses.rl.advantages import (
     Moments,
     adapted_kl_coef,
+    centred,
     explained_variance,
     gae,
     group_normalised,
-    kl_estimate,
+    k1,
+    k3,
     leave_one_out,
     penalised_rewards,
     whiten,
@@ -76,7 +77,7 @@ def test_gae_refuses_what_does_not_fit() -> None:
 def test_the_penalty_costs_where_the_policy_left_the_reference() -> None:
     """More likely than under the reference: a cost; and the score stands at the last token alone."""
     policy, ref = torch.tensor([-1.0, -2.0, -1.0]), torch.tensor([-3.0, -2.0, -0.5])
-    kl = kl_estimate(policy, ref)
+    kl = k1(policy, ref)
     assert kl.tolist() == [2.0, 0.0, -0.5]
     rewards = penalised_rewards(torch.tensor([10.0, 20.0]), kl, torch.tensor([2, 1]), kl_coef=0.1)
     torch.testing.assert_close(rewards, torch.tensor([-0.2, 10.0, 20.05]))
@@ -88,13 +89,11 @@ def test_both_kl_estimates_are_unbiased_and_k3_is_never_negative() -> None:
     p, q = rng.dirichlet(np.ones(6)), rng.dirichlet(np.ones(6))
     logps, ref = torch.from_numpy(np.log(p)), torch.from_numpy(np.log(q))
     exact = float((p * np.log(p / q)).sum())
-    for estimator in ("k1", "k3"):
-        assert float(torch.from_numpy(p) @ kl_estimate(logps, ref, estimator)) == pytest.approx(exact, abs=1e-12)
-    assert float(kl_estimate(logps, ref, "k3").min()) >= 0
-    with pytest.raises(MISFIT):
-        kl_estimate(logps, ref, cast(Any, "k2"))
-    with pytest.raises(MISFIT):
-        kl_estimate(logps, ref[1:])
+    for estimator in (k1, k3):
+        assert float(torch.from_numpy(p) @ estimator(logps, ref)) == pytest.approx(exact, abs=1e-12)
+        with pytest.raises(MISFIT):
+            estimator(logps, ref[1:])
+    assert float(k3(logps, ref).min()) >= 0
 
 
 def test_leave_one_out_is_the_mean_of_the_others() -> None:
@@ -113,6 +112,12 @@ def test_group_normalised_by_hand() -> None:
     torch.testing.assert_close(found, torch.tensor([[-1 / 1.0001, 0.0, 1 / 1.0001], [0.0, 0.0, 0.0]]))
     with pytest.raises(ValueError, match="at least 2"):
         group_normalised(torch.ones(3, 1))
+
+
+def test_centred_is_a_share_of_leaving_one_out() -> None:
+    rewards = torch.from_numpy(np.random.default_rng(1).normal(size=(3, 4)))
+    torch.testing.assert_close(centred(rewards), leave_one_out(rewards) * 3 / 4, rtol=1e-12, atol=0)
+    assert centred(torch.tensor([[1.0, 2.0, 6.0]])).tolist() == [[-2.0, -1.0, 3.0]]
 
 
 def test_whitened_is_centred_and_scaled() -> None:

@@ -139,6 +139,7 @@ def test_units():
     assert LOSSES["rrhf"].kind == "list"
     assert LOSSES["sft"].kind == "demonstration"
     without = {"slic", "orpo", "simpo", "cpo", "alphapo", "rrhf", "unlikelihood", "reference_free", "sft"}
+    without |= {"cpo_simpo", "simper", "token_unlikelihood", "tpo"}
     assert {name for name, spec in LOSSES.items() if not spec.needs_reference} == without
 
 
@@ -156,7 +157,7 @@ def test_direct_calls_are_held_to_the_signature_too():
 def test_scope_and_state():
     """What depends on the other examples of a step, and what a run carries from step to step."""
     assert {name for name, spec in LOSSES.items() if spec.scope == "step"} == {
-        *("kto", "kto_pair", "bco", "aot", "aot_unpaired", "beta_dpo"),
+        *("kto", "kto_pair", "bco", "aot", "aot_unpaired", "beta_dpo", "alpha_dpo"),
     }
     for spec in LOSSES.values():
         assert ("state" in spec.inputs) == bool(spec.initial_state) == (spec.advance is not None)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from preftree.losses import LOSSES, bind
-from preftree.losses.types import PairValues, ResponseSums
+from preftree.losses.types import PairTokens, PairValues, ResponseSums, TokenLogps
 from support.loss_laws import lists, pairs
 
 
@@ -44,9 +44,18 @@ GIVEN = {
     "ref_lists": lists([0.0, 0.0, 0.0, -4.0, -4.0], [1, 1, 1, 2, 2], [3, 2]),
     "list_scores": values(2, 1, 0, 1, 0),
     "uniforms": values(0.9, 0.1),
+    "policy_tokens": PairTokens(
+        TokenLogps(values(0.5, 0.25, 0.25).log(), torch.tensor([2, 1])),
+        TokenLogps(values(0.25, 0.5, 0.25).log(), torch.tensor([1, 2])),
+    ),
+    "ref_tokens": PairTokens(
+        TokenLogps(values(0.5, 0.5, 0.5).log(), torch.tensor([2, 1])),
+        TokenLogps(values(0.5, 0.5, 0.5).log(), torch.tensor([1, 2])),
+    ),
     **RESPONSES,
 }
 
+BCO_STATE = {"desirable_mean": 1.0, "num_desirable": 2.0, "undesirable_mean": 0.0, "num_undesirable": 1.0}
 LN_2 = 0.6931471805599453
 SOFTPLUS = {-2: 0.12692801104297263, -1: 0.31326168751822286, 0: LN_2, 1: 1.3132616875182228, 2: 2.1269280110429727}
 SIGMOID = {-2: 0.11920292202211755, -1: 0.2689414213699951, 1: 0.7310585786300049, 2: 0.8807970779778823}
@@ -60,12 +69,19 @@ WORKED = [
     ("slic", {}, {}, [1.0, 4.2]),
     # the chosen moved by 0 on average, and so did the rejected: the mean of two sigmoid(-.5), of two sigmoid(.5)
     ("kto_pair", {"beta": 0.5}, {}, [0.3775406687981454, 0.6224593312018546]),
-    # rewards .5, 1.5, -.5, and a mean of 1 over 3 before: shift (3 + 1.5) / 6 = .75; -.25, .75, -1.25
+    # rewards .5, 1.5, -.5, and means of 1 over 2 liked and 0 over 1 disliked before: over all (2 + 1.5) / 6 = 7 / 12
+    (
+        "bco",
+        {"beta": 0.5, "shift": "responses"},
+        {"state": BCO_STATE},
+        [math.log(1 + math.exp(x)) for x in (7 / 12 - 0.5, 7 / 12 - 1.5, -0.5 - 7 / 12)],
+    ),
+    # half of (2 + 2) / 4 + (0 - .5) / 2, the means of the liked and of the disliked: (1 - .25) / 2 = .375
     (
         "bco",
         {"beta": 0.5},
-        {"state": {"reward_mean": 1.0, "num_responses": 3.0}},
-        [math.log(1 + math.exp(0.25)), math.log(1 + math.exp(-0.75)), math.log(1 + math.exp(-1.25))],
+        {"state": BCO_STATE},
+        [math.log(1 + math.exp(x)) for x in (0.375 - 0.5, 0.375 - 1.5, -0.5 - 0.375)],
     ),
     # mean log-probs -2.5 and -6; odds 1 / (e^2.5 - 1) and 1 / (e^6 - 1)
     (
@@ -95,7 +111,9 @@ WORKED = [
     ("r_dpo", {"beta": 0.5, "alpha": 0.5}, {}, [SOFTPLUS[-2], SOFTPLUS[2]]),
     # e^.75 is capped at 1; e^-.75
     ("wpo_clipped", {"beta": 0.5}, {}, [SOFTPLUS[-1], 0.4723665527410147 * SOFTPLUS[1]]),
-    ("rpo", {"beta": 0.5, "nll_weight": 0.1}, {}, [SOFTPLUS[-1] + 1.0, SOFTPLUS[1] + 1.2]),
+    ("rpo", {"beta": 0.5, "nll_weight": 0.1}, {}, [SOFTPLUS[-1] + 0.5, SOFTPLUS[1] + 0.6]),
+    # the authors' weight of a nat is 5e-5: delta 2 and -2 times .01
+    ("rpo", {}, {}, [math.log(1 + math.exp(-0.02)) + 5e-4, math.log(1 + math.exp(0.02)) + 6e-4]),
     ("iterative_rpo", {"beta": 0.5, "nll_weight": 1}, {}, [SOFTPLUS[-1] + 2.5, SOFTPLUS[1] + 6]),
     # (.5 * 2 - .75 * 2) / .25 = -2; (.5 * -2 - .75 * .5) / .25 = -5.5
     ("modpo", {"beta": 0.5, "objective_weight": 0.25}, {}, [SOFTPLUS[2], math.log(1 + math.exp(5.5))]),
@@ -154,6 +172,29 @@ WORKED = [
     ),
     # log(1 + e^-2) + 0 + 0; log(1 + e^2) + 4 + 4
     ("cal_dpo", {"beta": 0.5}, {}, [SOFTPLUS[-2], SOFTPLUS[2] + 8]),
+    # means -2.5 and -6: 10 * 3.5 - 5.4 and 10 * -3.5 - 5.4
+    (
+        "cpo_simpo",
+        {},
+        {},
+        [math.log(1 + math.exp(-29.6)) + 0.05 * 2.5, math.log(1 + math.exp(40.4)) + 0.05 * 6],
+    ),
+    ("simper", {}, {}, [math.exp(-6) - math.exp(-2.5), math.exp(-2.5) - math.exp(-6)]),
+    # 1 + .5 * 1; -1 - .5 * 1
+    ("dpo_shift", {"beta": 1, "shift": 0.5}, {}, [math.log(1 + math.exp(-1.5)), math.log(1 + math.exp(1.5))]),
+    # .5 * 2 - 2; .5 * -2 - .5
+    ("rebel", {"beta": 0.5}, {}, [1.0, 2.25]),
+    # d = 1/4 + 1/2 and the reverse: z = 1 / sqrt 2 and -1 / sqrt 2
+    (
+        "alpha_dpo",
+        {"beta": 2, "gamma": 1, "alpha": 0.5},
+        {},
+        [math.log(1 + math.exp(x + 1 + y / math.sqrt(8))) for x, y in ((-7, 1), (7, -1))],
+    ),
+    # second minus last: -1 - 1 = -2, the best at 2; of two, -4 + 2 = -2, the best at -4 / 2
+    ("tpo", {"beta": 0.5, "nll_weight": 0.5}, {}, [SOFTPLUS[1] - 1, SOFTPLUS[1] + 1]),
+    # tokens of 1/2 and 1/4 against one of 1/4: log 8 - log(3/4); the other way round log 4 - log(1/2) - log(3/4)
+    ("token_unlikelihood", {}, {}, [math.log(32 / 3), math.log(32 / 3)]),
     ("unlikelihood", {"alpha": 0.5}, {}, [10 - 6, 12 - 5]),
     ("reference_free", {"beta": 0.5}, {}, [SOFTPLUS[-1], SOFTPLUS[1]]),
     # .5 * 2 + .5 (1 - 0); .5 * -2 + .5 (1 - 4)
@@ -175,7 +216,12 @@ def test_worked_by_hand(name, options, more, expected):
 
 def test_each_loss_that_trl_lacks_is_there():
     lacking = {name for name, spec in LOSSES.items() if not spec.trl}
-    elsewhere = {"f_dpo", "ld_dpo", "wpo"}  # TRL has them as other options than loss_type; see tests/parity
+    elsewhere = {
+        "sampo",
+        "f_dpo",
+        "ld_dpo",
+        "wpo",
+    }  # sampo is below; TRL has them as other options than loss_type; see tests/parity
     assert lacking - elsewhere <= {row[0] for row in WORKED}
 
 
@@ -194,14 +240,49 @@ def test_kto_without_mismatched_responses_compares_with_zero():
     assert bind("kto", {"beta": 1})(**given)[0].item() == pytest.approx(SIGMOID[-1])
 
 
-def test_running_mean_of_bco():
-    """1 over 3 responses, then .5, 1.5 and -.5: 4.5 over 6. The state itself is left alone."""
-    state = {"reward_mean": 1.0, "num_responses": 3.0}
+def test_running_means_of_bco():
+    """1 over 2 liked and 0 over 1 disliked, then .5 and 1.5, and -.5. The state itself is left alone."""
+    state = dict(BCO_STATE)
     given = {key: RESPONSES[key] for key in ("responses", "ref_responses", "desirable")}
     loss = bind("bco", {"beta": 0.5})
-    assert loss.advance(**given, state=state) == {"reward_mean": 0.75, "num_responses": 6.0}
-    assert state == {"reward_mean": 1.0, "num_responses": 3.0}
-    assert loss.advance(**given, state=loss.spec.initial_state) == {"reward_mean": 0.5, "num_responses": 3.0}
+    after = {"desirable_mean": 1.0, "num_desirable": 4.0, "undesirable_mean": -0.25, "num_undesirable": 2.0}
+    assert loss.advance(**given, state=state) == after
+    assert state == BCO_STATE
+    first = {"desirable_mean": 1.0, "num_desirable": 2.0, "undesirable_mean": -0.5, "num_undesirable": 1.0}
+    assert loss.advance(**given, state=loss.spec.initial_state) == first
+
+
+def test_bco_is_not_moved_by_the_more_frequent_label():
+    """Eight liked responses with reward 2 and one disliked with -1.86: the middle is .07, and the mean of all 1.57."""
+    responses = ResponseSums(values(*[-8.0] * 8, -11.86), torch.ones(9).long())
+    ref = ResponseSums(values(*[-10.0] * 9), torch.ones(9).long())
+    liked = torch.arange(9) < 8
+    for shift, centre in (("labels", 0.07), ("responses", (8 * 2 - 1.86) / 9)):
+        loss = bind("bco", {"beta": 1, "shift": shift})
+        found = loss(responses, ref, liked, loss.spec.initial_state)
+        assert found.tolist() == pytest.approx(
+            [math.log(1 + math.exp(centre - 2))] * 8 + [math.log(1 + math.exp(-1.86 - centre))]
+        )
+
+
+def test_bco_with_one_label_alone_is_centred_on_it():
+    responses, ref = (ResponseSums(values(x, x - 2), torch.ones(2).long()) for x in (-8.0, -10.0))
+    loss = bind("bco", {"beta": 1})
+    found = loss(responses, ref, torch.tensor([True, True]), loss.spec.initial_state)
+    assert found.tolist() == pytest.approx([LN_2, LN_2])
+
+
+def test_sampo_draws_every_token_of_the_longer_response_as_often():
+    """One token against four of 1, 2, 4 and 8 nats: each of the four about a quarter of the draws."""
+    one, four = torch.tensor([1]), torch.tensor([4])
+    ref = PairTokens(TokenLogps(values(0), one), TokenLogps(values(0, 0, 0, 0), four))
+    policy = PairTokens(TokenLogps(values(0), one), TokenLogps(values(-1, -2, -4, -8), four))
+    sums = []
+    for draw in range(400):
+        loss = bind("sampo", {"beta": 1})(policy_tokens=policy, ref_tokens=ref, uniforms=values(draw / 400))
+        sums.append(round(-math.log(math.expm1(float(loss))), 6))
+    assert set(sums) == {1, 2, 4, 8}
+    assert all(70 <= sums.count(nats) <= 130 for nats in (1, 2, 4, 8))
 
 
 def test_moving_averages_of_beta_dpo():

@@ -8,8 +8,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from preftree.losses.rl.advantages import leave_one_out
-from preftree.losses.rl.policy_gradient import clipped_surrogate, is_clipped, value_loss
+from preftree.config.online import PUBLISHED
+from preftree.losses.rl.advantages import k1, k3, leave_one_out
+from preftree.losses.rl.methods import METHODS, actions, token_weights
+from preftree.losses.rl.policy_gradient import (
+    clipped_surrogate,
+    is_clipped,
+    kl_loss,
+    value_loss,
+    weighted_likelihood,
+)
 from preftree.worlds.bandit import SIX_ARMS
 
 
@@ -33,6 +41,83 @@ def test_at_ratio_one_the_gradient_is_reinforces() -> None:
     assert loss.tolist() == [-0.7, 0.3]
     (slope,) = torch.autograd.grad(loss.sum(), logps)
     assert slope.tolist() == [-0.7, 0.3]
+
+
+def test_two_ranges_by_hand() -> None:
+    ratio, advantages = torch.tensor([1.5, 1.5, 1.25, 0.5]), torch.tensor([2.0, -2.0, 2.0, -2.0])
+    loss = clipped_surrogate(ratio.log(), torch.zeros(4), advantages, clip=0.2, clip_high=0.28)
+    torch.testing.assert_close(loss, torch.tensor([-2.56, 3.0, -2.5, 1.6]))
+    assert is_clipped(ratio.log(), torch.zeros(4), advantages, clip=0.2, clip_high=0.28).tolist() == [1, 0, 0, 1]
+
+
+def test_cispo_clips_the_weight_and_keeps_the_gradient() -> None:
+    ratio, advantages = torch.tensor([0.1, 1.5, 9.0, 9.0]), torch.tensor([2.0, 2.0, 2.0, -2.0])
+    logps = ratio.log().requires_grad_()
+    loss = weighted_likelihood(logps, torch.zeros(4), advantages, clip_high=5.0)
+    (slope,) = torch.autograd.grad(loss.sum(), logps)
+    torch.testing.assert_close(slope, torch.tensor([-0.2, -3.0, -12.0, 12.0]))
+    assert is_clipped(logps.detach(), torch.zeros(4), advantages, clip=None, clip_high=5.0).tolist() == [0, 0, 1, 1]
+
+
+def test_weights_of_tokens_by_hand() -> None:
+    """Two responses of 1 and 3 tokens, of an update of 4 responses and 8 tokens, at most 5 to a response."""
+    counts, sizes = torch.tensor([1, 3]), {"num_tokens": 8, "num_responses": 4, "limit": 5}
+    wanted = {
+        "ppo": [1 / 8] * 4,
+        "rloo": [1 / 4] * 4,
+        "grpo": [1 / 4, 1 / 12, 1 / 12, 1 / 12],
+        "dr_grpo": [1 / 20] * 4,
+        "dapo": [1 / 8] * 4,
+        "gspo": [1 / 4, 1 / 12, 1 / 12, 1 / 12],
+        "cispo": [1 / 8] * 4,
+    }
+    for name, weights in wanted.items():
+        found = token_weights(counts, METHODS[name], **sizes)
+        torch.testing.assert_close(found, torch.tensor(weights, dtype=torch.float64), msg=name)
+    logps = torch.tensor([1.0, 2.0, 3.0, 4.0], dtype=torch.float64)
+    acts = {name: actions(logps, counts, method).tolist() for name, method in METHODS.items()}
+    assert acts["rloo"] == [1, 9]
+    assert acts["gspo"] == [1, 3]
+    assert all(acts[name] == [1, 2, 3, 4] for name in ("ppo", "grpo", "dr_grpo", "dapo", "cispo"))
+    assert METHODS.keys() == {"ppo", *PUBLISHED}
+
+
+@pytest.mark.parametrize("moved", [0.0, 0.7])
+def test_the_penalty_in_the_loss_has_the_gradient_of_the_kl(moved: float) -> None:
+    """Exactly, over all arms; also where the policy has left the one that sampled. Others in its place have not."""
+    ref = torch.tensor(SIX_ARMS.reference, dtype=torch.float64).log()
+    old = torch.tensor([0.3, -0.2, 0.5, 0.1, -0.7, 0.0], dtype=torch.float64).log_softmax(0)
+    logits = (old + moved * torch.linspace(-1, 1, 6, dtype=torch.float64)).requires_grad_()
+    logps = logits.log_softmax(0)
+
+    def slope_of(values: Tensor) -> Tensor:
+        return torch.autograd.grad((old.exp() * values).sum(), logits, retain_graph=True)[0]
+
+    exact = (logps.exp() * (logps - ref)).sum()
+    (wanted,) = torch.autograd.grad(exact, logits, retain_graph=True)
+    penalty = kl_loss(logps, old, ref)
+    assert float((old.exp() * penalty).sum().detach()) == pytest.approx(float(exact.detach()), abs=1e-12)
+    torch.testing.assert_close(slope_of(penalty), wanted, rtol=0, atol=1e-12)
+    for wrong in (k3(logps, ref), k1(logps, ref)):
+        assert float((slope_of(wrong) - wanted).abs().max()) > 0.05
+    if moved == 0:  # without the ratio k3 leads to another optimum, that of the divergence the other way round
+        (other,) = torch.autograd.grad((ref.exp() * (ref - logps)).sum(), logits, retain_graph=True)
+        torch.testing.assert_close(slope_of(k3(logps, ref)), other, rtol=0, atol=1e-12)
+
+
+def test_in_the_reward_the_log_ratio_alone_has_the_gradient_of_the_kl() -> None:
+    ref = torch.tensor(SIX_ARMS.reference, dtype=torch.float64).log()
+    logits = torch.tensor([0.3, -0.2, 0.5, 0.1, -0.7, 0.0], dtype=torch.float64).requires_grad_()
+    logps = logits.log_softmax(0)
+    (wanted,) = torch.autograd.grad((logps.exp() * (logps - ref)).sum(), logits, retain_graph=True)
+    slopes = {}
+    for estimator in (k1, k3):
+        cost = estimator(logps, ref).detach()
+        (slopes[estimator],) = torch.autograd.grad(
+            (logps.detach().exp() * cost * logps).sum(), logits, retain_graph=True
+        )
+    torch.testing.assert_close(slopes[k1], wanted, rtol=0, atol=1e-12)
+    assert float((slopes[k3] - wanted).abs().max()) > 0.05
 
 
 def test_the_value_loss_by_hand() -> None:

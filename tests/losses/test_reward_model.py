@@ -34,6 +34,15 @@ def test_bradley_terry_is_ln_2_at_equal_rewards() -> None:
     assert value("bradley_terry", pair(2.0, 1.0)) == pytest.approx(math.log1p(math.exp(-1)), abs=1e-15)
 
 
+def test_centring_holds_the_sum_of_a_pair_at_zero() -> None:
+    plain = value("bradley_terry", pair(2.0, 1.0))
+    assert value("bradley_terry", pair(2.0, 1.0), centring=0.01) == pytest.approx(plain + 0.09, abs=1e-15)
+    assert value("bradley_terry", pair(1.0, -1.0), centring=5.0) == value("bradley_terry", pair(1.0, -1.0))
+    margins = torch.tensor([0.75], dtype=torch.float64)
+    plain = value("bradley_terry_margin", pair(2.0, 1.0), margins)
+    assert value("bradley_terry_margin", pair(2.0, 1.0), margins, centring=0.5) == pytest.approx(plain + 4.5, abs=1e-15)
+
+
 def test_margins_are_taken_off() -> None:
     margins = torch.tensor([0.75], dtype=torch.float64)
     assert value("bradley_terry_margin", pair(2.0, 1.0), margins, margin_weight=2.0) == pytest.approx(
@@ -89,7 +98,7 @@ def test_losses_of_a_policy_are_none_of_a_reward_model() -> None:
         bind("dpo", {}, REWARD_LOSSES)
     with pytest.raises(ValueError, match="did you mean 'davidson'"):
         bind("davidsen", {}, REWARD_LOSSES)
-    with pytest.raises(ValueError, match=r"'bradley_terry' does not take 'nu', its options are: none"):
+    with pytest.raises(ValueError, match=r"'bradley_terry' does not take 'nu', its options are: centring"):
         bind("bradley_terry", {"nu": 2.0}, REWARD_LOSSES)
     with pytest.raises(ValueError, match="nu must be"):
         bind("rao_kupper", {"nu": 0.5}, REWARD_LOSSES)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
+import torch
 from scipy.special import expit, logsumexp
 
 Options = dict[str, float | str]
@@ -136,6 +137,48 @@ def _ld_dpo(policy_tokens, ref_tokens, beta, alpha):
     return softplus(-beta * (sides[0] - sides[1])) if len(both[0]) else np.zeros(0)
 
 
+def _sampo(policy_tokens, ref_tokens, uniforms, beta):
+    def kept(count, few, generator):
+        return torch.randperm(count, generator=generator, device="cpu")[:few].numpy() if few < count else range(count)
+
+    values = []
+    sides = [
+        lists_of(policy.logps - ref.logps, policy.num_tokens)
+        for policy, ref in zip(policy_tokens, ref_tokens, strict=True)
+    ]
+    for uniform, chosen, rejected in zip(uniforms, *sides, strict=True):
+        generator, few = torch.Generator("cpu").manual_seed(int(uniform * 2**53)), min(len(chosen), len(rejected))
+        sums = [sum(side[i] for i in kept(len(side), few, generator)) for side in (chosen, rejected)]
+        values.append(softplus(-beta * (sums[0] - sums[1])))
+    return np.array(values)
+
+
+def _token_unlikelihood(policy_tokens, alpha):
+    chosen, rejected = (lists_of(side.logps, side.num_tokens) for side in policy_tokens)
+    values = zip(chosen, rejected, strict=True)
+    return np.array([-w.sum() - alpha * np.log(-np.expm1(lost)).sum() for w, lost in values])
+
+
+def _alpha_dpo(policy, ref, beta, gamma, alpha, at):
+    away = gap_per_token(at["policy"], at["ref"])
+    z = (away - np.mean(away)) / np.std(away, ddof=1) if len(away) > 1 and np.ptp(away) > 0 else 0 * away
+    chosen, rejected = mean_logps(policy)
+    return softplus(gamma + alpha * z - beta * (chosen - rejected))
+
+
+def _tpo(policy_lists, beta, nll_weight):
+    values = []
+    rows = zip(
+        lists_of(policy_lists.values, policy_lists.sizes),
+        lists_of(policy_lists.num_tokens, policy_lists.sizes),
+        strict=True,
+    )
+    for logps, tokens in rows:
+        second = logps[1] if len(logps) > 2 else logps[0]
+        values.append(softplus(beta * (logps[-1] - second)) - nll_weight * logps[0] / tokens[0])
+    return np.array(values)
+
+
 def _kto(responses, ref_responses, desirable, mismatched, ref_mismatched, beta, desirable_weight, undesirable_weight):
     rho, z = responses.values - ref_responses.values, max(0.0, np.mean(mismatched.values - ref_mismatched.values))
     return np.where(
@@ -149,11 +192,17 @@ def _kto_pair(policy, ref, beta, at):
     return (1 - expit(beta * (chosen - z_rejected)) + 1 - expit(beta * (z_chosen - rejected))) / 2
 
 
-def _bco(responses, ref_responses, desirable, state, beta, at):
+def _bco(responses, ref_responses, desirable, state, beta, shift, at):
     seen = beta * (at["responses"].values - at["ref_responses"].values)
-    count = state["num_responses"]
-    shift = (state["reward_mean"] * count + seen.sum()) / (count + len(seen))
-    reward = beta * (responses.values - ref_responses.values) - shift
+    sums, counts = [], []
+    for label, of_label in (("desirable", desirable), ("undesirable", ~desirable)):
+        sums.append(state[f"{label}_mean"] * state[f"num_{label}"] + seen[of_label].sum())
+        counts.append(state[f"num_{label}"] + of_label.sum())
+    if shift == "responses":
+        centre = sum(sums) / sum(counts) if sum(counts) else 0.0
+    else:
+        centre = np.mean([total / count for total, count in zip(sums, counts, strict=True) if count] or [0.0])
+    reward = beta * (responses.values - ref_responses.values) - centre
     return np.where(desirable, softplus(-reward), softplus(reward))
 
 
@@ -308,11 +357,11 @@ FACTS: dict[str, Facts] = {
         constants=True,
     ),
     "bco": Facts(
-        options=({"beta": 0.01}, {"beta": 0.3}),
+        options=({"beta": 0.01, "shift": "labels"}, {"beta": 0.3, "shift": "responses"}),
         oracle=_bco,
-        at_reference=lambda beta: LN_2,
+        at_reference=lambda beta, shift: LN_2,
         delta_only=False,
-        state={"reward_mean": 0.4, "num_responses": 12.0},
+        state={"desirable_mean": 0.9, "num_desirable": 12.0, "undesirable_mean": -0.3, "num_undesirable": 4.0},
         constants=True,
     ),
     "bco_pair": Facts(
@@ -516,7 +565,9 @@ FACTS: dict[str, Facts] = {
     ),
     "rpo": Facts(
         options=({"beta": 0.01, "nll_weight": 0.005}, {"beta": 0.5, "nll_weight": 0.1}),
-        oracle=lambda policy, ref, beta, nll_weight: softplus(-beta * gap(policy, ref)) - nll_weight * policy.chosen,
+        oracle=lambda policy, ref, beta, nll_weight: (
+            softplus(-beta * gap(policy, ref)) - beta * nll_weight * policy.chosen
+        ),
         at_reference=None,
         delta_only=False,
     ),
@@ -631,4 +682,63 @@ FACTS: dict[str, Facts] = {
         state={"multiplier": 0.7},
     ),
     "sft": Facts(options=({},), oracle=lambda logps: -logps, at_reference=None, delta_only=False),
+    "cpo_simpo": Facts(
+        options=({"beta": 10.0, "gamma": 5.4, "nll_weight": 0.05}, {"beta": 0.5, "gamma": 0.3, "nll_weight": 1.0}),
+        oracle=lambda policy, beta, gamma, nll_weight: (
+            softplus(gamma - beta * (mean_logps(policy)[0] - mean_logps(policy)[1]))
+            - nll_weight * mean_logps(policy)[0]
+        ),
+        at_reference=None,
+        delta_only=False,
+    ),
+    "simper": Facts(
+        options=({},),
+        oracle=lambda policy: np.exp(mean_logps(policy)[1]) - np.exp(mean_logps(policy)[0]),
+        at_reference=None,
+        delta_only=False,
+        swap=lambda policy: 2 * (np.exp(mean_logps(policy)[1]) - np.exp(mean_logps(policy)[0])),
+        zero=True,  # of the most unlikely
+    ),
+    "dpo_shift": Facts(
+        options=({"beta": 0.1, "shift": 0.95}, {"beta": 0.5, "shift": 0.5}),
+        oracle=lambda policy, ref, beta, shift: softplus(
+            -beta * ((policy.chosen - ref.chosen) - shift * (policy.rejected - ref.rejected))
+        ),
+        at_reference=lambda beta, shift: LN_2,
+        delta_only=False,
+    ),
+    "sampo": Facts(
+        options=({"beta": 0.1}, {"beta": 0.5}),
+        oracle=_sampo,
+        at_reference=lambda beta: LN_2,
+        delta_only=False,
+        zero=True,
+        exempt={"direction": "tokens that are not drawn have no gradient"},
+    ),
+    "token_unlikelihood": Facts(
+        options=({"alpha": 1.0}, {"alpha": 0.3}),
+        oracle=_token_unlikelihood,
+        at_reference=None,
+        delta_only=False,
+    ),
+    "rebel": Facts(
+        options=({"beta": 1.0}, {"beta": 0.1}),
+        oracle=lambda policy, ref, margins, beta: (beta * gap(policy, ref) - margins) ** 2,
+        at_reference=None,
+        delta_only=True,
+    ),
+    "alpha_dpo": Facts(
+        options=({"beta": 2.5, "gamma": 1.0, "alpha": 0.05}, {"beta": 0.5, "gamma": 0.3, "alpha": 1.0}),
+        oracle=_alpha_dpo,
+        at_reference=None,
+        delta_only=False,
+        constants=True,
+    ),
+    "tpo": Facts(
+        options=({"beta": 0.01, "nll_weight": 1.0}, {"beta": 0.5, "nll_weight": 0.3}),
+        oracle=_tpo,
+        at_reference=None,
+        delta_only=False,
+        zero=True,  # the responses between the second and the last
+    ),
 }

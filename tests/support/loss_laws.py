@@ -128,7 +128,10 @@ def draw(case: Case, num: int = 7, seed: int = 0) -> Given:
         fixed = np.random.default_rng(seed + 1)
         sides = [(fixed.normal(-2, 1, n.sum()), fixed.normal(0, 1, n.sum()), n) for n in tokens]
         return PairTokens(
-            *(TokenLogps(tensor(base + noise * more), torch.tensor(n.tolist())) for base, more, n in sides)
+            *(
+                TokenLogps(tensor(np.minimum(base + noise * more, -0.01)), torch.tensor(n.tolist()))
+                for base, more, n in sides
+            )
         )
 
     given = {
@@ -213,7 +216,7 @@ def at_reference(given: Given) -> Given:
     if "kl" in given:
         same["kl"] = walk(given["kl"], torch.zeros_like)
     if "state" in given:
-        same["state"] = {**given["state"], **{name: 0.0 for name in given["state"] if name == "reward_mean"}}
+        same["state"] = {**given["state"], **{name: 0.0 for name in given["state"] if name.endswith("desirable_mean")}}
     return {**given, **same}
 
 
@@ -383,7 +386,9 @@ def extremes(case: Case) -> None:
         built = {
             "policy": pairs([x + low for x in far], [x + low for x in near], ones, ones, dtype),
             "ref": pairs([0.0] * 7, [0.0] * 7, ones, ones, dtype),
-            "policy_tokens": PairTokens(TokenLogps(tensor(far), count), TokenLogps(tensor(near), count)),
+            "policy_tokens": PairTokens(
+                TokenLogps(tensor([x + low for x in far]), count), TokenLogps(tensor([x + low for x in near]), count)
+            ),
             "ref_tokens": PairTokens(TokenLogps(zero, count), TokenLogps(zero, count)),
             "kl": PairValues(tensor([0.0, 1e4, 0.0, 3.0, 1e4, 0.0, 1e4]), tensor([1e4, 0.0, 0.0, 2.0, 1e4, 1.0, 0.0])),
             "responses": single(far),
@@ -414,7 +419,7 @@ def options_count(case: Case) -> None:
     for option, value in case.options.items():
         allowed = known[option].allowed
         if isinstance(allowed, Choice):
-            moved = next(name for name in allowed.names[1:] if name != value and "alpha" not in name)
+            moved = next(name for name in allowed.names if name != value and "alpha" not in name)
             options = {name: v for name, v in case.options.items() if known[name].only_with is None} | {option: moved}
         else:
             options = {**case.options, option: value + case.facts.moves.get(option, 0.03)}

@@ -427,3 +427,8 @@ def test_three_dpo_steps_equal_a_loop_around_peft(tmp_path: Path, options: dict)
         )
         for name, parameter in trained_parameters(ours).items():
             assert (parameter - parameters[f"base_model.model.{name}"]).abs().max() < 1e-9, name
+
+
+def test_merging_a_stored_adapter_needs_one(place: Path) -> None:
+    with pytest.raises(ConfigError, match=r"lora\.new counts only with a model folder that holds an adapter"):
+        run(sft_config(place, "never", "lora.new=true"))

@@ -9,9 +9,12 @@ import numpy as np
 import pytest
 
 from preftree.data.store.token_store import TokenStore
-from preftree.errors import ConfigError, DataError
+from preftree.errors import CheckpointError, ConfigError, DataError
 from preftree.train.dataset import Subset, probe_rows
 from preftree.train.dpo import run_dpo
+from preftree.train.objective import bind_objective
+from preftree.train.open_run import open_run
+from preftree.train.run_examples import open_examples
 from support.small_runs import dpo_config, make_model, make_pairs
 
 
@@ -47,6 +50,35 @@ def test_a_format_that_is_named_holds_for_the_held_out_file(place: Path) -> None
 def test_all_turns_are_for_imitation_alone(place: Path) -> None:
     with pytest.raises(ConfigError, match=r"data\.turns=all imitates every assistant turn, and dpo compares"):
         run_dpo(dpo_config(place, "turns", "data.turns=all"))
+
+
+def test_the_pairs_of_a_ranking_share_the_weight_of_their_row(place: Path) -> None:
+    """InstructGPT's loss: the mean over rankings of the mean over their pairs, here of 6 pairs and of 1."""
+    rows: list[dict[str, object]] = [{"prompt": "a", "responses": [" good", " fine", " was", " bad"]}]
+    rows.append({"prompt": "b", "responses": [" great", " dull"], "weight": 2})
+    (place / "rankings.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    run_dpo(dpo_config(place, "equal", f"data={place / 'rankings.jsonl'}", "batch_size=7", "max_steps=2"))
+    words = (f"data={place / 'rankings.jsonl'}", "data.ranking_weight=row", "batch_size=7", "max_steps=2")
+    config = dpo_config(place, "shared", *words)
+    run_dpo(config)
+    with open_run(config) as run:
+        data = open_examples(run, bind_objective(config)[1])
+    assert data.train.store.weights.tolist() == pytest.approx([1 / 6] * 6 + [2.0])
+    assert data.train.store[0].weight == pytest.approx(1 / 6)
+    alone = [
+        json.loads((place / out / "metrics.jsonl").read_text().splitlines()[1])["loss"] for out in ("equal", "shared")
+    ]
+    assert alone[0] != pytest.approx(alone[1], abs=1e-4)
+    with pytest.raises(CheckpointError, match=r"data\.ranking_weight"):
+        run_dpo(dpo_config(place, "shared", *words[:1], *words[2:3], "max_steps=3"))
+
+
+@pytest.mark.parametrize("words", [(), ("loss=kto",)])
+def test_a_weight_of_rankings_needs_rankings(place: Path, words: tuple[str, ...]) -> None:
+    with pytest.raises(
+        ConfigError, match=r"data\.ranking_weight=row is of rankings under a loss of pairs, and .*leave it"
+    ):
+        run_dpo(dpo_config(place, "none", "data.ranking_weight=row", *words))
 
 
 @pytest.mark.parametrize(

@@ -16,15 +16,18 @@ from torch import Tensor
 from transformers import GenerationMixin, PreTrainedModel
 
 from preftree.config.load import load_config
-from preftree.config.online import OnlineConfig, PpoConfig, RlooConfig
+from preftree.config.online import PUBLISHED, OnlineConfig, PpoConfig, RlooConfig
 from preftree.data.prompts import open_prompts
+from preftree.data.tokens.tokenize import tokenize_file
 from preftree.errors import CheckpointError, ConfigError, DataError, HalfwayError, JudgeError, TrainingError
 from preftree.evaluate.along_training import Measuring, measure_run
 from preftree.losses.rl.advantages import gae
 from preftree.models.load import load_model, load_tokenizer
+from preftree.models.reward_model import load_reward_model
 from preftree.report.page import run_page
 from preftree.run_folder.reader import read_run
 from preftree.scoring.critic import Critic
+from preftree.scoring.reward_scorer import RewardScorer
 from preftree.scoring.scorer import Scorer
 from preftree.scoring.vocabulary import head_entropy, head_of
 from preftree.storage.checkpoint import list_checkpoints
@@ -34,9 +37,13 @@ from preftree.train.policy import ReferenceModel
 from preftree.train.ppo import run_ppo, run_rloo
 from preftree.train.rollouts import iteration as online
 from preftree.train.rollouts.learner import Learner, score
+from preftree.train.rollouts.mixed_in import MixedIn
 from preftree.train.rollouts.prompts import RunPrompts
 from preftree.train.rollouts.rollout import Rollout, prompts_of
+from support.models import tiny_llama
+from support.rewards import reward_model
 from support.small_runs import dpo_config, load_trained, make_model, make_pairs, rows_of
+from support.tokenizers import chat_tokenizer
 
 REWARD = """def vowels(prompt, response):
     return sum(letter in "aeiou" for letter in response) / 4
@@ -129,9 +136,9 @@ def copy_of(place: Path, scorer: Scorer) -> PreTrainedModel:
     ("kind", "words"),
     [
         ("ppo", ("critic=shared", "entropy_coef=.3", "whiten_advantages=false", "vf_coef=.7")),
-        ("ppo", ("critic=separate", "gamma=.9", "kl_estimator=k3")),
+        ("ppo", ("critic=separate", "gamma=.9")),
         ("rloo", ()),
-        ("rloo", ("advantage=grpo", "entropy_coef=.1")),
+        *(("rloo", (f"method={name}", "kl_coef=.1", "entropy_coef=.1")) for name in PUBLISHED),
     ],
 )
 def test_an_update_is_the_gradient_of_the_padded_slow_way(place: Path, kind: str, words: tuple[str, ...]) -> None:
@@ -153,8 +160,7 @@ def test_an_update_is_the_gradient_of_the_padded_slow_way(place: Path, kind: str
     counts = torch.from_numpy(rollout.count_R)
     rewards = torch.from_numpy(rollout.rewards_R)
     targets, _ = online.aim(config, scored, rewards, counts, kl_coef=0.1)
-    x = ref - logps.detach()
-    kl = (x.exp() - 1 - x) if config.kl_estimator == "k3" else -x
+    kl = logps.detach() - ref
     starts = [0, *counts.cumsum(0).tolist()]
     if isinstance(config, PpoConfig):
         module = learner.critic[0] if learner.critic else None
@@ -171,17 +177,28 @@ def test_an_update_is_the_gradient_of_the_padded_slow_way(place: Path, kind: str
         loss = -(advantages.float() * (logps - logps.detach()).exp()).mean()
         loss = loss + config.vf_coef * 0.5 * (values - returns.float()).square().mean()
     else:
-        whole = [float(rewards[i]) - 0.1 * float(kl[starts[i] : starts[i + 1]].sum()) for i in range(8)]
+        in_reward = config.method == "rloo"
+        costs = [0.1 * float(kl[starts[i] : starts[i + 1]].sum()) if in_reward else 0.0 for i in range(8)]
+        whole = [float(rewards[i]) - costs[i] for i in range(8)]
         loss = torch.zeros(())
         for i in range(8):
             other = whole[i ^ 1]
             mean = (whole[i] + other) / 2
-            advantage = whole[i] - other
-            if config.advantage == "grpo":
-                std = (((whole[i] - mean) ** 2 + (other - mean) ** 2) / 1) ** 0.5
-                advantage = (whole[i] - mean) / (std + 1e-4)
-            own = logps[starts[i] : starts[i + 1]].sum()
-            loss = loss - advantage * (own - own.detach()).exp() / 8
+            std = (((whole[i] - mean) ** 2 + (other - mean) ** 2) / 1) ** 0.5
+            advantage = {"rloo": whole[i] - other, "dr_grpo": whole[i] - mean}.get(
+                config.method, (whole[i] - mean) / (std + 1e-4)
+            )
+            own = logps[starts[i] : starts[i + 1]]
+            share = {
+                "rloo": 1 / 8,
+                "dr_grpo": 1 / (8 * config.max_new_tokens),
+                "dapo": 1 / len(logps),
+                "cispo": 1 / len(logps),
+            }.get(config.method, 1 / (8 * len(own)))
+            # At a ratio of 1 every surrogate descends as -A log p does, with the weight of its token.
+            loss = loss - share * advantage * own.sum()
+            if not in_reward:
+                loss = loss + 0.1 * share * ((own - ref[starts[i] : starts[i + 1]]).detach() * own).sum()
     loss = loss - config.entropy_coef * entropies.mean()
     twin.zero_grad()
     loss.backward()
@@ -273,7 +290,7 @@ def stop_during(monkeypatch: pytest.MonkeyPatch, step: int) -> Callable[[], None
     [
         ("ppo", ("kl_target=.5", "kl_horizon=20", "normalize_rewards=true", "clip_rewards=2", "schedule=linear")),
         ("ppo", ("critic=shared", "max_approx_kl=.01", "critic_lr=3e-3")),
-        ("rloo", ("advantage=grpo", "normalize_rewards=true", "temperature=.7")),
+        ("rloo", ("method=grpo", "normalize_rewards=true", "temperature=.7")),
     ],
 )
 def test_a_stopped_run_goes_on_to_the_bit(
@@ -388,6 +405,116 @@ def test_rewards_that_are_none_are_named(place: Path) -> None:
 
     with pytest.raises(JudgeError, match=r"a response to .*prompts.jsonl:1; fix the reward"):
         replace(learner, rewards=bad).sample(learner.data.prompts, np.array([0, 1]), 2, 0)
+
+
+def test_a_reward_that_ends_the_program_ends_the_run_with_a_sentence(place: Path) -> None:
+    (place / "leaves.py").write_text("import sys\ndef reward(prompt, response):\n    sys.exit(0)\n")
+    with pytest.raises(JudgeError, match=r"raised SystemExit \(0\): it must return, and not end the program on the"):
+        run(config_of(place, "rloo", "leaves", f"reward={place / 'leaves.py'}:reward"))
+    assert not (place / "leaves" / "model").exists()
+
+
+def test_sampled_special_tokens_are_judged_and_counted(place: Path) -> None:
+    """A chat model that now and then samples one in the middle of a response, under a reward model."""
+    tokenizer = chat_tokenizer()
+    folder = place / "chat"
+    model = tiny_llama(len(tokenizer))
+    model.config.eos_token_id = model.generation_config.eos_token_id = tokenizer.eos_token_id
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    reward_model(folder).save_pretrained(place / "rm")
+    tokenizer.save_pretrained(place / "rm")
+    turns = [{"prompt": [{"role": "user", "content": text}]} for text in PROMPTS[:2]]
+    (place / "turns.jsonl").write_text("".join(json.dumps(row) + "\n" for row in turns))
+    words = (f"model={folder}", f"data={place / 'turns.jsonl'}", f"reward=rm:{place / 'rm'}", "max_new_tokens=40")
+    run(config_of(place, "rloo", "special", *words, f"eval_data={place / 'turns.jsonl'}"))
+    rows = rows_of(place / "special")
+    assert sum(float(row["special_tokens"]) for row in rows if "split" not in row) > 0
+    assert all(0 <= float(row["special_tokens"]) <= 1 for row in rows)
+
+
+def test_a_critic_that_starts_from_a_reward_model_has_its_numbers(place: Path) -> None:
+    """The value of the state after a prompt is what transformers' classifier gives for the prompt."""
+    model = reward_model(place / "model")
+    model.save_pretrained(place / "rm-critic")
+    load_tokenizer(place / "model").save_pretrained(place / "rm-critic")
+    words = (f"critic_start={place / 'rm-critic'}", "max_steps=1")
+    learner = learner_of(place, "ppo", *words)
+    start = RewardScorer(load_reward_model(place / "rm-critic"))
+    critic = Critic(learner.scorer, shared=False, start=start)
+    rollout = learner.sample(learner.data.prompts, np.array([0, 2]), 2, 0)
+    found = score(
+        replace(learner, critic=(critic, learner.optimizer)), rollout, [learner.lay_out(rollout, np.arange(4))]
+    )
+    assert found.values is not None
+    for response, prompt in enumerate((0, 0, 2, 2)):
+        ids = torch.tensor([list(learner.data.prompts.ids[prompt])])
+        expected = float(model(input_ids=ids).logits[0, 0].detach())
+        assert float(found.values[rollout.places([response])[0]]) == pytest.approx(expected, abs=1e-5)
+    config = config_of(place, "ppo", "from-rm", *words)
+    run(config)
+    assert (place / "from-rm" / "model").exists()
+    with pytest.raises(CheckpointError, match="start of the critic"):
+        run(config_of(place, "ppo", "from-rm", "max_steps=2"))
+
+
+def test_demonstrations_mixed_in_add_their_gradient(place: Path) -> None:
+    """An update with them is one without them plus the gradient of their mean loss of a token, by transformers."""
+    rows = [{"prompt": "good", "completion": " plot was fine"}, {"prompt": "bad", "completion": " movie"}]
+    (place / "shown.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    given = ("minibatch_size=null", "max_grad_norm=null", "critic=shared", "vf_coef=.1")
+    config = config_of(place, "ppo", "unused", *given, f"ptx_data={place / 'shown.jsonl'}", "ptx_coef=2.0")
+    store, _ = tokenize_file(
+        str(place / "shown.jsonl"), load_tokenizer(place / "model"), kind="demonstration", cache_dir=place / "cache"
+    )
+    updates = []
+    for mixed_in in (None, MixedIn(store, 2.0, 64, 0)):
+        learner = replace(learner_of(place, "ppo", *given), config=config, mixed_in=mixed_in)
+        twin = copy_of(place, learner.scorer)
+        before = {name: value.detach().clone() for name, value in learner.scorer.model.named_parameters()}
+        rollout = learner.sample(learner.data.prompts, np.array([0, 1]), 4, 0)
+        batch = learner.lay_out(rollout, np.arange(8))
+        scored = score(learner, rollout, [batch])
+        counts, rewards = torch.from_numpy(rollout.count_R), torch.from_numpy(rollout.rewards_R)
+        targets, _ = online.aim(config, scored, rewards, counts, kl_coef=0.1)
+        figures = online.update(learner, rollout, batch, targets, first=True, name="step 1")
+        assert figures is not None
+        after = dict(learner.scorer.model.named_parameters())
+        updates.append({name: before[name] - after[name].detach() for name in before})
+        if mixed_in is None:
+            assert "ptx_loss" not in figures
+            continue
+        total = torch.zeros(())
+        for sequence in [store[row].sequences[0] for row in (0, 1)]:  # each four times among eight rows
+            ids = torch.from_numpy(sequence.ids.astype(np.int64))[None]
+            logps = twin(input_ids=ids).logits[0, :-1].log_softmax(-1).gather(1, ids[0, 1:, None])[:, 0]
+            total = total - logps[torch.from_numpy(sequence.scored[1:])].sum()
+        mean = total / int(store.num_scored.sum())
+        assert figures["ptx_loss"] == pytest.approx(float(mean.detach()), rel=1e-5)
+        (2.0 * mean).backward()
+        for name, parameter in twin.named_parameters():
+            gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+            torch.testing.assert_close(updates[1][name] - updates[0][name], gradient, rtol=1e-3, atol=2e-5)
+
+
+def test_a_run_with_demonstrations_goes_on_to_the_bit(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (place / "texts.jsonl").write_text('{"text": "good plot"}\n{"text": "the movie was fine"}\n{"text": "very bad"}\n')
+    words = (f"ptx_data={place / 'texts.jsonl'}", "critic=shared", "ptx_coef=.5")
+    run(config_of(place, "ppo", "straight-ptx", *words))
+    undo = stop_during(monkeypatch, 2)
+    assert run(config_of(place, "ppo", "stopped-ptx", *words)).progress.step == 2
+    undo()
+    run(config_of(place, "ppo", "stopped-ptx", *words))
+    assert rows_of(place / "stopped-ptx") == rows_of(place / "straight-ptx")
+    assert all(float(row["ptx_loss"]) > 0 for row in rows_of(place / "straight-ptx"))
+    long = (f"ptx_data={_long(place)}", *words[1:], "micro_batch_tokens=60")
+    with pytest.raises(ConfigError, match="micro_batch_tokens must be at least"):
+        run(config_of(place, "ppo", "small-ptx", *long))
+
+
+def _long(place: Path) -> Path:
+    (place / "long.jsonl").write_text(json.dumps({"text": "good plot " * 30}) + "\n")
+    return place / "long.jsonl"
 
 
 def test_prompts_go_on_through_new_orders() -> None:

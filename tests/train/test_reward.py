@@ -158,8 +158,11 @@ def test_packing_does_not_move_the_trajectory(place: Path) -> None:
 
 
 def test_training_goes_on_from_a_reward_model(place: Path, trained: Path) -> None:
-    run_recipe(reward_config(place, "more", f"model={trained / 'model'}", "max_steps=1", "lr=1e-9"))
+    words = (f"model={trained / 'model'}", "max_steps=1", "lr=1e-9")
+    run_recipe(reward_config(place, "more", *words, "head=random"))
     assert rows_of(place / "more")[0]["loss"] < 0.5
+    with pytest.raises(ConfigError, match=r"head counts only with a language model, and .*leave it out"):
+        run_recipe(reward_config(place, "never", *words, "head=zero"))
 
 
 @pytest.mark.parametrize("loss", ["rao_kupper", "davidson"])

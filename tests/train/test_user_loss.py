@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from preftree.cli.main import app
 from preftree.config.load import load_config
 from preftree.config.reward import RewardConfig
-from preftree.errors import CheckpointError, ConfigError
+from preftree.errors import CheckpointError, ConfigError, TrainingError
 from preftree.losses import bind
 from preftree.losses.curve import example_inputs
 from preftree.train.dpo import run_dpo
@@ -121,7 +121,7 @@ WRONG = {
     "def mine(policy):\n    return policy.chosen[:, None]": r"got shape \[2, 1\]",
     "def mine(policy):\n    return 0.0": "got a float",
     "def mine(policy):\n    return policy.best": r"raised AttributeError \(.*\) on two made-up pairs; fix the function",
-    "raise OSError('no disk')": r"cannot be imported \(OSError: no disk\)",
+    "raise OSError('no disk')": r"cannot be imported, it raised OSError \(no disk\)",
 }
 
 
@@ -164,3 +164,18 @@ def test_the_example_of_the_documentation(tmp_path: Path) -> None:
     torch.testing.assert_close(twice, 2 * bind("dpo", {})(**inputs))
     shown = CliRunner().invoke(app, ["losses", name], env={"COLUMNS": "120"}, catch_exceptions=False)
     assert "DPO's loss of the gap divided by tau" in shown.stdout and "d loss / d delta" in shown.stdout
+
+
+def test_a_loss_that_ends_the_program_in_the_middle_of_a_run_is_one_sentence(place: Path) -> None:
+    """It passes the made-up pairs, and raises in the run: the state before the step is kept."""
+    text = "import sys\n" + DPO.replace("    return", "    if len(policy.chosen) != 2: sys.exit(0)\n    return")
+    with pytest.raises(TrainingError, match=r"loss '.*mine' raised SystemExit \(0\): it must return, and not end"):
+        run_dpo(dpo_config(place, "run", f"loss={written(place, text)}", "max_steps=3"))
+    assert (place / "run" / "checkpoints").exists()
+    assert not (place / "run" / "model").exists()
+
+
+@pytest.mark.parametrize("text", ["sys.exit(0)", "def mine(policy, *, beta: sys.exit(0) = 1): pass"])
+def test_an_import_that_ends_the_program_is_one_sentence(place: Path, text: str) -> None:
+    with pytest.raises(ConfigError, match=r"cannot be imported, it raised SystemExit \(0\)"):
+        bind_loss(written(place, "import sys\n" + text))

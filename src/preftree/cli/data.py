@@ -11,6 +11,7 @@ from preftree.cli.shared import AsJson, Judge, progress_bar
 
 if TYPE_CHECKING:
     from preftree.data.rows.faults import Tally
+    from preftree.data.tools.near_repeats import NearRepeats
     from preftree.data.tools.token_view import TokenView
 
 app = typer.Typer(no_args_is_help=True)
@@ -57,6 +58,9 @@ def inspect(
     columns: Columns = None,
     kind: Kind = None,
     side: Chosen = None,
+    near_repeats: Annotated[
+        bool, typer.Option("--near-repeats", help="Count rows that are nearly an earlier one, half a millisecond each.")
+    ] = False,
     model: Annotated[
         str | None, typer.Option(help="A model's folder or hub id: show tokens, and rows through its chat template.")
     ] = None,
@@ -80,7 +84,13 @@ def inspect(
     if view is None and (max_length or html is not None or turns != "last"):
         raise typer.BadParameter("--max-length, --turns and --html count tokens, so they need --model")
     inspection = inspect_file(
-        file, format_name=format_name, columns=mapping, kind=kind, chosen_side=side is not None, view=view
+        file,
+        format_name=format_name,
+        columns=mapping,
+        kind=kind,
+        chosen_side=side is not None,
+        near_repeats=_near_repeats() if near_repeats else None,
+        view=view,
     )
     if html is not None:
         from preftree.cli.data_page import write_page
@@ -92,6 +102,12 @@ def inspect(
     from preftree.cli.data_view import print_inspection
 
     print_inspection(inspection)
+
+
+def _near_repeats() -> NearRepeats:
+    from preftree.data.tools.near_repeats import NearRepeats
+
+    return NearRepeats()
 
 
 def _token_view(model: str, file: str, max_lengths: list[int], turns: Literal["last", "all"]) -> TokenView:

@@ -8,7 +8,7 @@ from jinja2 import Environment, StrictUndefined
 
 import preftree.report
 from preftree import __version__
-from preftree.cli.data_view import limit_lines, marks_line, safe
+from preftree.cli.data_view import label_lines, limit_lines, marks_line, safe
 from preftree.data.rows.texts import spread
 from preftree.data.tools.inspect import Inspection
 from preftree.errors import DataError
@@ -88,7 +88,7 @@ def write_page(out: Path, inspection: Inspection) -> None:
             for unit, lengths in spreads
             for part, counts in lengths.items()
         ],
-        lines=[*limit_lines(view), safe(marks_line(view))],
+        lines=[*map(safe, label_lines(inspection)), *limit_lines(view), safe(marks_line(view))],
         rendered=[
             {"where": safe(str(row.where)), "parts": [("prompt", row.prompt), *row.responses]} for row in view.rendered
         ],

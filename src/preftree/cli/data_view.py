@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from rich.console import Console, Group
 from rich.padding import Padding
@@ -12,11 +13,13 @@ from rich.table import Table
 from rich.text import Text
 
 from preftree.data.rows.texts import named_texts, spread
-from preftree.data.tokens.template import ResponsePiece
 from preftree.data.tools.inspect import Inspection
-from preftree.data.tools.token_view import ShownRow, TokenView
 from preftree.records import Label, Preference, Provenance, Record
 from preftree.records import Text as RecordText
+
+if TYPE_CHECKING:  # they import torch
+    from preftree.data.tokens.template import ResponsePiece
+    from preftree.data.tools.token_view import ShownRow, TokenView
 
 SHOWN_PLACES = 10
 SHOWN_CHARACTERS = 1200
@@ -43,11 +46,15 @@ def print_inspection(inspection: Inspection) -> None:
     if tally.unread:
         fields = ", ".join(f"{field} ({rows:,})" for field, rows in tally.unread.most_common())
         console.print(Text(f"not read: {safe(fields)}", "yellow", overflow="fold"))
+    for line in label_lines(inspection):
+        console.print(Text(safe(line), overflow="fold"))
     if tally.num_rejected:
         console.print(Padding(_faults(inspection), (1, 0, 0, 0)))
     if tally.rows and tally.num_rejected > USUAL_SHARE * tally.rows:
         share = f"{USUAL_SHARE:.0%}"
         console.print(Text(f"a run would stop: more than {share} of the rows are rejected (data.max_rejected)", "red"))
+        if inspection.format.columns == "" and 2 * tally.num_rejected > tally.rows:
+            console.print(Text("if the fields mean something else, say what each is with --columns", "yellow"))
     if inspection.lengths:
         console.print(Padding(_lengths(inspection), (1, 0)))
     if inspection.view is not None:
@@ -56,6 +63,21 @@ def print_inspection(inspection: Inspection) -> None:
             console.print(_rendered(row))
     elif inspection.first is not None:
         console.print(_record(*inspection.first))
+
+
+def label_lines(inspection: Inspection) -> list[str]:
+    """What the labels say about length, and the rows that nearly repeat others, in words."""
+    lines, bias, near = [], inspection.length_bias.as_json(), inspection.near_repeats
+    if bias is not None:
+        share, preferred, other = bias["preferred_longer"], bias["mean_preferred"], bias["mean_other"]
+        lines.append(
+            f"length: the preferred response is the longer one in {share:.1%} of comparisons; on average it has "
+            f"{preferred:,.0f} characters, the other one {other:,.0f}"
+        )
+    if near is not None:
+        first = "; first " + ", ".join(f"{where} (of {earlier})" for where, earlier in near.first[:3])
+        lines.append(f"near repeats: {near.found:,} rows are nearly an earlier one{first if near.found else ''}")
+    return lines
 
 
 def safe(text: str) -> str:

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("preftree")
 
+NUM_SHOTS = 2
+
 
 def generate(
     model: Model,
@@ -38,7 +40,7 @@ def generate(
     shots: Annotated[
         str | None, typer.Option(metavar="FILE", help="Put demonstrations of this data file before each prompt.")
     ] = None,
-    num_shots: Annotated[int, typer.Option(min=1, help="Number of demonstrations.")] = 2,
+    num_shots: Annotated[int, typer.Option(min=1, help="Number of demonstrations.")] = NUM_SHOTS,
     batch_size: Annotated[int, typer.Option(min=1, help="Number of rows at once.")] = 32,
     chat: Annotated[bool, typer.Option("--chat", help="Put plain prompts through the chat template.")] = False,
     system: Annotated[str | None, typer.Option(help="System message of those; implies --chat.")] = None,
@@ -49,6 +51,7 @@ def generate(
 
     After Ctrl-C, the same command continues where it stopped.
     """
+    from preftree.config.read_with import require_read
     from preftree.data.prompts import as_conversation, encode_prompts, read_demonstrations, read_prompts
     from preftree.generate.few_shot import STOP, demonstrations_as_conversation, with_shots
     from preftree.generate.hf import load_sampler
@@ -58,6 +61,10 @@ def generate(
     from preftree.runtime.logs import quiet_transformers
     from preftree.runtime.signals import stop_on_signals
 
+    samples_freely, has_shots = temperature > 0, shots is not None
+    require_read("--num-shots", num_shots != NUM_SHOTS, has_shots, "--shots")
+    require_read("--seed", seed != 0, samples_freely or has_shots, "a temperature above 0, or --shots")
+    require_read("--top-p", top_p != 1, samples_freely, "a temperature above 0")
     quiet_transformers()
     model = model_in(model)
     stops = tuple(stop or ())

@@ -8,6 +8,7 @@ description of its options: `config/help.py` reads it for `--help`, `preftree op
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal, TypeAlias
 
 from pydantic import (
@@ -22,12 +23,23 @@ from pydantic import (
 )
 
 from preftree.config.lora import LoraOptions, Quantization
+from preftree.config.read_with import ReadWith, check_read
 
 
 class Strict(BaseModel):
     """Base of all options: unknown names are refused, types are not converted, values do not change."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False, protected_namespaces=())
+
+    @property
+    def own_defaults(self) -> Mapping[str, object]:
+        """Defaults that depend on another option, and so differ from those of the fields."""
+        return {}
+
+    @model_validator(mode="after")
+    def _every_option_is_read(self) -> Strict:
+        check_read(self, self.own_defaults)
+        return self
 
 
 def _check_place(value: str) -> str:
@@ -65,6 +77,8 @@ class DataSource(Strict):
       turns: Assistant turns of a conversation that `sft` imitates: the `last` one or `all`, except where a turn's
         `train` or `weight` says otherwise. For `all` the chat template must render a turn alike once others follow,
         or have {% generation %} markers.
+      ranking_weight: Weight of a ranking under a loss of pairs: `pairs` gives each of its pairs the weight of the row,
+        so a ranking of K weighs K (K - 1) / 2; with `row` they share it, as in InstructGPT.
       max_rejected: Largest share of faulty rows; above it the run stops.
     """
 
@@ -73,6 +87,7 @@ class DataSource(Strict):
     columns: dict[str, str] | None = None
     order: Literal["prompt", "example"] = "prompt"
     turns: Literal["last", "all"] = "last"
+    ranking_weight: Literal["pairs", "row"] = "pairs"
     max_rejected: float = Field(default=0.05, ge=0, le=1)
 
 
@@ -125,6 +140,11 @@ class Adaptation(Strict):
         return self
 
 
+def _has_limit(options: Lengths) -> bool:
+    limits = (options.max_length, options.max_prompt_length, options.max_response_length)
+    return any(limit is not None for limit in limits)
+
+
 class Lengths(Strict):
     """Token budgets of a row, and the treatment of a row that exceeds one.
 
@@ -139,7 +159,10 @@ class Lengths(Strict):
     max_length: PositiveInt | None = 1024
     max_prompt_length: PositiveInt | None = None
     max_response_length: PositiveInt | None = None
-    truncation: Literal["drop", "trim_prompt", "trim_response"] = "drop"
+    truncation: Annotated[
+        Literal["drop", "trim_prompt", "trim_response"],
+        ReadWith("a limit: max_length, max_prompt_length or max_response_length", lambda options: _has_limit(options)),
+    ] = "drop"
 
 
 class Optimisation(Strict):

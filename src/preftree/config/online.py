@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal, TypeAlias
 
 from pydantic import BeforeValidator, Field, PositiveInt, field_validator, model_validator
@@ -18,6 +19,7 @@ from preftree.config.base import (
     Strict,
     check_path_alone,
 )
+from preftree.config.read_with import ReadWith
 
 
 class PromptSource(Strict):
@@ -100,7 +102,6 @@ class RewardShaping(Strict):
       kl_coef: Reward that a nat of KL to the reference costs; its first value where kl_target is set.
       kl_target: KL of a response in nats, towards which kl_coef is adjusted; null keeps kl_coef fixed.
       kl_horizon: Responses over which kl_coef changes by a fifth at most.
-      kl_estimator: Estimator of the penalty: `k1`, the log-ratio, or `k3`, which is never negative.
     """
 
     normalize_rewards: bool = False
@@ -108,14 +109,23 @@ class RewardShaping(Strict):
     missing_eos_penalty: float = Field(default=0.0, ge=0)
     kl_coef: float = Field(default=0.05, ge=0)
     kl_target: float | None = Field(default=None, gt=0)
-    kl_horizon: float = Field(default=10000.0, gt=0)
-    kl_estimator: Literal["k1", "k3"] = "k1"
+    kl_horizon: Annotated[float, ReadWith("kl_target", lambda options: options.kl_target is not None)] = Field(
+        default=10000.0, gt=0
+    )
 
     @model_validator(mode="after")
     def _something_to_steer(self) -> RewardShaping:
         if self.kl_target is not None and self.kl_coef == 0:
             raise ValueError("kl_target steers kl_coef by factors, which 0 stays under; set kl_coef above 0")
         return self
+
+
+def _updates_often(options: _Online) -> bool:
+    """Whether an iteration makes several updates: before the first one every ratio is 1, and no limit can matter."""
+    return options.ppo_epochs > 1 or (options.minibatch_size or options.batch_size) < options.batch_size
+
+
+_SEVERAL = ReadWith("several updates an iteration: ppo_epochs above 1, or a minibatch_size", _updates_often)
 
 
 class Surrogate(Strict):
@@ -128,9 +138,9 @@ class Surrogate(Strict):
         early; null never ends it early.
     """
 
-    clip: float = Field(default=0.2, gt=0, lt=1)
+    clip: Annotated[float, _SEVERAL] = Field(default=0.2, gt=0, lt=1)
     entropy_coef: float = Field(default=0.0, ge=0)
-    max_approx_kl: float | None = Field(default=None, gt=0)
+    max_approx_kl: Annotated[float | None, _SEVERAL] = Field(default=None, gt=0)
 
 
 class _Online(Keeping, Machine, Pace, Optimisation, Adaptation, Surrogate, RewardShaping, Rollouts, ModelAndPrompts):
@@ -168,6 +178,12 @@ class PpoConfig(_Online):
       clip_value: Largest change of a value in an iteration; null sets no limit.
       critic: `separate` trains a copy of the model as the critic; `shared` trains a linear head on the policy's trunk.
       critic_lr: Learning rate of the critic; null takes lr.
+      critic_start: Reward model whose weights and head a separate critic starts from: a folder, a run or a hub id; null
+        copies the policy, with a head of 0.
+      ptx_data: Demonstrations or plain texts whose likelihood is raised in every update ("PPO-ptx"): a path; null mixes
+        none in. An update reads as many rows as it has responses.
+      ptx_coef: Weight of their mean negative log-likelihood of a token; 27.8 is that of Ouyang et al. 2022,
+        arXiv:2203.02155.
       whiten_advantages: Whether the advantages of an iteration are shifted and scaled to mean 0 and standard deviation
         1.
     """
@@ -177,9 +193,16 @@ class PpoConfig(_Online):
     gamma: float = Field(default=1.0, ge=0, le=1)
     lam: float = Field(default=0.95, ge=0, le=1)
     vf_coef: float = Field(default=0.1, gt=0)
-    clip_value: float | None = Field(default=0.2, gt=0)
+    clip_value: Annotated[float | None, _SEVERAL] = Field(default=0.2, gt=0)
     critic: Literal["separate", "shared"] = "separate"
     critic_lr: float | None = Field(default=None, gt=0)
+    critic_start: Annotated[
+        PathOrId | None, ReadWith("critic=separate", lambda options: options.critic == "separate")
+    ] = None
+    ptx_data: PathOrId | None = None
+    ptx_coef: Annotated[float, ReadWith("ptx_data", lambda options: options.ptx_data is not None)] = Field(
+        default=27.8, gt=0
+    )
     whiten_advantages: bool = True
 
     @model_validator(mode="after")
@@ -188,18 +211,58 @@ class PpoConfig(_Online):
             raise ValueError("lora trains an adapter alone, and critic=separate a whole model; set critic=shared")
         return self
 
+    @model_validator(mode="after")
+    def _likely_at_one_temperature(self) -> PpoConfig:
+        if self.ptx_data is not None and self.temperature != 1:
+            raise ValueError(
+                "ptx_data raises likelihoods at temperature 1, and the policy is trained at another; leave it"
+            )
+        return self
+
+
+PUBLISHED: dict[str, dict[str, float]] = {
+    "rloo": {},
+    "grpo": {"kl_coef": 0.04},
+    "dr_grpo": {"kl_coef": 0.0},
+    "dapo": {"kl_coef": 0.0, "clip_high": 0.28},
+    "gspo": {"kl_coef": 0.0, "clip": 3e-4, "clip_high": 4e-4},
+    "cispo": {"kl_coef": 0.0, "clip_high": 5.0},
+}
+"""Defaults by method where they differ from the options' own: those of each paper. The clip of cispo is that of Khatri
+et al. 2025, arXiv:2510.13786, since its own paper does not print it."""
+
 
 class RlooConfig(_Online):
     """Options of `preftree rloo`: no critic; the other responses to a prompt are the baseline.
 
     Attributes:
-      advantage: `rloo` subtracts the mean of the other responses; `grpo` subtracts the mean of all and divides by their
-        standard deviation.
+      method: `rloo` subtracts the mean of the other responses, and a response is one action. The others subtract the
+        mean of all, and their KL penalty is in the loss (docs/online.md): `grpo` divides by the deviation and takes the
+        mean over each response's tokens; `dr_grpo` divides by neither; `dapo` clips higher and takes one mean over all
+        tokens; `gspo` has one ratio a response, the mean of its tokens'; `cispo` clips the weight, not the gradient.
+        Defaults: kl_coef is .04 with grpo and 0 with the others but rloo; clip .0003 with gspo.
+      clip_high: Clipping range above 1, up to 1 + clip_high; null takes clip. Defaults: dapo .28, gspo .0004, cispo 5.
     """
 
     recipe: ClassVar[str] = "rloo"
     ppo_epochs: PositiveInt = 1
-    advantage: Literal["rloo", "grpo"] = "rloo"
+    method: Literal["rloo", "grpo", "dr_grpo", "dapo", "gspo", "cispo"] = "rloo"
+    clip: Annotated[
+        float, _SEVERAL, ReadWith("another method than cispo", lambda options: options.method != "cispo")
+    ] = Field(default=0.2, gt=0, lt=1)
+    clip_high: Annotated[float | None, _SEVERAL] = Field(default=None, gt=0)
+
+    @property
+    def own_defaults(self) -> Mapping[str, object]:
+        """The defaults of the method."""
+        return PUBLISHED[self.method]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_published(cls, options: object) -> object:
+        if not isinstance(options, dict):
+            return options
+        return {**PUBLISHED.get(str(options.get("method", "rloo")), {}), **options}
 
     @model_validator(mode="after")
     def _others(self) -> RlooConfig:

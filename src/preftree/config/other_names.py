@@ -81,7 +81,9 @@ _ONLINE = {
     "normalize_rewards": "use_score_norm normalize_reward",
     "clip_rewards": "score_clip reward_clip_range",
     "normalize_rewards (by running figures) or whiten_advantages": "whiten_rewards",
-    "advantage (advantage=grpo divides by the group's standard deviation)": "normalize_advantage",
+    "method (method=grpo divides by the group's standard deviation)": "normalize_advantage scale_rewards advantage",
+    "method": "loss_type policy_loss importance_sampling_level",
+    "clip_high": "epsilon_high clip_ratio_high",
     "critic_lr": "value_lr critic_learning_rate",
 }
 
@@ -95,6 +97,8 @@ NOT_YET: dict[str, str] = {
     "logging_steps": "every optimiser step is written to metrics.jsonl; leave it out",
     "report_to": "every run writes metrics.jsonl and TensorBoard; leave it out",
     "precompute_ref_log_probs": "the reference is always a table, computed once and reused; leave it out",
+    "kl_estimator": "the log-ratio in a reward and k3 times the ratio in a loss alone have the gradient of the KL; "
+    "leave it out",
     "padding_free": "batches are always packed; leave it out",
     "packing": "batches are always packed; leave it out",
     "remove_unused_columns": "data columns are recognised by their format; leave it out",

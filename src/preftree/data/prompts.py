@@ -5,30 +5,27 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int
 from transformers import PreTrainedTokenizerBase
 
-from preftree.data.rows.assemble import assemble
+from preftree.data.formats.prompts_alone import prompt_of
 from preftree.data.rows.conversion import as_kind, check_kind
 from preftree.data.rows.faults import RowFault, Tally, check_share
-from preftree.data.rows.fields import Row
-from preftree.data.rows.format import MEANINGFUL, make_format
-from preftree.data.rows.parts import SYNONYMS, Given, parts_of
 from preftree.data.sources.reader import find_format, find_source, read_records, read_rows
 from preftree.data.tokens.encoder import make_encoder
 from preftree.data.tokens.template import check_template, render
 from preftree.data.tokens.written_out import check_special
 from preftree.errors import DataError
-from preftree.records import Demonstration, Message, Provenance, Record, Text
+from preftree.records import Demonstration, Message, Provenance, Text
 
 log = logging.getLogger("preftree")
 
-_PROMPT = ("prompt", "system", "tools", "chat_template_kwargs")
 MAX_REJECTED = 0.05
 """Share of rows with faults that a file of demonstrations may have."""
 
@@ -82,33 +79,22 @@ def _from_rows(path: str) -> list[Prompt]:
     return prompts
 
 
-def prompt_of(row: Row) -> Text:
-    """The prompt of a row that names it so, with the system message, tools and template options beside it.
+def prompts_in_memory(prompts: Sequence[str | Sequence[Mapping[str, Any]] | Mapping[str, Any]]) -> list[Prompt]:
+    """Prompts that are texts, conversations, or rows as a file has them.
 
     Raises:
-      RowFault: one of these is not what its name says.
+      DataError: one is none of these; it is named by its number, from 1.
     """
-    parts = {name: part for name, part in parts_of(row, {"prompt": "prompt"}).items() if name in _PROMPT}
-    return assemble(parts | {"response": Given("response", "-")}).prompt
-
-
-def _prompt_alone(row: Row) -> bool:
-    """Whether a row has a prompt and no response: no field of several words beside what belongs to the prompt."""
-    others = [value for name, value in row.items() if name not in (*_PROMPT, *SYNONYMS)]
-    named = any(name in MEANINGFUL for name in row if name != "prompt" and row[name] not in (None, "", [], {}))
-    return row.get("prompt") is not None and not named and not any(map(_is_sentence, others))
-
-
-def _is_sentence(value: object) -> bool:
-    return isinstance(value, str) and len(value.split()) > 1
-
-
-def _as_record(row: Row) -> Record:
-    return Demonstration(prompt_of(row), "")
-
-
-PROMPTS = make_format("prompts", None, "prompts without responses", _prompt_alone, _as_record, ("prompt",))
-"""Rows that only `generate`, `ppo`, `rloo` and the like can use; the response of its records is empty."""
+    found = []
+    for number, given in enumerate(prompts, 1):
+        row = dict(given) if isinstance(given, Mapping) else {"prompt": given}
+        if isinstance(row.get("prompt"), Sequence) and not isinstance(row["prompt"], str):
+            row["prompt"] = [dict(turn) if isinstance(turn, Mapping) else turn for turn in row["prompt"]]
+        try:
+            found.append(Prompt(Provenance("prompts", number), prompt_of(row)))
+        except RowFault as fault:
+            raise DataError(f"prompts:{number}: {fault}; correct it") from fault
+    return found
 
 
 def prompt_key(prompt: Text) -> str:

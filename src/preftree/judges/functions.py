@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 from preftree.errors import ConfigError, JudgeError
 from preftree.judges.reward_model import find_reward_model, model_digest
-from preftree.runtime.user_code import file_hash, is_place, load_function
+from preftree.runtime.user_code import boundary, file_hash, is_place, load_function
 from preftree.worlds.grammar import World, reward
 from preftree.worlds.sentiment import WORLDS
 
@@ -63,14 +63,10 @@ def load_reward(spec: str) -> Reward:
     function, _ = load_function(spec, f"reward {spec!r}")
 
     def checked(prompt: Any, response: str) -> float:
-        try:
+        with boundary(f"reward {spec!r}", JudgeError, f" on the response {response[:60]!r}"):
             value = function(prompt, response)
-        except Exception as error:  # any error of the user's code is reported with its name
-            raise JudgeError(
-                f"reward {spec!r} raised {type(error).__name__} ({error}) on the response {response[:60]!r}"
-            ) from error
-        if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value):
-            raise JudgeError(f"reward {spec!r} must return a finite number, got {value!r} for {response[:60]!r}")
-        return float(value)
+            if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value):
+                raise JudgeError(f"reward {spec!r} must return a finite number, got {value!r} for {response[:60]!r}")
+            return float(value)
 
     return checked

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ from preftree.reference.key import weights_digest
 from preftree.runtime.paths import cache_root
 from preftree.scoring.reward_scorer import RewardScorer
 from preftree.tree.pack import plan_step
+
+_log = logging.getLogger("preftree")
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")  # `owner/name`
 
@@ -143,8 +146,11 @@ class RewardModel:
     def __call__(self, prompts: Sequence[Text], responses: Sequence[str]) -> Float[np.ndarray, " N"]:
         """Rewards of responses; each prompt and response is rendered and cut as in the model's training.
 
+        A response with special tokens, which no row of training may hold, is judged as text without them, and a warning
+        counts it.
+
         Raises:
-          JudgeError: a conversation cannot be rendered, or a reward is not finite.
+          JudgeError: a prompt cannot be rendered, or a reward is not finite.
           ModelError: a text is longer than the model has positions for.
         """
         rewards = np.zeros(len(responses))
@@ -158,11 +164,17 @@ class RewardModel:
     def _block(self, prompts: Sequence[Text], responses: Sequence[str]) -> Float[np.ndarray, " N"]:
         budgets, truncation = self._lengths
         try:
-            shown, answers = encode_answers(
+            shown, answers, as_text = encode_answers(
                 self._tokenizer, self._encoder, prompts, responses, budgets=budgets, truncation=truncation
             )
         except RowFault as fault:
             raise JudgeError(f"reward model {self._folder}: {fault}") from fault
+        if any(as_text):
+            _log.warning(
+                "reward model %s: %d of %d responses hold special tokens or marks of the chat template; they are "
+                "judged as text, without special tokens: first %r",
+                *(self._folder, sum(as_text), len(as_text), responses[as_text.index(True)][:60]),
+            )
         numbers: dict[bytes, int] = {}
         groups = [numbers.setdefault(ids.tobytes(), len(numbers)) for ids in shown]
         ends = [

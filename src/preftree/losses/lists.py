@@ -72,6 +72,36 @@ def lipo(
 
 
 @checked
+def tpo(policy_lists: ListSums, *, beta: Beta = 0.01, nll_weight: NotNegative = 1.0) -> Float[Tensor, " L"]:
+    """Likelihood of the best response, and reference-free DPO between the second and the last ("triple preference").
+
+    loss = -log sigmoid(beta * (second_logps - last_logps)) - nll_weight * best_logps / best_tokens
+
+    The paper's lists have three responses: the gold one, the preferred and the other. In a list of two the best one is
+    also compared, which is `cpo`; in a longer one the responses between have no part.
+
+    Args:
+      policy_lists: Summed response log-probs, list after list, best first, nats, and token counts, [R]; carries
+        gradient.
+      beta: Inverse of the gap at which the contrast fades, > 0.
+      nll_weight: Weight of the best response's mean negative log-likelihood, >= 0; the paper's alpha.
+    Returns:
+      Loss per list, nats, [L]; not reduced. nan for a list whose best response has no tokens.
+    At policy == reference: no fixed value; there is no reference.
+    Source: Saeidi et al. 2024, arXiv:2405.16681; the likelihood per token, and the defaults, are from memory.
+    """
+    if int(policy_lists.sizes.sum()) != len(policy_lists.values):
+        raise ValueError(f"sizes must sum to the number of responses, got {len(policy_lists.values)} responses")
+    last = policy_lists.sizes.cumsum(0) - 1
+    best = last + 1 - policy_lists.sizes
+    second = best + (policy_lists.sizes > 2).long()
+    values = policy_lists.values
+    gap = values.index_select(0, second) - values.index_select(0, last)
+    nll = values.index_select(0, best) / policy_lists.num_tokens.index_select(0, best)
+    return softplus(-beta * gap) - nll_weight * nll
+
+
+@checked
 def rrhf(
     policy_lists: ListSums, list_scores: Float[Tensor, " R"], *, nll_weight: NotNegative = 1.0
 ) -> Float[Tensor, " L"]:
@@ -161,5 +191,6 @@ def mean_list_logps(policy_lists: ListSums, **_: Any) -> Float[Tensor, " R"]:
 SPECS = {
     "plackett_luce": LossSpec(plackett_luce, None, scaled_list_logratios),
     "lipo": LossSpec(lipo, None, scaled_list_logratios),
+    "tpo": LossSpec(tpo, None, mean_list_logps),
     "rrhf": LossSpec(rrhf, None, mean_list_logps),
 }

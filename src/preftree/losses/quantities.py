@@ -144,3 +144,8 @@ def plain_logratios(policy: PairSums, ref: PairSums, **_: Any) -> PairValues:
 def scaled_logps(policy: PairSums, *, beta: float = 1.0, **_: Any) -> PairValues:
     """beta * policy logps, detached, [P]: the reward of a loss without a reference; without a beta, the logps."""
     return scaled(PairValues(policy.chosen, policy.rejected), beta)
+
+
+def scaled_mean_logps(policy: PairSums, *, beta: float, **_: Any) -> PairValues:
+    """beta * policy logps per token, detached, [P]: SimPO's reward."""
+    return scaled(per_token(PairValues(policy.chosen, policy.rejected), policy), beta)

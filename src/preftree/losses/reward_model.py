@@ -2,7 +2,10 @@
 
 DPO's loss is the likelihood of a preference model whose reward is beta * logratio (Rafailov et al. 2023,
 arXiv:2305.18290, Section 4), so each loss here is one of a policy with beta 1 and a reference of 0. All depend only on
-differences of rewards: a constant for each prompt has no effect.
+differences of rewards: without `centring`, a constant for each prompt has no effect.
+
+`centring` (Eisenstein et al. 2023, arXiv:2312.09244) adds centring * (chosen_reward + rejected_reward)^2, which brings
+the rewards of different prompts to one scale around 0.
 
 Args, where a function does not say otherwise:
   rewards: Rewards of each pair, [P]; carries gradient.
@@ -30,33 +33,38 @@ from preftree.losses.types import BoundLoss, ListSums, LossSpec, PairSums, PairV
 
 
 @checked
-def bradley_terry(rewards: PairSums) -> Float[Tensor, " P"]:
+def bradley_terry(rewards: PairSums, *, centring: NotNegative = 0.0) -> Float[Tensor, " P"]:
     """Negative log-likelihood of a choice between two responses.
 
-    loss = -log sigmoid(chosen_reward - rejected_reward)
+    loss = -log sigmoid(chosen_reward - rejected_reward) + centring * (chosen_reward + rejected_reward)^2
 
-    At equal rewards: ln 2.
+    Args:
+      centring: Weight of the squared sum of the two rewards, >= 0; the paper uses 0.01.
+    At equal rewards: ln 2, where they are 0 or centring is.
     Source: Bradley and Terry 1952, Biometrika 39, p. 324; Rafailov et al. 2023, arXiv:2305.18290, Eq. 2.
     """
-    return logistic.dpo(rewards, _nothing(rewards), beta=1.0)
+    return logistic.dpo(rewards, _nothing(rewards), beta=1.0) + centring * (rewards.chosen + rewards.rejected).square()
 
 
 @checked
 def bradley_terry_margin(
-    rewards: PairSums, margins: Float[Tensor, " P"], *, margin_weight: NotNegative = 1.0
+    rewards: PairSums, margins: Float[Tensor, " P"], *, margin_weight: NotNegative = 1.0, centring: NotNegative = 0.0
 ) -> Float[Tensor, " P"]:
     """Bradley-Terry with a margin from the data.
 
     loss = -log sigmoid(chosen_reward - rejected_reward - margin_weight * margin)
+           + centring * (chosen_reward + rejected_reward)^2
 
     Args:
       margins: Margin of the chosen response by a score in the data, [P].
       margin_weight: Reward per unit of the data's margin, >= 0; 0 is `bradley_terry`.
-    At equal rewards: softplus(margin_weight * margin).
+      centring: Weight of the squared sum of the two rewards, >= 0.
+    At equal rewards: softplus(margin_weight * margin), where they are 0 or centring is.
     Source: Touvron et al. 2023 (Llama 2), arXiv:2307.09288, Eq. 2.
     """
     check_one_each(rewards, margins=margins)
-    return bradley_terry(rewards._replace(chosen=rewards.chosen - margin_weight * margins))
+    values = bradley_terry(rewards._replace(chosen=rewards.chosen - margin_weight * margins))
+    return values + centring * (rewards.chosen + rewards.rejected).square()
 
 
 @checked

@@ -14,14 +14,14 @@ Raises:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from preftree.losses.options import Beta, NotNegative, checked
+from preftree.losses.options import Beta, Choice, NotNegative, checked
 from preftree.losses.quantities import LN_2
 from preftree.losses.types import LossSpec, ResponseSums
 
@@ -72,43 +72,57 @@ def bco(
     state: Mapping[str, float],
     *,
     beta: Beta = 0.01,
+    shift: Annotated[str, Choice(("labels", "responses"))] = "labels",
 ) -> Float[Tensor, " N"]:
-    """Binary classifier of desirable against undesirable responses by their reward, centred by a running mean.
+    """Binary classifier of desirable against undesirable responses by their reward, centred by running means.
 
-    loss = -log sigmoid(beta * logratio - shift) where desirable
-    loss = -log sigmoid(-(beta * logratio - shift)) elsewhere
+    loss = -log sigmoid(beta * logratio - c) where desirable
+    loss = -log sigmoid(-(beta * logratio - c)) elsewhere
 
-    shift is the mean of beta * logratio over every response of the run so far, this step's included, without gradient:
-    cumulative, not a moving average, and updated before it is used. Each response counts once, regardless of its
-    weight.
+    The centre c is half of the sum of two means of beta * logratio, over the desirable and over the undesirable
+    responses of the run so far, this step's included, without gradient: cumulative, not moving averages, and updated
+    before they are used. While the run has seen one label alone, c is its mean. Each response counts once, regardless
+    of its weight.
 
     Args:
-      state: reward_mean and num_responses of the steps before this one.
-    At policy == reference: ln 2. (With a running mean of 0.)
-    Source: Jung et al. 2024, arXiv:2404.04656; order and kind of the running mean as in TRL's BCOTrainer, which counts
-      steps.
+      state: Mean reward and number of the desirable and of the undesirable responses of the steps before this one.
+      shift: `labels`, as above; with `responses` c is the mean over all responses, which leans to the label that is
+        more frequent.
+    At policy == reference: ln 2. (With running means of 0.)
+    Source: Jung et al. 2024, arXiv:2404.04656, Eq. 9 and 10; means over all responses, and the order of update, as in
+      TRL's BCOTrainer, which counts steps.
     """
     logratio = _logratio(responses, ref_responses, desirable)
-    shift = advance_reward_mean(responses, ref_responses, desirable, state, beta=beta)["reward_mean"]
-    reward = beta * logratio - shift
+    after = advance_reward_means(responses, ref_responses, desirable, state, beta=beta, shift=shift)
+    reward = beta * logratio - _centre(after, shift)
     return -logsigmoid(torch.where(desirable, reward, -reward))
 
 
-def advance_reward_mean(
+def advance_reward_means(
     responses: ResponseSums,
     ref_responses: ResponseSums,
     desirable: Bool[Tensor, " N"],
     state: Mapping[str, float],
     *,
     beta: Beta = 0.01,
+    shift: Annotated[str, Choice(("labels", "responses"))] = "labels",
 ) -> dict[str, float]:
-    """Running mean of `bco` after a step: over all responses so far, each counted once."""
+    """Running means of `bco` after a step: over all responses of each label so far, each counted once."""
     rewards = beta * _logratio(responses, ref_responses, desirable).detach().double()
-    count = state["num_responses"] + len(rewards)
-    if not count:
-        return dict(state)
-    total = state["reward_mean"] * state["num_responses"] + float(rewards.sum())
-    return {"reward_mean": total / count, "num_responses": float(count)}
+    after: dict[str, float] = {}
+    for label, liked in (("desirable", desirable), ("undesirable", ~desirable)):
+        before, count = state[f"{label}_mean"], state[f"num_{label}"] + float(liked.sum())
+        total = before * state[f"num_{label}"] + float(rewards.where(liked, 0.0).sum())
+        after |= {f"{label}_mean": total / count if count else before, f"num_{label}": count}
+    return after
+
+
+def _centre(state: Mapping[str, float], shift: str) -> float:
+    counts, means = (
+        [state[name.format(label)] for label in ("desirable", "undesirable")] for name in ("num_{}", "{}_mean")
+    )
+    seen = [float(count > 0) for count in counts] if shift == "labels" else counts
+    return sum(count * mean for count, mean in zip(seen, means, strict=True)) / max(1.0, sum(seen))
 
 
 @checked
@@ -163,8 +177,8 @@ SPECS = {
         LN_2,
         response_rewards,
         scope="step",
-        initial_state={"reward_mean": 0.0, "num_responses": 0.0},
-        advance=advance_reward_mean,
+        initial_state=dict.fromkeys(("desirable_mean", "num_desirable", "undesirable_mean", "num_undesirable"), 0.0),
+        advance=advance_reward_means,
     ),
     "apo_zero_unpaired": LossSpec(apo_zero_unpaired, 0.5, response_rewards, trl=("apo_zero_unpaired",)),
 }

@@ -126,6 +126,13 @@ PANELS = (
         "Clipped", "clip_fraction", "Actions whose gradient the clip took away.", label="share clipped", include=(0.0,)
     ),
     _single("Ended", "finished", "Responses that the model ended itself.", label="share ended", include=(0.0, 1.0)),
+    _single(
+        "Special tokens",
+        "special_tokens",
+        "Responses with a special token inside; a reward model judges them without it.",
+        label="share with one",
+        include=(0.0,),
+    ),
     _single("Throughput", "responses_per_second", unit="responses / s", label="responses per second"),
     _single("Throughput", "pairs_per_second", unit="pairs / s", label="pairs per second", include=(0.0,)),
     _single("Throughput", "examples_per_second", unit="rows / s", label="examples per second", include=(0.0,)),

@@ -12,7 +12,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from preftree.models.reward_model import reward_head
 from preftree.scoring.head import head_parameters
+from preftree.scoring.reward_scorer import RewardScorer
 from preftree.scoring.scorer import Scorer
 from preftree.tree.layout import TreeBatch
 
@@ -22,17 +24,30 @@ class Critic(nn.Module):
 
     Attributes:
       trunk: A separate language model, whose LM head is not used; None where the head reads the policy's hidden states.
-      head: Linear layer from the hidden state to the value; initially 0.
+      head: Linear layer from the hidden state to the value; initially 0, or the head of a reward model.
     """
 
-    def __init__(self, policy: Scorer, *, shared: bool) -> None:
-        """A critic on the hidden states of the policy, or of a copy of its current weights."""
+    def __init__(self, policy: Scorer, *, shared: bool, start: RewardScorer | None = None) -> None:
+        """A critic on the hidden states of the policy, of a copy of its current weights, or of a reward model.
+
+        Args:
+          policy: The policy.
+          shared: Whether the trunk is the policy's.
+          start: Reward model, which becomes the trunk; its head's weights are where the critic's start.
+        """
         super().__init__()
-        self.trunk = None if shared else _copied(policy)
-        width = head_parameters(policy.model)[0].shape[1]
+        self.trunk = None if shared else start or _copied(policy)
+        known = None if start is None else reward_head(start.model)
+        width = head_parameters(policy.model)[0].shape[1] if known is None else known.in_features
         self.head = nn.Linear(width, 1, dtype=policy.dtype, device=policy.device)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
+        if known is not None:
+            known.requires_grad_(False)
+            with torch.no_grad():
+                self.head.weight.copy_(known.weight)
+                if known.bias is not None:
+                    self.head.bias.copy_(known.bias)
 
     def forward(self, batch: TreeBatch, hidden_SD: Float[Tensor, "S D"]) -> Float[Tensor, " I"]:
         """Values of the states before the scored tokens, response after response and in token order, [I].

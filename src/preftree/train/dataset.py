@@ -69,11 +69,19 @@ def open_data(
       objective: Objective on preferences; None for demonstrations.
     Raises:
       DataError: a file cannot be read, is of another kind, holds too many faults, or nothing that can be trained on.
-      ConfigError: all turns are to be imitated where nothing is.
+      ConfigError: all turns are to be imitated where nothing is; rankings are to share a weight, and there are none.
     """
+
+    shares = config.data.ranking_weight == "row"
 
     def read(path: str) -> tuple[TokenStore, Int[np.ndarray, " N"]]:
         store = lead_first(ranks, lambda: _tokenize(config, objective, path, tokenizer))
+        of_pairs = objective is not None and objective.kind == "pair"
+        if shares and (not of_pairs or (store.share_weights() < 2 and path == config.data.path)):
+            raise ConfigError(
+                f"data.ranking_weight=row is of rankings under a loss of pairs, and {path} gives "
+                f"{'one pair a row' if of_pairs else 'no pairs here'}; leave it out"
+            )
         return store, _usable(store, objective, path)
 
     def part(store: TokenStore, rows: Int[np.ndarray, " N"], name: str = "the training rows") -> Subset:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -14,13 +15,13 @@ from torch import Tensor
 from preftree.config.base import RunConfig
 from preftree.config.dpo import DpoConfig
 from preftree.config.reward import RewardConfig
-from preftree.errors import ConfigError
+from preftree.errors import ConfigError, TrainingError
 from preftree.losses.curve import example_inputs
 from preftree.losses.metrics import columns_of, metrics_of, with_gradient
 from preftree.losses.registry import LOSSES, REWARD_LOSSES, bind, name_of, spec_of
 from preftree.losses.types import BoundLoss, LossSpec
 from preftree.records import Kind
-from preftree.runtime.user_code import is_place, load_function
+from preftree.runtime.user_code import boundary, is_place, load_function
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +133,9 @@ class Objective:
           state: The running state, as `self.state` names it.
         """
         tracked = with_gradient(self.lead, inputs)
-        with torch.inference_mode(False), torch.enable_grad():
+        of_user = [part.loss.name for part in self.parts if part.loss.spec.file_hash]
+        guard = boundary(f"loss {of_user[0]!r}", TrainingError, "; fix the function") if of_user else nullcontext()
+        with guard, torch.inference_mode(False), torch.enable_grad():
             values = {
                 part.loss.name: part.loss.function(**_inputs_of(part.loss, tracked, state)) for part in self.parts
             }
@@ -232,14 +235,18 @@ def bind_loss(name: str, options: Mapping[str, object] = {}, *, of_rewards: bool
 
 def _look_up(name: str, *, of_rewards: bool = False) -> tuple[str, Mapping[str, LossSpec]]:
     """The key of a loss, and its table; a user's function has a table of one row."""
+    if is_place(name):
+        function, file_hash = load_function(name, f"loss {name!r}")
+        with boundary(f"the signature of loss {name!r}", ConfigError):  # annotations are the user's code
+            try:
+                return name, {name: spec_of(function, file_hash, of_rewards=of_rewards)}
+            except (ValueError, TypeError, NameError) as error:
+                raise ConfigError(f"loss {name!r}: {error}") from error
+    losses = REWARD_LOSSES if of_rewards else LOSSES
     try:
-        if is_place(name):
-            function, file_hash = load_function(name, f"loss {name!r}")
-            return name, {name: spec_of(function, file_hash, of_rewards=of_rewards)}
-        losses = REWARD_LOSSES if of_rewards else LOSSES
         return name_of(name, losses), losses
-    except (ValueError, TypeError, NameError) as error:  # the last two: a user's annotations
-        raise ConfigError(f"loss {name!r}: {error}" if is_place(name) else str(error)) from error
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
 
 
 def _bind(name: str, options: Mapping[str, object], losses: Mapping[str, LossSpec]) -> BoundLoss:
@@ -249,15 +256,9 @@ def _bind(name: str, options: Mapping[str, object], losses: Mapping[str, LossSpe
         raise ConfigError(str(error)) from error
     if loss.spec.file_hash:
         inputs = example_inputs()
-        try:
+        where = f" on two made-up {loss.spec.kind}s; fix the function"
+        with boundary(f"loss {name!r}", ConfigError, where):  # before a model is loaded
             loss(**{name: inputs[name] for name in loss.inputs})
-        except ConfigError:
-            raise
-        except Exception as error:  # any error of the user's code, before a model is loaded
-            raise ConfigError(
-                f"loss {name!r} raised {type(error).__name__} ({error}) on two made-up {loss.spec.kind}s; "
-                "fix the function"
-            ) from error
     return loss
 
 

@@ -21,6 +21,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from preftree.config.dpo import DpoConfig
 from preftree.config.lora import LoraOptions
 from preftree.config.online import OnlineConfig, PpoConfig, RlooConfig
+from preftree.config.read_with import require_read
 from preftree.config.recipes import AnyConfig
 from preftree.errors import ConfigError
 from preftree.models.adapter_folder import AdapterFolder, adapter_names, find_adapter
@@ -113,6 +114,8 @@ def load_policy(config: AnyConfig, ranks: Ranks) -> Policy:
     """
     lora = config.lora
     incoming = find_adapter(config.model, lora.name if lora else None)
+    words = f"a model folder that holds an adapter, and {config.model} holds none"
+    require_read("lora.new", lora is not None and lora.new, incoming is not None, words)
     model = load_base(incoming or config.model, quantize=config.quantize, device=ranks.device)
     base = incoming.base if incoming else config.model
     base_weights = weights = digest_base(base, model, config)

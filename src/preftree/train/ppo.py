@@ -10,16 +10,21 @@ from torch.optim import Optimizer
 
 from preftree.config.online import OnlineConfig, PpoConfig, RlooConfig
 from preftree.errors import ConfigError
+from preftree.judges.reward_model import find_reward_model
 from preftree.judges.rewards import load_rewards
+from preftree.models.load import load_tokenizer
+from preftree.models.reward_model import load_reward_model
 from preftree.run_folder.metrics_file import Row
 from preftree.runtime.ranks import Ranks
 from preftree.scoring.critic import Critic
+from preftree.scoring.reward_scorer import RewardScorer
 from preftree.scoring.scorer import Scorer
 from preftree.train.loop import Outcome, train
 from preftree.train.open_run import OpenRun, admit, open_run
 from preftree.train.policy import Policy, find_live_reference, load_policy
 from preftree.train.rollouts.iteration import advance, begin_state, evaluate
 from preftree.train.rollouts.learner import Learner
+from preftree.train.rollouts.mixed_in import open_mixed_in
 from preftree.train.rollouts.prompts import online_trajectory, open_run_prompts
 from preftree.train.state import Companion, Progress
 from preftree.train.step.optimizer import build_optimizer
@@ -50,7 +55,8 @@ def _run(config: OnlineConfig) -> Outcome:
         data = open_run_prompts(run)
         rewards = load_rewards(config.reward)
         reference = find_live_reference(run.config, run.policy, run.tokenizer, run.ranks)
-        trajectory = online_trajectory(run, data, reference)
+        mixed_in = open_mixed_in(run)
+        trajectory = online_trajectory(run, data, reference, mixed_in)
         if finished := admit(run, data, trajectory):
             return Outcome(finished)
         for scorer in {run.scorer, reference.scorer}:
@@ -60,7 +66,7 @@ def _run(config: OnlineConfig) -> Outcome:
         _describe(run.config, models)
         optimizer = build_optimizer(run.scorer, run.config)
         config = run.config.model_copy(update={"warmup_steps": data.warmup})
-        learner = Learner(config, run.scorer, optimizer, critic, reference, run.tokenizer, data, rewards)
+        learner = Learner(config, run.scorer, optimizer, critic, reference, run.tokenizer, data, rewards, mixed_in)
         return train(run, OnlineSteps(learner), trajectory, reference=reference.words, models_in_memory=models)
 
 
@@ -125,8 +131,29 @@ def _make_critic(run: OpenRun[OnlineConfig]) -> tuple[Critic, Optimizer] | None:
     config = run.config
     if not isinstance(config, PpoConfig):
         return None
-    critic = Critic(run.scorer, shared=config.critic == "shared")
+    critic = Critic(run.scorer, shared=config.critic == "shared", start=_critic_start(run, config))
     return critic, build_optimizer(critic, config)
+
+
+def _critic_start(run: OpenRun[OnlineConfig], config: PpoConfig) -> RewardScorer | None:
+    """The reward model that the critic starts from; None where it starts from the policy.
+
+    Raises:
+      ConfigError: there is none, or it has another vocabulary.
+    """
+    if config.critic_start is None:
+        return None
+    place = find_reward_model(f"rm:{config.critic_start.removeprefix('rm:')}")
+    assert place is not None
+    if load_tokenizer(place.model).get_vocab() != run.tokenizer.get_vocab():
+        raise ConfigError(
+            f"critic_start={config.critic_start} has another vocabulary than model={config.model}, so it cannot read "
+            "the same tokens; give a reward model with the same tokenizer"
+        )
+    scorer = RewardScorer(load_reward_model(place.model, device=run.ranks.device), precision=config.precision)
+    if scorer.shares_prefixes != run.scorer.shares_prefixes:
+        raise ConfigError(f"critic_start={config.critic_start} and model={config.model} must be of one architecture")
+    return scorer
 
 
 def _set_temperature(scorer: Scorer, temperature: float) -> None:
@@ -145,6 +172,6 @@ def _set_temperature(scorer: Scorer, temperature: float) -> None:
 def _describe(config: OnlineConfig, models: int) -> None:
     """Log the critic, the reward and the reference."""
     critics = {"shared": "a critic on its trunk", "separate": "a separate critic"}
-    critic = critics[config.critic] if isinstance(config, PpoConfig) else f"no critic, advantage={config.advantage}"
+    critic = critics[config.critic] if isinstance(config, PpoConfig) else f"no critic, method={config.method}"
     log.info("%s; models in memory: %d", critic, models)
     log.info("reward %s, KL against %s", config.reward, config.reference)

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from preftree.config.read_with import require_read
 from preftree.config.reward import RewardConfig
 from preftree.data.store.end_marked import EndMarkedStore
 from preftree.data.store.example import Examples, TokenExample
@@ -102,9 +103,12 @@ def run_reward(config: RewardConfig) -> Outcome:
       UserError: a mistake or a failure outside the program; the message names the remedy.
     """
     objective = bind_reward(config)
+    own_head = is_reward_model(config.model)
+    words = f"a language model, and {config.model} is a reward model with a head of its own"
+    require_read("head", config.head != "random", not own_head, words)
     with open_run(config, load_reward_policy) as run:
         data = _with_marked_ends(run, open_examples(run, objective))
-        head = "of the model" if is_reward_model(config.model) else config.head
+        head = "of the model" if own_head else config.head
         trajectory = trajectory_of(run, data, **objective.identity, head=head)
         if finished := admit(run, data, trajectory, verify_rewards):
             return Outcome(finished)

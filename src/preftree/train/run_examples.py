@@ -91,6 +91,7 @@ def trajectory_of(run: OpenRun[RunConfig], data: RunExamples, **recipe: object) 
         "training data": data.train.store.digest,
         "held-out share": config.eval_data if isinstance(config.eval_data, float) else None,
         "data.order": config.data.order,
+        **({"data.ranking_weight": "row"} if config.data.ranking_weight == "row" else {}),
         "seed": config.seed,
         "batch_size": config.batch_size,
         "precision": config.precision,

@@ -17,7 +17,7 @@ ENDLESS = {
     *("dpo", "robust", "orpo", "simpo", "cpo", "alphapo", "ln_dpo", "f_dpo", "tdpo1", "tdpo2", "ld_dpo", "r_dpo"),
     *("wpo", "wpo_clipped", "aot", "aot_unpaired", "rpo", "iterative_rpo", "modpo", "odpo", "gpo", "beta_dpo", "dpop"),
     *("rao_kupper", "davidson", "discopop", "unlikelihood", "reference_free", "constrained_dpo", "slic", "bco_pair"),
-    *("apo_zero", "kto_pair"),
+    *("apo_zero", "kto_pair", "dpo_shift", "sampo", "cpo_simpo", "simper", "alpha_dpo", "token_unlikelihood"),
 }
 
 

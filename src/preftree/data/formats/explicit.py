@@ -17,7 +17,10 @@ _NAMES = ("prompt", "chosen", "rejected")
 
 def detect(row: Row) -> bool:
     """Whether the three are text, and neither TL;DR pairs nor transcripts."""
-    return all(isinstance(row.get(name), str) for name in _NAMES) and not (tldr_pairs.detect(row) or hh.detect(row))
+    for name in _NAMES:
+        if not isinstance(row.get(name), str):
+            return False
+    return not (tldr_pairs.detect(row) or hh.detect(row))
 
 
 def read(row: Row) -> Record:

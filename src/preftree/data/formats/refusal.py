@@ -28,6 +28,13 @@ _USUAL: Mapping[str, tuple[str, ...]] = {
 }
 """Usual names of the fields of each target, the likeliest first."""
 
+_VERDICTS = {
+    *(name for target in ("winner", "label", "scores", "ranks") for name in _USUAL[target]),
+    *("rating", "score", "reward", "rank", "quality", "grade", "correct", "is_correct", "accepted", "is_preferred"),
+    *("thumbs", "helpful"),
+}
+"""Names of fields beside which a response is no demonstration: it may be a bad one."""
+
 _ANSWERS = ("response", "answer", "output", "completion", "reply", "text", "summary", "candidate", "option")
 _ENDS = (("a", "b"), ("1", "2"), ("0", "1"), ("left", "right"), ("first", "second"))
 _SCORES = ("score", "rating", "reward")
@@ -64,7 +71,8 @@ def refusal(rows: Sequence[Row]) -> str:
     more = f" and {len(names) - SHOWN_FIELDS} more" if len(names) > SHOWN_FIELDS else ""
     line = guess(rows)
     advice = f"if they are what they seem, --columns {line} reads them" if line else "say what each is with --columns"
-    return f"rows with the fields {shown}{more} are of no known format; {advice} (targets: {_TARGETS})"
+    targets = f"targets: {_TARGETS}, tools, weight; a field within another is OUTER.INNER"
+    return f"rows with the fields {shown}{more} are of no known format; {advice} ({targets})"
 
 
 def guess(rows: Sequence[Row]) -> str | None:
@@ -74,7 +82,12 @@ def guess(rows: Sequence[Row]) -> str | None:
         for path in _paths(row):
             paths.setdefault(path.rpartition(".")[2].lower(), path)
     likely = _likely_paths(paths)
+    if "input" in paths and likely.get("prompt") == paths.get("instruction"):
+        likely["prompt"] = f"{paths['instruction']}+{paths['input']}"
+    judged = not _VERDICTS.isdisjoint(paths)
     for way in _WAYS:
+        if judged and way in (("response",), ()):
+            break
         for prompt in ("messages", "prompt"):
             targets = [prompt, *way]
             if (way or prompt == "messages") and likely.keys() >= {*targets}:

@@ -18,8 +18,10 @@ TLDR = "TL;DR:"
 def detect(row: Row) -> bool:
     """Whether both responses begin with "TL;DR:", and the prompt does not end with it."""
     prompt, sides = row.get("prompt"), (row.get("chosen"), row.get("rejected"))
-    begin = all(isinstance(side, str) and side.lstrip().startswith(TLDR) for side in sides)
-    return begin and isinstance(prompt, str) and not prompt.rstrip().endswith(TLDR)
+    for side in sides:
+        if not (isinstance(side, str) and side.lstrip().startswith(TLDR)):
+            return False
+    return isinstance(prompt, str) and not prompt.rstrip().endswith(TLDR)
 
 
 def read(row: Row) -> Preference:

@@ -71,26 +71,26 @@ def _by_field(fault: RowFault, parts: Present) -> RowFault:
     target, bracket, rest = fault.field.partition("[")
     if target not in (*NUMBERS, "system"):  # every other part is read under its field
         return fault
-    field = parts.fields.get(target, target) + bracket + rest
+    field = parts.field(target) + bracket + rest
     return RowFault(fault.fault, field, fault.message.replace(f"'{fault.field}'", f"'{field}'"))
 
 
 def _assembled(parts: Present, chat: bool) -> Record:
     beside = _Beside.read(parts)
     chat = chat or "messages" in parts or bool(beside.system or beside.tools or beside.options)
-    chat = chat or any(isinstance(parts[name].value, list | dict) for name in TEXTS if name in parts)
+    chat = chat or any(isinstance(part.value, list | dict) for name, part in parts.items() if name in TEXTS)
     if "responses" in parts and isinstance(parts["responses"].value, list):
         chat = chat or any(isinstance(_value(item), list | dict) for item in parts["responses"].value)
-    if "responses" in parts.fields:
+    if "responses" in parts.given:
         return _ranking(parts, beside, chat)
-    if {"a", "b"} & parts.fields.keys():
+    if {"a", "b"} & parts.given.keys():
         parts = _decided(parts)
-    if "rejected" in parts.fields:
+    if "rejected" in parts.given:
         return _pair(parts, beside, chat)
     row = _figure_row(parts)
-    name = "messages" if "messages" in parts.fields and "response" not in parts.fields else "response"
+    name = "messages" if "messages" in parts.given and "response" not in parts.given else "response"
     prompt, response = _exchange(parts, name, beside, chat)
-    if "label" in parts.fields:
+    if "label" in parts.given:
         field, value = parts.need("label")
         return Label(prompt, response, flag(value, field), weight(row), figures(row, "response"))
     return Demonstration(prompt, response, weight(row))
@@ -154,7 +154,7 @@ def _plain(parts: Present, target: str) -> str:
 
 def _prompt(parts: Present, beside: _Beside) -> tuple[Message, ...]:
     """The turns of the prompt."""
-    field, value = parts.need("messages" if "messages" in parts.fields and "prompt" not in parts else "prompt")
+    field, value = parts.need("messages" if "messages" in parts.given and "prompt" not in parts else "prompt")
     turns = (Message("user", text(value, field)),) if isinstance(value, str) else messages(value, field)
     return prompt_messages(beside.around(turns, field), field)
 
@@ -216,13 +216,13 @@ def _decided(parts: Present) -> Present:
 
 def _verdict(parts: Present) -> Given:
     """The better answer, or a tie: by its name, by a flag for each answer, or by their scores."""
-    if "a_wins" in parts.fields:
+    if "a_wins" in parts.given:
         (left, value), (right, other) = parts.need("a_wins"), parts.need("b_wins")
         wins = flag(value, left), flag(other, right)
         if all(wins):
             raise RowFault("bad_value", right, f"'{left}' and '{right}' cannot both be true")
         return Given(left, "a" if wins[0] else "b" if wins[1] else "tie")
-    if "winner" not in parts.fields and "score_a" in parts.fields:
+    if "winner" not in parts.given and "score_a" in parts.given:
         (left, value), (right, other) = parts.need("score_a"), parts.need("score_b")
         scores = number(value, left), number(other, right)
         return Given(left, "tie" if scores[0] == scores[1] else "a" if scores[0] > scores[1] else "b")
@@ -240,7 +240,7 @@ def _pair(parts: Present, beside: _Beside, chat: bool) -> Preference:
         names = parts["chosen"].field, parts["rejected"].field
         _check_repeats(prompt, {names[0]: chosen, names[1]: rejected})
         return preference(row, prompt, (names[0], chosen), (names[1], rejected))
-    if "chosen" not in parts.fields and "messages" in parts.fields:  # it ends with the chosen response
+    if "chosen" not in parts.given and "messages" in parts.given:  # it ends with the chosen response
         field, value = parts.need("messages")
         turns, chosen = split_dialogue(messages(value, field), field)
         prompt, name = prompt_messages(beside.around(turns, field), field), field
@@ -307,7 +307,7 @@ def _ranking(parts: Present, beside: _Beside, chat: bool) -> Ranking:
         prompt = _plain(parts, "prompt")
         named = [(name, response_text(item, name)) for name, item in given]
         _check_repeats(prompt, {name: str(response) for name, response in named})
-    for order in {"scores", "ranks"} & parts.fields.keys():
+    for order in {"scores", "ranks"} & parts.given.keys():
         parts.need(order)
     numbered = figures(row, "list", len(named))
     if "scores" in numbered or "ranks" not in parts:

@@ -2,7 +2,8 @@
 
 `prompt=question,chosen=response_j,rejected=response_k`, or a map in YAML. A field is a name or a dotted path with
 indices (`result.0.value.selected`); `*` stands for every item of a list (`answers.*.text`), and `|` joins the fields of
-a list that a row has one by one (`responses=answer1|answer2|answer3`). Words follow some after a colon:
+a list that a row has one by one (`responses=answer1|answer2|answer3`). `+` puts the texts of two fields under
+each other (`prompt=instruction+input`); one that is empty is left out. Words follow some after a colon:
 `winner=choice:A|B|TIE|BOTHBAD` gives the values that stand for the answers `a`, `b` and a tie (`<0|>0|0` for a signed
 number), `label=verdict:good|bad` those of a liked and a disliked response, `ranks=rank:0` the rank of the best one.
 Without `winner`, `a_wins` and `b_wins` are flags, or `score_a` and `score_b` decide.
@@ -16,7 +17,7 @@ from typing import Any
 
 from preftree.data.rows.assemble import assemble
 from preftree.data.rows.faults import RowFault
-from preftree.data.rows.fields import Row
+from preftree.data.rows.fields import Row, text
 from preftree.data.rows.parts import TARGETS, VERDICTS, Given, kind_of
 from preftree.errors import DataError
 from preftree.records import Kind, Record
@@ -46,6 +47,7 @@ _USUAL_WINNERS = {
 }
 _WITH_WORDS = {"winner": (2, 4), "label": (2, 2), "ranks": (1, 1)}
 _LISTS = ("responses", "scores", "ranks")
+_JOINED = ("prompt", "system")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,13 +75,16 @@ class Columns:
         return kind_of(self.by_target)
 
     @property
+    def paths(self) -> list[tuple[str, str]]:
+        """Targets, each with a path that it is read from."""
+        return [
+            (target, path) for target, column in self.by_target.items() for path in _single_paths(target, column.path)
+        ]
+
+    @property
     def fields(self) -> frozenset[str]:
         """Fields of a row that are read, whole or in part."""
-        paths = [
-            path
-            for target, column in self.by_target.items()
-            for path in (column.path.split("|") if target in _LISTS else [column.path])
-        ]
+        paths = [path for _, path in self.paths]
         return frozenset([*paths, *(path.split(".")[0] for path in paths)])
 
     def parts(self, row: Row) -> dict[str, Given]:
@@ -125,6 +130,12 @@ def parse_columns(given: str | Mapping[str, str]) -> Columns:
     return Columns(columns)
 
 
+def _single_paths(target: str, path: str) -> list[str]:
+    """The paths that a target's fields are joined from."""
+    sign = "|" if target in _LISTS else "+" if target in _JOINED else None
+    return [path] if sign is None else path.split(sign)
+
+
 def _halves(item: str) -> tuple[str, str]:
     target, equals, path = item.strip().partition("=")
     if not equals:
@@ -136,6 +147,8 @@ def _check(columns: Mapping[str, Column]) -> None:
     if {"a", "b", "winner", "a_wins", "b_wins"} & columns.keys():
         verdict = any(columns.keys() >= {*way} for way in VERDICTS)
         if not (verdict and columns.keys() >= {"a", "b"}):
+            if "response" in columns:
+                raise DataError("columns: a verdict on one response is its label; give label=FIELD:GOOD|BAD")
             raise DataError(
                 "columns: two answers and a verdict belong together; give a, b, and winner (or a_wins and b_wins, or "
                 "score_a and score_b)"
@@ -171,6 +184,8 @@ def _part(row: Row, target: str, column: Column) -> Given:
     if target in _LISTS and "|" in column.path:
         given = [Given(path, look_up(row, path)) for path in column.path.split("|")]
         value = given if target == "responses" else [item.value for item in given]
+    elif target in _JOINED and "+" in column.path and column.path not in row:
+        value = _joined([Given(path, look_up(row, path)) for path in column.path.split("+")])
     else:
         value = look_up(row, column.path)
     if value is None:
@@ -179,9 +194,18 @@ def _part(row: Row, target: str, column: Column) -> Given:
         return Given(column.path, _winner(value, column))
     if target == "label" and column.words:
         return Given(column.path, _chosen_word(value, column) == 0)
+    if target == "label" and isinstance(value, str) and value.strip().lower() not in ("true", "false", "1", "0"):
+        message = f"'{column.path}' is {value[:40]!r}; say which word is liked: label={column.path}:GOOD|BAD"
+        raise RowFault("bad_value", column.path, message)
     if target == "ranks" and column.words:
         _check_ranks(value, column)
     return Given(column.path, value)
+
+
+def _joined(given: list[Given]) -> str | None:
+    """Texts under each other, without those that are absent or empty."""
+    texts = [text(value, field) for field, value in given if value not in (None, "")]
+    return "\n".join(texts) or None
 
 
 def usual_winner(word: str) -> str | None:

@@ -1,16 +1,35 @@
-"""Detection of rows that repeat or contradict an earlier one, with eight bytes of digest a comparison.
+"""Detection of rows that repeat or contradict an earlier one, by Python's own hash of what they compare.
 
-Equal digests of different rows are as good as impossible: one in 30 000 data sets of 32 million rows would have a pair.
+Equal hashes of different rows are as good as impossible: one in 4 000 data sets of 32 million rows would have a pair.
+Python's hash of texts has a new key in each process, so nobody can write rows that collide; it is never kept.
 """
 
 from __future__ import annotations
 
 import json
-from hashlib import blake2b
+import sqlite3
 from itertools import combinations
 
 from preftree.data.rows.faults import RowFault
-from preftree.records import Conversation, Demonstration, Label, Preference, Provenance, Ranking, Record, Text
+from preftree.errors import DataError
+from preftree.records import (
+    Demonstration,
+    Label,
+    Preference,
+    Provenance,
+    Ranking,
+    Record,
+    Text,
+    template_options_of,
+    tools_of,
+)
+
+IN_MEMORY = 100_000
+"""Hashes that are held in memory, about 100 bytes each; there they cost a tenth of what they cost in a file."""
+
+_MAKE = "CREATE TABLE seen(hash INTEGER PRIMARY KEY, place INTEGER) WITHOUT ROWID"
+_FIND = "SELECT place FROM seen WHERE hash = ?"
+_KEEP = "INSERT INTO seen VALUES (?, ?)"
 
 
 class Repeated(Exception):
@@ -18,11 +37,15 @@ class Repeated(Exception):
 
 
 class Seen:
-    """Digests of the comparisons so far, and their places."""
+    """Hashes of the comparisons so far, with their sides and places: the last ones in memory, the others in a file.
+
+    The file is SQLite's, temporary, and read with little memory, so that memory does not grow with the rows.
+    """
 
     def __init__(self) -> None:
         self._files: list[str] = []
-        self._places: dict[int, int] = {}  # digest -> line * 2^20 + file
+        self._recent: dict[int, int] = {}  # hash -> (line * 2^20 + file) * 2 + side
+        self._older: sqlite3.Connection | None = None
 
     def check(self, record: Record, where: Provenance) -> None:
         """Remember a record.
@@ -30,44 +53,81 @@ class Seen:
         Raises:
           Repeated: earlier rows say the same.
           RowFault: earlier rows prefer the other response of a pair; the record is not remembered.
+          DataError: the temporary file cannot be written.
         """
-        keys = _keys(record)
-        for _, reverse in keys:
-            if reverse is not None and reverse in self._places:
-                message = f"the row prefers the other response than {self._where(reverse)} does; keep one of the two"
+        sides = _sides(record)
+        new = []
+        place = 0
+        for key, side in sides:
+            known = self._find(key)
+            if known is None:
+                new.append((key, side))
+            elif known & 1 != side:
+                message = f"the row prefers the other response than {self._where(known)} does; keep one of the two"
                 raise RowFault("contradiction", "row", message)
-        if all(key in self._places for key, _ in keys):
-            raise Repeated(f"the row repeats {self._where(keys[0][0])}")
+            else:
+                place = known
+        if not new:
+            raise Repeated(f"the row repeats {self._where(place)}")
         if not self._files or self._files[-1] != where.file:
             self._files.append(where.file)
-        for key, _ in keys:
-            self._places.setdefault(key, where.line << 20 | len(self._files) - 1)
+        place = where.line << 20 | len(self._files) - 1
+        for key, side in new:
+            self._recent[key] = place << 1 | side
+        if len(self._recent) >= IN_MEMORY:
+            self._write()
 
-    def _where(self, key: int) -> str:
-        line, file = divmod(self._places[key], 1 << 20)
+    def _find(self, key: int) -> int | None:
+        place = self._recent.get(key)
+        if place is None and self._older is not None:
+            found = self._older.execute(_FIND, (key,)).fetchone()
+            return None if found is None else found[0]
+        return place
+
+    def _write(self) -> None:
+        """Move what is in memory to the file."""
+        try:
+            if self._older is None:
+                self._older = sqlite3.connect("", isolation_level=None)  # a file that nobody else sees
+                for setting in ("temp_store=FILE", "journal_mode=OFF", "synchronous=OFF", "cache_size=-2000"):
+                    self._older.execute(f"PRAGMA {setting}")
+                self._older.execute(_MAKE)
+            with self._older:
+                self._older.execute("BEGIN")
+                # In the order of the file, and without a list of pairs: that would take as much memory again.
+                self._older.executemany(_KEEP, ((key, self._recent[key]) for key in sorted(self._recent)))
+        except sqlite3.Error as error:
+            message = f"the rows seen so far cannot be kept in a temporary file ({error}); make room, or set TMPDIR"
+            raise DataError(message) from error
+        self._recent.clear()
+
+    def _where(self, place: int) -> str:
+        line, file = divmod(place >> 1, 1 << 20)
         return f"{self._files[file]}:{line}"
 
 
-def _keys(record: Record) -> list[tuple[int, int | None]]:
-    """Digests of the comparisons in a record, each with the digest of its opposite."""
-    prompt = _digest(record.prompt)
+def _sides(record: Record) -> list[tuple[int, bool]]:
+    """Hashes of the comparisons in a record, each with its side: the opposite comparison has the other one."""
+    prompt = _hash(record.prompt)
     if isinstance(record, Preference):
-        chosen, rejected = _digest(record.chosen), _digest(record.rejected)
+        chosen, rejected = _hash(record.chosen), _hash(record.rejected)
         if record.tie:
-            return [(_key(b"tie", prompt, *sorted((chosen, rejected))), None)]
-        return [(_key(b"pair", prompt, chosen, rejected), _key(b"pair", prompt, rejected, chosen))]
+            return [(hash(("tie", prompt, *sorted((chosen, rejected)))), False)]
+        return [_pair(prompt, chosen, rejected)]
     if isinstance(record, Ranking):
-        digests = [_digest(response) for response in record.responses]
-        return [
-            (_key(b"pair", prompt, digests[i], digests[j]), _key(b"pair", prompt, digests[j], digests[i]))
-            for i, j in ordered_pairs(record)
-        ]
-    response = _digest(record.response)
+        hashes = [_hash(response) for response in record.responses]
+        return [_pair(prompt, hashes[i], hashes[j]) for i, j in ordered_pairs(record)]
+    response = _hash(record.response)
     if isinstance(record, Label):
-        keys = [_key(b"label", prompt, response, side) for side in (b"0", b"1")]
-        return [(keys[record.desirable], keys[not record.desirable])]
+        return [(hash(("label", prompt, response)), record.desirable)]
     assert isinstance(record, Demonstration)
-    return [(_key(b"demonstration", prompt, response), None)]
+    return [(hash(("demonstration", prompt, response)), False)]
+
+
+def _pair(prompt: int, better: int, worse: int) -> tuple[int, bool]:
+    if better < worse:
+        return hash(("pair", prompt, better, worse)), False
+    return hash(("pair", prompt, worse, better)), True
 
 
 def ordered_pairs(ranking: Ranking) -> list[tuple[int, int]]:
@@ -77,20 +137,12 @@ def ordered_pairs(ranking: Ranking) -> list[tuple[int, int]]:
     return [(i, j) for i, j in pairs if scores is None or scores[i] > scores[j]]
 
 
-def _digest(text: Text) -> bytes:
+def _hash(text: Text) -> int:
+    """Hash of a text, or of all that a conversation is rendered with."""
     if isinstance(text, str):
-        return blake2b(text.encode(), digest_size=16, person=b"text").digest()
-    turns = blake2b(digest_size=16, person=b"messages")
-    for message in text:
-        content = message.content.encode()
-        turns.update(f"{message.role} {message.train} {len(content)} ".encode())
-        turns.update(content)
-        if message.rest:
-            turns.update(json.dumps(message.rest, sort_keys=True, default=str).encode())
-    if isinstance(text, Conversation):
-        turns.update(json.dumps([text.tools, text.options], sort_keys=True, default=str).encode())
-    return turns.digest()
-
-
-def _key(kind: bytes, *parts: bytes) -> int:
-    return int.from_bytes(blake2b(b"".join(parts), digest_size=8, person=kind).digest(), "big")
+        return hash(text)
+    beside = {place: message.rest for place, message in enumerate(text) if message.rest}
+    tools, options = tools_of(text), template_options_of(text)
+    if not (beside or tools or options):
+        return hash(tuple(text))
+    return hash((tuple(text), json.dumps([beside, tools, options], sort_keys=True, default=str)))

@@ -147,5 +147,5 @@ def check_share(path: str, rows: int, faults: Mapping[str, int], first: Sequence
     counts = ", ".join(f"{fault} {count}" for fault, count in sorted(faults.items(), key=lambda item: -item[1]))
     raise DataError(
         f"{path}: {num_rejected} of {rows} rows rejected, wanted at most {max_share:.1%} ({counts}; first: {first[0]});"
-        " fix the file (see 'preftree data inspect'), or raise max_rejected"
+        " fix the file (see 'preftree data inspect'), say with columns what each field is, or raise max_rejected"
     )

@@ -220,11 +220,17 @@ def response_messages(turns: tuple[Message, ...], where: str) -> tuple[Message, 
     """A response: it begins and ends with an assistant turn, and no assistant turn is blank."""
     if not turns or turns[0].role != "assistant" or turns[-1].role != "assistant":
         raise RowFault("bad_messages", where, f"'{where}' must begin and end with an assistant turn after its prompt")
+    scored = marked = False
     for turn in turns:
-        if turn.role == "assistant" and not turn.content.strip() and not turn.rest.get("tool_calls"):
+        if turn.role != "assistant":
+            continue
+        if not turn.content.strip() and not turn.rest.get("tool_calls"):
             raise RowFault("empty_response", where, f"'{where}' holds an empty assistant turn; drop the row")
-    if all(turn.train is False for turn in turns if turn.role == "assistant"):
+        scored, marked = scored or turn.train is not False, marked or turn.train is not None
+    if not scored:
         raise RowFault("bad_messages", where, f"'{where}' has no assistant turn to score: 'train' is false in all")
+    if not marked:
+        return turns
     return tuple(Message(turn.role, turn.content, None, turn.rest) if turn.train else turn for turn in turns)
 
 

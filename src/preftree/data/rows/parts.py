@@ -15,9 +15,9 @@ from preftree.data.rows.fields import Row
 from preftree.records import Kind, figures_of
 
 TEXTS = ("prompt", "messages", "chosen", "rejected", "a", "b", "response")
-FIGURE_FIELDS = tuple(
-    dict.fromkeys(field for kind in get_args(Kind) for figure in figures_of(kind) for field in figure.fields(kind))
-)
+FIGURE_FIELDS = dict.fromkeys(
+    field for kind in get_args(Kind) for figure in figures_of(kind) for field in figure.fields(kind)
+).keys()
 """Fields of the figures; a column of each name may be mapped."""
 
 TARGETS = (*TEXTS, "system", "winner", "label", "responses", "ranks", "tools", "chat_template_kwargs", "weight", "tie")
@@ -57,12 +57,20 @@ VERDICTS = (("winner",), ("a_wins", "b_wins"), ("score_a", "score_b"))
 
 
 class Present(dict[str, Given]):
-    """The parts that are not null."""
+    """The parts that are not null.
+
+    Attributes:
+      given: All parts, null ones too.
+    """
 
     def __init__(self, given: Parts) -> None:
-        """Keep the names of all fields, of null parts too."""
+        """Keep the parts."""
         super().__init__({target: part for target, part in given.items() if part.value is not None})
-        self.fields = {target: part.field for target, part in given.items()}
+        self.given = given
+
+    def field(self, target: str) -> str:
+        """The field of a part, be it null; the target itself where there is none."""
+        return self.given[target].field if target in self.given else target
 
     def need(self, target: str) -> Given:
         """A part that must be there.
@@ -71,7 +79,7 @@ class Present(dict[str, Given]):
           RowFault: it is absent or null; named by its field.
         """
         if target not in self:
-            field = self.fields.get(target, target)
+            field = self.field(target)
             raise RowFault("missing_field", field, f"'{field}' is missing")
         return self[target]
 

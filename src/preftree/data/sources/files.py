@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterator
+from glob import glob
 from pathlib import Path
 
 from preftree.data.rows.raw_row import RawRow
@@ -30,13 +31,20 @@ _WANTED = f"{', '.join(_TEXTS)} (each also with {' or '.join(PACKED)} behind), .
 
 
 def data_files(path: str) -> list[str]:
-    """The files that `path` names: itself, or the data files of a folder (see `files_in`), ordered by name.
+    """The files that `path` names: itself, those that match a pattern, or those of a folder; ordered by name.
 
     Raises:
       DataError: nothing is there, nothing that can be read, or more than one set of files in a folder.
       OSError: the path cannot be read.
     """
     folder_or_file = Path(path)
+    if not folder_or_file.exists() and any(sign in path for sign in "*?["):
+        files = sorted(file for file in glob(path) if _suffix(Path(file)))
+        for file in files:
+            see_regular(Path(file))
+        if not files:
+            raise DataError(f"{path} matches no data file, wanted {_WANTED}")
+        return files
     if folder_or_file.is_dir():
         return files_in(folder_or_file, _suffix, _WANTED)
     if not folder_or_file.exists():

@@ -1,17 +1,22 @@
 """Data files of a folder: those directly in it, those of its only subfolder that has any, or those of a saved data set.
 
-What `datasets` writes with `save_to_disk` is read by its own list of files; of several splits the user names one.
+A folder of several splits is refused, since training on a test split goes unseen; the user names one by a pattern. What
+`datasets` writes with `save_to_disk` is read by its own list of files; of several splits the user names one.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from stat import S_ISBLK, S_ISCHR, S_ISDIR, S_ISFIFO, S_ISREG, S_ISSOCK
 from typing import Any
 
 from preftree.errors import DataError
+
+_SPLIT_NAME = re.compile("(train|test|validation|valid|val|dev|eval)(?![a-z0-9])", re.IGNORECASE)
+"""How the names of a split's files begin: train-00000-of-00002.parquet, test.jsonl."""
 
 _SPLITS, _SAVED = "dataset_dict.json", "state.json"
 _ABOUT_DATA = {_SPLITS, _SAVED, "dataset_info.json", "dataset_infos.json"}
@@ -62,6 +67,10 @@ def _files_of(folder: Path, is_data: Callable[[Path], object]) -> list[str]:
     )
     for file in files:
         see_regular(file)
+    splits = {match[1].lower() for file in files if (match := _SPLIT_NAME.match(file.name))}
+    if len(splits) > 1:
+        first = folder / ("train" if "train" in splits else min(splits))
+        raise DataError(f"{folder} holds {len(splits)} splits ({', '.join(sorted(splits))}); name one, as '{first}*'")
     return [str(file) for file in files]
 
 

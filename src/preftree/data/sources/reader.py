@@ -10,7 +10,7 @@ from pathlib import Path
 
 from preftree.data.formats import FORMATS, format_of
 from preftree.data.formats.refusal import refusal
-from preftree.data.rows.columns import Columns
+from preftree.data.rows.columns import Columns, look_up
 from preftree.data.rows.duplicates import Repeated, Seen
 from preftree.data.rows.faults import RowFault, Tally
 from preftree.data.rows.fields import Row
@@ -85,6 +85,7 @@ def find_format(source: Source, name: str | None = None, columns: Columns | None
     if columns is not None:
         if name is not None:
             raise DataError("give a format or columns, not both: a mapping says how rows are read")
+        _see_columns(source, columns)
         title = f"columns {columns}"
         return Format(
             "columns", columns.kind, title, _any_row, columns.read, columns.fields, columns=str(columns), named=True
@@ -105,6 +106,22 @@ def find_format(source: Source, name: str | None = None, columns: Columns | None
         if 2 * count >= len(rows):
             return FORMATS[name]
     raise DataError(f"{source.path}: {refusal(rows)}")
+
+
+def _see_columns(source: Source, columns: Columns) -> None:
+    """See that the first rows have each field of a mapping, be it empty: a misspelt one would be absent in all.
+
+    Raises:
+      DataError: one is in none of them.
+    """
+    rows = [raw.row for raw in islice(read_rows(source), SNIFFED_ROWS) if isinstance(raw.row, dict)]
+    for target, path in columns.paths:
+        if rows and not any(path in row or look_up(row, path) is not None for row in rows):
+            names = ", ".join(ascii(name[:40]) for name in dict.fromkeys(name for row in rows for name in row))
+            raise DataError(
+                f"{source.path}: {target}={path}: none of the first {len(rows)} rows has a field '{path}', they have "
+                f"{names}; correct the columns"
+            )
 
 
 def _votes(rows: Sequence[Row]) -> Counter[str]:

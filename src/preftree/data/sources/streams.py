@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 PACKED = (".gz", ".zst")
 BLOCK = 1 << 16
+_BUFFER = 1 << 18  # few calls of the system; more is not faster
 _MARKS = {
     codecs.BOM_UTF8: "utf-8",
     codecs.BOM_UTF32_LE: "utf-32-le",  # begins as UTF-16's does, so it is looked for first
@@ -51,7 +52,8 @@ def _unpacked(file: str) -> Iterator[io.BufferedIOBase]:
         with input_stream(file, compression="zstd") as packed:
             yield io.BufferedReader(_Blocks(iter(lambda: packed.read(BLOCK), b"")), BLOCK)
     else:
-        with gzip.open(file, "rb") if name.endswith(".gz") else open(file, "rb") as stream:
+        packed = name.endswith(".gz")
+        with gzip.open(file, "rb") if packed else io.BufferedReader(io.FileIO(file), _BUFFER) as stream:
             yield stream
 
 

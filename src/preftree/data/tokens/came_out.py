@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -23,7 +24,7 @@ _OTHER = "zqother"
 def check_prompt(
     tokenizer: PreTrainedTokenizerBase, facts: TemplateFacts, prompt: Sequence[Message], head: str
 ) -> None:
-    """Check that the tools and the turns of a prompt stand in its rendering.
+    """Check that the options, the tools and the turns of a prompt are in its rendering.
 
     Thoughts of earlier turns need not: templates leave them out on purpose.
 
@@ -35,6 +36,11 @@ def check_prompt(
     Raises:
       RowFault: something is missing; its field is named.
     """
+    if options := template_options_of(prompt):
+        template = str(tokenizer.get_chat_template(tools=[dict(tool) for tool in tools_of(prompt)] or None))
+        strange = next((name for name in options if not re.search(rf"\b{re.escape(name)}\b", template)), None)
+        if strange is not None:
+            raise unrendered(tokenizer, "chat_template_kwargs", f"{strange!r} is no variable of it")
     if tools := tools_of(prompt):
         names = [name for tool in tools if (name := _tool_name(tool)) is not None]
         lacking = next((name for name in names if not _stands(name, head)), None)

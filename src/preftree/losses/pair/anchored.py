@@ -82,14 +82,16 @@ def apo_down(policy: PairSums, ref: PairSums, *, beta: Beta = 0.1) -> Float[Tens
 def rpo(policy: PairSums, ref: PairSums, *, beta: Beta = 0.01, nll_weight: NotNegative = 0.005) -> Float[Tensor, " P"]:
     """DPO plus the chosen response's summed negative log-likelihood ("regularised preference optimisation").
 
-    loss = -log sigmoid(beta * delta) - nll_weight * chosen_logps
+    loss = -log sigmoid(beta * delta) - beta * nll_weight * chosen_logps
+
+    beta multiplies the second term as well: with the defaults a nat weighs 5e-5.
 
     Args:
-      nll_weight: Weight of the summed term, >= 0; 0 is DPO. The paper's eta.
-    At policy == reference: no fixed value; ln 2 - nll_weight * chosen_logps.
-    Source: Liu et al. 2024, arXiv:2405.16436.
+      nll_weight: Weight of the summed term, >= 0, in units of beta; 0 is DPO. The paper's eta.
+    At policy == reference: no fixed value; ln 2 - beta * nll_weight * chosen_logps.
+    Source: Liu et al. 2024, arXiv:2405.16436, whose objective has eta * beta before the likelihood; their eta is 0.005.
     """
-    return dpo(policy, ref, beta=beta) - nll_weight * policy.chosen
+    return dpo(policy, ref, beta=beta) - beta * nll_weight * policy.chosen
 
 
 @checked

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from preftree.losses.numerics import tangent_exp
-from preftree.losses.options import Beta, LabelSmoothing, Noise, NotNegative, Positive, checked
+from preftree.losses.options import Beta, LabelSmoothing, Noise, NotNegative, Part, Positive, checked
 from preftree.losses.quantities import LN_2, delta, logratios, per_token, scaled, scaled_logratios
 from preftree.losses.types import LossSpec, PairSums, PairValues
 
@@ -68,6 +68,21 @@ def robust(
     margin = beta * delta(policy, ref)
     clean = -(1 - label_smoothing) * logsigmoid(margin) + label_smoothing * logsigmoid(-margin)
     return clean / (1 - 2 * label_smoothing)
+
+
+@checked
+def dpo_shift(policy: PairSums, ref: PairSums, *, beta: Beta = 0.1, shift: Part = 0.95) -> Float[Tensor, " P"]:
+    """DPO in which the rejected response counts less, so that the chosen one keeps its likelihood.
+
+    loss = -log sigmoid(beta * (chosen_logratio - shift * rejected_logratio))
+
+    Args:
+      shift: Weight of the rejected logratio, in (0, 1]; 1 is DPO. The paper's f(lambda), fixed.
+    At policy == reference: ln 2.
+    Source: Yang et al. 2025, arXiv:2502.07599, Eq. 4; its fixed weights go up to .95, from memory.
+    """
+    ratios = logratios(policy, ref)
+    return -logsigmoid(beta * (ratios.chosen - shift * ratios.rejected))
 
 
 @checked
@@ -147,6 +162,12 @@ def discopop(policy: PairSums, ref: PairSums, *, beta: Beta = 0.05, tau: Positiv
     return logistic + tangent_exp(-x + logsigmoid(x / tau))
 
 
+def shifted_logratios(policy: PairSums, ref: PairSums, *, beta: float, shift: float, **_: Any) -> PairValues:
+    """beta * logratio, the rejected one times `shift`, detached, [P]."""
+    ratios = scaled(logratios(policy, ref), beta)
+    return ratios._replace(rejected=shift * ratios.rejected)
+
+
 def mean_logratios(policy: PairSums, ref: PairSums, *, beta: float, **_: Any) -> PairValues:
     """beta * logratio per token, detached, [P]."""
     return scaled(per_token(logratios(policy, ref), policy), beta)
@@ -160,6 +181,7 @@ SPECS = {
     "dpo": LossSpec(dpo, LN_2, scaled_logratios, trl=("sigmoid",)),
     "cdpo": LossSpec(cdpo, LN_2, scaled_logratios),
     "robust": LossSpec(robust, LN_2, scaled_logratios, trl=("robust",)),
+    "dpo_shift": LossSpec(dpo_shift, LN_2, shifted_logratios),
     "exo": LossSpec(exo, _exo_at_reference, scaled_logratios, trl=("exo_pair",)),
     "ln_dpo": LossSpec(ln_dpo, LN_2, mean_logratios, trl=("sigmoid_norm",)),
     "dpop": LossSpec(dpop, LN_2, scaled_logratios),

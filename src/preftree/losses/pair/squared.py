@@ -95,6 +95,25 @@ def sppo_soft(
 
 
 @checked
+def rebel(policy: PairSums, ref: PairSums, margins: Float[Tensor, " P"], *, beta: Beta = 1.0) -> Float[Tensor, " P"]:
+    """Regression of the scaled gap on the difference of two known rewards.
+
+    loss = (beta * delta - margins)^2
+
+    Args:
+      ref: The same pairs under the reference, nats, [P]; in the paper's rounds, the last round's policy.
+      margins: Reward of the chosen response minus that of the rejected one, [P].
+      beta: Inverse of the paper's eta, > 0.
+    Returns:
+      Loss per pair, squared reward, [P]; not reduced.
+    At policy == reference: no fixed value; margins^2.
+    Source: Gao et al. 2024, arXiv:2404.16767, Algorithm 1.
+    """
+    check_one_each(policy, margins=margins)
+    return (beta * delta(policy, ref) - margins).square()
+
+
+@checked
 def cal_dpo(policy: PairSums, ref: PairSums, *, beta: Beta = 1e-3) -> Float[Tensor, " P"]:
     """DPO's contrast with a target for each logratio: "calibrated" DPO.
 
@@ -133,5 +152,6 @@ SPECS = {
     "ipo_sum": LossSpec(ipo_sum, _ipo_at_reference, scaled_logratios),
     "sppo": LossSpec(sppo, _sppo_at_reference, scaled_logratios, trl=("sppo_hard",)),
     "sppo_soft": LossSpec(sppo_soft, None, scaled_logratios),
+    "rebel": LossSpec(rebel, None, scaled_logratios),
     "cal_dpo": LossSpec(cal_dpo, _cal_dpo_at_reference, plain_logratios),
 }

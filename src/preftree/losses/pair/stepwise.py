@@ -11,8 +11,16 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from preftree.losses.options import Beta, LabelSmoothing, NotNegative, Part, checked
-from preftree.losses.quantities import LN_2, check_one_each, delta, logratios, scaled_logratios
-from preftree.losses.types import LossSpec, PairSums
+from preftree.losses.quantities import (
+    LN_2,
+    check_one_each,
+    delta,
+    logratios,
+    per_token,
+    scaled_logratios,
+    scaled_mean_logps,
+)
+from preftree.losses.types import LossSpec, PairSums, PairValues
 
 MOMENTUM = 0.9
 SMALLEST_BETA = 1e-3
@@ -91,6 +99,34 @@ def _sorted_loss(high: Tensor, low: Tensor, beta: float, label_smoothing: float)
 
 
 @checked
+def alpha_dpo(
+    policy: PairSums, ref: PairSums, *, beta: Beta = 2.5, gamma: NotNegative = 1.0, alpha: NotNegative = 0.05
+) -> Float[Tensor, " P"]:
+    """SimPO with a margin of each pair's own: larger where the policy has left its reference further than the others.
+
+    loss = -log sigmoid(beta * (chosen_logps / chosen_tokens - rejected_logps / rejected_tokens) - gamma - alpha * z)
+    z = (d - mean d) / std d over the step, d = chosen_logratio / chosen_tokens - rejected_logratio / rejected_tokens
+
+    z has no gradient; std is that of a sample (n - 1), and z is 0 where all d are equal. "AlphaDPO".
+
+    Args:
+      beta: Scale of the mean log-probs, > 0.
+      gamma: Margin, >= 0, in units of the scaled gap.
+      alpha: Change of the margin per standard deviation, >= 0; 0 is SimPO.
+    Returns:
+      Loss per pair, nats, [P]; not reduced. nan for a response without tokens.
+    At policy == reference: no fixed value; SimPO's.
+    Source: Wu et al. 2024, arXiv:2410.10148; that z is of means over tokens, and the defaults, are from memory.
+    """
+    ratios = per_token(logratios(policy, ref), policy)
+    away = (ratios.chosen - ratios.rejected).detach()
+    spread = away.std() if len(away) > 1 else away.new_zeros(())
+    z = torch.where(spread > 0, (away - away.mean()) / spread, 0.0) if len(away) else away
+    means = per_token(PairValues(policy.chosen, policy.rejected), policy)
+    return -logsigmoid(beta * (means.chosen - means.rejected) - gamma - alpha * z)
+
+
+@checked
 def beta_dpo(
     policy: PairSums,
     ref: PairSums,
@@ -120,7 +156,7 @@ def beta_dpo(
     At policy == reference: no fixed value; ln 2 * P / kept for a pair that is kept, 0 for the others.
     Source: Wu et al. 2024, arXiv:2407.08639, in the order of the authors' code, github.com/junkangwu/beta-DPO.
       Checked against it: the averages before their use, how many are kept and by which weights, beta and its least.
-      Its configuration has keep 0.8 and sensitivity 0, to be set; that the paper uses 0.6 is from memory.
+      Its configuration has keep 0.8 and sensitivity 0, to be set; its README sets 0.6.
     """
     check_one_each(policy, uniforms=uniforms)
     gap = delta(policy, ref)
@@ -158,6 +194,7 @@ SPECS = {
     "kto_pair": LossSpec(kto_pair, 0.5, scaled_logratios, scope="step"),
     "aot": LossSpec(aot, LN_2, scaled_logratios, scope="step", trl=("aot",)),
     "aot_unpaired": LossSpec(aot_unpaired, LN_2, scaled_logratios, scope="step", trl=("aot_unpaired",)),
+    "alpha_dpo": LossSpec(alpha_dpo, None, scaled_mean_logps, scope="step"),
     "beta_dpo": LossSpec(
         beta_dpo,
         None,

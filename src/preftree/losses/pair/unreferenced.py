@@ -11,7 +11,7 @@ from torch.nn.functional import logsigmoid
 
 from preftree.losses.numerics import log1mexp, tangent_exp
 from preftree.losses.options import Beta, NotNegative, Number, checked
-from preftree.losses.quantities import log_gap, per_token, scaled, scaled_logps
+from preftree.losses.quantities import log_gap, per_token, scaled, scaled_logps, scaled_mean_logps
 from preftree.losses.types import LossSpec, PairSums, PairValues
 
 
@@ -22,12 +22,13 @@ def unlikelihood(policy: PairSums, *, alpha: NotNegative = 1.0) -> Float[Tensor,
     loss = -chosen_logps + alpha * rejected_logps
 
     A baseline of the DPO paper, which shows that it degenerates: the loss has no lower bound, and the rejected response
-    becomes less likely without limit.
+    becomes less likely without limit. It is not the loss of Welleck et al., after which the paper names it; that is
+    `token_unlikelihood`.
 
     Args:
       alpha: Weight of the rejected response, >= 0.
     At policy == reference: no fixed value; there is no reference.
-    Source: Welleck et al. 2019, arXiv:1908.04319; as a baseline in Rafailov et al. 2023, arXiv:2305.18290, Section 6.
+    Source: Rafailov et al. 2023, arXiv:2305.18290, Section 6, the baseline "Unlikelihood".
     """
     return -log_gap(policy) + (alpha - 1) * policy.rejected
 
@@ -61,6 +62,43 @@ def cpo(policy: PairSums, *, beta: Beta = 0.1, nll_weight: NotNegative = 1.0) ->
     Source: Xu et al. 2024, arXiv:2401.08417, Eq. 3 with the behaviour-cloning term per token.
     """
     return reference_free(policy, beta=beta) - nll_weight * policy.chosen / policy.chosen_tokens
+
+
+@checked
+def cpo_simpo(
+    policy: PairSums, *, beta: Beta = 10.0, gamma: NotNegative = 5.4, nll_weight: NotNegative = 0.05
+) -> Float[Tensor, " P"]:
+    """SimPO plus the chosen response's negative log-likelihood per token.
+
+    loss = simpo - nll_weight * chosen_logps / chosen_tokens
+
+    Args:
+      beta: Scale of the mean log-probs, > 0.
+      gamma: Margin, >= 0, in units of the scaled gap.
+      nll_weight: Weight of the averaged term, >= 0; 0 is SimPO.
+    Returns:
+      Loss per pair, nats, [P]; not reduced. nan for a response without tokens.
+    At policy == reference: no fixed value; there is no reference.
+    Source: github.com/fe1ixxu/CPO_SIMPO (loss_type simpo with cpo_alpha); its defaults are from memory.
+    """
+    return simpo(policy, beta=beta, gamma=gamma) - nll_weight * mean_logps(policy).chosen
+
+
+@checked
+def simper(policy: PairSums) -> Float[Tensor, " P"]:
+    """Inverse perplexity of the rejected response minus that of the chosen one, without an option.
+
+    loss = e^(rejected_logps / rejected_tokens) - e^(chosen_logps / chosen_tokens)
+
+    Bounded between -1 and 1: an unlikely response has little gradient.
+
+    Returns:
+      Loss per pair, in [-1, 1], [P]; not reduced. nan for a response without tokens.
+    At policy == reference: no fixed value; there is no reference.
+    Source: Xiao et al. 2025, arXiv:2502.00883, Eq. 5.
+    """
+    means = mean_logps(policy)
+    return means.rejected.exp() - means.chosen.exp()
 
 
 @checked
@@ -151,14 +189,14 @@ def mean_logps(policy: PairSums) -> PairValues:
     return per_token(PairValues(policy.chosen, policy.rejected), policy)
 
 
-def scaled_mean_logps(policy: PairSums, *, beta: float, **_: Any) -> PairValues:
-    """beta * policy logps per token, detached, [P]: SimPO's reward."""
-    return scaled(mean_logps(policy), beta)
-
-
 def bent_rewards(policy: PairSums, *, beta: float, alpha: float, **_: Any) -> PairValues:
     """beta * AlphaPO's reward, detached, [P]."""
     return scaled(PairValues(*(bent(side, alpha) for side in mean_logps(policy))), beta)
+
+
+def mean_probabilities(policy: PairSums, **_: Any) -> PairValues:
+    """Geometric mean of the token probabilities, detached, [P]: SimPER's reward."""
+    return scaled(PairValues(*(mean.exp() for mean in mean_logps(policy))), 1.0)
 
 
 def odds_rewards(policy: PairSums, **_: Any) -> PairValues:
@@ -170,6 +208,8 @@ SPECS = {
     "unlikelihood": LossSpec(unlikelihood, None, scaled_logps),
     "reference_free": LossSpec(reference_free, None, scaled_logps),
     "cpo": LossSpec(cpo, None, scaled_logps),
+    "cpo_simpo": LossSpec(cpo_simpo, None, scaled_mean_logps),
+    "simper": LossSpec(simper, None, mean_probabilities),
     "orpo": LossSpec(orpo, None, odds_rewards),
     "simpo": LossSpec(simpo, None, scaled_mean_logps, trl=("simpo",)),
     "alphapo": LossSpec(alphapo, None, bent_rewards, trl=("alphapo",)),

@@ -7,7 +7,6 @@ Nothing here carries a gradient.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
 
 import torch
 from jaxtyping import Float, Int
@@ -15,34 +14,48 @@ from torch import Tensor
 
 from preftree.losses.lists import filled, spread
 
-KlEstimator: TypeAlias = Literal["k1", "k3"]
 
+def k1(policy: Float[Tensor, " N"], ref: Float[Tensor, " N"]) -> Float[Tensor, " N"]:
+    """The log-ratio, an unbiased estimate of KL(policy || reference) from one sample of the policy.
 
-def kl_estimate(
-    policy: Float[Tensor, " N"], ref: Float[Tensor, " N"], estimator: KlEstimator = "k1"
-) -> Float[Tensor, " N"]:
-    """Estimate of KL(policy || reference) from one sample of the policy.
+    k1 = policy - ref
 
-    With x = ref - policy:  k1 = -x,  k3 = e^x - 1 - x. Both are unbiased; k3 is never negative, and its variance is
-    smaller for similar policies and larger for different ones.
+    Subtracted from a reward it has the right gradient as well: E[k1 * grad policy] = grad KL(policy || reference). No
+    other estimator has it there; k3 gives grad KL(policy || reference) - grad KL(reference || policy). As a loss it has
+    none: E[grad k1] = 0.
 
     Args:
       policy: Log-probs of the policy's samples, nats, [N].
       ref: The same under the reference, nats, [N].
-      estimator: Name of the estimator.
     Raises:
-      ValueError: counts differ, or there is no such estimator.
+      ValueError: counts differ.
     At policy == reference: 0.
-    Source: Schulman 2020, Approximating KL divergence, http://joschu.net/blog/kl-approx.html.
+    Source: Schulman 2020, Approximating KL divergence, http://joschu.net/blog/kl-approx.html; gradients by derivation.
     """
     if policy.shape != ref.shape:
         raise ValueError(f"policy and ref must have one log-prob each, got {len(policy)} and {len(ref)}")
-    x = ref - policy
-    if estimator == "k1":
-        return -x
-    if estimator == "k3":
-        return x.expm1() - x
-    raise ValueError(f"estimator must be k1 or k3, got {estimator!r}")
+    return policy - ref
+
+
+def k3(policy: Float[Tensor, " N"], ref: Float[Tensor, " N"]) -> Float[Tensor, " N"]:
+    """An estimate of KL(policy || reference) that is unbiased and never negative: to be read, not to be descended.
+
+    k3 = e^(ref - policy) - 1 - (ref - policy)
+
+    Its variance is smaller than that of `k1` for similar policies, and larger for different ones. As a loss its
+    gradient is that of KL(reference || policy): `kl_loss` of policy_gradient.py has the right one.
+
+    Args:
+      policy: Log-probs of the policy's samples, nats, [N].
+      ref: The same under the reference, nats, [N].
+    Raises:
+      ValueError: counts differ.
+    At policy == reference: 0.
+    Source: Schulman 2020, Approximating KL divergence, http://joschu.net/blog/kl-approx.html; the gradient by
+      derivation.
+    """
+    x = -k1(policy, ref)
+    return x.expm1() - x
 
 
 def penalised_rewards(
@@ -128,6 +141,18 @@ def leave_one_out(rewards: Float[Tensor, "X K"]) -> Float[Tensor, "X K"]:
         raise ValueError("leaving one out needs at least 2 responses to a prompt, got 1")
     num = rewards.shape[1]
     return (rewards - rewards.mean(1, keepdim=True)) * (num / (num - 1))
+
+
+def centred(rewards: Float[Tensor, "X K"]) -> Float[Tensor, "X K"]:
+    """Dr. GRPO: a response's reward minus the mean reward of all responses to its prompt.
+
+    advantage_i = reward_i - mean_j reward_j, which is (K - 1) / K of RLOO's
+
+    Args:
+      rewards: Rewards of K responses to each of X prompts, [X, K].
+    Source: Liu et al. 2025, arXiv:2503.20783, Section 3.2.
+    """
+    return rewards - rewards.mean(1, keepdim=True)
 
 
 def group_normalised(rewards: Float[Tensor, "X K"], *, eps: float = 1e-4) -> Float[Tensor, "X K"]:

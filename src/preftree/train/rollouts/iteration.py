@@ -9,33 +9,30 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import nn
 
-from preftree.config.online import OnlineConfig, PpoConfig
+from preftree.config.online import OnlineConfig, PpoConfig, RlooConfig
 from preftree.errors import HalfwayError, TrainingError, UserError
 from preftree.losses.quantities import sum_responses
-from preftree.losses.rl.advantages import (
-    Moments,
-    adapted_kl_coef,
-    explained_variance,
-    gae,
-    group_normalised,
-    kl_estimate,
-    leave_one_out,
-    penalised_rewards,
-    whiten,
+from preftree.losses.rl.advantages import Moments, adapted_kl_coef, k3
+from preftree.losses.rl.methods import actions, token_weights
+from preftree.losses.rl.policy_gradient import (
+    clipped_surrogate,
+    is_clipped,
+    kl_loss,
+    value_loss,
+    weighted_likelihood,
 )
-from preftree.losses.rl.policy_gradient import clipped_surrogate, is_clipped, value_loss
 from preftree.run_folder.metrics_file import Row
 from preftree.scoring.vocabulary import head_entropy, head_of
 from preftree.stats.intervals import mean_interval
-from preftree.train.rollouts.learner import Learner, Scored, score
+from preftree.train.rollouts.learner import Learner, score
 from preftree.train.rollouts.rollout import Minibatch, Rollout, cut_minibatches, prompts_of
+from preftree.train.rollouts.targets import Targets, aim, method_of, shape_rewards
 from preftree.train.state import Progress
 from preftree.train.step.optimizer import learning_rate, set_learning_rate
 
@@ -44,22 +41,6 @@ LARGEST_START = {"fp32": 1e-4, "bf16": 3e-2}
 
 HELD_OUT_ROW = 1 << 48
 """Number of the first held-out response: its random numbers differ from all others and repeat at every evaluation."""
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class Targets:
-    """Targets of the updates of an iteration.
-
-    Attributes:
-      old: Log-probs of the tokens under the sampling policy, [I].
-      advantages: Advantage of each token, [I]; of each response, [R], without a critic.
-      values, returns: The critic's old values and the returns to which they are fitted, [I]; None without a critic.
-    """
-
-    old: Float[Tensor, " I"]
-    advantages: Float[Tensor, " N"]
-    values: Float[Tensor, " I"] | None
-    returns: Float[Tensor, " I"] | None
 
 
 def begin_state(config: OnlineConfig) -> dict[str, float]:
@@ -101,9 +82,12 @@ def advance(learner: Learner, progress: Progress) -> tuple[Progress, Row]:
     updates: list[dict[str, float]] = []
     tokens, stopped = 0, False
     for epoch in range(config.ppo_epochs):
-        for batch in planned if epoch == 0 else minibatches(epoch):
+        batches = planned if epoch == 0 else minibatches(epoch)
+        for place, batch in enumerate(batches):
+            number = (iteration * config.ppo_epochs + epoch) * len(batches) + place
+            name = f"step {iteration + 1}"
             try:
-                done = update(learner, rollout, batch, targets, first=not updates, name=f"step {iteration + 1}")
+                done = update(learner, rollout, batch, targets, first=not updates, name=name, number=number)
             except UserError as error:
                 if updates:
                     raise HalfwayError(f"{error} (after {len(updates)} updates of this step)") from error
@@ -143,6 +127,7 @@ def advance(learner: Learner, progress: Progress) -> tuple[Progress, Row]:
         "entropy": float(scored.entropy.mean()),
         "response_tokens": float(rollout.count_R.mean()),
         "finished": float(rollout.finished_R.mean()),
+        "special_tokens": float(rollout.marked_R.mean()),
         "kl_coef": kl_coef,
         "updates": len(updates),
         "lr": lr,
@@ -172,47 +157,12 @@ def evaluate(learner: Learner, progress: Progress, stop: Callable[[], int]) -> M
         if len(values) > 1:
             interval = mean_interval(values)
             figures |= {f"{name}_low": interval.low, f"{name}_high": interval.high}
-    lengths, finished = float(rollout.count_R.mean()), float(rollout.finished_R.mean())
-    return figures | {"response_tokens": lengths, "finished": finished, "responses": len(rows)}
-
-
-def shape_rewards(
-    config: OnlineConfig, rewards: Float[Tensor, " R"], finished: Tensor, moments: Moments
-) -> tuple[Float[Tensor, " R"], Moments]:
-    """Rewards after the penalty, normalisation and clipping, and the moments of all rewards so far, these included."""
-    scores = rewards - config.missing_eos_penalty * (~finished).double()
-    if config.normalize_rewards:
-        moments = moments.with_batch(scores)
-        scores = (scores - moments.mean) / moments.std
-    if config.clip_rewards is not None:
-        scores = scores.clamp(-config.clip_rewards, config.clip_rewards)
-    return scores, moments
-
-
-def aim(
-    config: OnlineConfig, scored: Scored, scores: Float[Tensor, " R"], count_R: Tensor, kl_coef: float
-) -> tuple[Targets, dict[str, float]]:
-    """Targets of the updates, and their figures."""
-    kl_I = kl_estimate(scored.policy, scored.ref, config.kl_estimator)
-    returns_R = scores - kl_coef * sum_responses(kl_I, count_R).values
-    figures = {"penalised_return": float(returns_R.mean())}
-    if isinstance(config, PpoConfig):
-        assert scored.values is not None
-        rewards_I = penalised_rewards(scores, kl_I, count_R, kl_coef=kl_coef)
-        advantages, returns = gae(rewards_I, scored.values, count_R, gamma=config.gamma, lam=config.lam)
-        figures["explained_variance"] = explained_variance(scored.values, returns)
-    else:
-        returns = None
-        baseline = leave_one_out if config.advantage == "rloo" else group_normalised
-        advantages = baseline(returns_R.view(-1, config.samples_per_prompt)).flatten()
-    figures |= {"advantage_mean": float(advantages.mean()), "advantage_std": float(advantages.std(correction=0))}
-    if isinstance(config, PpoConfig) and config.whiten_advantages:
-        advantages = whiten(advantages)
-    return Targets(scored.policy, advantages, scored.values, returns), figures
+    shares = {"finished": float(rollout.finished_R.mean()), "special_tokens": float(rollout.marked_R.mean())}
+    return figures | {"response_tokens": float(rollout.count_R.mean()), **shares, "responses": len(rows)}
 
 
 def update(
-    learner: Learner, rollout: Rollout, batch: Minibatch, targets: Targets, *, first: bool, name: str
+    learner: Learner, rollout: Rollout, batch: Minibatch, targets: Targets, *, first: bool, name: str, number: int = 0
 ) -> dict[str, float] | None:
     """Make one update; returns its figures, or None where the policy is too far from the sampling policy to update.
 
@@ -223,27 +173,40 @@ def update(
       targets: Targets of the updates.
       first: Whether nothing was updated since the responses were scored: the ratios must be 1.
       name: Name of the step in errors.
+      number: Number of the update in the run.
     Raises:
       TrainingError: a figure is not finite, or a first ratio is not 1; nothing was updated.
     """
-    config, device = learner.config, learner.scorer.device
-    num_tokens = int(rollout.count_R[batch.responses].sum())
+    config, device, method = learner.config, learner.scorer.device, method_of(learner.config)
+    num_tokens, num_responses = int(rollout.count_R[batch.responses].sum()), len(batch.responses)
     sums = torch.zeros(5, dtype=torch.float64, device=device)
     largest = torch.zeros(2, dtype=torch.float64, device=device)
     for micro in batch.micros:
         responses = batch.responses[list(micro.examples)]
         index = torch.from_numpy(rollout.places(responses)).to(device)
         trees = micro.batch.to(device)
+        count_R = trees.count_R
         head = head_of(learner.scorer, trees)
         logps = head.logps(trees.target_S).index_select(0, trees.prediction_I).double()
         old = targets.old.index_select(0, index)
-        acts, old_acts, actions, num_actions = logps, old, index, num_tokens
-        if learner.critic is None:  # a response is one action
-            actions, num_actions = torch.from_numpy(responses).to(device), len(batch.responses)
-            acts, old_acts = (sum_responses(each, trees.count_R).values for each in (logps, old))
-        advantages = targets.advantages.index_select(0, actions)
-        policy = clipped_surrogate(acts, old_acts, advantages, clip=config.clip).sum() / num_actions
+        acts, old_acts = (actions(each, count_R, method) for each in (logps, old))
+        sizes = {"num_tokens": num_tokens, "num_responses": num_responses, "limit": config.max_new_tokens}
+        weights_I = token_weights(count_R, method, **sizes)
+        of_tokens = method.ratio == "token"
+        place = index if of_tokens else torch.from_numpy(responses).to(device)
+        weights = weights_I if of_tokens else torch.full_like(acts, 1 / num_responses)
+        advantages = targets.advantages.index_select(0, place)
+        high = config.clip_high if isinstance(config, RlooConfig) else None
+        if method.weighs:
+            assert high is not None
+            policy = (weights * weighted_likelihood(acts, old_acts, advantages, clip_high=high)).sum()
+        else:
+            surrogate = clipped_surrogate(acts, old_acts, advantages, clip=config.clip, clip_high=high)
+            policy = (weights * surrogate).sum()
         loss, parts = policy, [policy]
+        if targets.kl_coef > 0:
+            penalty = kl_loss(logps, old, targets.ref.index_select(0, index))
+            loss = loss + targets.kl_coef * (weights_I * penalty).sum()
         if learner.critic is not None and isinstance(config, PpoConfig):
             assert targets.values is not None and targets.returns is not None
             values = learner.critic[0](trees, head.hidden_SD).double()
@@ -258,15 +221,20 @@ def update(
             loss = loss - config.entropy_coef * entropy
         loss.backward()
         with torch.no_grad():
-            far = is_clipped(acts, old_acts, advantages, clip=config.clip).sum() / num_actions
-            moved = kl_estimate(old, logps, "k3").sum() / num_tokens
+            clip = None if method.weighs else config.clip
+            far = is_clipped(acts, old_acts, advantages, clip=clip, clip_high=high).sum()
+            far = far / (num_tokens if of_tokens else num_responses)
+            moved = k3(old, logps).sum() / num_tokens
             sums += torch.stack([*parts, far, moved, loss]).detach()
             gap = acts - old_acts
             largest = torch.maximum(largest, torch.stack([gap.max(), (logps - old).abs().max()]))
+    mixed_in = (
+        learner.mixed_in.descend(learner.scorer, number, num_responses) if learner.mixed_in else sums.new_zeros(())
+    )
     modules = [learner.scorer, *([learner.critic[0]] if learner.critic else [])]
     trained = [[p for p in module.parameters() if p.requires_grad and p.grad is not None] for module in modules]
     norms = [nn.utils.get_total_norm([p.grad for p in some if p.grad is not None]) for some in trained]
-    host = torch.cat([sums, largest, torch.stack(norms).double()]).cpu()  # the update's one copy to the host
+    host = torch.cat([sums, largest, torch.stack([*norms, mixed_in]).double()]).cpu()  # the one copy to the host
     policy_loss, critic_loss, clipped, moved, _, gap, start = host[:7].tolist()
     if not bool(host.isfinite().all()):
         _forget(learner)
@@ -299,7 +267,7 @@ def update(
     }
     if learner.critic is not None:
         figures |= {"value_loss": critic_loss, "critic_grad_norm": float(host[8])}
-    return figures
+    return figures | ({"ptx_loss": float(host[-1])} if learner.mixed_in else {})
 
 
 def _forget(learner: Learner) -> None:

@@ -19,6 +19,7 @@ from preftree.scoring.critic import Critic
 from preftree.scoring.scorer import Scorer
 from preftree.scoring.vocabulary import head_entropy, head_of, reference_kl
 from preftree.train.policy import ReferenceModel
+from preftree.train.rollouts.mixed_in import MixedIn
 from preftree.train.rollouts.prompts import RunPrompts
 from preftree.train.rollouts.rollout import Minibatch, Rollout, lay_out, roll_out
 
@@ -36,6 +37,7 @@ class Learner:
       tokenizer: The policy's tokenizer.
       data: Training and held-out prompts.
       rewards: Reward of responses.
+      mixed_in: Demonstrations whose likelihood is raised in every update; None for none.
     """
 
     config: OnlineConfig
@@ -46,6 +48,7 @@ class Learner:
     tokenizer: PreTrainedTokenizerBase
     data: RunPrompts
     rewards: Rewards
+    mixed_in: MixedIn | None = None
 
     @property
     def share(self) -> bool:

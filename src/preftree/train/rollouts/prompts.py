@@ -9,13 +9,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from preftree.config.online import OnlineConfig
+from preftree.config.online import OnlineConfig, PpoConfig
 from preftree.data.prompts import PromptSet, open_prompts, prompts_digest
 from preftree.errors import ConfigError
 from preftree.judges.functions import identify
 from preftree.scoring.scorer import Scorer
 from preftree.train.open_run import OpenRun, adaptation, warmup_of
 from preftree.train.policy import ReferenceModel
+from preftree.train.rollouts.mixed_in import MixedIn
 from preftree.tree.layout import TokenSequence
 
 log = logging.getLogger("preftree")
@@ -24,7 +25,7 @@ NOT_IN_TRAJECTORY = frozenset(
     {
         *("model", "data", "eval_data", "eval_every", "out", "reward", "reference", "lora", "resume", "save_every"),
         *("keep_checkpoints", "snapshots", "micro_batch_tokens", "generation_batch", "gradient_checkpointing"),
-        *("threads", "cache", "epochs", "max_steps", "warmup_steps"),
+        *("threads", "cache", "epochs", "max_steps", "warmup_steps", "critic_start", "ptx_data"),
     }
 )
 """Options that do not determine the sequence of weights, or that a trajectory holds as digests."""
@@ -97,9 +98,12 @@ def open_run_prompts(run: OpenRun[OnlineConfig]) -> RunPrompts:
     return RunPrompts(prompts, held_out, config, steps, warmup_of(run, steps))
 
 
-def online_trajectory(run: OpenRun[OnlineConfig], data: RunPrompts, reference: ReferenceModel) -> dict[str, object]:
+def online_trajectory(
+    run: OpenRun[OnlineConfig], data: RunPrompts, reference: ReferenceModel, mixed_in: MixedIn | None = None
+) -> dict[str, object]:
     """Everything that determines the sequence of weights."""
     config = run.config
+    start = config.critic_start if isinstance(config, PpoConfig) else None
     return {
         "recipe": config.recipe,
         "weights of the model": run.policy.weights,
@@ -107,6 +111,8 @@ def online_trajectory(run: OpenRun[OnlineConfig], data: RunPrompts, reference: R
         "weights of the reference": reference.weights,
         "training data": prompts_digest(data.prompts.ids),
         "reward": identify(config.reward),
+        "start of the critic": start and identify(f"rm:{start.removeprefix('rm:')}"),
+        "demonstrations mixed in": mixed_in and mixed_in.store.digest,
         **{name: value for name, value in config.model_dump().items() if name not in NOT_IN_TRAJECTORY},
         "steps of warm-up": data.warmup,
         "steps of the schedule": None if config.schedule == "constant" else data.num_steps,

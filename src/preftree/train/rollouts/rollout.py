@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from preftree.data.order import epoch_order
 from preftree.data.prompts import PromptSet
+from preftree.data.tokens.encoder import make_encoder
 from preftree.errors import JudgeError
 from preftree.generate.hf import Sampling, generate
 from preftree.generate.protocol import response_sequence
@@ -31,6 +32,7 @@ class Rollout:
       count_R: Tokens of each response, including the token that ends it, [R].
       rewards_R: Reward of each response, [R].
       finished_R: Whether the model ended the response, [R].
+      marked_R: Whether the response holds a special token other than the one that ends it, [R].
     """
 
     sequences: Sequence[TokenSequence]
@@ -38,6 +40,7 @@ class Rollout:
     count_R: Int[np.ndarray, " R"]
     rewards_R: Float[np.ndarray, " R"]
     finished_R: Bool[np.ndarray, " R"]
+    marked_R: Bool[np.ndarray, " R"]
 
     def places(self, responses: Sequence[int] | Int[np.ndarray, " N"]) -> Int[np.ndarray, " I"]:
         """Positions of the tokens of some responses among those of all."""
@@ -100,7 +103,7 @@ def roll_out(
     low = policy.precision == "bf16"
     with evaluation_mode(policy), torch.autocast(policy.device.type, torch.bfloat16, enabled=low):
         sampled = generate(policy.model, tokenizer, prompt_ids, sampling, batch_size=batch_size, first_row=first_row)
-    texts = [sample.text for sample in sampled]
+    texts, special = [sample.text for sample in sampled], set(make_encoder(tokenizer).special_ids)
     rewards_R = np.asarray(rewards([prompts.prompts[row].text for row in repeated], texts), float)
     if rewards_R.shape != (len(texts),) or not np.isfinite(rewards_R).all():
         bad = [row for row in range(len(texts)) if rewards_R.shape != (len(texts),) or not np.isfinite(rewards_R[row])]
@@ -114,6 +117,7 @@ def roll_out(
         count_R=np.array([len(sample.ids) + sample.finished for sample in sampled], np.int64),
         rewards_R=rewards_R,
         finished_R=np.array([sample.finished for sample in sampled], np.bool_),
+        marked_R=np.array([not special.isdisjoint(sample.ids) for sample in sampled], np.bool_),
     )
 
 
