@@ -1,7 +1,7 @@
 """Adapter folders in peft's format.
 
-An adapter folder holds adapter_config.json and adapter_model.safetensors; other adapters of the same base are in its
-subfolders. In memory the adapter is always called `default`.
+An adapter folder holds adapter_config.json and adapter_model.safetensors (and, written here, adapter_base.json); other
+adapters of the same base are in its subfolders. In memory the adapter is always called `default`.
 """
 
 from __future__ import annotations
@@ -14,17 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
 from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
 from preftree.errors import ModelError
 from preftree.models.check_folder import check_folder, read_header, read_json, stored_tensors
-from preftree.models.foreign import foreign
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 NAME = "default"
-_BASE = "base_sample"
+_BASE = "adapter_base.json"
 PREFIX = "base_model.model."
 _PROMPT_LEARNING = (
     *("PROMPT_TUNING", "MULTITASK_PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "CPT", "CARTRIDGE"),
@@ -138,8 +136,9 @@ def write_adapter(model: PreTrainedModel, base: str, folder: Path) -> None:
 
     state = get_peft_model_state_dict(model, adapter_name=NAME, save_embedding_layers=False)
     tensors = {PREFIX + name: value.detach().cpu().contiguous() for name, value in state.items()}
-    sample = sample_weights(base)
-    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"} | ({_BASE: sample} if sample else {}))
+    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    if sample := sample_weights(base):  # in a file of its own, since safetensors writes metadata in any order
+        (folder / _BASE).write_text(json.dumps({"sample": sample}) + "\n", encoding="utf-8")
     options: Any = model.peft_config[NAME]  # pyright: ignore[reportIndexIssue, reportOptionalSubscript, reportCallIssue]  # peft sets it
     config: dict[str, Any] = options.to_dict()
     path = Path(base).expanduser()
@@ -150,8 +149,9 @@ def write_adapter(model: PreTrainedModel, base: str, folder: Path) -> None:
 
 def base_sample_of(adapter: AdapterFolder) -> str | None:
     """What `sample_weights` gave for the model that the adapter was trained on; None in adapters of other programs."""
-    with foreign(f"adapter '{adapter.path}' cannot be read"), safe_open(adapter.path / WEIGHTS, "pt") as file:
-        return (file.metadata() or {}).get(_BASE)
+    path = adapter.path / _BASE
+    sample = read_json(path).get("sample") if path.exists() else None
+    return sample if isinstance(sample, str) else None
 
 
 def sample_weights(base: str) -> str | None:
