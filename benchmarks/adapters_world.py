@@ -28,7 +28,7 @@ from preftree.train.dpo import run_dpo
 from preftree.worlds.exact import best_reward, kl_and_reward
 from preftree.worlds.grammar import reward_table
 from preftree.worlds.sentiment import WORLDS
-from preftree.worlds.walk import outcome_logps
+from preftree.worlds.walk import walk_outcomes
 
 SIZES = {
     "tiny": Size("tiny", 2000, 100, 300, 60, 80, 0.0),
@@ -71,8 +71,8 @@ def one_seed(options: argparse.Namespace, seed: int) -> list[dict[str, Any]]:
     sft = fine_tune(home, seed, size)
     tokenizer, reference = load_tokenizer(sft), load_model(sft)
     pairs = collect(home, seed, world, reference, tokenizer, "pairs", size.prompts, HONEST)
-    ref_logps, table = outcome_logps(reference, tokenizer, world), reward_table(world)
-    meter = world_meter(world, tokenizer, ref_logps)
+    outcomes, table = walk_outcomes(reference, tokenizer, world), reward_table(world)
+    ref_logps, meter = outcomes.logps, world_meter(world, tokenizer, outcomes)
     start = kl_and_reward(ref_logps, ref_logps, table).reward
     optimum = best_reward(ref_logps, table, options.budget)
     found: list[dict[str, Any]] = [{"method": "optimum", "seed": seed, "reward": optimum}]

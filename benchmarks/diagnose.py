@@ -27,6 +27,7 @@ from planted import CASES, SIZES, Case, Size, finished, make_run, place_of
 from preftree.evaluate import checks
 from preftree.evaluate.checks.all_checks import CHECKS, examine_run
 from preftree.evaluate.checks.evidence import gather, lost_share
+from preftree.evaluate.checks.high_lr import loss_at_start
 from preftree.evaluate.checks.length_exploitation import length_share
 from preftree.evaluate.checks.over_optimisation import reward_lost
 from preftree.run_folder.reader import Run, read_run
@@ -42,6 +43,9 @@ FIGURES = {
     "length_as_labelled": ("the same, as labelled", "LENGTH_TREND", ("length bias",)),
     "reward_lost": ("reward lost again, share of the gain", "REWARD_DROP", ("beta .01",)),
     "loss_rise": ("rise of the held-out loss, share", "LOSS_RISE", ("few pairs",)),
+    "lost_a_token": ("chosen nats lost, a token", "LOST_A_TOKEN", ("beta .01",)),
+    "accuracy_gap": ("training less held-out accuracy, ends", "MEMORISED_GAP", ("memorised", "few pairs")),
+    "worst_quarter": ("training loss of a quarter above the start, share", "WORSE_SHARE", ("lr too high",)),
     "grad_weight": ("gradient weight", "SATURATED_WEIGHT", ("deterministic",)),
     "train_accuracy": ("training accuracy", "SATURATED_ACCURACY", ("deterministic",)),
     "learned_nats": ("lowest held-out loss below ln 2 by", "LEARNED_NATS", ("flipped", "held out flipped")),
@@ -122,6 +126,10 @@ def figures_of(run: Run) -> dict[str, float]:
     length = length_share(evidence)
     losses = [row["loss"] for row in evidence.held_out]
     coin = evidence.traits.untrained
+    ratio, tokens = evidence.final("chosen_logratio"), evidence.last("chosen_tokens")
+    train, held_out = evidence.over("accuracy", 0.9, 1), evidence.final("accuracy")
+    start, quarters = loss_at_start(evidence), [evidence.over("loss", part / 4, (part + 1) / 4) for part in range(4)]
+    worst = [quarter.low for quarter in quarters if quarter is not None]
     figures = {
         "lost_share": lost[0],
         "least_lost_share": None if lost[0] is None or lost[1] is None else min(lost[0], lost[1]),
@@ -130,6 +138,9 @@ def figures_of(run: Run) -> dict[str, float]:
         "length_as_labelled": length and length.as_labelled,
         "reward_lost": reward_lost(evidence),
         "loss_rise": losses[-1] / min(losses) - 1 if losses else None,
+        "lost_a_token": ratio and tokens and -ratio.high / tokens,
+        "accuracy_gap": train and held_out and train.low - held_out.high,
+        "worst_quarter": max(worst) / start - 1 if start and worst else None,
         "grad_weight": evidence.end("grad_weight") if evidence.traits.endless else None,
         "train_accuracy": evidence.end("accuracy"),
         "learned_nats": coin - min(losses) if losses and coin is not None else None,

@@ -215,7 +215,7 @@ def make_run(out: Path, job: Job) -> None:
     from preftree.models.load import load_model, load_tokenizer
     from preftree.run_folder.reader import read_run
     from preftree.train.dpo import run_dpo
-    from preftree.worlds.walk import outcome_logps
+    from preftree.worlds.walk import outcome_logps, walk_outcomes
 
     home, folder, world = out / f"seed-{job.seed}", job.folder(out), WORLDS[SIZE.world]
     if folder.exists():
@@ -245,8 +245,9 @@ def make_run(out: Path, job: Job) -> None:
         result: dict[str, Any] = {"error": str(error)}
     else:
         tokenizer, reference = load_tokenizer(home / "sft" / "model"), load_model(home / "sft" / "model")
-        ref_logps = outcome_logps(reference, tokenizer, world)
-        points = trace(folder, world_meter(world, tokenizer, ref_logps), beta=None, seed=job.seed, first=5)
+        outcomes = walk_outcomes(reference, tokenizer, world)
+        ref_logps = outcomes.logps
+        points = trace(folder, world_meter(world, tokenizer, outcomes), beta=None, seed=job.seed, first=5)
         final = outcome_logps(load_model(folder / "model"), tokenizer, world)
         held_out = next(row for row in reversed(read_run(folder).rows) if row.get("split") == "eval")
         lengths = response_lengths()

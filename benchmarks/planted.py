@@ -19,6 +19,7 @@ from preftree.config.load import check_config
 from preftree.config.sft import SftConfig
 from preftree.data.rows.conversion import to_row
 from preftree.errors import TrainingError
+from preftree.evaluate.frontier import world_meter
 from preftree.generate.hf import Generation, Sampling, generate
 from preftree.models.load import load_model, load_tokenizer
 from preftree.models.write_folder import save_model
@@ -28,19 +29,27 @@ from preftree.storage.atomic import write_atomic
 from preftree.storage.checkpoint import list_checkpoints, load_checkpoint, step_of
 from preftree.train.dpo import run_dpo
 from preftree.train.sft import run_sft
-from preftree.worlds.exact import kl_and_reward
-from preftree.worlds.grammar import World, draw_corpus, reward_table
-from preftree.worlds.sentiment import WORLDS, Labeller, build_model, build_tokenizer, label_samples, weigh_repeats
-from preftree.worlds.walk import outcome_logps
+from preftree.worlds.grammar import World, draw_corpus
+from preftree.worlds.sentiment import Labeller, build_model, build_tokenizer, label_samples, weigh_repeats
+from preftree.worlds.walk import outcome_logps, walk_outcomes
 
 RESPONSES = 4
+
+_ADJECTIVES = ("good", "great", "fun", "bad", "dull", "awful")
+PROMPTS = tuple(
+    f"the {what} was{how}"
+    for what, other in (("movie", "plot"), ("plot", "movie"))
+    for how in ("", " very", " not", " not very", *(f" {word} the {other} was" for word in _ADJECTIVES))
+)
+"""Twenty prompts, since the intervals by which checks decide are over prompts."""
+
+WORLD = World("varied", PROMPTS, min_words=1, max_words=3)
 
 
 @dataclass(frozen=True, slots=True)
 class Size:
     """How much of everything; `seconds` is what a step cost on one quiet core."""
 
-    world: str
     texts: int
     sft_steps: int
     prompts: int
@@ -50,8 +59,8 @@ class Size:
 
 
 SIZES = {
-    "varied": Size("varied", 4000, 150, 600, 150, 150, 0.045),
-    "tiny": Size("tiny", 2000, 100, 300, 100, 80, 0.035),
+    "varied": Size(4000, 150, 600, 150, 150, 0.045),
+    "tiny": Size(2000, 100, 300, 100, 80, 0.035),
 }
 
 
@@ -121,7 +130,7 @@ CASES = (
     ),
     Case(
         "few pairs",
-        ("over_optimisation",),
+        ("over_optimisation", "memorising"),
         ("saturation", "displacement", "coverage"),
         options={"beta": 1.0},
         times=2,
@@ -133,12 +142,23 @@ CASES = (
     Case(
         "deterministic",
         ("saturation",),
-        ("over_optimisation", "displacement", "coverage"),
+        ("over_optimisation", "memorising", "displacement", "coverage"),
         labels=Labeller("deterministic"),
         held_out=Labeller("deterministic"),
         options={"beta": 0.5},
         times=3,
         share=0.05,
+    ),
+    Case(
+        "memorised",
+        ("memorising",),
+        ("over_optimisation", "saturation", "displacement", "coverage"),
+        options={"beta": 1.0},
+        times=2,
+        share=0.012,
+    ),
+    Case(
+        "lr too high", ("high_lr",), ("displacement", "coverage", "over_optimisation"), options={"beta": 1.0, "lr": 0.3}
     ),
     Case("lr explodes", ("non_finite",), options={"beta": 1.0, "lr": 1e30, "warmup_steps": 0}),
     Case(
@@ -163,7 +183,7 @@ def finished(out: Path, seed: int, case: Case) -> bool:
 def make_run(out: Path, seed: int, case: Case, size: Size) -> None:
     """Make the world of a seed where it is not there yet, train, spoil, measure."""
     began = time.perf_counter()
-    home, folder, world = out / f"seed-{seed}", place_of(out, seed, case), WORLDS[size.world]
+    home, folder, world = out / f"seed-{seed}", place_of(out, seed, case), WORLD
     sft = fine_tune(home, seed, size)
     tokenizer, reference = load_tokenizer(sft), load_model(sft)
     num = round(size.prompts * case.share)
@@ -191,7 +211,7 @@ def make_run(out: Path, seed: int, case: Case, size: Size) -> None:
         if case.own != ("non_finite",):
             raise
     else:
-        found = measured(folder, world, reference, tokenizer, reward_table(world), read_pairs(pairs))
+        found = measured(folder, world, reference, tokenizer, read_pairs(pairs))
         write_atomic(folder / "measured.json", found.model_dump_json(exclude_defaults=True) + "\n")
     if case.spoil is not None:
         case.spoil(folder)
@@ -214,7 +234,7 @@ def common(home: Path, world: World, data: Path, folder: Path) -> dict[str, Any]
 
 def fine_tune(home: Path, seed: int, size: Size) -> Path:
     """A corpus, an untrained model, and SFT: what all runs of a seed start from."""
-    sft, world = home / "sft", WORLDS[size.world]
+    sft, world = home / "sft", WORLD
     if (sft / "summary.json").exists():
         return sft / "model"
     tokenizer = build_tokenizer()
@@ -262,25 +282,22 @@ def measured(
     world: World,
     reference: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    table: np.ndarray,
     pairs: list[tuple[str, str, str]],
 ) -> Measured:
     """Exact figures of a run: its way in KL and reward, lengths, and how much lies outside what was compared."""
-    ref_logps = outcome_logps(reference, tokenizer, world)
+    start = walk_outcomes(reference, tokenizer, world)
+    ref_logps, meter = start.logps, world_meter(world, tokenizer, start)
     model = load_model(folder / "model")
     final = outcome_logps(model, tokenizer, world)
-    points = [Point(step=0, **kl_and_reward(ref_logps, ref_logps, table)._asdict())]
+    points = {0: meter(reference), max(row["step"] for row in read_rows(folder)): meter(model)}
     for saved in list_checkpoints(folder / "snapshots"):
         loaded = load_checkpoint(folder / "snapshots", saved)
         assert loaded is not None  # a named one is there, or loading it raises
-        with torch.no_grad():
-            for name, parameter in model.named_parameters():
-                parameter.copy_(loaded.state.tensors["model"][name])
-        point = kl_and_reward(outcome_logps(model, tokenizer, world), ref_logps, table)
-        points.append(Point(step=step_of(saved), kl=max(0.0, point.kl), reward=point.reward))
-    steps = max(row["step"] for row in read_rows(folder))
-    end = kl_and_reward(final, ref_logps, table)
-    points = [point for point in points if point.step != steps] + [Point(step=steps, kl=end.kl, reward=end.reward)]
+        if step_of(saved) not in points:
+            with torch.no_grad():
+                for name, parameter in model.named_parameters():
+                    parameter.copy_(loaded.state.tensors["model"][name])
+            points[step_of(saved)] = meter(model)
     seen = np.zeros(final.shape, dtype=bool)
     for prompt, *texts in pairs:
         seen[world.prompts.index(prompt), [world.outcome(text) for text in texts]] = True
@@ -291,7 +308,7 @@ def measured(
         ]
     )
     return Measured(
-        frontier=tuple(points),
+        frontier=tuple(Point(step=step, kl=at["kl"], reward=at["reward"]) for step, at in sorted(points.items())),
         sampled_tokens=mean_length(final, lengths),
         ref_sampled_tokens=mean_length(ref_logps, lengths),
         effective_share=float((1 / np.exp(2 * final - ref_logps).sum(axis=1)).mean()),

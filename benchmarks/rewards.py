@@ -120,7 +120,7 @@ def setting(out: Path, seed: int, num: int, width: int, beta: float) -> None:
             loss = outcome.figures.get("loss") or json.loads((place / "summary.json").read_bytes())["held_out"]["loss"]
             best[kind] = min(best.get(kind, (np.inf, place)), (loss, place))
     run = read_run(best["dpo"][1])
-    found = compare_rewards(run, [str(path) for path in files.values()], against=f"rm:{best['reward'][1]}", seed=seed)
+    found = compare_rewards(run, [str(path) for path in files.values()], against=f"rm:{best['reward'][1]}")
     figures = {
         "seed": seed,
         "prompts": num,

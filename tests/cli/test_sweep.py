@@ -1,3 +1,4 @@
+import errno
 import json
 from pathlib import Path
 
@@ -7,8 +8,9 @@ from typer.testing import CliRunner
 from preftree.cli.main import app
 from preftree.config.command_line import split_words
 from preftree.config.recipes import RECIPES
-from preftree.errors import ConfigError
+from preftree.errors import ConfigError, DataError
 from preftree.evaluate.sweep import plan_sweep
+from preftree.storage import atomic
 from support.small_runs import make_model, make_pairs
 
 
@@ -28,7 +30,7 @@ def words(folder: Path, *more: str) -> list[str]:
 
 
 def test_a_sweep_compares_its_runs_and_survives_one_that_fails(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_model(tmp_path / "model")
     make_pairs(tmp_path / "pairs.jsonl", 12)
@@ -38,17 +40,28 @@ def test_a_sweep_compares_its_runs_and_survives_one_that_fails(
         done = CliRunner().invoke(app, command)
     assert done.exit_code == 0, done.output
     told = json.loads((tmp_path / "sweep" / "sweep.json").read_text())
-    assert told["recommended"]["setting"] == "lr=0.001"
+    assert told["recommended"]["setting"] is None  # three steps, three prompts and one seed tell nothing
     assert [point["step"] for point in told["runs"]["lr0.001"]["points"]] == [0, 1, 2, 3]
     assert "lr1e+30: " in caplog.text
     assert told["runs"]["lr1e+30"]["error"] in caplog.text
-    assert "recommended: lr=0.001" in done.output
+    assert "recommended: nothing. " in done.output
     page = (tmp_path / "sweep" / "report.html").read_text()
     assert "lr1e+30 stopped" in page
     assert "Which setting should I use?" in page
     # The first run scores the reference; the second finds all of it.
     builds = [record.args for record in caplog.records if record.msg.startswith("reference: %d responses scored in")]
     assert [args[0] > 0 for args in builds if isinstance(args, tuple)] == [True, False]
+
+    def full(path: Path, content: str) -> None:
+        if path.parent.name == "sweep":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(path, content)
+
+    write = atomic.write_atomic
+    monkeypatch.setattr(atomic, "write_atomic", full)
+    done = CliRunner().invoke(app, command)
+    assert isinstance(done.exception, DataError)
+    assert "sweep.json cannot be written (No space left on device); fix that" in str(done.exception)
 
 
 def test_a_reward_that_is_not_there_is_told_before_the_first_run(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -14,8 +15,9 @@ from preftree.demo.compare import chosen_runs, costs, rewards_in_and_out, win_ra
 from preftree.demo.plan import PLANS, DemoPlan
 from preftree.demo.runs import DemoRun, Result, run_demo
 from preftree.demo.stages import SeedStart, prepare_seed
-from preftree.errors import ConfigError
+from preftree.errors import ConfigError, DataError
 from preftree.run_folder.measured_file import Point
+from preftree.worlds.exact import Outcomes
 
 
 def test_a_folder_with_something_else_in_it_is_left_alone(tmp_path: Path) -> None:
@@ -121,7 +123,7 @@ def rows_at(rows: list[dict[str, Any]], temperature: float) -> list[dict[str, An
 
 def test_the_setting_that_stands_for_a_method(tmp_path: Path) -> None:
     """The best end within four nats; where none is, the nearest."""
-    start = SeedStart(0, tmp_path, {}, [], np.zeros((1, 1)), 0.4, 0.0, 0.0)
+    start = SeedStart(0, tmp_path, {}, [], Outcomes(np.zeros((1, 1)), np.zeros((1, 0))), 0.4, 0.0, 0.0)
     method = SMALL.methods[0]
 
     def ended(value: float, kl: float, reward: float) -> tuple[DemoRun, Result]:
@@ -151,3 +153,12 @@ def test_the_whole_comparison_in_small(tmp_path: Path, monkeypatch: pytest.Monke
     assert {row["seed"] for row in results["budgets"]} == {3, 4}
     assert set(results["costs"]) == {method.name for method in methods}
     assert "Every method on the tiny world" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_a_full_disk_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, content: str) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("preftree.storage.atomic.write_atomic", full)
+    with pytest.raises(DataError, match=r"plan.json cannot be written \(No space left on device\); fix that"):
+        demo(tmp_path / "new", fast=True)

@@ -22,7 +22,7 @@ from preftree.scoring.scorer import Scorer
 from preftree.train.dpo import run_dpo
 from preftree.worlds.grammar import WORDS
 from preftree.worlds.sentiment import WORLDS, build_model, build_tokenizer
-from preftree.worlds.walk import outcome_logps
+from preftree.worlds.walk import walk_outcomes
 from support.small_runs import dpo_config, make_model, make_pairs
 
 LENGTH = 3
@@ -88,7 +88,7 @@ def test_sampled_kl_and_reward_agree_with_sums_over_everything() -> None:
 def test_the_reference_is_at_kl_0() -> None:
     tokenizer = build_tokenizer()
     model = build_model(tokenizer, 0)
-    meter = world_meter(WORLDS["tiny"], tokenizer, outcome_logps(model, tokenizer, WORLDS["tiny"]))
+    meter = world_meter(WORLDS["tiny"], tokenizer, walk_outcomes(model, tokenizer, WORLDS["tiny"]))
     start = meter(model)
     assert start["kl"] == 0
     assert start["best"] == pytest.approx(start["reward"], abs=1e-6)

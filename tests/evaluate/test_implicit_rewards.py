@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import sys
 from pathlib import Path
@@ -12,9 +13,11 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from preftree.cli.main import main
+from preftree.cli.rewards import rewards
 from preftree.errors import ConfigError, DataError, ModelError
 from preftree.evaluate.implicit_rewards import compare_rewards
 from preftree.run_folder.reader import read_run
+from preftree.stats.intervals import clustered_share
 from preftree.train.dpo import run_dpo
 from preftree.train.reward import run_reward
 from support.rewards import plain_ids, reward_config
@@ -77,8 +80,9 @@ def test_accuracy_and_calibration_are_those_by_hand(place: Path) -> None:
         gap = one.implicit.accuracy.value - one.explicit.accuracy.value
         assert one.difference.value == pytest.approx(gap)
         assert one.difference.low <= gap <= one.difference.high
-        assert one.implicit.accuracy.low <= one.implicit.accuracy.value <= one.implicit.accuracy.high
-    assert found[0].resampled == "pairs"  # twelve prompts are few
+        right, prompts = (margins > 0).astype(float), np.arange(len(margins)) // 2  # every prompt has two pairs
+        assert one.num_prompts == len(margins) // 2
+        assert one.implicit.accuracy == pytest.approx(clustered_share(right, np.ones(len(right)), prompts))
 
 
 def test_the_command_writes_a_table_and_a_file(
@@ -94,6 +98,15 @@ def test_the_command_writes_a_table_and_a_file(
     assert kept["against"].startswith(str(place / "rm"))
     assert [one["num_pairs"] for one in kept["data"]] == [24, 12]
     assert set(kept["data"][0]["explicit"]) >= {"accuracy", "calibration_error", "brier", "reliability"}
+
+
+def test_a_full_disk_is_a_sentence(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, content: str) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("preftree.storage.atomic.write_atomic", full)
+    with pytest.raises(DataError, match=r"rewards.json cannot be written \(No space left on device\); fix that"):
+        rewards(place / "dpo", data=str(place / "other.jsonl"))
 
 
 def test_without_a_reward_model(place: Path) -> None:

@@ -15,9 +15,10 @@ import pytest
 
 from preftree.errors import DataError
 from preftree.report.demo_page import demo_page
+from preftree.report.first_screen import conclude_run
 from preftree.report.page import run_page, write_report
 from preftree.run_folder.reader import Run, read_run
-from support.runs import dpo_rows, write_run
+from support.runs import dpo_rows, run_of, write_run
 
 VOID = {"meta", "link", "path", "br", "hr", "img", "input"}
 
@@ -112,7 +113,7 @@ def test_first_screen_says_what_was_trained_whether_it_worked_and_what_to_worry_
     assert "100 steps over 6,400 pairs, rmsprop at 1e−6, seed 0." in text
     accuracy = [row["accuracy"] for row in dpo_rows(100, eval_every=25) if "split" in row][-1]
     assert f"Did it work? Yes It ranks {100 * accuracy:.1f} % of held-out pairs as labelled (95 % interval" in text
-    assert "What to look at Nothing found 8 checks clear" in text
+    assert "What to look at Nothing found 10 checks clear" in text
 
 
 def test_sections_and_record(single: str) -> None:
@@ -288,7 +289,39 @@ def test_supervised_runs_have_a_page(tmp_path: Path) -> None:
     (folder / "summary.json").write_text(json.dumps({"recipe": "sft", "steps": 50}))
     text = Dom(run_page([read_run(folder)])).text
     assert "SFT run" in text and "fine-tuned on prefs.jsonl: 50 steps over 400 examples" in text
-    assert "The training loss fell from 2.990 to 2.500 nats per token." in text
+    assert "The training loss fell from 2.970 to 2.520 nats per token." in text  # over five steps at either end
+
+
+def answer_of(rows: list[dict[str, Any]], **more: Any) -> tuple[str, str]:
+    found = conclude_run(run_of(rows, **more))
+    return found.answer, found.caveat
+
+
+@pytest.mark.parametrize("width", [0.2, 0.3])
+def test_a_verdict_needs_intervals_that_do_not_meet(width: float) -> None:
+    """Held-out losses of 2.5 and 2, rewards of 2 and 2.5, an accuracy of .7 and one of .5."""
+
+    def course(name: str, *values: float, **more: float) -> list[dict[str, Any]]:
+        return [
+            {"split": "eval", "step": step, name: value, f"{name}_low": value - width, f"{name}_high": value + width}
+            | more
+            for step, value in enumerate(values)
+        ]
+
+    apart = width < 0.25
+    assert answer_of(course("loss", 2.5, 2.0), recipe="sft")[0] == ("yes" if apart else "unclear")
+    assert answer_of(course("loss", 2.0, 2.5), recipe="sft")[0] == ("no" if apart else "unclear")
+    assert answer_of(course("reward", 2.0, 2.5, kl=1.0), recipe="ppo")[0] == ("yes" if apart else "unclear")
+    assert ("The intervals of both figures meet." in answer_of(course("loss", 2.5, 2.0), recipe="sft")[1]) != apart
+    assert answer_of(course("accuracy", 0.75))[0] == ("yes" if apart else "unclear")
+
+
+def test_a_figure_without_its_interval_gives_no_verdict() -> None:
+    assert answer_of([{"split": "eval", "step": 5, "accuracy": 0.99}]) == ("unclear", "Its interval is not known.")
+    bare = [{"split": "eval", "step": step, "loss": 3.0 - step} for step in range(2)]
+    assert answer_of(bare, recipe="sft") == ("unclear", "How much of that is chance is not known.")
+    noisy: list[dict[str, Any]] = [{"step": step, "loss": 3 - step / 1000 + step % 2} for step in range(1, 51)]
+    assert answer_of(noisy, recipe="sft") == ("unclear", "The intervals of both figures meet.")
 
 
 def test_a_page_is_written_whole_where_it_was_asked_for(tmp_path: Path) -> None:

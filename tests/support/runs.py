@@ -49,9 +49,12 @@ def dpo_rows(
         if step % eval_every == 0 or step == steps:
             t = step / steps
             row = _row(step, t, np.random.default_rng(1), beta, chosen(t), rejected(t), spread, 0.0, 1024)
-            half = 1.96 * math.sqrt(row["accuracy"] * (1 - row["accuracy"]) / 1024)
-            row |= {"accuracy_low": row["accuracy"] - half, "accuracy_high": row["accuracy"] + half}
-            rows.append({"split": "eval", **row, **held_out(t)})
+            row |= held_out(t)
+            widths = {"loss": 0.02 * abs(row["loss"]), "chosen_logratio": 0.2, "rejected_logratio": 0.2}
+            widths["accuracy"] = 1.96 * math.sqrt(row["accuracy"] * (1 - row["accuracy"]) / 1024)
+            for name, half in widths.items():
+                row = {f"{name}_low": row[name] - half, f"{name}_high": row[name] + half} | row
+            rows.append({"split": "eval", **row})
     return rows
 
 

@@ -9,8 +9,10 @@ import pytest
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from preftree.config.base import RunConfig
 from preftree.config.dpo import DpoConfig
-from preftree.config.load import load_config
+from preftree.config.load import check_config, load_config
+from preftree.config.recipes import RECIPES
 from preftree.errors import ConfigError
 from preftree.evaluate.checks.all_checks import examine_run
 from preftree.losses import LossSpec, PairSums, PairValues
@@ -19,7 +21,7 @@ from preftree.losses.registry import LOSSES
 from preftree.report.page import write_report
 from preftree.run_folder.reader import read_run
 from preftree.train.dpo import build_reference_table, run_dpo
-from preftree.train.objective import bind_objective
+from preftree.train.objective import bind_objective, objective_of
 from support.small_runs import dpo_config, make_model, make_pairs, rows_of
 
 
@@ -32,6 +34,16 @@ def bare_reward(policy: PairSums, *, beta: float, **_: object) -> PairValues:
     return PairValues(
         beta * policy.chosen.detach() / policy.chosen_tokens, beta * policy.rejected.detach() / policy.rejected_tokens
     )
+
+
+@pytest.mark.parametrize("name", [name for name, recipe in RECIPES.items() if recipe.reads != "prompts"])
+def test_every_recipe_on_examples_has_the_objective_of_what_it_reads(name: str) -> None:
+    recipe = RECIPES[name]
+    config = check_config(recipe.config, {"model": "m", "data": "d.jsonl", "out": "o"})
+    assert isinstance(config, RunConfig)
+    found = objective_of(config)
+    assert (found is None) == (recipe.reads == "demonstrations")
+    assert found is None or found.lead.spec.is_of_rewards == (recipe.trains == "reward_model")
 
 
 @pytest.fixture

@@ -18,7 +18,6 @@ from preftree.worlds.bandit import (
     expected_loss,
     ipo_optimum,
     optimise,
-    tie_model,
     total_variation,
 )
 
@@ -127,21 +126,6 @@ def test_robust_sees_through_flips_that_dpo_believes(beta: float, flips: float) 
 def test_rankings_and_ties_lead_where_pairs_lead(name: str, more: dict[str, float], beta: float) -> None:
     found = optimise(name, {"beta": beta, **more}, SIX_ARMS)
     assert total_variation(found, dpo_optimum(SIX_ARMS, beta=beta)) < 1e-6
-
-
-@pytest.mark.parametrize(
-    ("name", "nu"), [("rao_kupper", 1.0), ("rao_kupper", 3.0), ("davidson", 0.0), ("davidson", 2.0)]
-)
-def test_tie_models(name: str, nu: float) -> None:
-    """Probabilities; a gap that is turned round turns win and loss; the odds of win to loss without ties are e^gap."""
-    gaps = np.array([-3.0, 0.0, 0.5])
-    win, tie = tie_model(name, gaps, nu)
-    lost, same = tie_model(name, -gaps, nu)
-    np.testing.assert_allclose(win + lost + tie, 1)
-    np.testing.assert_allclose(tie, same, atol=1e-15)
-    if nu in (1.0, 0.0):
-        np.testing.assert_allclose(win, expit(gaps))
-        np.testing.assert_allclose(tie, 0, atol=1e-15)
 
 
 @pytest.mark.parametrize("beta", [0.3, 1.0])

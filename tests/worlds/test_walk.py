@@ -8,9 +8,10 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel, PreTraine
 
 from preftree.errors import ModelError
 from preftree.scoring.scorer import Scorer
-from preftree.worlds.grammar import World
+from preftree.worlds.exact import kl_and_reward, kl_by_token
+from preftree.worlds.grammar import WORDS, World
 from preftree.worlds.sentiment import WORLDS, build_model, build_tokenizer
-from preftree.worlds.walk import outcome_logps
+from preftree.worlds.walk import outcome_logps, walk_outcomes
 
 TOKENIZER = build_tokenizer()
 SHORT = World("short", ("the movie was", "movie was not bad"), min_words=1, max_words=2)
@@ -69,6 +70,42 @@ def alone(model: PreTrainedModel, prompt: str, text: str, world: World) -> float
     with torch.no_grad():
         logps = model(input_ids=torch.tensor([ids])).logits[0].double().log_softmax(-1)
     return sum(logps[at - 1, ids[at]].item() for at in range(len(start), len(ids)))
+
+
+def loud(seed: int) -> PreTrainedModel:
+    """An untrained model that prefers some tokens by far, those that leave the world among them."""
+    model = build_model(TOKENIZER, seed)
+    with torch.no_grad():
+        model.lm_head.weight.mul_(8)
+    return model
+
+
+def token_kl(policy: PreTrainedModel, reference: PreTrainedModel, prompt: str, world: World) -> float:
+    """Sum over prefixes of the probability of the prefix times the KL of its next token, each by a plain forward."""
+    start, words = TOKENIZER(prompt)["input_ids"], TOKENIZER(" ".join(WORDS))["input_ids"]
+    total, level = 0.0, [((), 0.0)]
+    for _ in range(world.max_words):
+        below = []
+        for prefix, logp in level:
+            ids = torch.tensor([start + list(prefix)])
+            with torch.no_grad():
+                ours, theirs = (m(input_ids=ids).logits[0, -1].double().log_softmax(0) for m in (policy, reference))
+            total += float(np.exp(logp) * (ours.exp() * (ours - theirs)).sum())
+            below += [((*prefix, word), logp + ours[word].item()) for word in words]
+        level = below
+    return total
+
+
+def test_a_kl_tells_apart_what_leaves_the_world() -> None:
+    policy, reference = loud(3), loud(4)
+    ours, theirs = (walk_outcomes(model, TOKENIZER, SHORT) for model in (policy, reference))
+    exact = np.mean([token_kl(policy, reference, prompt, SHORT) for prompt in SHORT.prompts])
+    assert kl_by_token(ours, theirs) == pytest.approx(exact, rel=1e-4)
+    np.testing.assert_allclose(np.exp(ours.exits).sum(axis=1), np.exp(ours.logps[:, -1]), atol=1e-12)
+    assert ours.exits.shape == (2, 2 * (1 + 12))
+    lumped = kl_and_reward(ours.logps, theirs.logps, np.zeros(ours.logps.shape)).kl
+    assert np.exp(ours.logps[:, -1]).max() > 0.1 and lumped < 0.98 * exact
+    assert kl_by_token(ours, ours) == 0
 
 
 def test_the_size_of_a_batch_changes_nothing() -> None:

@@ -38,13 +38,13 @@ def demo(
 
     from preftree.demo.plan import PLANS
     from preftree.demo.runs import DemoRun, run_demo
-    from preftree.demo.stages import claim, prepare_seed, quiet
+    from preftree.demo.stages import AGAIN, claim, prepare_seed, quiet
     from preftree.report.comparison import comparison_page
     from preftree.report.demo_page import budget_lines, demo_page
     from preftree.runtime.logs import quiet_transformers
     from preftree.runtime.process_pool import run_in_pool
     from preftree.runtime.signals import Stopped
-    from preftree.storage.atomic import write_atomic
+    from preftree.storage.atomic import write_result
     from preftree.worlds.bandit import check_bandit
 
     quiet_transformers()
@@ -91,8 +91,9 @@ def demo(
     say(f"bandit: every loss within {max(gap for row in bandit.values() for gap in row.values()):.0e} of its optimum")
     results |= {"bandit": bandit, "seconds": _seconds(starts, ended)}
     results["seconds"]["all, as the clock went"] = round(time.perf_counter() - began, 1)
-    write_atomic(out / "results.json", json.dumps(results, indent=1, allow_nan=False) + "\n")
-    write_atomic(out / "report.html", comparison_page(results) if plan.reward_steps else demo_page(results, shown))
+    write_result(out / "results.json", json.dumps(results, indent=1, allow_nan=False) + "\n", advice=AGAIN)
+    page = comparison_page(results) if plan.reward_steps else demo_page(results, shown)
+    write_result(out / "report.html", page, advice=AGAIN)
     for line in budget_lines(results):
         typer.echo(line)
     say(f"see {out / 'report.html'} and {out / 'results.json'}")

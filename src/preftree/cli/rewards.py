@@ -15,24 +15,23 @@ def rewards(
     data: Annotated[str, typer.Option(help="Pairs to rank; held-out ones, of the kind the run was trained on.")],
     against: Annotated[str | None, typer.Option(help="A reward model: its folder or its run.")] = None,
     ood: Annotated[str | None, typer.Option(help="More pairs, of another kind: out of distribution.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the bootstrap.")] = 0,
 ) -> None:
     """Accuracy and calibration of beta * (policy - reference log-prob) on pairs, in and out of distribution.
 
     `difference` is implicit minus explicit. ECE is the expected calibration error of sigmoid(difference of rewards) as
-    the chance of a label, nats its mean -log. Intervals are 95 %, by bootstrap over prompts (over pairs where there are
-    fewer than 20 prompts). All goes to RUN/rewards.json.
+    the chance of a label, nats its mean -log. Intervals are 95 %, by prompt. All goes to
+    RUN/rewards.json.
     """
     import json
 
     from preftree.evaluate.implicit_rewards import compare_rewards, rewards_json
     from preftree.run_folder.reader import read_run
     from preftree.runtime.logs import quiet_transformers
-    from preftree.storage.atomic import write_atomic
+    from preftree.storage.atomic import write_result
 
     quiet_transformers()
     opened = read_run(run)
-    compared = compare_rewards(opened, [data] if ood is None else [data, ood], against=against, seed=seed)
+    compared = compare_rewards(opened, [data] if ood is None else [data, ood], against=against)
     rows: list[list[str]] = []
     for file in compared:
         for name, source in (("implicit", file.implicit), ("explicit", file.explicit)):
@@ -42,5 +41,6 @@ def rewards(
                 rows.append([pairs, name, with_interval(*source.accuracy), *fit])
         if file.difference is not None:
             rows.append(["", "difference", with_interval(*file.difference, "+.3f")])
-    write_atomic(run / "rewards.json", json.dumps(rewards_json(opened, compared, against), indent=1) + "\n")
+    text = json.dumps(rewards_json(opened, compared, against), indent=1) + "\n"
+    write_result(run / "rewards.json", text, advice="fix that and compare again")
     print_table(["pairs", "rewards", "accuracy", "ECE", "Brier", "nats"], rows)

@@ -36,7 +36,7 @@ MaxNewTokens = Annotated[
 ]
 SamplingTemperature = Annotated[float, typer.Option(min=0, help="0 takes the most likely token.")]
 TopP = Annotated[float, typer.Option(help="Sample from the fewest tokens with this total probability.")]
-Seed = Annotated[int, typer.Option(min=0, help="Seed of the samples and of the bootstrap.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of the samples.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Number of responses generated at once.")]
 Precision = Annotated[Literal["fp32", "bf16"], typer.Option(help="Precision of the weights.")]
 

@@ -55,7 +55,7 @@ def sweep(
     from preftree.run_folder.reader import Run, read_run
     from preftree.runtime.logs import quiet_transformers
     from preftree.runtime.signals import Stopped
-    from preftree.storage.atomic import write_atomic
+    from preftree.storage.atomic import write_result
 
     if reward is not None:
         load_rewards(reward)  # a wrong name fails now, not after hours of training
@@ -97,8 +97,9 @@ def sweep(
         "settings": [{"name": setting.name, "faults": setting.faults} for setting in settings],
         "recommended": asdict(recommendation),
     }
-    write_atomic(Path(out) / "sweep.json", json.dumps(results, indent=1, allow_nan=False) + "\n")
-    write_atomic(Path(out) / "report.html", sweep_page(settings, recommendation))
+    again = "fix that and give the same command again; finished runs are not trained again"
+    write_result(Path(out) / "sweep.json", json.dumps(results, indent=1, allow_nan=False) + "\n", advice=again)
+    write_result(Path(out) / "report.html", sweep_page(settings, recommendation), advice=again)
     heads, rows = settings_table(settings)
     columns = [Column(head, no_wrap=head != heads[0]) for head in heads]
     print_table(columns, rows, box=box.SIMPLE)

@@ -21,7 +21,7 @@ from preftree.cli.shared import (
     print_table,
     sample_files,
 )
-from preftree.cli.winrate import ANOTHER_OUT, check_world, warn_of_equal_draws, warn_of_few
+from preftree.cli.winrate import ANOTHER_OUT, check_world, warn_of_equal_draws
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from preftree.evaluate.answers import Side
     from preftree.evaluate.temperature import Curves
     from preftree.worlds.grammar import World
+
+FEW_PROMPTS = 20
+"""Number of prompts below which the bootstrap of a drop is too narrow."""
 
 
 def temperature(
@@ -123,8 +126,12 @@ def temperature(
         [[cell.replace(" [", "\n[") for cell in row] for row in rows],
         title=f"win rate against {curves.baseline}, judged by {curves.judge}; {basis}",
     )
-    if curves.pairs is not None:
-        warn_of_few(curves.prompts)
+    if curves.pairs is not None and curves.prompts < FEW_PROMPTS:
+        typer.echo(
+            f"warning: {curves.prompts} prompts are few: the interval of a drop over fewer than {FEW_PROMPTS} is too "
+            "narrow",
+            err=True,
+        )
     typer.echo(f"{out / 'temperature.html'} has the curves, {out / 'temperature.json'} the figures", err=True)
 
 

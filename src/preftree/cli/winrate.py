@@ -31,9 +31,6 @@ if TYPE_CHECKING:
     from preftree.evaluate.winrate import WinRate
 
 DEFAULT_NEW_TOKENS = 256
-FEW_PROMPTS = 20
-"""Number of prompts below which a bootstrap over prompts is too narrow."""
-
 ANOTHER_OUT = "give another --out"
 
 
@@ -81,7 +78,7 @@ def winrate(
         )
     texts = [prompt.text for prompt in questions]
     pairs = judge_pairs(judged_by, texts, first, second)
-    win_rate = count_wins(judged_by, first, second, pairs, seed=seed)
+    win_rate = count_wins(judged_by, first, second, pairs)
     figures = win_rate.as_json() | {
         "prompts_file": prompts,
         "samples": samples,
@@ -96,7 +93,6 @@ def winrate(
     write_result(out / "winrate.json", json.dumps(figures, indent=1, ensure_ascii=False) + "\n", advice=ANOTHER_OUT)
     title = f"{win_rate.a} against {win_rate.b}, judged by {win_rate.judge}"
     print_table([], _described(win_rate), soft_wrap=True, title=title, show_header=False)
-    warn_of_few(win_rate.prompts)
     typer.echo(f"{out / 'winrate.json'} has the figures, {out / 'verdicts.jsonl'} the verdicts", err=True)
 
 
@@ -135,12 +131,6 @@ def warn_of_equal_draws(sides: Sequence[Any], ways: Sequence[Any], num_prompts: 
             sides[1].name,
             draws[0][0],
         )
-
-
-def warn_of_few(num: int) -> None:
-    """Say so where intervals rest on few prompts."""
-    if num < FEW_PROMPTS:
-        typer.echo(f"warning: {num} prompts are few: intervals over fewer than {FEW_PROMPTS} are too narrow", err=True)
 
 
 def _described(win_rate: WinRate) -> list[tuple[str, str]]:

@@ -85,7 +85,7 @@ def run_demo(job: DemoRun) -> Result:
     run = read_run(job.folder)
     known = run.measured
     if not known.frontier:
-        meter = world_meter(world, load_tokenizer(start.model), start.ref_logps, start.held_out)
+        meter = world_meter(world, load_tokenizer(start.model), start.outcomes, start.held_out)
         beta = job.value if job.option == "beta" else None
         points = trace(job.folder, meter, beta=beta, seed=start.seed, first=job.plan.first)
         before = start.reward_seconds if job.method.reward == "model" else 0.0

@@ -28,11 +28,14 @@ from preftree.models.write_folder import save_model
 from preftree.records import Preference, Record
 from preftree.runtime.logs import quiet_transformers
 from preftree.runtime.signals import Stopped
-from preftree.storage.atomic import make_folder, write_atomic
-from preftree.worlds.exact import Table, kl_and_reward
+from preftree.storage.atomic import write_result
+from preftree.worlds.exact import Outcomes, Table, kl_and_reward
 from preftree.worlds.grammar import World, draw_corpus, reward_table
 from preftree.worlds.sentiment import WORLDS, build_model, build_tokenizer, label_samples, weigh_repeats
-from preftree.worlds.walk import outcome_logps
+from preftree.worlds.walk import walk_outcomes
+
+AGAIN = "fix that and give the same command again, which continues there"
+"""Advice where the disk takes a file of a demo no more."""
 
 DRAWS = {"corpus": 0, "model": 0, "samples": 1, "labels": 2, "held-out samples": 3, "held-out labels": 4, "texts": 5}
 """Numbers of the demo's draws; seed k of the plan adds 10 k, so no two seeds share one."""
@@ -43,17 +46,17 @@ def claim(out: Path, plan: DemoPlan) -> None:
 
     Raises:
       ConfigError: `out` holds something else, or a demo of another plan.
+      DataError: `out` cannot be written.
     """
-    make_folder(out)
     wanted = json.dumps({"plan": asdict(plan), "draws": DRAWS}, indent=1) + "\n"
     path = out / "plan.json"
     if path.exists():
         if path.read_text(encoding="utf-8") != wanted:
             raise ConfigError(f"{out} holds a demo of another plan (see {path}); choose another --out")
-    elif any(out.iterdir()):
+    elif out.is_dir() and any(out.iterdir()):
         raise ConfigError(f"{out} is not empty and holds no demo; choose another --out")
     else:
-        write_atomic(path, wanted)
+        write_result(path, wanted, advice=AGAIN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +68,7 @@ class SeedStart:
       folder: Folder of its files; `sft/model`, `pairs.jsonl`, `held_out.jsonl`, `prompts.txt`, `rm` among them.
       counts: Numbers of pairs.
       held_out: Pairs that no method is trained on.
-      ref_logps: The fine-tuned model's log-probs of every outcome.
+      outcomes: The fine-tuned model over the world.
       reward: Its expected true reward.
       reward_seconds: CPU seconds of training the reward model.
       sft_seconds: CPU seconds of fine-tuning.
@@ -75,10 +78,15 @@ class SeedStart:
     folder: Path
     counts: Mapping[str, int]
     held_out: Sequence[Preference]
-    ref_logps: Table
+    outcomes: Outcomes
     reward: float
     reward_seconds: float
     sft_seconds: float
+
+    @property
+    def ref_logps(self) -> Table:
+        """The fine-tuned model's log-probs of every outcome."""
+        return self.outcomes.logps
 
     @property
     def model(self) -> Path:
@@ -102,21 +110,20 @@ def prepare_seed(task: tuple[DemoPlan, int, Path]) -> SeedStart:
       Stopped: a signal stopped one.
     """
     plan, seed, out = task
-    make_folder(out)
     world = WORLDS[plan.world]
     sft_seconds = _fine_tune(out, plan, world, seed)
     sft = out / "sft" / "model"
     tokenizer, reference = load_tokenizer(sft), load_model(sft)
-    ref_logps = outcome_logps(reference, tokenizer, world)
+    outcomes = walk_outcomes(reference, tokenizer, world)
     counts, held_out = _collect(out, plan, world, reference, tokenizer, seed)
-    write_atomic(out / "prompts.txt", "".join(f"{prompt}\n" for prompt in world.prompts))
+    write_result(out / "prompts.txt", "".join(f"{prompt}\n" for prompt in world.prompts), advice=AGAIN)
     spent = 0.0
     if plan.reward_steps:
         options = on_pairs(out, world, "pairs.jsonl", "rm", seed) | {"model": str(sft)}
         options |= {"lr": 1e-3, "schedule": "cosine", "batch_size": plan.batch_size, "max_steps": plan.reward_steps}
         spent = finish_run(check_config(RECIPES["reward"].config, options))
-    reward = kl_and_reward(ref_logps, ref_logps, reward_table(world)).reward
-    return SeedStart(seed, out, counts, held_out, ref_logps, reward, spent, sft_seconds)
+    reward = kl_and_reward(outcomes.logps, outcomes.logps, reward_table(world)).reward
+    return SeedStart(seed, out, counts, held_out, outcomes, reward, spent, sft_seconds)
 
 
 def finish_run(config: AnyConfig) -> float:
@@ -135,14 +142,13 @@ def finish_run(config: AnyConfig) -> float:
         run_recipe(config)  # which sees that it is the same run
         return known["seconds"]
     lost = known["lost"] or known["open"]
-    make_folder(out)
-    write_atomic(cost, json.dumps(known | {"open": True, "lost": lost}) + "\n")
+    write_result(cost, json.dumps(known | {"open": True, "lost": lost}) + "\n", advice=AGAIN)
     began = time.process_time()
     outcome = run_recipe(config)
     seconds = known["seconds"] + time.process_time() - began
     if lost and not outcome.signum:
         seconds = max(seconds, json.loads((out / "summary.json").read_bytes())["training_seconds"])
-    write_atomic(cost, json.dumps({"seconds": seconds, "open": False, "lost": lost}) + "\n")
+    write_result(cost, json.dumps({"seconds": seconds, "open": False, "lost": lost}) + "\n", advice=AGAIN)
     if outcome.signum:
         raise Stopped(outcome.signum)
     return seconds
@@ -215,4 +221,4 @@ def draw_of(what: str, seed: int) -> int:
 
 def write_rows(path: Path, records: Sequence[Record]) -> None:
     """One JSON object a line."""
-    write_atomic(path, "".join(json.dumps(to_row(record)) + "\n" for record in records))
+    write_result(path, "".join(json.dumps(to_row(record)) + "\n" for record in records), advice=AGAIN)

@@ -13,7 +13,15 @@ from preftree.config.load import check_config
 from preftree.config.online import OnlineConfig
 from preftree.config.recipes import AnyConfig
 from preftree.errors import DataError
-from preftree.evaluate.frontier import Drawn, draw_samples, policies, sampled_figures, world_meter, world_prompts
+from preftree.evaluate.frontier import (
+    Drawn,
+    draw_samples,
+    gain_over,
+    policies,
+    sampled_figures,
+    world_meter,
+    world_prompts,
+)
 from preftree.evaluate.prompts import Prompts, run_prompts
 from preftree.generate.hf import Sampling
 from preftree.judges.functions import find_world, identify
@@ -27,7 +35,7 @@ from preftree.scoring.scorer import Scorer
 from preftree.train.policy import load_frozen, start_place
 from preftree.worlds.exact import best_reward
 from preftree.worlds.grammar import MOST_OUTCOMES, World, reward_table
-from preftree.worlds.walk import outcome_logps
+from preftree.worlds.walk import walk_outcomes
 
 log = logging.getLogger("preftree")
 
@@ -93,14 +101,14 @@ def _exactly(run: Run, config: AnyConfig, world: World, reward: Rewards, how: Me
     prompts = world_prompts(world, tokenizer)
     sampling = Sampling(world.max_words, seed=how.seed)
     each = MOST_TEXTS // len(world.prompts)
-    ref_logps = outcome_logps(reference, tokenizer, world)
-    meter = world_meter(world, tokenizer, ref_logps)
+    start_outcomes = walk_outcomes(reference, tokenizer, world)
+    meter = world_meter(world, tokenizer, start_outcomes)
     points = [_point(config, 0, meter(reference))]
     start = last = draw_samples(reference, tokenizer, prompts, reward, sampling, samples=each)
     for step, model in policies(run.path):
         points.append(_point(config, step, meter(model)))
         last = draw_samples(model, tokenizer, prompts, reward, sampling, samples=each)
-    edge = [Point(kl=kl, reward=best_reward(ref_logps, reward_table(world), kl)) for kl in OPTIMUM_KLS]
+    edge = [Point(kl=kl, reward=best_reward(start_outcomes.logps, reward_table(world), kl)) for kl in OPTIMUM_KLS]
     return {"frontier": tuple(points), "optimum": tuple(edge), "samples": _side_by_side(prompts, start, last)}
 
 
@@ -121,7 +129,8 @@ def _by_samples(run: Run, config: AnyConfig, world: World | None, reward: Reward
         for step, model in policies(run.path, ranks.device):
             last = draw_samples(model, tokenizer, prompts, reward, sampling, samples=how.samples)
             policy = Scorer(model, precision=config.precision)
-            points.append(_point(config, step, sampled_figures(policy, reference, prompts, last)))
+            figures = sampled_figures(policy, reference, prompts, last) | gain_over(start, last)
+            points.append(_point(config, step, figures))
             log.info("step %d: KL %.3g, reward %.4g", step, points[-1].kl, points[-1].reward)
     return {
         "frontier": tuple(points),

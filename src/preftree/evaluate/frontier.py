@@ -33,9 +33,9 @@ from preftree.scoring.vocabulary import token_divergence
 from preftree.stats.intervals import mean_interval
 from preftree.storage.checkpoint import list_checkpoints, load_checkpoint, step_of
 from preftree.tree.pack import pack
-from preftree.worlds.exact import Table, best_reward, kl_and_reward
+from preftree.worlds.exact import Outcomes, best_reward, kl_and_reward, kl_by_token
 from preftree.worlds.grammar import World, reward_table
-from preftree.worlds.walk import outcome_logps
+from preftree.worlds.walk import walk_outcomes
 
 log = logging.getLogger("preftree")
 
@@ -95,11 +95,12 @@ def trace(run: Path, meter: Meter, *, beta: float | None, seed: int | None, firs
 
 
 def world_meter(
-    world: World, tokenizer: PreTrainedTokenizerBase, ref_logps: Table, held_out: Sequence[Preference] = ()
+    world: World, tokenizer: PreTrainedTokenizerBase, reference: Outcomes, held_out: Sequence[Preference] = ()
 ) -> Meter:
     """Exact figures in a world.
 
-    kl, reward        exact
+    kl                exact, by token, up to the token by which a text leaves the world
+    reward            exact
     best              the highest reward that any policy has at this KL
     outside           mass on texts that are no response of the world
     accuracy, chosen_logratio, rejected_logratio    weighted means over held-out pairs, where there are any
@@ -107,21 +108,21 @@ def world_meter(
     Args:
       world: A world whose responses can be enumerated.
       tokenizer: Tokenizer of the policies.
-      ref_logps: Log-probs of every outcome under the reference (worlds/walk.py), from which the KL is measured.
+      reference: The reference over the world (worlds/walk.py), from which the KL is measured.
       held_out: Pairs of the world.
     """
     table = reward_table(world)
 
     def meter(model: PreTrainedModel) -> Mapping[str, float]:
-        logps = outcome_logps(model, tokenizer, world)
-        point = kl_and_reward(logps, ref_logps, table)
+        policy = walk_outcomes(model, tokenizer, world)
+        kl = max(0.0, kl_by_token(policy, reference))
         figures = {
-            "kl": max(0.0, point.kl),
-            "reward": point.reward,
-            "best": best_reward(ref_logps, table, point.kl),
-            "outside": float(np.exp(logps[:, -1]).mean()),
+            "kl": kl,
+            "reward": kl_and_reward(policy.logps, reference.logps, table).reward,
+            "best": best_reward(reference.logps, table, kl),
+            "outside": float(np.exp(policy.logps[:, -1]).mean()),
         }
-        return figures | (_on_pairs(logps - ref_logps, world, held_out) if held_out else {})
+        return figures | (_on_pairs(policy.logps - reference.logps, world, held_out) if held_out else {})
 
     return meter
 
@@ -161,7 +162,8 @@ def sampled_figures(
       drawn: The samples.
       budget: Maximum number of tokens of a forward.
     Returns:
-      kl, kl_low, kl_high (nats a response); reward, reward_low, reward_high; tokens (mean length of a response).
+      kl, kl_low, kl_high (nats a response); reward, reward_low, reward_high; tokens, tokens_low, tokens_high (mean
+      length of a response).
     """
     groups = [
         [response_sequence(ids, generation) for generation in group]
@@ -178,8 +180,22 @@ def sampled_figures(
     for name, values in (("kl", kls), ("reward", drawn.rewards.mean(axis=1))):
         interval = mean_interval(values)
         figures |= {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
-    lengths = [len(generation.ids) + generation.finished for group in drawn.generations for generation in group]
-    return figures | {"kl": max(0.0, figures["kl"]), "tokens": float(np.mean(lengths))}
+    lengths = [[len(generation.ids) + generation.finished for generation in group] for group in drawn.generations]
+    tokens = mean_interval(np.array(lengths, np.float64).mean(axis=1))
+    figures |= {"tokens": tokens.value, "tokens_low": tokens.low, "tokens_high": tokens.high}
+    return figures | {"kl": max(0.0, figures["kl"])}
+
+
+def gain_over(start: Drawn, drawn: Drawn) -> dict[str, float]:
+    """By how much the reward rose on the same prompts, with the ends of its 95 % interval over them.
+
+    Prompts that are easy or hard for both are no noise of the difference.
+
+    Returns:
+      gain, gain_low, gain_high.
+    """
+    interval = mean_interval(drawn.rewards.mean(axis=1) - start.rewards.mean(axis=1))
+    return {"gain": interval.value, "gain_low": interval.low, "gain_high": interval.high}
 
 
 def _load_weights(model: PreTrainedModel, tensors: Mapping[str, torch.Tensor]) -> None:

@@ -7,7 +7,7 @@ reference log-prob), up to a constant per prompt, which pairs do not see.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -19,6 +19,7 @@ from preftree.config.dpo import DpoConfig
 from preftree.config.load import check_config
 from preftree.data.rows.columns import parse_columns
 from preftree.data.store.end_marked import EndMarkedStore
+from preftree.data.store.example import NO_PROMPT
 from preftree.data.store.token_store import TokenStore
 from preftree.data.tokens.budgets import Budgets, Truncation
 from preftree.data.tokens.tokenize import tokenize_file
@@ -34,11 +35,8 @@ from preftree.runtime.ranks import open_ranks
 from preftree.scoring.pair_sums import response_values
 from preftree.scoring.reward_scorer import RewardScorer
 from preftree.stats.calibration import Calibration, calibration
-from preftree.stats.intervals import Estimate, resampled_means
+from preftree.stats.intervals import Estimate, clustered_mean, clustered_share
 from preftree.train.policy import load_frozen
-
-FEW = 20
-"""Number of prompts below which the bootstrap resamples pairs instead of prompts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +44,8 @@ class Ranked:
     """Accuracy and calibration of a source of rewards on the pairs of a file.
 
     Attributes:
-      accuracy: Weighted share of pairs whose chosen response has the larger reward, equal ones half; 95 % interval.
+      accuracy: Weighted share of pairs whose chosen response has the larger reward, equal ones half; 95 % interval
+        by prompt.
       calibration: Calibration of sigmoid(difference of rewards) as the probability of the label.
     """
 
@@ -73,38 +72,34 @@ class Compared:
       data: The file.
       num_pairs: Pairs that all sources can read, without ties.
       num_prompts: Number of different prompts.
-      resampled: Unit of the bootstrap: prompts, or pairs where there are few prompts.
       implicit: Figures of the policy.
       explicit: Figures of the reward model, where there is one.
-      difference: Implicit minus explicit accuracy, paired, with a 95 % interval.
+      difference: Implicit minus explicit accuracy on the same pairs, with a 95 % interval by prompt; None where all
+        pairs are of one prompt, which says nothing of others.
     """
 
     data: str
     num_pairs: int
     num_prompts: int
-    resampled: Literal["prompts", "pairs"]
     implicit: Ranked
     explicit: Ranked | None
     difference: Estimate | None
 
     def as_json(self) -> dict[str, Any]:
         """This comparison in the form of RUN/rewards.json."""
-        fields: dict[str, Any] = {
-            name: getattr(self, name) for name in ("data", "num_pairs", "num_prompts", "resampled")
-        }
+        fields: dict[str, Any] = {name: getattr(self, name) for name in ("data", "num_pairs", "num_prompts")}
         for name, source in (("implicit", self.implicit), ("explicit", self.explicit)):
             fields[name] = source and source.as_json()
         return fields | {"difference": self.difference and self.difference._asdict()}
 
 
-def compare_rewards(run: Run, files: list[str], *, against: str | None = None, seed: int = 0) -> list[Compared]:
+def compare_rewards(run: Run, files: list[str], *, against: str | None = None) -> list[Compared]:
     """Accuracy and calibration of a run's implicit rewards, and of a reward model's, on the pairs of files.
 
     Args:
       run: A finished `preftree dpo` run.
       files: Pairs; each is read by both with their own tokenizers and lengths.
       against: A reward model: `rm:PATH`, or a path.
-      seed: Seed of the bootstrap.
     Raises:
       DataError: the run is not finished or not of pairs, or a file holds no pair that all can read.
       ConfigError: `against` is no reward model, or the run's loss has no beta.
@@ -139,7 +134,7 @@ def compare_rewards(run: Run, files: list[str], *, against: str | None = None, s
             store, rows = _open(file, tokenizer, lengths, truncation, source)
             marked = EndMarkedStore(store, padding_of(scorer.model))
             explicit[number] = _margins(store, rows, response_values(scorer, marked, rows, budget=budget))
-    return [_compare(file, *both, seed) for file, both in zip(files, zip(implicit, explicit, strict=True), strict=True)]
+    return [_compare(file, *both) for file, both in zip(files, zip(implicit, explicit, strict=True), strict=True)]
 
 
 def rewards_json(run: Run, compared: list[Compared], against: str | None) -> dict[str, Any]:
@@ -185,7 +180,7 @@ def _open(
     return store, np.flatnonzero(~store.ties)
 
 
-def _compare(file: str, implicit: _Margins, explicit: _Margins | None, seed: int) -> Compared:
+def _compare(file: str, implicit: _Margins, explicit: _Margins | None) -> Compared:
     # A row of which one source cannot read every pair is left out for both.
     rows = [row for row, pairs in implicit.items() if explicit is None or len(explicit.get(row, ())) == len(pairs)]
     pairs = [pair for row in rows for pair in implicit[row]]
@@ -194,27 +189,18 @@ def _compare(file: str, implicit: _Margins, explicit: _Margins | None, seed: int
             f"{file} holds {len(pairs)} pairs that can be compared, wanted two; give pairs that are no ties"
         )
     weights = np.array([pair.weight for pair in pairs])
-    prompts, group = np.unique([pair.prompt for pair in pairs], return_inverse=True)
+    # A pair without a prompt stands alone.
+    names = [pair.prompt if pair.prompt != NO_PROMPT else f"pair {number}" for number, pair in enumerate(pairs)]
+    prompts, group = np.unique([str(name) for name in names], return_inverse=True)
     read = [implicit] if explicit is None else [implicit, explicit]
     sources = [np.array([pair.margin for row in rows for pair in source[row]]) for source in read]
-    right = np.stack([(1 + np.sign(margins)) / 2 for margins in sources])
-    few = len(prompts) < FEW
-    clusters = np.arange(len(pairs)) if few else group
-    sums = [np.bincount(clusters, weights * column) for column in (*right, np.ones(len(pairs)))]
-    means = resampled_means(np.stack(sums, axis=1), seed=seed)
-    drawn = means[:, :-1] / means[:, -1:]
-    accuracy = (right * weights).sum(1) / weights.sum()
+    right = [(1 + np.sign(margins)) / 2 for margins in sources]
     ranked = [
-        Ranked(_between(float(value), source), calibration(expit(margins), weights))
-        for value, source, margins in zip(accuracy, drawn.T, sources, strict=True)
+        Ranked(clustered_share(column, weights, group), calibration(expit(margins), weights))
+        for column, margins in zip(right, sources, strict=True)
     ]
     other = difference = None
     if explicit is not None:
         other = ranked[1]
-        difference = _between(float(accuracy[0] - accuracy[1]), drawn[:, 0] - drawn[:, 1])
-    return Compared(file, len(pairs), len(prompts), "pairs" if few else "prompts", ranked[0], other, difference)
-
-
-def _between(value: float, drawn: Float[np.ndarray, " R"]) -> Estimate:
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    return Estimate(value, float(low), float(high))
+        difference = clustered_mean(right[0] - right[1], weights, group) if len(prompts) > 1 else None
+    return Compared(file, len(pairs), len(prompts), ranked[0], other, difference)

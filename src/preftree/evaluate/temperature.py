@@ -17,7 +17,7 @@ from preftree.generate.protocol import Sampling
 from preftree.judges.pairwise import Judge
 from preftree.records import Text
 from preftree.run_folder.measured_file import Temperature
-from preftree.stats.intervals import Estimate, bootstrap, resampled_means, share_interval
+from preftree.stats.intervals import Estimate, mean_interval, resampled_means, share_interval
 from preftree.worlds.exact import Table, win_rate
 from preftree.worlds.grammar import World, reward_table
 from preftree.worlds.walk import outcome_logps
@@ -81,7 +81,7 @@ def sampled_curves(
       temperatures: Rising, two at least.
       policies: Responses of each at each temperature.
       baseline: Responses that all of them are compared with.
-      seed: Seed of the bootstrap of the intervals.
+      seed: Seed of the bootstrap of the drops' intervals.
     """
     points: list[Temperature] = []
     robustness = []
@@ -92,7 +92,7 @@ def sampled_curves(
             pairs = judge_pairs(judge, prompts, responses, baseline)
             num_pairs = len(pairs)
             columns.append(by_row(pairs))
-            rate = share_interval(columns[-1], seed=seed)
+            rate = share_interval(columns[-1])
             points.append(
                 Temperature(name=name, temperature=temperature, value=rate.value, low=rate.low, high=rate.high)
             )
@@ -151,7 +151,10 @@ def policy_table(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, wor
 
 
 def sum_up(name: str, temperatures: Sequence[float], values: Float[np.ndarray, "X T"], *, seed: int) -> Robustness:
-    """Area and drop of a curve with 95 % intervals by prompt: prompts are resampled with their whole curves.
+    """Area and drop of a curve with 95 % intervals by prompt.
+
+    That of the drop is a percentile bootstrap, in which prompts are resampled with their whole curves; over few prompts
+    it is too narrow.
 
     Args:
       name: Name of the policy.
@@ -165,19 +168,19 @@ def sum_up(name: str, temperatures: Sequence[float], values: Float[np.ndarray, "
     areas = np.clip(_areas(temperatures, values), 0, 1)
     return Robustness(
         name,
-        share_interval(areas, seed=seed),
+        share_interval(areas),
         temperatures[int(means.argmax())],
         Estimate(float(means.max() - means[-1]), float(low), float(high)),
         tuple(areas.tolist()),
     )
 
 
-def lead(curve: Robustness, other: Robustness, *, seed: int) -> Estimate:
+def lead(curve: Robustness, other: Robustness) -> Estimate:
     """By how much the area of one curve is larger than that of another, with a 95 % interval over their prompts."""
     gap = curve.area.value - other.area.value
     if not curve.areas:
         return Estimate(gap, gap, gap)
-    return bootstrap(np.array(curve.areas) - np.array(other.areas), seed=seed)
+    return mean_interval(np.array(curve.areas) - np.array(other.areas))
 
 
 def _areas(temperatures: Sequence[float], values: Float[np.ndarray, "X T"]) -> Float[np.ndarray, " X"]:

@@ -123,14 +123,13 @@ def judge_pairs(judge: Judge, prompts: Sequence[Text], a: Answers, b: Answers) -
     return pairs
 
 
-def count_wins(judge: Judge, a: Answers, b: Answers, pairs: Sequence[Pair], *, seed: int) -> WinRate:
+def count_wins(judge: Judge, a: Answers, b: Answers, pairs: Sequence[Pair]) -> WinRate:
     """The figures of judged pairs.
 
     Args:
       judge: The judge.
       a, b: The sides.
       pairs: From `judge_pairs`.
-      seed: Seed of the bootstrap of the intervals.
     """
     values, lengths = _values(pairs), np.array([[len(pair.left), len(pair.right)] for pair in pairs], np.float64)
     similar = np.abs(lengths[:, 0] - lengths[:, 1]) <= SIMILAR * lengths.max(axis=1)
@@ -147,7 +146,7 @@ def count_wins(judge: Judge, a: Answers, b: Answers, pairs: Sequence[Pair], *, s
         orders=2 if judge.sees_order else 1,
         prompts=len(by_prompt),
         pairs=len(pairs),
-        rate=share_interval(by_prompt, seed=seed),
+        rate=share_interval(by_prompt),
         wins=int((values > 0.5).sum()),
         ties=int((values == 0.5).sum()),
         losses=int((values < 0.5).sum()),
@@ -157,7 +156,7 @@ def count_wins(judge: Judge, a: Answers, b: Answers, pairs: Sequence[Pair], *, s
         left_rate=float(np.mean(lefts)) if twice else None,
         characters_a=float(lengths[:, 0].mean()),
         characters_b=float(lengths[:, 1].mean()),
-        similar=share_interval(near, seed=seed) if len(near) > 1 else None,
+        similar=share_interval(near) if len(near) > 1 else None,
         similar_pairs=int(similar.sum()),
         finished_a=a.finished,
         finished_b=b.finished,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -138,23 +138,22 @@ PANELS = (
     _single("Throughput", "examples_per_second", unit="rows / s", label="examples per second", include=(0.0,)),
 )
 
-NOT_DRAWN = (
-    {
-        "step",
-        "epoch",
-        "split",
-        "pairs",
-        "examples",
-        "responses",
-        "tokens",
-        "error",
-        "chosen_rewards",
-        "rejected_rewards",
-    }
-    | {"seconds", "seconds_generating", "seconds_scoring", "seconds_updating"}
-    | {f"{name}_{end}" for name in ("accuracy", "reward", "kl") for end in ("low", "high")}
-)
-"""Positions and counters; implicit rewards, beta x the logratios; intervals, which are drawn with their figures."""
+NOT_DRAWN = {
+    "step",
+    "epoch",
+    "split",
+    "pairs",
+    "examples",
+    "responses",
+    "tokens",
+    "error",
+    "chosen_rewards",
+    "rejected_rewards",
+} | {"seconds", "seconds_generating", "seconds_scoring", "seconds_updating"}
+"""Positions and counters; implicit rewards, beta x the logratios; beside `ENDS`."""
+
+ENDS = ("_low", "_high")
+"""Ends of the names of interval ends, which are drawn with their figures."""
 
 
 def learning_curves(run: Run) -> list[Chart]:
@@ -275,10 +274,16 @@ def _level(panel: Panel, runs: Sequence[Run]) -> Level | None:
 def _panels(runs: Sequence[Run]) -> list[Panel]:
     known = {name for panel in PANELS for name, _, _ in panel.fields} | NOT_DRAWN
     figures = (item for run in runs for row in run.rows for item in row.items())
-    others = dict.fromkeys(name for name, value in figures if name not in known and is_number(value))
+    names = dict.fromkeys(name for name, value in figures if is_number(value))
+    others = [name for name in names if name not in known and not _is_end(name, names)]
     with_rewards = any(run.recipe.trains == "reward_model" for run in runs)
     shown = [panel for panel in PANELS if with_rewards or panel.title != "Rewards"]
     return [*shown, *(_single(name.replace("_", " ").capitalize(), name, label=name) for name in others)]
+
+
+def _is_end(name: str, names: Collection[str]) -> bool:
+    """Whether a figure is the end of another one's interval, which is drawn with that one."""
+    return any(name.endswith(end) and name.removesuffix(end) in names for end in ENDS)
 
 
 def _points(rows: Sequence[Row], name: str) -> Points:
@@ -287,7 +292,7 @@ def _points(rows: Sequence[Row], name: str) -> Points:
 
 def _interval(rows: Sequence[Row], name: str) -> Points:
     """Ends of each row's confidence interval, where every row has one."""
-    ends = (f"{name}_low", f"{name}_high")
+    ends = tuple(name + end for end in ENDS)
     with_figure = [row for row in rows if is_number(row.get(name))]
     if not all(is_number(row.get(end)) for row in with_figure for end in ends):
         return []

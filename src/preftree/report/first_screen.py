@@ -7,10 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from preftree.evaluate.checks.evidence import is_number
+import numpy as np
+
+from preftree.evaluate.checks.evidence import WINDOW_SHARE, ends_of, is_number
 from preftree.evaluate.checks.traits import traits_of
 from preftree.report.numbers import duration, fixed, percent, show
 from preftree.run_folder.reader import Row, Run, last_rows, split_rows
+from preftree.stats.intervals import Estimate, mean_interval
 
 Answer = Literal["yes", "no", "unclear"]
 
@@ -142,27 +145,29 @@ def _conclude_pairs(run: Run) -> Conclusion:
             "No pairs were held out, so this may be memory: set eval_data.",
         )
     accuracy = held_out["accuracy"]
-    low, high = held_out.get("accuracy_low", accuracy), held_out.get("accuracy_high", accuracy)
-    interval = f" (95 % interval {percent(low)} to {percent(high)})" if low < high else ""
+    known = ends_of(held_out, "accuracy")
+    _, low, high = known or (accuracy, 0.0, 1.0)
+    interval = f" (95 % interval {percent(low)} to {percent(high)})" if known else ""
     sentence = f"It ranks {percent(accuracy)} of held-out pairs as labelled{interval}; untrained, it is half of them."
     if low > 0.5:
         return conclusion("yes", sentence, caveat)
     if high < 0.5:
         return conclusion("no", sentence, "")
-    return conclusion("unclear", sentence, "The interval holds one half.")
+    return conclusion("unclear", sentence, "The interval holds one half." if known else "Its interval is not known.")
 
 
 def _conclude_sft(run: Run) -> Conclusion:
     rows, is_held_out = _course(run, "loss")
     if len(rows) < 2:
         return conclusion("unclear", "There are too few figures yet.", "")
-    before, after = rows[0]["loss"], rows[-1]["loss"]
+    before, after = _ends_of_course(rows, "loss", is_held_out)
     what = "The held-out loss" if is_held_out else "The training loss"
-    word = "fell" if after < before else "rose"
+    word = "fell" if after.value < before.value else "rose"
+    answer, doubt = _moved(before, after, better=-1)
     return conclusion(
-        "yes" if after < before else "no",
-        f"{what} {word} from {before:.3f} to {after:.3f} nats per token.",
-        "" if is_held_out else "That is on training rows; eval_data and eval_every say more.",
+        answer,
+        f"{what} {word} from {before.value:.3f} to {after.value:.3f} nats per token.",
+        doubt or ("" if is_held_out else "That is on training rows; eval_data and eval_every say more."),
     )
 
 
@@ -171,16 +176,41 @@ def _conclude_online(run: Run) -> Conclusion:
     rows, is_held_out = _course(run, "reward")
     if len(rows) < 2:
         return conclusion("unclear", "There are too few figures yet.", "")
-    tail = rows[-1:] if is_held_out else rows[-max(1, len(rows) // 10) :]
-    before, after = rows[0]["reward"], sum(row["reward"] for row in tail) / len(tail)
-    kl = sum(row["kl"] for row in tail) / len(tail)
+    before, after = _ends_of_course(rows, "reward", is_held_out)
+    kl = _ends_of_course(rows, "kl", is_held_out)[1].value
     what = "The reward of held-out answers" if is_held_out else "The reward of sampled answers"
+    answer, doubt = _moved(before, after, better=1)
+    caveat = "A reward can rise for reasons that nobody wanted: read samples, or compare with another judge."
     return conclusion(
-        "yes" if after > before else "no",
-        f"{what} {'rose' if after > before else 'fell'} from {show(before)} to {show(after)}, at a KL of {show(kl)} "
-        "nats to the reference.",
-        "A reward can rise for reasons that nobody wanted: read samples, or compare with another judge.",
+        answer,
+        f"{what} {'rose' if after.value > before.value else 'fell'} from {show(before.value)} to "
+        f"{show(after.value)}, at a KL of {show(kl)} nats to the reference.",
+        f"{doubt} {caveat}".strip(),
     )
+
+
+def _ends_of_course(rows: Sequence[Row], name: str, is_held_out: bool) -> tuple[Estimate, Estimate]:
+    """A figure at both ends of a run: of the first and the last evaluation, or over a tenth of the steps.
+
+    Without an interval it is as wide as can be.
+    """
+    if is_held_out:
+        first, last = (ends_of(row, name) or Estimate(row[name], -math.inf, math.inf) for row in (rows[0], rows[-1]))
+        return first, last
+    values = np.array([row[name] for row in rows], np.float64)
+    count = max(1, round(WINDOW_SHARE * len(values)))
+    if count < 2:
+        return Estimate(values[0], -math.inf, math.inf), Estimate(values[-1], -math.inf, math.inf)
+    return mean_interval(values[:count]), mean_interval(values[-count:])
+
+
+def _moved(before: Estimate, after: Estimate, *, better: Literal[1, -1]) -> tuple[Answer, str]:
+    """Whether a figure got better, by intervals that do not meet; and a doubt where they do."""
+    if after.low > before.high or after.high < before.low:
+        return ("yes" if better * (after.value - before.value) > 0 else "no"), ""
+    if math.isinf(before.high) or math.isinf(after.high):
+        return "unclear", "How much of that is chance is not known."
+    return "unclear", "The intervals of both figures meet."
 
 
 def _course(run: Run, name: str) -> tuple[list[Row], bool]:
@@ -222,8 +252,8 @@ def conclude_runs(runs: Sequence[Run]) -> Conclusion:
             "unclear", "Unclear", "Fewer than two of these runs have figures on held-out pairs.", "", _WHICH
         )
     accuracy, name, row = ranked[0]
-    low = row.get("accuracy_low", accuracy)
-    close = [other for _, other, theirs in ranked[1:] if theirs.get("accuracy_high", theirs["accuracy"]) >= low]
+    low = row.get("accuracy_low", 0.0)
+    close = [other for _, other, theirs in ranked[1:] if theirs.get("accuracy_high", 1.0) >= low]
     sentence = f"{name} ranks most held-out pairs as labelled: {percent(accuracy)}."
     if not close:
         return Conclusion("yes", name, f"{sentence} The intervals of the others lie below it.", _COMPARED, _WHICH)

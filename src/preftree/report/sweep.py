@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from preftree.evaluate.recommend import Recommendation, Setting
+from preftree.evaluate.recommend import Recommendation, Setting, noise_of
 from preftree.report import tables
 from preftree.report.curves import compared_curves, mean_stretch, tone_of
 from preftree.report.first_screen import Conclusion, describe_runs
@@ -47,15 +47,20 @@ def sweep_page(settings: Sequence[Setting], recommended: Recommendation) -> str:
 
 
 def settings_table(settings: Sequence[Setting]) -> tuple[list[str], list[list[str]]]:
-    """Heads and rows: final figures of each setting, means over seeds with their 95 % intervals where there are any."""
+    """Heads and rows: final figures of each setting, means over seeds with their 95 % intervals where there are any.
+
+    The variance over seeds is that of all settings together.
+    """
     names = {"kl": "KL, nats", "reward": "reward", "accuracy": "held-out accuracy", "loss": "held-out loss"}
     names = {name: head for name, head in names.items() if any(s.mean(name) is not None for s in settings)}
+    noises = {name: noise_of(settings, name) for name in names}
     rows = []
     for setting in settings:
         cells = []
         for name in names:
-            value, noise = setting.mean(name), setting.half_width(name)
-            cells.append("" if value is None else fixed(value, 3, sign=False) + (f" ± {noise:.3f}" if noise else ""))
+            value, noise = setting.mean(name), noises[name][setting.name]
+            ends = f" ± {noise.half_width():.3f}" if noise is not None else ""
+            cells.append("" if value is None else fixed(value, 3, sign=False) + ends)
         rows.append([setting.name, str(len(setting.runs)), *cells])
     return ["setting", "runs", *names.values()], rows
 

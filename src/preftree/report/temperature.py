@@ -61,7 +61,7 @@ def conclude_curves(curves: Curves) -> Conclusion:
         word = {"yes": "Yes", "no": "No", "unclear": "Too close to call"}[answer]
         return Conclusion(answer, word, f"{sentence}. {lost}", "", f"Does it beat {curves.baseline}?")
     question = "Which does best over temperatures?"
-    leads = {curve.name: lead(best, curve, seed=0) for curve in others}
+    leads = {curve.name: lead(best, curve) for curve in others}
     close = [name for name, gap in leads.items() if gap.low <= 0]
     compared = f"{sentence}; next is {others[0].name} with {_share(others[0])}. {lost}"
     if close:

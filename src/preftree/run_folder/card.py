@@ -77,7 +77,7 @@ model = {kind}.from_pretrained(folder)
 |---|---|
 {rows}
 
-Means are over examples, weighted by the data's weights; intervals are 95 % Wilson intervals. Log-probs are in nats.
+Means are over examples, weighted by the data's weights; intervals are 95 % intervals by prompt. Log-probs are in nats.
 {more}
 ## Options
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from preftree.config.base import RunConfig
 from preftree.config.dpo import DpoConfig
+from preftree.config.recipes import RECIPES
 from preftree.config.reward import RewardConfig
 from preftree.errors import ConfigError, TrainingError
 from preftree.losses.curve import example_inputs
@@ -263,14 +264,20 @@ def _bind(name: str, options: Mapping[str, object], losses: Mapping[str, LossSpe
 
 
 def objective_of(config: RunConfig) -> Objective | None:
-    """The objective of a run on preferences; None for other runs.
+    """The objective of a run on preferences; None for one on demonstrations.
 
     Raises:
       ConfigError: as `bind_objective` and `bind_reward`.
+      ValueError: the recipe reads neither.
     """
+    recipe = RECIPES[config.recipe]
+    if recipe.reads == "demonstrations":
+        return None
     if isinstance(config, RewardConfig):
         return bind_reward(config)
-    return bind_objective(config)[1] if isinstance(config, DpoConfig) else None
+    if isinstance(config, DpoConfig):
+        return bind_objective(config)[1]
+    raise ValueError(f"runs of {recipe.name} read {recipe.reads}, and have no objective on examples")
 
 
 def _check_kinds(objective: Objective) -> None:

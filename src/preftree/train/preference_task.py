@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -16,8 +15,8 @@ from preftree.data.store.example import Examples, TokenExample
 from preftree.losses.mean import weighted_means
 from preftree.losses.metrics import by_label
 from preftree.reference.protocol import NoReference, Reference
-from preftree.stats.intervals import wilson
 from preftree.train.objective import Objective
+from preftree.train.step.held_out import clusters_of, interval_ends
 from preftree.train.step.inputs import make_inputs
 from preftree.train.step.scores import Scores
 
@@ -79,16 +78,16 @@ class PreferenceTask:
         *,
         held_out: bool = False,
     ) -> dict[str, float]:
-        """Weighted means; held out, the accuracy of pairs and lists comes with a 95 % Wilson interval."""
+        """Weighted means; held out, with 95 % intervals by prompt of those that `interval_ends` names."""
         weights = examples.weights[rows]
         means = weighted_means(columns, torch.from_numpy(weights), self.divisor(examples, rows))
         if self.objective.kind == "response":
             parts = {name: mean for name, mean in means.items() if name.startswith("loss/")}
-            return by_label(means) | parts
+            means = by_label(means) | parts
         if held_out:
-            # Unequal weights carry less information than equal ones: Kish's effective number of examples.
-            trials = max(1, math.floor(weights.sum() ** 2 / (weights**2).sum() + 1e-9))
-            _, means["accuracy_low"], means["accuracy_high"] = wilson(means["accuracy"] * trials, trials)
+            # A loss of the whole step has no values of single examples.
+            apart = {name: column for name, column in columns.items() if name != "loss" or self.scope == "example"}
+            means |= interval_ends(apart, weights, clusters_of(examples, rows))
         return means
 
     def _inputs(self, scores: Scores, examples: Sequence[TokenExample]) -> dict[str, Any]:

@@ -81,7 +81,7 @@ class RewardTask:
         *,
         held_out: bool = False,
     ) -> dict[str, float]:
-        """Weighted means; held out, with a 95 % Wilson interval of the accuracy and the calibration."""
+        """Weighted means; held out, with 95 % intervals by prompt and the calibration."""
         means = self.preferences.figures(columns, examples, rows, held_out=held_out)
         if not self._is_of_pairs:
             return means

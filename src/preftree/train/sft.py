@@ -18,6 +18,7 @@ from preftree.reference.protocol import NoReference
 from preftree.train.loop import Outcome, train
 from preftree.train.open_run import admit, open_run
 from preftree.train.run_examples import open_examples, trajectory_of
+from preftree.train.step.held_out import clusters_of, interval_ends
 from preftree.train.step.scores import Scores
 from preftree.train.step.supervised import SupervisedSteps
 
@@ -54,10 +55,14 @@ class DemonstrationTask:
         *,
         held_out: bool = False,
     ) -> dict[str, float]:
-        """Loss per token, and tokens per response."""
+        """Loss per token, held out with its 95 % interval by prompt, and tokens per response."""
         weights = torch.from_numpy(examples.weights[rows])
         loss = weighted_means({"loss": columns["loss"]}, weights, self.divisor(examples, rows))
         lengths = {"response_tokens": columns["response_tokens"]}
+        if held_out:  # the loss of a token: that of its response, which counts as often as it has tokens
+            tokens = examples.num_scored[rows].astype(np.float64)
+            per_token = {"loss": columns["loss"] / torch.from_numpy(tokens)}
+            loss |= interval_ends(per_token, examples.weights[rows] * tokens, clusters_of(examples, rows))
         return loss | weighted_means(lengths, weights, float(examples.weights[rows].sum()))
 
 

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from preftree.losses.registry import BoundLoss, bind
 from preftree.losses.types import ListSums, PairSums, PairValues
+from preftree.worlds.ties import win_chances
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +80,10 @@ def _paired(loss: BoundLoss, policy: Tensor, ref: Tensor, bandit: Bandit, multip
     winner, loser = np.nonzero(~np.eye(len(ref), dtype=bool))
     chances, ties = bandit.chances()[winner, loser], np.zeros(len(winner), dtype=bool)
     if "ties" in loss.inputs:
-        win, tie = tie_model(loss.name, bandit.gaps()[winner, loser], float(loss.options["nu"]))
+        ties, nu = ("davidson", 2.0) if loss.name == "davidson" else ("rao_kupper", 1.0)
+        gaps, parameter = bandit.gaps()[winner, loser], nu * float(loss.options["nu"])
+        win = win_chances(ties, gaps, parameter)
+        tie = 1 - win - win_chances(ties, -gaps, parameter)
         # i over j in both orders, and each tie as half of one order and half of the other.
         chances, ties = np.concatenate([win, tie / 2]), np.repeat([False, True], len(winner))
         winner, loser = np.tile(winner, 2), np.tile(loser, 2)
@@ -96,21 +100,6 @@ def _paired(loss: BoundLoss, policy: Tensor, ref: Tensor, bandit: Bandit, multip
     }
     weight = (ref[high] + ref[low]).exp() * torch.from_numpy(chances)
     return loss(**{name: given[name] for name in loss.inputs}), weight
-
-
-def tie_model(
-    name: str, gaps: Float[np.ndarray, " N"], nu: float
-) -> tuple[Float[np.ndarray, " N"], Float[np.ndarray, " N"]]:
-    """P(the first wins) and P(tie) of responses whose rewards differ by `gaps`, under `rao_kupper` or `davidson`.
-
-    Source: Rao and Kupper 1967; Davidson 1970.
-    """
-    first, second = np.exp(gaps / 2), np.exp(-gaps / 2)
-    if name == "rao_kupper":
-        win, lost = first / (first + nu * second), second / (second + nu * first)
-        return win, 1 - win - lost
-    total = first + second + 2 * nu
-    return first / total, 2 * nu / total
 
 
 def _ranked(loss: BoundLoss, policy: Tensor, ref: Tensor, bandit: Bandit) -> tuple[Tensor, Tensor]:

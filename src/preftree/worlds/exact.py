@@ -2,8 +2,8 @@
 
 A policy is a table of log-probs, one row a prompt and one column an outcome, [X, N]; rows sum to 1. Prompts are equally
 likely: every figure is a mean over them. Where the outcomes are all that can happen, and `other` is one of them,
-nothing is estimated. `other` lumps many token sequences together, so the KL counts them as one: it is a lower bound of
-the KL over token sequences, by less than the mass of `other` has room for, and the frontier bounds both.
+nothing is estimated. `other` lumps many token sequences together, which is right for rewards and for the best of any
+policy, and a lower bound of a KL: `kl_by_token` tells them apart.
 """
 
 from __future__ import annotations
@@ -27,8 +27,35 @@ class RewardAtKl(NamedTuple):
     reward: float
 
 
+class Outcomes(NamedTuple):
+    """A policy over a world and where it leaves it.
+
+    Attributes:
+      logps: Log-probs of every outcome, [X, N]; the last is `other`.
+      exits: Log-probs of leaving the world after each prefix of words, by an end that comes too early and by any other
+        token, [X, E]; their sum is `other`.
+    """
+
+    logps: Table
+    exits: Float[np.ndarray, "X E"]
+
+
+def kl_by_token(policy: Outcomes, reference: Outcomes) -> float:
+    """KL(policy || reference) over token sequences, up to the token by which a text leaves the world.
+
+    The sum, over the prefixes that are still in the world, of the policy's probability of them times the KL of the next
+    token; tokens that are neither words nor the end count as one. What follows such a token is not walked.
+
+    Args:
+      policy, reference: From `walk_outcomes`, over the same world with the same tokenizer.
+    """
+    ours, theirs = (np.concatenate([side.logps[:, :-1], side.exits], axis=1) for side in (policy, reference))
+    ratio = np.subtract(ours, theirs, out=np.zeros_like(ours), where=np.isfinite(ours))
+    return float((np.exp(ours) * ratio).sum(axis=1).mean())
+
+
 def kl_and_reward(logps: Table, ref_logps: Table, rewards: Table) -> RewardAtKl:
-    """Exact KL(policy || reference) and expected reward of a policy.
+    """Exact KL(policy || reference) over outcomes, and expected reward, of a policy.
 
     Args:
       logps: The policy's log-probs of all outcomes, nats; -inf is allowed.

@@ -15,7 +15,6 @@ from typing import Literal
 import numpy as np
 import torch
 from jaxtyping import Float
-from scipy.special import expit
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
@@ -25,6 +24,7 @@ from preftree.errors import ConfigError
 from preftree.generate.hf import Generation
 from preftree.records import Demonstration, Preference
 from preftree.worlds.grammar import WORDS, World, reward
+from preftree.worlds.ties import Ties, win_chances
 
 _PROMPTS = ("the movie was", "the plot was very", "the movie was not")
 _MORE_PROMPTS = tuple(
@@ -47,10 +47,7 @@ class Labeller:
     """Labeller that prefers one of two responses by their rewards.
 
     The strength of a pair is x = scale x (r_a - r_b + length_bias x (words_a - words_b)). With ties = "none", a is
-    preferred with probability sigmoid(x). With a tie model, and t its parameter:
-
-        rao_kupper   P(a) = 1 / (1 + t exp(-x)),   P(b) the same of -x,   the rest is ties; t = 1 has none
-        davidson     P(a) : P(b) : P(tie) = exp(x / 2) : exp(-x / 2) : t;   t = 0 has none
+    preferred with probability sigmoid(x); with a tie model, whose parameter is t, as `win_chances` says.
 
     Attributes:
       kind: `bt` as above; `deterministic` is its limit of a large scale: the higher reward always wins, and only where
@@ -70,7 +67,7 @@ class Labeller:
     kind: Literal["bt", "deterministic"] = "bt"
     scale: float = 10.0
     flip: float = 0.0
-    ties: Literal["none", "rao_kupper", "davidson"] = "none"
+    ties: Ties = "none"
     tie_parameter: float = 1.0
     length_bias: float = 0.0
 
@@ -98,15 +95,9 @@ class Labeller:
             strength = self.scale * strength
         else:
             strength = np.where(strength == 0, 0.0, np.copysign(np.inf, strength))
-        first, second = self._wins(strength), self._wins(-strength)
+        first, second = (win_chances(self.ties, side, self.tie_parameter) for side in (strength, -strength))
         kept, turned = (1 - self.flip) * first + self.flip * second, (1 - self.flip) * second + self.flip * first
         return np.stack([kept, turned, 1 - first - second], axis=1).clip(0.0, 1.0)
-
-    def _wins(self, strength: Float[np.ndarray, " P"]) -> Float[np.ndarray, " P"]:
-        if self.ties == "davidson":
-            with np.errstate(over="ignore"):
-                return 1 / (1 + self.tie_parameter * np.exp(-strength / 2) + np.exp(-strength))
-        return expit(strength - np.log(self.tie_parameter))
 
 
 @dataclass(frozen=True, slots=True)

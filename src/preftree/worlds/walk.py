@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from preftree.errors import ModelError
 from preftree.scoring.attention.dispatch import plain_attention
+from preftree.worlds.exact import Outcomes
 from preftree.worlds.grammar import WORDS, World
 
 
@@ -24,7 +25,19 @@ def outcome_logps(
     temperature: float = 1.0,
     batch_size: int = 3072,
 ) -> Float[np.ndarray, "X N"]:
-    """Log-probs of every outcome of every prompt under a causal LM, nats, float64, [prompts, num_outcomes].
+    """Log-probs of every outcome of every prompt under a causal LM, [prompts, num_outcomes]; as `walk_outcomes`."""
+    return walk_outcomes(model, tokenizer, world, temperature=temperature, batch_size=batch_size).logps
+
+
+def walk_outcomes(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    world: World,
+    *,
+    temperature: float = 1.0,
+    batch_size: int = 3072,
+) -> Outcomes:
+    """Log-probs of every outcome of every prompt under a causal LM, and of every way out, nats, float64.
 
     A response of fewer than `max_words` words counts with the end-of-sequence token after it, one of `max_words` words
     without: sampling stops there. What the model puts anywhere else (an end that comes too early, a token that is no
@@ -51,7 +64,8 @@ def outcome_logps(
     parents = max(1, batch_size // len(WORDS))
     walk = _Walk(model, _word_ids(tokenizer), tokenizer.eos_token_id, world, temperature, parents)
     with torch.inference_mode(), plain_attention(model):
-        return np.stack([walk.outcomes(tokenizer(prompt)["input_ids"]) for prompt in world.prompts])
+        rows = [walk.outcomes(tokenizer(prompt)["input_ids"]) for prompt in world.prompts]
+    return Outcomes(*(np.stack(table) for table in zip(*rows, strict=True)))
 
 
 class _Walk:
@@ -64,15 +78,16 @@ class _Walk:
         self.words = torch.tensor(words, device=model.device)
         self.end = end
 
-    def outcomes(self, prompt: list[int]) -> Float[np.ndarray, " N"]:
-        """The row of one prompt."""
+    def outcomes(self, prompt: list[int]) -> tuple[Float[np.ndarray, " N"], Float[np.ndarray, " E"]]:
+        """The rows of one prompt: outcomes and exits."""
         sizes = [len(WORDS) ** level for level in range(self.world.max_words + 1)]
         self.ended = [torch.empty(size, dtype=torch.float64) for size in sizes]
-        self.other: list[Tensor] = []
+        self.exits = [torch.empty((size, 2), dtype=torch.float64) for size in sizes[:-1]]
         output = self.model(input_ids=torch.tensor([prompt], device=self.model.device), use_cache=True)
         self._visit(output, torch.zeros(1, dtype=torch.float64), level=0, first=0)
-        other = torch.stack(self.other).logsumexp(0, keepdim=True)
-        return torch.cat([*self.ended[self.world.min_words :], other]).numpy()
+        exits = torch.cat(self.exits).flatten()
+        other = exits.logsumexp(0, keepdim=True)
+        return torch.cat([*self.ended[self.world.min_words :], other]).numpy(), exits.numpy()
 
     def _visit(self, output: Any, prefix_N: Tensor, *, level: int, first: int) -> None:
         """Enter prefixes `first`, `first + 1`, ... of a level, whose log-probs are `prefix_N`, and all below them."""
@@ -80,10 +95,13 @@ class _Walk:
         token_NV = prefix_N[:, None] + logits.log_softmax(-1)
         word_NW = token_NV[:, self.words.cpu()]
         token_NV[:, self.words.cpu()] = -torch.inf
-        if level >= self.world.min_words:
-            self.ended[level][first : first + len(prefix_N)] = token_NV[:, self.end]
-            token_NV[:, self.end] = -torch.inf
-        self.other.append(token_NV.logsumexp((0, 1)))
+        exits_NE = self.exits[level][first : first + len(prefix_N)]
+        exits_NE[:, 0] = token_NV[:, self.end]
+        token_NV[:, self.end] = -torch.inf
+        exits_NE[:, 1] = token_NV.logsumexp(1)
+        if level >= self.world.min_words:  # an end in time is no exit
+            self.ended[level][first : first + len(prefix_N)] = exits_NE[:, 0]
+            exits_NE[:, 0] = -torch.inf
         if level + 1 == self.world.max_words:
             self.ended[-1][first * len(WORDS) : (first + len(prefix_N)) * len(WORDS)] = word_NW.flatten()
             return

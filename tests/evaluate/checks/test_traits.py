@@ -62,9 +62,9 @@ def test_saturation_is_asked_of_the_loss(loss: str, says: bool) -> None:
     assert "saturation" not in {one.name for one in diagnoses_in(examine_run(run_of(fresh, loss=loss)))}
 
 
-@pytest.mark.parametrize(("factor", "says"), [(1.0, False), (1.005, False), (1.02, True)])
+@pytest.mark.parametrize(("factor", "says"), [(1.0, False), (1.02, False), (1.04, True)])
 def test_a_held_out_loss_is_compared_with_that_of_the_untrained_policy(factor: float, says: bool) -> None:
-    """IPO at beta .1 begins at 25."""
+    """IPO at beta .1 begins at 25; the interval of the rows is 2 % to either side."""
     rows = dpo_rows(held_out=lambda t: {"loss": 25 * factor, "accuracy": 0.55, "accuracy_low": 0.5})
     for row in rows:
         row["loss"] = row["loss"] if "split" in row else 25.0 - row["step"]  # never settles

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from preftree.evaluate.checks.coverage import coverage
 from preftree.evaluate.checks.displacement import displacement
 from preftree.evaluate.checks.evidence import Diagnosis, Evidence, Missing, Severity, gather
+from preftree.evaluate.checks.high_lr import high_lr
 from preftree.evaluate.checks.label_noise import label_noise
 from preftree.evaluate.checks.length_exploitation import length_exploitation
+from preftree.evaluate.checks.memorising import memorising
 from preftree.evaluate.checks.non_finite import non_finite
 from preftree.evaluate.checks.over_optimisation import over_optimisation
 from preftree.evaluate.checks.reference_drift import reference_drift
@@ -40,6 +42,8 @@ CHECKS = (
     Check("displacement", "Likelihood displacement", displacement),
     Check("length_exploitation", "Length exploitation", length_exploitation),
     Check("over_optimisation", "Over-optimisation", over_optimisation, pairs_only=False),
+    Check("memorising", "Memorised pairs", memorising),
+    Check("high_lr", "Learning rate too high", high_lr, pairs_only=False),
     Check("saturation", "Saturation", saturation),
     Check("label_noise", "Contradictory labels", label_noise),
     Check("coverage", "Coverage", coverage),

@@ -46,7 +46,8 @@ def coverage(evidence: Evidence) -> Diagnosis | Missing | None:
         "coverage",
         "warning",
         {"chosen_lost_share": chosen, "rejected_lost_share": rejected},
-        f"chosen and rejected responses both lost more than {LEFT_SHARE:.0%} of the nats they cost under the reference",
+        f"chosen and rejected responses both lost more than {LEFT_SHARE:.0%} of the nats they cost under the "
+        "reference, with their whole intervals",
         f"Chosen and rejected responses are both far less likely than before training: they lost {chosen:.1f} and "
         f"{rejected:.1f} times the nats they cost under the reference. Probability went to responses that are in no "
         "pair.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -12,6 +13,7 @@ from jaxtyping import Float
 from preftree.evaluate.checks.traits import Traits, traits_of
 from preftree.run_folder.measured_file import Measured
 from preftree.run_folder.reader import Row, Run, split_rows
+from preftree.stats.intervals import Estimate, mean_interval
 
 Severity = Literal["failure", "warning", "note"]
 
@@ -94,6 +96,28 @@ class Evidence:
         values = _column(self.held_out, name)
         return float(values[-1]) if len(values) else self.end(name)
 
+    def over(self, name: str, first: float | int, last: float | int) -> Estimate | None:
+        """Mean of a figure from one share of the training rows to another, with its interval over them."""
+        values = self.column(name)
+        part = values[int(first * len(values)) : max(int(first * len(values)) + 2, int(last * len(values)))]
+        return mean_interval(part) if len(values) >= MIN_ROWS and len(part) > 1 else None
+
+    def change(self, name: str, first: float | int, last: float | int, share: float) -> Estimate | None:
+        """By how much the mean over `share` of the training rows from `last` on exceeds that from `first` on."""
+        before, after = self.over(name, first, first + share), self.over(name, last, last + share)
+        if before is None or after is None:
+            return None
+        gap, half = after.value - before.value, math.hypot(after.high - after.value, before.high - before.value)
+        return Estimate(gap, gap - half, gap + half)
+
+    def final(self, name: str) -> Estimate | None:
+        """A figure at the end of the run: of the last evaluation that has it, otherwise of the last training rows.
+
+        None where the interval of the evaluation is not known: then there is no verdict by it either.
+        """
+        rows = [row for row in self.held_out if is_number(row.get(name))]
+        return ends_of(rows[-1], name) if rows else self.over(name, 1 - WINDOW_SHARE, 1)
+
 
 def gather(run: Run) -> Evidence:
     """The rows of a run by kind, with the traits of its loss."""
@@ -103,12 +127,21 @@ def gather(run: Run) -> Evidence:
     return Evidence(run.rows, train, held_out, run.loss, traits, starts_at_reference, run.measured)
 
 
+def ends_of(row: Row, name: str) -> Estimate | None:
+    """A figure of a row and its interval; None where there is none."""
+    ends = [row.get(key) for key in (name, f"{name}_low", f"{name}_high")]
+    return Estimate(*(float(end) for end in ends if end is not None)) if all(map(is_number, ends)) else None
+
+
 def lost_share(evidence: Evidence, side: str) -> float | None:
-    """Nats that a side's responses lost in training, over the nats they cost under the reference; below 0 is a gain."""
-    ratio, logps = evidence.last(f"{side}_logratio"), evidence.last(f"{side}_logps")
+    """Nats that a side's responses lost in training, over the nats they cost under the reference; below 0 is a gain.
+
+    By the end of its interval that is nearer to no loss.
+    """
+    ratio, logps = evidence.final(f"{side}_logratio"), evidence.last(f"{side}_logps")
     if ratio is None or logps is None:
         return None
-    return -ratio / max(ratio - logps, 1e-9)
+    return -ratio.high / max(ratio.value - logps, 1e-9)
 
 
 def is_number(value: object) -> bool:

@@ -22,10 +22,13 @@ def held_out_losses(evidence: Evidence) -> list[tuple[int, float]]:
 
 
 def carries_over(evidence: Evidence) -> bool:
-    """Whether an evaluation was better than a coin: by its loss or, where margins are too large for it, by accuracy."""
+    """Whether an evaluation was better than a coin: by its loss or, where margins are too large for it, by accuracy.
+
+    By the whole interval.
+    """
     coin = evidence.traits.untrained
     most = math.inf if coin is None else coin - scaled_nats(coin, LEARNED_NATS)
-    by_loss = any(value < most for _, value in held_out_losses(evidence))
+    by_loss = any(row.get("loss_high", math.inf) < most for row in evidence.held_out if is_number(row.get("loss")))
     return by_loss or any(row.get("accuracy_low", 0.0) > WEAK_ACCURACY for row in evidence.held_out)
 
 

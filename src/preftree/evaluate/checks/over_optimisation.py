@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from preftree.evaluate.checks.evidence import Diagnosis, Evidence, Missing, is_number
+from preftree.evaluate.checks.evidence import Diagnosis, Evidence, Missing, ends_of, is_number
 from preftree.evaluate.checks.held_out import carries_over, held_out_losses
 from preftree.run_folder.measured_file import Point
 
@@ -34,14 +34,15 @@ def over_optimisation(evidence: Evidence) -> Diagnosis | Missing | None:
     lost = reward_lost(evidence)
     if lost is None and len(losses) < 2:
         return Missing("two evaluations on held-out data (eval_every), or reward and KL along training")
-    if lost is not None and lost > REWARD_DROP:
-        points = _frontier(evidence)
+    points = _frontier(evidence)
+    if lost is not None and lost > REWARD_DROP and _apart(max(points, key=lambda p: p.reward), points[-1]):
         best, last = max(points, key=lambda p: p.reward), points[-1]
         return Diagnosis(
             "over_optimisation",
             "warning",
             {"best_reward": best.reward, "reward": last.reward, "best_kl": best.kl, "kl": last.kl},
-            f"more than {REWARD_DROP:.0%} of the gain in reward lost again at {STAYED:.0%} of the KL or more",
+            f"more than {REWARD_DROP:.0%} of the gain in reward lost again at {STAYED:.0%} of the KL or more, and "
+            "their intervals apart where there are any",
             f"Reward was highest at step {best.step} ({best.reward:.3g} at KL {best.kl:.2g}) and fell to "
             f"{last.reward:.3g} by the end, at KL {last.kl:.2g}.",
             f"Use a checkpoint near step {best.step}; save more often; raise beta; train fewer steps.",
@@ -61,6 +62,14 @@ def reward_lost(evidence: Evidence) -> float | None:
     return (best.reward - last.reward) / gain
 
 
+def _apart(best: Point, last: Point) -> bool:
+    """Whether the intervals of two rewards do not meet, or of the gains where they are known; exact ones have none."""
+    ends = best.model_extra or {}, last.model_extra or {}
+    name = "gain" if all("gain_low" in end for end in ends) else "reward"
+    low, high = ends[0].get(f"{name}_low"), ends[1].get(f"{name}_high")
+    return low is None or high is None or low > high
+
+
 def _frontier(evidence: Evidence) -> list[Point]:
     return sorted((p for p in evidence.measured.frontier if p.step is not None), key=lambda p: p.step or 0)
 
@@ -70,20 +79,23 @@ def _overfit(evidence: Evidence, losses: list[tuple[int, float]]) -> Diagnosis |
         return None
     step, lowest = min(losses, key=lambda item: item[1])
     loss = losses[-1][1]
+    of_step = {int(row["step"]): ends_of(row, "loss") for row in evidence.held_out}
+    best_loss, last_loss = of_step[step], of_step[losses[-1][0]]
+    risen = best_loss is not None and last_loss is not None and last_loss.low > best_loss.high
     accuracies = [
-        (row["accuracy"], int(row["step"]), row.get("accuracy_low", row["accuracy"]))
+        (row["accuracy"], int(row["step"]), row.get("accuracy_low", 0.0))
         for row in evidence.held_out
         if is_number(row.get("accuracy"))
     ]
     last = evidence.held_out[-1]
     advice = f"Use a checkpoint near step {step}; stop earlier; raise beta; more data rather than more epochs."
-    # Where nothing was learned that generalises, label_noise reports it.
-    if loss > lowest * (1 + LOSS_RISE) and carries_over(evidence):
+    # Where nothing was learned that generalises, label_noise or memorising reports it.
+    if risen and loss > lowest + LOSS_RISE * abs(lowest) and carries_over(evidence):
         return Diagnosis(
             "over_optimisation",
             "warning",
             {"lowest_loss": lowest, "loss": loss},
-            f"held-out loss more than {LOSS_RISE:.0%} above its lowest",
+            f"held-out loss more than {LOSS_RISE:.0%} above its lowest, and their intervals apart",
             f"The held-out loss was lowest at step {step} ({lowest:.4g}) and has risen to {loss:.4g} since: "
             "what was learned after that does not carry over.",
             advice,
@@ -91,11 +103,7 @@ def _overfit(evidence: Evidence, losses: list[tuple[int, float]]) -> Diagnosis |
     if len(accuracies) < 2 or "accuracy" not in last:
         return None
     best, at, surely = max(accuracies)
-    if (
-        surely > 0.5
-        and last["accuracy"] < best - ACCURACY_DROP
-        and last.get("accuracy_high", last["accuracy"]) < surely
-    ):
+    if surely > 0.5 and last["accuracy"] < best - ACCURACY_DROP and last.get("accuracy_high", 1.0) < surely:
         return Diagnosis(
             "over_optimisation",
             "warning",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from preftree.evaluate.checks.evidence import MIN_ROWS, Diagnosis, Evidence, Missing
+from preftree.evaluate.checks.evidence import MIN_ROWS, WINDOW_SHARE, Diagnosis, Evidence, Missing
 
 SATURATED_WEIGHT = 0.1
 """Mean gradient weight below which most pairs no longer contribute, where it is 1/2 in the first step.
@@ -18,21 +18,23 @@ SATURATED_ACCURACY = 0.95
 
 def saturation(evidence: Evidence) -> Diagnosis | Missing | None:
     """Look for vanishing gradient weights at a high training accuracy (arXiv:2310.12036)."""
-    weight, accuracy, margin = (evidence.end(name) for name in ("grad_weight", "accuracy", "margin"))
+    weight, accuracy = (evidence.over(name, 1 - WINDOW_SHARE, 1) for name in ("grad_weight", "accuracy"))
+    margin = evidence.end("margin")
     if not evidence.traits.endless:
         return None
     if weight is None or accuracy is None or margin is None:
         return Missing(f"grad_weight and accuracy of at least {MIN_ROWS} steps")
     most = 2 * SATURATED_WEIGHT * float(evidence.column("grad_weight")[0])
-    if weight >= most or accuracy <= SATURATED_ACCURACY:
+    if weight.high >= most or accuracy.low <= SATURATED_ACCURACY:
         return None
     return Diagnosis(
         "saturation",
         "warning",
-        {"grad_weight": weight, "accuracy": accuracy, "margin": margin},
-        f"mean gradient weight < {most:.2g} and training accuracy > {SATURATED_ACCURACY:.0%}",
-        f"Training pairs are ranked right {accuracy:.1%} of the time with a margin of {margin:.1f}; the gradient "
-        f"weight is down to {weight:.3f}. With labels that never contradict each other, {evidence.loss} has no minimum "
-        "and the policy keeps moving.",
+        {"grad_weight": weight.value, "accuracy": accuracy.value, "margin": margin},
+        f"mean gradient weight < {most:.2g} and training accuracy > {SATURATED_ACCURACY:.0%}, with their whole "
+        "intervals over the last steps",
+        f"Training pairs are ranked right {accuracy.value:.1%} of the time with a margin of {margin:.1f}; the gradient "
+        f"weight is down to {weight.value:.3f}. With labels that never contradict each other, {evidence.loss} has no "
+        "minimum and the policy keeps moving.",
         "Stop earlier or raise beta; loss=cdpo with label_smoothing, or loss=ipo_sum, stop at a finite margin.",
     )

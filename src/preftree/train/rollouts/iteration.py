@@ -29,7 +29,7 @@ from preftree.losses.rl.policy_gradient import (
 )
 from preftree.run_folder.metrics_file import Row
 from preftree.scoring.vocabulary import head_entropy, head_of
-from preftree.stats.intervals import mean_interval
+from preftree.stats.intervals import clustered_mean
 from preftree.train.rollouts.learner import Learner, score
 from preftree.train.rollouts.rollout import Minibatch, Rollout, cut_minibatches, prompts_of
 from preftree.train.rollouts.targets import Targets, aim, method_of, shape_rewards
@@ -154,8 +154,8 @@ def evaluate(learner: Learner, progress: Progress, stop: Callable[[], int]) -> M
     figures: dict[str, float] = {}
     for name, values in (("reward", rollout.rewards_R), ("kl", kl_R)):
         figures[name] = float(values.mean())
-        if len(values) > 1:
-            interval = mean_interval(values)
+        if len(np.unique(prompts.same)) > 1:
+            interval = clustered_mean(values, np.ones(len(values)), prompts.same)
             figures |= {f"{name}_low": interval.low, f"{name}_high": interval.high}
     shares = {"finished": float(rollout.finished_R.mean()), "special_tokens": float(rollout.marked_R.mean())}
     return figures | {"response_tokens": float(rollout.count_R.mean()), **shares, "responses": len(rows)}
