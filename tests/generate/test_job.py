@@ -11,7 +11,8 @@ from typer.testing import CliRunner
 from preftree.cli.main import app
 from preftree.data.prompts import encode_prompts, read_prompts
 from preftree.errors import DataError
-from preftree.generate.hf import Sampling, end_tokens, generate
+from preftree.generate.hf import Sampling, generate
+from preftree.models.beside_weights import end_tokens
 from preftree.models.load import load_tokenizer
 from preftree.records import Message
 from support.models import tiny_llama
