@@ -37,6 +37,7 @@ from preftree.losses.quantities import pair_up, sum_responses
 from preftree.losses.types import PairSums
 from preftree.losses.value_and_gradient import LossValue, value_and_gradient
 from preftree.models.load import load_model, load_tokenizer
+from preftree.models.write_folder import save_new
 from preftree.records import Kind
 from preftree.reference.protocol import LiveReference, NoReference
 from preftree.report.end_of_run import conclude
@@ -71,9 +72,8 @@ class LoadedModel:
         return self.scorer.model.parameters()
 
     def save(self, folder: str | Path) -> None:
-        """Write a model folder, with its tokenizer, that transformers loads."""
-        self.scorer.model.save_pretrained(folder)
-        self.tokenizer.save_pretrained(folder)
+        """Write a model folder, new or empty, with its tokenizer, that transformers loads."""
+        save_new(self.scorer.model, self.tokenizer, Path(folder))
 
 
 def load(model: str | Path, *, precision: Precision = "fp32") -> LoadedModel:

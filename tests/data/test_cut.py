@@ -62,7 +62,7 @@ def test_what_cannot_be_cut_is_rejected(tmp_path: Path) -> None:
         cut_file(path, tmp_path / "out.jsonl", plain_tokenizer(), fewest=8, most=2)
     pairs = write_rows(tmp_path / "pairs.jsonl", [{"prompt": "a", "chosen": "b", "rejected": "c"}])
     with pytest.raises(DataError, match="wanted plain text"):
-        cut_rows(pairs, tmp_path / "out.jsonl")
+        cut_rows(pairs, tmp_path / "other.jsonl")
     with pytest.raises(DataError, match="is the input"):
         cut_rows(path, Path(path))
 

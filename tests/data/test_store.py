@@ -14,6 +14,7 @@ from preftree.data.store.token_store import TokenStore
 from preftree.data.store.writer import NewExample, StoreWriter
 from preftree.errors import CacheError
 from preftree.records import FIGURES, Provenance
+from preftree.storage.manifest import write_manifest
 from preftree.tree.layout import grow_tree
 
 
@@ -23,7 +24,7 @@ def ids(*values: int) -> np.ndarray:
 
 def write(folder: Path, examples: list[NewExample]) -> TokenStore:
     folder.mkdir(exist_ok=True)
-    writer = StoreWriter(folder)
+    writer = StoreWriter(folder, folder.name)
     for example in examples:
         writer.append(example)
     writer.finish({"rows": len(examples)})
@@ -150,7 +151,7 @@ def test_every_flipped_bit_is_found(tmp_path: Path) -> None:
             except CacheError:
                 caught += 1
         path.write_bytes(sound)
-    assert caught > 125  # the others hit padding, or Arrow's unused metadata
+    assert caught == 250
 
 
 def contents(store: TokenStore, index: int) -> object:
@@ -173,4 +174,15 @@ def test_a_damaged_file_is_refused(name: str, damage: str, tmp_path: Path) -> No
         other = (tmp_path / "other" / name).read_bytes()
         path.write_bytes({"half": content[: len(content) // 2], "empty": b"", "other": other}[damage])
     with pytest.raises(CacheError, match="store"):
+        TokenStore(tmp_path / "store")
+
+
+@pytest.mark.parametrize("names", [["examples.arrow"], ["meta.json"], ["examples.arrow", "meta.json"]])
+def test_a_store_of_other_data_is_found_though_its_sums_are_right(names: list[str], tmp_path: Path) -> None:
+    write(tmp_path / "store", [pair()])
+    write(tmp_path / "other", [pair(weight=2.0)])
+    for name in names:
+        (tmp_path / "store" / name).write_bytes((tmp_path / "other" / name).read_bytes())
+    write_manifest(tmp_path / "store")
+    with pytest.raises(CacheError, match="is of store 'other', of other data or another tokenizer"):
         TokenStore(tmp_path / "store")

@@ -22,12 +22,13 @@ from preftree.worlds.exact import Outcomes
 
 def test_a_folder_with_something_else_in_it_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("mine")
-    with pytest.raises(ConfigError, match="is not empty and holds no demo; choose another --out"):
+    with pytest.raises(ConfigError, match=r"holds thesis\.txt, and no run or result of Preftree"):
         demo(tmp_path, fast=True)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
 def test_a_demo_of_another_plan_is_not_gone_on_with(tmp_path: Path) -> None:
+    (tmp_path / ".lock").write_text("process 1 on elsewhere\n")
     (tmp_path / "plan.json").write_text("{}")
     with pytest.raises(ConfigError, match="holds a demo of another plan"):
         demo(tmp_path, fast=True)

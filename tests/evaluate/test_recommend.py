@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ def by_beta(runs: dict[str, Any]) -> dict[str, Any]:
     return {f"beta{beta}": ({"beta": beta}, value) for beta, value in runs.items()}
 
 
-def seeded(ends: dict[str, tuple[float, Sequence[float]]], start: float = 0.4) -> dict[str, Any]:
+def seeded(ends: Mapping[str, tuple[float, Sequence[float]]], start: float = 0.4) -> dict[str, Any]:
     """Runs of settings: beta -> its KL, and the reward of each seed."""
     return {
         f"beta{beta}-seed{seed}": ({"beta": beta, "seed": str(seed)}, run((kl, reward), start))

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 from pathlib import Path
 
@@ -12,7 +11,8 @@ from typer.testing import CliRunner
 from preftree.cli.main import app
 from preftree.data.prompts import encode_prompts, read_prompts
 from preftree.errors import DataError
-from preftree.generate.hf import Sampling, end_tokens, generate
+from preftree.generate.hf import Sampling, generate
+from preftree.models.beside_weights import end_tokens
 from preftree.models.load import load_tokenizer
 from preftree.records import Message
 from support.models import tiny_llama
@@ -66,10 +66,14 @@ def test_samples_of_a_prompt_differ_and_seeds_do(place: Path) -> None:
 def test_a_job_goes_on_where_its_file_was_torn(place: Path) -> None:
     whole = call(place, "whole.jsonl")
     text = (place / "whole.jsonl").read_text()
-    for kept in (0, len(text) // 3, len(text) - 1):
-        (place / "torn.jsonl").write_text(text[:kept])
-        os.replace(place / "torn.jsonl", place / "whole.jsonl")
-        assert call(place, "whole.jsonl") == whole
+    (place / "whole.jsonl").write_text(text + '{"prompt": "half a li')
+    assert call(place, "whole.jsonl") == whole
+    for damaged in (text[: len(text) // 3], text[:-1], text.replace("a", "b", 1)):
+        (place / "whole.jsonl").write_text(damaged)
+        with pytest.raises(DataError, match=r"whole.jsonl is not as `preftree generate` wrote it"):
+            call(place, "whole.jsonl")
+    (place / "whole.jsonl").unlink()
+    assert call(place, "whole.jsonl") == whole
 
 
 def test_ctrl_c_leaves_whole_rows_and_the_same_command_ends_the_job(

@@ -227,7 +227,7 @@ def folder(tmp_path: Path) -> Path:
         ({"bias": "all"}, "is bias=all; only LoRA"),
         ({"base_model_name_or_path": None}, "does not name the model under the adapter"),
         ({"base_model_name_or_path": "/nowhere/base"}, "belongs to the model in '/nowhere/base', which does not exist"),
-        ({"r": 5}, "does not fit its base"),
+        ({"r": 5}, "has ranks up to 4"),
     ],
 )
 def test_a_folder_that_cannot_be_used_is_one_sentence(folder: Path, change: dict, said: str) -> None:

@@ -169,6 +169,25 @@ def test_an_interrupt_keeps_what_is_done(tmp_path, monkeypatch):
     assert (report.num_scored, report.num_cached) == (60 - done, done)
 
 
+def test_an_interrupt_between_a_forward_and_its_storing_keeps_what_is_done(tmp_path, monkeypatch):
+    chunked(monkeypatch, 400)
+    pairs, calls = some_pairs(10), []
+    real = build_module.layout_digests
+
+    def interrupted(*arguments, **options):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return real(*arguments, **options)
+
+    scorer = CountingScorer(tiny_llama())
+    table = table_of(tmp_path, scorer)
+    monkeypatch.setattr(build_module, "layout_digests", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        build_reference(table, scorer, pairs, budget=64)
+    assert 0 < len(table_of(tmp_path, scorer)) < scorer.responses
+
+
 @pytest.mark.parametrize("name", ["llama", "gptj"])
 @pytest.mark.parametrize("forwards", [1, 3, 6])
 def test_after_an_interrupt_the_same_batches_are_computed(tmp_path, monkeypatch, name, forwards):
@@ -275,14 +294,14 @@ def test_a_damaged_part_is_said_and_computed_again(tmp_path):
     flat = [sequence for pair in pairs for sequence in pair]
     table, _ = build(tmp_path, scorer, pairs)
     before = table.gather(flat)
-    values = next(table.folder.glob("part-*")) / "values.npy"
+    values = next(table.folder.glob("part-*")) / "part.safetensors"
     content = bytearray(values.read_bytes())
     content[-2] ^= 1  # the second lowest byte of one log-prob
     values.write_bytes(content)
     scorer.responses = 0
     again, report = build(tmp_path, scorer, pairs)
     assert len(again.set_aside) == 1
-    assert "values.npy is damaged" in again.set_aside[0]
+    assert "part.safetensors is damaged" in again.set_aside[0]
     assert report.num_scored == scorer.responses == 20
     assert np.array_equal(again.gather(flat), before)
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from preftree.errors import CacheError
+from preftree.reference import store
 from preftree.reference.key import TableKey, sequence_digest
 from preftree.reference.store import ReferenceTable
 from preftree.storage import manifest
@@ -89,7 +92,7 @@ def test_the_same_entries_written_twice_are_one_part(tmp_path):
 def test_values_are_mapped_not_read(tmp_path):
     table = ReferenceTable.open(tmp_path, KEY)
     add(table, flat(3))
-    values = f"{table.folder / table._parts[0].name / 'values.npy'}"
+    values = f"{table.folder / table._parts[0].name / 'part.safetensors'}"
     assert values in Path("/proc/self/maps").read_text()
     assert not any(link.samefile(values) for link in Path("/proc/self/fd").iterdir() if link.exists())
 
@@ -134,7 +137,7 @@ def test_a_part_that_cannot_be_opened_is_not_damaged(tmp_path, monkeypatch, plac
         elif place == "sums":
             patch.setattr(manifest, "hash_file", too_many)
         else:
-            patch.setattr(np, "load", too_many)
+            patch.setattr(store, "safe_open", too_many)
         with pytest.raises(CacheError, match=r"cannot be used .*Too many open files"):
             ReferenceTable.open(tmp_path, KEY)
     again = ReferenceTable.open(tmp_path, KEY)
@@ -151,7 +154,7 @@ def test_a_sequence_in_two_parts_counts_once(tmp_path):
         assert np.array_equal(view.gather(sequences), np.concatenate([values_of(one) for one in sequences]))
 
 
-FILES = ("digests.npy", "offsets.npy", "values.npy", "layouts.npy", "MANIFEST.json")
+FILES = ("part.safetensors", "MANIFEST.json")
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -190,7 +193,7 @@ def test_a_table_in_use_survives_that_its_part_is_set_aside(tmp_path):
     table = ReferenceTable.open(tmp_path, KEY)
     add(table, sequences)
     part = table.folder / table._parts[0].name
-    (part / "layouts.npy").unlink()
+    (part / "part.safetensors").unlink()
     ReferenceTable.open(tmp_path, KEY)
     assert not part.exists()
     assert np.array_equal(table.gather(sequences), np.concatenate([values_of(one) for one in sequences]))
@@ -217,3 +220,53 @@ def test_a_full_disk_keeps_what_was_there(tmp_path, monkeypatch):
     again = ReferenceTable.open(tmp_path, KEY)
     assert again.set_aside == []
     assert again.missing(sequences).tolist() == [False] * 4 + [True] * 4
+
+
+def test_a_part_of_another_model_is_found_though_its_sums_are_right(tmp_path):
+    sequences = flat(3)
+    other = TableKey("7f3a" * 16, *(getattr(KEY, name) for name in KEY.__slots__[1:]))
+    table, foreign = ReferenceTable.open(tmp_path, KEY), ReferenceTable.open(tmp_path, other)
+    add(foreign, sequences)
+    part = foreign.folder / foreign._parts[0].name
+    shutil.copytree(part, table.folder / part.name)
+    again = ReferenceTable.open(tmp_path, KEY)
+    assert again.missing(sequences).all()
+    assert f"is of table {other.digest[:8]}.., of another model" in again.set_aside[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("values", np.array([-1.0, np.nan], np.float32)),
+        ("values", np.array([-1.0], np.float32)),
+        ("values", np.array([-1.0, -2.0], np.float16)),
+        ("offsets", np.array([0, 3, 2])),
+        ("offsets", np.array([1, 2])),
+        ("layouts", np.zeros(2, np.uint64)),
+        ("digests", np.zeros((1, 15), np.uint8)),
+    ],
+)
+def test_arrays_that_no_part_has_are_found_though_the_sums_are_right(tmp_path, name, value):
+    arrays = {
+        "digests": np.zeros((1, 16), np.uint8),
+        "offsets": np.array([0, 2]),
+        "values": np.array([-1.0, -2.0], np.float32),
+        "layouts": np.zeros(1, np.uint64),
+    }
+    for changed, sound in ((arrays, True), (arrays | {name: value}, False)):
+        root = tmp_path / str(sound)
+        part = ReferenceTable.open(root, KEY).folder / "part-0"
+        part.mkdir()
+        save_file(changed, part / "part.safetensors", metadata={"table": KEY.digest})
+        manifest.write_manifest(part)
+        table = ReferenceTable.open(root, KEY)
+        assert (len(table), len(table.set_aside)) == ((1, 0) if sound else (0, 1))
+
+
+def test_a_part_of_an_earlier_version_is_set_aside_and_that_is_said(tmp_path):
+    part = ReferenceTable.open(tmp_path, KEY).folder / "part-0"
+    part.mkdir()
+    np.save(part / "values.npy", np.zeros(3, np.float32))
+    manifest.write_manifest(part)
+    table = ReferenceTable.open(tmp_path, KEY)
+    assert "is of an earlier version, which did not note the model that it is of; set aside as" in table.set_aside[0]

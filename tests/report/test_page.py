@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from preftree.errors import DataError
+from preftree.errors import DataError, WriteError
 from preftree.report.demo_page import demo_page
 from preftree.report.first_screen import conclude_run
 from preftree.report.page import run_page, write_report
@@ -329,5 +329,7 @@ def test_a_page_is_written_whole_where_it_was_asked_for(tmp_path: Path) -> None:
     write_report([folder], tmp_path / "deep" / "er" / "report.html")
     assert (tmp_path / "deep" / "er" / "report.html").read_text("utf-8").rstrip().endswith("</html>")
     (tmp_path / "file").write_text("")
-    with pytest.raises(DataError, match="cannot be written"):
+    with pytest.raises(WriteError, match="cannot be written"):
         write_report([folder], tmp_path / "file" / "report.html")
+    with pytest.raises(DataError, match=r"file exists and is no page of Preftree; give another name"):
+        write_report([folder], tmp_path / "file")

@@ -87,5 +87,5 @@ def test_no_run(tmp_path: Path) -> None:
 def test_measured_figures_of_another_form_are_named(tmp_path: Path, content: str, fault: str) -> None:
     folder = write_run(tmp_path / "run", dpo_rows(20))
     (folder / "measured.json").write_text(content)
-    with pytest.raises(DataError, match=f"measured.json: {fault}: "):
+    with pytest.raises(DataError, match=f"measured.json: {fault}"):
         read_run(folder)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from preftree.errors import ModelError, TrainingError
 from preftree.models.load import load_model
 from preftree.models.reward_model import grow_reward_model, load_reward_model, reward_head
 from preftree.scoring.attention.dispatch import plain_attention
+from preftree.scoring.attention.types import TreeMask
 from preftree.scoring.reward_scorer import RewardScorer
 from preftree.scoring.scorer import Scorer
 from preftree.scoring.verify import verify_rewards
@@ -77,7 +80,8 @@ def test_the_gate_catches_a_mask_that_is_wrong(tmp_path: Path, monkeypatch: pyte
     real = attention.tree_attention
 
     def narrow(*args: object, **options: object) -> object:
-        return real(*args, **(options | {"sliding_window": 2}))  # pyright: ignore[reportArgumentType]
+        tree = replace(cast(TreeMask, options["tree"]), windows={})  # what the masks of transformers tell
+        return real(*args, **(options | {"sliding_window": 2, "tree": tree}))  # pyright: ignore[reportArgumentType]
 
     scorer = RewardScorer(reward_model(tmp_path / "llama"))
     monkeypatch.setitem(attention.AttentionInterface._global_mapping, attention.IMPLEMENTATION, narrow)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 from collections.abc import Callable, Iterator
@@ -9,9 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from preftree.errors import CheckpointError
 from preftree.storage.checkpoint import CheckpointState, LoadedCheckpoint, load_checkpoint, save_checkpoint
+from preftree.storage.manifest import write_manifest
 
 FILES = ("model.safetensors", "optimizer.safetensors", "rng.safetensors", "meta.json", "MANIFEST.json")
 FLIPS = 110
@@ -111,3 +114,42 @@ def _is_intact(loaded: LoadedCheckpoint) -> bool:
         for file, tensors in wanted.tensors.items()
         for name, tensor in tensors.items()
     )
+
+
+@pytest.mark.parametrize("name", ["model", "optimizer", "rng", "meta.json"])
+@pytest.mark.parametrize("source", ["another step", "another run", "another file"])
+def test_a_mix_up_is_found_though_the_manifest_was_made_to_match(tmp_path: Path, name: str, source: str) -> None:
+    for run in ("one", "two"):
+        for step in (1, 2):
+            state = make_state(step)
+            about = CheckpointState(state.tensors, {**state.meta, "trajectory": {"weights of the model": run}})
+            save_checkpoint(tmp_path / run, step, about, keep=2)
+    bad = tmp_path / "one" / "step-000002"
+    file = name if name == "meta.json" else f"{name}.safetensors"
+    taken = {
+        "another step": tmp_path / "one" / "step-000001" / file,
+        "another run": tmp_path / "two" / "step-000002" / file,
+        "another file": bad / ("rng.safetensors" if name == "model" else "model.safetensors"),
+    }[source]
+    (bad / file).write_bytes(taken.read_bytes())
+    write_manifest(bad)
+    with pytest.raises(CheckpointError, match=r"step-000002"):
+        load_checkpoint(tmp_path / "one", bad)
+    loaded = load_checkpoint(tmp_path / "one")
+    assert loaded is not None
+    assert loaded.step == 1
+    assert len(loaded.skipped) == 1
+
+
+def test_a_checkpoint_of_an_earlier_version_is_read_and_says_so(tmp_path: Path) -> None:
+    state = make_state(1)
+    path = save_checkpoint(tmp_path, 1, state, keep=1)
+    meta = json.loads((path / "meta.json").read_text())
+    (path / "meta.json").write_text(json.dumps(meta | {"format": 1}))
+    for name, tensors in state.tensors.items():
+        save_file(dict(tensors), path / f"{name}.safetensors", metadata={"ties": "{}"})
+    write_manifest(path)
+    loaded = load_checkpoint(tmp_path)
+    assert loaded is not None
+    assert not loaded.named
+    assert _is_intact(loaded)

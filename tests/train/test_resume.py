@@ -68,6 +68,7 @@ def final_state(out: Path) -> dict[str, object]:
     last = list_checkpoints(out / "checkpoints")[-1]
     meta = json.loads((last / "meta.json").read_text())
     assert meta["meta"]["progress"].pop("seconds") > 0
+    assert len(meta["meta"]["progress"].pop("rows_sha256")) == 64  # over the clock's fields, too
     del meta["meta"]["config"]["out"], meta["meta"]["config"]["micro_batch_tokens"]
     files = {path.name: path for path in (*last.glob("*.safetensors"), *(out / "model").glob("*.safetensors"))}
     return {"meta": meta, **{name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()}}
@@ -398,7 +399,7 @@ def test_rows_are_on_disk_before_a_checkpoint_counts_them(place: Path, monkeypat
     monkeypatch.setattr(Tracker, "sync", note_sync)
     monkeypatch.setattr(loop, "save_checkpoint", note_save)
     run(config_of(place, "synced", "max_steps=4", "save_every=2", "eval_data=null", "eval_every=null"))
-    assert told == ["rows 2", "counts 2", "rows 4", "counts 4"]
+    assert told == ["rows 2", "counts 2", "rows 4", "counts 4", "rows 4"]
 
 
 def test_two_trainers_in_one_folder(place: Path) -> None:

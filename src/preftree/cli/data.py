@@ -93,9 +93,9 @@ def inspect(
         view=view,
     )
     if html is not None:
-        from preftree.cli.data_page import write_page
+        from preftree.cli.data_page import write_inspection
 
-        write_page(html, inspection)
+        write_inspection(html, inspection)
     if as_json:
         typer.echo(json.dumps(inspection.as_json()))
         return

@@ -11,10 +11,8 @@ from preftree import __version__
 from preftree.cli.data_view import label_lines, limit_lines, marks_line, safe
 from preftree.data.rows.texts import spread
 from preftree.data.tools.inspect import Inspection
-from preftree.errors import DataError
-from preftree.storage.atomic import write_atomic
+from preftree.report.page import write_page
 
-_GENERATOR = '<meta name="generator" content="Preftree '
 _STYLE = """
 pre { white-space: pre-wrap; background: var(--card); border-radius: .5rem; padding: 1rem 1.2rem; margin-top: .5rem;
   font: .86rem/1.5 ui-monospace, Menlo, Consolas, monospace }
@@ -63,7 +61,7 @@ _PAGE = """<!doctype html>
 """
 
 
-def write_page(out: Path, inspection: Inspection) -> None:
+def write_inspection(out: Path, inspection: Inspection) -> None:
     """Write the page; an earlier page of this kind is replaced.
 
     Raises:
@@ -93,9 +91,4 @@ def write_page(out: Path, inspection: Inspection) -> None:
             {"where": safe(str(row.where)), "parts": [("prompt", row.prompt), *row.responses]} for row in view.rendered
         ],
     )
-    try:
-        if out.exists() and _GENERATOR not in out.read_text(encoding="utf-8", errors="replace")[:1000]:
-            raise DataError(f"{out} exists and is no page of Preftree; give another name")
-        write_atomic(out, page)
-    except OSError as error:
-        raise DataError(f"{out} cannot be written: {error}; name another file") from error
+    write_page(out, page, advice="name another file")

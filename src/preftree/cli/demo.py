@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from preftree.cli.shared import reserve
+
 if TYPE_CHECKING:
     from preftree.demo.compare import Ended
     from preftree.demo.plan import DemoPlan
@@ -41,6 +43,7 @@ def demo(
     from preftree.demo.stages import AGAIN, claim, prepare_seed, quiet
     from preftree.report.comparison import comparison_page
     from preftree.report.demo_page import budget_lines, demo_page
+    from preftree.report.page import write_page
     from preftree.runtime.logs import quiet_transformers
     from preftree.runtime.process_pool import run_in_pool
     from preftree.runtime.signals import Stopped
@@ -55,6 +58,7 @@ def demo(
         typer.echo(f"{time.perf_counter() - began:5.0f} s  {sentence}")
 
     plan = PLANS["fast" if fast else "full" if full else "demo"]
+    reserve(out)
     claim(out, plan)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     at_once = min(cores, MOST_AT_ONCE)
@@ -91,9 +95,10 @@ def demo(
     say(f"bandit: every loss within {max(gap for row in bandit.values() for gap in row.values()):.0e} of its optimum")
     results |= {"bandit": bandit, "seconds": _seconds(starts, ended)}
     results["seconds"]["all, as the clock went"] = round(time.perf_counter() - began, 1)
-    write_result(out / "results.json", json.dumps(results, indent=1, allow_nan=False) + "\n", advice=AGAIN)
+    text = json.dumps(results, indent=1, allow_nan=False) + "\n"
+    write_result(out / "results.json", text, advice=AGAIN)
     page = comparison_page(results) if plan.reward_steps else demo_page(results, shown)
-    write_result(out / "report.html", page, advice=AGAIN)
+    write_page(out / "report.html", page, advice=AGAIN)
     for line in budget_lines(results):
         typer.echo(line)
     say(f"see {out / 'report.html'} and {out / 'results.json'}")

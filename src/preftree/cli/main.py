@@ -6,6 +6,7 @@ traceback.
 
 from __future__ import annotations
 
+import io
 import logging
 import signal
 import sys
@@ -31,6 +32,7 @@ from preftree.cli import (
 )
 from preftree.errors import UserError, out_of_memory
 from preftree.runtime.logs import StderrHandler
+from preftree.storage.atomic import disk_faults
 
 app = typer.Typer(
     name="preftree",
@@ -78,14 +80,21 @@ def main() -> NoReturn:
     log.setLevel(logging.INFO)
     log.propagate = False
     signal.signal(signal.SIGTERM, _terminate)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # names of files may be no text
+            stream.reconfigure(errors="backslashreplace")
     try:
-        app()
+        with disk_faults():
+            app()
+    except MemoryError:
+        print("error: this computer ran out of memory; use less data at once, or a smaller model", file=sys.stderr)
+        sys.exit(2)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except RuntimeError as error:
         torch = sys.modules.get("torch")  # never imported here: commands without a model start faster
-        if torch is None or not isinstance(error, torch.OutOfMemoryError):
+        if torch is None or not (isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)):
             raise
         print(f"error: {out_of_memory(error)}; use smaller batches, or a smaller model", file=sys.stderr)
         sys.exit(2)

@@ -14,6 +14,9 @@ def report(
 ) -> None:
     """Write one self-contained page on a run, or on several compared."""
     from preftree.report.page import write_report
+    from preftree.run_folder.summary_file import verify_model
 
+    for run in runs:
+        verify_model(run / "model", card=True)
     write_report(runs, out)
     typer.echo(f"{out}: {len(runs)} run{'' if len(runs) == 1 else 's'}, {out.stat().st_size / 1024:.0f} KiB", err=True)

@@ -60,6 +60,26 @@ def with_interval(value: float, low: float | None, high: float | None, form: str
     return f"{value:{form}}{ends}"
 
 
+def reserve(out: Path, option: str = "--out") -> None:
+    """Reserve a folder of results until the command ends.
+
+    Raises:
+      ConfigError: it holds files of something else.
+      TrainingError: another process works in it.
+      WriteError: it cannot be made or marked.
+    """
+    import click
+
+    from preftree.storage.own_folder import own_folder
+
+    context = click.get_current_context(silent=True)
+    if context is not None:
+        context.with_resource(own_folder(out, option))
+        return
+    with own_folder(out, option):  # called from Python: marked, and not held
+        pass
+
+
 @contextmanager
 def progress_bar(name: str, total: int | None) -> Iterator[Callable[[int], None]]:
     """A progress bar on stderr; yields a function that takes what is done."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from preftree.cli.shared import REWARD, Samples, print_table
+from preftree.cli.shared import REWARD, Samples, print_table, reserve
 from preftree.config.recipes import RECIPES
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ def sweep(
     from preftree.evaluate.sweep import plan_sweep, run_all
     from preftree.judges.rewards import load_rewards
     from preftree.report.end_of_run import conclude
+    from preftree.report.page import write_page
     from preftree.report.sweep import settings_table, sweep_page
     from preftree.run_folder.reader import Run, read_run
     from preftree.runtime.logs import quiet_transformers
@@ -64,6 +65,7 @@ def sweep(
     row = RECIPES[recipe]
     files, options = split_words(row.config, words)
     out, variants = plan_sweep(row.config, [*files, *(f"{name}={values}" for name, values in options)])
+    reserve(Path(out), "out=")
     quiet_transformers()
     ended: dict[str, tuple[dict[str, str], Run | str]] = {}
     try:
@@ -99,7 +101,7 @@ def sweep(
     }
     again = "fix that and give the same command again; finished runs are not trained again"
     write_result(Path(out) / "sweep.json", json.dumps(results, indent=1, allow_nan=False) + "\n", advice=again)
-    write_result(Path(out) / "report.html", sweep_page(settings, recommendation), advice=again)
+    write_page(Path(out) / "report.html", sweep_page(settings, recommendation), advice=again)
     heads, rows = settings_table(settings)
     columns = [Column(head, no_wrap=head != heads[0]) for head in heads]
     print_table(columns, rows, box=box.SIMPLE)

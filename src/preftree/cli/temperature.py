@@ -19,6 +19,7 @@ from preftree.cli.shared import (
     Seed,
     TopP,
     print_table,
+    reserve,
     sample_files,
 )
 from preftree.cli.winrate import ANOTHER_OUT, check_world, warn_of_equal_draws
@@ -70,6 +71,7 @@ def temperature(
     from preftree.evaluate.temperature import sampled_curves
     from preftree.generate.protocol import Sampling
     from preftree.judges.pairwise import load_judge
+    from preftree.report.page import write_page
     from preftree.report.temperature import figures_table, temperature_page
     from preftree.runtime.logs import quiet_transformers
     from preftree.storage.atomic import write_result
@@ -87,6 +89,7 @@ def temperature(
     limit = check_world(judge, prompts, questions, max_new_tokens)
     world = countable_world(judge, other, limit, top_p)
     texts = [prompt.text for prompt in questions]
+    reserve(out)
     quiet_transformers()
     if world is not None:
         curves = exactly(world, [str(text) for text in texts], values, policies, other, baseline_temperature, judge)
@@ -116,7 +119,7 @@ def temperature(
     }
     text = json.dumps(figures, indent=1, ensure_ascii=False) + "\n"
     write_result(out / "temperature.json", text, advice=ANOTHER_OUT)
-    write_result(out / "temperature.html", temperature_page(curves), advice=ANOTHER_OUT)
+    write_page(out / "temperature.html", temperature_page(curves), advice=ANOTHER_OUT)
     heads, rows = figures_table(curves)
     basis = f"{curves.pairs} pairs each, 95 % intervals over {curves.prompts} prompts"
     if curves.pairs is None:

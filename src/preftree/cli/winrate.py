@@ -20,6 +20,7 @@ from preftree.cli.shared import (
     Seed,
     TopP,
     print_table,
+    reserve,
     sample_files,
     with_interval,
 )
@@ -71,6 +72,7 @@ def winrate(
     ways = [Sampling(limit, temperature, top_p, seed + index) for index in range(2)]
     warn_of_equal_draws(sides, ways, len(questions), samples)
 
+    reserve(out)
     quiet_transformers()
     with sample_files(out, samples, batch_size, precision) as how:
         first, second = (

@@ -31,6 +31,13 @@ class Strict(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False, protected_namespaces=())
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _in_64_bits(cls, value: object) -> object:
+        if isinstance(value, int) and abs(value) >= 2**63:
+            raise ValueError(f"must be a number below 2^63, got one of {len(str(abs(value)))} digits")
+        return value
+
     @property
     def own_defaults(self) -> Mapping[str, object]:
         """Defaults that depend on another option, and so differ from those of the fields."""
@@ -230,7 +237,7 @@ class Machine(Strict):
     precision: Literal["fp32", "bf16"] = "fp32"
     gradient_checkpointing: bool | float = False
     compile: bool = False
-    threads: PositiveInt | None = None
+    threads: int | None = Field(default=None, ge=1, le=1024)
     cache: PathOrId | None = None
 
     @field_validator("gradient_checkpointing", mode="before")

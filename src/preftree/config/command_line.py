@@ -45,8 +45,12 @@ def read_value(name: str, text: str) -> object:
     """The value of an option, by the rules of a configuration file.
 
     Raises:
-      ConfigError: the text is not valid YAML.
+      ConfigError: the text is not valid YAML, or not UTF-8.
     """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ConfigError(f"option {name!r}: {text!a} is not UTF-8; rename the file or the folder") from None
     return read_yaml(text, f"option {name!r}")[0]
 
 

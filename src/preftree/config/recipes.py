@@ -44,8 +44,11 @@ class Recipe:
         """Whether it trains on responses that its own policy samples, and not on those of a file."""
         return self.reads == "prompts"
 
-    def load(self) -> Callable[[Any], Any]:
-        """The function that runs it, from a configuration of class `config` to a `train.loop.Outcome`."""
+    def load(self) -> Callable[..., Any]:
+        """The function that runs it, from a configuration of class `config` to a `train.loop.Outcome`.
+
+        Its second argument measures after training; None measures nothing.
+        """
         module, _, function = self.run.partition(":")
         return getattr(import_module(module), function)
 

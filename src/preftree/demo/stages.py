@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import BaseModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from preftree.config.load import check_config
@@ -26,9 +27,13 @@ from preftree.generate.hf import Generation, Sampling, generate
 from preftree.models.load import load_model, load_tokenizer
 from preftree.models.write_folder import save_model
 from preftree.records import Preference, Record
+from preftree.run_folder.summary_file import read_summary
 from preftree.runtime.logs import quiet_transformers
 from preftree.runtime.signals import Stopped
 from preftree.storage.atomic import write_result
+from preftree.storage.json_file import read_json, sealed_json
+from preftree.storage.lock import MARK
+from preftree.storage.own_folder import own_folder
 from preftree.worlds.exact import Outcomes, Table, kl_and_reward
 from preftree.worlds.grammar import World, draw_corpus, reward_table
 from preftree.worlds.sentiment import WORLDS, build_model, build_tokenizer, label_samples, weigh_repeats
@@ -42,7 +47,7 @@ DRAWS = {"corpus": 0, "model": 0, "samples": 1, "labels": 2, "held-out samples":
 
 
 def claim(out: Path, plan: DemoPlan) -> None:
-    """Make the folder, or see that it holds the same demo, whose finished parts then count as done.
+    """Take a reserved folder, or see that it holds the same demo, whose finished parts then count as done.
 
     Raises:
       ConfigError: `out` holds something else, or a demo of another plan.
@@ -53,7 +58,7 @@ def claim(out: Path, plan: DemoPlan) -> None:
     if path.exists():
         if path.read_text(encoding="utf-8") != wanted:
             raise ConfigError(f"{out} holds a demo of another plan (see {path}); choose another --out")
-    elif out.is_dir() and any(out.iterdir()):
+    elif any(path.name != MARK for path in out.iterdir()):
         raise ConfigError(f"{out} is not empty and holds no demo; choose another --out")
     else:
         write_result(path, wanted, advice=AGAIN)
@@ -126,6 +131,14 @@ def prepare_seed(task: tuple[DemoPlan, int, Path]) -> SeedStart:
     return SeedStart(seed, out, counts, held_out, outcomes, reward, spent, sft_seconds)
 
 
+class _Cost(BaseModel):
+    """Schema of cost.json: CPU seconds of a run, whether it is under way, and whether an attempt's cost was lost."""
+
+    seconds: float = 0.0
+    open: bool = False
+    lost: bool = False
+
+
 def finish_run(config: AnyConfig) -> float:
     """Start or resume a run, until its end; returns the CPU seconds that it has cost, which its folder keeps.
 
@@ -137,18 +150,19 @@ def finish_run(config: AnyConfig) -> float:
     """
     out = Path(config.out)
     cost = out / "cost.json"
-    known = json.loads(cost.read_bytes()) if cost.exists() else {"seconds": 0.0, "open": False, "lost": False}
-    if (out / "summary.json").exists() and not known["open"]:
+    known = read_json(cost, _Cost, "delete it") if cost.exists() else _Cost()
+    if (out / "summary.json").exists() and not known.open:
         run_recipe(config)  # which sees that it is the same run
-        return known["seconds"]
-    lost = known["lost"] or known["open"]
-    write_result(cost, json.dumps(known | {"open": True, "lost": lost}) + "\n", advice=AGAIN)
+        return known.seconds
+    lost = known.lost or known.open
+    with own_folder(out):
+        write_result(cost, sealed_json({"seconds": known.seconds, "open": True, "lost": lost}), advice=AGAIN)
     began = time.process_time()
     outcome = run_recipe(config)
-    seconds = known["seconds"] + time.process_time() - began
-    if lost and not outcome.signum:
-        seconds = max(seconds, json.loads((out / "summary.json").read_bytes())["training_seconds"])
-    write_result(cost, json.dumps({"seconds": seconds, "open": False, "lost": lost}) + "\n", advice=AGAIN)
+    seconds = known.seconds + time.process_time() - began
+    if lost and not outcome.signum and (summary := read_summary(out)) is not None:
+        seconds = max(seconds, summary.training_seconds)
+    write_result(cost, sealed_json({"seconds": seconds, "open": False, "lost": lost}), advice=AGAIN)
     if outcome.signum:
         raise Stopped(outcome.signum)
     return seconds

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 from preftree.config.recipes import RECIPES, AnyConfig
 from preftree.evaluate.token_rewards import token_rewards
 from preftree.reference.protocol import TableReference
 from preftree.run_folder.measured_file import Reliability, read_measured, write_measured
+from preftree.storage.atomic import disk_faults
 from preftree.train.dataset import probe_rows
-from preftree.train.loop import Outcome
+from preftree.train.loop import Outcome, Steps
 from preftree.train.preference_task import PreferenceTask
 from preftree.train.reward import RewardTask, reliability_of
 from preftree.train.step.supervised import SupervisedSteps
@@ -28,14 +28,15 @@ def run_recipe(config: AnyConfig) -> Outcome:
     Raises:
       UserError: something outside the program is wrong; the sentence says what to do.
     """
-    outcome = RECIPES[config.recipe].load()(config)
-    steps = outcome.steps
-    if isinstance(steps, SupervisedSteps) and not outcome.signum and steps.run.ranks.leads:
-        if isinstance(steps.task, PreferenceTask):
-            _keep_token_rewards(steps, steps.task)
-        if isinstance(steps.task, RewardTask):
-            _keep_reliability(steps, steps.task)
-    return replace(outcome, steps=None)
+    with disk_faults("make room, and repeat the command with resume=auto"):
+        return RECIPES[config.recipe].load()(config, _measure)
+
+
+def _measure(steps: Steps) -> None:
+    if isinstance(steps, SupervisedSteps) and isinstance(steps.task, PreferenceTask):
+        _keep_token_rewards(steps, steps.task)
+    if isinstance(steps, SupervisedSteps) and isinstance(steps.task, RewardTask):
+        _keep_reliability(steps, steps.task)
 
 
 def _keep_token_rewards(steps: SupervisedSteps, task: PreferenceTask) -> None:

@@ -21,7 +21,7 @@ from preftree.data.sources.files import SUFFIXES
 from preftree.data.sources.reader import find_source, read_rows
 from preftree.errors import ConfigError, DataError
 from preftree.generate.hf import load_sampler
-from preftree.generate.job import describe_job, sample_file
+from preftree.generate.job import describe_job, read_job, sample_file
 from preftree.generate.protocol import Sampling
 from preftree.models.load import load_tokenizer, model_in
 from preftree.records import Text
@@ -148,8 +148,9 @@ def read_answers(side: Side, prompts: Sequence[Prompt]) -> Answers:
     """The responses of a file to prompts, as `preftree generate` writes it: `prompt` and `response`.
 
     Raises:
-      DataError: a row cannot be read, or a prompt has no response.
+      DataError: a row cannot be read, a prompt has no response, or the file is not as it was written.
     """
+    read_job(Path(side.place))
     answers: dict[str, list[str]] = {}
     ended: list[bool] = []
     keys = {prompt_key(prompt.text) for prompt in prompts}
@@ -221,14 +222,8 @@ def draws_of(side: Side, num_prompts: int, samples: int, sampling: Sampling) -> 
     """
     if side.kind == "model":
         return (sampling.seed, num_prompts, samples) if sampling.temperature else None
-    about = Path(f"{side.place}.job")
-    if side.kind == "reference" or not about.is_file():
-        return None
-    try:
-        job = json.loads(about.read_bytes())
-        return (job["seed"], job["num_prompts"], job["samples"]) if job["temperature"] else None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{about} cannot be read ({error}); put it back, or move it away") from error
+    job = None if side.kind == "reference" else read_job(Path(side.place))
+    return (job.seed, job.num_prompts, job.samples) if job is not None and job.temperature else None
 
 
 def _exchange(row: dict[str, Any]) -> tuple[str, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,22 +10,27 @@ from typing import Any, Literal
 
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
 
 from preftree.config.load import check_config
 from preftree.config.recipes import AnyConfig
 from preftree.errors import ConfigError, DataError, ModelError
 from preftree.evaluate.prompts import run_prompts
+from preftree.generate.hf import generate
+from preftree.generate.protocol import Generation, Sampling
 from preftree.models.adapter_folder import find_adapter, write_adapter
 from preftree.models.adapters import merge_adapter
+from preftree.models.beside_weights import end_tokens, stored_dtype, write_generation, write_tokenizer
 from preftree.models.load import load_base, load_model, load_tokenizer
 from preftree.models.serving import adapter_commands, merged_commands, modelfile
 from preftree.models.write_folder import write_model
-from preftree.run_folder.card import model_card
+from preftree.run_folder.card import code_span, model_card
 from preftree.run_folder.reader import Run, read_run
+from preftree.run_folder.summary_file import read_summary
 from preftree.runtime.ranks import open_ranks
+from preftree.scoring.architecture import position_limit
 from preftree.storage.atomic import staged_dir
-from preftree.storage.manifest import hash_file
+from preftree.storage.manifest import hash_file, write_manifest
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 
@@ -35,6 +39,8 @@ TOLERANCES: dict[Dtype, float] = {"float32": 1e-3, "float16": 0.05, "bfloat16": 
 
 PROMPTS = 8
 MOST_TOKENS = 512
+MOST_NEW = 24
+"""Most tokens of a response whose end is compared."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,40 +99,53 @@ def export_run(
     prompts = [list(ids)[-MOST_TOKENS:] for ids in found.ids]
     ours = load_model(path / "model")
     expected = _logits(ours, prompts)
+    limit = position_limit(ours) or MOST_TOKENS + MOST_NEW
+    new = min(MOST_NEW, max(1, limit // 2))
+    asked = [ids[-(limit - new) :] for ids in prompts] if new < limit else []
+    sampled = generate(ours, tokenizer, asked, Sampling(max_new_tokens=new, temperature=0.0))
     allowed = TOLERANCES["float32" if kind == "adapter" else dtype] if tolerance is None else tolerance
     with staged_dir(out) as folder:
         if kind == "adapter":
             assert adapter is not None
             write_adapter(ours, adapter.base, folder)
-            tokenizer.save_pretrained(folder)
+            write_generation(ours.generation_config, tokenizer, folder)
+            write_tokenizer(tokenizer, folder)
             commands = adapter_commands(out, adapter.base, adapter.config)
         else:
             whole = ours
             if adapter is not None:
                 merge_adapter(whole := load_base(adapter), adapter)
-            write_model(whole, tokenizer, folder, dtype=getattr(torch, dtype))
+            source = str(path / "model") if adapter is None else adapter.base
+            write_model(whole, tokenizer, folder, source=source, dtype=getattr(torch, dtype))
             commands = merged_commands(out, dtype)
             del whole
         base = adapter.base if adapter is not None and kind == "adapter" else None
         text = modelfile(tokenizer, ours.generation_config, base=base)  # pyright: ignore[reportArgumentType]  # a causal LM has one
         (folder / "Modelfile").write_text(text, encoding="utf-8")
+        ends = end_tokens(ours.generation_config, tokenizer)
         del ours
-        difference = _compare(folder, kind, prompts, expected, tokenizer)
+        model = _load_elsewhere(folder, kind)
+        difference = _compare(model, prompts, expected)
+        _compare_tokenizers(folder, tokenizer, prompts)
         if not difference <= allowed:
             raise ModelError(
                 f"the exported {kind} gives logits that are off by {difference:.3g} on prompts of the run's data "
                 f"(allowed: {allowed:.3g}), so it was not kept; choose a wider dtype, or set --tolerance"
             )
+        _compare_ends(model, folder, asked, ends, sampled, new)
+        del model
         result = Exported(out, difference, allowed, len(prompts), commands)
         card = model_card(
             config,
             run.summary,
-            place=out.name,
+            place=str(out),
             adapter=kind == "adapter",
             dtype=dtype,
+            base_dtype=stored_dtype(adapter.base if adapter is not None else config.model),
             more=_sections(run, config, folder, result),
         )
         (folder / "README.md").write_text(card, encoding="utf-8")
+        write_manifest(folder)
     return result
 
 
@@ -135,27 +154,65 @@ def _logits(model: nn.Module, prompts: list[list[int]]) -> list[torch.Tensor]:
         return [model(input_ids=torch.tensor([ids]), use_cache=False).logits[0].float() for ids in prompts]
 
 
-def _compare(
-    folder: Path, kind: str, prompts: list[list[int]], expected: list[torch.Tensor], tokenizer: PreTrainedTokenizerBase
-) -> float:
-    """The largest difference of a logit, with the folder loaded as others load it, in fp32 arithmetic."""
+def _load_elsewhere(folder: Path, kind: str) -> Any:
+    """The model in a folder as others load it, in fp32."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # peft asks transformers by old names
-        if kind == "adapter":
-            from peft import AutoPeftModelForCausalLM
+        if kind != "adapter":
+            return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+        from peft import AutoPeftModelForCausalLM
 
-            model: Any = AutoPeftModelForCausalLM.from_pretrained(str(folder), dtype=torch.float32)
-        else:
-            model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        return AutoPeftModelForCausalLM.from_pretrained(str(folder), dtype=torch.float32).eval()
+
+
+def _compare(model: nn.Module, prompts: list[list[int]], expected: list[torch.Tensor]) -> float:
+    """The largest difference of a logit."""
+    return max(
+        float((ours - theirs).abs().nan_to_num(torch.inf).max())
+        for ours, theirs in zip(_logits(model, prompts), expected, strict=True)
+    )
+
+
+def _compare_tokenizers(folder: Path, tokenizer: PreTrainedTokenizerBase, prompts: list[list[int]]) -> None:
     again = AutoTokenizer.from_pretrained(folder)
     for ids in prompts:
         text = tokenizer.decode(ids)
         if again(text)["input_ids"] != tokenizer(text)["input_ids"]:
             raise ModelError(f"the exported tokenizer splits {text[:40]!r} otherwise than the run's; please report it")
-    return max(
-        float((ours - theirs).abs().nan_to_num(torch.inf).max())
-        for ours, theirs in zip(_logits(model.eval(), prompts), expected, strict=True)
+
+
+def _compare_ends(
+    model: Any, folder: Path, prompts: list[list[int]], ends: list[int], sampled: list[Generation], most: int
+) -> None:
+    """Compare where the plain `generate` of transformers ends with where our sampler does, on greedy responses.
+
+    Raises:
+      ModelError: other tokens end a response there, or a response of the same tokens ends elsewhere.
+    """
+    settings = GenerationConfig.from_pretrained(folder)
+    stored = settings.eos_token_id
+    known = stored if isinstance(stored, list) else [stored]
+    if set(known) != set(ends):
+        raise ModelError(
+            f"the exported folder ends responses at tokens {known}, and the run at {ends}; please report it"
+        )
+    plain = GenerationConfig(
+        max_new_tokens=most, do_sample=False, eos_token_id=settings.eos_token_id, pad_token_id=ends[0]
     )
+    model.generation_config = GenerationConfig()
+    for ids, ours in zip(prompts, sampled, strict=True):
+        row = torch.tensor([ids])
+        with torch.no_grad():
+            out = model.generate(input_ids=row, attention_mask=torch.ones_like(row), generation_config=plain)
+        drawn = out[0, len(ids) :].tolist()
+        ended = [*ours.ids, *([] if ours.end is None else [ours.end])]
+        shared = min(len(drawn), len(ended))
+        # Rounding may part two greedy responses; what comes after says nothing about ends.
+        if drawn[:shared] == ended[:shared] and len(drawn) != len(ended):
+            raise ModelError(
+                f"plain generate ends a response of the exported folder after {len(drawn)} tokens, and the run's "
+                f"sampler after {len(ended)}; please report it"
+            )
 
 
 def _sections(run: Run, config: AnyConfig, folder: Path, result: Exported) -> str:
@@ -187,12 +244,14 @@ run's model, on {result.num_prompts} prompts of the run's data, in fp32.
 
 def _lineage(path: Path, config: AnyConfig) -> list[str]:
     """The models and data that the run came from, as far as the folders say, oldest first."""
-    steps = [f"`{path}`: {config.recipe} on `{config.data.path}`"]
+    steps = [f"{code_span(str(path))}: {config.recipe} on {code_span(str(config.data.path))}"]
     start = Path(config.model).expanduser()
     seen = {path.resolve()}
-    while (summary := start.parent / "summary.json").is_file() and start.parent.resolve() not in seen:
+    while start.parent.resolve() not in seen and (parent := read_summary(start.parent)) is not None:
         seen.add(start.parent.resolve())
-        parent = json.loads(summary.read_bytes())
-        steps.append(f"`{start.parent}`: {parent['recipe']} on `{parent['config']['data']['path']}`")
-        start = Path(parent["config"]["model"]).expanduser()
-    return [f"`{start}`", *reversed(steps)]
+        if not {"data", "model"} <= parent.config.keys():  # of an early version
+            break
+        data = code_span(str(parent.config["data"]["path"]))
+        steps.append(f"{code_span(str(start.parent))}: {parent.recipe} on {data}")
+        start = Path(parent.config["model"]).expanduser()
+    return [code_span(str(start)), *reversed(steps)]

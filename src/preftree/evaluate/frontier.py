@@ -7,7 +7,6 @@ that the policy wrote.
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from preftree.losses.quantities import sum_responses
 from preftree.models.load import load_model
 from preftree.records import Preference
 from preftree.run_folder.measured_file import Point
+from preftree.run_folder.summary_file import read_summary
 from preftree.scoring.scorer import Scorer
 from preftree.scoring.vocabulary import token_divergence
 from preftree.stats.intervals import mean_interval
@@ -63,18 +63,18 @@ def policies(run: Path, device: torch.device | str = "cpu") -> Iterator[tuple[in
       DataError: the run has not finished.
       CheckpointError: a snapshot is damaged.
     """
-    if not (run / "summary.json").is_file():
+    summary = read_summary(run)
+    if summary is None:
         raise DataError(f"{run} holds no finished run: let it come to its end, or give another folder")
-    summary = json.loads((run / "summary.json").read_bytes())
-    last = int(summary["steps"])
-    model = load_model(run / "model", quantize=summary.get("config", {}).get("quantize"), device=device)
+    last = summary.steps
+    model = load_model(run / "model", quantize=summary.config.get("quantize"), device=device)
     parameters = dict(model.named_parameters())
     final: dict[str, torch.Tensor] = {}  # of the parameters that the run trained
     for path in list_checkpoints(run / "snapshots"):
         if step_of(path) < last:
             loaded = load_checkpoint(path.parent, path)
             assert loaded is not None  # a named checkpoint is there, or loading it raises
-            if loaded.state.meta.get("trajectory") != summary.get("trajectory"):
+            if loaded.state.meta.get("trajectory") != (summary.trajectory or None):
                 log.warning("%s belongs to another run that was started in this folder; it is left out", path)
                 continue
             snapshot = loaded.state.tensors["model"]

@@ -79,7 +79,7 @@ class Setting:
 
     def values(self, name: str) -> list[float]:
         """The final figure of each run that has it."""
-        return [float(found[name]) for found in self._ends(name) if is_number(found.get(name))]
+        return [float(value) for found in self._ends(name) if is_number(value := found.get(name))]
 
     def error_over_prompts(self, name: str) -> float | None:
         """Standard error of a run's figure over prompts, a mean over runs; of a reward, of its gain over the start."""

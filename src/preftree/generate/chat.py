@@ -129,8 +129,25 @@ def require_text(answer: Answer) -> None:
 
 
 def count_rows(path: Path) -> int:
-    """Lines of a file; 0 where there is none."""
-    return path.read_bytes().count(b"\n") if path.is_file() else 0
+    """Rows of a preference file that choices are appended to; 0 where there is none.
+
+    Raises:
+      DataError: the file holds something else, or cannot be read.
+    """
+    if not path.exists():
+        return 0
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror}); give another --record") from error
+    last = content.rstrip(b"\n").rpartition(b"\n")[2]
+    try:
+        row = json.loads(last) if last else {"chosen": ""}
+        if "chosen" not in row or (content and not content.endswith(b"\n")):
+            raise ValueError
+    except (ValueError, TypeError):
+        raise DataError(f"{path} is no file of preferences, one JSON object a line; give another --record") from None
+    return content.count(b"\n")
 
 
 def add_choice(path: Path, chat: Chat, better: Answer, other: Answer, *, tie: bool) -> None:

@@ -26,9 +26,9 @@ from transformers import (
     TextStreamer,
 )
 
-from preftree.data.tokens.template import closing_token
 from preftree.errors import ConfigError, ModelError
 from preftree.generate.protocol import Generation, Sampler, Sampling, cut_response, decode, first_stop
+from preftree.models.beside_weights import end_tokens
 from preftree.models.load import best_device, load_model
 from preftree.reference.key import weights_digest_of_model
 from preftree.scoring.architecture import position_limit
@@ -106,22 +106,6 @@ def load_sampler(
     return hf_sampler(model, tokenizer, batch_size=batch_size), weights_digest_of_model(model)
 
 
-def end_tokens(settings: GenerationConfig | None, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Tokens that end a response: the tokenizer's EOS, those of the model's generation settings, and the token with
-    which the chat template closes an assistant's turn.
-
-    Raises:
-      ModelError: the tokenizer has no end-of-sequence token.
-    """
-    end = tokenizer.eos_token_id
-    if not isinstance(end, int):
-        raise ModelError("the tokenizer has no end-of-sequence token, so no response could end; set eos_token")
-    setting = getattr(settings, "eos_token_id", None)
-    from_settings = [setting] if isinstance(setting, int) else list(setting or [])
-    closing = closing_token(tokenizer)
-    return list(dict.fromkeys([end, *from_settings, *([] if closing is None else [closing])]))
-
-
 def _generate_batch(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -193,6 +177,12 @@ class _Draw(LogitsProcessor):
         self.rows = np.array(rows, np.uint64)
 
     def __call__(self, input_ids: Int[Tensor, "B L"], scores: Float[Tensor, "B V"]) -> Float[Tensor, "B V"]:
+        if bool((scores.isnan() | (scores == torch.inf)).any()):
+            row = int((scores.isnan() | (scores == torch.inf)).any(1).int().argmax())
+            raise ModelError(
+                f"the model gives logits that are not finite for prompt {int(self.rows[row])}; its weights are damaged "
+                "or its training diverged: train it again with a lower lr"
+            )
         if self.sampling.temperature == 0:
             return scores
         u = uniforms(self.sampling.seed, self.rows, input_ids.shape[1] - self.width)

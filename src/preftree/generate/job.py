@@ -2,28 +2,34 @@
 
 OUT.jsonl       one object a response, prompts in their order: prompt, response, sample, finished, tokens; the best of
                 several also has best_of, reward, rewards and kl_bound
-OUT.jsonl.job   digests of model and prompts, and the options of sampling
+OUT.jsonl.job   digests of model and prompts, the options of sampling, and the digest of the rows in OUT.jsonl
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import logging
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
+from pydantic import BaseModel, ConfigDict
 
 from preftree.data.prompts import Prompt, prompts_digest
 from preftree.data.rows.conversion import plain_text
 from preftree.errors import DataError
 from preftree.generate.protocol import Sampler, Sampling
 from preftree.records import Text
-from preftree.storage.atomic import append_durably, write_atomic
+from preftree.storage.atomic import append_durably, make_folder
+from preftree.storage.json_file import read_json, write_json
+
+log = logging.getLogger("preftree")
 
 BATCHES_AT_ONCE = 8
 """Number of batches whose rows are sorted by length, and then written, together."""
@@ -117,7 +123,8 @@ def sample_file(
     total = samples * len(prompts)
     each = best_of.num if best_of else 1
     block = max(1, BATCHES_AT_ONCE * batch_size // each)
-    done = _open(out, job)
+    kept = _open(out, job)
+    done = kept.rows
     if done > total:
         raise DataError(f"{out} holds {done} rows, and this job has {total}; choose another OUT")
     progress(done)
@@ -134,12 +141,15 @@ def sample_file(
                 best = int(rewards.argmax())
                 more = {"best_of": each, "reward": float(rewards[best]), "rewards": rewards.tolist()}
                 more["kl_bound"] = best_of.kl_bound
-            kept = candidates[best]
-            line = {"prompt": plain_text(prompt), "response": kept.text, "sample": row % samples}
-            line |= {"finished": kept.finished, "tokens": kept.num_tokens, **more}
+            chosen = candidates[best]
+            line = {"prompt": plain_text(prompt), "response": chosen.text, "sample": row % samples}
+            line |= {"finished": chosen.finished, "tokens": chosen.num_tokens, **more}
             lines.append(json.dumps(line, ensure_ascii=False) + "\n")
         try:
-            append_durably(out, "".join(lines).encode())
+            content = "".join(lines).encode()
+            append_durably(out, content)
+            kept.add(content)
+            kept.note(out, job)
         except OSError as error:
             reason = error.strerror
             raise DataError(f"{out} cannot be written ({reason}); fix that and repeat the same command") from error
@@ -148,27 +158,111 @@ def sample_file(
     return done
 
 
-def _open(out: Path, job: Mapping[str, Any]) -> int:
-    """Number of rows in the file, after removing an incomplete last line."""
-    description = out.with_name(out.name + ".job")
+@dataclass(slots=True)
+class _Kept:
+    """The rows of a file of responses: their number, bytes, and running digest."""
+
+    rows: int = 0
+    size: int = 0
+    hashed: hashlib._Hash = field(default_factory=hashlib.sha256)
+
+    def add(self, content: bytes) -> None:
+        self.rows += content.count(b"\n")
+        self.size += len(content)
+        self.hashed.update(content)
+
+    def note(self, out: Path, job: Mapping[str, Any]) -> None:
+        """Write the description of the job beside the file, with the digest of the rows."""
+        done = {"rows": self.rows, "size": self.size, "sha256": self.hashed.hexdigest()}
+        write_json(_description(out), {**job, "done": done})
+
+
+class _Done(BaseModel):
+    """Rows that a description knows of."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    rows: int
+    size: int
+    sha256: str
+
+
+class JobFile(BaseModel):
+    """Schema of the description beside a file of responses.
+
+    Attributes:
+      seed, temperature, num_prompts, samples: Settings of the job.
+      done: Rows, bytes and SHA-256 of the file; None in earlier versions.
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    seed: int
+    temperature: float
+    num_prompts: int
+    samples: int
+    done: _Done | None = None
+
+
+def read_job(out: Path) -> JobFile | None:
+    """The description beside a file of responses, which is compared with it; None where it has none.
+
+    Raises:
+      DataError: the description cannot be read, or the file is not as it was written.
+    """
+    if not _description(out).is_file():
+        return None
+    job = read_json(_description(out), JobFile, "put it back, or move it away")
+    if job.done is not None:
+        content = out.read_bytes()
+        if len(content) != job.done.size or hashlib.sha256(content).hexdigest() != job.done.sha256:
+            raise DataError(
+                f"{out} is not as `preftree generate` wrote it, or is not complete; draw it again, or delete "
+                f"{_description(out)} if the change is meant"
+            )
+    return job
+
+
+def _description(out: Path) -> Path:
+    return out.with_name(out.name + ".job")
+
+
+def _open(out: Path, job: Mapping[str, Any]) -> _Kept:
+    """The rows in the file; rows that its description does not know of are cut off."""
+    description = _description(out)
+    kept = _Kept()
     if not out.exists():
+        if description.exists():
+            read_json(description, JobFile, "choose another OUT")  # another program's file is not replaced
         try:
-            out.parent.mkdir(parents=True, exist_ok=True)
-            write_atomic(description, json.dumps(job, indent=1) + "\n")
+            make_folder(out.parent)
+            kept.note(out, job)
             out.touch()
         except OSError as error:
             raise DataError(f"{out} cannot be written ({error.strerror}); choose another OUT") from error
-        return 0
-    try:
-        before = json.loads(description.read_bytes())
-    except (OSError, ValueError):
-        raise DataError(f"{out} exists and was not written by `preftree generate`; choose another OUT") from None
+        return kept
+    if not description.is_file():
+        raise DataError(f"{out} exists and was not written by `preftree generate`; choose another OUT")
+    found = read_json(description, JobFile, f"delete it and {out}, or choose another OUT")
+    before = found.model_dump(exclude={"done"}, exclude_unset=True)
     names = dict.fromkeys((*before, *job))
     changed = [f"{key} was {before.get(key)}, is {job.get(key)}" for key in names if before.get(key) != job.get(key)]
     if changed:
         raise DataError(f"{out} is of another job ({'; '.join(changed)}); undo that, or choose another OUT")
-    content = out.read_bytes()
-    whole = content.rfind(b"\n") + 1
-    if whole < len(content):
-        os.truncate(out, whole)
-    return content.count(b"\n")
+    try:
+        content = out.read_bytes()
+        size = content.rfind(b"\n") + 1
+        if found.done is None:
+            log.info("%s has no digest of its rows: an earlier version wrote it; they are counted alone", out)
+        else:
+            size = found.done.size
+            if hashlib.sha256(content[:size]).hexdigest() != found.done.sha256:
+                raise DataError(
+                    f"{out} is not as `preftree generate` wrote it; put it back, or delete it to draw again"
+                )
+        if size < len(content):
+            os.truncate(out, size)
+        kept.add(content[:size])
+        return kept
+    except OSError as error:
+        raise DataError(f"{out} cannot be used ({error.strerror}); fix that and repeat the same command") from error

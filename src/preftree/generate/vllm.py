@@ -16,8 +16,8 @@ from typing import Any, Literal
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from preftree.errors import ConfigError, ModelError
-from preftree.generate.hf import end_tokens
 from preftree.generate.protocol import Generation, Sampler, Sampling, cut_response
+from preftree.models.beside_weights import end_tokens
 from preftree.storage.manifest import hash_file
 
 

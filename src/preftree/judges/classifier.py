@@ -11,7 +11,8 @@ from jaxtyping import Float
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
 
 from preftree.errors import ConfigError, JudgeError, ModelError
-from preftree.models.load import best_device, check_name, first_line, without_load_warnings
+from preftree.models.foreign import foreign
+from preftree.models.load import best_device, check_name, without_load_warnings
 from preftree.records import Text
 
 
@@ -87,14 +88,11 @@ class Classifier:
 
 def _load(name: str) -> tuple[PreTrainedModel, Any]:
     check_name(name)
-    try:
-        with without_load_warnings():
-            loaded: Any = AutoModelForSequenceClassification.from_pretrained(
-                name, dtype=torch.float32, output_loading_info=True
-            )
-        tokenizer = AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
-        raise ModelError(f"model '{name}' cannot be loaded as a classifier: {first_line(error)}") from error
+    with foreign(f"model '{name}' cannot be loaded as a classifier"), without_load_warnings():
+        loaded: Any = AutoModelForSequenceClassification.from_pretrained(
+            name, dtype=torch.float32, output_loading_info=True, trust_remote_code=False
+        )
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     model, loading = loaded
     if missing := sorted(loading["missing_keys"]):
         raise ModelError(f"model '{name}' lacks weights for {', '.join(missing[:3])}, so it is no classifier")

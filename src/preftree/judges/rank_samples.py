@@ -24,9 +24,10 @@ from preftree.data.rows.messages import messages, prompt_messages
 from preftree.data.rows.raw_row import RawRow
 from preftree.data.sources.reader import check_out, find_source, read_rows
 from preftree.errors import DataError
+from preftree.generate.job import read_job
 from preftree.judges.rewards import Rewards
 from preftree.records import Message, Ranking, Text
-from preftree.storage.atomic import write_atomic
+from preftree.storage.atomic import write_result
 
 BLOCK = 1024
 """Responses that are judged at a time."""
@@ -77,6 +78,7 @@ def rank_file(path: str, out: Path, rewards: Rewards, *, progress: Callable[[int
     """
     source = find_source(path)
     check_out(source, out)
+    read_job(Path(path))
     counts = Counts()
     groups = _grouped(read_rows(source), counts)
     pairs = [(group.prompt, response) for group in groups for response in group.responses]
@@ -103,7 +105,7 @@ def rank_file(path: str, out: Path, rewards: Rewards, *, progress: Callable[[int
         counts.kept += len(order)
     if not lines:
         raise DataError(f"{path}: no prompt has two responses that differ in reward; draw more with --samples")
-    write_atomic(out, "".join(lines))
+    write_result(out, "".join(lines), advice="make room, or give another OUT")
     return counts
 
 

@@ -21,7 +21,8 @@ from preftree.data.tokens.encoder import make_encoder
 from preftree.data.tokens.sampled_responses import encode_answers
 from preftree.errors import ConfigError, JudgeError
 from preftree.judges.classifier import Classifier
-from preftree.models.load import best_device, first_line, load_tokenizer
+from preftree.models.foreign import reason
+from preftree.models.load import best_device, load_tokenizer
 from preftree.models.reward_model import load_reward_model, padding_of
 from preftree.records import Text
 from preftree.reference.key import weights_digest
@@ -104,9 +105,11 @@ def open_reward_model(model: RewardPlace, *, device: torch.device | str | None =
 def _ask_hub(name: str) -> tuple[str | None, str]:
     """The commit of a model id, from the hub or from its cache on this disk; None where neither has it, and why."""
     try:
-        return getattr(AutoConfig.from_pretrained(name), "_commit_hash", None), "it gives no commit"
+        return getattr(
+            AutoConfig.from_pretrained(name, trust_remote_code=False), "_commit_hash", None
+        ), "it gives no commit"
     except (OSError, ValueError, KeyError) as error:
-        return None, first_line(error).rstrip(".")
+        return None, reason(error).rstrip(".")
 
 
 def lengths_of(model: PreTrainedModel) -> tuple[Budgets, Truncation]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
@@ -16,13 +16,26 @@ from transformers.pytorch_utils import Conv1D
 
 from preftree.config.lora import LoraOptions
 from preftree.errors import ConfigError, ModelError
-from preftree.models.adapter_folder import NAME, AdapterFolder
+from preftree.models.adapter_folder import (
+    CONFIG,
+    NAME,
+    PREFIX,
+    WEIGHTS,
+    AdapterFolder,
+    base_sample_of,
+    sample_weights,
+)
+from preftree.models.adapter_targets import all_linear, find_targets, fits
+from preftree.models.check_folder import read_header
+from preftree.models.foreign import foreign
 
-_MARKS = "*?["
+log = logging.getLogger("preftree")
 
 
 def add_adapter(model: PreTrainedModel, options: LoraOptions, *, seed: int) -> None:
     """Put a fresh LoRA adapter into the model, and freeze everything else.
+
+    The experts of a mixture that are stored as one tensor are adapted as parameters (peft's `target_parameters`).
 
     The model's figures do not change yet: B is 0.
 
@@ -35,24 +48,18 @@ def add_adapter(model: PreTrainedModel, options: LoraOptions, *, seed: int) -> N
     """
     from peft import LoraConfig, TaskType, get_peft_model
 
-    targets = _targets(model, options.targets or "all-linear")
-    whole = list(options.modules_to_save or ())
-    _refuse_tied(model, [*([] if isinstance(targets, str) else targets), *whole])
-    for name in whole:
-        if not _named(model, name, nn.Module):
-            raise ConfigError(
-                f"lora.modules_to_save names {name!r}, and no layer of {type(model).__name__} has this name"
-            )
+    targets = find_targets(model, options)
     assert options.r is not None and options.alpha is not None
     config = LoraConfig(
         task_type=TaskType.CAUSAL_LM,
         r=options.r,
         lora_alpha=int(options.alpha) if options.alpha.is_integer() else options.alpha,  # pyright: ignore[reportArgumentType]  # peft divides it
         lora_dropout=0.0,
-        target_modules=targets,
+        target_modules=targets.modules,
+        target_parameters=targets.parameters or None,
         use_dora=bool(options.dora),
         use_rslora=bool(options.rslora),
-        modules_to_save=whole or None,
+        modules_to_save=targets.whole or None,
         fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),
     )
     with torch.random.fork_rng([model.device] if model.device.type == "cuda" else []), _quiet():
@@ -80,12 +87,15 @@ def attach_adapter(model: PreTrainedModel, adapter: AdapterFolder, *, trained: b
     """
     from peft import LoraConfig, PeftModel
 
+    _check_base(adapter)
     with _fitting(adapter), _quiet():
         config = LoraConfig.from_pretrained(str(adapter.path))
         assert isinstance(config, LoraConfig)  # declared as any kind of adapter's
         config.lora_dropout = 0.0
         device = str(model.device)
-        return PeftModel.from_pretrained(model, str(adapter.path), NAME, trained, config, torch_device=device)
+        wrapped = PeftModel.from_pretrained(model, str(adapter.path), NAME, trained, config, torch_device=device)
+    _check_tensors(model, adapter, NAME)
+    return wrapped
 
 
 def attach_adapters(model: PreTrainedModel, adapters: Sequence[AdapterFolder]) -> None:
@@ -101,6 +111,7 @@ def attach_adapters(model: PreTrainedModel, adapters: Sequence[AdapterFolder]) -
     for index, adapter in enumerate(adapters[1:], 1):
         with _fitting(adapter), _quiet():
             wrapped.load_adapter(str(adapter.path), _name(index), torch_device=str(model.device))
+        _check_tensors(model, adapter, _name(index))
     use_adapter(model, 0)
 
 
@@ -135,11 +146,51 @@ def merge_adapter(model: PreTrainedModel, adapter: AdapterFolder) -> None:
 @contextmanager
 def _fitting(adapter: AdapterFolder) -> Iterator[None]:
     """Name the adapter in errors that peft raises."""
-    try:
+    with foreign(f"adapter '{adapter.path}' does not fit its base '{adapter.base}'"):
         yield
-    except (ValueError, KeyError, RuntimeError, TypeError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise ModelError(f"adapter '{adapter.path}' does not fit its base '{adapter.base}': {first}") from error
+
+
+def _check_tensors(model: PreTrainedModel, adapter: AdapterFolder, name: str) -> None:
+    """Compare an adapter's file with the tensors that the attached adapter has.
+
+    peft leaves tensors that are missing at their start, where an adapter changes nothing, and ignores others.
+
+    Raises:
+      ModelError: some are missing, or belong to no layer.
+    """
+    from peft import get_peft_model_state_dict
+
+    wanted = set(get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False))
+    stored = {key.removeprefix(PREFIX) for key in read_header(adapter.path / WEIGHTS)}
+    missing, beyond = sorted(wanted - stored), sorted(stored - wanted - set(base_tensors(model)))
+    if missing or beyond:
+        what = f"lacks {len(missing)} of them" if missing else f"has {len(beyond)} that belong to no layer"
+        raise ModelError(
+            f"adapter '{adapter.path}' does not fit its base '{adapter.base}': {len(wanted)} tensors are wanted, and "
+            f"{WEIGHTS} {what}, such as {(missing or beyond)[0]}; give the model that it was trained on"
+        )
+
+
+def _check_base(adapter: AdapterFolder) -> None:
+    """Compare the weights that an adapter was trained on with those of its base, as far as its file tells.
+
+    Raises:
+      ModelError: the base has tensors of the same shapes with other values.
+    """
+    trained_on, found = base_sample_of(adapter), sample_weights(adapter.base)
+    if trained_on is None or found is None or trained_on == found:
+        return
+    if trained_on.partition(":")[0] == found.partition(":")[0]:
+        raise ModelError(
+            f"adapter '{adapter.path}' was trained on other weights than those of its base '{adapter.base}'; set "
+            f"base_model_name_or_path in its {CONFIG} to the model that it was trained on"
+        )
+    log.warning(
+        "adapter '%s': its base '%s' is stored in another form than the one that it was trained on, so whether the "
+        "weights are the same is not known",
+        adapter.path,
+        adapter.base,
+    )
 
 
 @contextmanager
@@ -165,15 +216,32 @@ def adapted_layers(model: nn.Module) -> list[str]:
     return [name for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)]
 
 
+def adapted_share(model: PreTrainedModel) -> float:
+    """Share of the layers' weights that belong to adapted tensors; embeddings and LM head do not count."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    ends = {id(getattr(end, "weight", None)) for end in (model.get_input_embeddings(), model.get_output_embeddings())}
+    adapted: set[int] = set()
+    for module in model.modules():
+        if isinstance(module, BaseTunerLayer):
+            base = module.get_base_layer()
+            name = getattr(module, "parameter_name", "weight")
+            adapted.add(id(getattr(base, name, None)))
+    sizes = {
+        id(value): value.numel()
+        for name, value in model.named_parameters()
+        if value.ndim >= 2 and id(value) not in ends and not set(name.split(".")) & {"lora_A", "lora_B"}
+    }
+    return sum(size for key, size in sizes.items() if key in adapted) / max(1, sum(sizes.values()))
+
+
 def has_targets(model: PreTrainedModel, wanted: str | Sequence[str]) -> bool:
     """Whether the model's adapter changes exactly the layers that `lora.targets` names."""
     tuned = adapted_layers(model)
     if isinstance(wanted, str):
         inside = tuple(f"{name}." for name in tuned)
-        head = model.get_output_embeddings()
-        linear = [name for name, module in model.named_modules() if _is_linear(module) and module is not head]
-        return all(name in tuned or name.startswith(inside) for name in linear)
-    fitting = [{name for name in tuned if _fits(name, entry)} for entry in wanted]
+        return all(name in tuned or name.startswith(inside) for name in all_linear(model))
+    fitting = [{name for name in tuned if fits(name, entry)} for entry in wanted]
     return all(fitting) and set(tuned) == set().union(*fitting)
 
 
@@ -219,51 +287,6 @@ def _layers(model: nn.Module) -> list[Any]:
     from peft.utils.other import AuxiliaryTrainingWrapper
 
     return [module for module in model.modules() if isinstance(module, BaseTunerLayer | AuxiliaryTrainingWrapper)]
-
-
-def _targets(model: PreTrainedModel, wanted: str | Sequence[str]) -> str | list[str]:
-    """Target names for peft: plain names as they are, patterns as the full names that match them."""
-    if isinstance(wanted, str):
-        return wanted
-    targets: list[str] = []
-    for entry in wanted:
-        fitting = _named(model, entry, (nn.Linear, Conv1D, nn.Embedding))
-        if not fitting:
-            linear = {name.rpartition(".")[2] for name, part in model.named_modules() if _is_linear(part)}
-            raise ConfigError(
-                f"lora.targets names {entry!r}, and no linear layer of {type(model).__name__} has this name; there are "
-                f"{', '.join(sorted(linear))}"
-            )
-        targets += fitting if any(mark in entry for mark in _MARKS) else [entry]
-    return sorted(set(targets))
-
-
-def _named(model: nn.Module, entry: str, kinds: Any) -> list[str]:
-    return [name for name, module in model.named_modules() if isinstance(module, kinds) and _fits(name, entry)]
-
-
-def _fits(name: str, entry: str) -> bool:
-    if any(mark in entry for mark in _MARKS):
-        return fnmatchcase(name, entry)
-    return name == entry or name.endswith(f".{entry}")
-
-
-def _is_linear(module: nn.Module) -> bool:
-    return isinstance(module, nn.Linear | Conv1D)
-
-
-def _refuse_tied(model: PreTrainedModel, entries: Sequence[str]) -> None:
-    """Refuse an adapter of a tied LM head: merging it would change the input embeddings too."""
-    ends = [model.get_input_embeddings(), model.get_output_embeddings()]
-    if ends[1] is None or getattr(ends[0], "weight", None) is not getattr(ends[1], "weight", None):
-        return
-    names = {name: module for name, module in model.named_modules(remove_duplicate=False) if module in ends}
-    for entry in entries:
-        if any(name == entry or name.endswith(f".{entry}") for name in names):
-            raise ConfigError(
-                f"lora: {entry!r} cannot be adapted, since {type(model).__name__} uses one tensor as LM head and as "
-                "input embeddings; leave it out"
-            )
 
 
 @contextmanager

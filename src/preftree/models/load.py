@@ -21,9 +21,12 @@ from transformers.utils import logging as hf_logging
 
 from preftree.config.lora import Quantization
 from preftree.errors import ModelError
-from preftree.models.adapter_folder import CONFIG, AdapterFolder, find_adapter
+from preftree.models.adapter_folder import CONFIG, WEIGHTS, AdapterFolder, find_adapter
 from preftree.models.adapters import attach_adapter
+from preftree.models.check_folder import check_folder, read_header
+from preftree.models.foreign import foreign
 from preftree.models.quantize import quantization_options
+from preftree.run_folder.summary_file import verify_model
 
 
 def best_device() -> torch.device:
@@ -81,7 +84,7 @@ def load_base(
         name = _base_of(name)
     check_name(name)
     quantization = quantization_options(quantize, torch.device(device)) if quantize else {}
-    try:
+    with foreign(f"model '{name}' cannot be loaded as a causal language model"), without_load_warnings():
         config = AutoConfig.from_pretrained(name, trust_remote_code=False)
         if getattr(config, "auto_map", None):
             raise ModelError(f"model '{name}' brings its own code, which is not run; give one that transformers knows")
@@ -90,8 +93,6 @@ def load_base(
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             name, config=config, dtype=dtype, output_loading_info=True, trust_remote_code=False, **quantization
         )
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
-        raise ModelError(f"model '{name}' cannot be loaded as a causal language model: {first_line(error)}") from error
     model, loading = loaded
     if missing := sorted(loading["missing_keys"]):
         raise ModelError(
@@ -101,6 +102,8 @@ def load_base(
     remove_dropout(model)
     if not quantize:
         model.to(device)  # pyright: ignore[reportArgumentType]  # transformers wraps the method
+    with foreign(f"model '{name}' cannot compute"), torch.no_grad():
+        model.eval()(input_ids=torch.ones(1, 2, dtype=torch.int64, device=model.device), use_cache=False)
     return model.eval()
 
 
@@ -110,18 +113,58 @@ def load_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
     Raises:
       ModelError: there is no tokenizer, or it has no end-of-sequence token.
     """
-    check_name(name)
+    check_name(name, weights=False)
     if (adapter := find_adapter(name)) and not (Path(name).expanduser() / "tokenizer_config.json").exists():
         name = _base_of(adapter)
-    try:
+    with foreign(f"no tokenizer can be loaded from '{name}'"):
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise ModelError(f"no tokenizer can be loaded from '{name}': {first_line(error)}") from error
+        tokenizer.decode(tokenizer("a")["input_ids"])
+        template = tokenizer.chat_template
+        if not isinstance(template, str | dict | None):
+            raise ModelError(f"the chat template of '{name}' must be text, got {type(template).__name__}")
     if tokenizer.eos_token_id is None:
         raise ModelError(
             f"the tokenizer of '{name}' has no end-of-sequence token, so responses could never end; set eos_token"
         )
+    check_sizes(tokenizer, name)
     return tokenizer
+
+
+def check_sizes(tokenizer: PreTrainedTokenizerBase, name: str | Path) -> None:
+    """Refuse a tokenizer with tokens that the embedding of its model has no rows for; padding is never embedded.
+
+    Raises:
+      ModelError: there are such tokens; both sizes are in the message.
+    """
+    rows = embedding_rows(name)
+    beyond = {token: number for token, number in tokenizer.get_vocab().items() if rows is not None and number >= rows}
+    beyond.pop(str(tokenizer.pad_token), None)
+    if beyond:
+        token = min(beyond, key=lambda token: beyond[token])
+        raise ModelError(
+            f"the tokenizer of '{name}' has {len(tokenizer)} tokens, and its model's embedding has {rows} rows: none "
+            f"for {token!r} ({beyond[token]}); give the tokenizer that the model was saved with, or resize the "
+            "embedding (resize_token_embeddings) and save the model again"
+        )
+
+
+def embedding_rows(name: str | Path) -> int | None:
+    """Rows of the embedding of the model that a tokenizer belongs to; None where its folder holds no model."""
+    if adapter := find_adapter(name):
+        grown = [
+            tensor.shape[0]
+            for tensor_name, tensor in read_header(adapter.path / WEIGHTS).items()
+            if tensor_name.endswith(("embed_tokens.weight", "wte.weight", "word_embeddings.weight"))
+        ]
+        return grown[0] if grown else embedding_rows(_base_of(adapter))
+    path = Path(name).expanduser()
+    if path.is_dir() and not (path / "config.json").exists():
+        return None
+    try:
+        rows = AutoConfig.from_pretrained(name, trust_remote_code=False).get_text_config().vocab_size
+    except Exception:  # the model is loaded elsewhere, and what is wrong with it is said there
+        return None
+    return rows if isinstance(rows, int) else None
 
 
 def remove_dropout(model: nn.Module) -> None:
@@ -154,18 +197,25 @@ def is_reward_config(config: PretrainedConfig) -> bool:
     return bool(names) and all(name.endswith("ForSequenceClassification") for name in names)
 
 
-def check_name(name: str | Path) -> None:
+def check_name(name: str | Path, *, weights: bool = True) -> None:
     """Refuse a path that does not exist, before it is taken for a hub id and looked up on the network.
 
+    Args:
+      name: A folder, or a hub id.
+      weights: Whether the weights will be read, and are compared with the folder's manifest, too.
     Raises:
-      ModelError: the name is a path, and there is no model.
+      ModelError: the name is a path, and there is no model, or one that is not as Preftree wrote it.
     """
     path = Path(name).expanduser()
+    if path.is_dir():
+        check_folder(path)
     looks_local = isinstance(name, Path) or str(name).startswith((".", "/", "~")) or str(name).count("/") > 1
     if path.is_dir() and not any((path / file).exists() for file in ("config.json", "tokenizer_config.json", CONFIG)):
         raise ModelError(f"folder '{name}' holds no config.json; give the folder that the model was saved to")
     if looks_local and not path.is_dir():
         raise ModelError(f"model folder '{name}' does not exist")
+    if path.is_dir():
+        verify_model(path, weights=weights)
 
 
 @contextmanager
@@ -177,8 +227,3 @@ def without_load_warnings() -> Iterator[None]:
         yield
     finally:
         hf_logging.set_verbosity(before)
-
-
-def first_line(error: BaseException) -> str:
-    """First line of an error's message; the error's class where it has none."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -22,7 +22,8 @@ from transformers import (
 from preftree.data.tokens.template import closing_token
 from preftree.errors import ModelError
 from preftree.models.adapter_folder import find_adapter
-from preftree.models.load import check_name, first_line, is_reward_config, remove_dropout, without_load_warnings
+from preftree.models.foreign import foreign
+from preftree.models.load import check_name, is_reward_config, remove_dropout, without_load_warnings
 
 
 def is_reward_model(name: str | Path) -> bool:
@@ -83,7 +84,8 @@ def grow_reward_model(
         )
     config = _config(name)
     config.num_labels = 1
-    config.get_text_config().pad_token_id = config.pad_token_id = _padding(tokenizer)
+    rows = config.get_text_config().vocab_size
+    config.get_text_config().pad_token_id = config.pad_token_id = _padding(tokenizer, rows)
     model, missing = _load(name, config)
     if missing != ["score.weight"]:
         reason = f"lacks weights for {missing[0]}" if missing else "has a reward head already"
@@ -114,31 +116,26 @@ def padding_of(model: PreTrainedModel) -> int | None:
     return model.config.get_text_config().pad_token_id
 
 
-def _padding(tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """A token that ends no response: the tokenizer's padding if it ends none, else another special token."""
+def _padding(tokenizer: PreTrainedTokenizerBase, rows: int) -> int | None:
+    """A token with a row in the embedding that ends no response: the tokenizer's padding, or another special token."""
     ends = (tokenizer.eos_token_id, closing_token(tokenizer))
     unknown = tokenizer.unk_token_id
     others = [token for token in tokenizer.all_special_ids if token != unknown]
     candidates = [tokenizer.pad_token_id, tokenizer.bos_token_id, *others, unknown]
-    return next((token for token in candidates if isinstance(token, int) and token not in ends), None)
+    return next((token for token in candidates if isinstance(token, int) and token < rows and token not in ends), None)
 
 
 def _config(name: str | Path) -> PretrainedConfig:
     check_name(name)
-    try:
-        return AutoConfig.from_pretrained(name)
-    except (OSError, ValueError, KeyError) as error:
-        raise ModelError(f"model '{name}' cannot be loaded: {first_line(error)}") from error
+    with foreign(f"model '{name}' cannot be loaded"):
+        return AutoConfig.from_pretrained(name, trust_remote_code=False)
 
 
 def _load(name: str | Path, config: PretrainedConfig) -> tuple[PreTrainedModel, list[str]]:
-    try:
-        with without_load_warnings():
-            loaded: Any = AutoModelForSequenceClassification.from_pretrained(
-                name, config=config, dtype=torch.float32, output_loading_info=True
-            )
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
-        raise ModelError(f"model '{name}' cannot be loaded as a reward model: {first_line(error)}") from error
+    with foreign(f"model '{name}' cannot be loaded as a reward model"), without_load_warnings():
+        loaded: Any = AutoModelForSequenceClassification.from_pretrained(
+            name, config=config, dtype=torch.float32, output_loading_info=True, trust_remote_code=False
+        )
     model, loading = loaded
     return model, sorted(loading["missing_keys"])
 

@@ -9,6 +9,8 @@ from typing import Any
 
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
+from preftree.models.beside_weights import end_tokens
+
 _VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """Values that `--max-lora-rank` accepts."""
 
@@ -23,20 +25,18 @@ GGUF_TYPES = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
 
 
 def modelfile(tokenizer: PreTrainedTokenizerBase, generation: GenerationConfig, *, base: str | None) -> str:
-    """Content of an Ollama Modelfile for the exported folder.
+    """Content of an Ollama Modelfile for the exported folder, with a stop for every token that ends a response.
 
     Args:
       tokenizer: Tokenizer of the model; without a chat template a prompt is passed on unchanged.
       generation: The model's generation settings; settings without a value are left to Ollama.
       base: Folder of the model under an adapter; None where the folder is a whole model.
     """
-    lines = ["FROM ."] if base is None else [f"FROM {base}", "ADAPTER ."]
+    lines = ["FROM ."] if base is None else [f"FROM {_quoted(base)}", "ADAPTER ."]
     if tokenizer.chat_template is None:
         lines.append('TEMPLATE "{{ .Prompt }}"')
-    ends = generation.eos_token_id if generation.eos_token_id is not None else tokenizer.eos_token_id
-    for end in ends if isinstance(ends, list) else [ends]:
-        if end is not None:
-            lines.append(f'PARAMETER stop "{tokenizer.convert_ids_to_tokens(int(end))}"')
+    for end in end_tokens(generation, tokenizer):
+        lines.append(f"PARAMETER stop {_quoted(str(tokenizer.convert_ids_to_tokens(end)), always=True)}")
     for name in ("temperature", "top_p", "top_k"):
         value = getattr(generation, name, None)
         if generation.do_sample and value is not None:
@@ -73,6 +73,13 @@ def adapter_commands(out: Path, base: str, config: Mapping[str, Any]) -> dict[st
         "llama.cpp": f"python llama.cpp/convert_lora_to_gguf.py {folder} --base {under} --outfile {_gguf(out)}",
         "Ollama": _ollama(out),
     }
+
+
+def _quoted(text: str, *, always: bool = False) -> str:
+    """A value of a Modelfile; its quotes have no escapes, and text with quotes stands between three of them."""
+    if not always and not set(text) & set(" \t\n\"'#"):
+        return text
+    return f'"""{text}"""' if '"' in text or "\n" in text else f'"{text}"'
 
 
 def _gguf(out: Path) -> str:

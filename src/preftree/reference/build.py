@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import torch
@@ -161,13 +162,12 @@ def _score(
     count: Callable[[int], None],
 ) -> None:
     """Score and store the groups; `count` is called after each forward with the number of responses it scored."""
-    digests: list[bytes] = []
-    values: list[np.ndarray] = []
-    layouts: list[np.ndarray] = []
+    done: list[tuple[list[bytes], list[np.ndarray], np.ndarray]] = []  # one item a forward: Ctrl-C splits none
 
     def store() -> None:
-        if digests:
-            table.add(digests, values, np.concatenate(layouts))
+        if done:
+            digests, values, layouts = zip(*done, strict=True)
+            table.add(list(chain(*digests)), list(chain(*values)), np.concatenate(layouts))
 
     stored = time.monotonic()
     try:
@@ -176,13 +176,12 @@ def _score(
             logps = scorer(batch).cpu().numpy()
             new = np.split(logps, np.cumsum(batch.count_R.cpu().numpy())[:-1])
             _check_finite(chosen, new, name)
-            digests.extend(digest for group in chosen for digest in group.digests)
-            values.extend(new)
-            layouts.extend(layout_digests(group.sequences, share=scorer.shares_prefixes) for group in chosen)
+            layouts = [layout_digests(group.sequences, share=scorer.shares_prefixes) for group in chosen]
+            done.append(([digest for group in chosen for digest in group.digests], new, np.concatenate(layouts)))
             count(len(new))
             if time.monotonic() - stored > _SECONDS_AT_RISK:
                 store()
-                digests, values, layouts, stored = [], [], [], time.monotonic()
+                done, stored = [], time.monotonic()
     finally:  # also when a forward failed or the user pressed Ctrl-C
         store()
 

@@ -1,4 +1,4 @@
-"""Gate at the first step: an untrained policy must agree with its reference."""
+"""Gates at the start: an untrained policy must agree with its reference, and a table with the model that it is of."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from preftree.errors import TrainingError
+from preftree.errors import CacheError, TrainingError
 from preftree.losses.quantities import sum_responses
 from preftree.reference.key import layout_digests
 from preftree.reference.store import ReferenceTable
@@ -60,15 +60,33 @@ def verify_start(
       TrainingError: they differ by more; both figures are in the message.
       CacheError: the table lacks a response.
     """
-    probe = _probe(scorer, groups, budget)
-    tokens = torch.from_numpy(table.gather(probe.sequences))
-    counts = torch.tensor([int(sequence.scored.sum()) for sequence in probe.sequences])
-    reference = sum_responses(tokens, counts).values
-    size = sum_responses(tokens.double().square(), counts).values.sqrt()
-    cuts = np.concatenate([layout_digests(group, share=scorer.shares_prefixes) for group in groups])
-    noise = torch.where(torch.from_numpy(cuts == table.layouts(probe.sequences)), probe.packing, probe.cutting)
-    rounding = torch.finfo(tokens.dtype).eps * size
-    return _compare(probe.policy, reference, noise, rounding, f", or delete {table.folder}")
+    report = _compare_with_table(scorer, table, groups, budget)
+    _require(report, f", or delete {table.folder}")
+    return report
+
+
+def verify_table(
+    scorer: Scorer, table: ReferenceTable, groups: Sequence[Sequence[TokenSequence]], *, budget: int = 8192
+) -> GateReport:
+    """Score a few rows again with the reference itself, whatever the policy is by now.
+
+    Args:
+      scorer: The reference.
+      table: Its log-probs; holds every response of `groups`.
+      groups: A few prompts with their responses.
+      budget: Most tokens of a forward; a larger group is computed alone.
+
+    Raises:
+      CacheError: the table differs by more than `verify_start` allows; both figures are in the message.
+    """
+    report = _compare_with_table(scorer, table, groups, budget)
+    if not report.largest_logratio <= report.tolerance:
+        raise CacheError(
+            f"reference cache {table.folder} differs from its model by {report.largest_logratio:.3g} nats in a "
+            f"response that was scored again (allowed: {report.tolerance:.3g}); delete that folder, and it is computed "
+            "again"
+        )
+    return report
 
 
 def verify_live_start(
@@ -91,7 +109,9 @@ def verify_live_start(
         sums = _packed(reference, groups, probe.bins)
     # Only the sum over a response's tokens is known here; equal tokens give the smallest bound.
     rounding = torch.finfo(sums.dtype).eps * sums.double().abs() / counts.sqrt()
-    return _compare(probe.policy, sums, torch.full_like(rounding, probe.packing), rounding, "")
+    report = _compare(probe.policy, sums, torch.full_like(rounding, probe.packing), rounding)
+    _require(report, "")
+    return report
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -130,18 +150,33 @@ def _probe(scorer: Scorer, groups: Sequence[Sequence[TokenSequence]], budget: in
     return _Probe(sequences, bins, policy, packing, cutting)
 
 
-def _compare(policy: Tensor, reference: Tensor, noise: Tensor, rounding: Tensor, advice: str) -> GateReport:
+def _compare_with_table(
+    scorer: Scorer, table: ReferenceTable, groups: Sequence[Sequence[TokenSequence]], budget: int
+) -> GateReport:
+    probe = _probe(scorer, groups, budget)
+    tokens = torch.from_numpy(table.gather(probe.sequences))
+    counts = torch.tensor([int(sequence.scored.sum()) for sequence in probe.sequences])
+    reference = sum_responses(tokens, counts).values
+    size = sum_responses(tokens.double().square(), counts).values.sqrt()
+    cuts = np.concatenate([layout_digests(group, share=scorer.shares_prefixes) for group in groups])
+    noise = torch.where(torch.from_numpy(cuts == table.layouts(probe.sequences)), probe.packing, probe.cutting)
+    return _compare(probe.policy, reference, noise, torch.finfo(tokens.dtype).eps * size)
+
+
+def _compare(policy: Tensor, reference: Tensor, noise: Tensor, rounding: Tensor) -> GateReport:
     allowed = TIMES_NOISE * torch.maximum(noise, rounding)
     logratio = (policy - reference).abs()
     worst = int((logratio / allowed).nan_to_num(torch.inf).argmax())
-    report = GateReport(len(policy), float(noise[worst]), float(logratio[worst]), float(allowed[worst]))
+    return GateReport(len(policy), float(noise[worst]), float(logratio[worst]), float(allowed[worst]))
+
+
+def _require(report: GateReport, advice: str) -> None:
     if not report.largest_logratio <= report.tolerance:  # nan compares false with everything
         raise TrainingError(
             f"before the first step the policy differs from its reference by {report.largest_logratio:.3g} nats in a "
             f"response, while packing noise is {report.noise:.3g} (allowed: {report.tolerance:.3g}); the reference has "
             f"other weights or another adapter, or dropout is on: check both models{advice}"
         )
-    return report
 
 
 def _packed(

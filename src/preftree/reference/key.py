@@ -18,12 +18,14 @@ import numpy as np
 import torch
 import transformers
 from jaxtyping import UInt64
+from pydantic import BaseModel, ConfigDict
 from torch import nn
 
-from preftree.errors import ModelError
+from preftree.errors import DataError, ModelError
 from preftree.runtime.cpu_rounding import rounding_digest
-from preftree.storage.atomic import make_folder, write_atomic
+from preftree.storage.atomic import make_folder
 from preftree.storage.code_digest import code_digest
+from preftree.storage.json_file import read_json, write_json
 from preftree.storage.manifest import hash_file
 from preftree.tree.layout import TokenSequence, grow_tree
 
@@ -41,7 +43,9 @@ SCORING_CODE = (
     "preftree.scoring.bf16_on_cpu",
     "preftree.scoring.compile",
     "preftree.scoring.head",
+    "preftree.scoring.probe",
     "preftree.scoring.scorer",
+    "preftree.scoring.split_batch",
     "preftree.tree.layout",
     "preftree.tree.mask",
     "preftree.tree.pack",
@@ -227,7 +231,7 @@ def _remembered_digest(path: Path, memo: Path) -> str:
     at_rest = time.time_ns() - max(path.stat().st_mtime_ns, path.stat().st_ctime_ns) > _FRESH_NS
     if at_rest and _file_state(path) == state:
         make_folder(entry.parent)
-        write_atomic(entry, json.dumps({"path": str(path), "state": state, "sha256": digest}))
+        write_json(entry, {"path": str(path), "state": state, "digest": digest})
     return digest
 
 
@@ -237,9 +241,19 @@ def _file_state(path: Path) -> list[int]:
 
 
 def _read_entry(entry: Path, path: Path, state: list[int]) -> str | None:
-    """The cached digest for this state of the file; None without one, or where the entry cannot be read."""
+    """The cached digest for this state of the file; None without one, or where the entry is damaged."""
     try:
-        content = json.loads(entry.read_bytes())
-        return content["sha256"] if [content["path"], content["state"]] == [str(path), state] else None
-    except (OSError, ValueError, KeyError, TypeError):
+        known = read_json(entry, _Remembered, "delete it")
+    except DataError:
         return None
+    return known.digest if (known.path, known.state) == (str(path), state) else None
+
+
+class _Remembered(BaseModel):
+    """Schema of a cached digest: path, size, times and inode of a file, and its SHA-256."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    path: str
+    state: list[int]
+    digest: str

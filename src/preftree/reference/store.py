@@ -3,16 +3,20 @@
     ROOT/tables/<digest of the table's key>/
         key.json                        the key, for people
         part-<digest of its entries>/   never changed
-            digests.npy                 sorted sequence digests, 16 bytes each, [N]
-            offsets.npy                 first index of each sequence's values, int64, [N + 1]
-            values.npy                  log-probs of scored tokens in nats, fp32 or float64, [I]
-            layouts.npy                 digest of each sequence's branches (key.layout_digests), uint64, [N]
-            MANIFEST.json               sizes and SHA-256 of the four
+            part.safetensors            the entries; the header holds the digest of the table's key
+            MANIFEST.json               size and SHA-256 of it
+
+Tensors of a part:
+
+    digests     sorted sequence digests, uint8, [N, 16]
+    offsets     first index of each sequence's values, int64, [N + 1]
+    values      log-probs of scored tokens in nats, fp32 or float64, [I]
+    layouts     digest of each sequence's branches (key.layout_digests), uint64, [N]
 
 Values are mapped, all else is held in memory: about 50 bytes a sequence. No part keeps a file open.
 
-Parts appear as a whole by a rename, so readers need no lock and several processes may write. A part with a wrong
-checksum is renamed and its entries count as missing.
+Parts appear as a whole by a rename, so readers need no lock and several processes may write. A part that is damaged, or
+does not name this table, is renamed and its entries count as missing.
 """
 
 from __future__ import annotations
@@ -28,6 +32,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 from jaxtyping import Bool, Float, Int, UInt64
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
 
 from preftree.errors import CacheError, CheckpointError
 from preftree.reference.key import DIGEST_BYTES, TableKey, sequence_digest
@@ -35,7 +41,8 @@ from preftree.storage.atomic import clear_leftovers, make_folder, staged_dir, wr
 from preftree.storage.manifest import verify_manifest, write_manifest
 from preftree.tree.layout import TokenSequence
 
-_FILES = ("digests.npy", "offsets.npy", "values.npy", "layouts.npy")
+_FILE = "part.safetensors"
+_TABLE = "table"  # header entry: the digest of the table's key
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -84,8 +91,10 @@ class ReferenceTable:
         try:
             make_folder(table.folder)
             clear_leftovers(table.folder)
-            if not (table.folder / "key.json").exists():
-                write_atomic(table.folder / "key.json", json.dumps(asdict(key), indent=1, sort_keys=True) + "\n")
+            text = json.dumps(asdict(key), indent=1, sort_keys=True) + "\n"
+            path = table.folder / "key.json"
+            if not path.exists() or path.read_bytes() != text.encode():
+                write_atomic(path, text)
         except OSError as error:
             raise table._unusable(error) from error
         table.refresh()
@@ -114,8 +123,8 @@ class ReferenceTable:
                 if path.name in known:
                     continue
                 try:
-                    part, index = _open_part(path, len(self._parts))
-                except (CheckpointError, ValueError, FileNotFoundError) as error:
+                    part, index = _open_part(path, len(self._parts), self.key.digest)
+                except (CheckpointError, ValueError, SafetensorError, FileNotFoundError) as error:
                     self._set_aside(path, error)
                     continue
                 self._parts.append(part)
@@ -182,17 +191,16 @@ class ReferenceTable:
         order = np.argsort(keys)
         counts = np.array([len(values[index]) for index in order], np.int64)
         arrays = {
-            "digests.npy": keys[order],
-            "offsets.npy": np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
-            "values.npy": np.concatenate([values[index] for index in order]),
-            "layouts.npy": layouts[order],
+            "digests": np.frombuffer(keys[order].tobytes(), np.uint8).reshape(-1, DIGEST_BYTES),
+            "offsets": np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
+            "values": np.concatenate([values[index] for index in order]),
+            "layouts": layouts[order],
         }
         # Named by content, so that two processes with the same entries write one part.
-        path = self.folder / f"part-{hashlib.sha256(arrays['digests.npy'].tobytes()).hexdigest()[:16]}"
+        path = self.folder / f"part-{hashlib.sha256(arrays['digests'].tobytes()).hexdigest()[:16]}"
         try:
             with staged_dir(path) as folder:
-                for name, array in arrays.items():
-                    np.save(folder / name, array, allow_pickle=False)
+                save_file(arrays, folder / _FILE, metadata={_TABLE: self.key.digest})
                 write_manifest(folder)
         except OSError as error:
             raise CacheError(
@@ -220,11 +228,11 @@ class ReferenceTable:
         return np.where(held[np.minimum(rows, len(held) - 1)] == wanted, rows, -1)
 
 
-def _open_part(path: Path, number: int) -> tuple[_Part, _Index]:
+def _open_part(path: Path, number: int, table: str) -> tuple[_Part, _Index]:
     """A part and its index.
 
     Raises:
-      CheckpointError: it is damaged, or missing.
+      CheckpointError: it is damaged, missing, of an earlier version, or of another table than that of the key `table`.
       OSError: it cannot be read for another reason than damage.
     """
     try:
@@ -234,21 +242,61 @@ def _open_part(path: Path, number: int) -> tuple[_Part, _Index]:
         if isinstance(cause, OSError) and not isinstance(cause, FileNotFoundError):
             raise cause from None
         raise
-    if set(listed) != set(_FILES):
+    if "values.npy" in listed:
+        raise CheckpointError(f"{path} is of an earlier version, which did not note the model that it is of")
+    if set(listed) != {_FILE}:
         raise CheckpointError(f"{path} is damaged: its MANIFEST.json does not list what a part holds")
-    # Object arrays are refused, since they would be pickles.
-    digests, offsets, layouts = (
-        np.load(path / name, allow_pickle=False) for name in ("digests.npy", "offsets.npy", "layouts.npy")
+    with safe_open(path / _FILE, "np") as file:
+        owner = (file.metadata() or {}).get(_TABLE)
+        if owner != table:
+            raise CheckpointError(f"{path} is of table {str(owner)[:8]}.., of another model, and not of this one")
+        if set(file.keys()) != {"digests", "offsets", "values", "layouts"}:
+            raise CheckpointError(f"{path} is damaged: it lacks a tensor")
+        digests, offsets, layouts = (file.get_tensor(name) for name in ("digests", "offsets", "layouts"))
+    values = _map_values(path / _FILE)
+    _check_arrays(path, digests, offsets, layouts, values)
+    keys = np.frombuffer(digests.tobytes(), f"S{DIGEST_BYTES}")
+    return _Part(path.name, values), _index_of(number, keys, offsets, layouts)
+
+
+def _check_arrays(
+    path: Path, digests: np.ndarray, offsets: np.ndarray, layouts: np.ndarray, values: np.ndarray
+) -> None:
+    """Check dtypes, lengths and values of a part.
+
+    Raises:
+      CheckpointError: one is not as `add` writes it.
+    """
+    num = len(offsets) - 1
+    sound = (
+        (digests.dtype, offsets.dtype, layouts.dtype) == (np.uint8, np.int64, np.uint64)
+        and values.dtype in (np.float32, np.float64)
+        and digests.shape == (num, DIGEST_BYTES)
+        and layouts.shape == (num,)
+        and num > 0
+        and offsets[0] == 0
+        and offsets[-1] == len(values)
+        and bool((np.diff(offsets) >= 0).all())
     )
-    return _Part(path.name, _map_array(path / "values.npy")), _index_of(number, digests, offsets, layouts)
+    if not sound:
+        raise CheckpointError(f"{path} is damaged: its arrays have dtypes or lengths that no part has")
+    if not all(np.isfinite(values[start : start + _BLOCK]).all() for start in range(0, len(values), _BLOCK)):
+        raise CheckpointError(f"{path} is damaged: a log-prob in it is not finite")
 
 
-def _map_array(path: Path) -> np.ndarray:
-    """As np.load with mmap_mode="r", but no file stays open: numpy keeps one per map, and their number is limited."""
-    array = np.load(path, mmap_mode="r", allow_pickle=False)
+_BLOCK = 1 << 22
+"""Values that are checked at a time, so that a large part takes no memory."""
+
+
+def _map_values(path: Path) -> np.ndarray:
+    """The values of a part, mapped; no file stays open: numpy keeps one per map, and their number is limited."""
     with pa.memory_map(str(path)) as file:
         content = file.read_buffer()
-    return np.frombuffer(content, array.dtype, count=len(array), offset=array.offset)
+    size = int.from_bytes(memoryview(content)[:8], "little")
+    about = json.loads(bytes(memoryview(content)[8 : 8 + size]))["values"]
+    first, last = (8 + size + offset for offset in about["data_offsets"])
+    dtype = np.dtype({"F32": np.float32, "F64": np.float64}.get(about["dtype"], np.uint8))
+    return np.frombuffer(content, dtype, count=(last - first) // dtype.itemsize, offset=first)
 
 
 def _index_of(number: int, digests: np.ndarray, offsets: np.ndarray, layouts: np.ndarray) -> _Index:

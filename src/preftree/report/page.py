@@ -13,6 +13,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from preftree import __version__
+from preftree.errors import DataError
 from preftree.evaluate.checks.all_checks import CHECKS, SEVERITIES, CheckResult, diagnoses_in, examine_run, title_of
 from preftree.evaluate.checks.evidence import Diagnosis
 from preftree.report import first_screen, numbers, tables
@@ -22,6 +23,10 @@ from preftree.report.frontier import budget_table, frontier_chart, temperature_c
 from preftree.run_folder.measured_file import Measured, PairRewards, Point, Sample
 from preftree.run_folder.reader import Run, read_runs
 from preftree.storage.atomic import write_result
+
+_MARK = '<meta name="generator" content="Preftree '
+_FIRST = 2000
+"""Characters among which a page has its mark."""
 
 _TEMPLATES = Path(__file__).parent / "templates"
 
@@ -111,7 +116,8 @@ def write_report(runs: Sequence[Path], out: Path) -> None:
     Raises:
       DataError: a folder holds no run, or one that cannot be read; or the page cannot be written.
     """
-    write_result(out, run_page(read_runs(runs)), advice="give another -o")
+    check_page(out)
+    write_page(out, run_page(read_runs(runs)), advice="give another -o")
 
 
 def run_page(runs: Sequence[Run]) -> str:
@@ -236,3 +242,35 @@ def _largest_reward(pair: PairRewards) -> float:
     """The largest absolute reward of a pair's tokens: full colour."""
     rewards = [abs(token.reward) for token in (*pair.chosen, *pair.rejected) if token.reward is not None]
     return max(rewards, default=0.0) or 1.0
+
+
+def write_page(out: Path, page: str, *, advice: str) -> None:
+    """Write a page; the folder is made as needed.
+
+    Args:
+      out: The file.
+      page: The HTML.
+      advice: What to do where it cannot be written.
+    Raises:
+      DataError: the file holds something else.
+      WriteError: it cannot be written.
+    """
+    check_page(out)
+    write_result(out, page, advice=advice)
+
+
+def check_page(out: Path) -> None:
+    """Refuse to replace a file that is no page of Preftree.
+
+    Raises:
+      DataError: the file holds something else.
+    """
+    if out.is_dir():
+        raise DataError(f"{out} is a folder; give the name of a file")
+    try:
+        with out.open(encoding="utf-8", errors="replace") as file:
+            is_page = _MARK in file.read(_FIRST)
+    except OSError:  # it is not there, or writing it says what is wrong
+        return
+    if not is_page:
+        raise DataError(f"{out} exists and is no page of Preftree; give another name")

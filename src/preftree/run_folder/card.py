@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -19,7 +21,8 @@ def model_card(
     *,
     place: str | None = None,
     adapter: bool | None = None,
-    dtype: str = "fp32",
+    dtype: str = "float32",
+    base_dtype: str | None = None,
     more: str = "",
 ) -> str:
     """README.md of a trained model, with the metadata that the Hugging Face hub reads.
@@ -27,9 +30,10 @@ def model_card(
     Args:
       config: The run's resolved options.
       summary: Content of RUN/summary.json: counts, digests, figures.
-      place: Place from which the card's code loads the model; None is the run's folder.
+      place: Folder from which the card's code loads the model; None is that of the run.
       adapter: Whether the folder holds an adapter; None is what the run trained.
-      dtype: Dtype of the stored weights, for people.
+      dtype: Dtype of the stored weights.
+      base_dtype: Dtype of the weights that training started from, where it is known.
       more: Sections before the options.
     """
     recipe = RECIPES[config.recipe]
@@ -38,31 +42,34 @@ def model_card(
     about = {"library_name": library, "tags": ["preftree", recipe.name], "pipeline_tag": "text-generation"}
     if recipe.trains == "reward_model":
         kind, about["pipeline_tag"] = "AutoModelForSequenceClassification", "text-classification"
-    if not Path(config.model).exists():
+    if not Path(config.model).exists() and re.fullmatch(r"[\w.-]+(/[\w.-]+)?", config.model):
         about["base_model"] = config.model
-    stored = (
-        "This is its adapter, not merged, in safetensors format"
-        if is_adapter
-        else f"The weights are {dtype} in safetensors format"
-    )
+    stored = "This is its adapter, not merged, in safetensors format" if is_adapter else _stored(dtype, base_dtype)
+    folder = Path(place or Path(config.out) / "model").expanduser().resolve()
     name = Path(place or config.out).name
-    place = place or f"{name}/model"
-    rows = "\n".join(f"| {name} | {_show(value)} |" for name, value in _facts(summary).items())
+    rows = "\n".join(f"| {html.escape(name)} | {_show(value)} |" for name, value in _facts(summary).items())
+    ends = ""
+    if is_adapter:  # peft reads the base's settings alone
+        ends = "model.generation_config = GenerationConfig.from_pretrained(folder)\n"
+    imports = f"from transformers import {kind}, AutoTokenizer"
+    if is_adapter:
+        imports = f"from {library} import {kind}\nfrom transformers import AutoTokenizer, GenerationConfig"
+    code = f"""{imports}
+
+folder = {str(folder)!r}  # where it was written
+model = {kind}.from_pretrained(folder)
+{ends}tokenizer = AutoTokenizer.from_pretrained(folder)
+"""
+    options = f"{dump_config(config).strip()}\n"
     return f"""---
 {yaml.safe_dump(about, sort_keys=False).strip()}
 ---
 
-# {name}
+# {html.escape(" ".join(name.split()))}
 
-`{config.model}`, {_deed(config)} by Preftree {__version__}. {stored}.
+{code_span(config.model)}, {_deed(config)} by Preftree {__version__}. {stored}.
 
-```python
-from {library} import {kind}
-from transformers import AutoTokenizer
-
-model = {kind}.from_pretrained("{place}")
-tokenizer = AutoTokenizer.from_pretrained("{place}")
-```
+{fenced(code, "python")}
 
 ## The run
 
@@ -76,10 +83,34 @@ Means are over examples, weighted by the data's weights; intervals are 95 % inte
 
 The same options and data on the same kind of machine give the same model again.
 
-```yaml
-{dump_config(config).strip()}
-```
+{fenced(options, "yaml")}
 """
+
+
+def code_span(text: str) -> str:
+    """Text as code within a line of Markdown, whatever it holds."""
+    text = " ".join(text.split()) or " "
+    fence = "`" * (max((len(run) for run in re.findall("`+", text)), default=0) + 1)
+    padding = " " if "`" in text else ""
+    return f"{fence}{padding}{text}{padding}{fence}"
+
+
+def fenced(text: str, language: str) -> str:
+    """Lines of code in Markdown, whatever they hold; `text` ends with a line break."""
+    fence = "`" * max(3, max((len(run) for run in re.findall("`+", text)), default=0) + 1)
+    return f"{fence}{language}\n{text}{fence}"
+
+
+def _stored(dtype: str, base_dtype: str | None) -> str:
+    words = f"The weights are {dtype} in safetensors format"
+    if base_dtype in (None, dtype):
+        return words
+    if dtype != "float32":
+        return f"{words} (training started from {base_dtype})"
+    return (
+        f"{words}, in which they were trained (training started from {base_dtype}, and rounding to it would lose small "
+        f"updates; `preftree export RUN OUT --merged --dtype {base_dtype}` rounds them)"
+    )
 
 
 def _deed(config: AnyConfig) -> str:
@@ -88,9 +119,11 @@ def _deed(config: AnyConfig) -> str:
         case "demonstrations":
             return f"{recipe.deed} demonstrations"
         case "preferences":
-            return f"{recipe.deed} preferences with the loss `{loss_label(options.get('loss') or recipe.name)}`"
+            return (
+                f"{recipe.deed} preferences with the loss {code_span(loss_label(options.get('loss') or recipe.name))}"
+            )
         case "prompts":
-            return f"{recipe.deed} the reward `{options['reward']}`"
+            return f"{recipe.deed} the reward {code_span(str(options['reward']))}"
 
 
 def _facts(summary: Mapping[str, object]) -> dict[str, object]:
@@ -109,4 +142,6 @@ def _facts(summary: Mapping[str, object]) -> dict[str, object]:
 
 
 def _show(value: object) -> str:
-    return f"{value:.6g}" if isinstance(value, float) else str(value).replace("|", "\\|").replace("\n", " ")
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return html.escape(" ".join(str(value).split()), quote=False).replace("|", "\\|")

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from preftree.errors import DataError
 from preftree.stats.calibration import Bin
 from preftree.storage.atomic import write_result
+from preftree.storage.json_file import read_json, sealed_json
+from preftree.storage.manifest import hash_file
 
 
 class _Part(BaseModel):
@@ -117,6 +119,7 @@ class Measured(_Part):
       effective_share: Effective sample size of the weights policy / reference over reference samples, as a share of
         their number: 1 where both agree, near 0 where the policy lives on a few of them.
       unseen_mass: Share of the policy's samples that no pair of the data holds.
+      of: SHA-256 of the run's config.yaml; None in files of earlier versions.
     """
 
     how: dict[str, str | int | None] = Field(default_factory=dict)
@@ -131,35 +134,34 @@ class Measured(_Part):
     ref_sampled_tokens: float | None = Field(default=None, gt=0)
     effective_share: float | None = Field(default=None, ge=0, le=1)
     unseen_mass: float | None = Field(default=None, ge=0, le=1)
+    of: str | None = None
 
 
 def read_measured(path: Path) -> Measured:
-    """Read a measured.json; a missing file is an empty one.
+    """Read a run's measured.json; a missing file is an empty one.
 
     Raises:
-      DataError: it is not what this module writes.
+      DataError: it is not what this module writes, or belongs to a run with other options.
     """
     if not path.exists():
         return Measured()
-    try:
-        return Measured.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError) as error:
-        raise DataError(f"{path}: {_first(error)}; measure again, or move the file away") from error
+    advice = "measure again, or move the file away"
+    measured = read_json(path, Measured, advice)
+    if measured.of not in (None, _options_beside(path)):
+        raise DataError(f"{path} is of a run with other options than config.yaml beside it; {advice}")
+    return measured
 
 
 def write_measured(path: Path, measured: Measured) -> None:
-    """Write a measured.json.
+    """Write a run's measured.json, with the digest of config.yaml beside it.
 
     Raises:
-      DataError: it cannot be written.
+      WriteError: it cannot be written.
     """
-    text = measured.model_dump_json(indent=1, exclude_defaults=True) + "\n"
-    write_result(path, text, advice="fix that and measure again")
+    content = measured.model_copy(update={"of": _options_beside(path)}).model_dump(mode="json", exclude_defaults=True)
+    write_result(path, sealed_json(content), advice="fix that and measure again")
 
 
-def _first(error: OSError | ValidationError) -> str:
-    if isinstance(error, OSError):
-        return f"cannot be read ({error.strerror})"
-    fault = error.errors()[0]
-    field = ".".join(str(part) for part in fault["loc"])
-    return f"{field or 'the file'}: {fault['msg'][:1].lower()}{fault['msg'][1:]}"
+def _options_beside(path: Path) -> str | None:
+    config = path.with_name("config.yaml")
+    return hash_file(config) if config.is_file() else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import logging
 import os
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from preftree.errors import CheckpointError, TrainingError
-from preftree.storage.atomic import fsync_folder
+from preftree.storage.atomic import disk_faults, fsync_folder
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -35,12 +36,21 @@ SECONDS_BETWEEN_LINES = 20.0
 
 @dataclass(eq=False)
 class Tracker:
-    """Writes rows. `num_rows` counts those in metrics.jsonl, those of earlier sittings included."""
+    """Writes rows.
+
+    Attributes:
+      file: metrics.jsonl; None on a rank that does not lead, and once it cannot be written.
+      board: TensorBoard's writer.
+      display: Shows a row on the terminal.
+      num_rows: Rows in metrics.jsonl, those of earlier sittings included.
+      hashed: SHA-256 of those rows so far.
+    """
 
     file: FileIO | None = None
     board: SummaryWriter | None = None
     display: Display | None = None
     num_rows: int = 0
+    hashed: hashlib._Hash = field(default_factory=hashlib.sha256)
 
     def write(self, row: Row) -> None:
         """Append a row: one JSON object and one line, on its way to the disk when this returns."""
@@ -52,6 +62,7 @@ class Tracker:
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             except OSError as error:
                 raise self._unwritable(error) from error
+            self.hashed.update(line)
         self._show_on_board(row)
         if row.get("split") == "eval":
             log.info("step %d, held out: %s", row["step"], row_in_words(row))
@@ -73,6 +84,16 @@ class Tracker:
             fsync_folder(Path(str(self.file.name)).parent)  # the file may be new
         except OSError as error:
             raise self._unwritable(error) from error
+
+    def close_board(self) -> None:
+        """Close TensorBoard's file, whether the disk takes its last figures or not."""
+        board, self.board = self.board, None
+        if board is None:
+            return
+        try:
+            board.close()
+        except OSError as error:
+            log.warning("TensorBoard's file cannot be written (%s)", error.strerror)
 
     def _unwritable(self, error: OSError) -> TrainingError:
         """The error to raise; nothing more is written, not even that the run has stopped."""
@@ -96,7 +117,7 @@ class Tracker:
 
 @contextmanager
 def open_tracker(
-    folder: Path, *, leads: bool, num_steps: int, first_step: int, keep_rows: int | None
+    folder: Path, *, leads: bool, num_steps: int, first_step: int, keep_rows: int | None, sha256: str = ""
 ) -> Iterator[Tracker]:
     """Open the run's records; rows past the first `keep_rows` of an earlier sitting are cut off.
 
@@ -106,49 +127,75 @@ def open_tracker(
       num_steps: Steps of the whole run.
       first_step: Steps done before.
       keep_rows: Rows that the checkpoint knows of; None starts a new file.
+      sha256: Their digest; empty where the checkpoint does not hold it.
+    Raises:
+      CheckpointError: the rows are not those that the checkpoint knows of.
+      WriteError: the records cannot be written.
     """
     with ExitStack() as stack:
         if not leads:
             yield Tracker(num_rows=keep_rows or 0)
             return
-        from torch.utils.tensorboard import SummaryWriter
-
-        kept = cut_rows(folder / "metrics.jsonl", keep_rows or 0)
-        # Without a buffer: a row is the system's as soon as it is written, and nothing is left to fail at the close.
-        file = stack.enter_context(FileIO(folder / "metrics.jsonl", "a"))
-        board = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step + 1 if first_step else None)
-        stack.callback(lambda: os.fsync(file.fileno()))
+        with disk_faults("make room, and repeat the command with resume=auto"):
+            kept, hashed = cut_rows(folder / "metrics.jsonl", keep_rows or 0, sha256)
+            # Without a buffer: a row is the system's once it is written, and nothing is left to fail at the close.
+            file = stack.enter_context(FileIO(folder / "metrics.jsonl", "a"))
+        board = _open_board(folder / "tensorboard", first_step)
         terminal = sys.stderr.isatty()
         display = stack.enter_context(_open_bar(num_steps, first_step)) if terminal else _Lines(num_steps).show
-        tracker = Tracker(file, board, display, kept)
-        stack.callback(lambda: tracker.board and tracker.board.close())
+        tracker = Tracker(file, board, display, kept, hashed)
+        stack.callback(tracker.sync)
+        stack.callback(tracker.close_board)
         yield tracker
 
 
-def cut_rows(path: Path, keep: int) -> int:
-    """Shorten a metrics file to its first `keep` rows; a missing file counts as empty.
+def cut_rows(path: Path, keep: int, sha256: str = "") -> tuple[int, hashlib._Hash]:
+    """Shorten a metrics file to its first `keep` rows; a missing file counts as empty. What goes is said in the log.
 
+    Args:
+      path: The file.
+      keep: Rows to keep.
+      sha256: Their digest in hex; empty where it is not known.
     Returns:
-      The rows that are left.
+      The rows that are left, and their running digest.
     Raises:
-      CheckpointError: the file has fewer whole rows than that.
+      CheckpointError: the file has fewer whole rows than that, or others.
     """
+    hashed = hashlib.sha256()
     if not path.exists():
-        return 0
-    rows = size = 0
+        if keep:
+            log.warning("%s is missing: its %d rows are lost, and the run goes on without them", path, keep)
+        return 0, hashed
+    rows = size = beyond = 0
     with path.open("rb") as file:
         for line in file:
             if rows == keep or not line.endswith(b"\n"):
-                break
+                beyond += 1
+                continue
             rows += 1
             size += len(line)
-    if rows < keep:
+            hashed.update(line)
+    if rows < keep or (sha256 and hashed.hexdigest() != sha256):
+        found = f"has {rows} rows" if rows < keep else "holds other rows"
         raise CheckpointError(
-            f"{path} has {rows} rows where the checkpoint counted {keep}; put the file back, "
+            f"{path} {found} where the checkpoint counted {keep}; put the file back, "
             "or move it away to go on without it"
         )
+    if beyond:
+        log.info("%s: dropping %d rows after %s", path, beyond, "the checkpoint" if keep else "no checkpoint")
     os.truncate(path, size)
-    return rows
+    return rows, hashed
+
+
+def _open_board(folder: Path, first_step: int) -> SummaryWriter | None:
+    """TensorBoard's writer; None where its folder cannot be written."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    try:
+        return SummaryWriter(str(folder), purge_step=first_step + 1 if first_step else None)
+    except OSError as error:
+        log.warning("TensorBoard's file cannot be written (%s); continuing without it", error.strerror)
+        return None
 
 
 def row_in_words(row: Row) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +14,8 @@ from preftree.config.recipes import RECIPES, Recipe
 from preftree.config.yaml import read_yaml_file
 from preftree.errors import CheckpointError, DataError
 from preftree.run_folder.measured_file import Measured, read_measured
-from preftree.storage.checkpoint import list_checkpoints, step_of
+from preftree.run_folder.summary_file import Summary, check_beside, read_summary
+from preftree.storage.checkpoint import list_checkpoints, read_meta, step_of
 from preftree.storage.manifest import read_manifest
 
 Row: TypeAlias = Mapping[str, Any]
@@ -106,7 +108,7 @@ def read_run(path: Path) -> Run:
     """Read a run's folder.
 
     Raises:
-      DataError: there is no run, or a line of its metrics is not a row.
+      DataError: there is no run, a line of its metrics is not a row, or a file differs from what was written.
       ConfigError: config.yaml is no configuration.
     """
     if not (path / "metrics.jsonl").is_file():
@@ -119,15 +121,19 @@ def read_run(path: Path) -> Run:
         config, _ = read_yaml_file(path / "config.yaml")
     else:
         notes.append("config.yaml is missing: the options of this run are not known.")
-    summary = _read_object(path / "summary.json") if (path / "summary.json").is_file() else {}
-    if not summary:
+    ended = read_summary(path)
+    if ended is None:
         notes.append("summary.json is missing: the run is still under way, or was broken off.")
+    else:
+        check_beside(path, ended)
     saved = tuple(_read_checkpoint(folder) for folder in list_checkpoints(path / "checkpoints"))
     notes += [f"Checkpoint {step.step}: {step.fault}." for step in saved if step.fault]
+    _check_rows(path / "metrics.jsonl", ended, saved)
     model = path / "model"
     files = (
         {file.name: file.stat().st_size for file in sorted(model.iterdir()) if file.is_file()} if model.is_dir() else {}
     )
+    summary = {} if ended is None else ended.model_dump(exclude_unset=True)
     name = path.name or path.resolve().name
     return Run(path, name, config, rows, summary, saved, files, read_measured(path / "measured.json"), tuple(notes))
 
@@ -184,23 +190,30 @@ def _read_metrics(path: Path, notes: list[str]) -> tuple[Row, ...]:
     return tuple(rows)
 
 
+def _check_rows(path: Path, ended: Summary | None, saved: Sequence[SavedStep]) -> None:
+    """Compare a metrics file with the digest of the finished run, or with that of the newest checkpoint.
+
+    Raises:
+      DataError: its rows are others.
+    """
+    progress = next((step.meta.get("progress", {}) for step in reversed(saved) if not step.fault), {})
+    number, sha256 = progress.get("rows"), progress.get("rows_sha256", "")
+    if ended is not None:
+        number, sha256 = None, ended.metrics_sha256
+    if not sha256:  # written by an earlier version
+        return
+    lines = path.read_bytes().splitlines(keepends=True)
+    if hashlib.sha256(b"".join(lines[:number])).hexdigest() != sha256:
+        known = "summary.json" if ended is not None else "its newest checkpoint"
+        raise DataError(f"{path} does not hold the rows that {known} knows of; put the file back")
+
+
 def _read_checkpoint(folder: Path) -> SavedStep:
     step, size, digest = step_of(folder), 0, ""
     try:
         files = read_manifest(folder)
         size = sum(record["size"] for record in files.values())
         digest = files["model.safetensors"]["sha256"] if "model.safetensors" in files else ""
-        meta = _read_object(folder / "meta.json").get("meta", {})
-        return SavedStep(step, size, digest, meta, "")
-    except (CheckpointError, DataError) as error:
+        return SavedStep(step, size, digest, read_meta(folder, files), "")
+    except CheckpointError as error:
         return SavedStep(step, size, digest, {}, str(error))
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read ({error}); fix it, or move it away") from error
-    if not isinstance(value, dict):
-        raise DataError(f"{path} must hold a JSON object, got a {type(value).__name__}")
-    return value

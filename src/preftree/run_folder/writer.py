@@ -6,27 +6,33 @@ RUN/model/   RUN/summary.json
 
 from __future__ import annotations
 
-import json
 import logging
+import os
 import platform
 import resource
+import secrets
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
+from pydantic import BaseModel, ValidationError
 
 from preftree import __version__
 from preftree.config.load import changed_options, dump_config
 from preftree.config.recipes import AnyConfig
-from preftree.errors import CheckpointError, ConfigError
+from preftree.errors import CheckpointError, ConfigError, DataError, ModelError
+from preftree.run_folder.measured_file import read_measured
+from preftree.run_folder.summary_file import check_beside, read_summary, verify_model
 from preftree.runtime.ranks import Ranks
 from preftree.runtime.reduce import lead_first, max_over_ranks
-from preftree.storage.atomic import remove_dir, write_atomic
+from preftree.storage.atomic import disk_faults, remove_dir, write_atomic
 from preftree.storage.checkpoint import LoadedCheckpoint, list_checkpoints, load_checkpoint, step_of
-from preftree.storage.lock import lock_run
+from preftree.storage.json_file import first_fault
+from preftree.storage.own_folder import own_folder
 
 log = logging.getLogger("preftree")
 
@@ -36,18 +42,16 @@ def claim_folder(config: AnyConfig, ranks: Ranks) -> Iterator[None]:
     """Lock the run's folder for this run, and leave the log to the rank that leads.
 
     Raises:
+      ConfigError: the folder holds files of something else.
       TrainingError: another process trains in this folder.
+      WriteError: the folder cannot be made or marked.
     """
 
     def claim() -> None:
         if not ranks.leads:
             log.setLevel(logging.ERROR)
             return
-        try:
-            Path(config.out).mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ConfigError(f"out={config.out} cannot be made ({error.strerror}); choose another folder") from error
-        stack.enter_context(lock_run(Path(config.out)))
+        stack.enter_context(own_folder(Path(config.out)))
 
     with ExitStack() as stack:
         lead_first(ranks, claim)
@@ -70,31 +74,94 @@ def find_start(config: AnyConfig, ranks: Ranks) -> LoadedCheckpoint | None:
         later = [other.name for other in list_checkpoints(root) if step_of(other) > step_of(path)]
         if later:
             raise CheckpointError(f"{out} holds later checkpoints than {path.name} ({later[-1]}); choose another out=")
-        return load_checkpoint(root, path)
+        return _described(load_checkpoint(root, path))
     start = lead_first(ranks, lambda: load_checkpoint(root) if ranks.leads and config.resume == "auto" else None)
     step = max_over_ranks(-1 if start is None else start.step, ranks)
     if not ranks.leads and step >= 0:
         start = load_checkpoint(root, root / f"step-{step:06d}")
     for sentence in start.skipped if start else ():
         log.warning("%s; passed over", sentence)
+    _described(start)
     if start is None and (out / "model").exists():
         raise ConfigError(f"out={out} holds a model but no checkpoint to go on from; choose another folder")
     return start
 
 
+class _Environment(BaseModel):
+    threads: int
+
+
+class _Description(BaseModel):
+    """Schema of a run's description in a checkpoint."""
+
+    progress: dict[str, Any]
+    trajectory: dict[str, Any]
+    config: dict[str, Any]
+    environment: _Environment
+
+
+def _described(start: LoadedCheckpoint | None) -> LoadedCheckpoint | None:
+    """A checkpoint that describes its run; one of an earlier version is said.
+
+    Raises:
+      CheckpointError: it does not.
+    """
+    if start is None:
+        return None
+    try:
+        _Description.model_validate(start.state.meta)
+    except ValidationError as error:
+        raise CheckpointError(f"{start.path / 'meta.json'} does not describe a run: {first_fault(error)}") from error
+    if not start.named:
+        log.warning(
+            "%s was written by an earlier version: its files do not say which step and run they are of, and "
+            "metrics.jsonl has no digest; it is used, and the next one has all",
+            start.path,
+        )
+    return start
+
+
 def start_over(config: AnyConfig, ranks: Ranks) -> None:
-    """With resume=never, delete the files of an unfinished run from the folder, with a warning."""
+    """With resume=never, delete the files of an unfinished run from the folder, with a warning that names them.
+
+    Raises:
+      WriteError: one of them cannot be deleted.
+    """
     if config.resume != "never" or not ranks.leads:
         return
     out = Path(config.out)
     earlier = list_checkpoints(out / "checkpoints")
     if earlier:
         log.warning("resume=never: deleting %d checkpoints of an earlier run, up to %s", len(earlier), earlier[-1])
-    for path in earlier:
-        remove_dir(path)
-    for name in ("tensorboard", "snapshots"):
-        if (out / name).is_dir():
-            remove_dir(out / name)
+    with disk_faults():
+        for path in earlier:
+            remove_dir(path)
+        for name in ("snapshots", "tensorboard"):
+            if (out / name).is_dir():
+                number = sum(1 for _ in (out / name).iterdir())
+                log.warning("resume=never: deleting %s of an earlier run, with %d entries", out / name, number)
+                remove_dir(out / name)
+
+
+def set_aside_earlier_end(config: AnyConfig, ranks: Ranks) -> None:
+    """Rename the summary of a run that goes on, and measured figures that are damaged or of its earlier options.
+
+    Raises:
+      WriteError: they cannot be renamed.
+    """
+    out = Path(config.out)
+    if not ranks.leads:
+        return
+    names = ["summary"] if (out / "summary.json").exists() else []
+    try:
+        read_measured(out / "measured.json")
+    except DataError:
+        names.append("measured")
+    with disk_faults():
+        for name in names:
+            aside = out / f"{name}-{secrets.token_hex(4)}.json"
+            log.info("the run goes on: %s, of its end before, is now %s", out / f"{name}.json", aside.name)
+            os.rename(out / f"{name}.json", aside)
 
 
 def check_trajectory(config: AnyConfig, start: LoadedCheckpoint | None, trajectory: Mapping[str, object]) -> None:
@@ -127,17 +194,38 @@ def check_trajectory(config: AnyConfig, start: LoadedCheckpoint | None, trajecto
 
 
 def write_config(config: AnyConfig, ranks: Ranks) -> None:
-    """Write the resolved options to RUN/config.yaml."""
+    """Write the resolved options to RUN/config.yaml.
+
+    Raises:
+      WriteError: it cannot be written.
+    """
     if ranks.leads:
-        write_atomic(Path(config.out) / "config.yaml", dump_config(config))
+        with disk_faults():
+            write_atomic(Path(config.out) / "config.yaml", dump_config(config))
 
 
 def is_finished(config: AnyConfig, start: LoadedCheckpoint | None, num_steps: int) -> bool:
-    """Whether the folder holds the finished run already: its last checkpoint, its model and its summary."""
+    """Whether the folder holds the finished run already: its last checkpoint, its model and its summary.
+
+    Where one of its files is damaged, which is said, the run is finished again from its last checkpoint.
+    """
     out = Path(config.out)
     if start is None or start.step < num_steps or not (out / "model").is_dir() or not (out / "summary.json").exists():
         return False
-    return json.loads((out / "summary.json").read_bytes())["steps"] == start.step
+    try:
+        summary = read_summary(out)
+        assert summary is not None
+        if summary.steps != start.step:
+            return False
+        check_beside(out, summary)
+        for name in ("model", "base"):
+            if (out / name).is_dir():
+                verify_model(out / name)
+        read_measured(out / "measured.json")
+    except (DataError, ModelError) as error:
+        log.warning("%s: what belongs to the end of the run is made again from %s", error, start.path)
+        return False
+    return True
 
 
 def environment(ranks: Ranks) -> dict[str, str | int]:

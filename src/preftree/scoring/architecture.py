@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+from torch import nn
 from transformers import PreTrainedModel
 
+from preftree.errors import ModelError
 from preftree.scoring.attention.types import AttentionPath
 
 
@@ -27,25 +31,68 @@ def why_not_tree(model: PreTrainedModel) -> str | None:
     return None
 
 
+def backbone_of(model: PreTrainedModel) -> nn.Module:
+    """The part of a model below its head, which gives hidden states.
+
+    Raises:
+      ModelError: the model has no such part.
+    """
+    backbone = model.base_model
+    if backbone is model:  # named otherwise than its class says
+        backbone = getattr(model, "model", model)
+    if backbone is model or not isinstance(backbone, nn.Module):
+        raise ModelError(f"{type(model).__name__} has no backbone apart from its head")
+    return backbone
+
+
 def best_path(model: PreTrainedModel, device: torch.device) -> AttentionPath:
     """`flex` where there is a fused kernel: on CUDA, for heads of width 16 or more; else `sdpa`."""
+    if device.type != "cuda":
+        return "sdpa"
     config = model.config.get_text_config()
-    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return "flex" if device.type == "cuda" and width >= 16 else "sdpa"
+    try:
+        width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    except Exception:  # widths of its own for each layer, which transformers refuses to give as one
+        return "sdpa"
+    return "flex" if width >= 16 else "sdpa"
 
 
-def position_limit(model: PreTrainedModel) -> int | None:
-    """Most positions before the model fails, or depends on the longest row of a batch; None without such a limit."""
+def position_limit(model: PreTrainedModel, *, kinds: tuple[str, ...] = ("dynamic", "longrope")) -> int | None:
+    """Most positions before the model fails, or depends on the longest row of a batch; None without such a limit.
+
+    Args:
+      model: The model.
+      kinds: Kinds of rotary angles that depend on the longest row, as the configuration names them.
+    """
     config = model.config.get_text_config()
     most = getattr(config, "max_position_embeddings", None)
-    rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
-    kinds = [rope] if "rope_type" in rope else [value for value in rope.values() if isinstance(value, dict)]
-    limits = [
-        value.get("original_max_position_embeddings") or most
-        for value in kinds
-        if value.get("rope_type") in ("dynamic", "longrope")
-    ]
-    learned = not kinds and getattr(config, "rope_theta", None) is None
+    limits = _angles(model, kinds)
+    learned = not _rope(model) and getattr(config, "rope_theta", None) is None
     if learned and most is not None:
         limits.append(most)
-    return min((int(limit) for limit in limits if limit is not None), default=None)
+    return min((int(limit) for limit in limits if limit is not None and limit > 0), default=None)
+
+
+def long_angles_from(model: PreTrainedModel) -> int | None:
+    """Longest row that gets the short angles of a longrope model: a longer one turns all positions by others.
+
+    The angles of a batch are those of its longest row, so longer rows need batches of their own. None for other models.
+    """
+    return min(_angles(model, ("longrope",)), default=None)
+
+
+def _angles(model: PreTrainedModel, kinds: tuple[str, ...]) -> list[int]:
+    config = model.config.get_text_config()
+    most = getattr(config, "max_position_embeddings", None)
+    limits = [
+        value.get("original_max_position_embeddings") or getattr(config, "original_max_position_embeddings", most)
+        for value in _rope(model)
+        if value.get("rope_type") in kinds
+    ]
+    return [limit for limit in limits if limit is not None]
+
+
+def _rope(model: PreTrainedModel) -> list[dict[str, Any]]:
+    config = model.config.get_text_config()
+    rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+    return [rope] if "rope_type" in rope else [value for value in rope.values() if isinstance(value, dict)]

@@ -48,8 +48,11 @@ class HeadForm:
     softcap: float | None = None
 
 
-def head_form(model: PreTrainedModel) -> HeadForm:
-    """Read the head's form off the configuration: Gemma caps, Cohere multiplies, Granite divides."""
+def form_of_config(model: PreTrainedModel) -> HeadForm:
+    """The head's form by the names in the configuration, which `probe.find_form` tries first.
+
+    Gemma caps, Cohere multiplies, Granite divides.
+    """
     config = model.config.get_text_config()
     scale = float(getattr(config, "logit_scale", None) or 1.0) / float(getattr(config, "logits_scaling", None) or 1.0)
     softcap = getattr(config, "final_logit_softcapping", None)
@@ -133,7 +136,7 @@ class _HeadLogps(torch.autograd.Function):
             normaliser[rows] = logits.gather(1, column)[:, 0] - logp
             if dtype != wide:
                 logit = (hidden[rows].to(wide) * weight.index_select(0, target[rows]).to(wide)).sum(1)
-                logp = _shape(logit if bias is None else logit + bias[target[rows]], form) - normaliser[rows]
+                logp = shape_logits(logit if bias is None else logit + bias[target[rows]], form) - normaliser[rows]
             logps[rows] = logp
             room -= all_logps.numel()
             if room >= 0:
@@ -216,7 +219,7 @@ def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, form: HeadForm,
     logits = _product(hidden, weight, wide)
     if bias is not None:
         logits = logits + bias
-    return _shape(logits, form)
+    return shape_logits(logits, form)
 
 
 def _product(hidden: Tensor, weight: Tensor, wide: torch.dtype) -> Tensor:
@@ -226,7 +229,8 @@ def _product(hidden: Tensor, weight: Tensor, wide: torch.dtype) -> Tensor:
     return (hidden @ weight.T).to(wide)
 
 
-def _shape(logits: Tensor, form: HeadForm) -> Tensor:
+def shape_logits(logits: Tensor, form: HeadForm) -> Tensor:
+    """Scale and cap products with the head's weight."""
     if form.scale != 1.0:
         logits = logits * form.scale
     if form.softcap is not None:

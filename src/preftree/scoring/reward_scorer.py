@@ -12,6 +12,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from preftree.models.reward_model import reward_head
+from preftree.scoring.head import HeadForm
+from preftree.scoring.probe import OwnForward, same_hidden
 from preftree.scoring.scorer import Scorer
 from preftree.tree.layout import TreeBatch
 
@@ -26,6 +28,22 @@ class RewardScorer(Scorer):
           ModelError: the model has none.
         """
         reward_head(self.model)
+
+    def _form(self, own: OwnForward) -> HeadForm | None:
+        return HeadForm()
+
+    def _agrees(self, own: OwnForward) -> bool:
+        """Whether the hidden states are those of the model's own forward: a new head gives the same for all."""
+        if own.hidden is None:
+            return False
+        batch = self.lay_out([own.sequences()])
+        try:
+            with torch.no_grad():
+                ours = self.hidden(batch).index_select(0, batch.prediction_I)
+        except Exception:  # a layer that takes no tree, or no padding
+            return False
+        first, second = own.hidden[:, own.shared - 1 : -1]
+        return same_hidden(ours, torch.cat([first, second[:-3]]), self.model.dtype)
 
     def forward(self, batch: TreeBatch) -> Float[Tensor, " I"]:
         """Rewards at the scored tokens, response after response.

@@ -9,6 +9,7 @@ import logging
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import groupby
 from typing import Literal, cast
 
 import numpy as np
@@ -20,13 +21,15 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from preftree.errors import ModelError
 from preftree.models.quantize import quantization_of
-from preftree.scoring.architecture import best_path, position_limit, why_not_tree
+from preftree.scoring.architecture import backbone_of, best_path, long_angles_from, position_limit, why_not_tree
 from preftree.scoring.attention.dispatch import IMPLEMENTATION
 from preftree.scoring.attention.types import AttentionPath, TreeMask
 from preftree.scoring.attention.varlen_check import require_varlen
 from preftree.scoring.bf16_on_cpu import emulate_linears, emulated
 from preftree.scoring.compile import limit_recompilation, recompute_fused
-from preftree.scoring.head import head_form, head_logps, head_parameters
+from preftree.scoring.head import HeadForm, head_logps, head_parameters
+from preftree.scoring.probe import OwnForward, find_form, recorded_windows, run_own_forward, same_logps
+from preftree.scoring.split_batch import split_by_depth
 from preftree.tree.layout import TokenSequence, TreeBatch, batch_trees, grow_tree
 from preftree.tree.to_device import send
 
@@ -45,7 +48,8 @@ class Scorer(nn.Module):
       model: The language model; the scorer has no other parameters.
       precision: `fp32` computes in the dtype of the weights, `bf16` under autocast; the weights keep their dtype.
       shares_prefixes: Whether a shared prefix is computed once.
-      attention: The attention path in use, or `rows` where the model takes padded rows.
+      attention: The attention path in use; `rows` where the model takes padded rows, `own` where it takes one row at a
+        time in its own forward, whose logits are not computed from hidden states.
       head: Scaling and capping of the logits.
     """
 
@@ -59,26 +63,81 @@ class Scorer(nn.Module):
         super().__init__()
         self.model = model
         self.precision: Precision = precision
-        self.head = head_form(model)
         self.check_head()
-        reason = why_not_tree(model)
-        self.shares_prefixes = reason is None
-        self.attention: Literal["sdpa", "flex", "varlen", "rows"] = "rows"
+        self._limit, self._switch = position_limit(model, kinds=("dynamic",)), long_angles_from(model)
+        self._compiled = False
+        self._windows: dict[nn.Module, int | None] = {}
+        self.head, self.shares_prefixes = HeadForm(), False
+        self.attention: Literal["sdpa", "flex", "varlen", "rows", "own"] = "rows"
+        if attention == "varlen":
+            require_varlen(model, precision, why_not_tree(model))
+        with evaluation_mode(model):
+            reason = self._choose_layout()
         if attention == "varlen":
             require_varlen(model, precision, reason)
         if reason is None:
             self.attention = best_path(model, self.device) if attention == "auto" else attention
-            model.set_attn_implementation(IMPLEMENTATION)
         else:
             _log.warning("%s: %s; prompts are computed once per response.", type(model).__name__, reason)
-        self._limit = position_limit(model)
-        self._compiled = False
         if precision == "bf16" and emulated(self.device):
             _log.warning(
                 "This CPU has no bf16 instructions: products are computed in fp32 from numbers rounded to bf16; "
                 "precision=fp32 is more exact and faster here."
             )
             emulate_linears(model)
+
+    def _choose_layout(self) -> str | None:
+        """Set head, windows and layout, each tried on a few tokens; the reason where prefixes cannot be shared.
+
+        Raises:
+          ModelError: the model's own forward fails, is not finite or not causal.
+        """
+        if self.model.config._attn_implementation == IMPLEMENTATION:  # of another scorer of this model
+            self.model.set_attn_implementation("sdpa" if getattr(self.model, "_supports_sdpa", False) else "eager")
+        own = run_own_forward(self.model)
+        form = self._form(own)
+        precision, self.precision = self.precision, "fp32"
+        try:
+            if form is None:
+                self.attention = "own"
+                return "its logits are not computed from its hidden states in a way that is known"
+            self.head = form
+            reason = why_not_tree(self.model)
+            if reason is None:
+                self._windows, reason = recorded_windows(self.model)
+            if reason is None:
+                before = self.model.config._attn_implementation
+                self.attention, self.shares_prefixes = "sdpa", True
+                if self._uses_trees() and self._agrees(own):
+                    return None
+                reason = "it gives other log-probs on trees than in its own forward"
+                self.model.set_attn_implementation(before)
+            self.attention, self.shares_prefixes = "rows", False
+            if not self._agrees(own):
+                self.attention = "own"
+                reason += ", and on padded rows"
+            return reason
+        finally:
+            self.precision = precision
+
+    def _uses_trees(self) -> bool:
+        """Whether the model takes the attention over trees."""
+        try:
+            self.model.set_attn_implementation(IMPLEMENTATION)
+        except Exception:  # a model made of several may refuse it in any way
+            return False
+        return self.model.config._attn_implementation == IMPLEMENTATION
+
+    def _form(self, own: OwnForward) -> HeadForm | None:
+        return find_form(self.model, own)
+
+    def _agrees(self, own: OwnForward) -> bool:
+        try:
+            with torch.no_grad():
+                return same_logps(self(self.lay_out([own.sequences()])), own, self.model.dtype)
+        except Exception:  # a layer that takes no tree, or no padding
+            _log.debug("%s fails in this layout", type(self.model).__name__, exc_info=True)
+            return False
 
     def check_head(self) -> None:
         """Refuse a model that has no LM head.
@@ -154,10 +213,18 @@ class Scorer(nn.Module):
         return [module for module in self.model.modules() if isinstance(module, GradientCheckpointingLayer)]
 
     def lay_out(self, groups: Sequence[Sequence[TokenSequence]]) -> TreeBatch:
-        """One tree per group (per sequence where prefixes cannot be shared), on the scorer's device."""
+        """One tree per group (per sequence where prefixes cannot be shared), on the scorer's device.
+
+        A group with responses of both kinds of angles of a longrope model becomes several trees.
+        """
         if not self.shares_prefixes:
             groups = [[sequence] for group in groups for sequence in group]
+        elif self._switch is not None:
+            groups = [list(run) for group in groups for _, run in groupby(group, self._is_long)]
         return batch_trees([grow_tree(group) for group in groups]).to(self.device)
+
+    def _is_long(self, sequence: TokenSequence) -> bool:
+        return self._switch is not None and len(sequence.trimmed().ids) - 1 > self._switch
 
     def forward(self, batch: TreeBatch) -> Float[Tensor, " I"]:
         """Log-probs of the scored tokens, response after response and in token order.
@@ -174,6 +241,8 @@ class Scorer(nn.Module):
             parameters = (weight, *self.parameters())
             anchor = next((parameter for parameter in parameters if parameter.requires_grad), weight)
             return anchor.sum(dtype=self.dtype) * torch.zeros(0, dtype=self.dtype, device=self.device)
+        if self.attention == "own":
+            return self._own_logps(batch).index_select(0, batch.prediction_I)
         logps_S = head_logps(self.hidden(batch), weight, bias, batch.target_S, self.head, self.product)
         return logps_S.index_select(0, batch.prediction_I)
 
@@ -184,8 +253,17 @@ class Scorer(nn.Module):
           ModelError: a sequence is longer than the model has positions for.
         """
         self._check_depth(batch)
+        if self.attention == "own":
+            raise ModelError(
+                f"the logits of {type(self.model).__name__} are not computed from its hidden states in a way that is "
+                "known, so it gives log-probs alone: leave out what reads the whole vocabulary, or another head"
+            )
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            hidden_TD = self._rows(batch) if self.attention == "rows" else self._tree(batch)
+            parts = split_by_depth(batch, self._switch)
+            outputs = [self._rows(part) if self.attention == "rows" else self._tree(part) for _, part in parts]
+        hidden_TD = outputs[0]
+        if len(parts) > 1:
+            hidden_TD = torch.cat(outputs).index_select(0, torch.cat([index for index, _ in parts]).argsort())
         # index_select, not h[...]: the backward of indexing is nondeterministic where several targets share a source.
         return hidden_TD.index_select(0, batch.source_S)
 
@@ -195,12 +273,25 @@ class Scorer(nn.Module):
         return torch.bfloat16 if self.precision == "bf16" else self.model.dtype
 
     def _backbone(self, **inputs: object) -> Float[Tensor, "B L D"]:
-        backbone = cast(nn.Module, self.model.base_model)
-        return backbone(use_cache=False, **inputs).last_hidden_state
+        return backbone_of(self.model)(use_cache=False, **inputs).last_hidden_state
+
+    def _own_logps(self, batch: TreeBatch) -> Float[Tensor, " S"]:
+        """Log-prob of each prediction by the model's own forward, one row at a time."""
+        self._check_depth(batch)
+        places, logps = [], []
+        for branch in batch.branches:
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+                logits = self.model(input_ids=batch.input_T[None, branch.start : branch.stop], use_cache=False).logits
+            inside = (batch.source_S >= branch.start) & (batch.source_S < branch.stop)
+            place = inside.nonzero()[:, 0]
+            every = logits[0].to(self.dtype).log_softmax(-1).index_select(0, batch.source_S[place] - branch.start)
+            logps.append(every.gather(1, batch.target_S[place, None])[:, 0])
+            places.append(place)
+        return torch.cat(logps).index_select(0, torch.cat(places).argsort())
 
     def _tree(self, batch: TreeBatch) -> Float[Tensor, "T D"]:
         assert self.model.config._attn_implementation == IMPLEMENTATION
-        mask = TreeMask(batch, cast(AttentionPath, self.attention))
+        mask = TreeMask(batch, cast(AttentionPath, self.attention), self._windows)
         inputs = {"input_ids": batch.input_T[None], "position_ids": batch.position_T[None], "tree": mask}
         return self._backbone(**inputs)[0]
 

@@ -10,10 +10,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from preftree.errors import TrainingError
+from preftree.errors import ModelError, TrainingError
 from preftree.losses.quantities import sum_responses
 from preftree.models.reward_model import reward_head
 from preftree.scoring.attention.dispatch import plain_attention
+from preftree.scoring.probe import run_own_forward
 from preftree.scoring.scorer import Scorer
 from preftree.tree.layout import TokenSequence
 
@@ -82,6 +83,25 @@ def verify_rewards(scorer: Scorer, groups: Sequence[Sequence[TokenSequence]]) ->
     return _compare(scorer, rewards, plain, tolerance, ["a response the reward"] * len(plain))
 
 
+def require_finite_figures(scorer: Scorer, step: int) -> None:
+    """Run the model in its own forward on a few rows, as whoever loads it will.
+
+    Args:
+      scorer: A trained model; its weights are finite, which does not make its figures so.
+      step: The step after which it is to be written.
+    Raises:
+      TrainingError: a logit or a reward is not finite.
+    """
+    with _weights_precision(scorer):
+        try:
+            run_own_forward(scorer.model)
+        except ModelError as error:
+            raise TrainingError(
+                f"after step {step} {error}; nothing is written: start again from the last good checkpoint with a "
+                "lower lr, or a smaller max_grad_norm"
+            ) from error
+
+
 def _compare(
     scorer: Scorer,
     on_trees: Float[Tensor, " R"],
@@ -115,7 +135,8 @@ def _on_plain_rows(
 def _plain_logp(scorer: Scorer, sequence: TokenSequence) -> Float[Tensor, ""]:
     ids = torch.from_numpy(sequence.trimmed().ids).long().to(scorer.device)
     scored = torch.from_numpy(sequence.trimmed().scored[1:]).to(scorer.device)
-    logits = scorer.model(input_ids=ids[None], use_cache=False).logits[0, :-1]
+    # The last token predicts nothing, and is no input on trees: it must not decide the angles of a longrope model.
+    logits = scorer.model(input_ids=ids[None, :-1], use_cache=False).logits[0]
     logps = logits.to(scorer.dtype).log_softmax(-1).gather(1, ids[1:, None])[:, 0]
     return logps[scored].double().sum()
 

@@ -22,8 +22,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from preftree.errors import DataError
+from safetensors import SafetensorError
+
+from preftree.errors import WriteError
 from preftree.storage.lock import release_lock, take_lock
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
+_CLOSED = (errno.EACCES, errno.EPERM, errno.EIO, errno.ENAMETOOLONG, errno.ENOTDIR)  # for reading as for writing
 
 _OCCUPIED = (errno.ENOTEMPTY, errno.EEXIST)  # errors of renaming a folder onto another
 _HIDDEN = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{8}\.(?P<kind>staging|replaced|deleted)", re.DOTALL)
@@ -33,32 +38,76 @@ def write_atomic(path: Path, content: bytes | str) -> None:
     """Write a whole file, or leave the old one unchanged.
 
     Raises:
-      OSError: the file could not be written.
+      OSError: the file could not be written; it names the file.
     """
-    staging, lock = _new_staging(path, folder=False)
-    try:
-        with open(staging, "wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(staging, path)
-        fsync_folder(path.parent)
-    finally:
-        staging.unlink(missing_ok=True)  # absent once it is renamed
-        release_lock(lock)
+    with staged_file(path) as staging, open(staging, "wb") as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+
+
+@contextmanager
+def staged_file(final: Path) -> Iterator[Path]:
+    """A path to write to; the file there becomes `final` when the context ends, and is deleted when it raises.
+
+    Raises:
+      OSError: the file could not be written; it names `final`, and the old file is unchanged.
+    """
+    with _naming(final):
+        clear_leftovers(final.parent, final.name)
+        staging, lock = _new_staging(final, folder=False)
+        try:
+            yield staging
+            fsync_folder(staging)
+            os.replace(staging, final)
+            fsync_folder(final.parent)
+        finally:
+            staging.unlink(missing_ok=True)  # absent once it is renamed
+            release_lock(lock)
 
 
 def write_result(path: Path, content: str, *, advice: str) -> None:
     """Write a whole file that a user asked for, and make its folder.
 
     Raises:
-      DataError: it cannot be written; the sentence ends with the advice.
+      WriteError: it cannot be written; the sentence ends with the advice.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         write_atomic(path, content)
     except OSError as error:
-        raise DataError(f"{path} cannot be written ({error.strerror}); {advice}") from error
+        raise WriteError(f"{path} cannot be written ({error.strerror}); {advice}") from error
+
+
+@contextmanager
+def disk_faults(advice: str = "mend that, or choose another place, and repeat the command") -> Iterator[None]:
+    """Turn the errors of a disk in the context into one sentence: it is full, read-only, or closed; others pass.
+
+    Raises:
+      WriteError: a file or a folder could not be written, or opened.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (*_FULL, *_CLOSED):
+            raise
+        what = "a file" if error.filename is None else os.fsdecode(error.filename)
+        deed = "written" if error.errno in _FULL else "opened"
+        raise WriteError(f"{what} cannot be {deed} ({error.strerror}); {advice}") from error
+
+
+@contextmanager
+def _naming(final: Path) -> Iterator[None]:
+    """Let errors name what is written instead of its hidden name; safetensors' error of a disk is one of the system."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None or _hidden_part(error.filename):
+            error.filename, error.filename2 = str(final), None
+        raise
+    except SafetensorError as error:
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(final)) from error
 
 
 @contextmanager
@@ -68,21 +117,22 @@ def staged_dir(final: Path) -> Iterator[Path]:
     An older folder `final` is replaced, a file is not. Parents are made as needed.
 
     Raises:
-      OSError: the folder could not be written or moved into place; `final` is unchanged.
+      OSError: the folder could not be written or moved into place; it names `final`, which is unchanged.
     """
-    make_folder(final.parent)
-    clear_leftovers(final.parent, final.name)
-    staging, lock = _new_staging(final, folder=True)
-    try:
-        yield staging
-        for folder, _, names in os.walk(staging, topdown=False):
-            for name in names:
-                fsync_folder(Path(folder, name))
-            fsync_folder(Path(folder))
-        _move_into_place(staging, final)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)  # absent once it is renamed
-        release_lock(lock)
+    with _naming(final):
+        make_folder(final.parent)
+        clear_leftovers(final.parent, final.name)
+        staging, lock = _new_staging(final, folder=True)
+        try:
+            yield staging
+            for folder, _, names in os.walk(staging, topdown=False):
+                for name in names:
+                    fsync_folder(Path(folder, name))
+                fsync_folder(Path(folder))
+            _move_into_place(staging, final)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)  # absent once it is renamed
+            release_lock(lock)
 
 
 def remove_dir(path: Path) -> None:
@@ -133,7 +183,7 @@ def append_durably(path: Path, content: bytes) -> None:
     Raises:
       OSError: the file could not be written.
     """
-    with path.open("ab") as file:
+    with _naming(path), path.open("ab") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
@@ -146,6 +196,11 @@ def fsync_folder(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _hidden_part(path: object) -> bool:
+    parts = Path(os.fsdecode(path)).parts if isinstance(path, str | bytes | os.PathLike) else ()
+    return any(_HIDDEN.fullmatch(part) for part in parts)
 
 
 def _hidden(path: Path, kind: str) -> Path:

@@ -4,10 +4,14 @@ step-000010/model.safetensors       one file for each name in CheckpointState.te
 step-000010/optimizer.safetensors
 step-000010/meta.json               the step and CheckpointState.meta
 step-000010/MANIFEST.json           size and SHA-256 of the others
+
+The header of each file of tensors holds its name, the step, and the digest of the run's trajectory: a file of another
+step or run is found though the manifest lists it.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -15,16 +19,30 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError
 from torch import Tensor
 
 from preftree.errors import CheckpointError
 from preftree.storage.atomic import clear_leftovers, make_folder, remove_dir, staged_dir
-from preftree.storage.manifest import verify_manifest, write_manifest
+from preftree.storage.json_file import first_fault
+from preftree.storage.manifest import FileRecord, verify_manifest, write_manifest
 from preftree.storage.tensors import read_tensors, write_tensors
 
 _STEP = re.compile(r"step-(\d{6,})")
-_FORMAT = 1
+_FORMAT = 2
+_UNNAMED = 1
+"""Format of versions whose files of tensors do not say what they are of."""
+
+
+class _Meta(BaseModel):
+    """Schema of meta.json."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    format: int
+    step: int
+    meta: dict[str, Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +51,7 @@ class CheckpointState:
 
     Attributes:
       tensors: Named tensors by file name without ending: {"model": {...}, "optimizer": {...}, "rng": {...}}.
-      meta: Plain JSON: schedule, data position, counters.
+      meta: Plain JSON: schedule, data position, counters; its entry `trajectory` tells the run from others.
     """
 
     tensors: dict[str, Mapping[str, Tensor]]
@@ -49,12 +67,14 @@ class LoadedCheckpoint:
       step: Number of updates of the run.
       state: Everything that the run needs to resume.
       skipped: A sentence for each newer checkpoint that is damaged.
+      named: Whether each file of tensors says what it is of; those of earlier versions do not.
     """
 
     path: Path
     step: int
     state: CheckpointState
     skipped: tuple[str, ...]
+    named: bool = True
 
 
 def save_checkpoint(root: Path, step: int, state: CheckpointState, *, keep: int | None) -> Path:
@@ -71,7 +91,7 @@ def save_checkpoint(root: Path, step: int, state: CheckpointState, *, keep: int 
     """
     if keep is not None and keep < 1:
         raise ValueError(f"keep must be >= 1, got {keep}")
-    meta = json.dumps({"format": _FORMAT, "step": step, "meta": state.meta}, indent=1, allow_nan=False)
+    meta = json.dumps({"format": _FORMAT, "step": step, "meta": state.meta}, indent=1, allow_nan=False) + "\n"
     if json.loads(meta)["meta"] != state.meta:
         raise ValueError("meta must be plain JSON: string keys, lists for tuples")
     for name in state.tensors:
@@ -83,8 +103,8 @@ def save_checkpoint(root: Path, step: int, state: CheckpointState, *, keep: int 
         clear_leftovers(root)
         with staged_dir(path) as folder:
             for name, tensors in state.tensors.items():
-                write_tensors(folder / f"{name}.safetensors", tensors)
-            (folder / "meta.json").write_text(meta + "\n")
+                write_tensors(folder / f"{name}.safetensors", tensors, _about(name, step, state.meta))
+            (folder / "meta.json").write_text(meta)
             write_manifest(folder)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
@@ -146,17 +166,60 @@ def _load(path: Path, skipped: tuple[str, ...]) -> LoadedCheckpoint:
         raise CheckpointError(f"checkpoint {path} does not exist")
     step = step_of(path)
     files = verify_manifest(path)
+    content = _parse_meta(path, files)
+    if content.format not in (_UNNAMED, _FORMAT):
+        raise CheckpointError(f"{path} has format {content.format}, this version reads formats up to {_FORMAT}")
+    if content.step != step:
+        raise CheckpointError(f"{path} holds step {content.step}: the folder was renamed; restore its name")
+    tensors: dict[str, Mapping[str, Tensor]] = {}
+    for file in files:
+        if file == "meta.json":
+            continue
+        name = file.removesuffix(".safetensors")
+        try:
+            tensors[name], about = read_tensors(path / file)
+        except (OSError, ValueError, SafetensorError) as error:
+            raise CheckpointError(f"{path / file} cannot be read ({error})") from error
+        if content.format == _FORMAT and about != _about(name, step, content.meta):
+            raise CheckpointError(f"{path / file} is not of this checkpoint: {_difference(about, name, step)}")
+    state = CheckpointState(tensors, content.meta)
+    return LoadedCheckpoint(path, step, state, skipped, content.format == _FORMAT)
+
+
+def read_meta(path: Path, files: Mapping[str, FileRecord]) -> Mapping[str, Any]:
+    """The description in a checkpoint, without its tensors.
+
+    Args:
+      path: Folder of the checkpoint.
+      files: Its manifest.
+    Raises:
+      CheckpointError: meta.json is missing or damaged.
+    """
+    return _parse_meta(path, files).meta
+
+
+def _parse_meta(path: Path, files: Mapping[str, FileRecord]) -> _Meta:
     if "meta.json" not in files:
         raise CheckpointError(f"{path} is not a checkpoint: its MANIFEST.json lists no meta.json")
-    content = json.loads((path / "meta.json").read_bytes())
-    if content.get("format") != _FORMAT:
-        raise CheckpointError(f"{path} has format {content.get('format')}, this version reads format {_FORMAT}")
-    if content["step"] != step:
-        raise CheckpointError(f"{path} holds step {content['step']}: the folder was renamed; restore its name")
     try:
-        tensors: dict[str, Mapping[str, Tensor]] = {
-            name.removesuffix(".safetensors"): read_tensors(path / name) for name in files if name != "meta.json"
-        }
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path} cannot be read ({error})") from error
-    return LoadedCheckpoint(path, step, CheckpointState(tensors, content["meta"]), skipped)
+        text = (path / "meta.json").read_bytes()
+        if hashlib.sha256(text).hexdigest() != files["meta.json"]["sha256"]:
+            raise ValueError("it has another sha256 than MANIFEST.json lists")
+        return _Meta.model_validate(json.loads(text))
+    except (OSError, ValueError, RecursionError) as error:
+        fault = first_fault(error) if isinstance(error, ValidationError) else str(error)
+        raise CheckpointError(f"{path / 'meta.json'} cannot be read ({fault})") from error
+
+
+def _about(name: str, step: int, meta: Mapping[str, Any]) -> dict[str, str]:
+    """Words of the header of a file of tensors."""
+    trajectory = json.dumps(meta.get("trajectory"), sort_keys=True).encode()
+    return {"of": name, "step": str(step), "trajectory": hashlib.sha256(trajectory).hexdigest()}
+
+
+def _difference(about: Mapping[str, str], name: str, step: int) -> str:
+    if about.get("of") != name:
+        return f"it holds {about.get('of', 'no name')!r}"
+    if about.get("step") != str(step):
+        return f"it is of step {about.get('step')}"
+    return "it is of another run"

@@ -15,6 +15,9 @@ from pathlib import Path
 
 from preftree.errors import TrainingError
 
+MARK = ".lock"
+_HOLDER = "process "
+
 _held: set[int] = set()
 
 
@@ -66,20 +69,34 @@ def release_lock(descriptor: int) -> None:
 
 @contextmanager
 def lock_run(folder: Path) -> Iterator[None]:
-    """Reserve a run's folder for this process while the context lasts.
+    """Reserve a folder of results for this process while the context lasts, and mark it as one of Preftree's.
 
     Raises:
-      TrainingError: another living process trains in this folder.
+      TrainingError: another living process works in this folder.
+      OSError: the mark cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / ".lock"
+    path = folder / MARK
     descriptor = take_lock(path, wait=False, create=True)
     if descriptor is None:
         holder = path.read_text(errors="replace").strip() or "another process"
         raise TrainingError(f"{folder} is in use by {holder}; wait until it ends, or choose another folder with out=")
     try:
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+        holder = f"{_HOLDER}{os.getpid()} on {socket.gethostname()}\n".encode()
+        try:
+            os.pwrite(descriptor, holder, 0)  # the mark of an earlier holder stays until it is overwritten
+            os.ftruncate(descriptor, len(holder))
+        except OSError as error:
+            error.filename = str(path)
+            raise
         yield
     finally:
         release_lock(descriptor)
+
+
+def is_marked(folder: Path) -> bool:
+    """Whether `lock_run` has held a folder."""
+    try:
+        return (folder / MARK).read_text(errors="replace").startswith(_HOLDER)
+    except OSError:
+        return False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Collection
 from pathlib import Path, PurePosixPath
 from typing import TypedDict
 
@@ -30,22 +31,27 @@ def write_manifest(folder: Path) -> None:
     write_atomic(folder / MANIFEST, _dump(files))
 
 
-def verify_manifest(folder: Path) -> dict[str, FileRecord]:
+def verify_manifest(folder: Path, *, but: Collection[str] = ()) -> dict[str, FileRecord]:
     """Check every file that MANIFEST.json lists.
 
     Other files are ignored: nothing reads them.
+
+    Args:
+      folder: The folder.
+      but: Names of files that need not be as they were written.
 
     Raises:
       CheckpointError: the manifest or a listed file is missing or damaged; the message names it.
     """
     files = read_manifest(folder)
-    for name, record in files.items():  # sizes first: they are cheap
+    checked = {name: record for name, record in files.items() if name not in but}
+    for name, record in checked.items():  # sizes first: they are cheap
         path = folder / name
         if not path.is_file():
             raise CheckpointError(f"{path} is missing, though {MANIFEST} lists it")
         if (size := path.stat().st_size) != record["size"]:
             raise CheckpointError(f"{path} is damaged: it should have {record['size']} bytes and has {size}")
-    for name, record in files.items():
+    for name, record in checked.items():
         if (digest := hash_file(folder / name)) != record["sha256"]:
             raise CheckpointError(
                 f"{folder / name} is damaged: its sha256 should be {record['sha256'][:8]}.. and is {digest[:8]}.."
@@ -87,4 +93,5 @@ def _dump(files: dict[str, FileRecord]) -> str:
 def _is_record(name: str, record: FileRecord) -> bool:
     parts = PurePosixPath(name).parts
     inside = bool(parts) and ".." not in parts and not os.path.isabs(name)
-    return inside and set(record) == {"sha256", "size"} and isinstance(record["sha256"], str)
+    whole = set(record) == {"sha256", "size"} and isinstance(record["sha256"], str)
+    return inside and whole and isinstance(record["size"], int)

@@ -117,17 +117,23 @@ def steps_from(part: Subset, config: RunConfig, first: int, last: int) -> Iterat
         yield part.rows[indices]
 
 
-def probe_rows(part: Subset, most: int = 4, longest: int = 2048) -> list[int]:
-    """A few rows of different lengths, the shortest among them, for the gates at the start.
+def probe_rows(part: Subset, most: int = 4, longest: int = 2048, beyond: int = 8192) -> list[int]:
+    """A few rows of different lengths, the shortest among them, and one long one, for the gates at the start.
+
+    The long one reaches beyond the windows of the model, where the data does; a lost window shows in no shorter row.
 
     Args:
       part: The examples to choose from.
       most: Number of rows.
       longest: Most tokens of a row, since a plain forward keeps every logit; the shortest row where all are longer.
+      beyond: Most tokens of the long row; without one of more than `longest`, it is among the others.
     """
     by_size = part.rows[np.argsort(part.store.num_tokens[part.rows], kind="stable")]
-    by_size = by_size[: max(1, int((part.store.num_tokens[by_size] <= longest).sum()))]
-    return by_size[np.unique(np.linspace(0, len(by_size) - 1, most).round().astype(int))].tolist()
+    sizes = part.store.num_tokens[by_size]
+    short = by_size[: max(1, int((sizes <= longest).sum()))]
+    rows = short[np.unique(np.linspace(0, len(short) - 1, most).round().astype(int))].tolist()
+    long = by_size[len(short) : int((sizes <= beyond).sum())]
+    return [*rows, int(long[-1])] if len(long) else rows
 
 
 class PromptGroups:

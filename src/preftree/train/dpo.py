@@ -10,7 +10,7 @@ from pathlib import Path
 from preftree.config.dpo import DpoConfig
 from preftree.errors import ConfigError
 from preftree.reference.build import BuildReport, build_reference
-from preftree.reference.first_step_gate import GateReport, verify_live_start, verify_start
+from preftree.reference.first_step_gate import GateReport, verify_live_start, verify_start, verify_table
 from preftree.reference.key import table_key
 from preftree.reference.moving import MovingReference
 from preftree.reference.protocol import LiveReference, NoReference, Reference, TableReference
@@ -20,7 +20,7 @@ from preftree.runtime.paths import cache_root
 from preftree.runtime.ranks import open_ranks
 from preftree.runtime.reduce import lead_first
 from preftree.train.dataset import PromptGroups
-from preftree.train.loop import Outcome, train
+from preftree.train.loop import Measure, Outcome, train
 from preftree.train.objective import Objective, bind_objective
 from preftree.train.open_run import OpenRun, admit, load_run, open_run
 from preftree.train.policy import ReferenceModel, find_live_reference, find_reference
@@ -31,9 +31,12 @@ from preftree.train.step.supervised import SupervisedSteps
 log = logging.getLogger("preftree")
 
 
-def run_dpo(config: DpoConfig) -> Outcome:
+def run_dpo(config: DpoConfig, measure: Measure | None = None) -> Outcome:
     """Train as `preftree dpo`, from the options to RUN/model.
 
+    Args:
+      config: The options.
+      measure: As of `train`.
     Raises:
       UserError: a mistake or a failure outside the program; the message names the remedy.
     """
@@ -46,7 +49,8 @@ def run_dpo(config: DpoConfig) -> Outcome:
             return Outcome(finished)
         reference, words = _open_reference(run, objective, data, model), "none" if model is None else model.words
         del model  # another model's weights are not needed again, unless it scores beside the policy
-        return train(run, SupervisedSteps(run, data, PreferenceTask(objective, reference)), trajectory, reference=words)
+        steps = SupervisedSteps(run, data, PreferenceTask(objective, reference))
+        return train(run, steps, trajectory, measure, reference=words)
 
 
 def build_reference_table(config: DpoConfig) -> BuildReport:
@@ -95,8 +99,14 @@ def _open_reference(
     if not _is_live(run.config, objective):
         table = _open_table(run, model)
         _fill_table(run, data, table, model)
+        groups = [*groups, *data.held_out_probes()]
         if _is_comparable(run, model):
             _log_gate(verify_start(run.scorer, table, groups, budget=budget))
+        else:  # the policy of a resumed run still has its first weights here
+            with model.active() as scorer:
+                gate = verify_table(scorer, table, groups, budget=budget)
+            text = "the reference, scored again, equals its table: %.1e nats of %.1e allowed"
+            log.info(text, gate.largest_logratio, gate.tolerance)
         return TableReference(table)
     kind = "the policy without its adapter" if model.without_adapter else "a second model in memory"
     log.info("the reference scores beside the policy in every step: %s", kind)

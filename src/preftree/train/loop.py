@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from torch.optim import Optimizer
 
@@ -80,16 +80,24 @@ class Outcome:
       progress: Position at the end.
       figures: Figures of the last evaluation; empty where there was none.
       signum: The signal that stopped it early; 0 where it ran to its end.
-      steps: Its steps; None where the run had finished before.
     """
 
     progress: Progress
     figures: Mapping[str, float] = field(default_factory=dict)
     signum: int = 0
-    steps: Steps | None = None
 
 
-def train(run: OpenRun[Any], steps: Steps, trajectory: Mapping[str, object], **about: object) -> Outcome:
+Measure: TypeAlias = Callable[[Steps], None]
+"""Writes figures that the models in memory give after training, into the run's folder."""
+
+
+def train(
+    run: OpenRun[Any],
+    steps: Steps,
+    trajectory: Mapping[str, object],
+    measure: Measure | None = None,
+    **about: object,
+) -> Outcome:
     """Run the loop from the start, or from a checkpoint, to its end or a signal; it always writes a checkpoint.
 
     A run that reaches its end also writes its model and its summary.
@@ -98,6 +106,7 @@ def train(run: OpenRun[Any], steps: Steps, trajectory: Mapping[str, object], **a
       run: The open run.
       steps: Its steps and evaluations.
       trajectory: Everything that determines the sequence of weights; stored with each checkpoint.
+      measure: Called after training on the rank that leads, before the summary marks the run as finished.
       about: Further plain JSON for checkpoints and summary, such as the name of the reference.
     Raises:
       TrainingError: a loss, a gradient or a weight is not finite; the last good state is the newest checkpoint.
@@ -138,8 +147,10 @@ def train(run: OpenRun[Any], steps: Steps, trajectory: Mapping[str, object], **a
             if config.save_every is not None and keeper.progress.step % config.save_every == 0:
                 keeper.save()
     if not signum:
-        finish(run, keeper.progress, figures, about)
-    return Outcome(keeper.progress, figures, signum, steps)
+        finish(
+            run, keeper.progress, figures, about, keeper.tracker.hashed.hexdigest(), lambda: measure and measure(steps)
+        )
+    return Outcome(keeper.progress, figures, signum)
 
 
 @dataclass(eq=False)
@@ -166,7 +177,8 @@ class _Keeper:
         """Write a checkpoint of this step, unless there is one."""
         if self.saved == self.progress.step:
             return
-        self.progress = replace(self.progress, rows=self.tracker.num_rows)
+        rows, sha256 = self.tracker.num_rows, self.tracker.hashed.hexdigest()
+        self.progress = replace(self.progress, rows=rows, rows_sha256=sha256)
         lead_first(self.run.ranks, self._write)
         self.saved = self.progress.step
 
@@ -219,6 +231,7 @@ def _open_keeper(run: OpenRun[Any], steps: Steps, about: Mapping[str, object]) -
         num_steps=steps.num_steps,
         first_step=progress.step,
         keep_rows=progress.rows if run.start else None,
+        sha256=progress.rows_sha256,
     )
     with tracking as tracker:
         keeper = _Keeper(run, steps, about, tracker, progress, progress.step if run.start else -1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,16 +14,17 @@ from transformers import PreTrainedTokenizerBase
 
 from preftree.config.recipes import AnyConfig
 from preftree.errors import TrainingError
-from preftree.models.adapters import adapted_layers, base_tensors, trained_parameters
+from preftree.models.adapters import adapted_layers, adapted_share, base_tensors, trained_parameters
+from preftree.models.beside_weights import stored_dtype
 from preftree.models.load import load_tokenizer
 from preftree.models.write_folder import save_adapter, save_model
 from preftree.run_folder import writer
-from preftree.run_folder.card import model_card
+from preftree.run_folder.card import code_span, model_card
+from preftree.run_folder.summary_file import write_summary
 from preftree.runtime.paths import cache_root
 from preftree.runtime.ranks import Ranks, open_ranks
 from preftree.scoring.scorer import Scorer
-from preftree.scoring.verify import ProbeReport, verify_scorer
-from preftree.storage.atomic import write_atomic
+from preftree.scoring.verify import ProbeReport, require_finite_figures, verify_scorer
 from preftree.storage.checkpoint import LoadedCheckpoint
 from preftree.train.policy import Policy, load_policy
 from preftree.train.state import Progress, require_finite
@@ -172,6 +172,7 @@ def admit(
     data.check_budget(run.scorer)
     writer.start_over(config, run.ranks)
     writer.write_config(config, run.ranks)
+    writer.set_aside_earlier_end(config, run.ranks)
     _describe_model(run)
     data.describe()
     if start is not None:
@@ -182,16 +183,29 @@ def admit(
 
 
 def finish(
-    run: OpenRun[AnyConfig], progress: Progress, figures: Mapping[str, float], about: Mapping[str, object]
+    run: OpenRun[AnyConfig],
+    progress: Progress,
+    figures: Mapping[str, float],
+    about: Mapping[str, object],
+    rows_sha256: str,
+    measure: Callable[[], object],
 ) -> None:
-    """Write RUN/model with its card, and RUN/summary.json last: its presence marks a finished run.
+    """Write RUN/model with its card, measure, and write RUN/summary.json last: its presence marks a finished run.
 
+    Args:
+      run: The open run.
+      progress: Its position at the end.
+      figures: Figures of the last evaluation.
+      about: Description of the run.
+      rows_sha256: Digest of metrics.jsonl.
+      measure: Writes what is measured after training.
     Raises:
-      TrainingError: a weight is not finite, or the folder cannot be written.
+      TrainingError: a weight or what the model computes is not finite, or the folder cannot be written.
     """
     if not run.ranks.leads:
         return
     require_finite(run.scorer.model, progress.step)
+    require_finite_figures(run.scorer, progress.step)
     out = Path(run.config.out)
     summary = {
         "recipe": run.config.recipe,
@@ -205,28 +219,35 @@ def finish(
         **about,
     }
     try:
-        _write_model(run, model_card(run.config, summary))
-        write_atomic(out / "summary.json", json.dumps(summary, indent=1) + "\n")
+        _write_model(run, summary)
+        measure()
+        write_summary(out, {**summary, "metrics_sha256": rows_sha256})
     except OSError as error:
         raise TrainingError(
-            f"{out / 'model'} cannot be written ({error.strerror or error}); the last checkpoint is safe: "
-            "fix that and start again with resume=auto"
+            f"{error.filename or out / 'model'} cannot be written ({error.strerror or error}); the last checkpoint is "
+            "safe: fix that and start again with resume=auto"
         ) from error
     log.info("model in %s", out / "model")
 
 
-def _write_model(run: OpenRun[AnyConfig], card: str) -> None:
+def _write_model(run: OpenRun[AnyConfig], summary: Mapping[str, object]) -> None:
     """Write RUN/model: the model, or its adapter; also RUN/base where the adapter's base is in no other folder."""
     policy, model, out = run.policy, run.scorer.model, Path(run.config.out)
+    dtype, base_dtype = str(model.dtype).removeprefix("torch."), stored_dtype(policy.base)
+    card = model_card(run.config, summary, dtype=dtype, base_dtype=base_dtype)
     if policy.lora is None:
-        save_model(model, run.tokenizer, out / "model", card=card)
+        if base_dtype not in (None, dtype):
+            message = "weights are written in %s, as they were trained; %s is %s (preftree export --dtype rounds them)"
+            log.info(message, dtype, policy.base, base_dtype)
+        save_model(model, run.tokenizer, out / "model", card=card, source=policy.base)
         return
     base = policy.base
     if policy.merged:
         assert policy.incoming is not None
         base = str(out / "base")
-        about = f"# {out.name}, base\n\n`{policy.base}` with adapter `{policy.incoming.path}` merged into it.\n"
-        save_model(model, run.tokenizer, out / "base", card=about, tensors=base_tensors(model))
+        start = f"{code_span(policy.base)} with adapter {code_span(str(policy.incoming.path))} merged into it"
+        about = f"# Base of an adapter\n\n{start}.\n"
+        save_model(model, run.tokenizer, out / "base", card=about, source=policy.base, tensors=base_tensors(model))
     others = policy.others(run.config.model)
     save_adapter(model, run.tokenizer, out / "model", base=base, card=card, beside=others)
 
@@ -239,10 +260,11 @@ def _describe_model(run: OpenRun[AnyConfig]) -> None:
     log.info("%s: %.1f M parameters, %s on %s%s", config.model, size / 1e6, config.precision, device, sharing)
     if (lora := run.policy.lora) is not None:
         log.info(
-            "%s: %s on %d layers, %.2f M parameters trained%s",
+            "%s: %s on %d layers (%.1f %% of the layers' weights), %.2f M parameters trained%s",
             run.policy.words,
             f"{'DoRA' if lora.dora else 'LoRA'} of rank {lora.r}, alpha {lora.alpha:g}",
             len(adapted_layers(scorer)),
+            100 * adapted_share(run.scorer.model),
             sum(parameter.numel() for parameter in trained_parameters(scorer).values()) / 1e6,
             f", base in {config.quantize}" if config.quantize else "",
         )

@@ -19,7 +19,7 @@ from preftree.runtime.ranks import Ranks
 from preftree.scoring.critic import Critic
 from preftree.scoring.reward_scorer import RewardScorer
 from preftree.scoring.scorer import Scorer
-from preftree.train.loop import Outcome, train
+from preftree.train.loop import Measure, Outcome, train
 from preftree.train.open_run import OpenRun, admit, open_run
 from preftree.train.policy import Policy, find_live_reference, load_policy
 from preftree.train.rollouts.iteration import advance, begin_state, evaluate
@@ -32,25 +32,31 @@ from preftree.train.step.optimizer import build_optimizer
 log = logging.getLogger("preftree")
 
 
-def run_ppo(config: PpoConfig) -> Outcome:
+def run_ppo(config: PpoConfig, measure: Measure | None = None) -> Outcome:
     """Train as `preftree ppo`, from the options to RUN/model.
 
+    Args:
+      config: The options.
+      measure: As of `train`.
     Raises:
       UserError: a mistake or a failure outside the program; the message names the remedy.
     """
-    return _run(config)
+    return _run(config, measure)
 
 
-def run_rloo(config: RlooConfig) -> Outcome:
+def run_rloo(config: RlooConfig, measure: Measure | None = None) -> Outcome:
     """Train as `preftree rloo`, from the options to RUN/model.
 
+    Args:
+      config: The options.
+      measure: As of `train`.
     Raises:
       UserError: a mistake or a failure outside the program; the message names the remedy.
     """
-    return _run(config)
+    return _run(config, measure)
 
 
-def _run(config: OnlineConfig) -> Outcome:
+def _run(config: OnlineConfig, measure: Measure | None) -> Outcome:
     with open_run(config, _load) as run:
         data = open_run_prompts(run)
         rewards = load_rewards(config.reward)
@@ -67,7 +73,7 @@ def _run(config: OnlineConfig) -> Outcome:
         optimizer = build_optimizer(run.scorer, run.config)
         config = run.config.model_copy(update={"warmup_steps": data.warmup})
         learner = Learner(config, run.scorer, optimizer, critic, reference, run.tokenizer, data, rewards, mixed_in)
-        return train(run, OnlineSteps(learner), trajectory, reference=reference.words, models_in_memory=models)
+        return train(run, OnlineSteps(learner), trajectory, measure, reference=reference.words, models_in_memory=models)
 
 
 @dataclass(frozen=True, eq=False, slots=True)

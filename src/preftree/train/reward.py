@@ -25,7 +25,7 @@ from preftree.scoring.reward_scorer import RewardScorer
 from preftree.scoring.verify import verify_rewards
 from preftree.stats.calibration import Calibration, calibration
 from preftree.train.dataset import Subset
-from preftree.train.loop import Outcome, train
+from preftree.train.loop import Measure, Outcome, train
 from preftree.train.objective import Objective, bind_reward
 from preftree.train.open_run import OpenRun, admit, open_run
 from preftree.train.policy import Policy, digest_base
@@ -96,9 +96,12 @@ class RewardTask:
         return means
 
 
-def run_reward(config: RewardConfig) -> Outcome:
+def run_reward(config: RewardConfig, measure: Measure | None = None) -> Outcome:
     """Train as `preftree reward`, from the options to RUN/model.
 
+    Args:
+      config: The options.
+      measure: As of `train`.
     Raises:
       UserError: a mistake or a failure outside the program; the message names the remedy.
     """
@@ -112,7 +115,8 @@ def run_reward(config: RewardConfig) -> Outcome:
         trajectory = trajectory_of(run, data, **objective.identity, head=head)
         if finished := admit(run, data, trajectory, verify_rewards):
             return Outcome(finished)
-        return train(run, SupervisedSteps(run, data, RewardTask(objective)), trajectory, reference="none")
+        steps = SupervisedSteps(run, data, RewardTask(objective))
+        return train(run, steps, trajectory, measure, reference="none")
 
 
 def load_reward_policy(config: RewardConfig, ranks: Ranks) -> Policy:

@@ -38,6 +38,11 @@ class RunExamples:
         """The responses of a few training rows, for the gates at the start."""
         return [self.train.store[row].sequences for row in probe_rows(self.train)]
 
+    def held_out_probes(self) -> Sequence[Sequence[TokenSequence]]:
+        """The responses of a few held-out rows; none where nothing is held out."""
+        part = self.held_out
+        return [] if part is None else [part.store[row].sequences for row in probe_rows(part, most=2)]
+
     def check_budget(self, scorer: Scorer) -> None:
         """Refuse an example that alone is larger than the micro-batch budget.
 

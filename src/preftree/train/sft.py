@@ -15,7 +15,7 @@ from preftree.data.store.example import Examples, TokenExample
 from preftree.losses.mean import weighted_means
 from preftree.losses.sft import sft
 from preftree.reference.protocol import NoReference
-from preftree.train.loop import Outcome, train
+from preftree.train.loop import Measure, Outcome, train
 from preftree.train.open_run import admit, open_run
 from preftree.train.run_examples import open_examples, trajectory_of
 from preftree.train.step.held_out import clusters_of, interval_ends
@@ -66,9 +66,12 @@ class DemonstrationTask:
         return loss | weighted_means(lengths, weights, float(examples.weights[rows].sum()))
 
 
-def run_sft(config: SftConfig) -> Outcome:
+def run_sft(config: SftConfig, measure: Measure | None = None) -> Outcome:
     """Train as `preftree sft`, from the options to RUN/model.
 
+    Args:
+      config: The options.
+      measure: As of `train`.
     Raises:
       UserError: a mistake or a failure outside the program; the message names the remedy.
     """
@@ -77,4 +80,4 @@ def run_sft(config: SftConfig) -> Outcome:
         trajectory = trajectory_of(run, data)
         if finished := admit(run, data, trajectory):
             return Outcome(finished)
-        return train(run, SupervisedSteps(run, data, DemonstrationTask()), trajectory, reference="none")
+        return train(run, SupervisedSteps(run, data, DemonstrationTask()), trajectory, measure, reference="none")

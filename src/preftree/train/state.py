@@ -27,6 +27,7 @@ class Progress:
       tokens_alone: Tokens that would have been computed with each response in a separate row, without padding.
       seconds: Time spent in training steps, including those before a resumption.
       rows: Rows of metrics.jsonl.
+      rows_sha256: Their digest in hex; empty in checkpoints of earlier versions.
       state: Running state of the loss, by name.
     """
 
@@ -36,6 +37,7 @@ class Progress:
     tokens_alone: int = 0
     seconds: float = 0.0
     rows: int = 0
+    rows_sha256: str = ""
     state: Mapping[str, float] = field(default_factory=dict)
 
 

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from preftree.errors import DataError, UserError
-from preftree.storage.atomic import make_folder, write_atomic
+from preftree.storage.atomic import disk_faults, write_atomic
+from preftree.storage.own_folder import own_folder
 
 Rows: TypeAlias = Iterable[Any]
 """A list of mappings, or a `datasets.Dataset`; each row is checked as it is written."""
@@ -27,6 +28,8 @@ def write_rows(rows: Rows, path: Path, name: str) -> str:
     Raises:
       DataError: a row is not a mapping, or holds a value that is not JSON; or the file holds other rows, which are
         kept.
+      ConfigError: the folder holds files of something else.
+      WriteError: the file cannot be written.
     """
     lines = []
     for index, row in enumerate(rows):
@@ -41,8 +44,8 @@ def write_rows(rows: Rows, path: Path, name: str) -> str:
     text = "".join(f"{line}\n" for line in lines)
     if path.exists() and path.read_text(encoding="utf-8") != text:
         raise DataError(f"out={path.parent} holds the rows of another run as {path.name}; choose another out=")
-    make_folder(path.parent)
-    write_atomic(path, text)
+    with own_folder(path.parent), disk_faults():
+        write_atomic(path, text)
     return str(path)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -48,16 +49,24 @@ def find_source(path: str) -> Source:
     if not Path(path).exists() and looks_like_hub_id(path) and not path.lower().endswith(SUFFIXES):
         return Source(path, (), find_on_hub(path))
     try:
-        return Source(path, tuple(data_files(path)))
+        return Source(path, tuple(map(_named_in_utf8, data_files(path))))
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error}") from error
+
+
+def _named_in_utf8(file: str) -> str:
+    try:
+        file.encode()
+    except UnicodeEncodeError:
+        raise DataError(f"the name {file!a} is not UTF-8, so no log or report could show it; rename the file") from None
+    return file
 
 
 def check_out(source: Source, out: Path) -> None:
     """See that a .jsonl file can be written from a source.
 
     Raises:
-      DataError: it is no .jsonl, its folder does not exist, or it is the source itself.
+      DataError: it is no .jsonl, its folder does not exist, or it is the source itself or another file that exists.
     """
     if out.suffix != ".jsonl":
         raise DataError(f"the output must end in .jsonl, got {out}")
@@ -65,6 +74,8 @@ def check_out(source: Source, out: Path) -> None:
         raise DataError(f"the folder of {out} does not exist; create it first")
     if out.resolve() in (Path(file).resolve() for file in source.files):
         raise DataError(f"{out} is the input; give another name")
+    if os.path.lexists(out):
+        raise DataError(f"{out} exists and is not replaced; delete it, or give another name")
 
 
 def read_rows(source: Source) -> Iterator[RawRow]:

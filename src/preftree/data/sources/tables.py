@@ -13,7 +13,7 @@ from preftree.errors import DataError
 from preftree.records import Provenance
 
 if TYPE_CHECKING:
-    from pyarrow import RecordBatch
+    from pyarrow import Array, RecordBatch
 
 
 def parquet_rows(file: str) -> Iterator[RawRow]:
@@ -91,18 +91,34 @@ def _row(one: RecordBatch) -> Row | RowFault:
         return one.to_pylist()[0]
     except UnicodeDecodeError:
         return _bad_utf8()
-    except (OverflowError, ValueError):  # such as a date after the year 9999
-        name, reason = next(_unreadable(one))
-        return RowFault("bad_value", name, f"'{name}' holds a value that cannot be read ({reason}); drop the column")
+    except (OverflowError, ValueError):  # such as a date after the year 9999, perhaps in a column that nothing reads
+        row: Row = {}
+        for name, column in zip(one.schema.names, one.columns, strict=True):
+            try:
+                row[name] = column.to_pylist()[0]
+            except (OverflowError, ValueError) as error:
+                try:
+                    row[name] = _as_stored(column, name, error)
+                except RowFault as fault:
+                    return fault
+        return row
+
+
+def _as_stored(column: Array, name: str, error: Exception) -> int:
+    """The number that a date or a time is stored as, where Python has no such date.
+
+    Raises:
+      RowFault: the value is nested, and no number.
+    """
+    from pyarrow import ArrowException, int32, int64
+
+    for kind in (int64(), int32()):
+        try:
+            return column.cast(kind).to_pylist()[0]
+        except ArrowException:
+            continue
+    raise RowFault("bad_value", name, f"'{name}' holds a value that cannot be read ({error}); drop the column")
 
 
 def _bad_utf8() -> RowFault:
     return RowFault("bad_utf8", "row", "the row holds bytes that are not UTF-8")
-
-
-def _unreadable(one: RecordBatch) -> Iterator[tuple[str, Exception]]:
-    for name, column in zip(one.schema.names, one.columns, strict=True):
-        try:
-            column.to_pylist()
-        except (OverflowError, ValueError) as error:
-            yield name, error

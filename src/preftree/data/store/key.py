@@ -8,6 +8,8 @@ import os
 from dataclasses import asdict
 from pathlib import Path
 
+from pydantic import BaseModel, ConfigDict
+
 from preftree.data.formats import FORMATS
 from preftree.data.rows.format import Format
 from preftree.data.sources.reader import Source
@@ -15,8 +17,8 @@ from preftree.data.tokens.budgets import Budgets, Truncation
 from preftree.data.tokens.encoder import Encoder
 from preftree.errors import DataError
 from preftree.records import Kind
-from preftree.storage.atomic import make_folder, write_atomic
 from preftree.storage.code_digest import code_digest
+from preftree.storage.json_file import read_json, write_json
 
 TOKEN_CODE = (
     "preftree.data.formats",
@@ -92,17 +94,16 @@ def content_digests(source: Source, folder: Path) -> list[str]:
     for file in source.files:
         name, mark = str(Path(file).resolve()), file_mark(file)
         known = memo.get(name)
-        if not (isinstance(known, list) and len(known) == 2 and known[0] == mark):
+        if known is None or known[0] != mark:
             try:
                 with open(file, "rb") as stream:
-                    known = [mark, hashlib.file_digest(stream, "sha256").hexdigest()]
+                    known = (mark, hashlib.file_digest(stream, "sha256").hexdigest())
             except OSError as error:
                 raise DataError(f"{file} cannot be read: {error}") from error
             memo[name], changed = known, True
         digests.append(known[1])
     if changed:
-        make_folder(folder)
-        write_atomic(memo_path, json.dumps(memo))
+        write_json(memo_path, {"files": memo})
     return digests
 
 
@@ -112,9 +113,16 @@ def file_mark(file: str) -> list[int]:
     return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
 
 
-def _read_memo(path: Path) -> dict[str, object]:
+class _Memo(BaseModel):
+    """Schema of files.json: size, times, inode and digest of files, by path."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    files: dict[str, tuple[list[int], str]]
+
+
+def _read_memo(path: Path) -> dict[str, tuple[list[int], str]]:
     try:
-        memo = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):  # lost or damaged: the files are hashed again
+        return read_json(path, _Memo, "delete it").files
+    except DataError:  # lost, damaged, or of an earlier version: the files are hashed again
         return {}
-    return memo if isinstance(memo, dict) else {}

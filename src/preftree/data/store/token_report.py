@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from preftree.data.rows.faults import ACTIONS, Rejected
+from preftree.errors import CacheError
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,14 +54,21 @@ class TokenReport:
 
     @staticmethod
     def from_json(value: Mapping[str, Any]) -> TokenReport:
-        """The report of a cached store."""
-        fixed = {
-            "rejected": tuple(Rejected(**row) for row in value["rejected"]),
-            "places": {action: tuple(places) for action, places in value["places"].items()},
-            "cached": True,
-            "rebuilt": None,
-        }
-        return TokenReport(**{**value, **fixed})
+        """The report of a cached store.
+
+        Raises:
+          CacheError: it is not what `as_json` gives.
+        """
+        try:
+            fixed = {
+                "rejected": tuple(Rejected(**row) for row in value["rejected"]),
+                "places": {action: tuple(places) for action, places in value["places"].items()},
+                "cached": True,
+                "rebuilt": None,
+            }
+            return TokenReport(**{**value, **fixed})
+        except (KeyError, TypeError, AttributeError) as error:
+            raise CacheError(f"the report of a cached store cannot be read ({error})") from error
 
     def lines(self) -> list[str]:
         """The report in words: one line of counts, then a line for each fault and action with its first rows."""

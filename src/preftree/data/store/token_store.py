@@ -1,14 +1,11 @@
-"""Store of token sequences on disk: memory-mapped Arrow IPC, written in bounded memory, checked as it is read.
+"""Store of token sequences on disk: memory-mapped Arrow IPC, written in bounded memory, checked when it is opened.
 
-A store is a folder: `examples.arrow` holds record batches of some hundred examples, `meta.json` their description.
-Each batch has two CRC-32 sums in `meta.json`: one over the small columns (weights, counts, figures), which are read
-when the store is opened, and one over the tokens, which is checked when a batch is first read.
+A store is a folder: `examples.arrow` holds record batches of some hundred examples, `meta.json` their description, and
+`MANIFEST.json` the SHA-256 of both. Both name the key of the store, which is the folder's name (`store/key.py`).
 """
 
 from __future__ import annotations
 
-import json
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,10 +13,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from jaxtyping import Bool, Float, Int
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from preftree.data.store.example import TokenExample, join
-from preftree.errors import CacheError
+from preftree.errors import CacheError, CheckpointError
 from preftree.records import FIGURES, Provenance
+from preftree.storage.json_file import first_fault
+from preftree.storage.manifest import verify_manifest
 
 _IDS = pa.list_(pa.int32())
 SCHEMA = pa.schema(
@@ -38,8 +38,19 @@ SCHEMA = pa.schema(
         ("line", pa.int64()),
     ]
 )
-HEAVY = ("prompt", "responses", "scored")
-LIGHT = tuple(name for name in SCHEMA.names if name not in HEAVY)
+KEY = b"key"  # entry of the schema's metadata
+
+
+class _Meta(BaseModel):
+    """Schema of meta.json."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    key: str
+    examples: int
+    digest: str
+    files: list[str]
+    report: dict[str, Any]
 
 
 class TokenStore:
@@ -61,29 +72,32 @@ class TokenStore:
         """Open a store.
 
         Raises:
-          CacheError: a file is missing or damaged.
+          CacheError: a file is missing or damaged, or is of another store than the folder's name says.
         """
         self.folder = folder
         try:
-            meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-            if (folder / "examples.arrow").stat().st_size != meta["bytes"]:
-                raise CacheError(f"{folder} is damaged: examples.arrow has another size than it was written with")
+            listed = verify_manifest(folder)
+            if set(listed) != {"examples.arrow", "meta.json"}:
+                raise CacheError(f"{folder} is damaged: its MANIFEST.json does not list what a store holds")
+            meta = _Meta.model_validate_json((folder / "meta.json").read_bytes())
             self._reader = pa.ipc.open_file(pa.memory_map(str(folder / "examples.arrow")))
             if not self._reader.schema.equals(SCHEMA):
                 raise CacheError(f"{folder} is damaged: examples.arrow has other columns than a store")
+            for name, key in (("meta.json", meta.key), ("examples.arrow", self._key_in_examples())):
+                if key != folder.name:
+                    raise CacheError(f"{folder / name} is of store {key!r}, of other data or another tokenizer")
             batches = [self._reader.get_batch(i) for i in range(self._reader.num_record_batches)]
-            self.digest: str = meta["digest"]
-            self.report: dict[str, Any] = meta["report"]
-            self._files: list[str] = meta["files"]
-            self._sums: list[list[int]] = meta["sums"]
-            if meta.pop("sum") != meta_sum(meta):
-                raise CacheError(f"{folder} is damaged: meta.json has another checksum")
-            if sum(batch.num_rows for batch in batches) != meta["examples"] or len(self._sums) != len(batches):
+            for batch in batches:
+                batch.validate()
+            if sum(batch.num_rows for batch in batches) != meta.examples:
                 raise CacheError(f"{folder} is damaged: it does not hold the examples that meta.json counts")
-        except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
+        except ValidationError as error:
+            raise CacheError(f"{folder / 'meta.json'} cannot be read: {first_fault(error)}") from error
+        except (OSError, ValueError, CheckpointError, pa.ArrowException) as error:
             raise CacheError(f"{folder} cannot be read: {error}") from error
-        for number, batch in enumerate(batches):
-            self._verify(batch, number, LIGHT, 0)
+        self.digest: str = meta.digest
+        self.report: dict[str, Any] = meta.report
+        self._files = meta.files
         self._starts = np.cumsum([0, *(batch.num_rows for batch in batches)])
         self._views: list[dict[str, np.ndarray] | None] = [None] * len(batches)
 
@@ -109,7 +123,6 @@ class TokenStore:
 
         Raises:
           IndexError: no such example.
-          CacheError: the tokens on disk differ from those that were written.
         """
         if not 0 <= index < len(self):
             raise IndexError(f"example {index} of {len(self)}")
@@ -156,8 +169,7 @@ class TokenStore:
         view = self._views[number]
         if view is None:
             batch = self._reader.get_batch(number)
-            self._verify(batch, number, HEAVY, 1)
-            prompt, responses, scored = (batch.column(name) for name in HEAVY)
+            prompt, responses, scored = (batch.column(name) for name in ("prompt", "responses", "scored"))
             view = self._views[number] = {
                 "prompt": _numpy(prompt.values),
                 "prompt_at": _numpy(prompt.offsets),
@@ -169,19 +181,8 @@ class TokenStore:
             }
         return view
 
-    def _verify(self, batch: pa.RecordBatch, number: int, names: tuple[str, ...], part: int) -> None:
-        try:
-            batch.validate()
-            sound = checksum(batch, names) == self._sums[number][part]
-        except (pa.ArrowException, IndexError, TypeError) as error:
-            raise CacheError(f"{self.folder} is damaged: batch {number} cannot be read ({error})") from error
-        if not sound:
-            raise CacheError(f"{self.folder} is damaged: batch {number} has another checksum; delete it and run again")
-
-
-def meta_sum(meta: dict[str, Any]) -> int:
-    """CRC-32 over the content of `meta.json`."""
-    return zlib.crc32(json.dumps(meta, sort_keys=True).encode())
+    def _key_in_examples(self) -> str:
+        return ((self._reader.schema.metadata or {}).get(KEY) or b"").decode(errors="replace")
 
 
 class _Values:
@@ -199,15 +200,3 @@ class _Values:
 
 def _numpy(array: pa.Array) -> np.ndarray:
     return array.to_numpy(zero_copy_only=True)
-
-
-def checksum(batch: pa.RecordBatch, names: Sequence[str]) -> int:
-    """CRC-32 over the values of some columns; the padding of Arrow's buffers does not count."""
-    total = 0
-    for name in names:
-        column = batch.column(name)
-        while isinstance(column, pa.ListArray):
-            total = zlib.crc32(_numpy(column.offsets).data, total)
-            column = column.values
-        total = zlib.crc32(_numpy(column).data, total)
-    return total

@@ -14,8 +14,9 @@ import pyarrow as pa
 from jaxtyping import Int
 
 from preftree.data.store.example import count_tokens, join
-from preftree.data.store.token_store import HEAVY, LIGHT, SCHEMA, checksum, meta_sum
+from preftree.data.store.token_store import KEY, SCHEMA
 from preftree.records import FIGURES, Figures, Provenance
+from preftree.storage.manifest import write_manifest
 
 _BATCH_EXAMPLES = 512
 _BATCH_TOKENS = 1 << 20
@@ -51,15 +52,16 @@ class NewExample:
 class StoreWriter:
     """Writer of examples into a new folder; only one batch is held in memory."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, key: str) -> None:
+        """Begin a store; `key` is the name that its folder will have."""
         self._folder = folder
+        self._key = key
         self._sink = pa.OSFile(str(folder / "examples.arrow"), "wb")
-        self._arrow = pa.ipc.new_file(self._sink, SCHEMA)
+        self._arrow = pa.ipc.new_file(self._sink, SCHEMA.with_metadata({KEY: key.encode()}))
         self._pending: list[tuple[NewExample, tuple[int, int]]] = []
         self._pending_tokens = 0
         self._files: dict[str, int] = {}
         self._hash = hashlib.sha256()
-        self._sums: list[tuple[int, int]] = []
         self._count = 0
 
     def append(self, example: NewExample) -> tuple[int, int]:
@@ -78,19 +80,18 @@ class StoreWriter:
         return counts
 
     def finish(self, report: dict[str, Any]) -> None:
-        """Write the last batch and the meta file."""
+        """Write the last batch, the meta file and the manifest."""
         self._flush()
         self.close()
         meta = {
+            "key": self._key,
             "examples": self._count,
-            "bytes": (self._folder / "examples.arrow").stat().st_size,
             "digest": self._hash.hexdigest(),
             "files": list(self._files),
-            "sums": self._sums,
             "report": report,
         }
-        meta["sum"] = meta_sum(meta)
         (self._folder / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
+        write_manifest(self._folder)
 
     def close(self) -> None:
         """Close the file, finished or not."""
@@ -122,7 +123,6 @@ class StoreWriter:
             pa.array([example.provenance.line for example in examples], pa.int64()),
         ]
         batch = pa.RecordBatch.from_arrays(columns, schema=SCHEMA)
-        self._sums.append((checksum(batch, LIGHT), checksum(batch, HEAVY)))
         self._arrow.write_batch(batch)
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from preftree.data.rows.faults import RowFault
-from preftree.data.tokens.apply_template import apply_template, template_arguments
+from preftree.data.tokens.apply_template import apply_template, rendering, template_arguments
 from preftree.data.tokens.came_out import check_prompt, find_calls, find_reasoning
 from preftree.data.tokens.encoder import Encoder, Ids, make_encoder
 from preftree.data.tokens.written_out import check_beside, check_special, check_turns
@@ -264,12 +264,13 @@ def _marked(tokenizer: PreTrainedTokenizerBase, prompt: Sequence[Message]) -> tu
             f"{tokenizer.name_or_path} renders them otherwise once the conversation goes on, and has no "
             "{% generation %} markers; add them, or train on the last turn alone"
         )
-    rendered = tokenizer.apply_chat_template(
-        **arguments,
-        add_generation_prompt=True,
-        return_dict=True,
-        return_assistant_tokens_mask=True,
-    )
+    with rendering(tokenizer, "prompt"):
+        rendered = tokenizer.apply_chat_template(
+            **arguments,
+            add_generation_prompt=True,
+            return_dict=True,
+            return_assistant_tokens_mask=True,
+        )
     assert not isinstance(rendered, str | list)
     mask = np.array([0, *rendered["assistant_masks"], 0])
     edges = np.flatnonzero(np.diff(mask)).reshape(-1, 2).tolist()

@@ -13,7 +13,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from preftree.data.rows.faults import RowFault
-from preftree.data.tokens.apply_template import apply_template
+from preftree.data.tokens.apply_template import EndlessTemplate, apply_template
 from preftree.errors import ModelError
 from preftree.records import Conversation, Message
 
@@ -131,6 +131,8 @@ def _renderings(tokenizer: PreTrainedTokenizerBase) -> Iterator[tuple[list[str],
         for ask in (False, True):
             try:
                 text = apply_template(tokenizer, probe, probe, "probe", ask=ask)
+            except EndlessTemplate:
+                raise
             except (RowFault, ModelError):  # it wants conversations of another form
                 continue
             yield [turn.content for turn in probe], text

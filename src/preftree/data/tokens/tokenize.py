@@ -31,7 +31,7 @@ from preftree.data.tokens.row_examples import RenderedRow, Turns, make_examples,
 from preftree.data.tokens.template import check_template
 from preftree.errors import CacheError, DataError
 from preftree.records import Kind, Provenance, Record
-from preftree.storage.atomic import staged_dir
+from preftree.storage.atomic import clear_leftovers, make_folder, staged_dir
 
 _BATCH_RECORDS = 256
 _BATCH_CHARACTERS = 2_000_000
@@ -81,7 +81,12 @@ def tokenize_file(
     check_kind(path, form, kind, chosen_side=chosen_side)
     encoder = make_encoder(tokenizer)
     marks = [file_mark(file) for file in source.files]
-    contents = content_digests(source, cache_dir / "tokens")
+    try:
+        make_folder(cache_dir / "tokens")
+        clear_leftovers(cache_dir / "tokens")
+        contents = content_digests(source, cache_dir / "tokens")
+    except OSError as error:
+        raise _unwritable(cache_dir / "tokens", error) from error
     key = store_key(
         source,
         contents,
@@ -97,10 +102,10 @@ def tokenize_file(
     if folder.exists():
         try:
             store = TokenStore(folder)
+            report = TokenReport.from_json(store.report)
         except CacheError as error:
             damage = str(error)
         else:
-            report = TokenReport.from_json(store.report)
             check_share(path, report.rows, report.faults, report.rejected, max_rejected_share)
             return store, report
 
@@ -108,7 +113,7 @@ def tokenize_file(
     records = read_records(source, form, tally)
     rows = _render_rows(records, tokenizer, encoder, tally, path=path, kind=kind, chosen_side=chosen_side, turns=turns)
     try:
-        with staged_dir(folder) as staging, closing(StoreWriter(staging)) as writer:
+        with staged_dir(folder) as staging, closing(StoreWriter(staging, key)) as writer:
             for batch in _batches(rows):
                 num_templated += sum(row.templated for row in batch)
                 for example in make_examples(batch, encoder, budgets, truncation, tally):
@@ -138,10 +143,13 @@ def tokenize_file(
             )
             writer.finish(report.as_json())
     except OSError as error:
-        raise CacheError(
-            f"{folder} cannot be written: {error}; make room, or name another folder with cache="
-        ) from error
+        raise _unwritable(folder, error) from error
     return TokenStore(folder), replace(report, rebuilt=damage)
+
+
+def _unwritable(folder: Path, error: OSError) -> CacheError:
+    reason = error.strerror or error
+    return CacheError(f"{folder} cannot be written ({reason}); make room, or name another folder with cache=")
 
 
 def _render_rows(

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import secrets
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +14,7 @@ from preftree.data.rows.faults import Tally, check_share
 from preftree.data.rows.fields import Row
 from preftree.data.sources.reader import check_out, find_format, find_source, read_records
 from preftree.records import Kind, Text
-from preftree.storage.atomic import fsync_folder
+from preftree.storage.atomic import disk_faults, staged_file
 
 _LINE_BREAKS = {code: f"\\u{code:04x}" for code in (0x85, 0x2028, 0x2029)}
 
@@ -58,9 +56,8 @@ def convert_file(
     if kind is not None:
         check_kind(path, form, kind, chosen_side=chosen_side)
     tally, written = Tally(), 0
-    partial = out.with_name(f".{out.name}.{secrets.token_hex(4)}.partial")
-    try:
-        with open(partial, "x", encoding="utf-8", newline="\n") as file:
+    with disk_faults("make room, or give another OUT"), staged_file(out) as partial:
+        with open(partial, "w", encoding="utf-8", newline="\n") as file:
             for where, record in read_records(source, form, tally):
                 if max_turns is not None and human_turns(record.prompt) > max_turns:
                     tally.note("longer_dialogue", where)
@@ -69,17 +66,11 @@ def convert_file(
                     file.write(json_line(to_row(item)))
                     written += 1
             check_share(path, tally.rows, tally.faults, tally.rejected, max_rejected_share)
-            file.flush()
-            os.fsync(file.fileno())
         if num_rows is not None and num_rows < written:
             lines = partial.read_text(encoding="utf-8").removesuffix("\n").split("\n")
             lines = some_of(lines, num_rows, seed)
             written = len(lines)
             partial.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8", newline="\n")
-        os.replace(partial, out)
-        fsync_folder(out.parent)
-    finally:
-        partial.unlink(missing_ok=True)  # it does not exist after the rename
     return tally, written
 
 

@@ -15,7 +15,7 @@ from preftree.data.tokens.encoder import Encoder, make_encoder
 from preftree.data.tools.convert import some_of
 from preftree.errors import ConfigError, DataError
 from preftree.records import Demonstration
-from preftree.storage.atomic import write_atomic
+from preftree.storage.atomic import write_result
 
 
 def cut_file(
@@ -71,7 +71,7 @@ def cut_file(
     check_share(path, tally.rows, tally.faults, tally.rejected, max_rejected_share)
     if num_rows is not None:
         lines = some_of(lines, num_rows, seed)
-    write_atomic(out, "".join(lines))
+    write_result(out, "".join(lines), advice="make room, or give another OUT")
     return tally, len(lines)
 
 

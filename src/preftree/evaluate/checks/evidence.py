@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeGuard
 
 import numpy as np
 from jaxtyping import Float
@@ -144,7 +144,7 @@ def lost_share(evidence: Evidence, side: str) -> float | None:
     return -ratio.high / max(ratio.value - logps, 1e-9)
 
 
-def is_number(value: object) -> bool:
+def is_number(value: object) -> TypeGuard[int | float]:
     """Whether a value of a row is a number."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 

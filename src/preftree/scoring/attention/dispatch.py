@@ -54,13 +54,14 @@ def tree_attention(
     """Attend along each token's branch.
 
     Args:
-      module: The calling attention layer (unused; part of the interface).
+      module: The calling attention layer.
       query, key, value: One packed row; G key heads may be fewer than H (grouped queries).
       attention_mask: Ignored: the tree is the mask.
       tree: The trees of this forward.
       scaling: Factor on query-key products; D ** -0.5 when None.
       dropout: Must be 0: responses share a prompt, and policy and reference must be the same function.
-      sliding_window: Positions that a token attends to, including its own position.
+      sliding_window: Positions that a token attends to, including its own position; some models keep it in the mask
+        alone, so the one that the layer's mask has comes first.
       softcap: Scores become softcap * tanh(scores / softcap).
       s_aux: Attention sinks, one logit a head, [H].
     Returns:
@@ -76,6 +77,7 @@ def tree_attention(
         raise ModelError(
             f"attention dropout must be 0 while scoring trees, got {dropout}; load the model with load_model"
         )
+    sliding_window = tree.windows.get(module, sliding_window)
     form = AttentionForm(query.shape[-1] ** -0.5 if scaling is None else scaling, sliding_window, softcap, s_aux)
     if tree.path == "sdpa" and emulating(query.device):
         query, key, value = (operand(rows, torch.bfloat16) for rows in (query, key, value))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from preftree.tree.layout import TreeBatch
 
@@ -23,11 +24,13 @@ class TreeMask:
     Attributes:
       batch: The trees.
       path: Implementation that computes them.
+      windows: Window of each attention layer, by the mask that transformers gives it; None for a layer that sees all.
       cache: Masks and segments that a path has built for this batch, by window (and dtype).
     """
 
     batch: TreeBatch
     path: AttentionPath
+    windows: Mapping[nn.Module, int | None] = field(default_factory=dict)
     cache: dict[Any, Any] = field(default_factory=dict)
 
 
