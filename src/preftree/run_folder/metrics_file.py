@@ -182,7 +182,8 @@ def cut_rows(path: Path, keep: int, sha256: str = "") -> tuple[int, hashlib._Has
             "or move it away to go on without it"
         )
     if beyond:
-        log.info("%s: dropping %d rows after %s", path, beyond, "the checkpoint" if keep else "no checkpoint")
+        level = logging.INFO if keep else logging.WARNING
+        log.log(level, "%s: dropping %d rows after %s", path, beyond, "the checkpoint" if keep else "no checkpoint")
     os.truncate(path, size)
     return rows, hashed
 
