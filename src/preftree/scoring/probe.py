@@ -138,7 +138,7 @@ def recorded_windows(model: PreTrainedModel) -> tuple[dict[nn.Module, int | None
       Windows by layer, None for a layer that sees everything; a reason where a layer makes a mask of its own or has one
       of another form, else None.
     """
-    before = model.config._attn_implementation
+    before = model.config._attn_implementation or "eager"
     with _recorder() as seen, torch.no_grad():
         model.set_attn_implementation(_RECORDING)
         try:

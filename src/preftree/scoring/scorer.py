@@ -106,7 +106,7 @@ class Scorer(nn.Module):
             if reason is None:
                 self._windows, reason = recorded_windows(self.model)
             if reason is None:
-                before = self.model.config._attn_implementation
+                before = self.model.config._attn_implementation or "eager"
                 self.attention, self.shares_prefixes = "sdpa", True
                 if self._uses_trees() and self._agrees(own):
                     return None
