@@ -61,7 +61,7 @@ def test_diagnose_as_json(displaced: Path, healthy: Path) -> None:
     said = json.loads(run("eval", "diagnose", str(displaced), "--json").stdout)
     assert [diagnosis["name"] for diagnosis in said["found"]] == ["displacement"]
     assert set(said["found"][0]) == {"name", "severity", "figures", "threshold", "message", "advice"}
-    assert len(said["clear"]) == 7 and said["not_possible"] == {}
+    assert len(said["clear"]) == 9 and said["not_possible"] == {}
     assert json.loads(run("eval", "diagnose", str(healthy), "--json").stdout)["found"] == []
 
 

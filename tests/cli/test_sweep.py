@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 from preftree.cli.main import app
 from preftree.config.command_line import split_words
 from preftree.config.recipes import RECIPES
-from preftree.errors import ConfigError, DataError
+from preftree.errors import ConfigError, WriteError
 from preftree.evaluate.sweep import plan_sweep
 from preftree.storage import atomic
 from support.small_runs import make_model, make_pairs
@@ -60,7 +60,7 @@ def test_a_sweep_compares_its_runs_and_survives_one_that_fails(
     write = atomic.write_atomic
     monkeypatch.setattr(atomic, "write_atomic", full)
     done = CliRunner().invoke(app, command)
-    assert isinstance(done.exception, DataError)
+    assert isinstance(done.exception, WriteError)
     assert "sweep.json cannot be written (No space left on device); fix that" in str(done.exception)
 
 

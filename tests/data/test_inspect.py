@@ -30,7 +30,8 @@ def test_json_is_one_object_with_exactly_these_keys(tmp_path: Path) -> None:
     result = run.invoke(app, ["inspect", path, "--json"])
     assert result.exit_code == 0 and result.stderr == "" and result.stdout.count("\n") == 1
     found = json.loads(result.stdout)
-    assert set(found) == {"format", "rows", "accepted", "rejected", "faults", "repeated", "unread", "lengths"}
+    counts = {"rows", "accepted", "rejected", "faults", "repeated", "unread"}
+    assert set(found) == {"format", *counts, "lengths", "length_bias"}
     assert (found["format"], found["rows"], found["accepted"]) == ("hh", 40, 37)
     assert [row["line"] for row in found["rejected"]] == [3, 17, 40]
     assert found["rejected"][0] == {

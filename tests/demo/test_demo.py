@@ -15,7 +15,7 @@ from preftree.demo.compare import chosen_runs, costs, rewards_in_and_out, win_ra
 from preftree.demo.plan import PLANS, DemoPlan
 from preftree.demo.runs import DemoRun, Result, run_demo
 from preftree.demo.stages import SeedStart, prepare_seed
-from preftree.errors import ConfigError, DataError
+from preftree.errors import ConfigError, WriteError
 from preftree.run_folder.measured_file import Point
 from preftree.worlds.exact import Outcomes
 
@@ -161,5 +161,5 @@ def test_a_full_disk_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("preftree.storage.atomic.write_atomic", full)
-    with pytest.raises(DataError, match=r"plan.json cannot be written \(No space left on device\); fix that"):
+    with pytest.raises(WriteError, match=r"plan.json cannot be written \(No space left on device\); fix that"):
         demo(tmp_path / "new", fast=True)

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 
 from preftree.cli.main import main
 from preftree.cli.rewards import rewards
-from preftree.errors import ConfigError, DataError, ModelError
+from preftree.errors import ConfigError, DataError, ModelError, WriteError
 from preftree.evaluate.implicit_rewards import compare_rewards
 from preftree.run_folder.reader import read_run
 from preftree.stats.intervals import clustered_share
@@ -105,7 +105,7 @@ def test_a_full_disk_is_a_sentence(place: Path, monkeypatch: pytest.MonkeyPatch)
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("preftree.storage.atomic.write_atomic", full)
-    with pytest.raises(DataError, match=r"rewards.json cannot be written \(No space left on device\); fix that"):
+    with pytest.raises(WriteError, match=r"rewards.json cannot be written \(No space left on device\); fix that"):
         rewards(place / "dpo", data=str(place / "other.jsonl"))
 
 

@@ -235,7 +235,7 @@ def test_responses_are_used_again(place: Path, monkeypatch: pytest.MonkeyPatch) 
     assert call(place, *words, out="again") == first
     monkeypatch.undo()
     torn = next((place / "again" / "responses").glob("m0*.jsonl"))
-    torn.write_text(torn.read_text()[:-40])
+    torn.write_text(torn.read_text() + '{"prompt": ')  # after the rows that its record counts
     assert call(place, *words, out="again") == first
 
 

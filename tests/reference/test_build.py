@@ -205,6 +205,7 @@ def test_after_an_interrupt_the_same_batches_are_computed(tmp_path, monkeypatch,
             raise KeyboardInterrupt
 
     scorer, pairs = Watching(tiny(name)), some_pairs(40)
+    seen.clear()  # of the trials of layouts
     flat = [sequence for pair in pairs for sequence in pair]
     straight, _ = build(tmp_path / "straight", scorer, pairs, budget=256)
     whole = sorted(seen)

@@ -419,7 +419,8 @@ def options_count(case: Case) -> None:
     for option, value in case.options.items():
         allowed = known[option].allowed
         if isinstance(allowed, Choice):
-            moved = next(name for name in allowed.names if name != value and "alpha" not in name)
+            # From the last: the first may be the limit of the option's neighbour, and differ by rounding alone.
+            moved = next(name for name in reversed(allowed.names) if name != value and "alpha" not in name)
             options = {name: v for name, v in case.options.items() if known[name].only_with is None} | {option: moved}
         else:
             options = {**case.options, option: value + case.facts.moves.get(option, 0.03)}

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from preftree.reference.build import BuildReport, build_reference
 from preftree.reference.key import table_key, weights_digest_of_model
 from preftree.reference.store import ReferenceTable
-from preftree.scoring.scorer import Scorer
+from preftree.scoring.scorer import Precision, Scorer
 from preftree.tree.layout import TokenSequence, TreeBatch
 from support.models import random_sequences
 
@@ -24,10 +24,12 @@ if TYPE_CHECKING:
 
 
 class CountingScorer(Scorer):
-    """Counts forwards and responses, apart from what any report says."""
+    """Counts forwards and responses, apart from what any report says and from the trials when it is made."""
 
-    forwards = 0
-    responses = 0
+    def __init__(self, model: PreTrainedModel, *, precision: Precision = "fp32") -> None:
+        self.forwards = self.responses = 0  # counted from the start, and again from zero below
+        super().__init__(model, precision=precision)
+        self.forwards = self.responses = 0
 
     def forward(self, batch: TreeBatch) -> Tensor:
         self.forwards += 1
