@@ -26,8 +26,10 @@ if TYPE_CHECKING:
 class CountingScorer(Scorer):
     """Counts forwards and responses, apart from what any report says and from the trials when it is made."""
 
+    forwards = 0
+    responses = 0
+
     def __init__(self, model: PreTrainedModel, *, precision: Precision = "fp32") -> None:
-        self.forwards = self.responses = 0  # counted from the start, and again from zero below
         super().__init__(model, precision=precision)
         self.forwards = self.responses = 0
 

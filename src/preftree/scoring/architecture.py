@@ -5,10 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import nn
 from transformers import PreTrainedModel
 
-from preftree.errors import ModelError
 from preftree.scoring.attention.types import AttentionPath
 
 
@@ -29,20 +27,6 @@ def why_not_tree(model: PreTrainedModel) -> str | None:
     if unknown := kinds - {"full_attention", "sliding_attention"}:
         return f"it has layers of kind {', '.join(sorted(unknown))}"
     return None
-
-
-def backbone_of(model: PreTrainedModel) -> nn.Module:
-    """The part of a model below its head, which gives hidden states.
-
-    Raises:
-      ModelError: the model has no such part.
-    """
-    backbone = model.base_model
-    if backbone is model:  # named otherwise than its class says
-        backbone = getattr(model, "model", model)
-    if backbone is model or not isinstance(backbone, nn.Module):
-        raise ModelError(f"{type(model).__name__} has no backbone apart from its head")
-    return backbone
 
 
 def best_path(model: PreTrainedModel, device: torch.device) -> AttentionPath:

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from preftree.errors import ModelError
@@ -69,6 +69,20 @@ def head_parameters(model: PreTrainedModel) -> tuple[Tensor, Tensor | None]:
     if head is None or not isinstance(getattr(head, "weight", None), Tensor):
         raise ModelError(f"{type(model).__name__} has no linear LM head to score with; use a causal language model")
     return effective_weight(head), getattr(head, "bias", None)  # pyright: ignore[reportReturnType]  # Module attributes are untyped
+
+
+def backbone_of(model: PreTrainedModel) -> nn.Module:
+    """The part of a model below its head, which gives hidden states.
+
+    Raises:
+      ModelError: the model has no such part.
+    """
+    backbone = model.base_model
+    if backbone is model:  # named otherwise than its class says
+        backbone = getattr(model, "model", model)
+    if backbone is model or not isinstance(backbone, nn.Module):
+        raise ModelError(f"{type(model).__name__} has no backbone apart from its head")
+    return backbone
 
 
 def head_logps(

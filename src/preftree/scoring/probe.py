@@ -23,9 +23,9 @@ from transformers.masking_utils import sdpa_mask
 
 from preftree.errors import ModelError
 from preftree.models.foreign import foreign
-from preftree.scoring.architecture import backbone_of, position_limit
+from preftree.scoring.architecture import position_limit
 from preftree.scoring.attention.dispatch import plain_attention
-from preftree.scoring.head import HeadForm, form_of_config, head_parameters, shape_logits
+from preftree.scoring.head import HeadForm, backbone_of, form_of_config, head_parameters, shape_logits
 from preftree.tree.layout import TokenSequence
 
 log = logging.getLogger(__name__)

@@ -21,13 +21,13 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from preftree.errors import ModelError
 from preftree.models.quantize import quantization_of
-from preftree.scoring.architecture import backbone_of, best_path, long_angles_from, position_limit, why_not_tree
+from preftree.scoring.architecture import best_path, long_angles_from, position_limit, why_not_tree
 from preftree.scoring.attention.dispatch import IMPLEMENTATION
 from preftree.scoring.attention.types import AttentionPath, TreeMask
 from preftree.scoring.attention.varlen_check import require_varlen
 from preftree.scoring.bf16_on_cpu import emulate_linears, emulated
 from preftree.scoring.compile import limit_recompilation, recompute_fused
-from preftree.scoring.head import HeadForm, head_logps, head_parameters
+from preftree.scoring.head import HeadForm, backbone_of, head_logps, head_parameters
 from preftree.scoring.probe import OwnForward, find_form, recorded_windows, run_own_forward, same_logps
 from preftree.scoring.split_batch import split_by_depth
 from preftree.tree.layout import TokenSequence, TreeBatch, batch_trees, grow_tree
@@ -259,11 +259,13 @@ class Scorer(nn.Module):
                 "known, so it gives log-probs alone: leave out what reads the whole vocabulary, or another head"
             )
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            parts = split_by_depth(batch, self._switch)
-            outputs = [self._rows(part) if self.attention == "rows" else self._tree(part) for _, part in parts]
-        hidden_TD = outputs[0]
-        if len(parts) > 1:
-            hidden_TD = torch.cat(outputs).index_select(0, torch.cat([index for index, _ in parts]).argsort())
+            compute = self._rows if self.attention == "rows" else self._tree
+            if self._switch is None:
+                hidden_TD = compute(batch)
+            else:
+                parts = split_by_depth(batch, self._switch)
+                hidden_TD = torch.cat([compute(part) for _, part in parts])
+                hidden_TD = hidden_TD.index_select(0, torch.cat([index for index, _ in parts]).argsort())
         # index_select, not h[...]: the backward of indexing is nondeterministic where several targets share a source.
         return hidden_TD.index_select(0, batch.source_S)
 
