@@ -55,11 +55,10 @@ class Seen:
           RowFault: earlier rows prefer the other response of a pair; the record is not remembered.
           DataError: the temporary file cannot be written.
         """
-        sides = _sides(record)
         new = []
         place = 0
-        for key, side in sides:
-            known = self._find(key)
+        for key, side in _sides(record):
+            known = self._recent.get(key) if self._older is None else self._find(key)
             if known is None:
                 new.append((key, side))
             elif known & 1 != side:

@@ -8,7 +8,7 @@ from typing import Any
 
 from preftree.data.rows.duplicates import ordered_pairs
 from preftree.data.rows.texts import length
-from preftree.records import Demonstration, Label, Preference, Ranking, Record
+from preftree.records import Label, Preference, Ranking, Record
 
 
 @dataclass(slots=True)
@@ -21,53 +21,53 @@ class LengthBias:
 
     _comparisons: int = 0
     _longer: float = 0.0
+    _better: int = 0  # characters of all preferred responses, and of the others
+    _worse: int = 0
     _liked: Counter[int] = field(default_factory=Counter)
     _disliked: Counter[int] = field(default_factory=Counter)
-    _paired: bool = False
 
     def add(self, record: Record) -> None:
         """Take a record."""
-        if isinstance(record, Demonstration) or (isinstance(record, Preference) and record.tie):
-            return
-        if isinstance(record, Label):
-            (self._liked if record.desirable else self._disliked)[length(record.response)] += 1
-            return
-        self._paired = True
         if isinstance(record, Preference):
-            self._compare(length(record.chosen), length(record.rejected))
-            return
-        assert isinstance(record, Ranking)
-        lengths = [length(response) for response in record.responses]
-        for better, worse in ordered_pairs(record):
-            self._compare(lengths[better], lengths[worse])
+            if not record.tie:
+                self._compare(length(record.chosen), length(record.rejected))
+        elif isinstance(record, Ranking):
+            lengths = [length(response) for response in record.responses]
+            for better, worse in ordered_pairs(record):
+                self._compare(lengths[better], lengths[worse])
+        elif isinstance(record, Label):
+            (self._liked if record.desirable else self._disliked)[length(record.response)] += 1
 
     def _compare(self, better: int, worse: int) -> None:
         self._comparisons += 1
-        self._longer += 0.5 + 0.5 * ((better > worse) - (better < worse))
-        self._liked[better] += 1
-        self._disliked[worse] += 1
+        self._longer += 1.0 if better > worse else 0.5 if better == worse else 0.0
+        self._better += better
+        self._worse += worse
 
     @property
     def share(self) -> float | None:
         """Share of comparisons whose preferred response is longer, one of equal length as a half; None without any."""
-        if self._paired:
-            return self._longer / self._comparisons if self._comparisons else None
+        if self._comparisons:
+            return self._longer / self._comparisons
         return _share_of_longer(self._liked, self._disliked)
 
     def as_json(self) -> dict[str, Any] | None:
         """The share, and mean characters of preferred and other responses; None where nothing is compared."""
         if self.share is None:
             return None
-        means = [sum(size * count for size, count in sizes.items()) / sizes.total() for sizes in self._sizes]
+        if self._comparisons:
+            means = [self._better / self._comparisons, self._worse / self._comparisons]
+        else:
+            means = [_mean(self._liked), _mean(self._disliked)]
         return {
             "preferred_longer": round(self.share, 4),
             "mean_preferred": round(means[0], 1),
             "mean_other": round(means[1], 1),
         }
 
-    @property
-    def _sizes(self) -> tuple[Counter[int], Counter[int]]:
-        return self._liked, self._disliked
+
+def _mean(sizes: Counter[int]) -> float:
+    return sum(size * count for size, count in sizes.items()) / sizes.total()
 
 
 def _share_of_longer(liked: Counter[int], disliked: Counter[int]) -> float | None:
