@@ -71,8 +71,8 @@ def test_near_repeats_against_all_pairs_of_rows(tmp_path: Path) -> None:
     inspection = inspect_file(write_rows(tmp_path / "rows.jsonl", rows), near_repeats=near)
     surely = sum(SIMILARITY + 0.1 <= value < 1 for value in least)
     at_most = sum(SIMILARITY <= value < 1 for value in least)  # equal rows are repeats, and left out before
-    assert 5 <= surely <= near.found <= at_most
-    assert inspection.as_json()["near_repeats"]["rows"] == near.found
+    assert 5 <= surely <= near.count <= at_most
+    assert inspection.as_json()["near_repeats"]["rows"] == near.count
     where, earlier = near.first[0]
     assert where.line == earlier.line + 40
 

@@ -76,7 +76,7 @@ def label_lines(inspection: Inspection) -> list[str]:
         )
     if near is not None:
         first = "; first " + ", ".join(f"{where} (of {earlier})" for where, earlier in near.first[:3])
-        lines.append(f"near repeats: {near.found:,} rows are nearly an earlier one{first if near.found else ''}")
+        lines.append(f"near repeats: {near.count:,} rows are nearly an earlier one{first if near.count else ''}")
     return lines
 
 

@@ -85,16 +85,16 @@ def prompts_in_memory(prompts: Sequence[str | Sequence[Mapping[str, Any]] | Mapp
     Raises:
       DataError: one is none of these; it is named by its number, from 1.
     """
-    found = []
+    read = []
     for number, given in enumerate(prompts, 1):
         row = dict(given) if isinstance(given, Mapping) else {"prompt": given}
         if isinstance(row.get("prompt"), Sequence) and not isinstance(row["prompt"], str):
             row["prompt"] = [dict(turn) if isinstance(turn, Mapping) else turn for turn in row["prompt"]]
         try:
-            found.append(Prompt(Provenance("prompts", number), prompt_of(row)))
+            read.append(Prompt(Provenance("prompts", number), prompt_of(row)))
         except RowFault as fault:
             raise DataError(f"prompts:{number}: {fault}; correct it") from fault
-    return found
+    return read
 
 
 def prompt_key(prompt: Text) -> str:

@@ -243,8 +243,8 @@ def _open(out: Path, job: Mapping[str, Any]) -> _Kept:
         return kept
     if not description.is_file():
         raise DataError(f"{out} exists and was not written by `preftree generate`; choose another OUT")
-    found = read_json(description, JobFile, f"delete it and {out}, or choose another OUT")
-    before = found.model_dump(exclude={"done"}, exclude_unset=True)
+    earlier = read_json(description, JobFile, f"delete it and {out}, or choose another OUT")
+    before = earlier.model_dump(exclude={"done"}, exclude_unset=True)
     names = dict.fromkeys((*before, *job))
     changed = [f"{key} was {before.get(key)}, is {job.get(key)}" for key in names if before.get(key) != job.get(key)]
     if changed:
@@ -252,11 +252,11 @@ def _open(out: Path, job: Mapping[str, Any]) -> _Kept:
     try:
         content = out.read_bytes()
         size = content.rfind(b"\n") + 1
-        if found.done is None:
+        if earlier.done is None:
             log.info("%s has no digest of its rows: an earlier version wrote it; they are counted alone", out)
         else:
-            size = found.done.size
-            if hashlib.sha256(content[:size]).hexdigest() != found.done.sha256:
+            size = earlier.done.size
+            if hashlib.sha256(content[:size]).hexdigest() != earlier.done.sha256:
                 raise DataError(
                     f"{out} is not as `preftree generate` wrote it; put it back, or delete it to draw again"
                 )

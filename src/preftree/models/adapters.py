@@ -177,10 +177,10 @@ def _check_base(adapter: AdapterFolder) -> None:
     Raises:
       ModelError: the base has tensors of the same shapes with other values.
     """
-    trained_on, found = base_sample_of(adapter), sample_weights(adapter.base)
-    if trained_on is None or found is None or trained_on == found:
+    trained_on, given = base_sample_of(adapter), sample_weights(adapter.base)
+    if trained_on is None or given is None or trained_on == given:
         return
-    if trained_on.partition(":")[0] == found.partition(":")[0]:
+    if trained_on.partition(":")[0] == given.partition(":")[0]:
         raise ModelError(
             f"adapter '{adapter.path}' was trained on other weights than those of its base '{adapter.base}'; set "
             f"base_model_name_or_path in its {CONFIG} to the model that it was trained on"

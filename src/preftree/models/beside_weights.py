@@ -84,9 +84,9 @@ def copy_beside(source: str, folder: Path) -> list[str]:
       The names of the files that were copied.
     """
     top = Path(source).expanduser()
-    found = _local(top) if top.is_dir() else _processors(source)
+    files = _local(top) if top.is_dir() else _processors(source)
     copied: list[str] = []
-    for path in found:
+    for path in files:
         if not (folder / path.name).exists():
             shutil.copyfile(path, folder / path.name)
             copied.append(path.name)
@@ -141,14 +141,14 @@ def _processors(name: str) -> Iterator[Path]:
         if config.get_text_config() is config:
             return
         for file in _PROCESSORS:
-            found = cached_file(
+            cached = cached_file(
                 name,
                 file,
                 _raise_exceptions_for_missing_entries=False,
                 _raise_exceptions_for_connection_errors=False,
                 _raise_exceptions_for_gated_repo=False,
             )
-            if found is not None:
-                yield Path(found)
+            if cached is not None:
+                yield Path(cached)
     except (OSError, ValueError) as error:
         log.warning("the processors of '%s' cannot be copied: %s", name, str(error).partition("\n")[0])

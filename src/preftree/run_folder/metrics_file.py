@@ -164,7 +164,7 @@ def cut_rows(path: Path, keep: int, sha256: str = "") -> tuple[int, hashlib._Has
     hashed = hashlib.sha256()
     if not path.exists():
         if keep:
-            log.warning("%s is missing: its %d rows are lost, and the run goes on without them", path, keep)
+            log.warning("%s is missing, with its %d rows; the run goes on without them", path, keep)
         return 0, hashed
     rows = size = beyond = 0
     with path.open("rb") as file:

@@ -78,7 +78,7 @@ def _told(raised: BaseException) -> str:
     """Type and message of an error, on one line and without control characters."""
     try:
         message = str(raised)
-    except Exception:
+    except Exception:  # its text comes from the user's code as well
         message = "its message cannot be read"
     message = "".join(each if each.isprintable() else " " for each in message).strip()
     if len(message) > LONGEST_MESSAGE:

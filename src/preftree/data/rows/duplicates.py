@@ -79,8 +79,8 @@ class Seen:
     def _find(self, key: int) -> int | None:
         place = self._recent.get(key)
         if place is None and self._older is not None:
-            found = self._older.execute(_FIND, (key,)).fetchone()
-            return None if found is None else found[0]
+            row = self._older.execute(_FIND, (key,)).fetchone()
+            return None if row is None else row[0]
         return place
 
     def _write(self) -> None:

@@ -136,10 +136,8 @@ def make_format(
 
 def has(row: Row, *names: str) -> bool:
     """Whether none of the fields is absent, null or an empty cell."""
-    for name in names:  # noqa: SIM110 (twice as fast as all(), and asked of every row)
-        if row.get(name) in (None, ""):
-            return False
-    return True
+    values = [row.get(name) for name in names]
+    return None not in values and "" not in values
 
 
 def has_any(row: Row, *names: str) -> bool:

@@ -31,7 +31,7 @@ class NearRepeats:
     """Rows so far, and those that nearly repeat an earlier one: about 3 KB and half a millisecond a row.
 
     Attributes:
-      found: How many rows nearly repeat an earlier one.
+      count: How many rows nearly repeat an earlier one.
       first: The first of them, each with the earliest row that it nearly repeats.
     """
 
@@ -45,7 +45,7 @@ class NearRepeats:
             from datasketch import MinHash, MinHashLSH
         except ImportError as error:
             raise ConfigError("near repeats need datasketch; pip install 'preftree[near]'") from error
-        self.found = 0
+        self.count = 0
         self.first: list[tuple[Provenance, Provenance]] = []
         self._empty = MinHash(_PERMUTATIONS, hashfunc=int)
         self._index = MinHashLSH(SIMILARITY, _PERMUTATIONS, hashfunc=_short)
@@ -60,7 +60,7 @@ class NearRepeats:
         alike = cast("list[int]", self._index.query(sketch))  # the numbers of rows that were inserted
         earlier = next((row for row in sorted(alike) if self._is_near(row, parts)), None)
         if earlier is not None:
-            self.found += 1
+            self.count += 1
             if len(self.first) < SHOWN:
                 self.first.append((where, self._rows[earlier][0]))
         self._index.insert(len(self._rows), sketch, check_duplication=False)
@@ -72,18 +72,18 @@ class NearRepeats:
 
     def as_json(self) -> dict[str, Any]:
         """The number of rows, and the first of them."""
-        return {"rows": self.found, "first": [[str(where), str(earlier)] for where, earlier in self.first]}
+        return {"rows": self.count, "first": [[str(where), str(earlier)] for where, earlier in self.first]}
 
 
 def _shingles(texts: Iterable[Text]) -> np.ndarray:
     """Hashes of each five words in a row, without case and punctuation; shorter texts are one."""
-    found: set[int] = set()
+    hashes: set[int] = set()
     for text in texts:
         whole = text if isinstance(text, str) else "\n".join(turn.content for turn in text)
         words = _WORD.findall(whole.lower())
         places = range(max(1, len(words) - _WORDS + 1))
-        found |= {crc32(" ".join(words[place : place + _WORDS]).encode()) for place in places}
-    return np.array(sorted(found), np.uint32)
+        hashes |= {crc32(" ".join(words[place : place + _WORDS]).encode()) for place in places}
+    return np.array(sorted(hashes), np.uint32)
 
 
 def _similarity(one: np.ndarray, other: np.ndarray) -> float:
