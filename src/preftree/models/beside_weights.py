@@ -18,6 +18,7 @@ from transformers.utils.hub import cached_file
 
 from preftree.data.tokens.template import closing_token
 from preftree.errors import ModelError
+from preftree.models.foreign import read_config
 
 log = logging.getLogger("preftree")
 
@@ -116,8 +117,8 @@ def _is_inside(path: Path, top: Path) -> bool:
 def stored_dtype(name: str) -> str | None:
     """Dtype of the weights in a model folder or on the hub, as its configuration says; None where it does not."""
     try:
-        dtype = AutoConfig.from_pretrained(name, trust_remote_code=False).dtype
-    except Exception:  # only said beside a model that has been trained: nothing depends on it
+        dtype = read_config(name).dtype
+    except ModelError:  # only said beside a model that has been trained: nothing depends on it
         return None
     return None if dtype is None else str(dtype).removeprefix("torch.")
 

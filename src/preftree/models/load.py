@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import (
-    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     PretrainedConfig,
@@ -24,7 +23,7 @@ from preftree.errors import ModelError
 from preftree.models.adapter_folder import CONFIG, WEIGHTS, AdapterFolder, find_adapter
 from preftree.models.adapters import attach_adapter
 from preftree.models.check_folder import check_folder, read_header
-from preftree.models.foreign import foreign
+from preftree.models.foreign import foreign, read_config
 from preftree.models.quantize import quantization_options
 from preftree.run_folder.summary_file import verify_model
 
@@ -85,7 +84,7 @@ def load_base(
     check_name(name)
     quantization = quantization_options(quantize, torch.device(device)) if quantize else {}
     with foreign(f"model '{name}' cannot be loaded as a causal language model"), without_load_warnings():
-        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
+        config = read_config(name)
         if getattr(config, "auto_map", None):
             raise ModelError(f"model '{name}' brings its own code, which is not run; give one that transformers knows")
         if is_reward_config(config):
@@ -161,8 +160,10 @@ def embedding_rows(name: str | Path) -> int | None:
     if path.is_dir() and not (path / "config.json").exists():
         return None
     try:
-        rows = AutoConfig.from_pretrained(name, trust_remote_code=False).get_text_config().vocab_size
-    except Exception:  # the model is loaded elsewhere, and what is wrong with it is said there
+        config = read_config(name)
+        with foreign(f"model '{name}' has no text model"):
+            rows = getattr(config.get_text_config(), "vocab_size", None)
+    except ModelError:  # the model is loaded elsewhere, and what is wrong with it is said there
         return None
     return rows if isinstance(rows, int) else None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,9 @@ from preftree.storage.manifest import MANIFEST, hash_file, read_manifest, verify
 
 CARD = "README.md"
 """File of a model folder that its owner may edit."""
+
+_DIGEST = re.compile(r"\| (\S+) \| ([0-9a-f]{64}) \|")
+"""Row of a card with the SHA-256 of a file: `digest_row` writes it."""
 
 _READ = (".safetensors", ".json", ".jinja", ".bin", ".model", ".txt", ".py")
 """Endings of files that transformers and peft may read from a model folder."""
@@ -84,6 +88,19 @@ def check_beside(out: Path, summary: Summary) -> None:
             raise DataError(f"{path} is not the file that the run ended with ({out / 'summary.json'}); put that back")
 
 
+def digest_row(path: Path) -> str:
+    """Row of a card's table with the SHA-256 of a file, with which `verify_model` compares the file."""
+    return f"| {path.name} | {hash_file(path)} |"
+
+
+def _digests_in_card(folder: Path) -> dict[str, str]:
+    """The SHA-256 by file in a folder's README.md, as far as its owner has left them there."""
+    if not (folder / CARD).is_file():
+        return {}
+    lines = (folder / CARD).read_text(encoding="utf-8", errors="replace").splitlines()
+    return {row[1]: row[2] for line in lines if (row := _DIGEST.fullmatch(line.strip()))}
+
+
 def verify_model(folder: Path, *, weights: bool = True, card: bool = False) -> None:
     """Compare a model folder that Preftree wrote with its manifest, and with the summary of its run; others pass.
 
@@ -107,6 +124,9 @@ def verify_model(folder: Path, *, weights: bool = True, card: bool = False) -> N
         verify_manifest(folder, but=skipped if card else [*skipped, CARD])
         if listed and hash_file(folder / MANIFEST) != listed:
             raise ModelError(f"{folder} is not the model that its run ended with ({folder.parent / 'summary.json'})")
+        for name, digest in _digests_in_card(folder).items():
+            if name in files and files[name]["sha256"] != digest:
+                raise ModelError(f"{folder / name} is not the file that {folder / CARD} was written with")
     except (CheckpointError, DataError, ModelError) as error:
         raise ModelError(f"{str(error).partition('; ')[0]}; {mend}") from error
     added = [path.name for path in folder.iterdir() if path.suffix in _READ and path.name not in (*files, MANIFEST)]
