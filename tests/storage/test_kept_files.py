@@ -42,7 +42,7 @@ def _small_disk(tmp_path: Path, *words: str) -> dict[str, object]:
 def test_a_read_only_disk_is_one_sentence_of_every_verb(tmp_path: Path) -> None:
     result = _small_disk(tmp_path, "--read-only")
     assert result["faults"] == []
-    assert result["read_only"] == 12
+    assert result["read_only"] == 20
 
 
 @pytest.mark.slow

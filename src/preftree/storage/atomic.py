@@ -19,7 +19,7 @@ import re
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -181,12 +181,19 @@ def append_durably(path: Path, content: bytes) -> None:
     """Append to a file; the content is on the disk on return.
 
     Raises:
-      OSError: the file could not be written.
+      OSError: the file could not be written; what was in it before is all that is in it.
     """
-    with _naming(path), path.open("ab") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+    with _naming(path), path.open("ab", buffering=0) as file:
+        before = file.tell()
+        try:
+            rest = memoryview(content)
+            while rest:
+                rest = rest[file.write(rest) :]
+            os.fsync(file.fileno())
+        except OSError:
+            with suppress(OSError):
+                file.truncate(before)
+            raise
 
 
 def fsync_folder(path: Path) -> None:
