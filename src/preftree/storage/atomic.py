@@ -57,8 +57,14 @@ def staged_file(final: Path) -> Iterator[Path]:
         try:
             yield staging
             fsync_folder(staging)
+            is_new = not os.path.lexists(final)
             os.replace(staging, final)
-            fsync_folder(final.parent)
+            try:
+                fsync_folder(final.parent)
+            except OSError:
+                if is_new:  # reported as not written, so the same command must not meet it
+                    final.unlink(missing_ok=True)
+                raise
         finally:
             staging.unlink(missing_ok=True)  # absent once it is renamed
             release_lock(lock)
@@ -256,7 +262,11 @@ def _move_into_place(staging: Path, final: Path) -> None:
             if os.path.lexists(final):
                 _delete(old)
             release_lock(lock)
-    fsync_folder(final.parent)
+    try:
+        fsync_folder(final.parent)
+    except OSError:
+        os.rename(final, staging)  # reported as not written, so the same command must not meet it
+        raise
 
 
 def _delete(path: Path) -> None:
