@@ -81,7 +81,7 @@ def test_memory_that_does_not_suffice(place: Path, monkeypatch: pytest.MonkeyPat
         load_rewards(f"{tmp_path / 'greedy.py'}:reward")(["a"], ["b"])
     with monkeypatch.context() as patch:
         patch.setattr(load.AutoModelForCausalLM, "from_pretrained", _no_memory)
-        with pytest.raises(ModelError, match="cannot be loaded as .*: it does not fit into memory"):
+        with pytest.raises(ModelError, match=r"cannot be loaded as .*: it does not fit into memory"):
             load_model(place / "model")
     log, handler = logging.getLogger("preftree"), signal.getsignal(signal.SIGTERM)
     with monkeypatch.context() as patch:
