@@ -33,7 +33,7 @@ STEPS = 20
 PAGE = 4096
 
 
-TALK = "good plot\n1\n/quit\n"
+TALK = "film\n1\n/quit\n"
 """A question to two models, a choice, and the end of the talk."""
 
 
@@ -55,8 +55,8 @@ def call(*words: object) -> tuple[int, str]:
             traceback.print_exc(file=said)
             code = 1
     log.handlers = []
-    if words[0] == "chat" and code == 0 and "\nerror: " in shown.getvalue():
-        error = shown.getvalue().partition("\nerror: ")[2].partition("\n\n")[0]
+    if words[0] == "chat" and code == 0 and "error: " in shown.getvalue():
+        error = shown.getvalue().partition("error: ")[2].partition("\n\n")[0]
         return 2, said.getvalue() + f"error: {' '.join(error.split())}\n"
     return code, said.getvalue()
 
@@ -86,6 +86,7 @@ def commands(home: Path, disk: Path) -> Mapping[str, list[object]]:
     steps = ["max_steps=3", "save_every=1", "snapshots=2", "schedule=constant", "lr=1e-3"]
     judge, few = f"{home / 'length.py'}:longer", ["--max-new-tokens", 4]
     sampled = ["--prompts", home / "prompts.txt", "--judge", judge, *few]
+    talkers = [home / "words0", "--against", home / "words1"]
     compared = ["--baseline", run / "model", "--temperatures", "0,1", *sampled]
     online = [word for word in shared if not word.startswith("data=")]
     online += [f"data={home / 'prompts.txt'}", f"reward={judge}", "max_steps=2", "save_every=1", "max_new_tokens=4"]
@@ -108,7 +109,7 @@ def commands(home: Path, disk: Path) -> Mapping[str, list[object]]:
         "eval temperature": ["eval", "temperature", model, *compared, "--out", disk / "temperature"],
         "ppo": ["ppo", *online, "critic=shared", f"out={disk / 'ppo'}"],
         "rloo": ["rloo", *online, f"out={disk / 'rloo'}"],
-        "chat": ["chat", home / "words0", "--against", home / "words1", "--record", disk / "chosen.jsonl", *few],
+        "chat": ["chat", *talkers, "--record", disk / "chosen.jsonl", "--seed", 1, *few],
         "demo": ["demo", "--fast", "--out", disk / "demo"],
         "winrate": ["eval", "winrate", model, run / "model", *sampled, "--out", disk / "winrate"],
     }
