@@ -5,9 +5,12 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 import yaml
 from typer.testing import CliRunner
 
@@ -80,3 +83,25 @@ def test_no_torch_is_imported_for_help(words: list[str]) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert time.monotonic() - began < 10  # about .3 s on a quiet core
+
+
+def test_every_whole_number_of_every_verb_has_64_bits() -> None:
+    """Beyond them torch, numpy and files raise errors of their own, each in another place."""
+
+    def options_of(command: Any, verb: str) -> Iterator[tuple[str, Any]]:
+        for name, inner in getattr(command, "commands", {}).items():
+            yield from options_of(inner, f"{verb} {name}".strip())
+        yield from ((verb, option) for option in command.params)
+
+    whole = [
+        (verb, option)
+        for verb, option in options_of(typer.main.get_command(app), "")
+        if (descriptor := getattr(option, "type_descriptor", None)) is not None and "int" in str(descriptor.annotation)
+    ]
+    assert len(whole) > 25
+    for verb, option in whole:
+        assert option.callback is not None, (verb, option.opts)
+    for words in (["generate", "m", "p", "o", "--seed"], ["data", "cut", "f", "o", "--model", "m", "--num-rows"]):
+        done = CliRunner().invoke(app, [*words, str(2**63)])
+        assert done.exit_code == 2
+        assert "must be a number below 2^63" in " ".join(done.output.split())

@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
 
@@ -19,6 +20,7 @@ from preftree.evaluate.export import export_run
 from preftree.models import adapters
 from preftree.models.load import load_model
 from preftree.models.serving import adapter_commands
+from preftree.storage.manifest import write_manifest
 from preftree.train.dpo import run_dpo
 from preftree.train.sft import run_sft
 from support.adapters import auto_peft
@@ -126,3 +128,27 @@ def test_what_vllm_and_llama_cpp_do_not_take_is_said() -> None:
     told = adapter_commands(Path("out"), "base", {"r": 16, "use_dora": True, "modules_to_save": ["lm_head"]})
     assert list(told.values()) == ["none for an adapter with DoRA and modules saved whole: export it with --merged"]
     assert "--max-lora-rank 64 " in adapter_commands(Path("out"), "base", {"r": 33})["vLLM"]
+
+
+@pytest.mark.parametrize("kind", ["adapter", "merged"])
+def test_files_of_another_export_are_found_though_the_manifest_was_made_to_match(
+    place: Path, tmp_path: Path, kind: Literal["adapter", "merged"]
+) -> None:
+    export_run(place / "lora", tmp_path / "a", kind)
+    load_model(tmp_path / "a")
+    weights = "adapter_model.safetensors" if kind == "adapter" else "model.safetensors"
+    for file in (weights, "generation_config.json"):
+        path = tmp_path / "a" / file
+        before = path.read_bytes()
+        if file == weights:
+            save_file({name: value + 1 for name, value in load_file(path).items()}, path, metadata={"format": "pt"})
+        else:
+            path.write_text('{"eos_token_id": 3}\n')
+        write_manifest(tmp_path / "a")
+        with pytest.raises(ModelError, match=f"{file} is not the file that .*README.md was written with"):
+            load_model(tmp_path / "a")
+        path.write_bytes(before)
+    card = (tmp_path / "a" / "README.md").read_text()
+    (tmp_path / "a" / "README.md").write_text(card.partition("## This folder")[0])  # a card is its owner's to edit
+    write_manifest(tmp_path / "a")
+    load_model(tmp_path / "a")

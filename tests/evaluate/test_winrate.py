@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 import shutil
 from collections.abc import Sequence
@@ -192,7 +193,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def call(place: Path, *words: str, out: str = "out") -> dict:
-    command = ["eval", "winrate", *words, "--prompts", str(place / "pairs.jsonl"), "--out", str(place / out)]
+    command = ["eval", "winrate", *words, "--out", str(place / out)]
+    if "--prompts" not in words:
+        command += ["--prompts", str(place / "pairs.jsonl")]
     if "--judge" not in words:
         command += ["--judge", "world:tiny"]
     done = CliRunner().invoke(app, command, catch_exceptions=False)
@@ -251,6 +254,18 @@ def test_reference_answers_and_files(place: Path) -> None:
     rows = [json.loads(line) for line in (place / "ref" / "verdicts.jsonl").read_text().splitlines()]
     assert sum(row.get("weight", 1) for row in rows) == 6
     assert all(row["score_chosen"] >= row["score_rejected"] for row in rows)
+
+
+def test_repeated_prompts_of_a_file_make_no_interval_narrower(place: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="preftree")
+    rows = (place / "pairs.jsonl").read_text()
+    (place / "repeated.jsonl").write_text(rows * 9)
+    words = (str(place / "m0"), str(place / "m1"), "--samples", "4", "--prompts")
+    once = call(place, *words, str(place / "pairs.jsonl"), out="once")
+    caplog.clear()
+    again = call(place, *words, str(place / "repeated.jsonl"), out="repeated")
+    assert (again["rate"], again["prompts"], again["pairs"]) == (once["rate"], 3, 12)
+    assert f"{place / 'repeated.jsonl'}: 33 rows ask what an earlier row asks, and are left out" in caplog.text
 
 
 def test_a_runs_folder_stands_for_its_model(place: Path) -> None:

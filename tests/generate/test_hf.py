@@ -7,6 +7,7 @@ from preftree.errors import ConfigError
 from preftree.generate.hf import Sampling, draw, generate, uniforms
 from preftree.scoring.scorer import Scorer
 from preftree.worlds.sentiment import build_model, build_tokenizer
+from support.models import longrope
 
 TOKENIZER = build_tokenizer()
 
@@ -156,3 +157,23 @@ def test_a_prompt_that_leaves_no_room_is_refused_where_the_model_would_break() -
     assert len(generate(gpt2(), TOKENIZER, asked, Sampling(3))) == 2
     with pytest.raises(ConfigError, match="prompt 11 has 62 tokens, and with 4 new ones it would pass the 64"):
         generate(gpt2(), TOKENIZER, asked, Sampling(4), first_row=10)
+
+
+def test_rows_on_both_sides_of_a_longrope_models_first_length() -> None:
+    """Against the plain forward of all tokens so far, and transformers' own generate; no row crosses the 40 tokens."""
+    model, rng = longrope(vocab=14), np.random.default_rng(0)
+    rows = [rng.integers(2, 14, size=length).tolist() for length in (41, 3, 60, 33, 44, 32)]
+    for prompt, got in zip(rows, generate(model, TOKENIZER, rows, Sampling(8, temperature=0.0)), strict=True):
+        ids = list(prompt)
+        while len(ids) < len(prompt) + 8 and (len(ids) == len(prompt) or ids[-1] != TOKENIZER.eos_token_id):
+            with torch.no_grad():
+                ids.append(int(model(input_ids=torch.tensor([ids])).logits[0, -1].argmax()))
+        theirs = model.generate(
+            torch.tensor([prompt]), max_new_tokens=8, do_sample=False, eos_token_id=TOKENIZER.eos_token_id
+        )
+        assert theirs[0].tolist() == ids
+        assert list(got.ids) == [token for token in ids[len(prompt) :] if token != TOKENIZER.eos_token_id]
+    said = "prompt 1 has 34 tokens, and with 8 new ones it would pass the 40 beyond which .* lower max_new_tokens to 7"
+    with pytest.raises(ConfigError, match=said):
+        generate(model, TOKENIZER, [rows[0], rows[0][:34]], Sampling(8, temperature=0.0))
+    generate(model, TOKENIZER, [rows[0], rows[0][:34]], Sampling(7, temperature=0.0))

@@ -12,6 +12,7 @@ from preftree.cli.main import app
 from preftree.data.prompts import encode_prompts, read_prompts
 from preftree.errors import DataError
 from preftree.generate.hf import Sampling, generate
+from preftree.generate.job import read_job
 from preftree.models.beside_weights import end_tokens
 from preftree.models.load import load_tokenizer
 from preftree.records import Message
@@ -111,6 +112,15 @@ def test_another_job_does_not_go_on_in_the_file(place: Path) -> None:
     done = CliRunner().invoke(app, [*command[:3], str(place / "thesis.jsonl")])
     assert "was not written by `preftree generate`" in str(done.exception)
     assert (place / "thesis.jsonl").read_text() == "mine\n"
+
+
+def test_a_file_that_is_gone_is_missed_by_who_takes_it(place: Path) -> None:
+    call(place, "gone.jsonl")
+    (place / "gone.jsonl").unlink()
+    with pytest.raises(
+        DataError, match=r"gone.jsonl cannot be read \(No such file or directory\), though .*gone.jsonl.job"
+    ):
+        read_job(place / "gone.jsonl")
 
 
 def test_prompts_of_any_file(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from preftree.config.lora import LoraOptions
@@ -28,7 +29,7 @@ from preftree.models.load import load_base, load_model
 from preftree.scoring.scorer import Scorer
 from preftree.tree.layout import TokenSequence
 from support.adapters import auto_peft, moved
-from support.models import plain_all, random_sequences, tiny
+from support.models import plain_all, random_sequences, tiny, tiny_llama
 
 KINDS = ["llama", "gpt2", "gemma3", "mixtral"]  # linear layers; Conv1D with tied embeddings; tied; experts
 
@@ -274,3 +275,14 @@ def test_one_of_several(folder: Path) -> None:
     base = load_base(other)
     attach_adapter(base, other, trained=True)
     assert trained_parameters(base).keys() == {name for name, _ in model.named_parameters() if "lora_" in name}
+
+
+@pytest.mark.parametrize("rank", [65, 2**63 - 2])
+def test_a_rank_above_every_layers_is_refused_before_anything_is_built(rank: int) -> None:
+    """The linear layers of the model are 64 x 64 and 64 x 128, so that no matrix has a rank above 64."""
+    model = tiny_llama(64)
+    shapes = [module.weight.shape for name, module in model.model.named_modules() if isinstance(module, nn.Linear)]
+    assert max(min(shape) for shape in shapes) == 64
+    with pytest.raises(ConfigError, match=f"lora.r must be at most 64, the rank of the largest layer .* got {rank}"):
+        add_adapter(model, LoraOptions(r=rank).filled(), seed=0)
+    add_adapter(model, LoraOptions(r=64).filled(), seed=0)

@@ -18,7 +18,7 @@ from preftree.scoring.split_batch import split_by_depth
 from preftree.scoring.verify import require_finite_figures, verify_scorer
 from preftree.tree.layout import TokenSequence
 from support.every_architecture import WINDOW, build, examine, responses
-from support.models import VOCAB, plain_all, random_sequences, tiny
+from support.models import VOCAB, longrope, plain_all, random_sequences, tiny
 
 
 @pytest.mark.parametrize(
@@ -83,37 +83,8 @@ def test_the_own_forward_has_gradients() -> None:
             assert float((ours.grad - theirs.grad).norm()) <= 1e-3 * float(theirs.grad.norm()) + 1e-6
 
 
-def _longrope(seed: int = 0) -> transformers.Phi3ForCausalLM:
-    rng = np.random.default_rng(seed)
-    angles = {
-        "rope_type": "longrope",
-        "rope_theta": 10000.0,
-        "short_factor": [1.0] * 8,
-        "long_factor": rng.uniform(2, 6, 8).tolist(),
-        "original_max_position_embeddings": 40,
-    }
-    sizes = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4}
-    config = transformers.Phi3Config(
-        **sizes,
-        vocab_size=VOCAB,
-        num_key_value_heads=2,
-        max_position_embeddings=512,
-        original_max_position_embeddings=40,
-        rope_parameters=angles,
-        pad_token_id=0,
-        sliding_window=None,
-    )
-    torch.manual_seed(seed)
-    model = transformers.Phi3ForCausalLM(config).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim >= 2:
-                parameter.mul_(4)
-    return model
-
-
 def test_long_rows_of_longrope_models_are_batches_of_their_own() -> None:
-    model = _longrope()
+    model = longrope()
     plain = copy.deepcopy(model)
     rng = np.random.default_rng(1)
     lengths = [(20, 5), (20, 21), (20, 22), (20, 60), (20, 3), (60, 4)]

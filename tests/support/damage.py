@@ -15,6 +15,7 @@ import json
 import logging
 import random
 import shutil
+import sys
 import tempfile
 import warnings
 from collections import Counter
@@ -26,6 +27,8 @@ from unittest import mock
 
 import torch
 
+from preftree.config.load import load_config
+from preftree.config.reward import RewardConfig
 from preftree.data.prompts import encode_prompts, read_prompts
 from preftree.errors import UserError
 from preftree.evaluate.after_training import run_recipe
@@ -34,6 +37,7 @@ from preftree.evaluate.export import export_run
 from preftree.generate.hf import load_sampler
 from preftree.generate.job import describe_job, sample_file
 from preftree.generate.protocol import Sampling
+from preftree.judges.reward_model import RewardModel
 from preftree.models.load import load_model, load_tokenizer
 from preftree.report.page import run_page
 from preftree.run_folder.reader import read_run
@@ -71,9 +75,17 @@ def prepare(root: Path) -> Place:
     with mock.patch("preftree.reference.key._FRESH_NS", -1):  # digests of new files are cached, too
         run_recipe(place.config("run"))
         run_recipe(place.config("other", *others))
+    adapted = ("lora.r=2", "max_steps=2")
+    run_recipe(place.config("lora-run", *adapted))
+    run_recipe(place.config("lora-other", *adapted, *others))
+    for name, more in (("rewards-run", ()), ("rewards-other", others)):
+        words = (f"model={root / 'model'}", f"data={root / 'pairs.jsonl'}", f"cache={root / 'cache'}", *more)
+        given = {word.partition("=")[0]: word for word in (*words, f"out={root / name}", "max_steps=1")}
+        run_recipe(load_config(RewardConfig, list(given.values())))
     for name in ("run", "other"):
         draw(place, name)
         export_run(root / name, root / f"{name}-export", "merged")
+        export_run(root / f"lora-{name}", root / f"lora-{name}-export", "adapter")
     return place
 
 
@@ -114,6 +126,12 @@ def use_model(folder: Path) -> object:
     with torch.no_grad():
         logits = model(input_ids=torch.tensor([tokenizer("the plot was")["input_ids"]])).logits
     return hashlib.sha256(logits.numpy().tobytes()).hexdigest(), model.generation_config.to_json_string()  # pyright: ignore[reportOptionalMemberAccess]
+
+
+def use_rewards(place: Place) -> object:
+    """A reward model as a judge."""
+    model = RewardModel(place.root / "rewards-run" / "model")
+    return model(["the plot was", "a fine movie"], [" good", " bad and dull"]).tolist()
 
 
 def take_responses(place: Place) -> object:
@@ -177,6 +195,14 @@ def targets(place: Place) -> list[Target]:
         Target("run", ended, _other, report),
         Target("model", below("run/model/*"), _other, lambda place: use_model(place.root / "run" / "model")),
         Target("export", below("run-export/*"), _other_export, lambda place: use_model(place.root / "run-export")),
+        Target("adapter", below("lora-run/model/*"), _twin_run, lambda place: use_model(place.root / "lora-run/model")),
+        Target(
+            "export of an adapter",
+            below("lora-run-export/*"),
+            _twin_run,
+            lambda place: use_model(place.root / "lora-run-export"),
+        ),
+        Target("reward model", below("rewards-run/model/*"), _twin_run, use_rewards),
         Target("generation", below("run-responses.jsonl*"), _other_responses, take_responses),
         Target("reference cache", parts, cached, start_again),
         Target("token store", [*stores, "cache/tokens/files.json"], cached, start_again),
@@ -191,6 +217,10 @@ def _other_responses(file: str) -> str:
 
 def _other(file: str) -> str:
     return file.replace("run/", "other/", 1)
+
+
+def _twin_run(file: str) -> str:
+    return file.replace("-run", "-other", 1)
 
 
 def _other_export(file: str) -> str:
@@ -248,6 +278,8 @@ def trial(place: Place, target: Target, file: str, kind: str, chance: random.Ran
                 return "found" if "\n" not in str(error) else "more than one line"
             except Exception as error:
                 return f"traceback {type(error).__name__}: {error}"
+        if isinstance(result, str) and Path(file).name in result and Path(file).name not in str(wanted):
+            return "found"  # a page names it
         if any(Path(file).name in line or str(Path(file).parent.name) in line for line in said):
             return "found"
         return "made good" if result == wanted else "silent"
@@ -294,12 +326,31 @@ def digest_tensors(tensors: Mapping[str, Mapping[str, torch.Tensor]]) -> str:
     return hashlib.sha256(repr(plain).encode()).hexdigest()
 
 
-def run_trials(root: Path, number: int, seed: int) -> tuple[dict[str, Counter[str]], list[str]]:
-    """Counts by kind of file, and a line for each damage that was silent or ended in a traceback."""
+@dataclass(frozen=True)
+class Trial:
+    """One damage: the kind of file, the file, the kind of damage, and what came of it."""
+
+    target: str
+    file: str
+    kind: str
+    outcome: str
+
+    @property
+    def word(self) -> str:
+        """The outcome without what it says."""
+        return "traceback" if self.outcome.startswith("traceback") else self.outcome
+
+    @property
+    def wrong(self) -> bool:
+        """Whether the damage was silent, ended in a traceback, or in more than a sentence."""
+        return self.outcome not in ("found", "made good")
+
+
+def run_trials(root: Path, number: int, seed: int) -> list[Trial]:
+    """Damages in turn over the kinds of file and of damage."""
     warnings.simplefilter("ignore")
     place, chance = prepare(root), random.Random(seed)
-    counts: dict[str, Counter[str]] = {}
-    faults: list[str] = []
+    trials: list[Trial] = []
     kinds = targets(place)
     wanted: dict[str, object] = {}
     backup = root.with_name(root.name + "-whole")
@@ -308,20 +359,25 @@ def run_trials(root: Path, number: int, seed: int) -> tuple[dict[str, Counter[st
         wanted[target.name] = target.take(place)
         shutil.rmtree(root)
         backup.rename(root)
-    done = tried = 0
-    while done < number and tried < 3 * number:
+    tried = 0
+    while len(trials) < number and tried < 3 * number:
         target = kinds[tried % len(kinds)]
         file, kind = chance.choice(target.files), KINDS[(tried // len(kinds)) % len(KINDS)]
         tried += 1
         outcome = trial(place, target, file, kind, chance, wanted[target.name])
-        if outcome == "nothing":
-            continue
-        done += 1
-        word = outcome.partition(" ")[0] if outcome.startswith("traceback") else outcome
-        counts.setdefault(target.name, Counter())[word] += 1
-        if outcome not in ("found", "made good"):
-            faults.append(f"{target.name}: {file}: {kind}: {outcome}")
-    return counts, faults
+        if outcome != "nothing":
+            trials.append(Trial(target.name, file, kind, outcome))
+            if trials[-1].wrong:
+                print(f"{len(trials)}: {trials[-1]}", file=sys.stderr, flush=True)
+    return trials
+
+
+def count(trials: list[Trial], by: Callable[[Trial], str]) -> dict[str, Counter[str]]:
+    """Outcomes by kind of file or of damage."""
+    counts: dict[str, Counter[str]] = {}
+    for one in trials:
+        counts.setdefault(by(one), Counter())[one.word] += 1
+    return counts
 
 
 def main() -> None:
@@ -333,12 +389,11 @@ def main() -> None:
     torch.set_num_threads(1)
     logging.getLogger("preftree").propagate = False
     with tempfile.TemporaryDirectory() as folder:
-        counts, faults = run_trials(Path(folder) / "place", options.number, options.seed)
-    for name, found in counts.items():
-        print(f"{name}: {dict(found)}")
-    total = sum(counts.values(), Counter())
-    print(f"all: {dict(total)}")
-    print("\n".join(faults))
+        trials = run_trials(Path(folder) / "place", options.number, options.seed)
+    for by in (lambda one: one.target, lambda one: one.kind, lambda one: "all"):
+        for name, found in count(trials, by).items():
+            print(f"{name}: {dict(found)}")
+    print("\n".join(str(one) for one in trials if one.wrong))
 
 
 if __name__ == "__main__":

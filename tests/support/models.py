@@ -99,6 +99,36 @@ def tiny_llama(vocab: int = VOCAB, *, seed: int = 0, dtype: torch.dtype = torch.
         return transformers.LlamaForCausalLM(config).to(dtype).eval()
 
 
+def longrope(*, vocab: int = VOCAB, seed: int = 0) -> transformers.Phi3ForCausalLM:
+    """A model that turns all positions of rows beyond 40 tokens by other angles."""
+    rng = np.random.default_rng(seed)
+    angles = {
+        "rope_type": "longrope",
+        "rope_theta": 10000.0,
+        "short_factor": [1.0] * 8,
+        "long_factor": rng.uniform(2, 6, 8).tolist(),
+        "original_max_position_embeddings": 40,
+    }
+    sizes = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = transformers.Phi3Config(
+        **sizes,
+        vocab_size=vocab,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+        original_max_position_embeddings=40,
+        rope_parameters=angles,
+        pad_token_id=0,
+        sliding_window=None,
+    )
+    torch.manual_seed(seed)
+    model = transformers.Phi3ForCausalLM(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim >= 2:
+                parameter.mul_(4)
+    return model
+
+
 def random_sequences(
     rng: np.random.Generator, *, responses: int, prompt: int, most: int = 40, alphabet: int = VOCAB
 ) -> list[TokenSequence]:

@@ -23,6 +23,8 @@ from unittest import mock
 import torch
 
 from preftree.cli.main import main as preftree
+from preftree.models.write_folder import save_new
+from preftree.worlds.sentiment import build_model, build_tokenizer
 from support.small_runs import make_model, make_pairs, rows_of
 
 STEPS = 20
@@ -31,12 +33,20 @@ STEPS = 20
 PAGE = 4096
 
 
+TALK = "film\n1\n/quit\n"
+"""A question to two models, a choice, and the end of the talk."""
+
+
 def call(*words: object) -> tuple[int, str]:
-    """Exit code and stderr of a command; 1 for a traceback, which stderr then holds."""
-    said = io.StringIO()
+    """Exit code and stderr of a command; 1 for a traceback, which stderr then holds.
+
+    A talk goes on after an error, which it prints between its turns: here it counts as one of the command.
+    """
+    said, shown = io.StringIO(), io.StringIO()
     log = logging.getLogger("preftree")
     arguments = mock.patch.object(sys, "argv", ["preftree", *map(str, words)])
-    with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()), arguments:
+    keyboard = mock.patch.object(sys, "stdin", io.StringIO(TALK))
+    with contextlib.redirect_stderr(said), contextlib.redirect_stdout(shown), arguments, keyboard:
         try:
             preftree()
         except SystemExit as stopped:
@@ -45,6 +55,9 @@ def call(*words: object) -> tuple[int, str]:
             traceback.print_exc(file=said)
             code = 1
     log.handlers = []
+    if words[0] == "chat" and code == 0 and "error: " in shown.getvalue():
+        error = shown.getvalue().partition("error: ")[2].partition("\n\n")[0]
+        return 2, said.getvalue() + f"error: {' '.join(error.split())}\n"
     return code, said.getvalue()
 
 
@@ -71,7 +84,13 @@ def commands(home: Path, disk: Path) -> Mapping[str, list[object]]:
     model, pairs, run = home / "model", home / "pairs.jsonl", home / "whole"
     shared = [f"model={model}", f"data={pairs}", f"cache={disk / 'cache'}", "batch_size=4", "warmup_steps=0"]
     steps = ["max_steps=3", "save_every=1", "snapshots=2", "schedule=constant", "lr=1e-3"]
-    sampled = ["--prompts", home / "prompts.txt", "--judge", f"{home / 'length.py'}:longer", "--max-new-tokens", 4]
+    judge, few = f"{home / 'length.py'}:longer", ["--max-new-tokens", 4]
+    sampled = ["--prompts", home / "prompts.txt", "--judge", judge, *few]
+    talkers = [home / "words0", "--against", home / "words1"]
+    compared = ["--baseline", run / "model", "--temperatures", "0,1", *sampled]
+    online = [word for word in shared if not word.startswith("data=")]
+    online += [f"data={home / 'prompts.txt'}", f"reward={judge}", "max_steps=2", "save_every=1", "max_new_tokens=4"]
+    online += ["samples_per_prompt=2", "lr=1e-3"]
     return {
         "dpo": ["dpo", *shared, *steps, f"out={disk / 'run'}"],
         "sft": ["sft", *shared, *steps, "side=chosen", f"out={disk / 'sft'}"],
@@ -84,6 +103,14 @@ def commands(home: Path, disk: Path) -> Mapping[str, list[object]]:
         "convert": ["data", "convert", home / "many.jsonl", disk / "converted.jsonl"],
         "cut": ["data", "cut", home / "texts.jsonl", disk / "cut.jsonl", "--model", model],
         "inspect": ["data", "inspect", pairs, "--model", model, "--html", disk / "inspected.html"],
+        "data rank": ["data", "rank", home / "sampled.jsonl", disk / "ranked.jsonl", "--reward", judge],
+        "eval rewards": ["eval", "rewards", disk / "whole", "--data", pairs],
+        "eval frontier": ["eval", "frontier", disk / "whole", "--reward", judge, "--samples", 1, *few],
+        "eval temperature": ["eval", "temperature", model, *compared, "--out", disk / "temperature"],
+        "ppo": ["ppo", *online, "critic=shared", f"out={disk / 'ppo'}"],
+        "rloo": ["rloo", *online, f"out={disk / 'rloo'}"],
+        "chat": ["chat", *talkers, "--record", disk / "chosen.jsonl", "--seed", 1, *few],
+        "demo": ["demo", "--fast", "--out", disk / "demo"],
         "winrate": ["eval", "winrate", model, run / "model", *sampled, "--out", disk / "winrate"],
     }
 
@@ -94,12 +121,29 @@ def prepare(home: Path) -> None:
     make_pairs(home / "pairs.jsonl", 12)
     make_pairs(home / "many.jsonl", 400)
     (home / "prompts.txt").write_text("the plot was\na fine movie\n")
+    for seed in (0, 1):  # models of words, whose answers are text
+        save_new(build_model(build_tokenizer(), seed), build_tokenizer(), home / f"words{seed}")
     texts = [{"text": f"{number}: the plot was very good and not dull"} for number in range(400)]
     (home / "texts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in texts))
     (home / "length.py").write_text("def longer(prompt, response):\n    return float(len(response))\n")
-    words = commands(home, home / "elsewhere")["dpo"]
-    code, said = call(*words[:-1], f"out={home / 'whole'}")
+    words = commands(home, home / "elsewhere")
+    code, said = call(*words["dpo"][:-1], f"out={home / 'whole'}")
     assert code == 0, said
+    drawn = [{"prompt": f"{number}: plot", "response": text} for number in range(99) for text in (" good", " very bad")]
+    (home / "sampled.jsonl").write_text("".join(json.dumps(row) + "\n" for row in drawn))
+
+
+def furnish(name: str, home: Path, disk: Path) -> int:
+    """Empty the disk, but for the finished run that a verb measures; the bytes that this takes."""
+    clear(disk)
+    if "whole" in {Path(str(word)).name for word in commands(home, disk)[name] if str(word).startswith(str(disk))}:
+        shutil.copytree(home / "whole", disk / "whole")
+    return used(disk)
+
+
+def used(disk: Path) -> int:
+    """Bytes that the files of a folder take on their disk."""
+    return sum(path.stat().st_blocks * 512 for path in disk.rglob("*"))
 
 
 def judge(name: str, code: int, said: str, faults: list[str]) -> None:
@@ -115,7 +159,7 @@ def full(home: Path, disk: Path, faults: list[str]) -> dict[str, int]:
     verbs = commands(home, disk)
     clear(disk)
     call(*verbs["dpo"])
-    size = sum(path.stat().st_blocks * 512 for path in disk.rglob("*"))
+    size = used(disk)
     for number in range(STEPS):
         clear(disk)
         resize(disk, size * number // STEPS)
@@ -131,13 +175,16 @@ def full(home: Path, disk: Path, faults: list[str]) -> dict[str, int]:
         if name == "dpo":
             continue
         print(f"{name}: {len(faults)} faults", file=sys.stderr)
-        clear(disk)
-        call(*words)
-        size = sum(path.stat().st_blocks * 512 for path in disk.rglob("*"))
+        before = furnish(name, home, disk)
+        code, said = call(*words)
+        judge(f"{name} on an empty disk", code, said, faults)
+        if code:
+            faults.append(f"{name} fails on an empty disk: {said[-600:]}")
+        size = used(disk)
         stopped[name] = 0
         for share in (0, 1 / 3, 2 / 3):
-            clear(disk)
-            resize(disk, int(size * share))
+            furnish(name, home, disk)
+            resize(disk, before + int((size - before) * share))
             code, said = call(*words)
             judge(f"{name} on {share:.2f}", code, said, faults)
             stopped[name] += code == 2
@@ -152,10 +199,10 @@ def full(home: Path, disk: Path, faults: list[str]) -> dict[str, int]:
 
 def read_only(home: Path, disk: Path, faults: list[str]) -> int:
     """Every verb on a disk that cannot be written; the number that said so."""
-    clear(disk)
-    resize(disk, None, read_only=True)
     refused = 0
     for name, words in commands(home, disk).items():
+        furnish(name, home, disk)
+        resize(disk, None, read_only=True)
         code, said = call(*words)
         judge(f"{name}, read-only", code, said, faults)
         refused += code == 2

@@ -57,6 +57,17 @@ def test_a_kill_between_model_and_summary_owes_the_measured_figures(
     assert json.loads((run / "measured.json").read_text())["token_rewards"] == wanted
 
 
+def test_measured_figures_that_are_gone_are_missed_and_made_again(
+    run: Path, place: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    wanted = (run / "measured.json").read_text()
+    (run / "measured.json").unlink()
+    assert read_run(run).notes == ("measured.json is missing: what was measured after training is not known.",)
+    run_recipe(dpo_config(place, "run", *WORDS))
+    assert "measured.json is missing, though" in caplog.text
+    assert (run / "measured.json").read_text() == wanted
+
+
 def _killed(*_: object, **__: object) -> None:
     raise KeyboardInterrupt
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from preftree.cli.shared import Model, SamplingTemperature, TopP
+from preftree.cli.shared import Model, SamplingTemperature, TopP, whole_number
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -43,8 +43,8 @@ def chat(
     system: Annotated[str | None, typer.Option(help="System message.", show_default=False)] = None,
     temperature: SamplingTemperature = 0.7,
     top_p: TopP = 1.0,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Maximum tokens of an answer.")] = 512,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the answers, and of the sides when blind.")] = 0,
+    max_new_tokens: Annotated[int, whole_number(min=1, help="Maximum tokens of an answer.")] = 512,
+    seed: Annotated[int, whole_number(min=0, help="Seed of the answers, and of the sides when blind.")] = 0,
 ) -> None:
     """Talk to a model in the terminal; with --against, or two --adapter, compare two and collect preferences.
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from preftree.cli.shared import AsJson, Judge, progress_bar
+from preftree.cli.shared import AsJson, Judge, progress_bar, whole_number
 from preftree.errors import DataError
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ Kind = Annotated[
     ),
 ]
 NumRows = Annotated[
-    int | None, typer.Option(min=1, help="Most rows to write, chosen by seed.  [default: all]", show_default=False)
+    int | None, whole_number(min=1, help="Most rows to write, chosen by seed.  [default: all]", show_default=False)
 ]
 MaxRejected = Annotated[float, typer.Option(min=0, max=1, help="Share of faulty rows above which nothing is written.")]
 Chosen = Annotated[
@@ -67,7 +67,7 @@ def inspect(
     ] = None,
     max_length: Annotated[
         list[int] | None,
-        typer.Option(min=2, help="With --model: count rows that are longer; may be repeated.", show_default=False),
+        whole_number(min=2, help="With --model: count rows that are longer; may be repeated.", show_default=False),
     ] = None,
     turns: Annotated[
         Literal["last", "all"], typer.Option(help="With --model: turns of a demonstration that are scored.")
@@ -132,10 +132,10 @@ def convert(
     side: Chosen = None,
     max_turns: Annotated[
         int | None,
-        typer.Option(min=1, help="Leave out prompts with more human turns; 1 keeps single-turn dialogues."),
+        whole_number(min=1, help="Leave out prompts with more human turns; 1 keeps single-turn dialogues."),
     ] = None,
     num_rows: NumRows = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the choice of rows.")] = 0,
+    seed: Annotated[int, whole_number(min=0, help="Seed of the choice of rows.")] = 0,
     max_rejected: MaxRejected = 0.05,
 ) -> None:
     """Write the accepted rows as Preftree's JSON lines."""
@@ -164,7 +164,7 @@ def cut(
     model: Annotated[str, typer.Option(help="A model's folder or hub id, for its tokenizer.")],
     tokens: Annotated[str, typer.Option(help="Tokens of a prompt: the fewest and the most.")] = "2-8",
     num_rows: NumRows = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the cuts and of the choice of rows.")] = 0,
+    seed: Annotated[int, whole_number(min=0, help="Seed of the cuts and of the choice of rows.")] = 0,
     format_name: Format = None,
     max_rejected: MaxRejected = 0.05,
 ) -> None:

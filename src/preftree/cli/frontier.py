@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from preftree.cli.shared import REWARD, Samples, print_table, with_interval
+from preftree.cli.shared import REWARD, Samples, print_table, whole_number, with_interval
 
 if TYPE_CHECKING:
     from preftree.evaluate.along_training import Measuring
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 def frontier(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN [RUN ...]", help="Folders of finished runs.")],
     reward: Annotated[str, typer.Option(help=REWARD)],
-    prompts: Annotated[int, typer.Option(min=2, help="Maximum number of prompts, from the held-out rows.")] = 256,
+    prompts: Annotated[int, whole_number(min=2, help="Maximum number of prompts, from the held-out rows.")] = 256,
     samples: Samples = 4,
     max_new_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Maximum tokens of a response; by default max_response_length, or 256.")
+        int | None, whole_number(min=1, help="Maximum tokens of a response; by default max_response_length, or 256.")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the choice of prompts and of the samples.")] = 0,
+    seed: Annotated[int, whole_number(min=0, help="Seed of the choice of prompts and of the samples.")] = 0,
 ) -> None:
     """Reward and KL to the reference at a run's snapshots (snapshots=2 keeps them) and at its end.
 

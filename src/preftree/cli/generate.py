@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from preftree.cli.shared import JUDGE, Model, Precision, Samples, SamplingTemperature, TopP, progress_bar
+from preftree.cli.shared import JUDGE, Model, Precision, Samples, SamplingTemperature, TopP, progress_bar, whole_number
 
 if TYPE_CHECKING:
     from preftree.generate.job import BestOf
@@ -24,24 +24,24 @@ def generate(
         str, typer.Argument(metavar="PROMPTS", help="A data file with a `prompt` in each row, or a .txt file.")
     ],
     out: Annotated[Path, typer.Argument(metavar="OUT.jsonl", help="File for the responses.")],
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Maximum tokens of a response.")] = 256,
+    max_new_tokens: Annotated[int, whole_number(min=1, help="Maximum tokens of a response.")] = 256,
     temperature: SamplingTemperature = 1.0,
     top_p: TopP = 1.0,
     samples: Samples = 1,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the samples and of the choice of shots.")] = 0,
+    seed: Annotated[int, whole_number(min=0, help="Seed of the samples and of the choice of shots.")] = 0,
     stop: Annotated[
         list[str] | None, typer.Option(help="End a response where this text begins; may be given several times.")
     ] = None,
     best_of: Annotated[
         int | None,
-        typer.Option(min=1, help="Draw this many for each response, and keep the one with the highest reward."),
+        whole_number(min=1, help="Draw this many for each response, and keep the one with the highest reward."),
     ] = None,
     reward: Annotated[str | None, typer.Option(help=f"For --best-of: {JUDGE}")] = None,
     shots: Annotated[
         str | None, typer.Option(metavar="FILE", help="Put demonstrations of this data file before each prompt.")
     ] = None,
-    num_shots: Annotated[int, typer.Option(min=1, help="Number of demonstrations.")] = NUM_SHOTS,
-    batch_size: Annotated[int, typer.Option(min=1, help="Number of rows at once.")] = 32,
+    num_shots: Annotated[int, whole_number(min=1, help="Number of demonstrations.")] = NUM_SHOTS,
+    batch_size: Annotated[int, whole_number(min=1, help="Number of rows at once.")] = 32,
     chat: Annotated[bool, typer.Option("--chat", help="Put plain prompts through the chat template.")] = False,
     system: Annotated[str | None, typer.Option(help="System message of those; implies --chat.")] = None,
     precision: Precision = "fp32",

@@ -21,6 +21,19 @@ REWARD = (
 JUDGE = f"A reward model's folder, {REWARD}"
 SIDE = "A model's or a run's folder, a GGUF file, a hub id, or a file that `preftree generate` wrote"
 
+
+def _in_64_bits(value: Any) -> Any:
+    for number in value if isinstance(value, list | tuple) else [value]:
+        if isinstance(number, int) and abs(number) >= 2**63:
+            raise typer.BadParameter("must be a number below 2^63")
+    return value
+
+
+def whole_number(**settings: Any) -> Any:
+    """A typer.Option of a whole number, refused where no tensor and no generator of random numbers can take it."""
+    return typer.Option(callback=_in_64_bits, **settings)
+
+
 Model = Annotated[
     str, typer.Argument(metavar="MODEL", help="A model folder, the folder of a run, a GGUF file, or a hub id.")
 ]
@@ -29,17 +42,17 @@ Judge = Annotated[str, typer.Option(help=JUDGE)]
 Prompts = Annotated[str, typer.Option(help="A data file with a `prompt` in each row, or a .txt file.")]
 NumPrompts = Annotated[
     int | None,
-    typer.Option(min=2, help="Maximum number of prompts, chosen by seed.  [default: all]", show_default=False),
+    whole_number(min=2, help="Maximum number of prompts, chosen by seed.  [default: all]", show_default=False),
 ]
-Samples = Annotated[int, typer.Option(min=1, help="Responses to each prompt.")]
+Samples = Annotated[int, whole_number(min=1, help="Responses to each prompt.")]
 MaxNewTokens = Annotated[
     int | None,
-    typer.Option(min=1, help="Maximum tokens of a response.  [default: 256, or the world's]", show_default=False),
+    whole_number(min=1, help="Maximum tokens of a response.  [default: 256, or the world's]", show_default=False),
 ]
 SamplingTemperature = Annotated[float, typer.Option(min=0, help="0 takes the most likely token.")]
 TopP = Annotated[float, typer.Option(help="Sample from the fewest tokens with this total probability.")]
-Seed = Annotated[int, typer.Option(min=0, help="Seed of the samples.")]
-BatchSize = Annotated[int, typer.Option(min=1, help="Number of responses generated at once.")]
+Seed = Annotated[int, whole_number(min=0, help="Seed of the samples.")]
+BatchSize = Annotated[int, whole_number(min=1, help="Number of responses generated at once.")]
 Precision = Annotated[Literal["fp32", "bf16"], typer.Option(help="Precision of the weights.")]
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from preftree.cli.shared import REWARD, Samples, print_table, reserve
+from preftree.cli.shared import REWARD, Samples, print_table, reserve, whole_number
 from preftree.config.recipes import RECIPES
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def sweep(
         ),
     ],
     reward: Annotated[str | None, typer.Option(help=f"Measure the frontier by {REWARD}", show_default=False)] = None,
-    prompts: Annotated[int, typer.Option(min=2, help="Most prompts to sample for.")] = 256,
+    prompts: Annotated[int, whole_number(min=2, help="Most prompts to sample for.")] = 256,
     samples: Samples = 4,
 ) -> None:
     """Run every combination of some options, compare the policies, and recommend a setting with the reason.

@@ -31,13 +31,6 @@ class Strict(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False, protected_namespaces=())
 
-    @field_validator("*", mode="before")
-    @classmethod
-    def _in_64_bits(cls, value: object) -> object:
-        if isinstance(value, int) and abs(value) >= 2**63:
-            raise ValueError(f"must be a number below 2^63, got one of {len(str(abs(value)))} digits")
-        return value
-
     @property
     def own_defaults(self) -> Mapping[str, object]:
         """Defaults that depend on another option, and so differ from those of the fields."""

@@ -101,10 +101,21 @@ def check_config(kind: type[C], options: Mapping[str, object], where: Mapping[st
     if recipe != kind.recipe:
         position = (where or {}).get("recipe", "recipe")
         raise ConfigError(f"these are options of `preftree {recipe}`, not of `preftree {kind.recipe}` ({position})")
+    _check_size(options, "", where or {})
     try:
         return kind.model_validate(options)
     except ValidationError as error:
         raise ConfigError(_sentence(kind, error, where or {})) from None
+
+
+def _check_size(value: object, name: str, where: Mapping[str, str]) -> None:
+    """Refuse whole numbers that no tensor, file or generator of random numbers can take, wherever they stand."""
+    if isinstance(value, Mapping | list):
+        for key, inner in value.items() if isinstance(value, Mapping) else enumerate(value):
+            _check_size(inner, f"{name}.{key}" if name else str(key), where)
+    if isinstance(value, int) and abs(value) >= 2**63:
+        position = "" if (place := where.get(name, name)) == name else f" ({place})"
+        raise ConfigError(f"{name} must be a number below 2^63, got one of {abs(value).bit_length()} bits{position}")
 
 
 def dump_config(config: AnyConfig) -> str:

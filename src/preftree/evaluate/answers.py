@@ -121,7 +121,10 @@ def read_questions(path: str, *, most: int | None, seed: int) -> list[Prompt]:
     Raises:
       DataError: the file cannot be read, or has one prompt only, which no interval over prompts can rest on.
     """
-    prompts = list({prompt_key(prompt.text): prompt for prompt in reversed(read_prompts(path))}.values())[::-1]
+    rows = read_prompts(path)
+    prompts = list({prompt_key(prompt.text): prompt for prompt in reversed(rows)}.values())[::-1]
+    if repeats := len(rows) - len(prompts):  # an interval is over different prompts
+        log.info("%s: %d rows ask what an earlier row asks, and are left out", path, repeats)
     if most is not None and len(prompts) > most:
         places = np.sort(np.random.default_rng(seed).choice(len(prompts), most, replace=False))
         prompts = [prompts[index] for index in places.tolist()]

@@ -25,11 +25,11 @@ from preftree.models.serving import adapter_commands, merged_commands, modelfile
 from preftree.models.write_folder import write_model
 from preftree.run_folder.card import code_span, model_card
 from preftree.run_folder.reader import Run, read_run
-from preftree.run_folder.summary_file import read_summary
+from preftree.run_folder.summary_file import digest_row, read_summary
 from preftree.runtime.ranks import open_ranks
 from preftree.scoring.architecture import position_limit
 from preftree.storage.atomic import staged_dir
-from preftree.storage.manifest import hash_file, write_manifest
+from preftree.storage.manifest import write_manifest
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 
@@ -296,8 +296,7 @@ def _compare_ends(
 def card_sections(subject: Subject, folder: Path, result: Exported) -> str:
     """Lineage, hashes, the comparison, and the commands, for the card of an export."""
     run, config = subject.run, subject.config
-    weights = sorted(path for path in folder.iterdir() if path.suffix in (".safetensors", ".gguf"))
-    hashes = "\n".join(f"| {path.name} | {hash_file(path)} |" for path in weights)
+    hashes = "\n".join(digest_row(path) for path in sorted(folder.iterdir()) if path.is_file())
     calls = "\n".join(f"{name}:\n\n    {command}\n" for name, command in result.commands.items())
     chain = "\n".join(f"{number}. {words}" for number, words in enumerate(_lineage(run.path, config), 1))
     stored = (

@@ -31,7 +31,7 @@ from preftree.generate.protocol import Generation, Sampler, Sampling, cut_respon
 from preftree.models.beside_weights import end_tokens
 from preftree.models.load import best_device, load_model
 from preftree.reference.key import weights_digest_of_model
-from preftree.scoring.architecture import position_limit
+from preftree.scoring.architecture import long_angles_from, position_limit
 from preftree.scoring.attention.dispatch import plain_attention
 
 
@@ -62,18 +62,26 @@ def generate(
     ends = end_tokens(model.generation_config, tokenizer)
     if empty := [row for row, prompt in enumerate(prompts) if not len(prompt)]:
         raise ConfigError(f"prompt {empty[0] + first_row} has no tokens; a model needs at least one, such as a BOS")
-    limit = position_limit(model)
+    limit, switch = position_limit(model, kinds=("dynamic",)), long_angles_from(model)
     for row, prompt in enumerate(prompts):
-        if limit is not None and len(prompt) + sampling.max_new_tokens - 1 > limit:
+        length, most = len(prompt), len(prompt) + sampling.max_new_tokens - 1
+        words = f"prompt {row + first_row} has {length} tokens, and with {sampling.max_new_tokens} new ones it"
+        if limit is not None and most > limit:
             raise ConfigError(
-                f"prompt {row + first_row} has {len(prompt)} tokens, and with {sampling.max_new_tokens} new ones it "
-                f"would pass the {limit} positions of this model; lower max_new_tokens, or shorten the prompt"
+                f"{words} would pass the {limit} positions of this model; lower max_new_tokens, or shorten the prompt"
+            )
+        if switch is not None and length <= switch < most:
+            raise ConfigError(
+                f"{words} would pass the {switch} beyond which this model (longrope) turns all positions by other "
+                f"angles, those of the tokens before too; lower max_new_tokens to {switch - length + 1}"
             )
     order = sorted(range(len(prompts)), key=lambda row: len(prompts[row]))
+    short = sum(switch is None or len(prompt) <= switch for prompt in prompts)  # the longest row decides the angles
+    starts = [*range(0, short, batch_size), *range(short, len(order), batch_size)]
     results: dict[int, Generation] = {}
     with torch.inference_mode(), plain_attention(model), _without_settings(model):
-        for start in range(0, len(order), batch_size):
-            rows = order[start : start + batch_size]
+        for start in starts:
+            rows = order[start : min(start + batch_size, short if start < short else len(order))]
             batch = _generate_batch(
                 model,
                 tokenizer,

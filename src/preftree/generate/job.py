@@ -214,7 +214,13 @@ def read_job(out: Path) -> JobFile | None:
         return None
     job = read_json(_description(out), JobFile, "put it back, or move it away")
     if job.done is not None:
-        content = out.read_bytes()
+        try:
+            content = out.read_bytes()
+        except OSError as error:
+            raise DataError(
+                f"{out} cannot be read ({error.strerror}), though {_description(out)} describes it; put it back, or "
+                "draw it again"
+            ) from error
         if len(content) != job.done.size or hashlib.sha256(content).hexdigest() != job.done.sha256:
             raise DataError(
                 f"{out} is not as `preftree generate` wrote it, or is not complete; draw it again, or delete "

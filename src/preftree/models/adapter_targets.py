@@ -18,6 +18,7 @@ from preftree.config.lora import LoraOptions
 from preftree.errors import ConfigError
 
 _MARKS = "*?["
+_ADAPTED = (nn.Linear, Conv1D, nn.Embedding)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +48,7 @@ def find_targets(model: PreTrainedModel, options: LoraOptions) -> LoraTargets:
     whole = list(options.modules_to_save or ())
     _refuse_tied(model, [*([] if isinstance(options.targets or "all-linear", str) else modules), *whole])
     if renamed := _renamed_by_peft(model):
-        names = {name for entry in modules for name in _named(model, entry, (nn.Linear, Conv1D, nn.Embedding))}
+        names = {name for entry in modules for name in _named(model, entry, _ADAPTED)}
         as_parameters = sorted(name for name in names if name.rpartition(".")[2] in renamed)
         if as_parameters and options.dora:
             raise ConfigError(
@@ -62,6 +63,27 @@ def find_targets(model: PreTrainedModel, options: LoraOptions) -> LoraTargets:
                 f"lora.modules_to_save names {name!r}, and no layer of {type(model).__name__} has this name"
             )
     return LoraTargets(modules, parameters, whole)
+
+
+def widest_rank(model: PreTrainedModel, targets: LoraTargets) -> int:
+    """The largest rank of a matrix that an adapter changes: the smaller side of its widest layer."""
+    modules = [module for entry in targets.modules for _, module in _fitting(model, entry)]
+    sides = [_sides(module) for module in modules]
+    parameters = dict(model.named_parameters())
+    sides += [tuple(parameters[name].shape[-2:]) for name in targets.parameters if name in parameters]
+    return max((min(pair) for pair in sides), default=1)
+
+
+def _fitting(model: nn.Module, entry: str) -> list[tuple[str, nn.Module]]:
+    return [(name, part) for name, part in model.named_modules() if isinstance(part, _ADAPTED) and fits(name, entry)]
+
+
+def _sides(module: nn.Module) -> tuple[int, ...]:
+    if isinstance(module, nn.Linear):  # the weight of a quantised one may be stored flat
+        return module.in_features, module.out_features
+    weight = module.weight
+    assert isinstance(weight, nn.Parameter)
+    return tuple(weight.shape)
 
 
 def all_linear(model: PreTrainedModel) -> list[str]:
@@ -84,7 +106,7 @@ def _targets(model: PreTrainedModel, wanted: str | Sequence[str]) -> list[str]:
         return all_linear(model)
     targets: list[str] = []
     for entry in wanted:
-        fitting = _named(model, entry, (nn.Linear, Conv1D, nn.Embedding))
+        fitting = _named(model, entry, _ADAPTED)
         if not fitting and any(fits(name, entry) for name in _experts(model)):
             continue
         if not fitting:

@@ -25,7 +25,7 @@ from preftree.models.adapter_folder import (
     base_sample_of,
     sample_weights,
 )
-from preftree.models.adapter_targets import all_linear, find_targets, fits
+from preftree.models.adapter_targets import all_linear, find_targets, fits, widest_rank
 from preftree.models.check_folder import read_header
 from preftree.models.foreign import foreign
 
@@ -50,6 +50,12 @@ def add_adapter(model: PreTrainedModel, options: LoraOptions, *, seed: int) -> N
 
     targets = find_targets(model, options)
     assert options.r is not None and options.alpha is not None
+    widest = widest_rank(model, targets)
+    if options.r > widest:
+        raise ConfigError(
+            f"lora.r must be at most {widest}, the rank of the largest layer that is adapted, got {options.r}: a "
+            "higher one holds nothing more"
+        )
     config = LoraConfig(
         task_type=TaskType.CAUSAL_LM,
         r=options.r,

@@ -18,6 +18,7 @@ from transformers.utils.hub import cached_file
 
 from preftree.data.tokens.template import closing_token
 from preftree.errors import ModelError
+from preftree.models.foreign import read_config
 from preftree.models.gguf.header import find_gguf
 from preftree.models.gguf.read import stored_type
 
@@ -123,8 +124,8 @@ def stored_dtype(name: str) -> str | None:
     try:
         if gguf := find_gguf(name):
             return stored_type(gguf)
-        dtype = AutoConfig.from_pretrained(name, trust_remote_code=False).dtype
-    except Exception:  # only said beside a model that has been trained: nothing depends on it
+        dtype = read_config(name).dtype
+    except ModelError:  # only said beside a model that has been trained: nothing depends on it
         return None
     return None if dtype is None else str(dtype).removeprefix("torch.")
 

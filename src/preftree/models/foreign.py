@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
+from transformers import AutoConfig, PretrainedConfig
 from transformers.utils import logging as hf_logging
 
 from preftree.errors import ModelError, UserError
@@ -34,6 +36,16 @@ def foreign(subject: str) -> Iterator[None]:
         raise ModelError(f"{subject}: a part of it is nested too deeply") from error
     except BaseException as error:
         raise ModelError(f"{subject}: {reason(error)}") from error
+
+
+def read_config(name: str | Path) -> PretrainedConfig:
+    """The configuration of a model's folder or hub id; code that comes with it is not run.
+
+    Raises:
+      ModelError: there is none, or transformers cannot read it.
+    """
+    with foreign(f"model '{name}' cannot be loaded"):
+        return AutoConfig.from_pretrained(name, trust_remote_code=False)
 
 
 def reason(error: BaseException) -> str:

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import (
-    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     PretrainedConfig,
@@ -21,7 +20,7 @@ from preftree.errors import ModelError
 from preftree.models.adapter_folder import CONFIG, WEIGHTS, AdapterFolder, find_adapter
 from preftree.models.adapters import attach_adapter
 from preftree.models.check_folder import check_folder, read_header
-from preftree.models.foreign import foreign, without_load_warnings
+from preftree.models.foreign import foreign, read_config, without_load_warnings
 from preftree.models.gguf.header import SUFFIX, find_gguf, gguf_header
 from preftree.models.gguf.read import gguf_config, load_gguf, load_gguf_tokenizer
 from preftree.models.quantize import quantization_options
@@ -106,7 +105,7 @@ def _from_gguf(path: Path, dtype: torch.dtype, quantize: Quantization | None) ->
 
 def _from_folder(name: str | Path, dtype: torch.dtype, quantization: dict[str, Any]) -> PreTrainedModel:
     with foreign(f"model '{name}' cannot be loaded as a causal language model"), without_load_warnings():
-        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
+        config = read_config(name)
         if getattr(config, "auto_map", None):
             raise ModelError(f"model '{name}' brings its own code, which is not run; give one that transformers knows")
         if is_reward_config(config):
@@ -178,9 +177,10 @@ def embedding_rows(name: str | Path) -> int | None:
     if gguf is None and path.is_dir() and not (path / "config.json").exists():
         return None
     try:
-        config = gguf_config(gguf) if gguf else AutoConfig.from_pretrained(name, trust_remote_code=False)
-        rows = config.get_text_config().vocab_size
-    except Exception:  # the model is loaded elsewhere, and what is wrong with it is said there
+        config = gguf_config(gguf) if gguf else read_config(name)
+        with foreign(f"model '{name}' has no text model"):
+            rows = getattr(config.get_text_config(), "vocab_size", None)
+    except ModelError:  # the model is loaded elsewhere, and what is wrong with it is said there
         return None
     return rows if isinstance(rows, int) else None
 

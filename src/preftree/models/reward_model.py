@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import (
-    AutoConfig,
     AutoModelForSequenceClassification,
     PretrainedConfig,
     PreTrainedModel,
@@ -22,7 +21,7 @@ from transformers import (
 from preftree.data.tokens.template import closing_token
 from preftree.errors import ModelError
 from preftree.models.adapter_folder import find_adapter
-from preftree.models.foreign import foreign, without_load_warnings
+from preftree.models.foreign import foreign, read_config, without_load_warnings
 from preftree.models.gguf.header import find_gguf
 from preftree.models.gguf.read import gguf_config, load_gguf
 from preftree.models.load import check_name, is_reward_config, remove_dropout
@@ -129,10 +128,8 @@ def _padding(tokenizer: PreTrainedTokenizerBase, rows: int) -> int | None:
 
 def _config(name: str | Path) -> PretrainedConfig:
     check_name(name)
-    if gguf := find_gguf(name):
-        return gguf_config(gguf)
-    with foreign(f"model '{name}' cannot be loaded"):
-        return AutoConfig.from_pretrained(name, trust_remote_code=False)
+    gguf = find_gguf(name)
+    return gguf_config(gguf) if gguf else read_config(name)
 
 
 def _load(name: str | Path, config: PretrainedConfig) -> tuple[PreTrainedModel, list[str]]:

@@ -177,12 +177,11 @@ def render_page(page: Page) -> str:
     script = (_TEMPLATES / "page.js").read_text("utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return (
-        _environment()
+        environment()
         .get_template("page.html")
         .render(
             page=page,
-            version=__version__,
-            style=(_TEMPLATES / "page.css").read_text("utf-8"),
+            title=page.title,
             script=script,
             script_digest=digest,
             checks=CHECKS,
@@ -204,14 +203,17 @@ def render_page(page: Page) -> str:
 
 
 @functools.cache
-def _environment() -> Environment:
-    return Environment(
+def environment() -> Environment:
+    """The templates of all pages: text is escaped, and what their head needs of every page is known."""
+    templates = Environment(
         loader=FileSystemLoader(_TEMPLATES),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    templates.globals |= {"version": __version__, "style": (_TEMPLATES / "page.css").read_text("utf-8")}
+    return templates
 
 
 def measured_parts(

@@ -14,7 +14,7 @@ from preftree.config.recipes import RECIPES, Recipe
 from preftree.config.yaml import read_yaml_file
 from preftree.errors import CheckpointError, DataError
 from preftree.run_folder.measured_file import Measured, read_measured
-from preftree.run_folder.summary_file import Summary, check_beside, read_summary
+from preftree.run_folder.summary_file import Summary, check_beside, lacks_measured, read_summary
 from preftree.storage.checkpoint import list_checkpoints, read_meta, step_of
 from preftree.storage.manifest import read_manifest
 
@@ -126,6 +126,8 @@ def read_run(path: Path) -> Run:
         notes.append("summary.json is missing: the run is still under way, or was broken off.")
     else:
         check_beside(path, ended)
+        if lacks_measured(path, ended):
+            notes.append("measured.json is missing: what was measured after training is not known.")
     saved = tuple(_read_checkpoint(folder) for folder in list_checkpoints(path / "checkpoints"))
     notes += [f"Checkpoint {step.step}: {step.fault}." for step in saved if step.fault]
     _check_rows(path / "metrics.jsonl", ended, saved)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,11 @@ from preftree.storage.manifest import MANIFEST, hash_file, read_manifest, verify
 
 CARD = "README.md"
 """File of a model folder that its owner may edit."""
+
+MEASURED = "measured.json"
+
+_DIGEST = re.compile(r"\| (\S+) \| ([0-9a-f]{64}) \|")
+"""Row of a card with the SHA-256 of a file: `digest_row` writes it."""
 
 _READ = (".safetensors", ".json", ".jinja", ".bin", ".model", ".txt", ".py")
 """Endings of files that transformers and peft may read from a model folder."""
@@ -30,7 +36,8 @@ class Summary(BaseModel):
       environment: Versions and hardware.
       held_out: Figures of the last evaluation.
       training_seconds: Time spent in training steps.
-      files: SHA-256 of config.yaml, and of the manifests of `model` and `base`; empty in earlier versions.
+      files: SHA-256 of config.yaml and measured.json, and of the manifests of `model` and `base`, as far as they are
+        there; empty in earlier versions.
       metrics_sha256: SHA-256 of metrics.jsonl; empty in earlier versions.
     """
 
@@ -53,7 +60,8 @@ def write_summary(out: Path, summary: Mapping[str, Any]) -> None:
     Raises:
       OSError: it cannot be written.
     """
-    files = {"config.yaml": out / "config.yaml", "model": out / "model" / MANIFEST, "base": out / "base" / MANIFEST}
+    files = {name: out / name for name in ("config.yaml", MEASURED)}
+    files |= {name: out / name / MANIFEST for name in ("model", "base")}
     digests = {name: hash_file(path) for name, path in files.items() if path.is_file()}
     write_json(out / "summary.json", {**summary, "files": digests})
 
@@ -73,15 +81,37 @@ def read_summary(out: Path) -> Summary | None:
 def check_beside(out: Path, summary: Summary) -> None:
     """Compare the options and the manifests of a run's folder with the digests in its summary.
 
+    measured.json is left out: it holds its own digest, and verbs that measure write it anew.
+
     Raises:
       DataError: one of them is missing, or is of another run.
     """
     for name, digest in summary.files.items():
+        if name == MEASURED:
+            continue
         path = out / name / MANIFEST if name in ("model", "base") else out / name
         if not path.is_file():
             raise DataError(f"{path} is missing, though {out / 'summary.json'} lists it; put it back")
         if hash_file(path) != digest:
             raise DataError(f"{path} is not the file that the run ended with ({out / 'summary.json'}); put that back")
+
+
+def lacks_measured(out: Path, summary: Summary) -> bool:
+    """Whether measured.json, which the run ended with, is gone."""
+    return MEASURED in summary.files and not (out / MEASURED).is_file()
+
+
+def digest_row(path: Path) -> str:
+    """Row of a card's table with the SHA-256 of a file, with which `verify_model` compares the file."""
+    return f"| {path.name} | {hash_file(path)} |"
+
+
+def _digests_in_card(folder: Path) -> dict[str, str]:
+    """The SHA-256 by file in a folder's README.md, as far as its owner has left them there."""
+    if not (folder / CARD).is_file():
+        return {}
+    lines = (folder / CARD).read_text(encoding="utf-8", errors="replace").splitlines()
+    return {row[1]: row[2] for line in lines if (row := _DIGEST.fullmatch(line.strip()))}
 
 
 def verify_model(folder: Path, *, weights: bool = True, card: bool = False) -> None:
@@ -107,6 +137,9 @@ def verify_model(folder: Path, *, weights: bool = True, card: bool = False) -> N
         verify_manifest(folder, but=skipped if card else [*skipped, CARD])
         if listed and hash_file(folder / MANIFEST) != listed:
             raise ModelError(f"{folder} is not the model that its run ended with ({folder.parent / 'summary.json'})")
+        for name, digest in _digests_in_card(folder).items():
+            if name in files and files[name]["sha256"] != digest:
+                raise ModelError(f"{folder / name} is not the file that {folder / CARD} was written with")
     except (CheckpointError, DataError, ModelError) as error:
         raise ModelError(f"{str(error).partition('; ')[0]}; {mend}") from error
     added = [path.name for path in folder.iterdir() if path.suffix in _READ and path.name not in (*files, MANIFEST)]

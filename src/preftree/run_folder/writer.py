@@ -25,7 +25,7 @@ from preftree import __version__
 from preftree.config.load import AnyConfig, changed_options, dump_config
 from preftree.errors import CheckpointError, ConfigError, DataError, ModelError
 from preftree.run_folder.measured_file import read_measured
-from preftree.run_folder.summary_file import check_beside, read_summary, verify_model
+from preftree.run_folder.summary_file import MEASURED, check_beside, lacks_measured, read_summary, verify_model
 from preftree.runtime.ranks import Ranks
 from preftree.runtime.reduce import lead_first, max_over_ranks
 from preftree.storage.atomic import disk_faults, remove_dir, write_atomic
@@ -220,7 +220,9 @@ def is_finished(config: AnyConfig, start: LoadedCheckpoint | None, num_steps: in
         for name in ("model", "base"):
             if (out / name).is_dir():
                 verify_model(out / name)
-        read_measured(out / "measured.json")
+        if lacks_measured(out, summary):
+            raise DataError(f"{out / MEASURED} is missing, though {out / 'summary.json'} lists it")
+        read_measured(out / MEASURED)
     except (DataError, ModelError) as error:
         log.warning("%s: what belongs to the end of the run is made again from %s", error, start.path)
         return False

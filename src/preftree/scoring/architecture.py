@@ -36,7 +36,7 @@ def best_path(model: PreTrainedModel, device: torch.device) -> AttentionPath:
     config = model.config.get_text_config()
     try:
         width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    except Exception:  # widths of its own for each layer, which transformers refuses to give as one
+    except (AttributeError, RuntimeError):  # none, or one for each layer, which transformers refuses to give as one
         return "sdpa"
     return "flex" if width >= 16 else "sdpa"
 

@@ -19,7 +19,7 @@ import re
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -57,8 +57,14 @@ def staged_file(final: Path) -> Iterator[Path]:
         try:
             yield staging
             fsync_folder(staging)
+            is_new = not os.path.lexists(final)
             os.replace(staging, final)
-            fsync_folder(final.parent)
+            try:
+                fsync_folder(final.parent)
+            except OSError:
+                if is_new:  # reported as not written, so the same command must not meet it
+                    final.unlink(missing_ok=True)
+                raise
         finally:
             staging.unlink(missing_ok=True)  # absent once it is renamed
             release_lock(lock)
@@ -181,12 +187,19 @@ def append_durably(path: Path, content: bytes) -> None:
     """Append to a file; the content is on the disk on return.
 
     Raises:
-      OSError: the file could not be written.
+      OSError: the file could not be written; what was in it before is all that is in it.
     """
-    with _naming(path), path.open("ab") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+    with _naming(path), path.open("ab", buffering=0) as file:
+        before = file.tell()
+        try:
+            rest = memoryview(content)
+            while rest:
+                rest = rest[file.write(rest) :]
+            os.fsync(file.fileno())
+        except OSError:
+            with suppress(OSError):
+                file.truncate(before)
+            raise
 
 
 def fsync_folder(path: Path) -> None:
@@ -249,7 +262,11 @@ def _move_into_place(staging: Path, final: Path) -> None:
             if os.path.lexists(final):
                 _delete(old)
             release_lock(lock)
-    fsync_folder(final.parent)
+    try:
+        fsync_folder(final.parent)
+    except OSError:
+        os.rename(final, staging)  # reported as not written, so the same command must not meet it
+        raise
 
 
 def _delete(path: Path) -> None:

@@ -263,6 +263,14 @@ def _describe_model(run: OpenRun[AnyConfig]) -> None:
     device = f"{ranks.size} x cuda" if ranks.device.type == "cuda" else f"{ranks.size} x cpu, {config.threads} threads"
     sharing = "" if scorer.shares_prefixes else ", prompts computed once per response"
     log.info("%s: %.1f M parameters, %s on %s%s", config.model, size / 1e6, config.precision, device, sharing)
+    text = scorer.model.config.get_text_config()
+    if getattr(text, "output_router_logits", False) and getattr(text, "router_aux_loss_coef", 0):
+        log.warning(
+            "%s asks for the auxiliary loss of its routers (output_router_logits, router_aux_loss_coef=%g), which is "
+            "not added: it multiplies means over the tokens that are computed together, so how a step is packed would "
+            "change the training",
+            *(config.model, text.router_aux_loss_coef),
+        )
     if (lora := run.policy.lora) is not None:
         log.info(
             "%s: %s on %d layers (%.1f %% of the layers' weights), %.2f M parameters trained%s",

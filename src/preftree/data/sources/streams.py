@@ -46,8 +46,10 @@ def open_text(file: str) -> Iterator[io.BufferedIOBase]:
 
 def _without_mark(head: bytes) -> str:
     """The encoding of a file without a mark: two characters of ASCII in UTF-16 have a NUL each, which no text has."""
-    nul = [byte == 0 for byte in head[:4]]
-    return {(False, True, False, True): "utf-16-le", (True, False, True, False): "utf-16-be"}.get(tuple(nul), "utf-8")
+    nul = [byte == 0 for byte in head]
+    if nul == [False, True, False, True]:
+        return "utf-16-le"
+    return "utf-16-be" if nul == [True, False, True, False] else "utf-8"
 
 
 @contextmanager
