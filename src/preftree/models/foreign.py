@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from transformers import AutoConfig, PretrainedConfig
+from transformers.utils import logging as hf_logging
 
 from preftree.errors import ModelError, UserError
 
@@ -55,3 +56,14 @@ def reason(error: BaseException) -> str:
     if isinstance(error, KeyError | IndexError | AttributeError | TypeError | AssertionError) or not words:
         words = f"{type(error).__name__} {words}".strip()
     return words if len(words) <= _LONGEST else words[:_LONGEST] + " ..."
+
+
+@contextmanager
+def without_load_warnings() -> Iterator[None]:
+    """Hide transformers' warning of weights that are missing, for a caller that checks them."""
+    before = hf_logging.get_verbosity()
+    hf_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        hf_logging.set_verbosity(before)
