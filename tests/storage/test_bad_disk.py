@@ -156,7 +156,8 @@ def check(verb: str, home: Path, patch: pytest.MonkeyPatch, most: int) -> None:
             ]
             if lost:
                 faults.append(f"{where}: {lost} are not what they were")
-            code, said = disk.run(words)
+            if code:
+                code, said = disk.run(words)
             if code or lasting(contents(home)) != lasting(wanted):
                 different = {name for name, content in lasting(wanted).items() if contents(home).get(name) != content}
                 faults.append(f"{where}: does not go on: exit {code}: {different} {said[-500:]}")

@@ -134,8 +134,12 @@ def prepare(home: Path) -> None:
 
 
 def furnish(name: str, home: Path, disk: Path) -> int:
-    """Empty the disk, but for the finished run that a verb measures; the bytes that this takes."""
+    """Empty the disk, but for the finished run that a verb measures, and a page; the bytes that this takes.
+
+    A disk has a page at least, so that what is smaller would always find room.
+    """
     clear(disk)
+    (disk / "page").write_bytes(bytes(PAGE))
     if "whole" in {Path(str(word)).name for word in commands(home, disk)[name] if str(word).startswith(str(disk))}:
         shutil.copytree(home / "whole", disk / "whole")
     return used(disk)
