@@ -9,10 +9,10 @@ import sys
 import zipfile
 from pathlib import Path
 
+import prepare
 import pytest
 
 from preftree.errors import ConfigError
-from real import prepare
 
 SCRIPT = Path(str(prepare.__file__))
 
