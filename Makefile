@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 export PYTHONUTF8 = 1
 export HF_HUB_DISABLE_TELEMETRY = 1
 
-.PHONY: demo test test-slow test-gpu check bench-attention bench bench-adapters bench-adapters-world demo-full bench-diagnose bench-rewards bench-online bench-theory bench-work bench-hh docs-losses docs-options bench-league bench-pareto clean
+.PHONY: demo test test-slow test-real test-gpu check bench-attention bench bench-adapters bench-adapters-world demo-full bench-diagnose bench-rewards bench-online bench-theory bench-work bench-hh docs-losses docs-options bench-league bench-pareto clean
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -25,6 +25,10 @@ test: $(VENV)/.ready
 
 test-slow: $(VENV)/.bench
 	$(BIN)/python -m pytest -m slow
+
+# Needs the model that benchmarks/real/prepare.py puts into runs/real, or PREFTREE_REAL_MODEL=FILE.
+test-real: $(VENV)/.ready
+	$(BIN)/python -m pytest -m real
 
 test-gpu: $(VENV)/.ready
 	$(BIN)/python -m pytest -m gpu

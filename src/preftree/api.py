@@ -77,7 +77,7 @@ class LoadedModel:
 
 
 def load(model: str | Path, *, precision: Precision = "fp32") -> LoadedModel:
-    """Load a model folder, an adapter folder or a hub id, in fp32 weights and without dropout.
+    """Load a model folder, an adapter folder, a GGUF file or a hub id, in fp32 weights and without dropout.
 
     Args:
       model: The folder or id.

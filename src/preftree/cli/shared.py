@@ -19,9 +19,11 @@ REWARD = (
     "(prompt, response)."
 )
 JUDGE = f"A reward model's folder, {REWARD}"
-SIDE = "A model's or a run's folder, a hub id, or a file that `preftree generate` wrote"
+SIDE = "A model's or a run's folder, a GGUF file, a hub id, or a file that `preftree generate` wrote"
 
-Model = Annotated[str, typer.Argument(metavar="MODEL", help="A model folder, the folder of a run, or a hub id.")]
+Model = Annotated[
+    str, typer.Argument(metavar="MODEL", help="A model folder, the folder of a run, a GGUF file, or a hub id.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 Judge = Annotated[str, typer.Option(help=JUDGE)]
 Prompts = Annotated[str, typer.Option(help="A data file with a `prompt` in each row, or a .txt file.")]

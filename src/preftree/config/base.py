@@ -102,7 +102,7 @@ class ModelAndData(Strict):
     """Model, data and folder of a run.
 
     Attributes:
-      model: A model folder, or a model id of the Hugging Face hub.
+      model: A model folder, a GGUF file, or a model id of the Hugging Face hub.
       data: Training rows: a path, or the options below.
       eval_data: Held-out rows: a path, or a share of the training prompts between 0 and 1; null holds out none.
       eval_every: Steps between evaluations; null evaluates at the end alone.

@@ -88,8 +88,7 @@ def export_run(
     if run.recipe.trains == "reward_model":
         raise DataError(f"{path} is the run of a reward model, whose folder needs no export: {path / 'model'}")
     config = check_config(run.recipe.config, run.config)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError(f"{out} is there already and not empty; export into a new folder")
+    require_new(out)
     adapter = find_adapter(path / "model")
     if kind == "adapter" and adapter is None:
         raise ConfigError(f"{path} trained all weights, it has no adapter; export it with --merged")
@@ -98,7 +97,7 @@ def export_run(
         found, _ = run_prompts(config, tokenizer, ranks, most=PROMPTS, seed=0)
     prompts = [list(ids)[-MOST_TOKENS:] for ids in found.ids]
     ours = load_model(path / "model")
-    expected = _logits(ours, prompts)
+    expected = logits_of(ours, prompts)
     limit = position_limit(ours) or MOST_TOKENS + MOST_NEW
     new = min(MOST_NEW, max(1, limit // 2))
     asked = [ids[-(limit - new) :] for ids in prompts] if new < limit else []
@@ -124,9 +123,9 @@ def export_run(
         (folder / "Modelfile").write_text(text, encoding="utf-8")
         ends = end_tokens(ours.generation_config, tokenizer)
         del ours
-        model = _load_elsewhere(folder, kind)
-        difference = _compare(model, prompts, expected)
-        _compare_tokenizers(folder, tokenizer, prompts)
+        model = load_elsewhere(folder, kind)
+        difference = compare_logits(model, prompts, expected)
+        require_same_tokens(folder, tokenizer, prompts)
         if not difference <= allowed:
             raise ModelError(
                 f"the exported {kind} gives logits that are off by {difference:.3g} on prompts of the run's data "
@@ -149,12 +148,23 @@ def export_run(
     return result
 
 
-def _logits(model: nn.Module, prompts: list[list[int]]) -> list[torch.Tensor]:
+def require_new(out: Path) -> None:
+    """Refuse a place that holds something.
+
+    Raises:
+      ConfigError: it is no folder, or not empty.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigError(f"{out} is there already and not empty; export into a new folder")
+
+
+def logits_of(model: nn.Module, prompts: list[list[int]]) -> list[torch.Tensor]:
+    """Logits of each prompt, computed alone, in fp32."""
     with torch.no_grad():
         return [model(input_ids=torch.tensor([ids]), use_cache=False).logits[0].float() for ids in prompts]
 
 
-def _load_elsewhere(folder: Path, kind: str) -> Any:
+def load_elsewhere(folder: Path, kind: str) -> Any:
     """The model in a folder as others load it, in fp32."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # peft asks transformers by old names
@@ -165,15 +175,20 @@ def _load_elsewhere(folder: Path, kind: str) -> Any:
         return AutoPeftModelForCausalLM.from_pretrained(str(folder), dtype=torch.float32).eval()
 
 
-def _compare(model: nn.Module, prompts: list[list[int]], expected: list[torch.Tensor]) -> float:
+def compare_logits(model: nn.Module, prompts: list[list[int]], expected: list[torch.Tensor]) -> float:
     """The largest difference of a logit."""
     return max(
         float((ours - theirs).abs().nan_to_num(torch.inf).max())
-        for ours, theirs in zip(_logits(model, prompts), expected, strict=True)
+        for ours, theirs in zip(logits_of(model, prompts), expected, strict=True)
     )
 
 
-def _compare_tokenizers(folder: Path, tokenizer: PreTrainedTokenizerBase, prompts: list[list[int]]) -> None:
+def require_same_tokens(folder: Path, tokenizer: PreTrainedTokenizerBase, prompts: list[list[int]]) -> None:
+    """Compare the tokenizer in a folder with the one that it was written from, on the texts of the prompts.
+
+    Raises:
+      ModelError: a text becomes other tokens.
+    """
     again = AutoTokenizer.from_pretrained(folder)
     for ids in prompts:
         text = tokenizer.decode(ids)

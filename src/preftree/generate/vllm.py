@@ -18,6 +18,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase
 from preftree.errors import ConfigError, ModelError
 from preftree.generate.protocol import Generation, Sampler, Sampling, cut_response
 from preftree.models.beside_weights import end_tokens
+from preftree.models.gguf.header import find_gguf
 from preftree.storage.manifest import hash_file
 
 
@@ -30,7 +31,7 @@ def vllm_sampler(name: str, tokenizer: PreTrainedTokenizerBase, *, precision: Li
       precision: Precision of the weights.
     Raises:
       ConfigError: vLLM is not installed; later, a prompt leaves no room for max_new_tokens.
-      ModelError: the folder holds an adapter.
+      ModelError: the folder holds an adapter, or it is a GGUF file.
     """
     try:
         vllm: Any = importlib.import_module("vllm")  # an extra
@@ -41,6 +42,8 @@ def vllm_sampler(name: str, tokenizer: PreTrainedTokenizerBase, *, precision: Li
         ) from error
     if (Path(name).expanduser() / "adapter_config.json").is_file():
         raise ModelError(f"{name} holds an adapter; merge it with `preftree export RUN OUT --merged` for vLLM")
+    if gguf := find_gguf(name):
+        raise ModelError(f"{name} is a GGUF file; make a folder of it for vLLM: preftree export {gguf} FOLDER")
     dtype = {"fp32": "float32", "bf16": "bfloat16"}[precision]
     engine = vllm.LLM(model=name, dtype=dtype, generation_config="vllm")  # not the settings of the model
     ends = end_tokens(_settings(name), tokenizer)

@@ -11,8 +11,8 @@ from jaxtyping import Float
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
 
 from preftree.errors import ConfigError, JudgeError, ModelError
-from preftree.models.foreign import foreign
-from preftree.models.load import best_device, check_name, without_load_warnings
+from preftree.models.foreign import foreign, without_load_warnings
+from preftree.models.load import best_device, check_name
 from preftree.records import Text
 
 

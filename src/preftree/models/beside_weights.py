@@ -18,6 +18,8 @@ from transformers.utils.hub import cached_file
 
 from preftree.data.tokens.template import closing_token
 from preftree.errors import ModelError
+from preftree.models.gguf.header import find_gguf
+from preftree.models.gguf.read import stored_type
 
 log = logging.getLogger("preftree")
 
@@ -78,13 +80,13 @@ def copy_beside(source: str, folder: Path) -> list[str]:
     """Copy the files beside the weights of a model into the folder of a model that was trained from it.
 
     Args:
-      source: Folder or hub id of the model; of a hub id, the processors.
+      source: Folder, GGUF file or hub id of the model; of a hub id, the processors, and of a GGUF file nothing.
       folder: An existing folder; files in it are not replaced.
     Returns:
       The names of the files that were copied.
     """
     top = Path(source).expanduser()
-    files = _local(top) if top.is_dir() else _processors(source)
+    files = _local(top) if top.is_dir() else [] if find_gguf(top) else _processors(source)
     copied: list[str] = []
     for path in files:
         if not (folder / path.name).exists():
@@ -114,8 +116,13 @@ def _is_inside(path: Path, top: Path) -> bool:
 
 
 def stored_dtype(name: str) -> str | None:
-    """Dtype of the weights in a model folder or on the hub, as its configuration says; None where it does not."""
+    """Dtype of the weights in a model folder or on the hub, as its configuration says; None where it does not.
+
+    For a GGUF file of quantised weights, "dequantised from" and their types.
+    """
     try:
+        if gguf := find_gguf(name):
+            return stored_type(gguf)
         dtype = AutoConfig.from_pretrained(name, trust_remote_code=False).dtype
     except Exception:  # only said beside a model that has been trained: nothing depends on it
         return None

@@ -60,7 +60,11 @@ def check_folder(folder: Path) -> None:
     config = read_json(folder / "config.json") if (folder / "config.json").exists() else None
     tensors = stored_tensors(folder)
     if config is not None and (tensors or any(folder.glob("*.bin"))):
-        _compare(folder, config, tensors)
+        if tensors:
+            compare_sizes(folder / "config.json", config, tensors)
+        else:
+            size = sum(path.stat().st_size for path in folder.glob("*.bin"))
+            _compare(folder / "config.json", config, size, size)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -139,15 +143,23 @@ def _require_regular(path: Path) -> None:
         raise ModelError(f"{path} is {kind}, wanted a file")
 
 
-def _compare(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, StoredTensor]) -> None:
-    if tensors:
-        widest = max((count for tensor in tensors.values() for count in tensor.shape), default=0)
-        packed = max((math.prod(tensor.shape) for tensor in tensors.values()), default=0)
-        number = len(tensors)
-        # Quantised weights may be stored flat.
-        widest = packed if config.get("quantization_config") else widest
-    else:
-        number = widest = sum(path.stat().st_size for path in folder.glob("*.bin"))
+def compare_sizes(place: Path, config: Mapping[str, Any], tensors: Mapping[str, StoredTensor]) -> None:
+    """Refuse a configuration with numbers of layers, widths or positions that the weights beside it cannot have.
+
+    Args:
+      place: The file that the configuration is in, for the message.
+      config: The configuration.
+      tensors: The tensors of the weights.
+    Raises:
+      ModelError: the name and the value are in the message.
+    """
+    widest = max((count for tensor in tensors.values() for count in tensor.shape), default=0)
+    packed = max((math.prod(tensor.shape) for tensor in tensors.values()), default=0)
+    # Quantised weights may be stored flat.
+    _compare(place, config, len(tensors), packed if config.get("quantization_config") else widest)
+
+
+def _compare(place: Path, config: Mapping[str, Any], number: int, widest: int) -> None:
     for name, value in _numbers(config):
         field = name.rpartition(".")[2]
         most = number if _LAYERS.fullmatch(field) else widest if _WIDTHS.fullmatch(field) else None
@@ -156,7 +168,7 @@ def _compare(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, Stor
             what = f"the weights beside it are {number} tensors of widths up to {widest}"
             if most == _MOST_POSITIONS:
                 what = f"no model has more than {most} positions"
-            raise ModelError(f"{folder / 'config.json'} says {name}={value:g}, and {what}; download both again")
+            raise ModelError(f"{place} says {name}={value:g}, and {what}; download both again")
 
 
 def _numbers(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from transformers.utils import logging as hf_logging
+
 from preftree.errors import ModelError, UserError
 
 _OWN_CODE = "it needs code that comes with it, which is not run; give a model that transformers knows"
@@ -42,3 +44,14 @@ def reason(error: BaseException) -> str:
     if isinstance(error, KeyError | IndexError | AttributeError | TypeError | AssertionError) or not words:
         words = f"{type(error).__name__} {words}".strip()
     return words if len(words) <= _LONGEST else words[:_LONGEST] + " ..."
+
+
+@contextmanager
+def without_load_warnings() -> Iterator[None]:
+    """Hide transformers' warning of weights that are missing, for a caller that checks them."""
+    before = hf_logging.get_verbosity()
+    hf_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        hf_logging.set_verbosity(before)

@@ -1,9 +1,7 @@
-"""Loading a causal language model and its tokenizer, from a folder or the hub."""
+"""Loading a causal language model and its tokenizer, from a folder, a GGUF file or the hub."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +15,15 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.utils import logging as hf_logging
 
 from preftree.config.lora import Quantization
 from preftree.errors import ModelError
 from preftree.models.adapter_folder import CONFIG, WEIGHTS, AdapterFolder, find_adapter
 from preftree.models.adapters import attach_adapter
 from preftree.models.check_folder import check_folder, read_header
-from preftree.models.foreign import foreign
+from preftree.models.foreign import foreign, without_load_warnings
+from preftree.models.gguf.header import SUFFIX, find_gguf, gguf_header
+from preftree.models.gguf.read import gguf_config, load_gguf, load_gguf_tokenizer
 from preftree.models.quantize import quantization_options
 from preftree.run_folder.summary_file import verify_model
 
@@ -35,7 +34,7 @@ def best_device() -> torch.device:
 
 
 def model_in(name: str) -> str:
-    """RUN/model for the folder of a run; any other folder or hub id unchanged."""
+    """RUN/model for the folder of a run; any other name unchanged."""
     path = Path(name).expanduser()
     return str(path / "model") if (path / "model").is_dir() and not (path / "config.json").exists() else name
 
@@ -52,7 +51,7 @@ def load_model(
     For an adapter folder it is the base model with the adapter in it, not merged.
 
     Args:
-      name: A folder, or a hub id.
+      name: A folder, a GGUF file, or a hub id.
       dtype: Dtype of the weights; fp32 for training, since updates of 1e-6 vanish in bf16 weights.
       quantize: Storage of the linear layers' weights.
       device: Device of the model.
@@ -83,7 +82,29 @@ def load_base(
     if isinstance(name, AdapterFolder):
         name = _base_of(name)
     check_name(name)
-    quantization = quantization_options(quantize, torch.device(device)) if quantize else {}
+    if gguf := find_gguf(name):
+        model = _from_gguf(gguf, dtype, quantize)
+    else:
+        quantization = quantization_options(quantize, torch.device(device)) if quantize else {}
+        model = _from_folder(name, dtype, quantization)
+    remove_dropout(model)
+    if not quantize:
+        model.to(device)  # pyright: ignore[reportArgumentType]  # transformers wraps the method
+    with foreign(f"model '{name}' cannot compute"), torch.no_grad():
+        model.eval()(input_ids=torch.ones(1, 2, dtype=torch.int64, device=model.device), use_cache=False)
+    return model.eval()
+
+
+def _from_gguf(path: Path, dtype: torch.dtype, quantize: Quantization | None) -> PreTrainedModel:
+    if quantize:
+        raise ModelError(
+            f"quantize={quantize} needs a model folder, and {path} is a GGUF file; make one of it with "
+            f"`preftree export {path} FOLDER`"
+        )
+    return load_gguf(path, dtype)
+
+
+def _from_folder(name: str | Path, dtype: torch.dtype, quantization: dict[str, Any]) -> PreTrainedModel:
     with foreign(f"model '{name}' cannot be loaded as a causal language model"), without_load_warnings():
         config = AutoConfig.from_pretrained(name, trust_remote_code=False)
         if getattr(config, "auto_map", None):
@@ -99,12 +120,7 @@ def load_base(
             f"model '{name}' lacks weights for {', '.join(missing[:3])}{' ...' if len(missing) > 3 else ''}; "
             "they would be random, so training from it makes no sense"
         )
-    remove_dropout(model)
-    if not quantize:
-        model.to(device)  # pyright: ignore[reportArgumentType]  # transformers wraps the method
-    with foreign(f"model '{name}' cannot compute"), torch.no_grad():
-        model.eval()(input_ids=torch.ones(1, 2, dtype=torch.int64, device=model.device), use_cache=False)
-    return model.eval()
+    return model
 
 
 def load_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
@@ -116,8 +132,9 @@ def load_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
     check_name(name, weights=False)
     if (adapter := find_adapter(name)) and not (Path(name).expanduser() / "tokenizer_config.json").exists():
         name = _base_of(adapter)
+    gguf = find_gguf(name)
     with foreign(f"no tokenizer can be loaded from '{name}'"):
-        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+        tokenizer = load_gguf_tokenizer(gguf) if gguf else AutoTokenizer.from_pretrained(name, trust_remote_code=False)
         tokenizer.decode(tokenizer("a")["input_ids"])
         template = tokenizer.chat_template
         if not isinstance(template, str | dict | None):
@@ -157,11 +174,12 @@ def embedding_rows(name: str | Path) -> int | None:
             if tensor_name.endswith(("embed_tokens.weight", "wte.weight", "word_embeddings.weight"))
         ]
         return grown[0] if grown else embedding_rows(_base_of(adapter))
-    path = Path(name).expanduser()
-    if path.is_dir() and not (path / "config.json").exists():
+    path, gguf = Path(name).expanduser(), find_gguf(name)
+    if gguf is None and path.is_dir() and not (path / "config.json").exists():
         return None
     try:
-        rows = AutoConfig.from_pretrained(name, trust_remote_code=False).get_text_config().vocab_size
+        config = gguf_config(gguf) if gguf else AutoConfig.from_pretrained(name, trust_remote_code=False)
+        rows = config.get_text_config().vocab_size
     except Exception:  # the model is loaded elsewhere, and what is wrong with it is said there
         return None
     return rows if isinstance(rows, int) else None
@@ -183,10 +201,10 @@ def remove_dropout(model: nn.Module) -> None:
 def _base_of(adapter: AdapterFolder) -> str:
     """Folder or hub id of the model under an adapter; a folder that is missing must not be taken for a hub id."""
     path = Path(adapter.base).expanduser()
-    if (path.is_absolute() or adapter.base.startswith(".")) and not path.is_dir():
+    if (path.is_absolute() or adapter.base.startswith(".")) and not path.exists():
         raise ModelError(
-            f"adapter '{adapter.path}' belongs to the model in '{adapter.base}', which does not exist; restore that "
-            f"folder, or set base_model_name_or_path in the adapter's {CONFIG}"
+            f"adapter '{adapter.path}' belongs to the model in '{adapter.base}', which does not exist; put it "
+            f"back, or set base_model_name_or_path in the adapter's {CONFIG}"
         )
     return adapter.base
 
@@ -201,29 +219,25 @@ def check_name(name: str | Path, *, weights: bool = True) -> None:
     """Refuse a path that does not exist, before it is taken for a hub id and looked up on the network.
 
     Args:
-      name: A folder, or a hub id.
+      name: A folder, a GGUF file, or a hub id.
       weights: Whether the weights will be read, and are compared with the folder's manifest, too.
     Raises:
       ModelError: the name is a path, and there is no model, or one that is not as Preftree wrote it.
     """
     path = Path(name).expanduser()
+    if gguf := find_gguf(name):
+        gguf_header(gguf)
+        return
     if path.is_dir():
         check_folder(path)
-    looks_local = isinstance(name, Path) or str(name).startswith((".", "/", "~")) or str(name).count("/") > 1
+    is_path = isinstance(name, Path) or str(name).startswith((".", "/", "~")) or str(name).count("/") > 1
+    looks_local = is_path or path.suffix.lower() == SUFFIX
+    if path.is_file():
+        raise ModelError(f"model '{name}' is a file, and not a GGUF file (*.gguf); give a model folder")
     if path.is_dir() and not any((path / file).exists() for file in ("config.json", "tokenizer_config.json", CONFIG)):
         raise ModelError(f"folder '{name}' holds no config.json; give the folder that the model was saved to")
     if looks_local and not path.is_dir():
-        raise ModelError(f"model folder '{name}' does not exist")
+        what = "file" if path.suffix.lower() == SUFFIX else "folder"
+        raise ModelError(f"model {what} '{name}' does not exist")
     if path.is_dir():
         verify_model(path, weights=weights)
-
-
-@contextmanager
-def without_load_warnings() -> Iterator[None]:
-    """Hide transformers' warning of weights that are missing, for a caller that checks them."""
-    before = hf_logging.get_verbosity()
-    hf_logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        hf_logging.set_verbosity(before)

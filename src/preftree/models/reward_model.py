@@ -22,8 +22,10 @@ from transformers import (
 from preftree.data.tokens.template import closing_token
 from preftree.errors import ModelError
 from preftree.models.adapter_folder import find_adapter
-from preftree.models.foreign import foreign
-from preftree.models.load import check_name, is_reward_config, remove_dropout, without_load_warnings
+from preftree.models.foreign import foreign, without_load_warnings
+from preftree.models.gguf.header import find_gguf
+from preftree.models.gguf.read import gguf_config, load_gguf
+from preftree.models.load import check_name, is_reward_config, remove_dropout
 
 
 def is_reward_model(name: str | Path) -> bool:
@@ -127,15 +129,21 @@ def _padding(tokenizer: PreTrainedTokenizerBase, rows: int) -> int | None:
 
 def _config(name: str | Path) -> PretrainedConfig:
     check_name(name)
+    if gguf := find_gguf(name):
+        return gguf_config(gguf)
     with foreign(f"model '{name}' cannot be loaded"):
         return AutoConfig.from_pretrained(name, trust_remote_code=False)
 
 
 def _load(name: str | Path, config: PretrainedConfig) -> tuple[PreTrainedModel, list[str]]:
+    options: dict[str, Any] = {"config": config, "dtype": torch.float32, "output_loading_info": True}
     with foreign(f"model '{name}' cannot be loaded as a reward model"), without_load_warnings():
-        loaded: Any = AutoModelForSequenceClassification.from_pretrained(
-            name, config=config, dtype=torch.float32, output_loading_info=True, trust_remote_code=False
-        )
+        if gguf := find_gguf(name):
+            with torch.device("meta"):
+                kind: Any = type(AutoModelForSequenceClassification.from_config(config))
+            loaded: Any = kind.from_pretrained(None, state_dict=load_gguf(gguf).state_dict(), **options)
+        else:
+            loaded = AutoModelForSequenceClassification.from_pretrained(name, trust_remote_code=False, **options)
     model, loading = loaded
     return model, sorted(loading["missing_keys"])
 

@@ -33,6 +33,9 @@ DIGEST_BYTES = 16
 
 SCORING_CODE = (
     "preftree.models.adapters",
+    "preftree.models.gguf.header",
+    "preftree.models.gguf.read",
+    "preftree.models.gguf.rope",
     "preftree.scoring.architecture",
     "preftree.scoring.attention.by_branch",
     "preftree.scoring.attention.flex",
@@ -52,7 +55,8 @@ SCORING_CODE = (
     "preftree.tree.to_device",
 )
 """Modules that can change a token's log-prob: those of tree/ and scoring/ that the scorer imports, the packing of
-trees, and adapters, which change the LM head's weight. Sums are not among them: a table holds log-probs of tokens."""
+trees, adapters, which change the LM head's weight, and the reading of GGUF files, whose digest is that of the file.
+Sums are not among them: a table holds log-probs of tokens."""
 
 _FRESH_NS = 2 * 10**9
 """Age of a file from which its digest is cached: two changes within one tick of the clock leave the same time."""
@@ -145,11 +149,11 @@ def _cuts_digest(cuts: tuple[int, ...]) -> int:
 def weights_digest(*folders: Path, memo: Path) -> str:
     """Digest of the weights in model folders: those of the model, then those of its adapters, if any.
 
-    Covers *.safetensors, config.json, adapter_config.json and code of the model. A file is read once: its digest is
-    cached with its path, size, times and inode.
+    Covers *.safetensors, config.json, adapter_config.json and code of the model, or the one GGUF file. A file is read
+    once: its digest is cached with its path, size, times and inode.
 
     Args:
-      folders: Folders as `save_pretrained` writes them.
+      folders: Folders as `save_pretrained` writes them, or GGUF files.
       memo: Folder of cached digests: that of the cache.
 
     Raises:
@@ -157,6 +161,9 @@ def weights_digest(*folders: Path, memo: Path) -> str:
     """
     total = hashlib.sha256()
     for folder in folders:
+        if folder.is_file():
+            total.update(f"gguf\0{_remembered_digest(folder, memo)}\0".encode())
+            continue
         if not any(folder.glob("*.safetensors")):
             raise ModelError(f"{folder} has no weights in safetensors format; save the model with save_pretrained")
         for path in sorted(folder.iterdir()):

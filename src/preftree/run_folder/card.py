@@ -33,7 +33,7 @@ def model_card(
       place: Folder from which the card's code loads the model; None is that of the run.
       adapter: Whether the folder holds an adapter; None is what the run trained.
       dtype: Dtype of the stored weights.
-      base_dtype: Dtype of the weights that training started from, where it is known.
+      base_dtype: Dtype of the weights that training started from, where it is known, or "dequantised from" and types.
       more: Sections before the options.
     """
     recipe = RECIPES[config.recipe]
@@ -44,7 +44,10 @@ def model_card(
         kind, about["pipeline_tag"] = "AutoModelForSequenceClassification", "text-classification"
     if not Path(config.model).exists() and re.fullmatch(r"[\w.-]+(/[\w.-]+)?", config.model):
         about["base_model"] = config.model
-    stored = "This is its adapter, not merged, in safetensors format" if is_adapter else _stored(dtype, base_dtype)
+    stored = _stored(dtype, base_dtype)
+    if is_adapter:
+        over = f", over weights {base_dtype}" if _is_dequantised(base_dtype) else ""
+        stored = f"This is its adapter, not merged, in safetensors format{over}"
     folder = Path(place or Path(config.out) / "model").expanduser().resolve()
     name = Path(place or config.out).name
     rows = "\n".join(f"| {html.escape(name)} | {_show(value)} |" for name, value in _facts(summary).items())
@@ -105,12 +108,18 @@ def _stored(dtype: str, base_dtype: str | None) -> str:
     words = f"The weights are {dtype} in safetensors format"
     if base_dtype in (None, dtype):
         return words
+    if _is_dequantised(base_dtype):
+        return f"{words} (training started from weights {base_dtype})"
     if dtype != "float32":
         return f"{words} (training started from {base_dtype})"
     return (
         f"{words}, in which they were trained (training started from {base_dtype}, and rounding to it would lose small "
         f"updates; `preftree export RUN OUT --merged --dtype {base_dtype}` rounds them)"
     )
+
+
+def _is_dequantised(dtype: str | None) -> bool:
+    return dtype is not None and dtype.startswith("dequantised")
 
 
 def _deed(config: AnyConfig) -> str:

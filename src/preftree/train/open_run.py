@@ -16,6 +16,7 @@ from preftree.config.recipes import AnyConfig
 from preftree.errors import TrainingError
 from preftree.models.adapters import adapted_layers, adapted_share, base_tensors, trained_parameters
 from preftree.models.beside_weights import stored_dtype
+from preftree.models.gguf.header import find_gguf
 from preftree.models.load import load_tokenizer
 from preftree.models.write_folder import save_adapter, save_model
 from preftree.run_folder import writer
@@ -231,21 +232,25 @@ def finish(
 
 
 def _write_model(run: OpenRun[AnyConfig], summary: Mapping[str, object]) -> None:
-    """Write RUN/model: the model, or its adapter; also RUN/base where the adapter's base is in no other folder."""
+    """Write RUN/model: the model, or its adapter; also RUN/base where the adapter's base is in no model folder."""
     policy, model, out = run.policy, run.scorer.model, Path(run.config.out)
     dtype, base_dtype = str(model.dtype).removeprefix("torch."), stored_dtype(policy.base)
     card = model_card(run.config, summary, dtype=dtype, base_dtype=base_dtype)
     if policy.lora is None:
         if base_dtype not in (None, dtype):
-            message = "weights are written in %s, as they were trained; %s is %s (preftree export --dtype rounds them)"
-            log.info(message, dtype, policy.base, base_dtype)
+            hint = "" if find_gguf(policy.base) else " (preftree export --dtype rounds them)"
+            log.info(
+                "weights are written in %s, as they were trained; %s is %s%s", dtype, policy.base, base_dtype, hint
+            )
         save_model(model, run.tokenizer, out / "model", card=card, source=policy.base)
         return
     base = policy.base
-    if policy.merged:
-        assert policy.incoming is not None
-        base = str(out / "base")
-        start = f"{code_span(policy.base)} with adapter {code_span(str(policy.incoming.path))} merged into it"
+    if policy.merged or find_gguf(policy.base):
+        base, start = str(out / "base"), code_span(policy.base)
+        if policy.merged and policy.incoming is not None:
+            start += f" with adapter {code_span(str(policy.incoming.path))} merged into it"
+        if base_dtype not in (None, dtype):
+            start += f" ({base_dtype})"
         about = f"# Base of an adapter\n\n{start}.\n"
         save_model(model, run.tokenizer, out / "base", card=about, source=policy.base, tensors=base_tensors(model))
     others = policy.others(run.config.model)

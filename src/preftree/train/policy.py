@@ -26,6 +26,7 @@ from preftree.config.recipes import AnyConfig
 from preftree.errors import ConfigError
 from preftree.models.adapter_folder import AdapterFolder, adapter_names, find_adapter
 from preftree.models.adapters import adapter_off, add_adapter, attach_adapter, has_targets, merge_adapter
+from preftree.models.gguf.header import find_gguf
 from preftree.models.load import load_base, load_tokenizer, remove_dropout
 from preftree.reference.key import adapted_digest, weights_digest, weights_digest_of_model
 from preftree.runtime.paths import cache_root
@@ -249,6 +250,8 @@ def _options_of(lora: LoraOptions, adapter: AdapterFolder, model: PreTrainedMode
 
 def digest_base(name: str, model: PreTrainedModel, config: AnyConfig) -> str:
     """Digest of the weights of the base model `name`, loaded as `model`; files are hashed once."""
+    if gguf := find_gguf(name):
+        return weights_digest(gguf, memo=_memo(config))
     folder = Path(name).expanduser()
     if any(folder.glob("*.safetensors")):
         return weights_digest(folder, memo=_memo(config))

@@ -1,0 +1,1 @@
+"""Exports from and to GGUF files."""
