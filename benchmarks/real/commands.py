@@ -8,11 +8,22 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from preftree.errors import ConfigError, UserError
+
+
+def one_sentence(main: Callable[[], None]) -> None:
+    """Run a program; a fault that its user can mend is one sentence on stderr and exit code 2."""
+    try:
+        main()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
 
 
 def preftree(*words: str, log: Path | None = None) -> None:
@@ -78,11 +89,10 @@ def run_all(chains: Sequence[Chain], workers: int) -> None:
 def claim(out: Path, plan: dict[str, Any]) -> None:
     """Take a folder for one plan, or see that it holds that plan's results, whose finished parts then count as done."""
     out.mkdir(parents=True, exist_ok=True)
-    path = out / "plan.json"
-    if path.exists() and json.loads(path.read_text(encoding="utf-8")) != plan:
-        print(f"error: {out} holds results of another plan (see {path}); give another --out", file=sys.stderr)
-        raise SystemExit(2)
-    path.write_text(json.dumps(plan, indent=1) + "\n", encoding="utf-8")
+    path, wanted = out / "plan.json", json.dumps(plan, indent=1) + "\n"
+    if path.exists() and path.read_text(encoding="utf-8") != wanted:
+        raise ConfigError(f"{out} holds results of another plan (see {path}); give another --out")
+    path.write_text(wanted, encoding="utf-8")
 
 
 def rows(path: Path) -> list[dict[str, Any]]:

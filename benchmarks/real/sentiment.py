@@ -20,24 +20,22 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import sys
+import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from commands import Chain, claim, once, preftree, rows, run_all, write_lines
+from commands import Chain, claim, once, one_sentence, preftree, rows, run_all, write_lines
 from figure import plot
 from prepare import prepare
 
-from preftree.errors import UserError
 from preftree.evaluate.best_of import expected_best
 from preftree.run_folder.measured_file import read_measured
 from preftree.run_folder.summary_file import read_summary
 from preftree.stats.intervals import mean_interval
 
 HERE = Path(__file__).resolve().parent
-REWARD = f"{HERE / 'vader.py'}:compound"
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,23 +92,20 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/real/sentiment"))
     parser.add_argument("--seeds", default="0", help="numbers with commas between")
     parser.add_argument("--model", type=Path, help="a model folder; SmolLM2-135M-Instruct by default")
-    parser.add_argument("--reward", default=REWARD, help="FILE.py:FUNCTION of (prompt, response); VADER's by default")
+    parser.add_argument("--reward", help="FILE.py:FUNCTION of (prompt, response); VADER's by default")
     parser.add_argument("--tiny", action="store_true", help="a few beginnings and steps, to see that the study runs")
     parser.add_argument("--workers", type=int, default=2, help="processes at a time, of one thread each")
     options = parser.parse_args()
     size = SIZES["tiny" if options.tiny else "default"]
     seeds = [int(seed) for seed in options.seeds.split(",")]
-    try:
-        model = options.model or prepare()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+    model = options.model or prepare()
     print(estimate(size, options.workers), flush=True)
+    out: Path = options.out.resolve()
     for seed in seeds:
-        run_seed(Study(options.out / f"seed-{seed}", model.resolve(), size, seed, options.reward), options.workers)
-    done = {path.parent.name: json.loads(path.read_bytes()) for path in sorted(options.out.glob("*/figures.json"))}
-    (options.out / "frontier.svg").write_text(plot(done), encoding="utf-8")
-    print(f"{options.out / 'frontier.svg'}: {', '.join(done)}")
+        run_seed(Study(out / f"seed-{seed}", model.resolve(), size, seed, options.reward), options.workers)
+    done = {path.parent.name: json.loads(path.read_bytes()) for path in sorted(out.glob("*/figures.json"))}
+    (out / "frontier.svg").write_text(plot(done), encoding="utf-8")
+    print(f"{out / 'frontier.svg'}: {', '.join(done)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +116,12 @@ class Study:
     model: Path
     size: Size
     seed: int
-    reward: str
+    own_reward: str | None
+
+    @property
+    def reward(self) -> str:
+        """Name of the reward, as commands take it."""
+        return self.own_reward or f"{self.file('vader.py')}:compound"
 
     def file(self, name: str) -> str:
         """Path of a file in the folder."""
@@ -136,6 +136,7 @@ def run_seed(study: Study, workers: int) -> None:
     """All stages of a seed, or what is left of them."""
     out, size, model = study.out, study.size, str(study.model)
     claim(out, {"size": asdict(size), "seed": study.seed, "model": model, "reward": study.reward, "methods": METHODS})
+    shutil.copy(HERE / "vader.py", out / "vader.py")  # the folder is then complete, wherever this program lies
     openings = (HERE / "openings.txt").read_text(encoding="utf-8").splitlines()
     order = [openings[index] for index in np.random.default_rng(study.seed).permutation(len(openings))]
     write_lines(out / "train.txt", order[: size.train])
@@ -284,4 +285,4 @@ def estimate(size: Size, workers: int) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    one_sentence(main)

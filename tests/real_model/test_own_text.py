@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
+from sentiment import HERE
 
 from preftree.data.sources.reader import find_source, read_rows
-from sentiment import HERE
 
 
 def lines(name: str) -> list[str]:
