@@ -116,7 +116,7 @@ def test_the_command_line(place: Path, tmp_path: Path) -> None:
     assert "--enable-lora --max-lora-rank 8 --lora-modules a=" in said
     assert f"convert_lora_to_gguf.py {tmp_path / 'a'} --base {place / 'sft' / 'model'}" in said
     assert (tmp_path / "a" / "Modelfile").read_text().startswith(f"FROM {place / 'sft' / 'model'}\nADAPTER .\n")
-    with pytest.raises(ConfigError, match="takes one of --adapter and --merged"):
+    with pytest.raises(ConfigError, match="takes one of --adapter, --merged and --gguf"):
         call(str(tmp_path / "b"))
     with pytest.raises(ConfigError, match="--dtype float16 is for --merged"):
         call(str(tmp_path / "b"), "--adapter", "--dtype", "float16")

@@ -12,6 +12,14 @@ if TYPE_CHECKING:
     from preftree.evaluate.export import Exported
 
 
+class GgufName(StrEnum):
+    """Types of the matrices in a GGUF file."""
+
+    f16 = "f16"
+    bf16 = "bf16"
+    q8_0 = "q8_0"
+
+
 class DtypeName(StrEnum):
     """Types of exported weights."""
 
@@ -27,17 +35,21 @@ def export(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to make.", show_default=False)],
     adapter: Annotated[bool, typer.Option("--adapter", help="The adapter alone, as peft and vLLM load it.")] = False,
     merged: Annotated[bool, typer.Option("--merged", help="The whole model, its adapter merged into it.")] = False,
+    gguf: Annotated[
+        GgufName | None,
+        typer.Option(help="The whole model as a GGUF file for llama.cpp and Ollama.", show_default=False),
+    ] = None,
     dtype: Annotated[DtypeName, typer.Option(help="Type of the whole model's weights.")] = DtypeName.float32,
     tolerance: Annotated[
         float | None,
         typer.Option(
-            min=0, help="Largest allowed difference of a logit; by default 0.001, float16 0.05, bfloat16 0.5."
+            min=0, help="Largest allowed difference of a logit; by default 0.001, float16 0.05, bfloat16 0.5, q8_0 2."
         ),
     ] = None,
 ) -> None:
     """Write a run's model into OUT, load it again as others do, and keep it only where its logits are the run's own.
 
-    A GGUF file becomes an ordinary model folder, its weights dequantised.
+    A GGUF file becomes an ordinary model folder, its weights dequantised; with --gguf a run becomes a GGUF file.
 
     OUT gets safetensors weights, tokenizer and chat template, a model card with lineage and hashes, and an Ollama
     Modelfile; the commands for vLLM, llama.cpp and Ollama are printed.
@@ -47,17 +59,24 @@ def export(
     from preftree.runtime.logs import quiet_transformers
 
     quiet_transformers()
-    if gguf := find_gguf(run):
+    if file := find_gguf(run):
         from preftree.evaluate.gguf.to_folder import export_gguf
 
-        if adapter:
-            raise ConfigError(f"--adapter is for a run, and {gguf} is a GGUF file of a whole model; leave it out")
-        _show(export_gguf(gguf, out, dtype=dtype.value, tolerance=tolerance), "the file's model", "texts")
+        if adapter or gguf:
+            option = "--adapter" if adapter else f"--gguf {gguf}"
+            raise ConfigError(f"{option} is for a run, and {file} is a GGUF file of a whole model; leave it out")
+        _show(export_gguf(file, out, dtype=dtype.value, tolerance=tolerance), "the file's model", "texts")
         return
-    if adapter == merged:
-        raise ConfigError("export takes one of --adapter and --merged")
-    if adapter and dtype is not DtypeName.float32:
-        raise ConfigError(f"--dtype {dtype} is for --merged; an adapter stays as it was trained")
+    if adapter + merged + (gguf is not None) != 1:
+        raise ConfigError("export takes one of --adapter, --merged and --gguf f16, bf16 or q8_0")
+    if not merged and dtype is not DtypeName.float32:
+        why = f"--gguf {gguf} says the type" if gguf else "an adapter stays as it was trained"
+        raise ConfigError(f"--dtype {dtype} is for --merged; {why}")
+    if gguf:
+        from preftree.evaluate.gguf.to_file import export_run_gguf
+
+        _show(export_run_gguf(run, out, gguf.value, tolerance=tolerance), "the run's own", "prompts of its data")
+        return
     from preftree.evaluate.export import export_run
 
     exported = export_run(run, out, "adapter" if adapter else "merged", dtype=dtype.value, tolerance=tolerance)

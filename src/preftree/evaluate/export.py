@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from preftree.config.load import check_config
 from preftree.config.recipes import AnyConfig
@@ -18,7 +18,7 @@ from preftree.errors import ConfigError, DataError, ModelError
 from preftree.evaluate.prompts import run_prompts
 from preftree.generate.hf import generate
 from preftree.generate.protocol import Generation, Sampling
-from preftree.models.adapter_folder import find_adapter, write_adapter
+from preftree.models.adapter_folder import AdapterFolder, find_adapter, write_adapter
 from preftree.models.adapters import merge_adapter
 from preftree.models.beside_weights import end_tokens, stored_dtype, write_generation, write_tokenizer
 from preftree.models.load import load_base, load_model, load_tokenizer
@@ -62,6 +62,88 @@ class Exported:
     commands: Mapping[str, str]
 
 
+@dataclass(slots=True)
+class Subject:
+    """What is exported: the model of a finished run, and what it computes on prompts of the run's data.
+
+    Attributes:
+      run: The run.
+      config: Its options.
+      adapter: Its adapter, if it trained one.
+      tokenizer: Its tokenizer.
+      model: Its model, with the adapter beside the weights.
+      ends: Tokens that end a response.
+      prompts: Token ids of prompts.
+      expected: Logits of each prompt.
+      asked: Those prompts that leave room for a response.
+      sampled: Greedy responses to these.
+      most_new: Most tokens of a response.
+    """
+
+    run: Run
+    config: AnyConfig
+    adapter: AdapterFolder | None
+    tokenizer: PreTrainedTokenizerBase
+    model: PreTrainedModel
+    ends: list[int]
+    prompts: list[list[int]] = field(default_factory=list)
+    expected: list[torch.Tensor] = field(default_factory=list)
+    asked: list[list[int]] = field(default_factory=list)
+    sampled: list[Generation] = field(default_factory=list)
+    most_new: int = MOST_NEW
+
+    @property
+    def base_dtype(self) -> str | None:
+        """Dtype of the weights that training started from."""
+        return stored_dtype(self.adapter.base if self.adapter is not None else self.config.model)
+
+    def whole(self) -> PreTrainedModel:
+        """The model with its adapter merged."""
+        if self.adapter is None:
+            return self.model
+        merge_adapter(merged := load_base(self.adapter), self.adapter)
+        return merged
+
+    def compute(self) -> None:
+        """Compute logits and greedy responses of the run's own model."""
+        with open_ranks() as ranks:
+            found, _ = run_prompts(self.config, self.tokenizer, ranks, most=PROMPTS, seed=0)
+        self.prompts = [list(ids)[-MOST_TOKENS:] for ids in found.ids]
+        self.expected = logits_of(self.model, self.prompts)
+        limit = position_limit(self.model) or MOST_TOKENS + MOST_NEW
+        self.most_new = new = min(MOST_NEW, max(1, limit // 2))
+        self.asked = [ids[-(limit - new) :] for ids in self.prompts] if new < limit else []
+        self.sampled = generate(self.model, self.tokenizer, self.asked, Sampling(max_new_tokens=new, temperature=0.0))
+
+    def compare_ends(self, model: Any, settings: GenerationConfig) -> None:
+        """Compare where the plain `generate` of transformers ends with where our sampler does, on greedy responses.
+
+        Args:
+          model: The exported model.
+          settings: Its generation settings.
+        Raises:
+          ModelError: other tokens end a response there, or a response of the same tokens ends elsewhere.
+        """
+        _compare_ends(model, settings, self.asked, self.ends, self.sampled, self.most_new)
+
+
+def open_subject(path: Path) -> Subject:
+    """The model of a finished run, loaded.
+
+    Raises:
+      DataError: the run is not finished, or is that of a reward model.
+      ModelError: its model cannot be loaded.
+    """
+    run = read_run(path)
+    run.require_finished()
+    if run.recipe.trains == "reward_model":
+        raise DataError(f"{path} is the run of a reward model, whose folder needs no export: {path / 'model'}")
+    config = check_config(run.recipe.config, run.config)
+    tokenizer, model = load_tokenizer(path / "model"), load_model(path / "model")
+    ends = end_tokens(model.generation_config, tokenizer)
+    return Subject(run, config, find_adapter(path / "model"), tokenizer, model, ends)
+
+
 def export_run(
     path: Path,
     out: Path,
@@ -83,25 +165,12 @@ def export_run(
       ConfigError: the folder is not empty, or the run trained no adapter.
       ModelError: what was written does not compute what the run's model computes; nothing is left of it.
     """
-    run = read_run(path)
-    run.require_finished()
-    if run.recipe.trains == "reward_model":
-        raise DataError(f"{path} is the run of a reward model, whose folder needs no export: {path / 'model'}")
-    config = check_config(run.recipe.config, run.config)
     require_new(out)
-    adapter = find_adapter(path / "model")
+    subject = open_subject(path)
+    adapter, tokenizer, ours = subject.adapter, subject.tokenizer, subject.model
     if kind == "adapter" and adapter is None:
         raise ConfigError(f"{path} trained all weights, it has no adapter; export it with --merged")
-    tokenizer = load_tokenizer(path / "model")
-    with open_ranks() as ranks:
-        found, _ = run_prompts(config, tokenizer, ranks, most=PROMPTS, seed=0)
-    prompts = [list(ids)[-MOST_TOKENS:] for ids in found.ids]
-    ours = load_model(path / "model")
-    expected = logits_of(ours, prompts)
-    limit = position_limit(ours) or MOST_TOKENS + MOST_NEW
-    new = min(MOST_NEW, max(1, limit // 2))
-    asked = [ids[-(limit - new) :] for ids in prompts] if new < limit else []
-    sampled = generate(ours, tokenizer, asked, Sampling(max_new_tokens=new, temperature=0.0))
+    subject.compute()
     allowed = TOLERANCES["float32" if kind == "adapter" else dtype] if tolerance is None else tolerance
     with staged_dir(out) as folder:
         if kind == "adapter":
@@ -111,37 +180,32 @@ def export_run(
             write_tokenizer(tokenizer, folder)
             commands = adapter_commands(out, adapter.base, adapter.config)
         else:
-            whole = ours
-            if adapter is not None:
-                merge_adapter(whole := load_base(adapter), adapter)
             source = str(path / "model") if adapter is None else adapter.base
-            write_model(whole, tokenizer, folder, source=source, dtype=getattr(torch, dtype))
+            write_model(subject.whole(), tokenizer, folder, source=source, dtype=getattr(torch, dtype))
             commands = merged_commands(out, dtype)
-            del whole
         base = adapter.base if adapter is not None and kind == "adapter" else None
         text = modelfile(tokenizer, ours.generation_config, base=base)  # pyright: ignore[reportArgumentType]  # a causal LM has one
         (folder / "Modelfile").write_text(text, encoding="utf-8")
-        ends = end_tokens(ours.generation_config, tokenizer)
-        del ours
+        del ours, subject.model
         model = load_elsewhere(folder, kind)
-        difference = compare_logits(model, prompts, expected)
-        require_same_tokens(folder, tokenizer, prompts)
+        difference = compare_logits(model, subject.prompts, subject.expected)
+        require_same_tokens(AutoTokenizer.from_pretrained(folder), tokenizer, subject.prompts)
         if not difference <= allowed:
             raise ModelError(
                 f"the exported {kind} gives logits that are off by {difference:.3g} on prompts of the run's data "
                 f"(allowed: {allowed:.3g}), so it was not kept; choose a wider dtype, or set --tolerance"
             )
-        _compare_ends(model, folder, asked, ends, sampled, new)
+        subject.compare_ends(model, GenerationConfig.from_pretrained(folder))
         del model
-        result = Exported(out, difference, allowed, len(prompts), commands)
+        result = Exported(out, difference, allowed, len(subject.prompts), commands)
         card = model_card(
-            config,
-            run.summary,
+            subject.config,
+            subject.run.summary,
             place=str(out),
             adapter=kind == "adapter",
             dtype=dtype,
-            base_dtype=stored_dtype(adapter.base if adapter is not None else config.model),
-            more=_sections(run, config, folder, result),
+            base_dtype=subject.base_dtype,
+            more=card_sections(subject, folder, result),
         )
         (folder / "README.md").write_text(card, encoding="utf-8")
         write_manifest(folder)
@@ -183,28 +247,28 @@ def compare_logits(model: nn.Module, prompts: list[list[int]], expected: list[to
     )
 
 
-def require_same_tokens(folder: Path, tokenizer: PreTrainedTokenizerBase, prompts: list[list[int]]) -> None:
-    """Compare the tokenizer in a folder with the one that it was written from, on the texts of the prompts.
+def require_same_tokens(
+    again: PreTrainedTokenizerBase, tokenizer: PreTrainedTokenizerBase, prompts: list[list[int]]
+) -> None:
+    """Compare an exported tokenizer with the one that it was written from, on the texts of the prompts and a chat.
 
     Raises:
       ModelError: a text becomes other tokens.
     """
-    again = AutoTokenizer.from_pretrained(folder)
-    for ids in prompts:
-        text = tokenizer.decode(ids)
+    texts = [str(tokenizer.decode(ids)) for ids in prompts]
+    for text in texts:
         if again(text)["input_ids"] != tokenizer(text)["input_ids"]:
             raise ModelError(f"the exported tokenizer splits {text[:40]!r} otherwise than the run's; please report it")
 
 
 def _compare_ends(
-    model: Any, folder: Path, prompts: list[list[int]], ends: list[int], sampled: list[Generation], most: int
+    model: Any,
+    settings: GenerationConfig,
+    prompts: list[list[int]],
+    ends: list[int],
+    sampled: list[Generation],
+    most: int,
 ) -> None:
-    """Compare where the plain `generate` of transformers ends with where our sampler does, on greedy responses.
-
-    Raises:
-      ModelError: other tokens end a response there, or a response of the same tokens ends elsewhere.
-    """
-    settings = GenerationConfig.from_pretrained(folder)
     stored = settings.eos_token_id
     known = stored if isinstance(stored, list) else [stored]
     if set(known) != set(ends):
@@ -230,9 +294,11 @@ def _compare_ends(
             )
 
 
-def _sections(run: Run, config: AnyConfig, folder: Path, result: Exported) -> str:
-    """Lineage, hashes, the comparison, and the commands, for the card."""
-    hashes = "\n".join(f"| {path.name} | {hash_file(path)} |" for path in sorted(folder.glob("*.safetensors")))
+def card_sections(subject: Subject, folder: Path, result: Exported) -> str:
+    """Lineage, hashes, the comparison, and the commands, for the card of an export."""
+    run, config = subject.run, subject.config
+    weights = sorted(path for path in folder.iterdir() if path.suffix in (".safetensors", ".gguf"))
+    hashes = "\n".join(f"| {path.name} | {hash_file(path)} |" for path in weights)
     calls = "\n".join(f"{name}:\n\n    {command}\n" for name, command in result.commands.items())
     chain = "\n".join(f"{number}. {words}" for number, words in enumerate(_lineage(run.path, config), 1))
     stored = (

@@ -24,15 +24,18 @@ _UNSUPPORTED = {
 GGUF_TYPES = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
 
 
-def modelfile(tokenizer: PreTrainedTokenizerBase, generation: GenerationConfig, *, base: str | None) -> str:
+def modelfile(
+    tokenizer: PreTrainedTokenizerBase, generation: GenerationConfig, *, base: str | None, file: str = "."
+) -> str:
     """Content of an Ollama Modelfile for the exported folder, with a stop for every token that ends a response.
 
     Args:
       tokenizer: Tokenizer of the model; without a chat template a prompt is passed on unchanged.
       generation: The model's generation settings; settings without a value are left to Ollama.
       base: Folder of the model under an adapter; None where the folder is a whole model.
+      file: The whole model, beside the Modelfile; a dot is the folder.
     """
-    lines = ["FROM ."] if base is None else [f"FROM {_quoted(base)}", "ADAPTER ."]
+    lines = [f"FROM {_quoted(file)}"] if base is None else [f"FROM {_quoted(base)}", "ADAPTER ."]
     if tokenizer.chat_template is None:
         lines.append('TEMPLATE "{{ .Prompt }}"')
     for end in end_tokens(generation, tokenizer):

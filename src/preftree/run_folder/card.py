@@ -23,6 +23,8 @@ def model_card(
     adapter: bool | None = None,
     dtype: str = "float32",
     base_dtype: str | None = None,
+    gguf: str | None = None,
+    licence: str | None = None,
     more: str = "",
 ) -> str:
     """README.md of a trained model, with the metadata that the Hugging Face hub reads.
@@ -34,17 +36,24 @@ def model_card(
       adapter: Whether the folder holds an adapter; None is what the run trained.
       dtype: Dtype of the stored weights.
       base_dtype: Dtype of the weights that training started from, where it is known, or "dequantised from" and types.
+      gguf: Name of the GGUF file that the folder holds instead of a folder's files.
+      licence: Licence of the model that training started from, as the hub names it.
       more: Sections before the options.
     """
     recipe = RECIPES[config.recipe]
     is_adapter = config.lora is not None if adapter is None else adapter
     library, kind = ("peft", "AutoPeftModelForCausalLM") if is_adapter else ("transformers", "AutoModelForCausalLM")
-    about = {"library_name": library, "tags": ["preftree", recipe.name], "pipeline_tag": "text-generation"}
+    about: dict[str, object] = {"license": licence} if licence else {}
+    about |= {
+        "library_name": library if gguf is None else "gguf",
+        "tags": ["preftree", recipe.name],
+        "pipeline_tag": "text-generation",
+    }
     if recipe.trains == "reward_model":
         kind, about["pipeline_tag"] = "AutoModelForSequenceClassification", "text-classification"
     if not Path(config.model).exists() and re.fullmatch(r"[\w.-]+(/[\w.-]+)?", config.model):
         about["base_model"] = config.model
-    stored = _stored(dtype, base_dtype)
+    stored = _stored(dtype, base_dtype, gguf)
     if is_adapter:
         over = f", over weights {base_dtype}" if _is_dequantised(base_dtype) else ""
         stored = f"This is its adapter, not merged, in safetensors format{over}"
@@ -62,6 +71,11 @@ def model_card(
 folder = {str(folder)!r}  # where it was written
 model = {kind}.from_pretrained(folder)
 {ends}tokenizer = AutoTokenizer.from_pretrained(folder)
+"""
+    if gguf is not None:
+        code = f"""from llama_cpp import Llama  # pip install llama-cpp-python
+
+model = Llama({str(folder / gguf)!r}, n_ctx=0)  # where it was written
 """
     options = f"{dump_config(config).strip()}\n"
     return f"""---
@@ -104,8 +118,8 @@ def fenced(text: str, language: str) -> str:
     return f"{fence}{language}\n{text}{fence}"
 
 
-def _stored(dtype: str, base_dtype: str | None) -> str:
-    words = f"The weights are {dtype} in safetensors format"
+def _stored(dtype: str, base_dtype: str | None, gguf: str | None) -> str:
+    words = f"The weights are {dtype} in {'safetensors format' if gguf is None else code_span(gguf)}"
     if base_dtype in (None, dtype):
         return words
     if _is_dequantised(base_dtype):

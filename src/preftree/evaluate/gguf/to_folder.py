@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 import yaml
+from transformers import AutoTokenizer
 
 from preftree import __version__
 from preftree.errors import ModelError
@@ -61,7 +62,7 @@ def export_gguf(path: Path, out: Path, *, dtype: Dtype = "float32", tolerance: f
         (folder / "Modelfile").write_text(modelfile(tokenizer, settings, base=None), encoding="utf-8")  # pyright: ignore[reportArgumentType]  # a causal LM has some
         del model
         difference = compare_logits(load_elsewhere(folder, "merged"), prompts, expected)
-        require_same_tokens(folder, tokenizer, prompts)
+        require_same_tokens(AutoTokenizer.from_pretrained(folder), tokenizer, prompts)
         if not difference <= allowed:
             raise ModelError(
                 f"the folder made of {path} gives logits that are off by {difference:.3g} (allowed: {allowed:.3g}), so "

@@ -7,7 +7,9 @@ the same ones under these names. transformers' reader knows some names, and take
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from typing import Any
 
 from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers
 
@@ -69,3 +71,38 @@ def apply_splitting(tokenizer: Tokenizer, splitting: Splitting) -> None:
     if splitting.composes:
         tokenizer.normalizer = normalizers.NFC()
     tokenizer.model.ignore_merges = splitting.ignores_merges  # pyright: ignore[reportAttributeAccessIssue]  # BPE has it
+
+
+def name_splitting(tokenizer: Tokenizer) -> str | None:
+    """The name under which a GGUF file says how a tokenizer splits text; None where it is none of the known ones.
+
+    A tokenizer that differs in one property alone, such as merges that are ignored, is none of them.
+    """
+    found = json.loads(tokenizer.to_str())
+    model, normalizer = found["model"], found.get("normalizer")
+    for name, splitting in SPLITTINGS.items():
+        wanted = Tokenizer(type(tokenizer.model)())
+        wanted.pre_tokenizer = splitting.pre_tokenizer()
+        same = _essence(found["pre_tokenizer"]) == _essence(json.loads(wanted.to_str())["pre_tokenizer"])
+        forms = ("NFC",) if splitting.composes else ()
+        if (
+            same
+            and bool(model.get("ignore_merges")) == splitting.ignores_merges
+            and tuple(step.get("type") for step in _steps(normalizer, "normalizers")) == forms
+        ):
+            return name
+    return None
+
+
+def _essence(pre_tokenizer: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """The steps that split text, without the property that moves offsets only."""
+    steps = _steps(pre_tokenizer, "pretokenizers")
+    return [{key: value for key, value in step.items() if key != "trim_offsets"} for step in steps]
+
+
+def _steps(part: dict[str, Any] | None, inner: str) -> list[dict[str, Any]]:
+    if part is None:
+        return []
+    if part.get("type") != "Sequence":
+        return [part]
+    return [step for each in part[inner] for step in _steps(each, inner)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -47,7 +48,38 @@ def rope_parameters(header: GgufHeader, theta: float, width: int) -> dict[str, A
     return options
 
 
-def llama3_factors(options: dict[str, Any], width: int) -> Float[np.ndarray, " F"]:
+def scaling_keys(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys below `rope.scaling.` for the rotary options of transformers; none for Llama 3's, which are a tensor.
+
+    Raises:
+      ModelError: positions are scaled in a way that a file does not say, or that is not read back.
+    """
+    kind = options.get("rope_type", "default")
+    known: dict[str, tuple[str, ...]] = {
+        "default": (),
+        "linear": ("factor",),
+        "yarn": ("factor", "original_max_position_embeddings"),
+        "llama3": ("factor", *_LLAMA3),
+    }
+    beside = {name: value for name, value in options.items() if name not in ("rope_type", "type", "rope_theta")}
+    odd = [name for name, value in beside.items() if name not in known.get(str(kind), ()) and value not in (None, 1.0)]
+    if kind == "llama3":
+        odd += [name for name, value in _LLAMA3.items() if options.get(name) != value]
+    if kind not in known or odd:
+        what = f"rope_type={kind}" + "".join(f", {name}={options.get(name)}" for name in odd)
+        raise ModelError(
+            f"no GGUF file can be written of positions with {what}; export with --merged, and convert the folder with "
+            "llama.cpp: python llama.cpp/convert_hf_to_gguf.py FOLDER --outfile FILE.gguf"
+        )
+    if kind in ("default", "llama3"):
+        return {}
+    keys: dict[str, Any] = {"type": kind, "factor": float(options["factor"])}
+    if kind == "yarn":
+        keys["original_context_length"] = int(options["original_max_position_embeddings"])
+    return keys
+
+
+def llama3_factors(options: Mapping[str, Any], width: int) -> Float[np.ndarray, " F"]:
     """Divisors of the frequencies for `rope_type: llama3` (Llama 3.1): long waves by the factor, short ones not at all,
     and those between linearly in the number of waves in the original context.
 
