@@ -168,7 +168,8 @@ def targets(place: Place) -> list[Target]:
 
     ended = [f"run/{name}" for name in ("metrics.jsonl", "config.yaml", "summary.json", "measured.json")]
     saved, cached = below(f"run/checkpoints/{newest}/*"), _cache(root)
-    parts, stores = below("cache/tables/*/part-*/*") + below("cache/tables/*/key.json"), below("cache/tokens/*/*")
+    parts = [file for name in ("part-*/*", "key.json", "filled-*.json") for file in below(f"cache/tables/*/{name}")]
+    stores = below("cache/tokens/*/*")
     return [
         Target("checkpoint, another step", saved, older, resume),
         Target("checkpoint, another run", saved, _other, resume),

@@ -7,10 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from preftree.data.store.token_store import TokenStore
 from preftree.errors import CheckpointError, ConfigError, DataError
-from preftree.train.dataset import Subset, probe_rows
+from preftree.models.load import load_tokenizer
+from preftree.runtime.ranks import Ranks
+from preftree.train.dataset import Subset, open_data, probe_rows
 from preftree.train.dpo import run_dpo
 from preftree.train.objective import bind_objective
 from preftree.train.open_run import open_run
@@ -97,3 +100,26 @@ def test_the_gates_get_rows_of_a_bounded_length_and_a_long_one(sizes: list[int],
     store = TokenStore.__new__(TokenStore)  # no file is needed for this
     store.num_tokens = np.array(sizes)
     assert probe_rows(Subset(store, np.arange(len(sizes)))) == rows
+
+
+def test_a_digest_of_examples_changes_with_their_rows_and_with_what_they_borrow(place: Path) -> None:
+    rows = [{"prompt": f"{n % 4}: the plot", "completion": f" {n} good", "label": n % 3 == 0} for n in range(8)]
+    (place / "labels.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def part(*words: str) -> Subset:
+        config, objective = bind_objective(dpo_config(place, "digests", f"data={place / 'labels.jsonl'}", *words))
+        return open_data(config, load_tokenizer(config.model), Ranks(0, 1, torch.device("cpu")), objective).train
+
+    borrowing, other_options, alone = part("loss=kto"), part("loss=kto", "beta=0.3", "seed=4"), part("loss=bco")
+    assert borrowing.digest() == other_options.digest()
+    digests = {
+        borrowing.digest(),
+        part("loss=kto", "max_length=64").digest(),
+        alone.digest(),
+        *(
+            Subset(each.store, rows).digest()
+            for each in (borrowing, alone)
+            for rows in (each.rows[:-1], each.rows[::-1])
+        ),
+    }
+    assert len(digests) == 7

@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from preftree.config.base import RunConfig
-from preftree.config.dpo import DpoConfig
-from preftree.config.online import PpoConfig, RlooConfig
-from preftree.config.reward import RewardConfig
-from preftree.config.sft import SftConfig
+if TYPE_CHECKING:  # the classes take a tenth of a second to build, and most verbs need none
+    from preftree.config.base import RunConfig
+    from preftree.config.online import PpoConfig, RlooConfig
 
-AnyConfig: TypeAlias = RunConfig | PpoConfig | RlooConfig
+AnyConfig: TypeAlias = "RunConfig | PpoConfig | RlooConfig"
 """Options of any run."""
 
 
@@ -23,7 +21,7 @@ class Recipe:
 
     Attributes:
       name: The verb, `preftree NAME`; every run's config.yaml holds it.
-      config: Class of the options.
+      options: Class of the options, `MODULE:CLASS`; imported as `config`.
       run: Entry point, `MODULE:FUNCTION`, a function from options to the outcome of the run.
       trains: The model that comes out: a policy, which writes texts, or a reward model, which scores them.
       reads: The rows of its data.
@@ -32,12 +30,17 @@ class Recipe:
     """
 
     name: str
-    config: type[AnyConfig]
+    options: str
     run: str
     trains: Literal["policy", "reward_model"]
     reads: Literal["demonstrations", "preferences", "prompts"]
     deed: str
     help: str
+
+    @property
+    def config(self) -> type[AnyConfig]:
+        """Class of the options."""
+        return _imported(self.options)
 
     @property
     def samples(self) -> bool:
@@ -49,8 +52,12 @@ class Recipe:
 
         Its second argument measures after training; None measures nothing.
         """
-        module, _, function = self.run.partition(":")
-        return getattr(import_module(module), function)
+        return _imported(self.run)
+
+
+def _imported(place: str) -> Any:
+    module, _, name = place.partition(":")
+    return getattr(import_module(module), name)
 
 
 RECIPES = {
@@ -58,7 +65,7 @@ RECIPES = {
     for row in (
         Recipe(
             "sft",
-            SftConfig,
+            "preftree.config.sft:SftConfig",
             "preftree.train.sft:run_sft",
             "policy",
             "demonstrations",
@@ -67,7 +74,7 @@ RECIPES = {
         ),
         Recipe(
             "dpo",
-            DpoConfig,
+            "preftree.config.dpo:DpoConfig",
             "preftree.train.dpo:run_dpo",
             "policy",
             "preferences",
@@ -76,7 +83,7 @@ RECIPES = {
         ),
         Recipe(
             "reward",
-            RewardConfig,
+            "preftree.config.reward:RewardConfig",
             "preftree.train.reward:run_reward",
             "reward_model",
             "preferences",
@@ -85,7 +92,7 @@ RECIPES = {
         ),
         Recipe(
             "ppo",
-            PpoConfig,
+            "preftree.config.online:PpoConfig",
             "preftree.train.ppo:run_ppo",
             "policy",
             "prompts",
@@ -94,7 +101,7 @@ RECIPES = {
         ),
         Recipe(
             "rloo",
-            RlooConfig,
+            "preftree.config.online:RlooConfig",
             "preftree.train.ppo:run_rloo",
             "policy",
             "prompts",

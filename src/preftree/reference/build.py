@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from preftree.errors import ConfigError, TrainingError
+from preftree.reference.filled import find_filled, note_filled
 from preftree.reference.key import layout_digests, sequence_digest
 from preftree.reference.store import ReferenceTable
 from preftree.scoring.scorer import Scorer, evaluation_mode
@@ -61,6 +62,7 @@ def build_reference(
     groups: Iterable[Iterable[TokenSequence]],
     *,
     budget: int,
+    data: str | None = None,
     name: Callable[[int], str] = "example {}".format,
     progress: Callable[[BuildReport], None] | None = None,
     say: Callable[[str], None] = lambda sentence: None,
@@ -76,6 +78,7 @@ def build_reference(
       scorer: The reference model.
       groups: Responses to one prompt, group by group; each group is laid out as one tree.
       budget: Most tokens of one forward.
+      data: Digest of the groups; where the table is noted to hold these data, they are not read.
       name: Name of group i in errors: the origin of its example in the data.
       progress: Called after each forward with the counts so far.
       say: Called with a message when the build waits for another process.
@@ -85,6 +88,8 @@ def build_reference(
       ConfigError: one response alone is larger than the budget.
       CacheError: the table cannot be written.
     """
+    if data is not None and (known := find_filled(table, data)) is not None:
+        return BuildReport(num_cached=known)
     start = time.monotonic()
     forwards = scored = cached = 0
 
@@ -106,6 +111,8 @@ def build_reference(
                     lacking = _lacking(table, chunk)
                     _score(table, scorer, lacking, budget, name, count)
             cached += sum(len(group.digests) for group in chunk) - sum(len(group.digests) for group in lacking)
+    if data is not None:
+        note_filled(table, data, cached + scored)
     return report()
 
 

@@ -5,6 +5,7 @@
         part-<digest of its entries>/   never changed
             part.safetensors            the entries; the header holds the digest of the table's key
             MANIFEST.json               size and SHA-256 of it
+        filled-<digest of data>.json    see `filled.py`
 
 Tensors of a part:
 
@@ -103,6 +104,10 @@ class ReferenceTable:
     def __len__(self) -> int:
         """Number of sequences."""
         return len(self._index.digests)
+
+    def part_names(self) -> list[str]:
+        """Names of the parts that were read; a name is the digest of the sequences in its part."""
+        return [part.name for part in self._parts]
 
     def refresh(self) -> None:
         """Read the parts that other processes have written since.

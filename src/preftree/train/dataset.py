@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +29,7 @@ from preftree.records import FIGURES
 from preftree.runtime.paths import cache_root
 from preftree.runtime.ranks import Ranks
 from preftree.runtime.reduce import lead_first
+from preftree.storage.code_digest import code_digest
 from preftree.train.objective import Objective
 from preftree.train.step.scores import sequences_of
 from preftree.tree.layout import TokenSequence
@@ -35,6 +38,18 @@ log = logging.getLogger("preftree")
 
 # One held-out part for every training seed, so that runs which differ in the seed alone can be compared on it.
 SPLIT_SEED = 0
+
+
+_SEQUENCE_CODE = (
+    "preftree.data.store.example",
+    "preftree.data.store.mismatched",
+    "preftree.data.store.token_store",
+    "preftree.data.store.view",
+    "preftree.reference.key",
+    "preftree.train.step.scores",
+    "preftree.tree.layout",
+)
+"""Modules between the content of a store and the digests of its sequences."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -48,6 +63,14 @@ class Subset:
 
     store: TokenStore | StoreView
     rows: Int[np.ndarray, " N"]
+
+    def digest(self) -> str:
+        """Digest of all sequences of these examples, in hex: of store, rows, and the code that reads them."""
+        total = hashlib.sha256(f"{self.store.digest}\0{code_digest(_SEQUENCE_CODE)}\0".encode())
+        if isinstance(self.store, StoreView):
+            total.update(self.store.changes + b"\0")
+        total.update(np.ascontiguousarray(self.rows, "<i8").tobytes())
+        return total.hexdigest()
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -142,10 +165,14 @@ class PromptGroups:
     def __init__(self, part: Subset) -> None:
         """Group the rows; prompts come in the order of their first examples in the data."""
         self._part = part
-        _, first, group = np.unique(part.store.prompts[part.rows], return_index=True, return_inverse=True)
+
+    @cached_property
+    def _rows(self) -> list[Int[np.ndarray, " _"]]:
+        rows = self._part.rows
+        _, first, group = np.unique(self._part.store.prompts[rows], return_index=True, return_inverse=True)
         order = np.argsort(first[group], kind="stable")
         cuts = np.flatnonzero(np.diff(first[group][order])) + 1
-        self._rows = np.split(part.rows[order], cuts)
+        return np.split(rows[order], cuts)
 
     def __len__(self) -> int:
         return len(self._rows)

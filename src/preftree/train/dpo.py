@@ -157,6 +157,7 @@ def _fill_table(
                         scorer,
                         groups,
                         budget=run.config.micro_batch_tokens,
+                        data=part.digest(),
                         name=groups.name,
                         progress=_Progress(),
                         say=lambda sentence: log.info("%s", sentence),

@@ -83,7 +83,7 @@ def _assembled(parts: Present, chat: bool) -> Record:
         chat = chat or any(isinstance(_value(item), list | dict) for item in parts["responses"].value)
     if "responses" in parts.given:
         return _ranking(parts, beside, chat)
-    if {"a", "b"} & parts.given.keys():
+    if "a" in parts.given or "b" in parts.given:
         parts = _decided(parts)
     if "rejected" in parts.given:
         return _pair(parts, beside, chat)

@@ -40,6 +40,11 @@ def take(row: Row, read: Callable[[Any, str], T], *names: str) -> T:
     return read(value, name)
 
 
+def is_sound(value: str) -> bool:
+    """Whether `text` takes a text, seen at a glance: one of ASCII that is no list."""
+    return value.isascii() and "\0" not in value and value.lstrip()[:1] != "["
+
+
 def text(value: Any, where: str) -> str:
     """Text that can be stored and tokenised as it is."""
     if not isinstance(value, str):
@@ -151,6 +156,9 @@ def figures(row: Row, kind: Kind, count: int = 1) -> dict[str, tuple[float, ...]
 
 def preference(row: Row, prompt: Text, chosen: tuple[str, Text], rejected: tuple[str, Text]) -> Preference:
     """A pair with the weight, tie and figures that its row gives; each response comes with its field's name."""
+    if not row:
+        check_differ((chosen, rejected))
+        return Preference(prompt, chosen[1], rejected[1])
     tie = row.get("tie") not in (None, "") and flag(row["tie"], "tie")
     given, source = figures(row, "pair"), "margin"
     if "margin" not in given and "scores" in given:
@@ -179,7 +187,7 @@ def check_differ(named: tuple[tuple[str, Text], ...]) -> None:
 
 def _stripped(turns: tuple[Message, ...]) -> tuple[object, ...]:
     """What tells one conversation from another, but for white space."""
-    return tuple((turn.role, turn.content.strip(), str(turn.rest) if turn.rest else "") for turn in turns)
+    return tuple([(turn.role, turn.content.strip(), str(turn.rest) if turn.rest else "") for turn in turns])
 
 
 def type_name(value: Any) -> str:

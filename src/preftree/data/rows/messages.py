@@ -11,7 +11,7 @@ import json
 from typing import Any
 
 from preftree.data.rows.faults import RowFault
-from preftree.data.rows.fields import Row, flag, number, text, type_name
+from preftree.data.rows.fields import Row, flag, is_sound, number, text, type_name
 from preftree.records import Message
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
@@ -70,6 +70,9 @@ def messages(value: Any, where: str) -> tuple[Message, ...]:
         raise RowFault("wrong_type", where, f"'{where}' must be a list of messages, got {type_name(value)}")
     turns: list[Message] = []
     for index, item in enumerate(value):
+        if (plain := _plain_message(item)) is not None:  # names of fields are made where they are needed
+            turns.append(plain)
+            continue
         place = f"{where}[{index}]"
         if isinstance(item, dict) and "assistant" in item and _ASKED & item.keys():
             turns += _exchange(item, place)
@@ -85,11 +88,17 @@ def _exchange(value: Row, where: str) -> tuple[Message, Message]:
     return Message("user", question), Message("assistant", answer)
 
 
+def _plain_message(value: Any) -> Message | None:
+    """A message of a role and a sound text; None for any other, which `_message` reads or refuses."""
+    if not isinstance(value, dict) or value.keys() != _PLAIN:
+        return None
+    role, content = value["role"], value["content"]
+    return Message(role, content) if role in ROLES and isinstance(content, str) and is_sound(content) else None
+
+
 def _message(value: Any, where: str) -> Message:
     if not isinstance(value, dict):
         raise RowFault("wrong_type", where, f"'{where}' must be a message, got {type_name(value)}")
-    if value.keys() == _PLAIN and value["role"] in ROLES and isinstance(value["content"], str):
-        return Message(value["role"], text(value["content"], f"{where}.content"))
     named = {name: item for name, item in value.items() if item is not None}
     refuse_media(named, f"{where}.")
     role_field = next((name for name in _ROLE if name in named), "role")

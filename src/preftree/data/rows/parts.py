@@ -65,7 +65,7 @@ class Present(dict[str, Given]):
 
     def __init__(self, given: Parts) -> None:
         """Keep the parts."""
-        super().__init__({target: part for target, part in given.items() if part.value is not None})
+        super().__init__([item for item in given.items() if item[1].value is not None])
         self.given = given
 
     def field(self, target: str) -> str:

@@ -40,7 +40,7 @@ class EndMarkedStore(StoreView):
     def __init__(self, store: TokenStore, padding: int | None) -> None:
         """View `store`; `padding` as in `mark_end`."""
         # A response's last token becomes an input, and each response has a scored token.
-        super().__init__(store, more_tokens=store.num_scored)
+        super().__init__(store, more_tokens=store.num_scored, changes=f"end-marked {padding}".encode())
         self._padding = padding
 
     def change(self, index: int, example: TokenExample) -> TokenExample:

@@ -69,7 +69,8 @@ class MismatchedStore(StoreView):
                 "add others, or choose another loss"
             ) from error
         # A borrowed response adds at most the tokens of the tree that it comes from.
-        super().__init__(store, more_tokens=store.num_tokens[self._partner])
+        changes = f"mismatched {max_length} ".encode() + self._partner.tobytes()
+        super().__init__(store, more_tokens=store.num_tokens[self._partner], changes=changes)
 
     def change(self, index: int, example: TokenExample) -> TokenExample:
         """The example with its borrowed response.

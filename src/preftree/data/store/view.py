@@ -17,11 +17,13 @@ class StoreView(ABC):
 
     Attributes:
       num_tokens: Upper bound of the unique input tokens of each example's tree, [N].
+      changes: All that the view changes besides its store and its code, as bytes.
     """
 
-    def __init__(self, store: TokenStore, more_tokens: Int[np.ndarray, " N"]) -> None:
+    def __init__(self, store: TokenStore, more_tokens: Int[np.ndarray, " N"], changes: bytes) -> None:
         """View `store`; an example has at most `more_tokens` more input tokens than in the store, [N]."""
         self._store = store
+        self.changes = changes
         self.digest = store.digest
         self.num_scored: Int[np.ndarray, " N"] = store.num_scored
         self.weights: Float[np.ndarray, " N"] = store.weights
