@@ -72,7 +72,8 @@ def show(out: Path, seconds: float) -> None:
         f"talk to it        preftree chat {run}\n"
         f"both, blind       preftree chat {run} --against {out / 'model'} --blind --record mine.jsonl\n"
         f"what looks wrong  preftree eval diagnose {run}\n"
-        f"give it away      preftree export {run} {out / 'merged'} --merged"
+        f"give it away      preftree export {run} {out / 'merged'} --merged\n"
+        f"for llama.cpp     preftree export {run} {out / 'gguf'} --gguf q8_0"
     )
 
 

@@ -195,7 +195,7 @@ def collect(study: Study) -> dict[str, Any]:
     curves: dict[str, dict[str, list[float]]] = {}
     for point in json.loads((out / "temperature" / "temperature.json").read_bytes())["temperature"]:
         ends = [point["value"], point["low"], point["high"]]
-        curves.setdefault(names.get(point["name"], point["name"]), {})[f"{point['temperature']:g}"] = ends
+        curves.setdefault(names[point["name"]], {})[f"{point['temperature']:g}"] = ends
     methods: dict[str, Any] = {}
     for name in METHODS:
         folder = study.run(name)
