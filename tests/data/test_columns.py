@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from preftree.data.formats import FORMATS
 from preftree.data.rows.columns import look_up, parse_columns
 from preftree.data.rows.faults import RowFault, Tally
 from preftree.data.rows.parts import TARGETS
@@ -130,6 +131,30 @@ def test_a_fault_names_the_field_of_the_row(columns: str, row: dict[str, Any], f
 def test_a_mapping_that_makes_no_record_is_refused(columns: str, sentence: str) -> None:
     with pytest.raises(DataError, match=sentence):
         parse_columns(columns)
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "says"),
+    [
+        (["left", "left"], "left"),
+        ([None, "right"], "right"),
+        (["left", "right"], None),
+        ([None], None),
+        ([], None),
+    ],
+)
+def test_annotators_agree_or_the_row_is_a_fault(verdicts: list[str | None], says: str | None) -> None:
+    """An annotation that was cancelled has no result; where nobody decides, the verdict is missing."""
+    annotations = [{"result": [{"value": {"selected": word}}] if word else []} for word in verdicts]
+    row = {"data": {"prompt": "p", "answer1": "one", "answer2": "two"}, "annotations": annotations}
+    if says is not None:
+        pair = FORMATS["label_studio"].read(row)
+        assert isinstance(pair, Preference) and pair.chosen == {"left": "one", "right": "two"}[says]
+        return
+    with pytest.raises(RowFault) as caught:
+        FORMATS["label_studio"].read(row)
+    assert caught.value.field == "annotations.*.result.0.value.selected"
+    assert ("the annotators differ" in caught.value.message) == (len(verdicts) == 2)
 
 
 def test_a_map_is_the_same_as_a_line() -> None:

@@ -33,7 +33,15 @@ ROWS = [
     {"prompt": "q2", "chosen": "é \U0001f98a \u2028 \u2029 \x85 end", "rejected": "[{\\"},
     {"prompt": "q3", "chosen": '"', "rejected": ";;;;;"},
 ]
-ENCODINGS = ("utf-8", "utf-8-sig", "utf-16", "utf-16-be", "utf-32")
+ENCODINGS = (
+    "utf-8",
+    "utf-8-sig",
+    "utf-16",
+    "utf-16-be",
+    "utf-16-le without a mark",
+    "utf-16-be without a mark",
+    "utf-32",
+)
 BIG = MAX_ROW_BYTES + 1
 
 
@@ -100,7 +108,7 @@ def test_the_same_rows_from_every_text(name: str, packed: str, encoding: str, tm
 
 
 def encoded(text: str, encoding: str) -> bytes:
-    return (codecs.BOM_UTF16_BE if encoding == "utf-16-be" else b"") + text.encode(encoding)
+    return (codecs.BOM_UTF16_BE if encoding == "utf-16-be" else b"") + text.encode(encoding.split()[0])
 
 
 def write(path: Path, content: bytes) -> Path:
@@ -250,11 +258,12 @@ def half(path: Path) -> None:
         (
             "rows.jsonl",
             codecs.BOM_UTF16_LE + b"{\0}\0\n",
-            "rows.jsonl is not utf-16-le, which its byte order mark says",
+            "rows.jsonl is not utf-16-le, which its first bytes say",
         ),
         ("rows.jsonl", codecs.BOM_UTF32_LE + b"{\0}\0\n\0\0\0", "rows.jsonl is not utf-32-le"),
         ("rows.arrow", b"", "rows.arrow is not arrow that can be read"),
         ("rows.arrow", b"ARROW1 and more", "rows.arrow is not arrow that can be read"),
+        ("rows.json", b'{"version": 1, "data": []}', "rows.json holds no rows: its list 'data' is empty"),
         ("rows.parquet", b"plain", "rows.parquet is not parquet that can be read"),
         (
             "rows.zip",

@@ -230,7 +230,7 @@ FAULTY = [
     ("helpsteer3", {"overall_preference": "strong"}, "bad_value", "overall_preference"),
     ("helpsteer2_pair", {"preference_strength": None}, "missing_field", "preference_strength"),
     ("label_studio_min", {"comparison": "left"}, "missing_field", "comparison.selected"),
-    ("label_studio", {"annotations": []}, "missing_field", "annotations.0.result.0.value.selected"),
+    ("label_studio", {"annotations": []}, "missing_field", "annotations.*.result.0.value.selected"),
     (
         "ultrafeedback",
         {
@@ -293,6 +293,17 @@ def test_a_named_format_counts_what_it_does_not_read(tmp_path: Path) -> None:
     path = write_rows(tmp_path / "rows.jsonl", [EXAMPLES["text"] | {"label": 1}])
     records, tally = read_all(path, "text")
     assert records == [EXPECTED["text"]] and dict(tally.unread) == {"label": 1}
+
+
+def test_fields_of_turns_that_are_not_read_are_counted(tmp_path: Path) -> None:
+    messages = [row | {"lang": "en", "emojis": {"+1": 2}, "labels": None} for row in example_rows("oasst")]
+    _, tally = read_all(write_rows(tmp_path / "messages.jsonl", messages))
+    assert dict(tally.unread) == {"lang": 3, "emojis": 3}
+    (tree,) = example_rows("oasst_trees")
+    replies = [reply | {"lang": "en"} for reply in tree["prompt"]["replies"]]
+    tree = tree | {"tree_state": "ready", "prompt": tree["prompt"] | {"replies": replies}}
+    _, tally = read_all(write_rows(tmp_path / "trees.jsonl", [tree]))
+    assert dict(tally.unread) == {"tree_state": 1, "message_tree_id": 1, "prompt.lang": 1}
 
 
 def test_an_implicit_prompt_ends_where_the_assistant_turns_part(tmp_path: Path) -> None:

@@ -4,24 +4,43 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from preftree.data.formats import FORMATS
 from preftree.data.rows.columns import Columns, parse_columns
-from preftree.data.rows.conversion import to_row
+from preftree.data.rows.conversion import plain_text, to_row
 from preftree.data.rows.faults import FAULTS, RowFault, Tally
+from preftree.data.rows.texts import named_texts
 from preftree.data.sources.reader import Source, find_source, read_records, read_rows
+from preftree.data.store.example import join
+from preftree.data.tokens.budgets import UNLIMITED
 from preftree.data.tokens.encoder import make_encoder
+from preftree.data.tokens.row_examples import make_examples, render_row
 from preftree.data.tokens.tokenize import tokenize_file
 from preftree.errors import DataError
-from preftree.records import Record
+from preftree.records import (
+    Demonstration,
+    Label,
+    Message,
+    Preference,
+    Provenance,
+    Ranking,
+    Record,
+    Text,
+    template_options_of,
+    tools_of,
+)
+from preftree.tree.layout import TokenSequence
+from support.chat_templates import CALLS, CHATML, OPENS
 from support.datafiles import EXAMPLES
-from support.tokenizers import chat_tokenizer
+from support.tokenizers import END, START, chat_tokenizer
 
 BESIDE = [
     "weight",
@@ -41,7 +60,7 @@ MAPPINGS = [
     parse_columns(line)
     for line in (
         "prompt=prompt,chosen=chosen,rejected=rejected,weight=weight,margin=margin",
-        "prompt=data.prompt,a=data.answer1,b=data.answer2,winner=annotations.0.result.0.value.selected:left|right|tie",
+        "prompt=data.prompt,a=data.answer1,b=data.answer2,winner=annotations.*.result.0.value.selected:left|right|tie",
         "messages=context,a=response1,b=response2,winner=overall_preference:<0|>0|0,strength=overall_preference",
         "prompt=prompt,a=response_a,b=response_b,a_wins=winner_model_a,b_wins=winner_model_b,tie=winner_tie",
         "prompt=history,a=human_ref_A,b=human_ref_B,score_a=score_A,score_b=score_B",
@@ -92,6 +111,9 @@ chats = st.lists(st.fixed_dictionaries({"role": roles, "content": hostile_text},
 values = st.one_of(hostile_text, chats, scalars, anything)
 
 
+T, R = TypeVar("T"), TypeVar("R")
+
+
 @st.composite
 def rows(draw: st.DrawFn) -> dict[str, Any]:
     """A sound row with some fields, at any depth, replaced by anything."""
@@ -110,7 +132,7 @@ def rows(draw: st.DrawFn) -> dict[str, Any]:
     return row
 
 
-def read(reads: Callable[[dict[str, Any]], Record], row: dict[str, Any]) -> Record | RowFault:
+def read(reads: Callable[[T], R], row: T) -> R | RowFault:
     try:
         return reads(row)
     except RowFault as fault:
@@ -160,6 +182,98 @@ def test_a_row_survives_or_is_rejected_by_place(row: dict[str, Any], other: str,
 @given(rows(), st.sampled_from(sorted(FORMATS)), st.sampled_from(MAPPINGS))
 def test_ten_thousand_rows_survive_or_are_rejected(row: dict[str, Any], other: str, mapping: Columns) -> None:
     survives_or_is_rejected(row, other, mapping)
+
+
+@st.composite
+def chat_rows(draw: st.DrawFn) -> dict[str, Any]:
+    """A sound conversation with hostile contents: several turns, calls of tools, thoughts, and what stands beside."""
+    content = hostile_text.filter(str.strip)
+    call = {"type": "function", "function": {"name": "weather", "arguments": {"place": "x"}}}
+    turns: list[dict[str, Any]] = []
+    for _ in range(draw(st.integers(1, 3))):
+        turns.append({"role": "user", "content": draw(content)})
+        if draw(st.integers(0, 3)) == 0:
+            turns.append({"role": "assistant", "content": "", "tool_calls": [call]})
+            turns.append({"role": "tool", "content": draw(content)})
+        turns.append({"role": "assistant", "content": draw(content)})
+        if draw(st.integers(0, 3)) == 0:
+            turns[-1]["reasoning_content"] = draw(content)
+    row: dict[str, Any] = {"system": draw(content)} if draw(st.booleans()) else {}
+    row |= {"tools": [{"type": "function", "function": {"name": "weather"}}]} if draw(st.booleans()) else {}
+    shape = draw(st.sampled_from(["messages", "pair", "whole", "label"]))
+    other = [{"role": "assistant", "content": draw(content)}]
+    if shape == "pair":
+        return row | {"prompt": turns[:-1], "chosen": turns[-1:], "rejected": other}
+    if shape == "whole":
+        return row | {"chosen": turns, "rejected": turns[:-1] + other}
+    return row | {"messages": turns} | ({"label": draw(st.booleans())} if shape == "label" else {})
+
+
+CHATS = [(tokenizer, make_encoder(tokenizer)) for tokenizer in (CHATML, OPENS, CALLS)]
+
+
+def keeps_its_structure(record: Record) -> None:
+    """Under three templates, against what transformers renders of the whole list of messages at once.
+
+    Ids decode to that rendering, a turn begins and ends where a message does, and what is scored is what the rendering
+    has beyond that of the prompt.
+    """
+    kind = {Preference: "pair", Ranking: "list", Label: "response", Demonstration: "demonstration"}[type(record)]
+    for tokenizer, encoder in CHATS:
+        render = partial(render_row, tokenizer=tokenizer, encoder=encoder, kind=kind)
+        row, tally = read(partial(render, Provenance("f", 1)), record), Tally()
+        if isinstance(row, RowFault):
+            assert row.fault in FAULTS and row.field
+            continue
+        texts = [text for name, text in named_texts(record) if name != "prompt"]
+        for example in make_examples([row], encoder, UNLIMITED, "drop", tally):
+            assert len(example.responses) == len(texts)
+            for response, spans, text in zip(example.responses, example.scored, texts, strict=True):
+                sequence = join(example.prompt, response, spans)
+                has_the_structure_of(record.prompt, text, sequence, tokenizer)
+
+
+def has_the_structure_of(prompt: Text, response: Text, sequence: TokenSequence, tokenizer: Any) -> None:
+    def rendering(*turns: Message, **more: Any) -> str:
+        messages, options = plain_text(turns), template_options_of(prompt)
+        return tokenizer.apply_chat_template(messages, tools_of(prompt) or None, tokenize=False, **options, **more)
+
+    assert isinstance(prompt, tuple) and isinstance(response, tuple)
+    whole, asked = rendering(*prompt, *response), rendering(*prompt, add_generation_prompt=True)
+    whole = whole[: whole.rindex(END) + len(END)]
+    ids = sequence.ids.tolist()
+    assert tokenizer.decode(ids) == whole and whole.startswith(asked)
+    begin, end = (tokenizer.convert_tokens_to_ids(mark) for mark in (START, END))
+    shown = whole.count(f"{START}system\n[") if tools_of(prompt) else 0  # the turn that lists the tools
+    assert ids.count(begin) == ids.count(end) == len(prompt) + len(response) + shown
+    if len(response) == 1:
+        assert tokenizer.decode(sequence.ids[sequence.scored].tolist()) == whole[len(asked) :]
+    else:  # turns of tools between those of the assistant are not scored
+        closed = int(np.count_nonzero(sequence.ids[sequence.scored] == end))
+        assert closed == sum(turn.role == "assistant" and turn.train is not False for turn in response)
+
+
+def accepted_conversations(row: dict[str, Any], mapping: Columns) -> Iterator[Record]:
+    readers = [form.read for form in FORMATS.values() if form.detect(row) and form.kind is not None]
+    for reads in (*readers, mapping.read):
+        record = read(reads, row)
+        if not isinstance(record, RowFault) and not isinstance(record.prompt, str):
+            yield record
+
+
+@settings(max_examples=150, suppress_health_check=list(HealthCheck))
+@given(rows() | chat_rows(), st.sampled_from(MAPPINGS))
+def test_accepted_conversations_keep_their_structure(row: dict[str, Any], mapping: Columns) -> None:
+    for record in accepted_conversations(row, mapping):
+        keeps_its_structure(record)
+
+
+@pytest.mark.slow
+@settings(max_examples=10_000, suppress_health_check=list(HealthCheck))
+@given(rows() | chat_rows(), st.sampled_from(MAPPINGS))
+def test_ten_thousand_accepted_conversations_keep_their_structure(row: dict[str, Any], mapping: Columns) -> None:
+    for record in accepted_conversations(row, mapping):
+        keeps_its_structure(record)
 
 
 lines = st.one_of(

@@ -52,6 +52,17 @@ def test_json_names_the_file_in_a_folder(tmp_path: Path) -> None:
     assert found["rejected"][0]["file"] == str(tmp_path / "b.jsonl")
 
 
+@pytest.mark.parametrize("words", [(), ("--json",)])
+def test_a_file_without_one_good_row_ends_with_an_error(words: tuple[str, ...], tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "rows.jsonl", [EXAMPLES["explicit"] | {"chosen": ""}] * 2)
+    result = run.invoke(app, ["inspect", path, *words])
+    assert "empty_response" in result.stdout
+    assert (
+        str(result.exception)
+        == f"{path}: every row is rejected, the first since 'chosen' is an empty response; drop the row"
+    )
+
+
 def test_json_survives_any_text(tmp_path: Path) -> None:
     rows = [{"prompt": "\ud800", "chosen": "a", "rejected": "b"}, {"prompt": "ü", "chosen": "\u2028", "rejected": "é"}]
     rows.append({"prompt": "x", "chosen": "y", "rejected": "z", "weight": float("nan")})  # type: ignore[dict-item] - hostile

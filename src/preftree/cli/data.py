@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from preftree.cli.shared import AsJson, Judge, progress_bar
+from preftree.errors import DataError
 
 if TYPE_CHECKING:
     from preftree.data.rows.faults import Tally
@@ -98,10 +99,12 @@ def inspect(
         write_inspection(html, inspection)
     if as_json:
         typer.echo(json.dumps(inspection.as_json()))
-        return
-    from preftree.cli.data_view import print_inspection
+    else:
+        from preftree.cli.data_view import print_inspection
 
-    print_inspection(inspection)
+        print_inspection(inspection)
+    if inspection.tally.rows and inspection.tally.rows == inspection.tally.num_rejected:
+        raise DataError(f"{file}: every row is rejected, the first since {inspection.tally.rejected[0].message}")
 
 
 def _near_repeats() -> NearRepeats:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from preftree.config.base import SHORTHANDS
+from preftree.config.base import SHORTHANDS, RunConfig
 from preftree.config.command_line import read_value, refuse, split_words
 from preftree.config.loss import HIDDEN, is_mixture, set_in_mixture
-from preftree.config.recipes import AnyConfig
+from preftree.config.online import PpoConfig, RlooConfig
 from preftree.config.yaml import PlainMap, flatten, read_yaml_file
 from preftree.errors import ConfigError
+
+AnyConfig: TypeAlias = RunConfig | PpoConfig | RlooConfig
+"""Options of any run."""
 
 C = TypeVar("C", bound=AnyConfig)
 

@@ -5,14 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
-
-if TYPE_CHECKING:  # the classes take a tenth of a second to build, and most verbs need none
-    from preftree.config.base import RunConfig
-    from preftree.config.online import PpoConfig, RlooConfig
-
-AnyConfig: TypeAlias = "RunConfig | PpoConfig | RlooConfig"
-"""Options of any run."""
+from typing import Any, Literal
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +14,8 @@ class Recipe:
 
     Attributes:
       name: The verb, `preftree NAME`; every run's config.yaml holds it.
-      options: Class of the options, `MODULE:CLASS`; imported as `config`.
+      options: Class of the options, `MODULE:CLASS`, imported when it is needed: it takes a tenth of a second to build,
+        and most verbs need none.
       run: Entry point, `MODULE:FUNCTION`, a function from options to the outcome of the run.
       trains: The model that comes out: a policy, which writes texts, or a reward model, which scores them.
       reads: The rows of its data.
@@ -38,8 +32,8 @@ class Recipe:
     help: str
 
     @property
-    def config(self) -> type[AnyConfig]:
-        """Class of the options."""
+    def config(self) -> type[Any]:
+        """Class of the options; one of `config.load.AnyConfig`."""
         return _imported(self.options)
 
     @property

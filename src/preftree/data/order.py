@@ -41,7 +41,7 @@ def order_groups(
     within = np.empty(len(prompts), np.int64)  # index of each among the examples of its prompt
     within[by_group] = np.arange(len(prompts)) - np.repeat(np.cumsum(counts) - counts, counts)
     chunk = np.where(prompts == NO_PROMPT, within, within // batch_size)
-    _, numbers = np.unique(np.stack([group, chunk]), axis=1, return_inverse=True)
+    _, numbers = np.unique(group * (int(chunk.max()) + 1) + chunk, return_inverse=True)
     return numbers.reshape(-1)
 
 

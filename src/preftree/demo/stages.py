@@ -17,8 +17,8 @@ import torch
 from pydantic import BaseModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from preftree.config.load import check_config
-from preftree.config.recipes import RECIPES, AnyConfig
+from preftree.config.load import AnyConfig, check_config
+from preftree.config.recipes import RECIPES
 from preftree.data.rows.conversion import to_row
 from preftree.demo.plan import HELD_OUT_PROMPTS, LABELLER, RESPONSES_PER_PROMPT, DemoPlan
 from preftree.errors import ConfigError

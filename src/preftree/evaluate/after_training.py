@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from preftree.config.recipes import RECIPES, AnyConfig
+from preftree.config.load import AnyConfig
+from preftree.config.recipes import RECIPES
 from preftree.evaluate.token_rewards import token_rewards
 from preftree.reference.protocol import TableReference
 from preftree.run_folder.measured_file import Reliability, read_measured, write_measured

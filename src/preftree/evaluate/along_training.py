@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 
 from preftree.config.dpo import DpoConfig
-from preftree.config.load import check_config
+from preftree.config.load import AnyConfig, check_config
 from preftree.config.online import OnlineConfig
-from preftree.config.recipes import AnyConfig
 from preftree.errors import DataError
 from preftree.evaluate.frontier import (
     Drawn,

@@ -12,8 +12,7 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from preftree.config.load import check_config
-from preftree.config.recipes import AnyConfig
+from preftree.config.load import AnyConfig, check_config
 from preftree.errors import ConfigError, DataError, ModelError
 from preftree.evaluate.prompts import run_prompts
 from preftree.generate.hf import generate

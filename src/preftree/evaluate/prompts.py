@@ -9,8 +9,8 @@ import numpy as np
 from jaxtyping import Int
 from transformers import PreTrainedTokenizerBase
 
+from preftree.config.load import AnyConfig
 from preftree.config.online import OnlineConfig
-from preftree.config.recipes import AnyConfig
 from preftree.data.prompts import open_prompts
 from preftree.runtime.ranks import Ranks
 from preftree.train.dataset import open_data

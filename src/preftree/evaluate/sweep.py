@@ -9,8 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from preftree.config.load import load_config
-from preftree.config.recipes import AnyConfig
+from preftree.config.load import AnyConfig, load_config
 from preftree.errors import ConfigError, UserError
 from preftree.runtime.signals import Stopped
 from preftree.train.loop import Outcome

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from preftree.data.rows.fields import (
 from preftree.data.rows.messages import messages, prompt_messages
 from preftree.data.rows.raw_row import RawRow
 from preftree.data.sources.reader import check_out, find_source, read_rows
+from preftree.data.tools.convert import json_line
 from preftree.errors import DataError
 from preftree.generate.job import read_job
 from preftree.judges.rewards import Rewards
@@ -100,7 +100,7 @@ def rank_file(path: str, out: Path, rewards: Rewards, *, progress: Callable[[int
             tuple(_as_text(group.prompt, group.responses[number]) for number in order),
             figures={"scores": tuple(group_values[order].tolist())},
         )
-        lines.append(json.dumps(to_row(ranking), ensure_ascii=False, allow_nan=False) + "\n")
+        lines.append(json_line(to_row(ranking)))
         counts.rankings += 1
         counts.kept += len(order)
     if not lines:

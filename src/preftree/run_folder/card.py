@@ -10,9 +10,9 @@ from pathlib import Path
 import yaml
 
 from preftree import __version__
-from preftree.config.load import dump_config
+from preftree.config.load import AnyConfig, dump_config
 from preftree.config.loss import loss_label
-from preftree.config.recipes import RECIPES, AnyConfig
+from preftree.config.recipes import RECIPES
 
 
 def model_card(

@@ -22,8 +22,7 @@ import transformers
 from pydantic import BaseModel, ValidationError
 
 from preftree import __version__
-from preftree.config.load import changed_options, dump_config
-from preftree.config.recipes import AnyConfig
+from preftree.config.load import AnyConfig, changed_options, dump_config
 from preftree.errors import CheckpointError, ConfigError, DataError, ModelError
 from preftree.run_folder.measured_file import read_measured
 from preftree.run_folder.summary_file import check_beside, read_summary, verify_model

@@ -12,7 +12,7 @@ from typing import Generic, Protocol, TypeVar, runtime_checkable
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from preftree.config.recipes import AnyConfig
+from preftree.config.load import AnyConfig
 from preftree.errors import TrainingError
 from preftree.models.adapters import adapted_layers, adapted_share, base_tensors, trained_parameters
 from preftree.models.beside_weights import stored_dtype

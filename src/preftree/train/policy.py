@@ -19,10 +19,10 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from preftree.config.dpo import DpoConfig
+from preftree.config.load import AnyConfig
 from preftree.config.lora import LoraOptions
 from preftree.config.online import OnlineConfig, PpoConfig, RlooConfig
 from preftree.config.read_with import require_read
-from preftree.config.recipes import AnyConfig
 from preftree.errors import ConfigError
 from preftree.models.adapter_folder import AdapterFolder, adapter_names, find_adapter
 from preftree.models.adapters import adapter_off, add_adapter, attach_adapter, has_targets, merge_adapter

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from preftree.data.rows.assemble import assemble
 from preftree.data.rows.faults import RowFault
-from preftree.data.rows.fields import Row
+from preftree.data.rows.fields import MAX_RESPONSES, Row
 from preftree.data.rows.format import make_format
 from preftree.data.rows.parts import Given, parts_of
 from preftree.records import Record
@@ -160,7 +160,7 @@ def _ranks(value: Any, names: list[str]) -> dict[str, float] | None:
         value = [{"rank": rank, "value": name} for rank, name in zip(value["rank"], value["value"], strict=False)]
     if isinstance(value, list):
         ranked = [item for item in value if isinstance(item, dict) and item.get("value") in names]
-        ranks = {item["value"]: float(item["rank"]) for item in ranked if isinstance(item.get("rank"), int | float)}
+        ranks = {item["value"]: float(item["rank"]) for item in ranked if _is_rank(item.get("rank"))}
         return ranks if 1 < len(ranks) == len(ranked) else None
     if not isinstance(value, str):
         return None
@@ -168,6 +168,10 @@ def _ranks(value: Any, names: list[str]) -> dict[str, float] | None:
         return dict.fromkeys(names, 1.0)
     best = _named(value.strip(), names)
     return None if best is None else {name: 1.0 if name == best else 2.0 for name in names}
+
+
+def _is_rank(value: Any) -> bool:
+    return isinstance(value, int | float) and 0 <= value <= MAX_RESPONSES
 
 
 def _named(value: str, names: list[str]) -> str | None:

@@ -87,7 +87,7 @@ FORMATS = (
     _mapped(
         "label_studio",
         "Label Studio pairwise",
-        "prompt=data.prompt,a=data.answer1,b=data.answer2,winner=annotations.0.result.0.value.selected:left|right",
+        "prompt=data.prompt,a=data.answer1,b=data.answer2,winner=annotations.*.result.0.value.selected:left|right",
         ("data", "annotations"),
         chat=False,
     ),

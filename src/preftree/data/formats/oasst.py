@@ -18,6 +18,7 @@ from preftree.data.rows.raw_row import RawRow
 
 _ROLES = ("prompter", "assistant")
 _NONE = (None, "")
+_READ = {"message_id", "parent_id", "message_tree_id", "role", "text", "rank", "deleted", "replies"}
 
 
 def detect_messages(row: Row) -> bool:
@@ -37,6 +38,7 @@ def rankings_of_trees(rows: Iterator[RawRow], tally: Tally) -> Iterator[RawRow]:
         if isinstance(raw.row, RowFault) or not detect_trees(raw.row):
             yield raw
         else:
+            tally.unread.update(_unread(raw.row, {"prompt"}) | _unread_below(raw.row["prompt"]))
             yield from _rankings(raw, raw.row["prompt"], tally)
 
 
@@ -50,8 +52,26 @@ def rankings_of_messages(rows: Iterator[RawRow], tally: Tally) -> Iterator[RawRo
         if tree and tree[0][1].get("message_tree_id") != raw.row.get("message_tree_id"):
             yield from _planted(tree, tally)
             tree = []
+        tally.unread.update(_unread(raw.row, _READ))
         tree.append((raw, raw.row))
     yield from _planted(tree, tally)
+
+
+def _unread(row: Mapping[str, Any], read: set[str]) -> set[str]:
+    """Fields of a row that are not empty and not read."""
+    return {name for name, value in row.items() if name not in read and value not in (None, "", [], {})}
+
+
+def _unread_below(root: Mapping[str, Any]) -> set[str]:
+    """Fields of the turns of a tree that are not read, each named once."""
+    names: set[str] = set()
+    waiting = [root]
+    while waiting:
+        node = waiting.pop()
+        names |= {f"prompt.{name}" for name in _unread(node, _READ)}
+        replies = node.get("replies")
+        waiting += [reply for reply in replies if isinstance(reply, dict)] if isinstance(replies, list) else []
+    return names
 
 
 def _planted(tree: Sequence[tuple[RawRow, Row]], tally: Tally) -> Iterator[RawRow]:

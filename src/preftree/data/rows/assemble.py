@@ -13,6 +13,7 @@ from typing import Any
 from preftree.data.rows.faults import RowFault
 from preftree.data.rows.fields import (
     Row,
+    check_texts,
     figures,
     flag,
     items,
@@ -124,6 +125,7 @@ class _Beside:
             field, options = parts["chat_template_kwargs"]
             if not isinstance(options, dict):
                 raise RowFault("wrong_type", field, f"'{field}' must be an object, got {type_name(options)}")
+            check_texts(options, field)
             options = {name: value for name, value in options.items() if value is not None}
         return _Beside(system if system and system.strip() else None, tools or (), options or None)
 

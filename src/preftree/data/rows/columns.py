@@ -1,9 +1,10 @@
 """A mapping of columns: which field of a row is its prompt, its responses, its verdict.
 
 `prompt=question,chosen=response_j,rejected=response_k`, or a map in YAML. A field is a name or a dotted path with
-indices (`result.0.value.selected`); `*` stands for every item of a list (`answers.*.text`), and `|` joins the fields of
-a list that a row has one by one (`responses=answer1|answer2|answer3`). `+` puts the texts of two fields under
-each other (`prompt=instruction+input`); one that is empty is left out. Words follow some after a colon:
+indices (`result.0.value.selected`); `*` stands for every item of a list (`answers.*.text`), and of those of a verdict,
+which annotators give, all must be equal. `|` joins the fields of a list that a row has one by one
+(`responses=answer1|answer2|answer3`). `+` puts the texts of two fields under each other
+(`prompt=instruction+input`); one that is empty is left out. Words follow some after a colon:
 `winner=choice:A|B|TIE|BOTHBAD` gives the values that stand for the answers `a`, `b` and a tie (`<0|>0|0` for a signed
 number), `label=verdict:good|bad` those of a liked and a disliked response, `ranks=rank:0` the rank of the best one.
 Without `winner`, `a_wins` and `b_wins` are flags, or `score_a` and `score_b` decide.
@@ -48,6 +49,8 @@ _USUAL_WINNERS = {
 _WITH_WORDS = {"winner": (2, 4), "label": (2, 2), "ranks": (1, 1)}
 _LISTS = ("responses", "scores", "ranks")
 _JOINED = ("prompt", "system")
+_ONE_EACH = ("winner", "label")
+"""Targets of one value, which several annotators may give."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +191,8 @@ def _part(row: Row, target: str, column: Column) -> Given:
         value = _joined([Given(path, look_up(row, path)) for path in column.path.split("+")])
     else:
         value = look_up(row, column.path)
+    if target in _ONE_EACH and "*" in column.path.split(".") and isinstance(value, list):
+        value = _agreed(value, column.path)
     if value is None:
         return Given(column.path, None)
     if target == "winner":
@@ -200,6 +205,19 @@ def _part(row: Row, target: str, column: Column) -> Given:
     if target == "ranks" and column.words:
         _check_ranks(value, column)
     return Given(column.path, value)
+
+
+def _agreed(values: list[Any], path: str) -> Any:
+    """What all annotators say, but for those who say nothing; None where none does.
+
+    Raises:
+      RowFault: they differ.
+    """
+    given = [value for value in values if value is not None]
+    if any(value != given[0] for value in given):
+        message = f"the annotators differ: '{path}' is {', '.join(ascii(value)[:40] for value in given[:4])}"
+        raise RowFault("bad_value", path, f"{message}; write a row for each annotator, or leave the row out")
+    return given[0] if given else None
 
 
 def _joined(given: list[Given]) -> str | None:

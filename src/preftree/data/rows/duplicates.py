@@ -13,6 +13,7 @@ from itertools import combinations
 from preftree.data.rows.faults import RowFault
 from preftree.errors import DataError
 from preftree.records import (
+    Conversation,
     Demonstration,
     Label,
     Preference,
@@ -141,7 +142,7 @@ def _hash(text: Text) -> int:
     if isinstance(text, str):
         return hash(text)
     beside = {place: message.rest for place, message in enumerate(text) if message.rest}
-    tools, options = tools_of(text), template_options_of(text)
-    if not (beside or tools or options):
-        return hash(tuple(text))
-    return hash((tuple(text), json.dumps([beside, tools, options], sort_keys=True, default=str)))
+    if not beside and not isinstance(text, Conversation):
+        return hash(text)
+    more = json.dumps([beside, tools_of(text), template_options_of(text)], sort_keys=True, default=str)
+    return hash((tuple(text), more))

@@ -49,6 +49,13 @@ def text(value: Any, where: str) -> str:
     """Text that can be stored and tokenised as it is."""
     if not isinstance(value, str):
         raise RowFault("wrong_type", where, f"'{where}' must be text, got {type_name(value)}")
+    _check_characters(value, where)
+    if value.lstrip()[:1] == "[" and _WRITTEN_MESSAGES.match(value):
+        raise RowFault("wrong_type", where, f"'{where}' is a message list written out as text; give it as a list")
+    return value
+
+
+def _check_characters(value: str, where: str) -> None:
     if not value.isascii():
         if _SURROGATE.search(value):
             if _ESCAPED_BYTE.search(value):
@@ -58,9 +65,19 @@ def text(value: Any, where: str) -> str:
             raise RowFault("bad_text", where, f"'{where}' holds U+FFFD, the mark of an earlier decoding error")
     if "\0" in value:
         raise RowFault("bad_text", where, f"'{where}' holds a NUL character")
-    if value.lstrip()[:1] == "[" and _WRITTEN_MESSAGES.match(value):
-        raise RowFault("wrong_type", where, f"'{where}' is a message list written out as text; give it as a list")
-    return value
+
+
+def check_texts(value: Any, where: str) -> None:
+    """See that every text in a value, names of fields included, can be stored and tokenised as it is."""
+    waiting = [value]
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, str):
+            _check_characters(item, where)
+        elif isinstance(item, dict):
+            waiting += [*item.keys(), *item.values()]
+        elif isinstance(item, list):
+            waiting += item
 
 
 def response_text(value: Any, where: str) -> str:

@@ -11,7 +11,7 @@ import json
 from typing import Any
 
 from preftree.data.rows.faults import RowFault
-from preftree.data.rows.fields import Row, flag, is_sound, number, text, type_name
+from preftree.data.rows.fields import Row, check_texts, flag, is_sound, number, text, type_name
 from preftree.records import Message
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
@@ -110,6 +110,9 @@ def _message(value: Any, where: str) -> Message:
     rest = {name: item for name, item in named.items() if name not in (*_READ, "tool_calls")}
     field = next((name for name in _CONTENT if name in named), "content")
     place = f"{where}.{field}"
+    for name, item in named.items():
+        if name not in _READ or name == "function_call":
+            check_texts(item, f"{where}.{name}")
     if given in _CALLS:
         return Message(
             role, "", _train(named, role, where), rest | {"tool_calls": _tool_calls(named.get(field), place)}
@@ -195,6 +198,7 @@ def tool_definitions(value: Any, where: str) -> tuple[Row, ...]:
     items = [value] if isinstance(value, dict) and value else value or []
     if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
         raise RowFault("wrong_type", where, f"'{where}' must be a list of tool definitions, got {type_name(value)}")
+    check_texts(items, where)
     return tuple(items)
 
 

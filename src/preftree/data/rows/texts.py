@@ -19,7 +19,7 @@ def named_texts(record: Record) -> list[tuple[str, Text]]:
 
 def length(text: Text) -> int:
     """Characters of a text, or of all turns of a conversation."""
-    return len(text) if isinstance(text, str) else sum(len(message.content) for message in text)
+    return len(text) if isinstance(text, str) else sum([len(message.content) for message in text])
 
 
 def spread(counts: Counter[int]) -> dict[str, int | float]:

@@ -68,7 +68,7 @@ def read_file(file: str) -> Iterator[RawRow]:
     try:
         yield from _READERS[suffix](file)
     except UnicodeDecodeError as error:
-        raise DataError(f"{file} is not {error.encoding}, which its byte order mark says ({error.reason})") from error
+        raise DataError(f"{file} is not {error.encoding}, which its first bytes say ({error.reason})") from error
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{file} cannot be read: {error or type(error).__name__}") from error
 

@@ -19,6 +19,7 @@ from preftree.data.rows.format import Format
 from preftree.data.rows.raw_row import RawRow
 from preftree.data.sources.files import SUFFIXES, data_files, read_file
 from preftree.data.sources.hub import HubData, find_on_hub, looks_like_hub_id, read_hub
+from preftree.data.sources.json_rows import LIST_NAMES
 from preftree.errors import DataError
 from preftree.records import Provenance, Record
 
@@ -111,6 +112,8 @@ def find_format(source: Source, name: str | None = None, columns: Columns | None
         raise DataError(f"{source.path} holds no rows")
     if not rows:
         raise DataError(f"{source.path}: none of its first {len(first)} rows can be read; the first: {first[0]}")
+    if len(first) == 1 and rows and (name := next((name for name in LIST_NAMES if rows[0].get(name) == []), None)):
+        raise DataError(f"{source.path} holds no rows: its list {name!r} is empty")
     votes = _votes(rows) or _votes(_without_unused(rows))
     if votes:
         name, count = votes.most_common(1)[0]

@@ -1,4 +1,4 @@
-"""Text files as bytes in UTF-8: unpacked where the name ends in .gz or .zst, decoded where a byte order mark says."""
+"""Text files as bytes in UTF-8: unpacked where the name ends in .gz or .zst, decoded where their first bytes say."""
 
 from __future__ import annotations
 
@@ -30,17 +30,24 @@ def open_text(file: str) -> Iterator[io.BufferedIOBase]:
 
     Raises (while it is read):
       OSError, EOFError, zlib.error: the file cannot be opened or unpacked.
-      UnicodeDecodeError: the mark promises UTF-16 or UTF-32, and the file holds something else.
+      UnicodeDecodeError: the first bytes promise UTF-16 or UTF-32, and the file holds something else.
     """
     with _unpacked(file) as stream:
         head = stream.read(4)
     mark = next((mark for mark in _MARKS if head.startswith(mark)), b"")
+    encoding = _MARKS[mark] if mark else _without_mark(head)
     with _unpacked(file) as stream:
         stream.read(len(mark))
-        if (encoding := _MARKS.get(mark, "utf-8")) == "utf-8":
+        if encoding == "utf-8":
             yield stream
         else:
             yield io.BufferedReader(_Blocks(_in_utf8(stream, encoding)), BLOCK)
+
+
+def _without_mark(head: bytes) -> str:
+    """The encoding of a file without a mark: two characters of ASCII in UTF-16 have a NUL each, which no text has."""
+    nul = [byte == 0 for byte in head[:4]]
+    return {(False, True, False, True): "utf-16-le", (True, False, True, False): "utf-16-be"}.get(tuple(nul), "utf-8")
 
 
 @contextmanager

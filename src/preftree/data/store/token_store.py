@@ -6,7 +6,6 @@ A store is a folder: `examples.arrow` holds record batches of some hundred examp
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -101,9 +100,10 @@ class TokenStore:
         self._starts = np.cumsum([0, *(batch.num_rows for batch in batches)])
         self._views: list[dict[str, np.ndarray] | None] = [None] * len(batches)
 
+        table = pa.Table.from_batches(batches, SCHEMA)
+
         def column(name: str, dtype: type) -> np.ndarray:
-            parts = [batch.column(name).to_numpy(zero_copy_only=False) for batch in batches]
-            return np.concatenate(parts).astype(dtype) if parts else np.empty(0, dtype)
+            return table.column(name).to_numpy().astype(dtype)
 
         self.num_tokens: Int[np.ndarray, " N"] = column("num_tokens", np.int64)
         self.num_scored: Int[np.ndarray, " N"] = column("num_scored", np.int64)
@@ -111,7 +111,7 @@ class TokenStore:
         self.prompts: Int[np.ndarray, " N"] = column("prompt_digest", np.int64)
         self.ties: Bool[np.ndarray, " N"] = column("tie", np.bool_)
         self._desirable: Int[np.ndarray, " N"] = column("desirable", np.int8)
-        self._figures = {name: _Values([batch.column(name) for batch in batches]) for name in FIGURES}
+        self._figures = {name: _Values(table.column(name)) for name in FIGURES}
         self._file: Int[np.ndarray, " N"] = column("file", np.int32)
         self._line: Int[np.ndarray, " N"] = column("line", np.int64)
 
@@ -188,11 +188,11 @@ class TokenStore:
 class _Values:
     """Column of a figure: the values of each example."""
 
-    def __init__(self, columns: Sequence[pa.ListArray]) -> None:
-        values = [_numpy(column.values) for column in columns]
-        counts = [np.diff(_numpy(column.offsets)) for column in columns]
-        self._values = np.concatenate([np.empty(0), *values])
-        self.starts = np.cumsum([0, *np.concatenate([np.empty(0, np.int64), *counts])])
+    def __init__(self, column: pa.ChunkedArray) -> None:
+        lists = column.combine_chunks()
+        lists = lists if isinstance(lists, pa.ListArray) else pa.concat_arrays(lists.chunks)
+        self._values = _numpy(lists.values)
+        self.starts = _numpy(lists.offsets)
 
     def __getitem__(self, index: int) -> tuple[float, ...]:
         return tuple(self._values[self.starts[index] : self.starts[index + 1]].tolist())
