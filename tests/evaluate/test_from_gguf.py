@@ -42,6 +42,8 @@ def test_a_run_is_that_of_the_dequantised_folder(place: Path) -> None:
     assert rows_of(place / "gguf") == rows_of(place / "folder")
     ours, theirs = (load_file(place / name / "model" / "model.safetensors") for name in ("gguf", "folder"))
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+    run_dpo(dpo_config(place, "ref", f"model={place / 'same'}", f"reference={place / 'tiny.gguf'}", "max_steps=3"))
+    assert rows_of(place / "ref") == rows_of(place / "folder")
     assert "training started from weights dequantised from Q8_0" in (place / "gguf" / "model" / "README.md").read_text()
 
 

@@ -162,6 +162,8 @@ def test_a_reward_model_grows_from_it(tmp_path: Path) -> None:
         ({"llama.block_count": 3}, {}, "lacks weights for model.layers.2"),
         ({"tokenizer.ggml.pre": "default"}, {}, "split as 'default'"),
         ({"tokenizer.ggml.tokens": None}, {}, "holds no vocabulary"),
+        ({"tokenizer.ggml.eot_token_id": [1, 2]}, {}, r"names '\[1, 2\]' as eot"),
+        ({"tokenizer.ggml.eom_token_id": 10**9}, {}, "names '1000000000' as eom"),
         ({"split.count": 3}, {}, "one of 3 parts of a model"),
         ({"general.type": "adapter"}, {}, "is of type 'adapter'"),
         ({}, {"blk.0.attn_sinks.weight": np.zeros(4, np.float32)}, "holds .* weights, and the model .* has"),

@@ -43,7 +43,8 @@ def export(
     tolerance: Annotated[
         float | None,
         typer.Option(
-            min=0, help="Largest allowed difference of a logit; by default 0.001, float16 0.05, bfloat16 0.5, q8_0 2."
+            min=0,
+            help="Most that a logit may differ. Default: .001; float16 .05, bfloat16 .5; f16 .1, bf16 .5, q8_0 2.",
         ),
     ] = None,
 ) -> None:

@@ -29,7 +29,7 @@ from preftree.run_folder.summary_file import CARD
 from preftree.storage.atomic import staged_dir
 from preftree.storage.manifest import write_manifest
 
-TOLERANCES: dict[GgufType, float] = {"f16": 0.05, "bf16": 0.5, "q8_0": 2.0}
+TOLERANCES: dict[GgufType, float] = {"f16": 0.1, "bf16": 0.5, "q8_0": 2.0}
 """Default tolerances of logits to the run's own: what rounding the weights of a model of 135 M moved them by, and twice
 that (docs/numbers.md)."""
 

@@ -177,8 +177,19 @@ def _shortest(value: float) -> float:
 
 
 def _generation(header: GgufHeader) -> GenerationConfig:
-    """Settings that end a response at the tokens that the file names: end of sequence, of turn, and of message."""
+    """Settings that end a response at the tokens that the file names: end of sequence, of turn, and of message.
+
+    Raises:
+      ModelError: one of them is not the number of a token.
+    """
     ids = {name: header.metadata.get(f"tokenizer.ggml.{name}_token_id") for name in (*_ENDS, "bos", "padding")}
+    most = len(header.metadata.get("tokenizer.ggml.tokens") or [])
+    for name, number in ids.items():
+        if number is not None and not (type(number) is int and 0 <= number < most):
+            raise ModelError(
+                f"{header.path} names {str(number)[:40]!r} as {name} (tokenizer.ggml.{name}_token_id), wanted the "
+                f"number of one of its {most} tokens"
+            )
     ends = list(dict.fromkeys(ids[name] for name in _ENDS if ids[name] is not None))
     return GenerationConfig(
         bos_token_id=ids["bos"],
