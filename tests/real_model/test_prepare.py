@@ -12,7 +12,8 @@ from pathlib import Path
 import prepare
 import pytest
 
-from preftree.errors import ConfigError
+from preftree.errors import ConfigError, ModelError
+from preftree.storage.manifest import verify_manifest
 
 SCRIPT = Path(str(prepare.__file__))
 
@@ -64,6 +65,38 @@ def test_the_hub_is_taken_where_it_answers_and_asked_once(tmp_path: Path, monkey
     monkeypatch.setattr(prepare, "from_hub", from_hub)
     assert prepare.prepare(tmp_path) == prepare.prepare(tmp_path) == tmp_path / "model"
     assert made == [tmp_path / "model"]
+
+
+class Hub:
+    """The hub, or what is left of it."""
+
+    sha = "f00d"
+
+    def model_info(self, name: str, *, timeout: float) -> Hub:
+        assert (name, timeout) == (prepare.HUB_ID, prepare.HUB_SECONDS)
+        return self
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_download_is_whole_or_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: bool) -> None:
+    def download(name: str, *, revision: str, local_dir: Path, **_: object) -> None:
+        assert (name, revision) == (prepare.HUB_ID, "f00d")
+        (local_dir / ".cache").mkdir()
+        (local_dir / "config.json").write_text("{}")
+        if not whole:
+            raise RuntimeError("connection\nlost")
+
+    monkeypatch.setattr("huggingface_hub.HfApi", Hub)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    if whole:
+        prepare.from_hub(tmp_path / "model")
+        assert {path.name for path in (tmp_path / "model").iterdir()} == {"config.json", "README.md", "MANIFEST.json"}
+        assert "f00d" in (tmp_path / "model" / "README.md").read_text()
+        verify_manifest(tmp_path / "model")
+    else:
+        with pytest.raises(ModelError, match=r"could not be taken from the hub; .*: connection lost"):
+            prepare.from_hub(tmp_path / "model")
+        assert list(tmp_path.iterdir()) == []
 
 
 def test_a_model_named_in_the_environment_must_be_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
