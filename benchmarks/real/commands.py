@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 from preftree.errors import ConfigError, UserError
@@ -71,10 +72,17 @@ class Chain:
 def run_all(chains: Sequence[Chain], workers: int) -> None:
     """Run chains, several at a time; the first fault ends the program once those under way have ended."""
     began = time.perf_counter()
+    failed = Event()
 
     def run(chain: Chain) -> None:
         for words in chain.commands:
-            preftree(*words, log=chain.log)
+            if failed.is_set():
+                return
+            try:
+                preftree(*words, log=chain.log)
+            except BaseException:
+                failed.set()  # before this thread takes another chain
+                raise
         print(f"{time.perf_counter() - began:6.0f} s  {chain.name} is done", flush=True)
 
     os.environ["OMP_NUM_THREADS"] = "1"  # as many processes as cores, and threads that wait for none of them

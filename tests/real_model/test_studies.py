@@ -12,8 +12,9 @@ import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import Any
 
+import commands
 import pytest
-from commands import claim
+from commands import Chain, claim, run_all
 from figure import plot
 from rules import declines, harmless, repeated
 from sentiment import HERE, METHODS, SIZES, best_of_points, estimate, table
@@ -88,6 +89,22 @@ def test_a_folder_holds_one_plan(tmp_path: Path) -> None:
     claim(tmp_path, {"seed": 0, "methods": METHODS})
     with pytest.raises(ConfigError, match="another plan"):
         claim(tmp_path, {"seed": 1, "methods": METHODS})
+
+
+def test_no_chain_begins_after_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[str] = []
+
+    def command(name: str, *, log: Path) -> None:
+        begun.append(name)
+        if name == "second":
+            raise SystemExit(3)
+
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # run_all sets it
+    monkeypatch.setattr(commands, "preftree", command)
+    chains = [Chain(name, [[name], [f"{name} measured"]], tmp_path / name) for name in ("first", "second", "third")]
+    with pytest.raises(SystemExit, match="3"):
+        run_all(chains, workers=1)
+    assert begun == ["first", "first measured", "second"]
 
 
 def test_a_transcript_becomes_messages() -> None:
