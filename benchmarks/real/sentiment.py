@@ -72,6 +72,7 @@ SIZES = {
     "tiny": Size(8, 4, 4, 6, pairs_a_step=8, epochs=1, iterations=2, responses=8, best_of=4),
 }
 LORA = ["lora.r=16", "optimizer=adamw", "schedule=linear", "threads=1", "snapshots=4"]
+# At 1e-4 fifteen of 57 steps moved a response by .1 nats.
 ON_PAIRS = [*LORA, "lr=5e-4", "max_grad_norm=1"]
 ONLINE = [*LORA, "lr=3e-4", "samples_per_prompt=4", "kl_coef=0.05"]
 METHODS: dict[str, tuple[str, list[str]]] = {
