@@ -79,7 +79,7 @@ def _by_field(fault: RowFault, parts: Present) -> RowFault:
 def _assembled(parts: Present, chat: bool) -> Record:
     beside = _Beside.read(parts)
     chat = chat or "messages" in parts or bool(beside.system or beside.tools or beside.options)
-    chat = chat or any(isinstance(part.value, list | dict) for name, part in parts.items() if name in TEXTS)
+    chat = chat or _has_turns(parts)
     if "responses" in parts and isinstance(parts["responses"].value, list):
         chat = chat or any(isinstance(_value(item), list | dict) for item in parts["responses"].value)
     if "responses" in parts.given:
@@ -95,6 +95,11 @@ def _assembled(parts: Present, chat: bool) -> Record:
         field, value = parts.need("label")
         return Label(prompt, response, flag(value, field), weight(row), figures(row, "response"))
     return Demonstration(prompt, response, weight(row))
+
+
+def _has_turns(parts: Present) -> bool:
+    """Whether one of the texts is a list of messages, or one message."""
+    return bool([name for name, part in parts.items() if isinstance(part.value, list | dict) and name in TEXTS])
 
 
 def _value(item: Any) -> Any:
@@ -144,7 +149,7 @@ _NOTHING = _Beside()
 
 def _figure_row(parts: Present) -> Row:
     """The parts that are numbers beside the texts, under the names that `fields` reads."""
-    if parts.keys().isdisjoint(NUMBERS):
+    if NUMBERS.isdisjoint(parts):
         return {}
     return {name: parts[name].value for name in NUMBERS if name in parts}
 
@@ -179,7 +184,10 @@ def _response(given: Given, prompt: tuple[Message, ...]) -> tuple[Message, ...]:
 def _check_repeats(prompt: str, responses: Mapping[str, str]) -> None:
     """Refuse plain responses that all begin with their prompt: a model would be trained to repeat it."""
     whole = prompt.strip()
-    if len(whole) >= REPEATED_PROMPT and all(response.strip().startswith(whole) for response in responses.values()):
+    for response in responses.values():
+        if not response.lstrip().startswith(whole):
+            return
+    if len(whole) >= REPEATED_PROMPT:
         field = next(iter(responses))
         message = f"'{field}' begins with the whole text of its prompt; take it out, or leave the prompt empty"
         raise RowFault("bad_value", field, message)

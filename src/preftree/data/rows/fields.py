@@ -49,8 +49,10 @@ def text(value: Any, where: str) -> str:
     """Text that can be stored and tokenised as it is."""
     if not isinstance(value, str):
         raise RowFault("wrong_type", where, f"'{where}' must be text, got {type_name(value)}")
+    if is_sound(value):
+        return value
     _check_characters(value, where)
-    if value.lstrip()[:1] == "[" and _WRITTEN_MESSAGES.match(value):
+    if _WRITTEN_MESSAGES.match(value):
         raise RowFault("wrong_type", where, f"'{where}' is a message list written out as text; give it as a list")
     return value
 

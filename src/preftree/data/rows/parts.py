@@ -32,7 +32,7 @@ SYNONYMS = {"system_prompt": "system", "functions": "tools"} | {
 }
 """Other names of fields that stand beside the texts."""
 
-NUMBERS = ("weight", "tie", *FIGURE_FIELDS)
+NUMBERS = dict.fromkeys(("weight", "tie", *FIGURE_FIELDS)).keys()
 """Numbers beside the texts of a row."""
 
 BESIDE = ("system", "tools", "chat_template_kwargs", "weight", "tie", *FIGURE_FIELDS)
