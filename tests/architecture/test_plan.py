@@ -98,7 +98,7 @@ def mentions_of_scripts() -> set[str]:
     return {name for target in PYPROJECT["project"]["scripts"].values() for name in re.findall(r"\w+", target)}
 
 
-NOT_OF_THE_PACKAGE = {"bench", "dev", "llama", "real"}
+NOT_OF_THE_PACKAGE = {"bench", "dev", "real"}
 """Extras of tests and benchmarks."""
 
 
