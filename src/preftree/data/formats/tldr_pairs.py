@@ -17,10 +17,11 @@ TLDR = "TL;DR:"
 
 def detect(row: Row) -> bool:
     """Whether both responses begin with "TL;DR:", and the prompt does not end with it."""
-    prompt, sides = row.get("prompt"), (row.get("chosen"), row.get("rejected"))
-    for side in sides:
+    for name in ("chosen", "rejected"):
+        side = row.get(name)
         if not (isinstance(side, str) and side.lstrip().startswith(TLDR)):
             return False
+    prompt = row.get("prompt")
     return isinstance(prompt, str) and not prompt.rstrip().endswith(TLDR)
 
 
