@@ -137,6 +137,7 @@ def test_rows_in_the_temporary_file_are_found_as_well(tmp_path: Path, monkeypatc
         assert whole.num_rejected > 5
         with monkeypatch.context() as few:
             few.setattr(duplicates, "IN_MEMORY", 4)
+            few.setattr(duplicates, "BATCH", 4)
             _, split = read_all(str(tmp_path / "rows.jsonl"))
         assert split == whole
 
@@ -146,6 +147,7 @@ def test_a_temporary_file_that_cannot_be_written(tmp_path: Path, monkeypatch: py
         raise sqlite3.OperationalError("database or disk is full")
 
     monkeypatch.setattr(duplicates, "IN_MEMORY", 1)
+    monkeypatch.setattr(duplicates, "BATCH", 1)
     monkeypatch.setattr(duplicates.sqlite3, "connect", full)
     with pytest.raises(DataError, match=r"temporary file \(database or disk is full\); make room, or set TMPDIR"):
         read_all(write_rows(tmp_path / "rows.jsonl", [PAIR]))

@@ -78,11 +78,10 @@ def _by_field(fault: RowFault, parts: Present) -> RowFault:
 
 def _assembled(parts: Present, chat: bool) -> Record:
     beside = _Beside.read(parts)
-    chat = chat or "messages" in parts or bool(beside.system or beside.tools or beside.options)
-    chat = chat or _has_turns(parts)
-    if "responses" in parts and isinstance(parts["responses"].value, list):
-        chat = chat or any(isinstance(_value(item), list | dict) for item in parts["responses"].value)
+    chat = chat or beside != _NOTHING or "messages" in parts or _has_turns(parts)
     if "responses" in parts.given:
+        if "responses" in parts and isinstance(parts["responses"].value, list):
+            chat = chat or any(isinstance(_value(item), list | dict) for item in parts["responses"].value)
         return _ranking(parts, beside, chat)
     if "a" in parts.given or "b" in parts.given:
         parts = _decided(parts)
@@ -154,9 +153,13 @@ def _figure_row(parts: Present) -> Row:
     return {name: parts[name].value for name in NUMBERS if name in parts}
 
 
-def _plain(parts: Present, target: str) -> str:
-    field, value = parts.need(target)
-    return text(value, field) if target == "prompt" else response_text(value, field)
+def _plain(given: Given) -> str:
+    return response_text(given.value, given.field)
+
+
+def _plain_prompt(parts: Present) -> str:
+    field, value = parts.need("prompt")
+    return text(value, field)
 
 
 def _prompt(parts: Present, beside: _Beside) -> tuple[Message, ...]:
@@ -200,7 +203,7 @@ def _exchange(parts: Present, target: str, beside: _Beside, chat: bool) -> tuple
         prompt, response = split_dialogue(messages(value, field), field)
         return beside.around(prompt, field), response
     if not chat:
-        prompt, response = _plain(parts, "prompt"), _plain(parts, target)
+        prompt, response = _plain_prompt(parts), _plain(parts.need(target))
         _check_repeats(prompt, {parts[target].field: response})
         return prompt, response
     turns = _prompt(parts, beside)
@@ -245,11 +248,10 @@ def _verdict(parts: Present) -> Given:
 def _pair(parts: Present, beside: _Beside, chat: bool) -> Preference:
     row = _figure_row(parts)
     if not chat:
-        prompt = _plain(parts, "prompt")
-        chosen, rejected = _plain(parts, "chosen"), _plain(parts, "rejected")
-        names = parts["chosen"].field, parts["rejected"].field
-        _check_repeats(prompt, {names[0]: chosen, names[1]: rejected})
-        return preference(row, prompt, (names[0], chosen), (names[1], rejected))
+        prompt, better, worse = _plain_prompt(parts), parts.need("chosen"), parts.need("rejected")
+        chosen, rejected = _plain(better), _plain(worse)
+        _check_repeats(prompt, {better.field: chosen, worse.field: rejected})
+        return preference(row, prompt, (better.field, chosen), (worse.field, rejected))
     if "chosen" not in parts.given and "messages" in parts.given:  # it ends with the chosen response
         field, value = parts.need("messages")
         turns, chosen = split_dialogue(messages(value, field), field)
@@ -314,7 +316,7 @@ def _ranking(parts: Present, beside: _Beside, chat: bool) -> Ranking:
         prompt: Text = turns
         named = [(item.field, _response(item, turns)) for item in given]
     else:
-        prompt = _plain(parts, "prompt")
+        prompt = _plain_prompt(parts)
         named = [(name, response_text(item, name)) for name, item in given]
         _check_repeats(prompt, {name: str(response) for name, response in named})
     for order in {"scores", "ranks"} & parts.given.keys():

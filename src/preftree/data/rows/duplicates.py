@@ -28,6 +28,9 @@ from preftree.records import (
 IN_MEMORY = 131_072
 """Hashes that are held in memory, about 100 bytes each; there they cost a tenth of what they cost in a file."""
 
+BATCH = 65_536
+"""Hashes that are held once there is a file; as many as before would take more memory than the first ones did."""
+
 _MAKE = "CREATE TABLE seen(hash INTEGER PRIMARY KEY, place INTEGER) WITHOUT ROWID"
 _FIND = "SELECT place FROM seen WHERE hash = ?"
 _KEEP = "INSERT INTO seen VALUES (?, ?)"
@@ -74,7 +77,7 @@ class Seen:
         place = where.line << 20 | len(self._files) - 1
         for key, side in new:
             self._recent[key] = place << 1 | side
-        if len(self._recent) >= IN_MEMORY:
+        if len(self._recent) >= (IN_MEMORY if self._older is None else BATCH):
             self._write()
 
     def _find(self, key: int) -> int | None:
@@ -89,7 +92,7 @@ class Seen:
         try:
             if self._older is None:
                 self._older = sqlite3.connect("", isolation_level=None)  # a file that nobody else sees
-                for setting in ("temp_store=FILE", "journal_mode=OFF", "synchronous=OFF", "cache_size=-2000"):
+                for setting in ("temp_store=FILE", "journal_mode=OFF", "synchronous=OFF", "cache_size=-1000"):
                     self._older.execute(f"PRAGMA {setting}")
                 self._older.execute(_MAKE)
             with self._older:
