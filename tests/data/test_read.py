@@ -15,6 +15,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
+from preftree.data.prompts import prompt_key
 from preftree.data.rows.faults import RowFault
 from preftree.data.rows.raw_row import MAX_ROW_BYTES
 from preftree.data.sources import hub
@@ -22,6 +23,7 @@ from preftree.data.sources.hub import HubData, find_on_hub, looks_like_hub_id, r
 from preftree.data.sources.reader import find_source, read_rows
 from preftree.data.tools.inspect import inspect_file
 from preftree.errors import DataError
+from preftree.records import Conversation, Message
 from support.datafiles import read_all, write_rows
 
 ROW = {"prompt": "p", "chosen": "a", "rejected": "b"}
@@ -285,3 +287,17 @@ def test_reading_is_lazy(tmp_path: Path) -> None:
     tracemalloc.stop()
     assert peak < 2.4e6
     assert np.isclose(path.stat().st_size, 24e6, rtol=0.05)
+
+
+def test_prompts_that_differ_beside_the_question_are_different() -> None:
+    """As text or as the only turn they are one; a system message, tools or template options make another prompt."""
+    ask = (Message("user", "q"),)
+    others = [
+        (Message("system", "Be brief."), *ask),
+        (Message("system", "Be kind."), *ask),
+        Conversation(ask, ({"name": "weather"},)),
+        Conversation(ask, (), {"enable_thinking": False}),
+        (Message("user", "q", rest={"name": "Ann"}),),
+    ]
+    keys = {prompt_key(prompt) for prompt in ("q", ask, *others)}
+    assert prompt_key("q") == prompt_key(ask) and len(keys) == 1 + len(others)

@@ -22,7 +22,7 @@ from preftree.data.tokens.encoder import make_encoder
 from preftree.data.tokens.template import check_template, render
 from preftree.data.tokens.written_out import check_special
 from preftree.errors import DataError
-from preftree.records import Demonstration, Message, Provenance, Text
+from preftree.records import Demonstration, Message, Provenance, Text, template_options_of, tools_of
 
 log = logging.getLogger("preftree")
 
@@ -98,15 +98,14 @@ def prompts_in_memory(prompts: Sequence[str | Sequence[Mapping[str, Any]] | Mapp
 
 
 def prompt_key(prompt: Text) -> str:
-    """A key that is equal for prompts that ask the same, as text or as the only user turn of a conversation."""
+    """A key that is equal for prompts that ask the same, as text or as the only turn of a conversation."""
     if isinstance(prompt, str):
         return prompt
-    turns = [turn for turn in prompt if turn.role not in ("system", "developer")]
-    if len(turns) == 1:
-        return turns[0].content
-    return json.dumps(
-        [[turn.role, turn.content, *([turn.rest] if turn.rest else [])] for turn in prompt], ensure_ascii=False
-    )
+    beside = [dict(more) for more in (*tools_of(prompt), template_options_of(prompt)) if more]
+    if len(prompt) == 1 and not prompt[0].rest and not beside:
+        return prompt[0].content
+    turns = [[turn.role, turn.content, *([turn.rest] if turn.rest else [])] for turn in prompt]
+    return json.dumps([*turns, *beside], ensure_ascii=False)
 
 
 def read_demonstrations(path: str) -> list[tuple[Provenance, Demonstration]]:

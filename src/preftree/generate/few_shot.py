@@ -35,14 +35,14 @@ def with_shots(prompts: Sequence[Prompt], shots: Sequence[Shot], num: int, *, se
       DataError: a demonstration is plain text and the prompt a conversation, or the other way round; it holds the
         separator, or a system message other than the prompt's.
     """
-    different = list({prompt_key(shot.prompt): (where, shot) for where, shot in reversed(shots)}.values())[::-1]
+    different = list({_question(shot.prompt): (where, shot) for where, shot in reversed(shots)}.values())[::-1]
     order = np.random.default_rng(seed).permutation(len(different)).tolist()
     # One more than is needed: the prompt itself may be among them.
     chosen = [different[index] for index in order[: num + 1]]
-    keys = [prompt_key(shot.prompt) for _, shot in chosen]
+    keys = [_question(shot.prompt) for _, shot in chosen]
     results = []
     for prompt in prompts:
-        asked = prompt_key(prompt.text)
+        asked = _question(prompt.text)
         others = [shot for key, shot in zip(keys, chosen, strict=True) if key != asked][:num]
         if len(others) < num:
             raise ConfigError(
@@ -51,6 +51,11 @@ def with_shots(prompts: Sequence[Prompt], shots: Sequence[Shot], num: int, *, se
             )
         results.append(replace(prompt, text=_joined(others, prompt)))
     return results
+
+
+def _question(prompt: Text) -> str:
+    """A key that is equal for prompts that ask the same, whatever stands around the question."""
+    return prompt_key(prompt if isinstance(prompt, str) else tuple(turn for turn in prompt if not _is_system(turn)))
 
 
 def demonstrations_as_conversation(shots: Sequence[Shot]) -> list[Shot]:

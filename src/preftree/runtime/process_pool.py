@@ -104,7 +104,7 @@ def _run_job(sender: Connection, begin: Callable[[], None] | None, work: Callabl
         sender.send((work(job), None))
     except KeyboardInterrupt:
         sender.send((None, Stopped(signal.SIGINT)))
-    except (UserError, Stopped) as error:  # any other exception is a bug, and prints its traceback here
+    except (UserError, Stopped, OSError) as error:  # any other exception is a bug, and prints its traceback here
         sender.send((None, error))
 
 

@@ -113,13 +113,18 @@ def _update(
     on_host = torch.cat([table.flatten(), norm.double()[None]]).cpu()  # the step's one copy to the host
     columns = dict(zip(batch.task.columns, on_host[:-1].view_as(table), strict=True))
     result = StepResult(columns, float(on_host[-1]), computed, batch.num_tokens_alone, state)
-    refuse_non_finite(name, batch.examples, columns, "nothing was updated: look at these rows, or lower lr")
+    refuse_non_finite(
+        name,
+        batch.examples,
+        columns,
+        "nothing was updated: look at these rows, or start again in another out= with a lower lr",
+    )
     if not np.isfinite([result.grad_norm, *state.values()]).all():
         subject = "the gradient's norm" if not np.isfinite(result.grad_norm) else "the loss's running state"
         shown = result.grad_norm if not np.isfinite(result.grad_norm) else dict(state)
         raise TrainingError(
             f"{name}: {subject} is {shown} though every loss is finite, over {places(batch.examples)}; "
-            "nothing was updated: lower lr, or use precision=fp32"
+            "nothing was updated: start again in another out= with a lower lr, or use precision=fp32"
         )
     if max_grad_norm is not None:
         nn.utils.clip_grads_with_norm_(parameters, max_grad_norm, norm)
