@@ -110,8 +110,8 @@ def licence_of(subject: Subject) -> str | None:
     adapter = find_adapter(name)
     place = Path(adapter.base if adapter is not None else name).expanduser()
     if gguf := find_gguf(place):
-        found = gguf_header(gguf).metadata.get("general.license")
-        return found if isinstance(found, str) else None
+        licence = gguf_header(gguf).metadata.get("general.license")
+        return licence if isinstance(licence, str) else None
     card = place / CARD
     head = card.read_text(encoding="utf-8", errors="replace").split("\n---", 1)[0] if card.is_file() else ""
     match = re.search(r"^license:\s*['\"]?([\w.+-]+)", head, re.MULTILINE) if head.startswith("---") else None

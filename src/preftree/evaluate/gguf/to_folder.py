@@ -26,6 +26,7 @@ from preftree.models.load import load_model, load_tokenizer
 from preftree.models.serving import merged_commands, modelfile
 from preftree.models.write_folder import write_model
 from preftree.run_folder.card import code_span, fenced
+from preftree.run_folder.summary_file import CARD
 from preftree.storage.atomic import staged_dir
 from preftree.storage.manifest import hash_file, write_manifest
 
@@ -69,7 +70,7 @@ def export_gguf(path: Path, out: Path, *, dtype: Dtype = "float32", tolerance: f
                 "it was not kept; choose a wider dtype, or set --tolerance"
             )
         result = Exported(out, difference, allowed, len(prompts), commands)
-        (folder / "README.md").write_text(_card(path, result, dtype, str(types)), encoding="utf-8")
+        (folder / CARD).write_text(_card(path, result, dtype, str(types)), encoding="utf-8")
         write_manifest(folder)
     return result
 

@@ -78,12 +78,12 @@ def name_splitting(tokenizer: Tokenizer) -> str | None:
 
     A tokenizer that differs in one property alone, such as merges that are ignored, is none of them.
     """
-    found = json.loads(tokenizer.to_str())
-    model, normalizer = found["model"], found.get("normalizer")
+    described = json.loads(tokenizer.to_str())
+    model, normalizer = described["model"], described.get("normalizer")
     for name, splitting in SPLITTINGS.items():
         wanted = Tokenizer(type(tokenizer.model)())
         wanted.pre_tokenizer = splitting.pre_tokenizer()
-        same = _essence(found["pre_tokenizer"]) == _essence(json.loads(wanted.to_str())["pre_tokenizer"])
+        same = _essence(described["pre_tokenizer"]) == _essence(json.loads(wanted.to_str())["pre_tokenizer"])
         forms = ("NFC",) if splitting.composes else ()
         if (
             same

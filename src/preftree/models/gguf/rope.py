@@ -96,11 +96,11 @@ def llama3_factors(options: Mapping[str, Any], width: int) -> Float[np.ndarray, 
 
 def _llama3(header: GgufHeader, theta: float, width: int) -> dict[str, Any]:
     (stored,) = (tensor.data for tensor in require_library().GGUFReader(header.path).tensors if tensor.name == FACTORS)
-    found = np.asarray(stored, np.float32).reshape(-1)
-    options: dict[str, Any] = {"rope_theta": theta, "rope_type": "llama3", "factor": float(found.max()), **_LLAMA3}
-    if found.shape != (width // 2,) or not np.allclose(found, llama3_factors(options, width), rtol=1e-4):
+    factors = np.asarray(stored, np.float32).reshape(-1)
+    options: dict[str, Any] = {"rope_theta": theta, "rope_type": "llama3", "factor": float(factors.max()), **_LLAMA3}
+    if factors.shape != (width // 2,) or not np.allclose(factors, llama3_factors(options, width), rtol=1e-4):
         raise ModelError(
-            f"{header.path} scales rotary frequencies by factors (up to {found.max():g}) that are not those of Llama "
+            f"{header.path} scales rotary frequencies by factors (up to {factors.max():g}) that are not those of Llama "
             "3.1 to 3.3; give the folder that it was made from"
         )
     return options

@@ -153,14 +153,14 @@ def _sizes(model: PreTrainedModel) -> dict[str, Any]:
 def _vocabulary(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, ends: list[int]) -> dict[str, Any]:
     """The keys of the tokenizer."""
     backend: Any = getattr(tokenizer, "backend_tokenizer", None)
-    found = {} if backend is None else json.loads(backend.to_str())
-    bpe = found.get("model", {})
+    described = {} if backend is None else json.loads(backend.to_str())
+    bpe = described.get("model", {})
     odd = [option for option in _ODD if bpe.get(option)]
-    if bpe.get("type") != "BPE" or odd or (found.get("decoder") or {}).get("type") != "ByteLevel":
+    if bpe.get("type") != "BPE" or odd or (described.get("decoder") or {}).get("type") != "ByteLevel":
         kind = f"{bpe.get('type', 'slow')} with {odd[0]}" if odd else bpe.get("type", "slow")
         raise _unsupported(f"its tokenizer ({type(tokenizer).__name__}, {kind}) is no byte-level BPE")
     if backend is None or (pre := name_splitting(backend)) is None:
-        what = json.dumps(found.get("pre_tokenizer"), ensure_ascii=False)
+        what = json.dumps(described.get("pre_tokenizer"), ensure_ascii=False)
         raise _unsupported(f"its tokenizer splits text in a way that has no known name there: {what[:160]}")
     rows = _rows(model)
     by_id = {number: token for token, number in tokenizer.get_vocab().items()}
