@@ -50,7 +50,7 @@ def test_nothing_unsafe(path: Path) -> None:
     assert not re.search(banned, code)
 
 
-@pytest.mark.parametrize("room", ["losses", "tree"])
+@pytest.mark.parametrize("room", ["crowd", "losses", "tree"])
 def test_math_knows_no_ranks_and_no_files(room: str) -> None:
     for path in (SOURCE / room).rglob("*.py"):
         assert not re.search(r"torch\.distributed|\bopen\(|pathlib", path.read_text(encoding="utf-8")), path
