@@ -37,7 +37,9 @@ class Memory:
 
     def pairs(self, after: int = 0) -> list[tuple[int, Choice | None, int | None, int]]:
         numbers = range(after + 1, self.num_pairs + 1)
-        return [(n, self.golds.get(n), self.picked[n].place if n in self.picked else None, self.votes(n)) for n in numbers]
+        return [
+            (n, self.golds.get(n), self.picked[n].place if n in self.picked else None, self.votes(n)) for n in numbers
+        ]
 
     def votes(self, pair: int) -> int:
         return sum(self.last(s) == "vote" for s in self.all_shown.values() if s.pair == pair and s.visit == 0)
@@ -50,7 +52,11 @@ class Memory:
         return [ShownNow(shown, self.last(shown), len(self.rows.get(shown.id, []))) for shown in mine]  # type: ignore[arg-type]
 
     def leased(self, now: float) -> list[Shown]:
-        return [shown for shown in self.all_shown.values() if len(self.rows.get(shown.id, [])) % 2 == 0 and shown.until > now]
+        return [
+            shown
+            for shown in self.all_shown.values()
+            if len(self.rows.get(shown.id, [])) % 2 == 0 and shown.until > now
+        ]
 
     def show(self, shown, picked) -> Future[None]:
         for pick in picked:
@@ -127,7 +133,9 @@ class Work:
 
     def unseen_work(self, annotator: int) -> list[int]:
         seen = {shown.pair for shown in self.store.all_shown.values() if shown.annotator == annotator}
-        free = [pair for pair in range(1, self.store.num_pairs + 1) if pair not in seen and pair not in self.store.golds]
+        free = [
+            pair for pair in range(1, self.store.num_pairs + 1) if pair not in seen and pair not in self.store.golds
+        ]
         held = self.held()
         return [pair for pair in free if self.store.votes(pair) + held[pair] < self.store.given.overlap]
 
@@ -177,7 +185,9 @@ def check(work: Work) -> None:
 EVENTS = ["next"] * 6 + ["vote"] * 6 + ["skip", "flag", "undo", "clock", "clock", "restart"]
 
 
-@given(st.integers(0, 10**6), st.integers(1, 4), st.integers(1, 25), st.sampled_from([0.0, 0.3]), st.sampled_from([0, 2]))
+@given(
+    st.integers(0, 10**6), st.integers(1, 4), st.integers(1, 25), st.sampled_from([0.0, 0.3]), st.sampled_from([0, 2])
+)
 @settings(max_examples=40)
 def test_people_who_come_and_go_while_the_clock_jumps(seed, overlap, pairs, repeats, golds) -> None:
     chance = random.Random(seed)

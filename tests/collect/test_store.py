@@ -199,5 +199,5 @@ def test_a_full_file_system_is_named(tmp_path: Path) -> None:
         there = {number for (number,) in rows(path, "SELECT shown FROM vote")}
         assert refused and {one.id for one in refused}.isdisjoint(there)
         assert len(there) + len(refused) == len(shown)
-        with pytest.raises(Exception, match="database or disk is full.*see to the disk"):
+        with pytest.raises(Exception, match=r"database or disk is full.*see to the disk"):
             store.vote([vote(refused[0], note="long " * 300)]).result()

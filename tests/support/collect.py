@@ -9,11 +9,11 @@ import signal
 import socket
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from preftree.collect.fill import Filling
 from preftree.collect.records import Settings
@@ -21,6 +21,8 @@ from preftree.collect.schema import connect
 from preftree.collect.store import SqliteStore, own_project
 from preftree.collect.web.app import serve
 from preftree.collect.web.identity import Identity
+
+T = TypeVar("T")
 
 PASSWORD = "correct horse battery"
 
@@ -106,6 +108,25 @@ def served(path: Path) -> Iterator[int]:
         end(child)
 
 
+OPEN: list[asyncio.StreamWriter] = []
+"""Connections of the loop that runs."""
+
+
+def run(work: Coroutine[Any, Any, T]) -> T:
+    """Run what clients do, and close their connections."""
+
+    async def running() -> T:
+        try:
+            return await work
+        finally:
+            for writer in OPEN:
+                writer.close()
+            await asyncio.gather(*(writer.wait_closed() for writer in OPEN), return_exceptions=True)
+            OPEN.clear()
+
+    return asyncio.run(running())
+
+
 @dataclass(slots=True)
 class Client:
     """A browser of one annotator: cookie, form token, and one connection that is kept."""
@@ -132,6 +153,7 @@ class Client:
         """(status, headers, body) of a request."""
         if self.writer is None:
             self.reader, self.writer = await asyncio.open_connection("127.0.0.1", self.port)
+            OPEN.append(self.writer)
         assert self.reader is not None
         own = f"127.0.0.1:{self.port}"
         headers = {"Host": own, "Cookie": self.cookie}
@@ -141,7 +163,10 @@ class Client:
             headers |= {"Origin": f"http://{own}", "X-Token": self.token, "Content-Type": "application/json"}
             headers["Content-Length"] = str(len(content))
         headers |= self.extra
-        lines = [f"{'GET' if body is None else 'POST'} {path} HTTP/1.1", *(f"{n}: {v}" for n, v in headers.items() if v)]
+        lines = [
+            f"{'GET' if body is None else 'POST'} {path} HTTP/1.1",
+            *(f"{n}: {v}" for n, v in headers.items() if v),
+        ]
         self.writer.write("\r\n".join([*lines, "", ""]).encode() + content)
         await self.writer.drain()
         status = int((await self.reader.readuntil(b"\r\n")).split()[1])

@@ -1,9 +1,9 @@
-"""Kill the server of a project again and again while eight people vote, and compare what was acknowledged with the file.
+"""Kill the server of a project again and again while eight people vote; compare what was acknowledged with the file.
 
     PYTHONPATH=tests python -m support.kill_collect FOLDER --kills 100
 
-Prints one JSON object. A client notes a vote when the answer 200 has been read whole; a vote whose answer did not come is
-sent again, as the page does it.
+Prints one JSON object. A client notes a vote when the answer 200 has been read whole; a vote whose answer did not come
+is sent again, as the page does it.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from support.collect import (
     free_port,
     make_numbered,
     rows,
+    run,
     secret_of,
     with_settings,
 )
@@ -80,7 +81,9 @@ async def work(person: Person, client: Client, chance: random.Random, stop: asyn
         client.close()
 
 
-async def round_of(people: list[Person], port: int, secret: bytes, chance: random.Random, child: int, life: float) -> None:
+async def round_of(
+    people: list[Person], port: int, secret: bytes, chance: random.Random, child: int, life: float
+) -> None:
     """Let all work, and kill the server in the midst of it."""
     stop = asyncio.Event()
     tasks = [asyncio.create_task(work(one, Client.of(port, secret, one.number), chance, stop)) for one in people]
@@ -91,18 +94,18 @@ async def round_of(people: list[Person], port: int, secret: bytes, chance: rando
         await task
 
 
-def run(folder: Path, kills: int, seed: int) -> dict[str, Any]:
+def kill_many(folder: Path, kills: int, seed: int) -> dict[str, Any]:
     """Kill so many servers, then compare."""
     chance = random.Random(seed)
     settings = with_settings(overlap=3, repeats=0.05, golds=0.05, lease=2.0)
-    path = make_numbered(folder / "P.db", 40 * kills + 400, settings, golds=30)
+    path = make_numbered(folder / "P.db", 400 * kills + 400, settings, golds=30)
     people = [Person(number) for number in add_people(path, PEOPLE)]
     secret, port, begun = secret_of(path), free_port(), time.monotonic()
     for _ in range(kills):
         child = fork_server(path, port)
-        asyncio.run(round_of(people, port, secret, chance, child, chance.uniform(0.2, 0.8)))
+        run(round_of(people, port, secret, chance, child, chance.uniform(0.2, 0.8)))
     seconds = time.monotonic() - begun
-    asyncio.run(_finish(people, path, port, secret, chance))
+    run(_finish(people, path, port, secret, chance))
     acked = {key: value for one in people for key, value in one.acked.items()}
     left = dict(rows(path, "SELECT id, first_is_left FROM shown"))
     stored = {
@@ -161,9 +164,9 @@ def _side(choice: str | None, first_is_left: int) -> str | None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description="Kill the server of a project under eight people.")
     parser.add_argument("folder", type=Path)
     parser.add_argument("--kills", type=int, default=12)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
-    print(json.dumps(run(given.folder, given.kills, given.seed)))
+    print(json.dumps(kill_many(given.folder, given.kills, given.seed)))
