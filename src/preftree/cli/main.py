@@ -17,6 +17,7 @@ import typer
 from preftree import __version__
 from preftree.cli import (
     chat,
+    collect,
     completion,
     data,
     demo,
@@ -49,6 +50,7 @@ app.command("sweep", context_settings=train.OPEN)(sweep.sweep)
 app.add_typer(ref.app, name="ref", help="Reference log-probs, computed once.")
 app.command("generate")(generate.generate)
 app.command("chat")(chat.chat)
+app.add_typer(collect.app, name="collect", help="People compare responses; votes become training data.")
 app.add_typer(eval.app, name="eval", help="Measure a run.")
 app.command("report")(report.report)
 app.command("export")(export.export)

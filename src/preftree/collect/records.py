@@ -153,6 +153,38 @@ class Shown:
 
 
 @dataclass(frozen=True, slots=True)
+class ShownNow:
+    """What was shown, and what was done with it.
+
+    Attributes:
+      shown: What was shown.
+      last: Kind of its last row; None where nothing was done.
+      turns: Number of its rows.
+    """
+
+    shown: Shown
+    last: Kind | None
+    turns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Picked:
+    """How a pair came to be shown.
+
+    Attributes:
+      pair: Its number.
+      by: Why it was chosen.
+      p: Probability of the choice, among the pairs that were left.
+      place: Its place in the order of choices.
+    """
+
+    pair: int
+    by: PickedBy
+    p: float | None
+    place: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class Vote:
     """A row that is only ever added: what an annotator did with what was shown.
 
@@ -175,6 +207,21 @@ class Vote:
     ms: int
     at: float
     note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What the store has of a vote that was sent to it.
+
+    Attributes:
+      row: The row of its (shown, turn).
+      is_new: Whether it was added; otherwise it was there before.
+      before: Kind of the row before it, of a new one: what an undo takes back.
+    """
+
+    row: Vote
+    is_new: bool
+    before: Kind | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,11 +44,13 @@ CREATE TABLE vote (
   choice TEXT CHECK (choice IN ('first', 'second', 'tie', 'bad')),
   strength INTEGER CHECK (strength BETWEEN 1 AND 4), ms INTEGER NOT NULL, at REAL NOT NULL,
   note TEXT NOT NULL DEFAULT '',
-  UNIQUE (shown, turn), CHECK ((kind = 'vote') = (choice IS NOT NULL)), CHECK ((kind = 'undo') = (turn % 2 = 1))) STRICT;
+  UNIQUE (shown, turn), CHECK ((kind = 'vote') = (choice IS NOT NULL)),
+  CHECK ((kind = 'undo') = (turn % 2 = 1))) STRICT;
 CREATE TRIGGER votes_stay BEFORE UPDATE ON vote BEGIN SELECT RAISE(ABORT, 'votes are only added'); END;
 CREATE TRIGGER votes_are_kept BEFORE DELETE ON vote BEGIN SELECT RAISE(ABORT, 'votes are only added'); END;
 CREATE INDEX response_of_item ON response (item);
 CREATE INDEX shown_to ON shown (annotator, at);
+CREATE INDEX pair_of_item ON pair (item);
 """
 
 
