@@ -105,7 +105,10 @@ NOT_OF_THE_PACKAGE = {"bench", "dev", "real"}
 @pytest.mark.parametrize("extra", sorted(set(PYPROJECT["project"]["optional-dependencies"]) - NOT_OF_THE_PACKAGE))
 def test_every_extra_is_imported(extra: str) -> None:
     named = {re.split(r"[\s<>=;\[]", item)[0] for item in PYPROJECT["project"]["optional-dependencies"][extra]}
-    wanted = {{"llama-cpp-python": "llama_cpp", "argon2-cffi": "argon2", "markdown-it-py": "markdown_it"}.get(name, name) for name in named}
+    wanted = {
+        {"llama-cpp-python": "llama_cpp", "argon2-cffi": "argon2", "markdown-it-py": "markdown_it"}.get(name, name)
+        for name in named
+    }
     assert wanted <= set().union(*map(mentions, TREES.values()))
 
 

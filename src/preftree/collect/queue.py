@@ -166,7 +166,8 @@ class Queue:
             visitor.done -= 1
             if state is not None:
                 self._count(state, -1 if undone == "vote" else 0)
-                self._lease(replace(shown, until=self._now + self.settings.lease), self._now)
+                if state.votes + len(state.leases) < self.settings.overlap:
+                    self._lease(shown, self._now)
             return
         visitor.waiting.pop(shown.id, None)
         visitor.turns.pop(shown.id, None)
@@ -298,8 +299,6 @@ class Queue:
         before = min(state.votes, self.settings.overlap)
         state.votes += change
         self.votes += min(state.votes, self.settings.overlap) - before
-        if change < 0:
-            self._reopen(state)
 
     def _reopen(self, state: _State) -> None:
         self._first_open = min(self._first_open, state.place)

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from preftree.collect.read import read_settings
 from preftree.collect.records import Annotator, Choice, Kept, Picked, Settings, Shown, ShownNow, Vote
@@ -26,6 +26,7 @@ class OutOfTurn(Exception):
     """An action that comes before an earlier one of the same `shown`."""
 
 
+@runtime_checkable
 class Store(Protocol):
     """What keeps a project. A future is done when what it adds is on the disk."""
 
@@ -47,7 +48,7 @@ class Store(Protocol):
         ...
 
     def leased(self, now: float) -> list[Shown]:
-        """What was shown, has no row of votes, and has a lease beyond `now`."""
+        """What was shown, has no vote now, and has a lease beyond `now`."""
         ...
 
     def show(self, shown: Sequence[Shown], picked: Sequence[Picked]) -> Future[None]:
@@ -109,7 +110,7 @@ class SqliteStore:
     def leased(self, now: float) -> list[Shown]:
         """See `Store`."""
         query = f"""SELECT {_SHOWN} FROM shown s WHERE until > ?
-            AND NOT EXISTS (SELECT 1 FROM vote WHERE shown = s.id) ORDER BY at, rowid"""
+            AND (SELECT count(*) FROM vote WHERE shown = s.id) % 2 = 0 ORDER BY at, rowid"""
         return [_shown(row) for row in self.reading.execute(query, (now,))]
 
     def show(self, shown: Sequence[Shown], picked: Sequence[Picked]) -> Future[None]:

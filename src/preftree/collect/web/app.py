@@ -80,10 +80,12 @@ def serve(store: SqliteStore, host: str, port: int, *, public_url: str | None, s
             "--host out"
         )
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    # asyncio switches Nagle's delay of 40 ms off only where the protocol is named.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
+        listener.listen(2048)  # a link that is printed can be opened
     except OSError as error:
         raise ConfigError(f"{host} port {port} cannot be used ({error.strerror}); give another --port") from error
     port = listener.getsockname()[1]
