@@ -10,7 +10,7 @@ import numpy as np
 from scipy.special import expit
 
 from preftree.collect.fill import make_project
-from preftree.collect.queue import Queue
+from preftree.collect.propose import open_queue
 from preftree.collect.records import Settings, Shown, Side, Vote
 from preftree.collect.store import SqliteStore
 
@@ -28,7 +28,7 @@ def vote_all(path: Path, people: dict[str, Decide], *, seed: int = 0, ms: int = 
     generator = np.random.default_rng(seed)
     store = SqliteStore(path)
     try:
-        queue, now = Queue(store, 1000.0), 1000.0
+        queue, now = open_queue(store, 1000.0), 1000.0
         numbers = {name: store.join(name).id for name in people}
         busy, count = list(people), 0
         while busy and count < most:
