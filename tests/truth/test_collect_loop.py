@@ -178,8 +178,19 @@ def reward_of(
     return dict(meter(load_model(home / name / "model")))
 
 
+ARMS = ("people", "oracle", "aggregated", "raw")
+
+
 def loop(
-    home: Path, world: World, seed: int, *, pairs: int, texts: int, sft_steps: int, steps: int
+    home: Path,
+    world: World,
+    seed: int,
+    *,
+    pairs: int,
+    texts: int,
+    sft_steps: int,
+    steps: int,
+    arms: Sequence[str] = ARMS,
 ) -> dict[str, float]:
     """Exact reward by arm: people and an oracle that err alike; with adversaries, votes aggregated and as they are."""
     home.mkdir(parents=True)
