@@ -51,6 +51,7 @@ EXPECTED: dict[str, Record] = {
     "question_pair": Preference(
         (Message("system", "Be brief."), *ICE), COLD, HOT, figures={"margin": (1.5,), "scores": (8.0, 6.5)}
     ),
+    "collected": Preference("Is ice cold?", "Yes.", "It is hot.", weight=2.0, figures={"win_prob": (0.75,)}),
     "preferred_output": Preference(ICE, COLD, HOT),
     "stack_exchange": PLAIN_ICE,
     "arena": Preference(ICE, COLD, HOT),
@@ -443,7 +444,7 @@ def test_what_a_format_reads_is_what_it_names(name: str) -> None:
     empty = (None, "", [], {})
     beside = [field for field, value in EXAMPLES[name].items() if field not in named and value not in empty]
     assert form.unread(EXAMPLES[name]) == beside
-    assert form.unread(EXAMPLES[name] | {"source": "x", "empty": None, "blank": ""})[-1] == "source"
+    assert form.unread(EXAMPLES[name] | {"origin": "x", "empty": None, "blank": ""})[-1] == "origin"
     for field in ("system", "tools", "chat_template_kwargs", "thinking", "winner", "kto_tag", "rejected_messages"):
         if field not in named:
             with pytest.raises(RowFault) as caught:

@@ -121,6 +121,26 @@ def test_a_certain_judge_is_a_label():
     given = draw(Case("sppo_soft", LOSSES["sppo"].function, ("policy", "ref"), {}))
     soft = bind("sppo_soft", {"beta": 0.1})(**given, win_prob=torch.ones(7).double())
     torch.testing.assert_close(soft, bind("sppo", {"beta": 0.1})(**given), rtol=1e-14, atol=0)
+    ties = torch.zeros(7).bool()
+    soft = bind("dpo_soft", {"beta": 0.1})(**given, win_prob=torch.ones(7).double(), ties=ties)
+    torch.testing.assert_close(soft, bind("dpo", {"beta": 0.1})(**given), rtol=1e-14, atol=0)
+
+
+def test_votes_of_one_pair_are_one_soft_row():
+    """Three votes, two for the chosen response: DPO on three rows, and one row of weight 3 with win_prob 2/3."""
+    given = draw(Case("dpo", LOSSES["dpo"].function, ("policy", "ref"), {}))
+    turned = {name: PairSums(p.rejected, p.chosen, p.rejected_tokens, p.chosen_tokens) for name, p in given.items()}
+    rows = 2 * bind("dpo", {"beta": 0.1})(**given) + bind("dpo", {"beta": 0.1})(**turned)
+    share, ties = torch.full((7,), 2 / 3, dtype=torch.float64), torch.zeros(7).bool()
+    soft = bind("dpo_soft", {"beta": 0.1})(**given, win_prob=share, ties=ties)
+    torch.testing.assert_close(3 * soft, rows, rtol=1e-13, atol=0)
+
+
+def test_soft_labels_of_one_certainty_are_cdpo():
+    given = draw(Case("cdpo", LOSSES["cdpo"].function, ("policy", "ref"), {}))
+    same, ties = torch.full((7,), 0.8, dtype=torch.float64), torch.zeros(7).bool()
+    soft = bind("dpo_soft", {"beta": 0.3})(**given, win_prob=same, ties=ties)
+    torch.testing.assert_close(soft, bind("cdpo", {"beta": 0.3, "label_smoothing": 0.2})(**given), rtol=1e-13, atol=0)
 
 
 def test_the_squared_form_of_gpo_is_ipo():

@@ -101,6 +101,20 @@ WORKED = [
     ("dpop", {"beta": 0.2, "penalty": 3}, {}, [math.log(1 + math.exp(-0.4)), SOFTPLUS[1]]),
     # targets +-.5: (1 - .5)^2 + (-1 + .5)^2; targets 0: 1 + 1
     ("sppo_soft", {"beta": 0.5}, {}, [0.5, 2.0]),
+    # p = .75 and .5 of a judge, margins 1 and -1
+    (
+        "dpo_soft",
+        {"beta": 0.5},
+        {"ties": torch.tensor([False, False])},
+        [0.75 * SOFTPLUS[-1] + 0.25 * SOFTPLUS[1], (SOFTPLUS[-1] + SOFTPLUS[1]) / 2],
+    ),
+    # a tie is .5, whatever the judge says
+    (
+        "dpo_soft",
+        {"beta": 0.5},
+        {"ties": torch.tensor([True, False]), "win_prob": torch.tensor([1.0, 0.9], dtype=torch.float64)},
+        [(SOFTPLUS[-1] + SOFTPLUS[1]) / 2, 0.9 * SOFTPLUS[1] + 0.1 * SOFTPLUS[-1]],
+    ),
     # .5 (e + 1 - 1/e + 1) = 2.175 is clipped to 2, and to -2
     ("chi_po", {"beta": 0.5, "reward_bound": 1}, {}, [SOFTPLUS[-2], SOFTPLUS[2]]),
     # 2 - (1.5 - .5) = 1; -2 - 0
@@ -319,6 +333,7 @@ def test_the_multiplier_rises_where_the_cost_is_over_the_bound():
         ("odpo", {}, {"margins": values(1, math.nan)}, "must be > 0, got nan"),
         ("modpo", {}, {"other_margins": values(1)}, "other_margins must hold one entry per pair, got 1 for 2 pairs"),
         ("sppo_soft", {}, {"win_prob": values(1)}, "win_prob must hold one entry per pair"),
+        ("dpo_soft", {}, {"win_prob": values(1)}, "win_prob must hold one entry per pair"),
         ("rao_kupper", {"nu": 1}, {}, "a tie is impossible with nu = 1"),
         ("davidson", {"nu": 0}, {}, "a tie is impossible with nu = 0"),
         ("tdpo1", {}, {"kl": both((1,), (1,))}, "chosen kl must hold one entry per pair"),

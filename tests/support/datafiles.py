@@ -79,6 +79,18 @@ OASST: list[Row] = [
 ]
 EXAMPLES: dict[str, Row] = {
     "explicit": {"prompt": "2+2=", "chosen": " 4", "rejected": " 5", "weight": 2, "margin": 0.5},
+    "collected": {
+        "prompt": "Is ice cold?",
+        "chosen": "Yes.",
+        "rejected": "It is hot.",
+        "win_prob": 0.75,
+        "weight": 2,
+        "votes": [{"by": "a1", "choice": "chosen", "side": "left", "ms": 900}, {"by": "a2", "choice": "rejected"}],
+        "slice": "physics",
+        "alpha_slice": 0.4,
+        "source": {"chosen": {"model": "m"}, "rejected": {"model": "n"}},
+        "pair": 3,
+    },
     "conversational": {
         "prompt": [said("system", "Be brief."), said("user", "2+2?")],
         "chosen": [said("assistant", "4")],

@@ -298,6 +298,14 @@ FACTS: dict[str, Facts] = {
         delta_only=True,
         swap=lambda policy, ref, beta, label_smoothing: -(1 - 2 * label_smoothing) * beta * gap(policy, ref),
     ),
+    "dpo_soft": Facts(
+        options=({"beta": 0.1}, {"beta": 0.5}),
+        oracle=lambda policy, ref, win_prob, ties, beta: (
+            softplus(beta * gap(policy, ref)) - np.where(ties, 0.5, win_prob) * beta * gap(policy, ref)
+        ),
+        at_reference=lambda beta: LN_2,
+        delta_only=True,
+    ),
     "robust": Facts(
         options=SMOOTH,
         oracle=lambda policy, ref, beta, label_smoothing: (

@@ -194,6 +194,16 @@ def test_pairs_carry_what_the_rows_say(place: Path, tmp_path: Path) -> None:
     assert again.tolist() == drawn.tolist()
 
 
+def test_rows_without_a_probability_are_certain_to_soft_labels(place: Path, tmp_path: Path) -> None:
+    data = write(tmp_path / "some.jsonl", [pair(0), pair(1) | {"win_prob": 0.7}, pair(2) | {"tie": True}])
+    words = ("loss=dpo_soft", f"data={data}", f"cache={tmp_path}")
+    found, _ = open_part(bind_objective(dpo_config(place, "unused", *words))[0])
+    examples = [found.store[int(row)] for row in found.rows]
+    assert [example.figures.get("win_prob") for example in examples] == [None, (0.7,), None]
+    given = scored_inputs(place, tmp_path, str(data), "win_prob", "ties", loss="dpo_soft")[0]
+    assert given["win_prob"].tolist() == [1, 0.7, 1] and given["ties"].tolist() == [False, False, True]
+
+
 def test_ties_reach_the_losses_that_take_them(place: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     given, examples, *_ = scored_inputs(place, tmp_path, "pairs.jsonl", "ties", loss="davidson")
@@ -322,7 +332,7 @@ def test_every_loss_says_what_its_data_lacks(place: Path, tmp_path: Path, name: 
     """Bare pairs, labels, demonstrations and rankings: taken, or refused in one sentence."""
     write(place / "demonstrations.jsonl", [{"prompt": f"{i}: p", "completion": " good"} for i in range(3)])
     spec, unit = LOSSES[name], LOSSES[name].kind
-    lacking = [words for key, words in NEEDS.items() if key in spec.inputs]
+    lacking = [words for key, words in NEEDS.items() if key in spec.inputs and key not in spec.optional]
     told = {data: opened(place, tmp_path, name, f"{data}.jsonl") for data in ("plain", "labels", "lists")}
     told["demonstrations"] = opened(place, tmp_path, name, "demonstrations.jsonl")
     assert all("\n" not in sentence for sentence in told.values())

@@ -70,6 +70,17 @@ def divergence_optimum(
 
 
 @pytest.mark.parametrize("beta", BETAS)
+def test_soft_labels_reach_the_optimum_of_hard_ones(beta: float) -> None:
+    """Each pair once, with the probability of its label: delta = logit(p) / beta, which all pairs of six arms allow."""
+    found = optimise("dpo_soft", {"beta": beta}, SIX_ARMS)
+    assert total_variation(found, dpo_optimum(SIX_ARMS, beta=beta)) < 1e-6
+    ratio = np.log(found / np.array(SIX_ARMS.reference))
+    delta, p = ratio[:, None] - ratio[None, :], SIX_ARMS.chances()
+    off = ~np.eye(6, dtype=bool)
+    np.testing.assert_allclose(delta[off], logit(p[off]) / beta, atol=1e-4)
+
+
+@pytest.mark.parametrize("beta", BETAS)
 def test_dpo_reaches_the_tilted_reference(beta: float) -> None:
     p, r = np.array(SIX_ARMS.reference), np.array(SIX_ARMS.rewards)
     expected = p * np.exp(r / beta)

@@ -1,4 +1,4 @@
-"""`preftree collect new | sample | serve | label | invite`."""
+"""`preftree collect new | sample | serve | label | invite | stats | export`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from preftree.cli.collect_votes import export, stats
 from preftree.cli.shared import Precision, Samples, SamplingTemperature, Seed, TopP, whole_number
 
 if TYPE_CHECKING:
@@ -20,6 +21,10 @@ Project = Annotated[Path, typer.Argument(metavar="P.db", help="The project file.
 @app.callback()
 def _root() -> None:
     """People compare responses; votes become training data."""
+
+
+app.command("stats")(stats)
+app.command("export")(export)
 
 
 @app.command("new")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from preftree.collect.propose import open_queue
 from preftree.collect.queue import Queue
 from preftree.collect.records import Kind, Shown, Side, Vote
 from preftree.collect.store import SqliteStore
@@ -29,7 +30,7 @@ def label_pairs(store: SqliteStore, name: str) -> None:
     annotator = store.join(name)
     if annotator.state != "active":
         raise ConfigError(f"{name} is paused in this project; the admin can change that on the admin's page")
-    queue, settings = Queue(store, time.time()), store.settings()
+    queue, settings = open_queue(store), store.settings()
     done: list[tuple[Shown, int]] = []
     pending: list[tuple[Shown, int]] = []
     console.print(f"{settings.title}\n{KEYS}", style="dim")

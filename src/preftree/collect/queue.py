@@ -20,6 +20,11 @@ from preftree.collect.store import Store, new_shown_id
 APART = 20
 """A repeat comes at least this many pairs after its first showing."""
 
+OPEN, AHEAD = 12, 64
+"""An annotator gets one of the first so many open pairs that they can vote on, from this far ahead. Were it always the
+first one, people who work at one pace would share all their pairs with the same few others, and nothing would compare
+them with the rest."""
+
 REMEMBERED = 200
 """A repeat is one of the last so many pairs."""
 
@@ -216,9 +221,12 @@ class Queue:
             return self._show(annotator, visitor, gold, now)
         if golds <= roll < golds + repeats and (earlier := self._repeatable(visitor)) is not None:
             return self._show(annotator, visitor, earlier.pair, now, earlier)
-        pair = self._picked_pair(visitor)
-        if pair is None:
-            pair = self._pick(picked)
+        first = self._picked_pair(visitor)
+        found = [] if first is None else [first, *self._next_open(visitor)]
+        place = int(self._draw(f"open:{annotator}:{visitor.shown}") * OPEN)
+        pair = found[place] if place < len(found) else self._pick(picked)
+        if pair is None and found:  # nothing is left to be picked
+            pair = found[place % len(found)]
         return None if pair is None else self._show(annotator, visitor, pair, now)
 
     def _show(self, annotator: int, visitor: _Visitor, pair: int, now: float, earlier: Shown | None = None) -> Shown:
@@ -244,11 +252,19 @@ class Queue:
         """The first picked pair that lacks votes and leases, and that the annotator has not seen."""
         while visitor.cursor < len(self._order):
             pair = self._order[visitor.cursor]
-            state = self._states[pair]
-            if pair not in visitor.seen and state.votes + len(state.leases) < self.settings.overlap:
+            if pair not in visitor.seen and self._is_open(pair):
                 return pair
             visitor.cursor += 1
         return None
+
+    def _next_open(self, visitor: _Visitor) -> list[int]:
+        """Further picked pairs, a little ahead of the first one, that lack votes and leases and were not seen."""
+        ahead = self._order[visitor.cursor + 1 : visitor.cursor + 1 + AHEAD]
+        return [pair for pair in ahead if pair not in visitor.seen and self._is_open(pair)][: OPEN - 1]
+
+    def _is_open(self, pair: int) -> bool:
+        state = self._states[pair]
+        return state.votes + len(state.leases) < self.settings.overlap
 
     def _pick(self, picked: list[Picked]) -> int | None:
         if not self._left:

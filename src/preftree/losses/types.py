@@ -145,6 +145,7 @@ class LossSpec:
       advance: The state after a step, from the step's inputs (including the state) and options, by name; pure and
         detached. The loss function always receives the state before the step.
       file_hash: SHA-256 of the file of a user's loss; empty for the losses of this package.
+      optional: Inputs of the data that a row may lack; it then has the neutral value of `records.FIGURES`.
     """
 
     function: Callable[..., Tensor]
@@ -155,6 +156,7 @@ class LossSpec:
     initial_state: Mapping[str, float] = field(default_factory=dict)
     advance: Callable[..., dict[str, float]] | None = None
     file_hash: str = ""
+    optional: tuple[str, ...] = ()
 
     @property
     def inputs(self) -> tuple[str, ...]:

@@ -266,7 +266,7 @@ def _usable(store: TokenStore, objective: Objective | None, path: str) -> Int[np
 def _check_figures(store: TokenStore, rows: Int[np.ndarray, " N"], objective: Objective, path: str) -> None:
     rows_without_ties = rows[~store.ties[rows]]
     for figure in FIGURES.values():
-        if figure.input not in objective.inputs or objective.kind not in figure.kinds:
+        if figure.input not in objective.required or objective.kind not in figure.kinds:
             continue
         need = f"loss {objective.label} needs"
         lacking = rows_without_ties[~store.has(figure.name)[rows_without_ties]]

@@ -67,6 +67,11 @@ class Objective:
         return any(part.loss.spec.needs_reference for part in self.parts)
 
     @property
+    def required(self) -> set[str]:
+        """Inputs that every row of the data must have."""
+        return {name for part in self.parts for name in part.loss.inputs if name not in part.loss.spec.optional}
+
+    @property
     def takes_ties(self) -> bool:
         """Whether all losses of pairs read ties; a loss that does not would prefer the first response."""
         losses = [part.loss for part in self.parts if part.loss.spec.kind != "demonstration"]

@@ -13,6 +13,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from preftree.config.load import AnyConfig
+from preftree.data.sources.votes_behind import votes_behind
 from preftree.errors import TrainingError
 from preftree.models.adapters import adapted_layers, adapted_share, base_tensors, trained_parameters
 from preftree.models.beside_weights import stored_dtype
@@ -217,6 +218,7 @@ def finish(
         "training_seconds": round(progress.seconds, 3),
         "peak_memory_bytes": writer.peak_memory(run.ranks),
         "held_out": dict(figures),
+        **votes_behind(run.config.data.path),
         **about,
     }
     try:

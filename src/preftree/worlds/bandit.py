@@ -59,8 +59,9 @@ def expected_loss(
 ) -> Float[Tensor, ""]:
     """The loss's exact expectation over examples and labels, for the policy softmax(logits); differentiable.
 
-    Pairs have Bradley-Terry labels; a loss with ties has labels of its tie model, whose nu is that of its options;
-    a loss of lists has every list of three different responses, ranked by Plackett-Luce.
+    Pairs have Bradley-Terry labels, or their probabilities where the loss takes these; a loss with a tie model has its
+    labels, whose nu is that of its options; a loss of lists has every list of three different responses, ranked by
+    Plackett-Luce.
 
     Args:
       loss: A bound loss of pairs or lists, with a reference.
@@ -79,7 +80,7 @@ def expected_loss(
 def _paired(loss: BoundLoss, policy: Tensor, ref: Tensor, bandit: Bandit, multiplier: float) -> tuple[Tensor, Tensor]:
     winner, loser = np.nonzero(~np.eye(len(ref), dtype=bool))
     chances, ties = bandit.chances()[winner, loser], np.zeros(len(winner), dtype=bool)
-    if "ties" in loss.inputs:
+    if "nu" in loss.options:
         ties, nu = ("davidson", 2.0) if loss.name == "davidson" else ("rao_kupper", 1.0)
         gaps, parameter = bandit.gaps()[winner, loser], nu * float(loss.options["nu"])
         win = win_chances(ties, gaps, parameter)
@@ -98,7 +99,11 @@ def _paired(loss: BoundLoss, policy: Tensor, ref: Tensor, bandit: Bandit, multip
         "costs": PairValues(known[high], known[low]),
         "state": {"multiplier": multiplier},
     }
-    weight = (ref[high] + ref[low]).exp() * torch.from_numpy(chances)
+    weight = (ref[high] + ref[low]).exp()
+    if "win_prob" in loss.inputs:
+        given["win_prob"] = torch.from_numpy(chances)
+    else:
+        weight = weight * torch.from_numpy(chances)
     return loss(**{name: given[name] for name in loss.inputs}), weight
 
 

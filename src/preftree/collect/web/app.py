@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import socket
-import time
 from collections.abc import Callable
 
 import uvicorn
@@ -16,7 +15,7 @@ from starlette.routing import Mount
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
-from preftree.collect.queue import Queue
+from preftree.collect.propose import open_queue
 from preftree.collect.store import SqliteStore
 from preftree.collect.web.admin import admin_routes
 from preftree.collect.web.guard import Guard
@@ -38,7 +37,7 @@ def make_app(store: SqliteStore, origins: frozenset[str], url: str) -> ASGIApp:
       origins: Addresses under which browsers may reach it.
       url: The one that links have.
     """
-    site = Site(store, Queue(store, time.time()), Identity(store.secret), url, {})
+    site = Site(store, open_queue(store), Identity(store.secret), url, {})
 
     async def refused(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)

@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
+from preftree.collect.propose import open_queue
 from preftree.collect.queue import Queue
 from preftree.collect.records import Annotator, Shown
 from preftree.collect.store import SqliteStore
@@ -100,7 +101,7 @@ class Site:
 
     def begin_anew(self) -> None:
         """Make the queue from what the store has."""
-        self.queue = Queue(self.store, time.time())
+        self.queue = open_queue(self.store)
 
     def page(self, name: str, status: int = 200, **values: Any) -> Response:
         """A page from its template."""

@@ -8,6 +8,7 @@ message, or text beside a prompt of messages. LLaMA-Factory's `chosen_messages` 
 
 from __future__ import annotations
 
+from preftree.data.formats import collected
 from preftree.data.rows.assemble import assemble
 from preftree.data.rows.faults import RowFault
 from preftree.data.rows.fields import Row
@@ -22,7 +23,7 @@ _ELSEWHERE = {"messages", "conversations", "conversation", "instruction", "quest
 def detect(row: Row) -> bool:
     """Whether there are two sides, a conversation among them and the prompt."""
     names = _sides(row)
-    if names is None:
+    if names is None or collected.detect(row):
         return False
     chosen, rejected = row[names[0]], row[names[1]]
     if not (_is_messages(chosen) or _is_messages(rejected) or _is_messages(row.get("prompt"))):

@@ -5,7 +5,7 @@ The responses follow the prompt unchanged, with nothing in between. A `system` t
 
 from __future__ import annotations
 
-from preftree.data.formats import hh, tldr_pairs
+from preftree.data.formats import collected, hh, tldr_pairs
 from preftree.data.rows.assemble import assemble
 from preftree.data.rows.fields import Row
 from preftree.data.rows.format import make_format
@@ -16,11 +16,11 @@ _NAMES = ("prompt", "chosen", "rejected")
 
 
 def detect(row: Row) -> bool:
-    """Whether the three are text, and neither TL;DR pairs nor transcripts."""
+    """Whether the three are text, and neither TL;DR pairs nor transcripts nor pairs with votes."""
     for name in _NAMES:
         if not isinstance(row.get(name), str):
             return False
-    return not (tldr_pairs.detect(row) or hh.detect(row))
+    return not (tldr_pairs.detect(row) or hh.detect(row) or collected.detect(row))
 
 
 def read(row: Row) -> Record:

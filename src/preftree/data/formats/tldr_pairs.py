@@ -6,6 +6,7 @@ The comparisons of Stiennon et al. 2020 (arXiv:2009.01325) as CarperAI published
 
 from __future__ import annotations
 
+from preftree.data.formats import collected
 from preftree.data.rows.faults import RowFault
 from preftree.data.rows.fields import Row, preference, response_text, take, text
 from preftree.data.rows.format import make_format
@@ -22,7 +23,7 @@ def detect(row: Row) -> bool:
         if not (isinstance(side, str) and side.lstrip().startswith(TLDR)):
             return False
     prompt = row.get("prompt")
-    return isinstance(prompt, str) and not prompt.rstrip().endswith(TLDR)
+    return isinstance(prompt, str) and not prompt.rstrip().endswith(TLDR) and not collected.detect(row)
 
 
 def read(row: Row) -> Preference:

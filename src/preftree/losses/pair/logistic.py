@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from jaxtyping import Float
+import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from preftree.losses.numerics import tangent_exp
 from preftree.losses.options import Beta, LabelSmoothing, Noise, NotNegative, Part, Positive, checked
-from preftree.losses.quantities import LN_2, delta, logratios, per_token, scaled, scaled_logratios
+from preftree.losses.quantities import LN_2, check_one_each, delta, logratios, per_token, scaled, scaled_logratios
 from preftree.losses.types import LossSpec, PairSums, PairValues
 
 
@@ -46,6 +47,29 @@ def cdpo(
     """
     margin = beta * delta(policy, ref)
     return -(1 - label_smoothing) * logsigmoid(margin) - label_smoothing * logsigmoid(-margin)
+
+
+@checked
+def dpo_soft(
+    policy: PairSums, ref: PairSums, win_prob: Float[Tensor, " P"], ties: Bool[Tensor, " P"], *, beta: Beta = 0.1
+) -> Float[Tensor, " P"]:
+    """Expected loss of DPO over labels that are as certain as their row says: soft labels, of votes or of a judge.
+
+    loss = -p log sigmoid(beta * delta) - (1 - p) log sigmoid(-beta * delta), p = win_prob, 1/2 for a tie
+
+    Its minimum is finite where p is not 0 or 1: beta * delta = log(p / (1 - p)). n votes of which a share p is for the
+    chosen response train as one row of weight n and this p; `cdpo` has one p for all rows.
+
+    Args:
+      win_prob: Probability that the chosen response is preferred, in [0, 1], [P]; 1 in rows without one, which is DPO.
+      ties: Whether neither response of the pair is preferred, [P].
+    At policy == reference: ln 2.
+    Source: Mitchell 2023, "A note on DPO with noisy preferences and relationship to IPO", Eq. 3, with a probability for
+      each row.
+    """
+    check_one_each(policy, win_prob=win_prob, ties=ties)
+    margin, p = beta * delta(policy, ref), torch.where(ties, 0.5, win_prob)
+    return -p * logsigmoid(margin) - (1 - p) * logsigmoid(-margin)
 
 
 @checked
@@ -180,6 +204,7 @@ def _exo_at_reference(*, label_smoothing: float, **_: float) -> float:
 SPECS = {
     "dpo": LossSpec(dpo, LN_2, scaled_logratios, trl=("sigmoid",)),
     "cdpo": LossSpec(cdpo, LN_2, scaled_logratios),
+    "dpo_soft": LossSpec(dpo_soft, LN_2, scaled_logratios, optional=("win_prob",)),
     "robust": LossSpec(robust, LN_2, scaled_logratios, trl=("robust",)),
     "dpo_shift": LossSpec(dpo_shift, LN_2, shifted_logratios),
     "exo": LossSpec(exo, _exo_at_reference, scaled_logratios, trl=("exo_pair",)),

@@ -170,8 +170,12 @@ class _ListInputs(_Inputs):
 def _figure(
     figure: RowFigure, kind: Kind, scores: Scores, examples: Sequence[TokenExample]
 ) -> Float[Tensor, " _"] | PairValues:
-    """A figure of the data: one value per example or response; for pairs, the values of each side."""
-    values = [_known(example.figures.get(figure.name)) for example in examples]
+    """A figure of the data: one value per example or response; for pairs, the values of each side.
+
+    A row without a value has the neutral one; where the loss needs one in every row, the run stops at its start.
+    """
+    neutral = None if figure.per_response else (figure.neutral,)
+    values = [_known(example.figures.get(figure.name, neutral)) for example in examples]
     if figure.per_response and kind == "pair":
         return PairValues(*(_numbers([pair[side] for pair in values], scores) for side in (0, 1)))
     return _numbers([value for row in values for value in row], scores)
