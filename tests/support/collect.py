@@ -8,13 +8,16 @@ import os
 import signal
 import socket
 import sqlite3
+import subprocess
+import sys
 import time
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+import preftree
 from preftree.collect.fill import Filling
 from preftree.collect.records import Settings
 from preftree.collect.schema import connect
@@ -81,6 +84,10 @@ def fork_server(path: Path, port: int) -> int:
             code = 0
         finally:
             os._exit(code)
+    return _opened(child, port)
+
+
+def _opened(child: int, port: int) -> int:
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline:
         try:
@@ -91,6 +98,15 @@ def fork_server(path: Path, port: int) -> int:
     raise TimeoutError("the server does not start")
 
 
+def spawn_server(path: Path, port: int) -> int:
+    """The same in a process that shares no descriptor with this one; a browser's driver would wait for it otherwise."""
+    paths = [str(Path(preftree.__file__).parents[1]), str(Path(__file__).parents[1])]
+    command = [sys.executable, "-m", "support.collect", str(path), str(port)]
+    started = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)})
+    started.returncode = 0  # `end` waits for it
+    return _opened(started.pid, port)
+
+
 def end(child: int, signum: int = signal.SIGKILL) -> None:
     """End a server and wait for it."""
     os.kill(child, signum)
@@ -98,10 +114,10 @@ def end(child: int, signum: int = signal.SIGKILL) -> None:
 
 
 @contextmanager
-def served(path: Path) -> Iterator[int]:
+def served(path: Path, start: Callable[[Path, int], int] = fork_server) -> Iterator[int]:
     """Serve a project; the port."""
     port = free_port()
-    child = fork_server(path, port)
+    child = start(path, port)
     try:
         yield port
     finally:
@@ -203,3 +219,8 @@ def rows(path: Path, query: str, *values: object) -> list[tuple]:
         return project.execute(query, values).fetchall()
     finally:
         project.close()
+
+
+if __name__ == "__main__":
+    with own_project(Path(sys.argv[1])) as project:
+        serve(project, "127.0.0.1", int(sys.argv[2]), public_url=None, started=lambda url: None)

@@ -114,9 +114,10 @@ def kill_many(folder: Path, kills: int, seed: int) -> dict[str, Any]:
     }
     counted = rows(
         path,
-        """SELECT count(*) FROM pair p WHERE votes <> (SELECT count(*) FROM vote v JOIN shown s ON s.id = v.shown
-           WHERE s.pair = p.id AND s.visit = 0 AND v.kind = 'vote' AND NOT EXISTS
-           (SELECT 1 FROM vote w WHERE w.shown = v.shown AND w.turn = v.turn + 1))""",
+        """SELECT count(*) FROM pair p LEFT JOIN (SELECT s.pair, count(*) AS counted FROM vote v
+           JOIN shown s ON s.id = v.shown WHERE s.visit = 0 AND v.kind = 'vote' AND NOT EXISTS
+           (SELECT 1 FROM vote w WHERE w.shown = v.shown AND w.turn = v.turn + 1) GROUP BY s.pair) c ON c.pair = p.id
+           WHERE p.votes <> coalesce(counted, 0)""",
     )
     twice = rows(path, "SELECT count(*) - count(DISTINCT shown || ':' || turn) FROM vote")
     return {

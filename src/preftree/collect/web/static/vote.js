@@ -1,7 +1,7 @@
 // The voting page: one key is one vote, and no vote is lost.
 // A vote is written to localStorage before anything else, sent in order, and removed when the server has kept it.
 
-const BEHIND_A_VOTE = 200; // milliseconds in which a second press is taken for the first one's bounce
+const BEHIND_A_VOTE = 120; // milliseconds in which a second press is taken for the first one's bounce
 const MOST_UNDONE = 20;
 const AT_ONCE = 100;
 const who = document.body.dataset.who;
@@ -280,7 +280,7 @@ document.addEventListener("visibilitychange", () => {
 });
 
 function grade(value) {
-  if (document.body.dataset.strength !== "yes" || !pairs.length) return;
+  if (document.body.dataset.graded !== "yes" || !pairs.length) return;
   strength = strength === value ? null : value;
   show();
 }
