@@ -17,11 +17,15 @@ from preftree.stats.intervals import Estimate
 
 _FOR_FIRST = {"first": 1.0, "second": 0.0, "tie": 0.5, "bad": 0.5}
 
-_BALLOTS = """
-SELECT v.id, s.pair, s.annotator, v.choice, s.first_is_left, v.ms, s.repeat_of IS NOT NULL, s.rowid, o.rowid
+_IS_LAST = """(v.shown NOT IN (SELECT shown FROM vote WHERE kind = 'undo')
+    OR NOT EXISTS (SELECT 1 FROM vote w WHERE w.shown = v.shown AND w.turn = v.turn + 1))"""
+"""Whether a row is the last of its `shown`; only where something was undone are there further ones."""
+
+_BALLOTS = f"""
+SELECT v.id, s.pair, s.annotator, CASE v.choice WHEN 'first' THEN 2 WHEN 'second' THEN 0 ELSE 1 END,
+  s.first_is_left, v.ms, s.repeat_of IS NOT NULL, s.rowid, coalesce(o.rowid, -1)
 FROM vote v JOIN shown s ON s.id = v.shown LEFT JOIN shown o ON o.id = s.repeat_of
-WHERE v.kind = 'vote' AND NOT EXISTS (SELECT 1 FROM vote w WHERE w.shown = v.shown AND w.turn = v.turn + 1)
-ORDER BY v.id
+WHERE v.kind = 'vote' AND {_IS_LAST} ORDER BY v.id
 """
 
 
@@ -137,16 +141,15 @@ def read_crowd(project: sqlite3.Connection) -> Crowd:
     known = np.array([np.nan if gold is None else _FOR_FIRST[gold] for _, gold, _ in told], np.float64)
     is_gold = np.array([gold is not None and by in ("gold", None) for _, gold, by in told], np.bool_)
     people = np.array([row[0] for row in project.execute("SELECT id FROM annotator ORDER BY id")], np.int64)
-    ids, pair, person, left, ms, is_repeat, shown = (
-        np.array([row[place] for row in rows], np.int64) for place in (0, 1, 2, 4, 5, 6, 7)
-    )
-    for_first = np.array([_FOR_FIRST[row[3]] for row in rows], np.float64)
+    ids, pair, person, choice, left, ms, is_repeat, shown, earlier = np.array(rows, np.int64).reshape(-1, 9).T
     once = is_repeat == 0
-    item, annotator = np.searchsorted(pairs, pair), np.searchsorted(people, person)
+    item, annotator, for_first = np.searchsorted(pairs, pair), np.searchsorted(people, person), choice / 2
     votes = Votes(item[once], annotator[once], for_first[once], np.where(left[once] == 1, 1.0, -1.0))
-    place_of = {number: place for place, number in enumerate(shown.tolist())}
-    again = [place for place in np.flatnonzero(~once).tolist() if rows[place][8] in place_of]
-    before = [place_of[rows[place][8]] for place in again]
+    order = np.argsort(shown)
+    place = np.minimum(np.searchsorted(shown, earlier, sorter=order), max(len(shown) - 1, 0))
+    before = order[place] if len(order) else place
+    again = np.flatnonzero(~once & (shown[before] == earlier))  # the first vote may have been taken back
+    before = before[again]
     return Crowd(
         pairs,
         people,
@@ -167,13 +170,14 @@ def figures_of_project(project: sqlite3.Connection, crowd: Crowd | None = None) 
     crowd = crowd or read_crowd(project)
     settings = read_settings(project)
     count, open_pairs = crowd.num_votes, ~crowd.is_gold
-    kinds = dict(project.execute(f"SELECT kind, count(*) FROM ({_ACTIONS}) GROUP BY kind").fetchall())
+    query = f"SELECT kind, count(*) FROM vote v WHERE kind IN ('skip', 'flag') AND {_IS_LAST} GROUP BY kind"
+    kinds = dict(project.execute(query).fetchall())
     undone = project.execute("SELECT count(*) FROM vote WHERE kind = 'undo'").fetchone()[0]
-    group_of = dict(project.execute("SELECT p.id, i.slice FROM pair p JOIN item i ON i.id = p.item").fetchall())
-    groups = sorted({group for group in group_of.values() if group is not None})
-    random = {row[0] for row in project.execute("SELECT id FROM pair WHERE picked_by = 'random'")}
-    at_random = np.array([int(pair) in random for pair in crowd.pairs], np.bool_)
-    of_group = {name: np.array([group_of[int(pair)] == name for pair in crowd.pairs], np.bool_) for name in groups}
+    told = project.execute(
+        "SELECT i.slice, p.picked_by FROM pair p JOIN item i ON i.id = p.item ORDER BY p.id"
+    ).fetchall()
+    names, group = np.unique([name or "" for name, _ in told], return_inverse=True)
+    at_random = np.array([by == "random" for _, by in told], np.bool_)
     order = adjudication_order(crowd.fit.win_prob, np.where(np.isnan(crowd.known), count, 0))
     return ProjectFigures(
         pairs=(
@@ -190,17 +194,11 @@ def figures_of_project(project: sqlite3.Connection, crowd: Crowd | None = None) 
         needed=int(open_pairs.sum()) * settings.overlap,
         alpha=_alpha(crowd, open_pairs),
         alpha_random=None if settings.pick == "random" else _alpha(crowd, open_pairs & at_random),
-        slices={name: _alpha(crowd, open_pairs & inside) for name, inside in of_group.items()},
+        slices={str(name): _alpha(crowd, open_pairs & (group == number)) for number, name in enumerate(names) if name},
         consistency=consistency(crowd.first, crowd.again),
         people=_people(project, crowd),
         undecided=tuple((int(crowd.pairs[i]), float(crowd.fit.win_prob[i])) for i in order),
     )
-
-
-_ACTIONS = """
-SELECT v.kind FROM vote v
-WHERE v.kind <> 'undo' AND NOT EXISTS (SELECT 1 FROM vote w WHERE w.shown = v.shown AND w.turn = v.turn + 1)
-"""
 
 
 def _alpha(crowd: Crowd, inside: Bool[np.ndarray, " I"]) -> Agreement:

@@ -17,7 +17,7 @@ SKILL, SPREAD = 0.9, 0.5
 probability .71, and people differ by .5 in skill and in side bias."""
 
 _FREE_ROUNDS, _MOST_ROUNDS = 100, 500
-_SETTLED = 1e-6
+_SETTLED = 1e-5
 _NEWTON_STEPS = 4
 _LONGEST_STEP = 1.0
 
@@ -170,16 +170,19 @@ def _climb(told: _Told, people: _People) -> _People:
 
     The first rounds leave the spread as it is: else people who look alike at first would be held to be alike for good.
     """
+    num, is_free = len(people.skill), True
+    count = _per_cell(told, np.ones(len(told.cell)), num)
     for number in range(_MOST_ROUNDS):
         total = _sums(told.item, _log_odds(people).ravel()[told.cell], len(told.known))
         first = np.where(np.isnan(told.known), expit(total), told.known)[told.item]
-        better, worse = (_per_cell(told, weight, len(people.skill)) for weight in (first, 1 - first))
-        before, people = people, _maximise(better, worse, people)
-        if number < _FREE_ROUNDS:
-            continue
-        people = _usual(people)
-        if all(np.allclose(new, old, rtol=0, atol=_SETTLED) for new, old in zip(people, before, strict=True)):
+        better = _per_cell(told, first, num)
+        before, people = people, _maximise(better, count - better, people)
+        if not is_free:
+            people = _usual(people)
+        is_settled = all(np.allclose(new, old, rtol=0, atol=_SETTLED) for new, old in zip(people, before, strict=True))
+        if is_settled and not is_free:
             break
+        is_free = is_free and not is_settled and number < _FREE_ROUNDS
     return people
 
 
