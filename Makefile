@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 export PYTHONUTF8 = 1
 export HF_HUB_DISABLE_TELEMETRY = 1
 
-.PHONY: demo real test test-slow test-real test-gpu check bench-attention bench bench-adapters bench-adapters-world demo-full bench-diagnose bench-rewards bench-online bench-theory bench-work bench-hh docs-losses docs-options bench-league bench-pareto bench-sentiment bench-real-hh clean
+.PHONY: demo real test test-slow test-real test-gpu check bench-attention bench bench-adapters bench-adapters-world demo-full bench-diagnose bench-rewards bench-online bench-theory bench-work bench-hh docs-losses docs-options bench-league bench-pareto bench-sentiment bench-real-hh bench-collect clean
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -113,6 +113,10 @@ bench-sentiment: $(VENV)/.real
 # make bench-real-hh DATA=hh.jsonl.gz
 bench-real-hh: $(VENV)/.real
 	$(BIN)/python benchmarks/real/hh.py --data $(DATA) --out runs/real/hh
+
+# Votes a second and waits against the disk's fsync, a project of a million votes, and kills; about five minutes.
+bench-collect: $(VENV)/.ready
+	PYTHONPATH=tests $(BIN)/python benchmarks/collect.py --out runs/collect
 
 clean:
 	rm -rf $(VENV) build dist

@@ -160,9 +160,20 @@ def test_models_are_sampled_and_their_answers_are_paired(tmp_path: Path) -> None
 def test_a_chat_is_recorded_in_a_project(tmp_path: Path) -> None:
     make_models(tmp_path)
     path = make_numbered(tmp_path / "P.db", 2, with_settings())
-    command = ["chat", str(tmp_path / "one"), "--against", str(tmp_path / "two"), "--max-new-tokens", "6"]
+    command = [
+        "chat",
+        str(tmp_path / "one"),
+        "--against",
+        str(tmp_path / "two"),
+        "--max-new-tokens",
+        "6",
+        "--temperature",
+        "1",
+    ]
     lines = "the film was\n2\nthe plot was\nt\nfilm\ns\n"
-    done = CliRunner().invoke(app, [*command, "--record", str(path), "--blind"], input=lines, catch_exceptions=False)
+    done = CliRunner().invoke(
+        app, [*command, "--seed", "1", "--record", str(path), "--blind"], input=lines, catch_exceptions=False
+    )
     assert done.exit_code == 0, done.output
     project = connect(path, write=False)
     ballots = list(read_ballots(project))
@@ -171,7 +182,7 @@ def test_a_chat_is_recorded_in_a_project(tmp_path: Path) -> None:
         ("right", "chat", "chat"),
         ("tie", "chat", "chat"),
     ]
-    who = done.output.partition("1 was ")[2].partition(".")[0]
+    who = done.output.replace("\n", "").partition("1 was ")[2]
     better = rows(path, "SELECT r.source FROM pair p JOIN response r ON r.id = p.second WHERE p.picked_by = 'chat'")[0][
         0
     ]

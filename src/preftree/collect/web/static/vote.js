@@ -3,6 +3,7 @@
 
 const BEHIND_A_VOTE = 120; // milliseconds in which a second press is taken for the first one's bounce
 const MOST_UNDONE = 20;
+const ENOUGH = 5; // pairs ahead, above which no more are asked for
 const AT_ONCE = 100;
 const who = document.body.dataset.who;
 const place = (name) => `preftree/${location.origin}/${who}/${name}`;
@@ -108,6 +109,7 @@ function drop(batch) {
 }
 
 async function load() {
+  if (pairs.length > ENOUGH) return;
   isAskedAgain ||= isLoading;
   if (isLoading || isSending || ended || unsent.length) return;
   isLoading = true;
