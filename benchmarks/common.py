@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-# Mean tokens of prompt, chosen and rejected, responses to a prompt, and the spread of the logarithm of lengths. `system`
-# tokens stand before every prompt; of a dialogue of several `turns` each answer is a row, after the turns before it.
+# Mean tokens of prompt, chosen and rejected, responses to a prompt, and the spread of the logarithm of lengths.
+# `system` tokens stand before every prompt; of a dialogue of several `turns` each answer is a row, after those before.
 PROFILES: dict[str, dict[str, Any]] = {
     "hh": {"prompt": 120, "responses": (42, 53), "spread": 0.8},
     "ultrafeedback": {"prompt": 190, "responses": (330, 330), "spread": 0.5},
