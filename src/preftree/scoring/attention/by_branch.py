@@ -13,7 +13,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from preftree.scoring.attention.types import AttentionForm, TreeMask, additive_template
+from preftree.scoring.attention.on_cpu import additive_template
+from preftree.scoring.attention.types import AttentionForm, TreeMask
 
 
 def attend_by_branch(

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from preftree.tree.layout import TreeBatch
@@ -50,24 +49,3 @@ class AttentionForm:
     window: int | None
     softcap: float | None
     sinks: Tensor | None
-
-
-def additive_template(
-    rows: int, before: int, window: int | None, dtype: torch.dtype, device: torch.device
-) -> Float[Tensor, "Q K"]:
-    """Additive mask of the longest branch with the most keys before it; the masks of the others are views of it.
-
-    Token j of a branch sees keys up to j positions after the branch's start; with c = key position - branch start
-    the mask depends on (j, c) alone, so a branch with d keys before it takes rows 0..l and columns -d..l.
-
-    Args:
-      rows: Tokens of the longest branch, Q.
-      before: Most keys before a branch; K is their number and `rows`.
-      window: Positions that a token attends to, including its own position; None for all.
-      dtype, device: Dtype and device of the mask.
-    """
-    offset = torch.arange(-before, rows, device=device)[None, :] - torch.arange(rows, device=device)[:, None]
-    hidden = offset > 0
-    if window is not None:
-        hidden |= offset <= -window
-    return torch.zeros(hidden.shape, dtype=dtype, device=device).masked_fill_(hidden, float("-inf"))
