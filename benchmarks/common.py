@@ -14,12 +14,15 @@ from typing import Any
 import numpy as np
 
 # Mean tokens of prompt, chosen and rejected, responses to a prompt, and the spread of the logarithm of lengths.
+# `system` tokens stand before every prompt; of a dialogue of several `turns` each answer is a row, after those before.
 PROFILES: dict[str, dict[str, Any]] = {
     "hh": {"prompt": 120, "responses": (42, 53), "spread": 0.8},
     "ultrafeedback": {"prompt": 190, "responses": (330, 330), "spread": 0.5},
     "summarize": {"prompt": 370, "responses": (32, 32), "spread": 0.3},
     "k4": {"prompt": 120, "responses": (48, 48, 48, 48), "spread": 0.6},
     "long": {"prompt": 3600, "responses": (200, 200), "spread": 0.1},
+    "system": {"prompt": 120, "responses": (42, 53), "spread": 0.8, "system": 1260},
+    "tools": {"prompt": 60, "responses": (48, 48), "spread": 0.5, "system": 400, "turns": 4},
 }
 # width, intermediate, layers, heads; the last two are for a GPU
 SIZES = {
@@ -64,7 +67,7 @@ def make_model(folder: Path, size: str) -> None:
 
 
 def make_pairs(path: Path, profile: dict[str, Any], number: int) -> None:
-    """Pairs of random words; where a prompt has more than two responses, all their pairs."""
+    """Pairs of random words; where a prompt has more than two responses, all their pairs; each turn of a dialogue."""
     rng = np.random.default_rng(0)
 
     def text(mean: float) -> str:
@@ -72,14 +75,18 @@ def make_pairs(path: Path, profile: dict[str, Any], number: int) -> None:
         length = int(np.exp(rng.normal(np.log(mean) - spread**2 / 2, spread)))
         return " ".join(f"w{number}" for number in rng.integers(0, VOCABULARY - 3, max(2, min(length, 4 * mean))))
 
+    system = " ".join(f"w{word}" for word in rng.integers(0, VOCABULARY - 3, profile.get("system", 0)))
     rows: list[dict[str, str]] = []
     while len(rows) < number:
-        prompt, responses = text(profile["prompt"]) + " ", [text(mean) for mean in profile["responses"]]
-        rows += [
-            {"prompt": prompt, "chosen": responses[i], "rejected": responses[j]}
-            for i in range(len(responses))
-            for j in range(i + 1, len(responses))
-        ]
+        prompt = f"{system} " if system else ""
+        for _ in range(profile.get("turns", 1)):
+            prompt, responses = f"{prompt}{text(profile['prompt'])} ", [text(mean) for mean in profile["responses"]]
+            rows += [
+                {"prompt": prompt, "chosen": responses[i], "rejected": responses[j]}
+                for i in range(len(responses))
+                for j in range(i + 1, len(responses))
+            ]
+            prompt += f"{responses[0]} "
     path.write_text("".join(json.dumps(row) + "\n" for row in rows[:number]))
 
 

@@ -183,7 +183,7 @@ def score(
     sequences = [store[int(place)].sequences for place in places]
     prompts = store.prompts[places].tolist()
     try:
-        (plan,) = plan_step(sequences, prompts, budget=micro_batch_tokens, share=scorer.shares_prefixes)
+        (plan,) = plan_step(sequences, prompts, budget=micro_batch_tokens, sharing=scorer.sharing)
     except ValueError as error:
         raise ConfigError(f"micro_batch_tokens is too small ({error}); raise it") from error
     tokens: dict[int, Tensor] = {}

@@ -12,10 +12,10 @@ import pytest
 
 import preftree
 
-MOST_FILES = 33
-"""What it is today; scoring, trees and the loss alone are 17."""
+MOST_FILES = 34
+"""What it is today; scoring, trees and the loss alone are 18."""
 
-MOST_CLASSES = 33
+MOST_CLASSES = 37
 """What it is today."""
 
 MOST_CALLS = 5

@@ -45,12 +45,13 @@ class Cut:
     budget: int = 8192
     share: bool = True
     processes: int = 1
+    system: int = 0
 
 
 def follow(dtype: str, cut: Cut, ranks: Ranks, folder: Path, losses: tuple[str, ...]) -> list[list[float]]:
     """Loss, margin, gradient norm and chosen logps of each step, then a fingerprint of the weights and the state."""
     model = tiny("gpt2", dtype=torch.float64, scale=2.0) if dtype == "float64" else tiny_llama()
-    store = random_pairs(PAIRS, weighted=True, longest=40)
+    store = random_pairs(PAIRS, weighted=True, longest=40, system=cut.system)
     scorer = Scorer(model)
     scorer.shares_prefixes = cut.share
     table = reference_table(folder, scorer, store, budget=8192)
@@ -92,8 +93,8 @@ def run_cut(dtype: str, cut: Cut, losses: tuple[str, ...] = ()) -> list[list[flo
 
 
 @cache
-def plainest(dtype: str, losses: tuple[str, ...] = ()) -> list[list[float]]:
-    return run_cut(dtype, Cut(), losses)
+def plainest(dtype: str, losses: tuple[str, ...] = (), system: int = 0) -> list[list[float]]:
+    return run_cut(dtype, Cut(system=system), losses)
 
 
 FAST = [
@@ -114,6 +115,23 @@ CASES = [pytest.param(*case, marks=() if case in FAST else pytest.mark.slow, id=
 @pytest.mark.parametrize(("dtype", "cut"), CASES)
 def test_one_trajectory(dtype: str, cut: Cut) -> None:
     assert_same_course(dtype, plainest(dtype), run_cut(dtype, cut))
+
+
+OF_STEP = ("centred", "lagging")
+ALIKE = [
+    pytest.param("float64", Cut(share=False, system=90), OF_STEP),
+    pytest.param("float64", Cut(budget=512, processes=2, system=90), ()),
+    pytest.param("float32", Cut(share=False, system=90), ()),
+    pytest.param("float64", Cut(share=False, system=90), (), marks=pytest.mark.slow),
+    pytest.param("float64", Cut(budget=512, processes=2, system=90), OF_STEP, marks=pytest.mark.slow),
+    pytest.param("float32", Cut(share=False, system=90), OF_STEP, marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.parametrize(("dtype", "cut", "losses"), ALIKE)
+def test_one_trajectory_where_all_prompts_begin_alike(dtype: str, cut: Cut, losses: tuple[str, ...]) -> None:
+    """A beginning of 90 tokens, computed once for several prompts, against every row alone and against two ranks."""
+    assert_same_course(dtype, plainest(dtype, losses, cut.system), run_cut(dtype, cut, losses))
 
 
 LOSSES_OF_STEPS = [("centred",), ("lagging",), ("centred", "lagging")]

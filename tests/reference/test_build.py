@@ -252,9 +252,9 @@ def test_one_group_of_all_the_data_is_read_in_bounded_chunks(tmp_path, monkeypat
     grown: list[int] = []
     original = build_module.grow_tree
 
-    def growing(some: Sequence[TokenSequence]) -> Any:
+    def growing(some: Sequence[TokenSequence], **options: Any) -> Any:
         grown.append(sum(len(sequence.ids) for sequence in some))
-        return original(some)
+        return original(some, **options)
 
     monkeypatch.setattr(build_module, "grow_tree", growing)
     scored = [0]

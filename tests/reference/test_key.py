@@ -26,7 +26,7 @@ from preftree.reference.key import (
 )
 from preftree.runtime.paths import cache_root
 from preftree.scoring.scorer import Scorer
-from preftree.tree.layout import TokenSequence, grow_tree
+from preftree.tree.layout import TokenSequence, batch_trees, grow_tree
 from support.imports import imported_modules
 from support.models import random_sequences, tiny_llama
 from support.tables import with_adapter
@@ -65,7 +65,7 @@ def test_layout_digests_follow_the_branches_of_the_tree():
             rng, responses=int(rng.integers(1, 5)), prompt=int(rng.integers(1, 6)), most=6, alphabet=5
         )
         tree = grow_tree(group)
-        for one, digest in zip(group, layout_digests(group, share=True).tolist(), strict=True):
+        for one, digest in zip(group, layout_digests(batch_trees([tree])).tolist(), strict=True):
             inputs = one.trimmed().ids[:-1]
             depths, parent, depth = [], -1, 0
             while depth < len(inputs):  # walk down the tree along the sequence's tokens
@@ -78,7 +78,7 @@ def test_layout_digests_follow_the_branches_of_the_tree():
                 parent, depth = branch, depth + tree.branches[branch].stop - tree.branches[branch].start
             assert seen.setdefault(digest, depths) == depths
     assert len({tuple(depths) for depths in seen.values()}) == len(seen) > 10
-    assert layout_digests(group, share=False).tolist() == [0] * len(group)
+    assert layout_digests(batch_trees([grow_tree([one]) for one in group])).tolist() == [0] * len(group)
 
 
 def test_table_key_has_everything_that_moves_a_number(monkeypatch):

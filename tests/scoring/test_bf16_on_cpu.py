@@ -59,6 +59,27 @@ def test_a_layer_is_torchs_own_up_to_the_order_of_sums(kind: str) -> None:
 
 
 @pytest.mark.usefixtures("emulating")
+@pytest.mark.parametrize(
+    ("machine", "library", "avx512", "amx", "native"),
+    [
+        ("x86_64", True, True, False, True),
+        ("AMD64", True, False, True, True),
+        ("x86_64", True, False, False, False),  # AVX-512 alone: the library takes bf16 and converts each number
+        ("x86_64", False, True, True, False),
+        ("aarch64", True, False, False, True),
+        ("aarch64", False, False, False, False),
+    ],
+)
+def test_native_products_need_instructions_and_a_library(
+    monkeypatch: pytest.MonkeyPatch, machine: str, library: bool, avx512: bool, amx: bool, native: bool
+) -> None:
+    monkeypatch.setattr(products.platform, "machine", lambda: machine)
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: library)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    assert products._has_kernels.__wrapped__() is native
+
+
 def test_operands_are_rounded() -> None:
     x = torch.randn(100)
     assert operand(x, torch.bfloat16).dtype == torch.float32

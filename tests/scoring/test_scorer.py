@@ -104,7 +104,7 @@ def test_the_gate_catches_a_mask_that_lets_siblings_see_each_other(monkeypatch) 
         key, value = key.repeat_interleave(repeat, 1), value.repeat_interleave(repeat, 1)
         return torch.nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True)
 
-    monkeypatch.setattr(attention, "attend_by_branch", causal)
+    monkeypatch.setattr(attention, "attend_on_cpu", causal)
     with pytest.raises(TrainingError):
         verify_scorer(scorer, groups())
 

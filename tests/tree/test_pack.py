@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from preftree.tree.layout import TokenSequence, grow_tree
+from preftree.tree.layout import Sharing, TokenSequence, grow_tree
 from preftree.tree.pack import pack, pack_rows, plan_step
 
 
@@ -49,7 +49,8 @@ def test_a_plan_holds_every_example_once_within_the_budget(
     drawn: list[tuple[int, int]], budget: int, num_ranks: int, share: bool
 ) -> None:
     step = [pair(prompt, number, length) for number, (prompt, length) in enumerate(drawn)]
-    plan = plan_step(step, [prompt for prompt, _ in drawn], budget=max(budget, 45), num_ranks=num_ranks, share=share)
+    prompts = [prompt for prompt, _ in drawn]
+    plan = plan_step(step, prompts, budget=max(budget, 45), num_ranks=num_ranks, sharing=Sharing(share))
     assert len(plan) == num_ranks
     assert len({len(rank) for rank in plan}) == 1
     seen = []
@@ -69,20 +70,20 @@ def test_a_plan_holds_every_example_once_within_the_budget(
 
 def test_examples_of_one_prompt_share_it() -> None:
     step = [pair(0, 0, 5), pair(1, 1, 5), pair(0, 2, 5)]
-    ((micro,),) = plan_step(step, [0, 1, 0], budget=1000)
+    ((micro,),) = plan_step(step, [0, 1, 0], budget=1000, sharing=Sharing())
     # Two prompts of 10 tokens, six responses of which the last token is no input.
     assert len(micro.batch.input_T) == 2 * 10 + 6 * 4
-    ((micro,),) = plan_step(step, [0, 1, 0], budget=1000, share=False)
+    ((micro,),) = plan_step(step, [0, 1, 0], budget=1000, sharing=Sharing(False))
     assert len(micro.batch.input_T) == 6 * (10 + 4)
 
 
 def test_a_prompt_with_too_many_examples_is_repeated() -> None:
     step = [pair(0, number, 6) for number in range(4)]
-    (plan,) = plan_step(step, [0] * 4, budget=35)
+    (plan,) = plan_step(step, [0] * 4, budget=35, sharing=Sharing())
     assert [len(micro.batch.input_T) for micro in plan] == [10 + 2 * 2 * 5, 10 + 2 * 2 * 5]
     assert len(grow_tree([one for example in step for one in example])) == 10 + 8 * 5
 
 
 def test_an_example_over_the_budget_is_refused() -> None:
     with pytest.raises(ValueError, match="example 1 needs 28 tokens, the micro-batch budget is 20"):
-        plan_step([pair(0, 0, 2), pair(0, 1, 10)], [0, 0], budget=20)
+        plan_step([pair(0, 0, 2), pair(0, 1, 10)], [0, 0], budget=20, sharing=Sharing())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from preftree.cli.data_view import label_lines, limit_lines, marks_line, safe
+from preftree.cli.data_view import label_lines, limit_lines, marks_line, safe, sharing_lines
 from preftree.data.rows.texts import spread
 from preftree.data.tools.inspect import Inspection
 from preftree.report.page import environment, write_page
@@ -37,7 +37,12 @@ def write_inspection(out: Path, inspection: Inspection) -> None:
                 for unit, lengths in spreads
                 for part, counts in lengths.items()
             ],
-            lines=[*map(safe, label_lines(inspection)), *limit_lines(view), safe(marks_line(view))],
+            lines=[
+                *map(safe, label_lines(inspection)),
+                *limit_lines(view),
+                *sharing_lines(view),
+                safe(marks_line(view)),
+            ],
             rendered=[
                 {"where": safe(str(row.where)), "parts": [("prompt", row.prompt), *row.responses]}
                 for row in view.rendered

@@ -118,8 +118,19 @@ def marks_line(view: TokenView) -> str:
     return f"special tokens: {counts or 'none'}"
 
 
+def sharing_lines(view: TokenView) -> list[str]:
+    """How much the trees of a run save, in words."""
+    if view.sharing is None:
+        return []
+    computed, alone = view.sharing
+    return [
+        f"trees compute {computed / alone:.2f} of the tokens of every response with its own prompt "
+        f"(the first rows, shuffled, in steps of {view.step_rows})"
+    ]
+
+
 def _tokens(view: TokenView) -> Group:
-    lines = [Text(line, overflow="fold") for line in limit_lines(view)]
+    lines = [Text(line, overflow="fold") for line in (*limit_lines(view), *sharing_lines(view))]
     return Group(_spreads("tokens", view.lengths), Text(), *lines, Text(safe(marks_line(view)), overflow="fold"))
 
 

@@ -73,7 +73,8 @@ class DataSource(Strict):
       format: Name of the format (`preftree data inspect` prints it), for a held-out file too; null recognises it.
       columns: Meaning of the fields where rows are of no known format, for a held-out file too: {prompt: question,
         chosen: best, rejected: worst}, or data.columns.prompt=question on the command line (docs/data.md).
-      order: `prompt` shuffles whole prompts, so that all branches of a prompt are in one step; `example` shuffles rows.
+      order: `prompt` shuffles whole prompts, so that all branches of a prompt are in one step; `example` shuffles rows;
+        `prefix` also keeps prompts together that begin alike, such as the turns of a dialogue.
       turns: Assistant turns of a conversation that `sft` imitates: the `last` one or `all`, except where a turn's
         `train` or `weight` says otherwise. For `all` the chat template must render a turn alike once others follow,
         or have {% generation %} markers.
@@ -85,7 +86,7 @@ class DataSource(Strict):
     path: PathOrId
     format: str | None = None
     columns: dict[str, str] | None = None
-    order: Literal["prompt", "example"] = "prompt"
+    order: Literal["prompt", "example", "prefix"] = "prompt"
     turns: Literal["last", "all"] = "last"
     ranking_weight: Literal["pairs", "row"] = "pairs"
     max_rejected: float = Field(default=0.05, ge=0, le=1)

@@ -18,9 +18,9 @@ from preftree.errors import DataError
 
 
 def order_groups(
-    prompts: Int[np.ndarray, " N"], order: Literal["prompt", "example"], batch_size: int
+    prompts: Int[np.ndarray, " N"], order: Literal["prompt", "example", "prefix"], batch_size: int
 ) -> Int[np.ndarray, " N"] | None:
-    """Groups of examples that stay together in the shuffle: those of one prompt if the order is by prompt, else none.
+    """Groups of examples that stay together in the shuffle: those of one prompt, none if the order is by example.
 
     A prompt with more examples than a step holds is split, in file order, into groups of a step's size and a
     remainder: as one group it would not be shuffled. Examples without a prompt are shuffled one by one, and so are all
@@ -28,7 +28,7 @@ def order_groups(
 
     Args:
       prompts: The prompt of each example, as `TokenStore.prompts`, [N].
-      order: By prompt or by example.
+      order: By prompt, by example, or by prefix, whose groups `data/alike.py` makes of those by prompt.
       batch_size: Examples of a step.
     Returns:
       A number for each example, equal for those that stay together; None where all are shuffled one by one.

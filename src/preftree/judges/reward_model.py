@@ -181,7 +181,7 @@ class RewardModel:
             [mark_end(np.concatenate([ids, answer]), self._padding)] for ids, answer in zip(shown, answers, strict=True)
         ]
         budget = max(self._budget, *(len(sequence.ids) for (sequence,) in ends))
-        (plan,) = plan_step(ends, groups, budget=budget, share=self.scorer.shares_prefixes)
+        (plan,) = plan_step(ends, groups, budget=budget, sharing=self.scorer.sharing)
         rewards = np.zeros(len(ends))
         with torch.inference_mode():
             for micro in plan:

@@ -17,8 +17,8 @@ from preftree.reference.key import layout_digests, sequence_digest
 from preftree.reference.store import ReferenceTable
 from preftree.scoring.scorer import Scorer, evaluation_mode
 from preftree.storage.lock import release_lock, take_lock
-from preftree.tree.layout import TokenSequence, grow_tree
-from preftree.tree.pack import pack
+from preftree.tree.layout import Sharing, TokenSequence, grow_tree
+from preftree.tree.pack import plan_step
 
 _CHUNK_TOKENS = 2**18
 """Most tokens that are held in memory and packed together, unless 32 micro-batches or one response have more."""
@@ -178,13 +178,17 @@ def _score(
 
     stored = time.monotonic()
     try:
-        for chosen in _bins(groups, budget, scorer.shares_prefixes, name):
-            batch = scorer.lay_out([group.sequences for group in chosen])
-            logps = scorer(batch).cpu().numpy()
-            new = np.split(logps, np.cumsum(batch.count_R.cpu().numpy())[:-1])
+        parts = list(chain.from_iterable(_fitting(group, budget, scorer.sharing, name) for group in groups))
+        numbers = [part.index for part in parts]
+        (micros,) = plan_step([part.sequences for part in parts], numbers, budget=budget, sharing=scorer.sharing)
+        # The largest first, so that a budget too large for memory fails at once.
+        for micro in sorted(micros, key=lambda micro: -len(micro.batch.input_T)):
+            chosen = [parts[index] for index in micro.examples]
+            logps = scorer(micro.batch.to(scorer.device)).cpu().numpy()
+            new = np.split(logps, micro.batch.count_R.numpy().cumsum()[:-1])
             _check_finite(chosen, new, name)
-            layouts = [layout_digests(group.sequences, share=scorer.shares_prefixes) for group in chosen]
-            done.append(([digest for group in chosen for digest in group.digests], new, np.concatenate(layouts)))
+            digests = [digest for part in chosen for digest in part.digests]
+            done.append((digests, new, layout_digests(micro.batch)))
             count(len(new))
             if time.monotonic() - stored > _SECONDS_AT_RISK:
                 store()
@@ -193,48 +197,26 @@ def _score(
         store()
 
 
-def _bins(groups: Sequence[_Group], budget: int, share: bool, name: Callable[[int], str]) -> Iterator[list[_Group]]:
-    """Groups to score together, the longest first, so that a budget too large for memory fails at once."""
-    if share:
-        trees = [tree for group in groups for tree in _fitting(group, budget, name)]
-        for chosen in pack([size for _, size in trees], budget):
-            yield [trees[index][0] for index in chosen]
-        return
-    # Rows are padded to the longest of their batch, so rows of similar length are scored together.
-    rows = [group.part([index]) for group in groups for index in range(len(group.sequences))]
-    rows.sort(key=lambda row: -len(row.sequences[0].trimmed().ids))
-    while rows:
-        longest = len(grow_tree(rows[0].sequences))
-        if longest > budget:
-            raise _too_long(rows[0], longest, budget, name)
-        number = budget // longest
-        yield rows[:number]
-        del rows[:number]
-
-
-def _fitting(group: _Group, budget: int, name: Callable[[int], str]) -> Iterator[tuple[_Group, int]]:
-    """The group as one tree where it fits the budget, else as several that repeat the prompt, with their sizes."""
-    size = len(grow_tree(group.sequences))
-    if size <= budget:
-        yield group, size
-        return
+def _fitting(group: _Group, budget: int, sharing: Sharing, name: Callable[[int], str]) -> Iterator[_Group]:
+    """The group where its tree fits the budget, else parts that repeat the prompt; rows are parts of their own."""
 
     def size_of(members: Sequence[int]) -> int:
-        return len(grow_tree([group.sequences[index] for index in members]))
+        return len(grow_tree([group.sequences[index] for index in members], switch=sharing.switch))
 
     members: list[int] = []
     bound = 0  # of the tree of `members`; growing the tree again for every sequence would take quadratic time
     for index, sequence in enumerate(group.sequences):
         bound += len(sequence.ids)
-        if bound > budget:
+        if bound > budget and sharing.prefixes:
             bound = size_of([*members, index])
-        if bound > budget:
+        if bound > budget or not sharing.prefixes:
             if (alone := size_of([index])) > budget:
                 raise _too_long(group, alone, budget, name)
-            yield group.part(members), size_of(members)
+            if members:
+                yield group.part(members)
             members, bound = [], alone
         members.append(index)
-    yield group.part(members), size_of(members)
+    yield group.part(members)
 
 
 def _too_long(group: _Group, size: int, budget: int, name: Callable[[int], str]) -> ConfigError:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -158,7 +157,7 @@ def _compare_with_table(
     counts = torch.tensor([int(sequence.scored.sum()) for sequence in probe.sequences])
     reference = sum_responses(tokens, counts).values
     size = sum_responses(tokens.double().square(), counts).values.sqrt()
-    cuts = np.concatenate([layout_digests(group, share=scorer.shares_prefixes) for group in groups])
+    cuts = layout_digests(scorer.lay_out(groups).to("cpu"))
     noise = torch.where(torch.from_numpy(cuts == table.layouts(probe.sequences)), probe.packing, probe.cutting)
     return _compare(probe.policy, reference, noise, torch.finfo(tokens.dtype).eps * size)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from preftree.storage.atomic import make_folder
 from preftree.storage.code_digest import code_digest
 from preftree.storage.json_file import read_json, write_json
 from preftree.storage.manifest import hash_file
-from preftree.tree.layout import TokenSequence, grow_tree
+from preftree.tree.layout import TokenSequence, TreeBatch
 
 DIGEST_BYTES = 16
 
@@ -38,6 +38,7 @@ SCORING_CODE = (
     "preftree.models.gguf.rope",
     "preftree.scoring.architecture",
     "preftree.scoring.attention.by_branch",
+    "preftree.scoring.attention.on_cpu",
     "preftree.scoring.attention.flex",
     "preftree.scoring.attention.dispatch",
     "preftree.scoring.attention.types",
@@ -53,6 +54,7 @@ SCORING_CODE = (
     "preftree.tree.mask",
     "preftree.tree.pack",
     "preftree.tree.to_device",
+    "preftree.tree.units",
 )
 """Modules that can change a token's log-prob: those of tree/ and scoring/ that the scorer imports, the packing of
 trees, adapters, which change the LM head's weight, and the reading of GGUF files, whose digest is that of the file.
@@ -118,25 +120,21 @@ def sequence_digest(sequence: TokenSequence) -> bytes:
     return total.digest()
 
 
-def layout_digests(group: Sequence[TokenSequence], *, share: bool) -> UInt64[np.ndarray, " R"]:
-    """Digest of the positions where the branches of each sequence of a tree begin; 0 for an undivided sequence.
+def layout_digests(trees: TreeBatch) -> UInt64[np.ndarray, " R"]:
+    """Digest of the positions where the branches of each sequence begin; 0 for an undivided sequence.
 
     Rounding depends on the branches: the same tokens in other branches can differ in the last bits. Between equal
     digests the only difference is packing.
 
     Args:
-      group: The sequences of one tree.
-      share: Whether they share a tree; otherwise each is a separate row.
+      trees: The trees of the sequences, on the CPU.
     """
-    if not share:
-        return np.zeros(len(group), np.uint64)
-    tree = grow_tree(group)
     cuts: list[tuple[int, ...]] = []  # first positions of the branches down to each branch, without the root's
-    for branch in tree.branches:
+    for branch in trees.branches:
         cuts.append((*cuts[branch.parent], branch.depth) if branch.parent >= 0 else ())
     # The last prediction of a sequence comes from its last token, which is in the last of its branches.
-    last = tree.source_S[tree.prediction_I[np.cumsum(tree.count_R) - 1]]
-    leaf_R = np.searchsorted([branch.start for branch in tree.branches], last, side="right") - 1
+    last = trees.source_S[trees.prediction_I[trees.count_R.cumsum(0) - 1]]
+    leaf_R = np.searchsorted([branch.start for branch in trees.branches], last.numpy(), side="right") - 1
     digests = [_cuts_digest(cuts[branch]) for branch in leaf_R.tolist()]
     return np.array(digests, np.uint64)
 

@@ -8,6 +8,7 @@ result of hardware that sums in fp32, up to the order of the sums. It takes a li
 from __future__ import annotations
 
 import functools
+import platform
 from typing import Any
 
 import torch
@@ -24,8 +25,16 @@ def emulated(device: torch.device) -> bool:
 
 @functools.cache
 def _has_kernels() -> bool:
-    """Whether torch hands bf16 products to a library; without AVX-512, or without that library, it loops."""
-    return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    """Whether torch hands bf16 products to a library that has instructions for them.
+
+    On x86 the library takes bf16 on every CPU with AVX-512 and converts number by number where it lacks AVX512_BF16 and
+    AMX; elsewhere its own answer is the only one.
+    """
+    if not (torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()):
+        return False
+    if platform.machine().lower() not in ("x86_64", "amd64"):
+        return True
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
 def emulating(device: torch.device) -> bool:

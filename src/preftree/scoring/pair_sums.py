@@ -32,7 +32,7 @@ def response_values(
         pairs = [examples[int(row)].sequences for row in block]
         room = max(budget, *(2 * len(sequence.ids) for pair in pairs for sequence in pair))
         prompts = examples.prompts[block].tolist()
-        (plan,) = plan_step(pairs, prompts, budget=room, share=scorer.shares_prefixes)
+        (plan,) = plan_step(pairs, prompts, budget=room, sharing=scorer.sharing)
         for micro in plan:
             with torch.no_grad():
                 batch = micro.batch.to(scorer.device)

@@ -9,7 +9,6 @@ import logging
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import groupby
 from typing import Literal, cast
 
 import numpy as np
@@ -30,7 +29,7 @@ from preftree.scoring.compile import limit_recompilation, recompute_fused
 from preftree.scoring.head import HeadForm, backbone_of, head_logps, head_parameters
 from preftree.scoring.probe import OwnForward, find_form, recorded_windows, run_own_forward, same_logps
 from preftree.scoring.split_batch import split_by_depth
-from preftree.tree.layout import TokenSequence, TreeBatch, batch_trees, grow_tree
+from preftree.tree.layout import Sharing, TokenSequence, TreeBatch, batch_trees, grow_tree
 from preftree.tree.to_device import send
 
 Precision = Literal["fp32", "bf16"]
@@ -212,19 +211,19 @@ class Scorer(nn.Module):
     def _layers(self) -> list[GradientCheckpointingLayer]:
         return [module for module in self.model.modules() if isinstance(module, GradientCheckpointingLayer)]
 
+    @property
+    def sharing(self) -> Sharing:
+        """What sequences may share in the trees of this model."""
+        return Sharing(self.shares_prefixes, self._switch)
+
     def lay_out(self, groups: Sequence[Sequence[TokenSequence]]) -> TreeBatch:
         """One tree per group (per sequence where prefixes cannot be shared), on the scorer's device.
 
-        A group with responses of both kinds of angles of a longrope model becomes several trees.
+        A group with responses of both kinds of angles of a longrope model is several trees.
         """
         if not self.shares_prefixes:
             groups = [[sequence] for group in groups for sequence in group]
-        elif self._switch is not None:
-            groups = [list(run) for group in groups for _, run in groupby(group, self._is_long)]
-        return batch_trees([grow_tree(group) for group in groups]).to(self.device)
-
-    def _is_long(self, sequence: TokenSequence) -> bool:
-        return self._switch is not None and len(sequence.trimmed().ids) - 1 > self._switch
+        return batch_trees([grow_tree(group, switch=self._switch) for group in groups]).to(self.device)
 
     def forward(self, batch: TreeBatch) -> Float[Tensor, " I"]:
         """Log-probs of the scored tokens, response after response and in token order.

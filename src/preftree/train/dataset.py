@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from preftree.config.base import Pace, RunConfig
 from preftree.config.read_with import require_read
+from preftree.data.alike import groups_by_beginning
 from preftree.data.order import hold_out, iterate_steps, order_groups, steps_per_epoch
 from preftree.data.rows.columns import parse_columns
 from preftree.data.store.example import count_tokens
@@ -133,6 +134,9 @@ def num_steps(pace: Pace, num_examples: int) -> int:
 def steps_from(part: Subset, config: RunConfig, first: int, last: int) -> Iterator[Int[np.ndarray, " B"]]:
     """The rows of steps `first` to `last - 1`, the same from whichever step a run resumes."""
     groups = order_groups(part.store.prompts[part.rows], config.data.order, config.batch_size)
+    if config.data.order == "prefix":
+        beginnings = [part.store[int(row)].sequences[0].ids for row in part.rows]
+        groups = groups_by_beginning(beginnings, groups, config.batch_size)
     steps = iterate_steps(
         first, last, num_examples=len(part.rows), batch_size=config.batch_size, seed=config.seed, groups=groups
     )

@@ -17,6 +17,10 @@ the span `k <= q < end[k]`: exactly the tokens that may attend to k.
 The last prompt token predicts the first token of every response, so targets cannot be a shifted copy of the inputs:
 each prediction has a source (a token's index in T) and a target (a token id). Two responses that begin alike share a
 prediction; incidences map responses to the predictions that they sum.
+
+Responses to one prompt share every beginning. Sequences of different prompts share one of at least LEAST_SHARED tokens
+(a system prompt, tools, examples, earlier turns of a dialogue), and LEAST_SHARE of each: a short one saves less than
+another branch costs.
 """
 
 from __future__ import annotations
@@ -30,6 +34,12 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from preftree.tree.to_device import send
+
+LEAST_SHARED = 64
+"""Fewest tokens of a beginning that sequences of different prompts share."""
+
+LEAST_SHARE = 0.05
+"""Least share of each of these sequences that their common beginning is."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -48,6 +58,20 @@ class TokenSequence:
         """The sequence up to its last scored token: later tokens cannot influence a score."""
         last = int(np.flatnonzero(self.scored)[-1]) + 1 if self.scored.any() else 0
         return TokenSequence(self.ids[:last], self.scored[:last])
+
+
+@dataclass(frozen=True, slots=True)
+class Sharing:
+    """Which sequences may be laid out as one tree; a fact of the model that computes them.
+
+    Attributes:
+      prefixes: Whether a common beginning is computed once; otherwise each sequence is a separate tree.
+      switch: Sequences of more inputs than this share nothing with the others, since the model has other angles for
+        them (longrope); None where there is no such length.
+    """
+
+    prefixes: bool = True
+    switch: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,12 +141,18 @@ class TreeBatch:
         return replace(self, **tensors)
 
 
-def grow_tree(sequences: Sequence[TokenSequence]) -> Tree:
+def grow_tree(
+    sequences: Sequence[TokenSequence], prompts: Sequence[int] | None = None, switch: int | None = None
+) -> Tree:
     """Lay out the trie of `sequences`; responses keep the order of `sequences`.
 
     Siblings are in the order of the sequences. Sequences without a common prefix give one tree with several roots,
     which is equivalent to several trees.
 
+    Args:
+      sequences: Prompts with a response each.
+      prompts: Number of the prompt of each sequence; None where all have the same.
+      switch: As `Sharing.switch`.
     Raises:
       ValueError: a sequence scores nothing, or scores its first token, which nothing predicts.
     """
@@ -136,6 +166,7 @@ def grow_tree(sequences: Sequence[TokenSequence]) -> Tree:
             )
 
     inputs = [sequence.ids[:-1] for sequence in trimmed]
+    numbers = [0] * len(inputs) if prompts is None else prompts
     branches: list[Branch] = []
     ends: list[int] = []
     branches_of: list[list[int]] = [[] for _ in inputs]  # branches of each sequence, root first
@@ -143,12 +174,8 @@ def grow_tree(sequences: Sequence[TokenSequence]) -> Tree:
 
     def grow(members: list[int], depth: int, parent: int) -> None:
         nonlocal total
-        by_next_token: dict[int, list[int]] = {}
-        for index in members:
-            if len(inputs[index]) > depth:
-                by_next_token.setdefault(int(inputs[index][depth]), []).append(index)
-        for group in by_next_token.values():
-            length = _common_length([inputs[index][depth:] for index in group])
+        for group in _alike(inputs, numbers, [index for index in members if len(inputs[index]) > depth], depth):
+            length = common_length([inputs[index][depth:] for index in group])
             branch = len(branches)
             branches.append(Branch(total, total + length, depth, parent))
             ends.append(0)
@@ -158,7 +185,8 @@ def grow_tree(sequences: Sequence[TokenSequence]) -> Tree:
             grow(group, depth + length, branch)
             ends[branch] = total
 
-    grow(list(range(len(inputs))), 0, -1)
+    for long in (False, True):
+        grow([i for i, ids in enumerate(inputs) if (switch is not None and len(ids) > switch) == long], 0, -1)
 
     input_T = np.empty(total, np.int64)
     position_T = np.empty(total, np.int64)
@@ -215,7 +243,47 @@ def batch_trees(trees: Sequence[Tree]) -> TreeBatch:
     )
 
 
-def _common_length(arrays: Sequence[np.ndarray]) -> int:
+def _alike(inputs: Sequence[np.ndarray], prompts: Sequence[int], members: Sequence[int], depth: int) -> list[list[int]]:
+    """Groups of sequences that share a branch from `depth` on, in the order of their first members."""
+    groups: list[list[int]] = []
+    alone = list(members)
+    if len({prompts[index] for index in members}) > 1:
+        by_beginning: dict[bytes, list[int]] = {}
+        for index in members:
+            by_beginning.setdefault(beginning(inputs[index], depth), []).append(index)
+        for group in by_beginning.values():
+            groups.extend(_worth_sharing(inputs, prompts, group, depth))
+        shared = {index for group in groups for index in group}
+        alone = [index for index in members if index not in shared]
+    by_next_token: dict[tuple[int, int], list[int]] = {}
+    for index in alone:
+        by_next_token.setdefault((prompts[index], int(inputs[index][depth])), []).append(index)
+    return sorted([*groups, *by_next_token.values()], key=lambda group: group[0])
+
+
+def beginning(ids: Int[np.ndarray, " L"], depth: int = 0) -> bytes:
+    """The tokens from `depth` on that decide whether prompts share a branch; fewer than LEAST_SHARED share none."""
+    return ids[depth : depth + LEAST_SHARED].tobytes()
+
+
+def _worth_sharing(
+    inputs: Sequence[np.ndarray], prompts: Sequence[int], members: Sequence[int], depth: int
+) -> list[list[int]]:
+    """Groups of several prompts whose common beginning is long enough for each of its sequences."""
+    groups: list[list[int]] = []
+    rest = [index for index in members if len(inputs[index]) - depth >= LEAST_SHARED]
+    while len({prompts[index] for index in rest}) > 1:
+        length = common_length([inputs[index][depth:] for index in rest])
+        enough = [index for index in rest if length >= LEAST_SHARE * len(inputs[index])]
+        if len({prompts[index] for index in enough}) > 1:
+            groups.append(enough)
+        if not enough:
+            break
+        rest = [index for index in rest if index not in enough]
+    return groups
+
+
+def common_length(arrays: Sequence[np.ndarray]) -> int:
     """Length of the common prefix of all arrays."""
     first, *others = arrays
     length = len(first)

@@ -122,6 +122,7 @@ def inspect_file(
             view.add(where, whole[0], tally)
     if view is not None:
         view.finish(tally)
+        view.measure_sharing()
     return Inspection(source, form, tally, lengths, num_records, first, length_bias, near_repeats, view)
 
 

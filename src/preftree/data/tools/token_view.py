@@ -5,22 +5,26 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from preftree.data.rows.faults import RowFault, Tally
 from preftree.data.rows.texts import spread
+from preftree.data.store.example import join
 from preftree.data.tokens.budgets import UNLIMITED
 from preftree.data.tokens.encoder import Encoder, make_encoder
 from preftree.data.tokens.row_examples import RenderedRow, Turns, make_examples, render_row
 from preftree.data.tokens.template import ResponsePiece, check_template, render
 from preftree.data.tokens.written_out import check_special
 from preftree.records import Demonstration, Kind, Label, Preference, Provenance, Record, Text
+from preftree.tree.layout import Sharing, TokenSequence
+from preftree.tree.pack import plan_step
 
 _BATCH = 256
 _SHOWN = 3
+_LAID_OUT = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +61,8 @@ class TokenView:
       prompt_over: For each limit the rows whose prompt alone leaves no room for a response.
       marks: Special tokens, and tokens that the template writes, as they occur in the encoded rows.
       rendered: The first rows.
+      sharing: Tokens computed and tokens of every response with its own prompt, over the first rows, in steps of
+        `step_rows` shuffled rows; None where there are no responses.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -68,6 +74,9 @@ class TokenView:
     prompt_over: Counter[int] = field(default_factory=Counter)
     marks: Counter[str] = field(default_factory=Counter)
     rendered: list[ShownRow] = field(default_factory=list)
+    step_rows: ClassVar[int] = 64
+    sharing: tuple[int, int] | None = None
+    _first: list[tuple[bytes, list[TokenSequence]]] = field(default_factory=list, init=False)
     _rows: list[RenderedRow] = field(default_factory=list, init=False)
     _encoder: Encoder = field(init=False)
 
@@ -116,6 +125,25 @@ class TokenView:
         rows, self._rows = self._rows, []
         for example in make_examples(rows, self._encoder, UNLIMITED, "drop", tally):
             self._count(example.prompt, example.responses)
+            if len(self._first) < _LAID_OUT and len(example.prompt):
+                rows_of = [
+                    join(example.prompt, r, [(len(example.prompt), len(example.prompt) + len(r))])
+                    for r in example.responses
+                ]
+                self._first.append((example.prompt.tobytes(), rows_of))
+
+    def measure_sharing(self) -> None:
+        """Lay out the first rows as a run would, after the last row."""
+        computed = alone = 0
+        order = np.random.Generator(np.random.PCG64(0)).permutation(len(self._first))
+        for start in range(0, len(order), self.step_rows):
+            names, groups = zip(*(self._first[index] for index in order[start : start + self.step_rows]), strict=True)
+            longest = max(sum(len(sequence.ids) for sequence in group) for group in groups)
+            numbers = [names.index(name) for name in names]
+            (plan,) = plan_step(groups, numbers, budget=max(8192, longest), sharing=Sharing())
+            computed += sum(len(micro.batch.input_T) for micro in plan)
+            alone += sum(len(sequence.ids) - 1 for group in groups for sequence in group)
+        self.sharing = (computed, alone) if alone else None
 
     def as_json(self) -> dict[str, Any]:
         """The machine-readable form."""
@@ -126,6 +154,7 @@ class TokenView:
             "tokens": {part: spread(counts) for part, counts in self.lengths.items()},
             "max_length": limits,
             "special_tokens": dict(self.marks.most_common()),
+            "share_of_tokens_computed": self.sharing and self.sharing[0] / self.sharing[1],
             "rendered": [row.as_json() for row in self.rendered],
         }
 

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from preftree.scoring.attention.on_cpu import additive_template
 from preftree.scoring.attention.types import AttentionForm, TreeMask
 
 
@@ -53,24 +54,13 @@ def attend_by_branch(
 
 
 def _mask_template(tree: TreeMask, query: Tensor, window: int | None) -> Callable[[int, int], Float[Tensor, "Q K"]]:
-    """Additive mask of a branch by its depth and length: a view of one template, cached in the batch.
-
-    Token j of a branch sees keys up to j positions after the branch's start; with c = key position - branch start
-    the mask depends on (j, c) alone, so a branch at depth d takes rows 0..l and columns -d..l of the same template.
-    """
+    """Additive mask of a branch by its depth and length: a view of one template, cached in the batch."""
     cache_key = ("additive", window, query.dtype)
     if cache_key not in tree.cache:
         branches = tree.batch.branches
         rows = max(branch.stop - branch.start for branch in branches)
         before = max(branch.depth for branch in branches)
-        offset = (
-            torch.arange(-before, rows, device=query.device)[None, :] - torch.arange(rows, device=query.device)[:, None]
-        )
-        hidden = offset > 0
-        if window is not None:
-            hidden |= offset <= -window
-        template = torch.zeros(hidden.shape, dtype=query.dtype, device=query.device)
-        template.masked_fill_(hidden, float("-inf"))
+        template = additive_template(rows, before, window, query.dtype, query.device)
         tree.cache[cache_key] = lambda depth, length: template[:length, before - depth : before + length]
     return tree.cache[cache_key]
 

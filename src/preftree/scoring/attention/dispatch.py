@@ -28,6 +28,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from preftree.errors import ModelError
 from preftree.scoring.attention.by_branch import attend_by_branch
 from preftree.scoring.attention.flex import attend_by_blocks
+from preftree.scoring.attention.on_cpu import attend_on_cpu, fits_kernel
 from preftree.scoring.attention.types import KERNEL_DTYPES, AttentionForm, TreeMask
 from preftree.scoring.attention.varlen import attend_by_segments
 from preftree.scoring.bf16_on_cpu import emulating, operand
@@ -82,7 +83,7 @@ def tree_attention(
     if tree.path == "sdpa" and emulating(query.device):
         query, key, value = (operand(rows, torch.bfloat16) for rows in (query, key, value))
         with torch.autocast("cpu", enabled=False):
-            out = attend_by_branch(query, key, value, tree, form)
+            out = _attend_by_branch(query, key, value, tree, form)
         return out.transpose(1, 2).to(torch.bfloat16), None
     if tree.path != "sdpa":
         query, key, value = _in_autocast_dtype(query, key, value)
@@ -92,8 +93,15 @@ def tree_attention(
     elif tree.path == "varlen" and query.dtype in KERNEL_DTYPES:
         attend = attend_by_segments
     else:
-        attend = attend_by_branch
+        attend = _attend_by_branch
     return attend(query, key, value, tree, form).transpose(1, 2), None
+
+
+def _attend_by_branch(
+    query: Tensor, key: Tensor, value: Tensor, tree: TreeMask, form: AttentionForm
+) -> Float[Tensor, "1 H T E"]:
+    attend = attend_on_cpu if fits_kernel(query, value, form) else attend_by_branch
+    return attend(query, key, value, tree, form)
 
 
 def _in_autocast_dtype(*rows: Tensor) -> tuple[Tensor, ...]:

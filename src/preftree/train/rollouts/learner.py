@@ -22,6 +22,7 @@ from preftree.train.policy import ReferenceModel
 from preftree.train.rollouts.mixed_in import MixedIn
 from preftree.train.rollouts.prompts import RunPrompts
 from preftree.train.rollouts.rollout import Minibatch, Rollout, lay_out, roll_out
+from preftree.tree.layout import Sharing
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -51,9 +52,9 @@ class Learner:
     mixed_in: MixedIn | None = None
 
     @property
-    def share(self) -> bool:
-        """Whether both models compute a shared prefix once."""
-        return self.scorer.shares_prefixes and self.reference.scorer.shares_prefixes
+    def sharing(self) -> Sharing:
+        """What both models allow sequences to share."""
+        return self.scorer.sharing if self.reference.scorer.shares_prefixes else Sharing(prefixes=False)
 
     def sample(self, prompts: PromptSet, rows: np.ndarray, samples: int, first_row: int) -> Rollout:
         """Responses sampled from the current policy."""
@@ -73,7 +74,7 @@ class Learner:
 
     def lay_out(self, rollout: Rollout, responses: np.ndarray) -> Minibatch:
         """Responses laid out in micro-batches."""
-        return lay_out(rollout, responses, budget=self.config.micro_batch_tokens, share=self.share)
+        return lay_out(rollout, responses, budget=self.config.micro_batch_tokens, sharing=self.sharing)
 
 
 @dataclass(frozen=True, eq=False, slots=True)

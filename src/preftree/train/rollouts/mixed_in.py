@@ -51,7 +51,7 @@ class MixedIn:
         rows = prompts_of(number, num_prompts=len(self.store), per_iteration=size, seed=self.seed)
         groups = [self.store[row].sequences for row in rows.tolist()]
         prompts = self.store.prompts[rows].tolist()
-        (micros,) = plan_step(groups, prompts, budget=self.budget, share=scorer.shares_prefixes)
+        (micros,) = plan_step(groups, prompts, budget=self.budget, sharing=scorer.sharing)
         num_tokens = int(self.store.num_scored[rows].sum())
         total = torch.zeros((), dtype=torch.float64, device=scorer.device)
         for micro in micros:

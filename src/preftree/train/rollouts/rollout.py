@@ -18,7 +18,7 @@ from preftree.generate.hf import Sampling, generate
 from preftree.generate.protocol import response_sequence
 from preftree.judges.rewards import Rewards
 from preftree.scoring.scorer import Scorer, evaluation_mode
-from preftree.tree.layout import TokenSequence
+from preftree.tree.layout import Sharing, TokenSequence
 from preftree.tree.pack import MicroBatch, plan_step
 
 
@@ -121,14 +121,14 @@ def roll_out(
     )
 
 
-def lay_out(rollout: Rollout, responses: Int[np.ndarray, " N"], *, budget: int, share: bool) -> Minibatch:
+def lay_out(rollout: Rollout, responses: Int[np.ndarray, " N"], *, budget: int, sharing: Sharing) -> Minibatch:
     """Some responses as micro-batches; those to equal prompts share a tree while it fits.
 
     Raises:
       ValueError: a response alone is larger than the budget.
     """
     sequences = [[rollout.sequences[row]] for row in responses.tolist()]
-    (micros,) = plan_step(sequences, rollout.prompt_R[responses].tolist(), budget=budget, share=share)
+    (micros,) = plan_step(sequences, rollout.prompt_R[responses].tolist(), budget=budget, sharing=sharing)
     return Minibatch(responses, micros)
 
 

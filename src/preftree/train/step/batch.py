@@ -56,7 +56,7 @@ class Batch:
         sequences = [sequences_of(example, borrowed) for example in self.examples]
         prompts = self.store.prompts[self.rows].tolist()
         try:
-            return plan_step(sequences, prompts, budget=budget, num_ranks=ranks.size, share=scorer.shares_prefixes)
+            return plan_step(sequences, prompts, budget=budget, num_ranks=ranks.size, sharing=scorer.sharing)
         except ValueError as error:
             raise ConfigError(f"micro_batch_tokens is too small ({error}); raise it, or lower max_length") from error
 
