@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
@@ -13,8 +15,12 @@ from preftree.cli.shared import Model, SamplingTemperature, TopP, whole_number
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from preftree.collect.records import Side
     from preftree.generate.chat import Answer, Chat, Speaker
     from preftree.generate.hf import Sampling
+
+Keep: TypeAlias = "Callable[[Chat, list[Answer], str], None]"
+"""Keeps a choice: the chat, both answers from left to right, and the key."""
 
 COMMANDS = "/new starts over · /system TEXT sets the system message · /undo takes a turn back · /quit or Ctrl-D ends"
 KEYS = "1 or 2: that one is better · t: a tie · s: skip, nothing is recorded"
@@ -38,7 +44,11 @@ def chat(
     ] = False,
     record: Annotated[
         Path | None,
-        typer.Option(help="Preference file to append choices to.  [default: preferences.jsonl]", show_default=False),
+        typer.Option(
+            help="Preference file to append choices to, or a project (P.db) of `collect`.  "
+            "[default: preferences.jsonl]",
+            show_default=False,
+        ),
     ] = None,
     system: Annotated[str | None, typer.Option(help="System message.", show_default=False)] = None,
     temperature: SamplingTemperature = 0.7,
@@ -53,7 +63,7 @@ def chat(
     from rich.console import Console
 
     from preftree.errors import ConfigError, UserError
-    from preftree.generate.chat import Chat, Speaker, count_rows
+    from preftree.generate.chat import Chat, Speaker
     from preftree.generate.hf import Sampling
     from preftree.models.load import best_device, load_model, load_tokenizer, model_in
     from preftree.runtime.logs import quiet_transformers
@@ -80,21 +90,49 @@ def chat(
         raise ConfigError(f"{model} has no chat template, so --system has no place; leave it out")
     talk = Chat(speakers[0].has_template, system)
     # Numbers of the questions: one that comes up again, here or in another session, gets other draws and sides.
-    numbers = itertools.count(1 if single else 1 + count_rows(choices))
-    console.print(COMMANDS, style="dim")
-    if not talk.templated:
-        console.print("No chat template: the model continues what you write, each line for itself.", style="dim")
-    while (line := _read(console, "\nyou> ")) is not None and line not in ("/quit", "/exit"):
-        try:
-            if line.startswith("/"):
-                talk = _obey(console, talk, line)
-            elif line and single:
-                talk = _converse(console, speakers[0], talk.ask(line), sampling, next(numbers))
-            elif line:
-                talk = _compare(console, speakers, talk.ask(line), sampling, next(numbers), blind, choices)
-        except UserError as error:
-            console.print(f"error: {error}", style="red")
+    with ExitStack() as project:
+        keep, count = (None, 0) if single else _recorder(choices, seed, project)
+        numbers = itertools.count(1 + count)
+        console.print(COMMANDS, style="dim")
+        if not talk.templated:
+            console.print("No chat template: the model continues what you write, each line for itself.", style="dim")
+        while (line := _read(console, "\nyou> ")) is not None and line not in ("/quit", "/exit"):
+            try:
+                if line.startswith("/"):
+                    talk = _obey(console, talk, line)
+                elif line and keep is None:
+                    talk = _converse(console, speakers[0], talk.ask(line), sampling, next(numbers))
+                elif line and keep is not None:
+                    talk = _compare(console, speakers, talk.ask(line), sampling, next(numbers), blind, choices, keep)
+            except UserError as error:
+                console.print(f"error: {error}", style="red")
     console.print()
+
+
+def _recorder(record: Path, seed: int, project: ExitStack) -> tuple[Keep, int]:
+    """What keeps a choice in a file or in a project, and the number of choices there."""
+    if record.suffix != ".db":
+        from preftree.generate.chat import add_choice, count_rows
+
+        def append(talk: Chat, sides: list[Answer], key: str) -> None:
+            better = 1 if key == "2" else 0
+            add_choice(record, talk, sides[better], sides[1 - better], tie=key == "t")
+
+        return append, count_rows(record)
+    import getpass
+
+    from preftree.collect.chat_choices import add_choice_of_chat, count_choices
+    from preftree.collect.store import own_project
+
+    store = project.enter_context(own_project(record))  # nobody serves it meanwhile
+    person = store.join(getpass.getuser())
+    named: dict[str, Side] = {"1": "left", "2": "right", "t": "tie"}
+
+    def add(talk: Chat, sides: list[Answer], key: str) -> None:
+        answers = [(side.speaker, side.text) for side in sides]
+        add_choice_of_chat(store, person.id, talk.prompt, answers, named[key], seed)
+
+    return add, count_choices(store)
 
 
 def _with_adapters(console: Console, model: str, names: list[str]) -> list[Speaker]:
@@ -130,10 +168,17 @@ def _converse(console: Console, speaker: Speaker, talk: Chat, sampling: Sampling
 
 
 def _compare(
-    console: Console, speakers: list[Speaker], talk: Chat, sampling: Sampling, number: int, blind: bool, record: Path
+    console: Console,
+    speakers: list[Speaker],
+    talk: Chat,
+    sampling: Sampling,
+    number: int,
+    blind: bool,
+    record: Path,
+    keep: Keep,
 ) -> Chat:
     """Show both answers, ask which is better, record it; the conversation continues with the better one."""
-    from preftree.generate.chat import add_choice, answer, require_text, shuffle_sides
+    from preftree.generate.chat import answer, require_text, shuffle_sides
 
     with console.status("both are answering"):
         sides = [answer(speaker, talk, sampling, row=2 * number + i) for i, speaker in enumerate(speakers)]
@@ -152,7 +197,7 @@ def _compare(
             return talk
     better = 1 if key == "2" else 0
     if key != "s":
-        add_choice(record, talk, sides[better], sides[1 - better], tie=key == "t")
+        keep(talk, sides, key)
     who = f"1 was {sides[0].speaker}, 2 was {sides[1].speaker}. " if blind else ""
     console.print(f"{who}{'Nothing recorded.' if key == 's' else f'Recorded in {record}.'}", style="dim")
     return talk.hear(sides[better].text)

@@ -221,6 +221,19 @@ def label(
         label_pairs(store, name or getpass.getuser())
 
 
+@app.command("adjudicate")
+def adjudicate(
+    project: Project,
+    most: Annotated[int, whole_number(min=1, help="Most pairs to decide.")] = 50,
+) -> None:
+    """Decide the pairs on which the votes leave most doubt; a decision becomes the pair's known answer."""
+    from preftree.cli.collect_terminal import adjudicate_pairs
+    from preftree.collect.store import own_project
+
+    with own_project(project) as store:
+        adjudicate_pairs(store, most)
+
+
 def _tell_rejected(file: str, tally: Tally) -> None:
     if tally.num_rejected:
         typer.echo(f"{file}: {tally.num_rejected} of {tally.rows} rows are left out, the first: {tally.rejected[0]}")

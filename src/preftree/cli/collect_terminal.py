@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hmac
 import time
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from preftree.collect.propose import open_queue
@@ -71,14 +73,49 @@ def label_pairs(store: SqliteStore, name: str) -> None:
         pending.pop()
 
 
+def adjudicate_pairs(store: SqliteStore, most: int) -> None:
+    """Show the pairs that votes leave in doubt, the most doubtful first; a decision becomes the pair's known answer."""
+    from rich.console import Console
+
+    from preftree.collect.statistics import figures_of_project
+
+    console = Console(highlight=False, markup=False, emoji=False)
+    undecided = figures_of_project(store.reading).undecided
+    if not undecided:
+        console.print("No pair is in doubt: none has two votes and no known answer.")
+        return
+    console.print(f"{len(undecided)} pairs have two votes or more and no known answer, the most doubtful first.")
+    console.print("1 or 2: that one is better · 0: equal · x: both bad · s: leave it · q: quit", style="dim")
+    decided = 0
+    for pair, win_prob in undecided[:most]:
+        # Sides are even, and the same when the pair comes up again.
+        first_is_left = hmac.new(store.secret, f"adjudicate:{pair}".encode(), "sha256").digest()[0] < 128
+        shown = Shown("", pair, 0, first_is_left, 0, 0.0, 0.0)
+        _show(console, card(store.reading, shown, 0, html=False))
+        answer = _ask(console, "better> ", graded=False, others={"s"})
+        if answer in (None, "q"):
+            break
+        if answer == "s":
+            continue
+        choice = shown.choice_of(_SIDES[answer])
+        known = (choice, pair)
+        store.writer.submit(lambda project, row=known: project.execute(_KNOWN, row).rowcount).result()
+        decided += 1
+        console.print(f"The votes gave the first response {win_prob:.2f}; you: {choice}.", style="dim")
+    console.print(f"{decided} pairs have a known answer now, which counts as gold.")
+
+
+_KNOWN = "UPDATE pair SET gold = ? WHERE id = ?"
+
+
 def _keep(store: SqliteStore, queue: Queue, vote: Vote, shown: Shown) -> None:
     (kept,) = store.vote([vote]).result()
     if kept.is_new:
         queue.acted(shown, vote.kind, vote.turn, kept.before)
 
 
-def _ask(console: Console, question: str, graded: bool) -> str | None:
-    words = {*_SIDES, *_OTHERS, "u", "?", "q"}
+def _ask(console: Console, question: str, graded: bool, others: Collection[str] = ("s", "f", "u", "?")) -> str | None:
+    words = {*_SIDES, *others, "q"}
     words |= {f"{side}{grade}" for side in "12" for grade in "1234"} if graded else set()
     while True:
         try:

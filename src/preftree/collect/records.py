@@ -16,8 +16,8 @@ Side: TypeAlias = Literal["left", "right", "tie", "bad"]
 Kind: TypeAlias = Literal["vote", "skip", "flag", "undo"]
 """What an annotator did with what was shown. An undo takes back the action before it, which stays in the file."""
 
-PickedBy: TypeAlias = Literal["random", "active", "gold"]
-"""Why a pair was chosen to be shown."""
+PickedBy: TypeAlias = Literal["random", "active", "gold", "chat"]
+"""Why a pair was chosen to be shown; `chat`: it came up in a chat, and was voted on there."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,13 +19,13 @@ from preftree.records import Provenance
 
 
 @dataclass(frozen=True, slots=True)
-class Drawn:
+class SampledResponses:
     """What was sampled.
 
     Attributes:
       added: New responses.
       same: Responses that the project had already, word for word.
-      empty: Responses without text, which nobody could compare.
+      empty: Responses that are empty, or hold bytes that are not text: nobody could compare them.
     """
 
     added: int
@@ -35,7 +35,7 @@ class Drawn:
     @property
     def left_out(self) -> str:
         """What was left out, in words."""
-        return f"{self.same} were there already, {self.empty} were empty and are left out"
+        return f"{self.same} were there already, {self.empty} are no text and are left out"
 
 
 def add_samples(
@@ -48,7 +48,7 @@ def add_samples(
     batch_size: int,
     precision: Literal["fp32", "bf16"],
     progress: Callable[[int], None] = lambda done: None,
-) -> Drawn:
+) -> SampledResponses:
     """Draw responses of one model to every prompt, and pair them with all that the prompt has.
 
     Args:
@@ -79,8 +79,10 @@ def add_samples(
     for start in range(0, len(repeated), batch_size):
         block = repeated[start : start + batch_size]
         row = first_row * len(repeated) + start
-        drawn = sampler([words for _, words in block], sampling, first_row=row)
-        texts += [(number, generation.text) for (number, _), generation in zip(block, drawn, strict=True)]
+        drawn = sampler([tokens for _, tokens in block], sampling, first_row=row)
+        # The limit may cut a character in two, and its first bytes are not text.
+        words = [one.text if one.finished else one.text.rstrip("\ufffd") for one in drawn]
+        texts += [(number, text) for (number, _), text in zip(block, words, strict=True)]
         progress(len(texts))
     full = [(number, text) for number, text in texts if text.strip() and "\ufffd" not in text and "\0" not in text]
 
@@ -93,4 +95,4 @@ def add_samples(
         return len(filling.texts) - before, filling.same
 
     added, same = store.writer.submit(add).result()
-    return Drawn(added, same, len(texts) - len(full))
+    return SampledResponses(added, same, len(texts) - len(full))

@@ -24,7 +24,7 @@ CREATE TABLE pair (
   id INTEGER PRIMARY KEY, item INTEGER NOT NULL REFERENCES item,
   first INTEGER NOT NULL REFERENCES response, second INTEGER NOT NULL REFERENCES response,
   gold TEXT CHECK (gold IN ('first', 'second', 'tie', 'bad')),
-  picked_by TEXT CHECK (picked_by IN ('random', 'active', 'gold')), p_pick REAL, picked_at INTEGER,
+  picked_by TEXT CHECK (picked_by IN ('random', 'active', 'gold', 'chat')), p_pick REAL, picked_at INTEGER,
   votes INTEGER NOT NULL DEFAULT 0,
   UNIQUE (first, second)) STRICT;
 CREATE TABLE annotator (

@@ -12,7 +12,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
-from preftree.collect.read import read_annotators
+from preftree.collect.read import last_vote, read_annotators
+from preftree.collect.web.dashboard import Dashboard
 from preftree.collect.web.identity import ADMIN_SESSION, invite, is_password
 from preftree.collect.web.site import Site, read_json
 
@@ -29,7 +30,7 @@ class _Door:
 
 def admin_routes(site: Site) -> list[Route]:
     """The routes of the admin."""
-    door = _Door()
+    door, dashboard = _Door(), Dashboard(site.store.path)
 
     def require_admin(request: Request) -> str:
         cookie = request.cookies.get("admin", "")
@@ -41,15 +42,16 @@ def admin_routes(site: Site) -> list[Route]:
         cookie = request.cookies.get("admin", "")
         if not site.identity.is_admin(cookie):
             return site.page("sign_in.html", message="")
-        people = [
-            (annotator, site.queue.done_by(annotator.id)) for annotator in read_annotators(site.store.reading).values()
-        ]
+        panel = await dashboard.latest(last_vote(site.store.reading))
+        people = list(read_annotators(site.store.reading).values())
+        known = {person.id: person for person in panel.figures.people} if panel is not None else {}
         invited = site.store.reading.execute(
             """SELECT a.name, i.made, i.until, i.used FROM invitation i JOIN annotator a ON a.id = i.annotator
                ORDER BY i.made DESC LIMIT 50"""
         ).fetchall()
         token, now = site.identity.form_token(cookie), time.time()
-        return site.page("admin.html", token=token, queue=site.queue, people=people, invited=invited, now=now)
+        values = {"token": token, "queue": site.queue, "panel": panel, "people": people, "known": known}
+        return site.page("admin.html", invited=invited, now=now, **values)
 
     async def sign_in(request: Request) -> Response:
         now = time.monotonic()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,13 @@ from preftree.collect.records import Annotator, Shown
 from preftree.collect.store import SqliteStore
 from preftree.collect.web.identity import Identity
 
+
+def beginning(prompt: str) -> str:
+    """The first words of a prompt that is cut-off JSON."""
+    words = re.sub(r'^\{"prompt": (?:\[\{"role": "\w+", "content": )?"', "", prompt).replace("\\n", " ")
+    return words[:100].removesuffix('"}') + ("..." if len(words) > 100 else "")
+
+
 HERE = Path(__file__).parent
 MOST_AHEAD = 12
 """Pairs that a page holds, so that it can go on while the server is away."""
@@ -28,6 +36,7 @@ ACTIVE = 600.0
 """Seconds after which an annotator who asked for nothing has left."""
 
 _TEMPLATES = Environment(loader=FileSystemLoader(HERE / "templates"), autoescape=True, undefined=StrictUndefined)
+_TEMPLATES.filters["beginning"] = beginning
 
 
 @dataclass(slots=True)
@@ -80,9 +89,9 @@ class Site:
     def room(self, held: int) -> int:
         """Pairs that a page which holds so many gets: fewer, the less is left for all who are here."""
         now = time.monotonic()
-        here = max(1, sum(now - then < ACTIVE for then in self.last_seen.values()))
-        ahead = min(MOST_AHEAD, max(1, (self.queue.needed - self.queue.votes) // (4 * here)))
-        return max(0, ahead - held)
+        here = sum(now - then < ACTIVE for then in self.last_seen.values())
+        left = (self.queue.needed - self.queue.votes) // (4 * here) if here > 1 else MOST_AHEAD
+        return max(0, min(MOST_AHEAD, max(2, left)) - held)
 
     async def show(self, annotator: int, count: int, have: frozenset[str]) -> list[Shown]:
         """What an annotator sees next, kept by the store.

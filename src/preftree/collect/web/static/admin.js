@@ -39,3 +39,6 @@ for (const time of document.querySelectorAll("time[data-second]")) {
   time.dateTime = date.toISOString();
   time.textContent = date.toLocaleString([], { dateStyle: "medium", timeStyle: "short" });
 }
+
+const waits = document.querySelector("[data-waits]");
+if (waits) setTimeout(() => location.reload(), Number(waits.dataset.waits));

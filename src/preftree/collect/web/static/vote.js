@@ -18,6 +18,7 @@ let lastPress = -BEHIND_A_VOTE;
 let strength = null;
 let formatted = false;
 let isLoading = false;
+let isAskedAgain = false; // for more pairs, while it was loading
 let isSending = false;
 let away = 0; // failures in a row
 let ended = ""; // message of a session that has ended
@@ -107,6 +108,7 @@ function drop(batch) {
 }
 
 async function load() {
+  isAskedAgain ||= isLoading;
   if (isLoading || isSending || ended || unsent.length) return;
   isLoading = true;
   try {
@@ -118,13 +120,17 @@ async function load() {
     for (const card of answer.pairs) if (!known.has(card.shown) && !isDone(card)) pairs.push(card);
     away = 0;
     if (wasEmpty && pairs.length) begin();
-    if (!pairs.length) setTimeout(load, 4000);
+    if (!pairs.length && !isAskedAgain) setTimeout(load, 4000);
   } catch (error) {
     if (error.status === 403) ended = error.message;
     else setTimeout(load, Math.min(5000, 500 * ++away));
   }
   isLoading = false;
   show();
+  if (isAskedAgain) {
+    isAskedAgain = false;
+    load();
+  }
 }
 
 // Whether this page has voted on it in the meantime, at this turn or a later one.
