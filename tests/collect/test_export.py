@@ -246,6 +246,19 @@ def test_one_vote_more_is_another_digest(tmp_path: Path) -> None:
     assert project_digest(connect(path, write=False)) != before
 
 
+def test_three_responses_are_three_pairs_and_no_contradiction(tmp_path: Path) -> None:
+    """A > B, A > C, B > C: B won once and lost once, and a file may not say both of it."""
+    rows = [{"prompt": "p", "chosen": x, "rejected": y} for x, y in (("A", "B"), ("A", "C"), ("B", "C"))]
+    new_project(tmp_path / "P.db", write_rows(tmp_path / "pairs.jsonl", rows), overlap=1)
+    vote_all(tmp_path / "P.db", {"Ann": say("A")})
+    for form in HERE:
+        rows_of(tmp_path / "P.db", tmp_path / f"{form}.jsonl", form)
+        found = inspect_file(str(tmp_path / f"{form}.jsonl"))
+        assert found.tally.rows == found.tally.accepted and not found.tally.faults, form
+    records, _ = read_all(str(tmp_path / "kto.jsonl"))
+    assert {str(r.response): r.desirable for r in records if isinstance(r, Label)} == {"A": True, "C": False}
+
+
 @pytest.mark.parametrize("name", ["chosen", "by", "2"])
 def test_wrong_votes_are_a_fault(name: str) -> None:
     row = pairs(1)[0] | {"win_prob": 0.7, "votes": [{"by": "a1", "choice": "chosen"}, {"by": "a2", "choice": name}]}

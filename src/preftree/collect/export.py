@@ -30,7 +30,7 @@ from preftree.storage.atomic import disk_faults, staged_file
 
 ExportFormat: TypeAlias = Literal["own", "trl", "kto", "arena", "argilla", "label-studio", "hh"]
 
-_EVEN = 1e-9
+_EVEN, _NEARLY_EVEN = 1e-9, 0.05
 
 
 @dataclass(slots=True)
@@ -93,8 +93,8 @@ def export_project(project: sqlite3.Connection, out: Path, form: ExportFormat) -
     Args:
       project: A connection that reads.
       out: A .jsonl file, replaced where it is there.
-      form: `own`: everything; `trl`: prompt, chosen, rejected; `kto`: single responses, liked or not, both-bad pairs as
-        two disliked ones; `arena`, `argilla`, `label-studio`: a battle, record or task for each pair with the verdict
+      form: `own`: everything; `trl`: prompt, chosen, rejected; `kto`: responses, liked or not, those of both-bad
+        pairs disliked; `arena`, `argilla`, `label-studio`: a battle, record or task for each pair with the verdict
         of all; `hh`: transcripts.
     Raises:
       ConfigError: OUT is not a .jsonl file.
@@ -114,7 +114,10 @@ def _export(project: sqlite3.Connection, out: Path, form: ExportFormat) -> Expor
     if not len(crowd.ids):
         raise DataError("the project has no votes; there is nothing to export")
     told = ExportTally()
-    rows = _own_rows(project, crowd, told) if form == "own" else _rows(project, crowd, told, form)
+    if form == "own" or form == "kto":
+        rows = (_own_rows if form == "own" else _liked_or_not)(project, crowd, told)
+    else:
+        rows = _rows(project, crowd, told, form)
     with disk_faults("make room, or give another OUT"):
         with staged_file(out) as partial, open(partial, "w", encoding="utf-8", newline="\n") as file:
             for row in rows:
@@ -166,13 +169,7 @@ def _own_rows(project: sqlite3.Connection, crowd: Crowd, told: ExportTally) -> I
 def _rows(project: sqlite3.Connection, crowd: Crowd, told: ExportTally, form: ExportFormat) -> Iterator[Row]:
     for one in _decided(project, crowd, told):
         name = f"pair {one.pair.id}"
-        if form == "kto":
-            if one.tie and not one.bad:
-                told.leave_out("ties, which say nothing of a single response", name)
-                continue
-            for response, label in ((one.chosen, not one.bad), (one.rejected, False)):
-                yield {**_sides(one, response), "label": label, "weight": one.weight}
-        elif form in ("arena", "argilla", "label-studio") and set(one.prompt) > {"prompt"}:
+        if form in ("arena", "argilla", "label-studio") and set(one.prompt) > {"prompt"}:
             told.leave_out(f"pairs with tools or template options, which {form} records cannot hold", name)
         elif form == "arena":
             yield _battle(one)
@@ -188,6 +185,25 @@ def _rows(project: sqlite3.Connection, crowd: Crowd, told: ExportTally, form: Ex
             yield row
         else:
             told.leave_out("pairs with texts that HH transcripts cannot hold", name)
+
+
+def _liked_or_not(project: sqlite3.Connection, crowd: Crowd, told: ExportTally) -> Iterator[Row]:
+    """A row for each response: liked where it is more probably the better one of its pairs, on average."""
+    chances: dict[int, list[float]] = {}
+    rows: dict[int, Row] = {}
+    for one in _decided(project, crowd, told):
+        if one.tie and not one.bad:
+            told.leave_out("ties, which say nothing of a single response", f"pair {one.pair.id}")
+            continue
+        for response, chance in ((one.chosen, one.win_prob), (one.rejected, 1 - one.win_prob)):
+            chances.setdefault(response.id, []).append(0.0 if one.bad else chance)
+            rows[response.id] = _sides(one, response)
+    for number, row in rows.items():
+        mean = float(np.mean(chances[number]))
+        if abs(mean - 0.5) < _NEARLY_EVEN:
+            told.leave_out("responses that are about as often better as worse", f"response {number}")
+            continue
+        yield {**row, "label": mean > 0.5}
 
 
 def _decided(project: sqlite3.Connection, crowd: Crowd, told: ExportTally) -> Iterator[_Decided]:
