@@ -38,7 +38,7 @@ def test_the_help_of_a_verb_names_every_option(name: str, words: tuple[str, str]
 
 def test_losses_are_named_in_the_help() -> None:
     text = " ".join(CliRunner().invoke(app, ["dpo", "--help"]).output.split())
-    assert "`preftree losses` lists them" in text and "Names: dpo, cdpo, robust, dpo_shift, exo," in text
+    assert "`preftree losses` lists them" in text and "Names: dpo, cdpo, dpo_soft, robust, dpo_shift, exo," in text
 
 
 def test_a_file_or_a_schema_is_written() -> None:

@@ -286,3 +286,14 @@ def test_texts_that_transcripts_cannot_hold_are_counted(tmp_path: Path) -> None:
     assert told.rows == 2 and told.left_out == {"pairs with texts that HH transcripts cannot hold": 1}
     with pytest.raises(ConfigError, match=r"OUT must end with \.jsonl"):
         export_project(connection, tmp_path / "hh.json", "hh")
+
+
+def test_a_row_has_the_agreement_of_its_slice(tmp_path: Path) -> None:
+    data = [row | ({"slice": name} if name is not None else {}) for row, name in zip(pairs(4), ("x", "", None, "x"))]
+    new_project(tmp_path / "P.db", write_rows(tmp_path / "pairs.jsonl", data), overlap=2)
+    vote_all(tmp_path / "P.db", {"Ann": say("A", "A", "B", "B"), "Bob": say("A", "B", "B", "B")})
+    rows = {row["prompt"]: row for row in rows_of(tmp_path / "P.db", tmp_path / "own.jsonl")}
+    assert rows["Question 0?"]["alpha_slice"] == rows["Question 3?"]["alpha_slice"] == 1
+    # of all four pairs, one disagreement: observed 2 / 8, expected 2 x 3 x 5 / (8 x 7)
+    whole = pytest.approx(1 - (2 / 8) / (2 * 3 * 5 / (8 * 7)))
+    assert rows["Question 1?"]["alpha_slice"] == rows["Question 2?"]["alpha_slice"] == whole

@@ -56,6 +56,7 @@ def people_of(project: Path) -> dict[str, PersonFigures]:
 def test_people_are_told_apart(project: Path) -> None:
     people = people_of(project)
     assert people["left"].flags[0] == "prefers left" and people["left"].left > 0.9
+    assert people["left"].side_bias - 2 * people["left"].side_error > 1
     assert people["random"].flags == ("answers at random",)
     assert people["contrary"].flags == ("answers against what is known",)
     for number in range(3):

@@ -229,10 +229,10 @@ def test_votes_of_a_served_project_train_a_model_whose_card_names_them(tmp_path:
 
 @pytest.mark.slow
 def test_votes_of_people_are_as_good_as_an_oracle_s_and_better_than_raw_ones(tmp_path: Path) -> None:
-    """With the labels of 400 pairs the difference of two honest arms varies by about .02 from seed to seed."""
+    """With 400 pairs the honest arms differed by -.03 to .005, by the luck of the draws; hence 800."""
     sizes = {"pairs": 800, "texts": 8000, "sft_steps": 300, "steps": 150}
     found = [loop(tmp_path / str(seed), WORLDS["small"], seed, **sizes) for seed in range(3)]
     lost = [one["oracle"] - one["people"] for one in found]
     print("oracle less people by seed:", ", ".join(f"{value:.4f}" for value in lost), f"mean {np.mean(lost):.4f}")
-    assert np.mean(lost) <= 0.02
+    assert max(lost) <= 0.02
     assert all(one["aggregated"] > one["raw"] for one in found)

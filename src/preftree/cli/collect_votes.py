@@ -42,7 +42,7 @@ def stats(project: ReadProject) -> None:
     words = "undefined: no repeats" if same is None else with_interval(*same)
     typer.echo(f"the same answer to a repeat: {words}")
     typer.echo()
-    heads = ("annotator", "votes", "right, est.", "with others", "checks", "left", "ties", "seconds", "")
+    heads = ("annotator", "votes", "right, est.", "with others", "checks", "side bias", "left", "ties", "seconds", "")
     print_table(heads, [_person_row(person) for person in figures.people])
     flagged = sum(bool(person.flags) for person in figures.people)
     typer.echo(f"{flagged} of {len(figures.people)} annotators have a flag; a flag asks for a look and convicts nobody")
@@ -98,6 +98,7 @@ def _person_row(person: PersonFigures) -> tuple[str, ...]:
         f"{person.skill:.2f} [{person.skill_low:.2f}, {person.skill_high:.2f}]" if person.votes else "-",
         share(person.with_others),
         f"{person.right} of {person.checks}",
+        f"{person.side_bias:+.1f} ± {person.side_error:.1f}" if person.votes else "-",
         share(person.left) + (f" (p {person.left_p:.3g})" if person.left is not None else ""),
         share(person.ties),
         "-" if person.seconds is None else f"{person.seconds:.1f}",

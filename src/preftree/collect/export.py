@@ -135,7 +135,7 @@ def _own_rows(project: sqlite3.Connection, crowd: Crowd, told: ExportTally) -> I
     items = dict(project.execute("SELECT id, slice FROM item").fetchall())
     for one in _decided(project, crowd, told):
         group = items[one.pair.item]
-        alpha = figures.slices[group] if group is not None else figures.alpha
+        alpha = figures.slices[group] if group else figures.alpha
         number_of = {ballot.shown: ballot.id for ballot in one.ballots}
         yield {
             **_sides(one),

@@ -74,6 +74,7 @@ class PersonFigures:
       ties: Share of ties and both-bad among them; None without votes.
       skill: Estimated probability of choosing the better response of a pair whose sides are balanced.
       skill_low, skill_high: The same at one standard error of the skill below and above.
+      side_bias, side_error: Estimated log-odds that left adds, and its standard error.
       left: Share of left among choices of a side; None without one.
       left_p: Exact p-value of no preferred side, adjusted for the number of annotators.
       with_others: Mean probability, by the votes of others alone, that the chosen response is the better one; None
@@ -91,6 +92,8 @@ class PersonFigures:
     skill: float
     skill_low: float
     skill_high: float
+    side_bias: float
+    side_error: float
     left: float | None
     left_p: float
     with_others: float | None
@@ -241,6 +244,8 @@ def _people(project: sqlite3.Connection, crowd: Crowd) -> tuple[PersonFigures, .
                 skill=_chance(fit.skill[j], fit.side_bias[j]),
                 skill_low=_chance(fit.skill[j] - fit.skill_error[j], fit.side_bias[j]),
                 skill_high=_chance(fit.skill[j] + fit.skill_error[j], fit.side_bias[j]),
+                side_bias=float(fit.side_bias[j]),
+                side_error=float(fit.side_error[j]),
                 left=float(sides.left[j]) if on_side[j] else None,
                 left_p=float(sides.p[j]),
                 with_others=float(with_others.mean()) if len(with_others) else None,
