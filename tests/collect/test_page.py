@@ -44,8 +44,9 @@ def open_page(browser: Any) -> Iterator[Callable[..., Any]]:
         """The voting page of an annotator; what goes wrong in it fails the test."""
         context = browser.new_context(viewport={"width": 1200, "height": 800}, **look)
         contexts.append(context)
-        cookie = Identity(secret_of(path)).session(annotator)
-        context.add_cookies([{"name": "annotator", "value": cookie, "url": f"http://127.0.0.1:{port}"}])
+        identity = Identity(secret_of(path))
+        cookie = {"name": identity.cookie("annotator"), "value": identity.session(annotator)}
+        context.add_cookies([cookie | {"url": f"http://127.0.0.1:{port}"}])
         page = context.new_page()
         page.set_default_timeout(10_000)
         page.faults = []
@@ -271,7 +272,7 @@ def fill(path: Path, texts: list[str]) -> None:
         for number, text in enumerate(texts):
             item = filling.item(text)
             two = [filling.response(item, f"{text}{end}", f"{text} {number}") for end in ("", " ")]
-            filling.pair(item, *two)
+            filling.pair(item, two[0], two[1])
 
     store.writer.submit(add).result()
     store.close()

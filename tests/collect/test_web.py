@@ -160,7 +160,8 @@ def _header(name: str, value: str) -> Forgery:
 
 def _cookie(make: Callable[[Identity, Client, Client], str]) -> Forgery:
     def forge(me: Client, card: dict[str, Any], other: Client, theirs: dict[str, Any], path: Path) -> Any:
-        cookie = make(Identity(secret_of(path)), me, other)
+        identity = Identity(secret_of(path))
+        cookie = make(identity, me, other).replace("annotator=", identity.cookie("annotator") + "=")
         return replace(me, writer=None, cookie=cookie), "/votes", card
 
     return forge
@@ -168,8 +169,8 @@ def _cookie(make: Callable[[Identity, Client, Client], str]) -> Forgery:
 
 def _to(path: str, body: Any = None, cookie: str = "", token: str = "") -> Forgery:
     def forge(me: Client, card: dict[str, Any], other: Client, theirs: dict[str, Any], project: Path) -> Any:
-        admin = Identity(secret_of(project)).admin_session()
-        made = {"": me.cookie, "admin": f"admin={admin}"}[cookie]
+        identity = Identity(secret_of(project))
+        made = {"": me.cookie, "admin": f"{identity.cookie('admin')}={identity.admin_session()}"}[cookie]
         return replace(me, writer=None, cookie=made, token=token or me.token), path, {} if body is None else body
 
     return forge
@@ -212,7 +213,9 @@ FORGERIES: dict[str, Forgery] = {
     "no cookie": _cookie(lambda identity, me, other: ""),
     "an empty cookie": _cookie(lambda identity, me, other: "annotator="),
     "a cookie without signature": _cookie(lambda identity, me, other: "annotator=1"),
-    "a cookie with a changed number": _cookie(lambda identity, me, other: "annotator=Mg" + me.cookie[12:]),
+    "a cookie with a changed number": _cookie(
+        lambda identity, me, other: "annotator=Mg" + me.cookie.partition("=")[2][2:]
+    ),
     "a cookie of another secret": _cookie(lambda identity, me, other: f"annotator={OTHERS.dumps(1)}"),
     "an admin's cookie": _cookie(lambda identity, me, other: f"annotator={identity.admin_session()}"),
     "an invitation for a cookie": _cookie(lambda identity, me, other: f"annotator={identity.invitation('1')}"),

@@ -159,7 +159,7 @@ class Client:
     def of(cls, port: int, secret: bytes, annotator: int) -> Client:
         identity = Identity(secret)
         session = identity.session(annotator)
-        return cls(port, f"annotator={session}", identity.form_token(session))
+        return cls(port, f"{identity.cookie('annotator')}={session}", identity.form_token(session))
 
     async def ask(self, path: str, body: Any = None) -> tuple[int, dict[str, Any]]:
         """(status, JSON) of a request; the answer has been read whole."""

@@ -33,13 +33,13 @@ def admin_routes(site: Site) -> list[Route]:
     door, dashboard = _Door(), Dashboard(site.store.path)
 
     def require_admin(request: Request) -> str:
-        cookie = request.cookies.get("admin", "")
+        cookie = request.cookies.get(site.identity.cookie("admin"), "")
         if not site.identity.is_admin(cookie):
             raise HTTPException(403, "Sign in as the admin first.")
         return cookie
 
     async def home(request: Request) -> Response:
-        cookie = request.cookies.get("admin", "")
+        cookie = request.cookies.get(site.identity.cookie("admin"), "")
         if not site.identity.is_admin(cookie):
             return site.page("sign_in.html", message="")
         panel = await dashboard.latest(last_vote(site.store.reading))
@@ -65,7 +65,7 @@ def admin_routes(site: Site) -> list[Route]:
         door.wrong.remove(now)
         response = RedirectResponse("/admin", 303)
         response.set_cookie(
-            "admin",
+            site.identity.cookie("admin"),
             site.identity.admin_session(),
             max_age=int(ADMIN_SESSION),
             httponly=True,
@@ -102,7 +102,7 @@ def admin_routes(site: Site) -> list[Route]:
         require_admin(request)
         site.require_form(request, "admin")
         response = JSONResponse({})
-        response.delete_cookie("admin")
+        response.delete_cookie(site.identity.cookie("admin"))
         return response
 
     return [

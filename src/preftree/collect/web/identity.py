@@ -7,6 +7,7 @@ import secrets
 import sqlite3
 import time
 from dataclasses import dataclass
+from typing import Literal
 
 from argon2 import PasswordHasher
 from argon2.exceptions import Argon2Error, InvalidHashError
@@ -46,6 +47,10 @@ class Identity:
     """
 
     secret: bytes
+
+    def cookie(self, kind: Literal["annotator", "admin"]) -> str:
+        """Name of a cookie: browsers send cookies to every port of a host, so each project has names of its own."""
+        return f"{kind}-{hmac.new(self.secret, b'cookie', 'sha256').hexdigest()[:8]}"
 
     def session(self, annotator: int) -> str:
         """A cookie of an annotator."""

@@ -8,7 +8,7 @@ import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.exceptions import HTTPException
@@ -68,7 +68,7 @@ class Site:
         Raises:
           HTTPException: 403, nobody who may vote.
         """
-        number = self.identity.annotator(request.cookies.get("annotator"))
+        number = self.identity.annotator(request.cookies.get(self.identity.cookie("annotator")))
         found = None if number is None else self.store.annotator(number)
         if found is None:
             raise HTTPException(403, "Your session has ended. Ask for a new invitation.")
@@ -77,13 +77,15 @@ class Site:
         self.last_seen[found.id] = time.monotonic()
         return found
 
-    def require_form(self, request: Request, cookie: str) -> None:
+    def require_form(self, request: Request, who: Literal["annotator", "admin"]) -> None:
         """See that what is sent carries the token of the page that sent it.
 
         Raises:
           HTTPException: 403, it does not.
         """
-        if not self.identity.is_form_token(request.cookies.get(cookie, ""), request.headers.get("x-token")):
+        if not self.identity.is_form_token(
+            request.cookies.get(self.identity.cookie(who), ""), request.headers.get("x-token")
+        ):
             raise HTTPException(403, "The page is out of date. Reload it.")
 
     def room(self, held: int) -> int:

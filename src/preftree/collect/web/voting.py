@@ -37,9 +37,9 @@ def voting_routes(site: Site) -> list[Route]:
         try:
             annotator = site.annotator(request)
         except HTTPException as error:
-            had_session = "annotator" in request.cookies
+            had_session = site.identity.cookie("annotator") in request.cookies
             return site.page("stranger.html", 403, message=error.detail if had_session else "")
-        token = site.identity.form_token(request.cookies["annotator"])
+        token = site.identity.form_token(request.cookies[site.identity.cookie("annotator")])
         guidelines = as_html(site.store.settings().guidelines)
         return site.page(
             "vote.html", person=annotator.name, who=annotator.pseudonym, token=token, guidelines=guidelines
@@ -58,9 +58,8 @@ def voting_routes(site: Site) -> list[Route]:
             return site.page("stranger.html", 403, message="This invitation cannot be used. Ask for a new one.")
         response = RedirectResponse("/", 303)
         cookie = site.identity.session(annotator)
-        response.set_cookie(
-            "annotator", cookie, max_age=int(SESSION), httponly=True, samesite="strict", secure=site.is_secure
-        )
+        name = site.identity.cookie("annotator")
+        response.set_cookie(name, cookie, max_age=int(SESSION), httponly=True, samesite="strict", secure=site.is_secure)
         return response
 
     async def next_pairs(request: Request) -> Response:
