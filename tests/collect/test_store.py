@@ -201,3 +201,12 @@ def test_a_full_file_system_is_named(tmp_path: Path) -> None:
         assert len(there) + len(refused) == len(shown)
         with pytest.raises(Exception, match=r"database or disk is full.*see to the disk"):
             store.vote([vote(refused[0], note="long " * 300)]).result()
+
+
+def test_commits_wait_for_the_disk(store: SqliteStore) -> None:
+    """A kill cannot show it: the kernel keeps what was written. SQLite syncs the log at each COMMIT with FULL (2)."""
+    for setting, wanted in (("synchronous", 2), ("journal_mode", "wal"), ("foreign_keys", 1)):
+        found = store.writer.submit(lambda project, name=setting: project.execute(f"PRAGMA {name}").fetchone()).result()
+        assert found == (wanted,)
+    with pytest.raises(sqlite3.OperationalError, match="readonly"):
+        store.reading.execute("DELETE FROM item")
