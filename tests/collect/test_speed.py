@@ -1,4 +1,4 @@
-"""The server keeps up: votes a second, waits of a hundred people, and a project of a million votes, as the issue asks."""
+"""The server keeps up: votes a second, waits of a hundred people, and a project of a million votes."""
 
 from __future__ import annotations
 

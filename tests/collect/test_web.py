@@ -24,7 +24,18 @@ from preftree.collect.store import SqliteStore, own_project
 from preftree.collect.web.app import invitation_link, serve
 from preftree.collect.web.identity import Identity
 from preftree.errors import ConfigError
-from support.collect import PASSWORD, Client, add_people, make_numbered, rows, run, secret_of, served, with_settings
+from support.collect import (
+    PASSWORD,
+    Client,
+    add_people,
+    fork_server,
+    make_numbered,
+    rows,
+    run,
+    secret_of,
+    served,
+    with_settings,
+)
 
 
 @pytest.fixture(scope="module")
@@ -309,6 +320,42 @@ def test_annotators_see_no_model_no_file_and_no_seed(tmp_path: Path) -> None:
         assert not [text for text in seen if word.encode() in text.lower()], word
     left = rows(path, "SELECT sum(first_is_left), count(*) FROM shown WHERE visit = 0")[0]
     assert binomtest(*left).pvalue > 0.01
+
+
+def test_a_full_disk_is_told_and_the_votes_are_taken_when_there_is_room(tmp_path: Path) -> None:
+    path = make_numbered(tmp_path / "P.db", 50, with_settings(lease=600.0))
+    add_people(path, 1)
+    pages = rows(path, "PRAGMA page_count")[0][0]
+    votes: list[dict[str, Any]] = []
+
+    def no_room(store: SqliteStore) -> None:
+        limit = f"PRAGMA max_page_count = {pages + 1}"
+        store.writer.submit(lambda project: project.execute(limit).fetchone()).result()
+
+    async def talk(port: int) -> list[int]:
+        client = Client.of(port, secret_of(path), 1)
+        status, answer = await client.ask("/next")
+        found = [status]
+        for card in answer.get("pairs", []):
+            vote = {"shown": card["shown"], "turn": 0, "kind": "vote", "side": "left", "ms": 1, "note": "n" * 1500}
+            votes.append(vote)
+            status, answer = await client.ask("/votes", {"votes": [vote]})
+            assert status == 200 or answer["error"] == "The server's disk refuses"
+            found.append(status)
+        return found
+
+    async def again(port: int) -> None:
+        client = Client.of(port, secret_of(path), 1)
+        for vote in votes:
+            assert (await client.ask("/votes", {"votes": [vote]}))[0] == 200
+
+    with served(path, lambda path, port: fork_server(path, port, no_room)) as port:
+        found = run(talk(port))
+    kept = rows(path, "SELECT count(*) FROM vote")[0][0]
+    assert set(found) <= {200, 503} and 503 in found and kept == found[1:].count(200)
+    with served(path) as port:
+        run(again(port))
+    assert rows(path, "SELECT count(*) FROM vote")[0][0] == len(votes) > 0
 
 
 def test_who_is_paused_cannot_vote(project: Path, port: int) -> None:

@@ -73,13 +73,14 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def fork_server(path: Path, port: int) -> int:
+def fork_server(path: Path, port: int, prepare: Callable[[SqliteStore], object] = bool) -> int:
     """Serve a project in a child of this process; its process id, once the port is open."""
     child = os.fork()
     if child == 0:
         code = 1
         try:
             with own_project(path) as store:
+                prepare(store)
                 serve(store, "127.0.0.1", port, public_url=None, started=lambda url: None)
             code = 0
         finally:

@@ -45,10 +45,7 @@ def make_app(store: SqliteStore, origins: frozenset[str], url: str) -> ASGIApp:
 
     async def not_written(request: Request, error: Exception) -> Response:
         log.error("%s", error)
-        message = (
-            "The server's disk refuses; your votes stay here and are sent again. The admin has to see to the disk."
-        )
-        return JSONResponse({"error": message}, 503)
+        return JSONResponse({"error": "The server's disk refuses"}, 503)
 
     app = Starlette(
         routes=[

@@ -22,6 +22,7 @@ let isLoading = false;
 let isAskedAgain = false; // for more pairs, while it was loading
 let isSending = false;
 let away = 0; // failures in a row
+let trouble = ""; // what the last one was
 let ended = ""; // message of a session that has ended
 let canKeep = true;
 let counts = { mine: 0, votes: 0, needed: 0 };
@@ -85,6 +86,7 @@ async function send() {
     } catch (error) {
       if (error.isAway) {
         away += 1;
+        trouble = error.message;
         break;
       }
       if (error.status === 403 && error.message.includes("session")) ended = error.message;
@@ -125,7 +127,11 @@ async function load() {
     if (!pairs.length && !isAskedAgain) setTimeout(load, 4000);
   } catch (error) {
     if (error.status === 403) ended = error.message;
-    else setTimeout(load, Math.min(5000, 500 * ++away));
+    else {
+      away += 1;
+      trouble = error.message;
+      setTimeout(load, Math.min(5000, 500 * away));
+    }
   }
   isLoading = false;
   show();
@@ -251,7 +257,7 @@ function show() {
   const status = $("status");
   const kept = `${unsent.length} ${unsent.length === 1 ? "vote is" : "votes are"} kept here`;
   if (ended) status.textContent = unsent.length ? `${ended} ${kept}.` : ended;
-  else if (away) status.textContent = unsent.length ? `The server is away: ${kept} and sent later` : "The server is away";
+  else if (away) status.textContent = unsent.length ? `${trouble}: ${kept} and sent later` : trouble;
   else if (refused.length) status.textContent = `Not kept: ${refused.at(-1)}`;
   else if (!canKeep && unsent.length) status.textContent = "This browser keeps nothing: leave the page open";
   else status.textContent = unsent.length ? "Saving" : "All votes are saved";
@@ -264,7 +270,7 @@ function show() {
   if (!pairs.length) {
     const isOver = counts.needed > 0 && counts.votes >= counts.needed;
     if (ended) empty.textContent = ended;
-    else if (away) empty.textContent = "The server is away, and this page has no more pairs. It goes on by itself.";
+    else if (away) empty.textContent = `${trouble}, and this page has no more pairs. It goes on by itself.`;
     else if (isLoading || unsent.length) empty.textContent = "One moment";
     else empty.textContent = isOver ? "All pairs have their votes. Thank you." : "Nothing to vote on now. The last pairs are with others; this page looks again by itself.";
   }
