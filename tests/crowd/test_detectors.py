@@ -48,7 +48,9 @@ def random_clickers(rounds: int, checks: int = 20) -> tuple[float, float]:
     named = hit = 0
     for _ in range(rounds):
         right = np.r_[generator.binomial(checks, 0.5, 3), generator.binomial(checks, 0.9, 9)]
-        found = check_test(right, np.full(12, checks)).at_random
+        half = generator.binomial(right, 0.5)
+        golds = half + generator.binomial(checks - right, 0.5)  # some of the checks are golds, the others repeats
+        found = check_test(half, golds, right - half, checks - golds).at_random
         named, hit = named + found.sum(), hit + found[:3].sum()
     return hit / named, hit / (3 * rounds)
 
@@ -67,11 +69,15 @@ def test_random_clickers_are_found_in_2000_projects():
 
 
 def test_who_votes_against_what_he_knows_is_not_random():
-    found = check_test(np.array([18, 17, 2, 10, 3]), np.array([20, 20, 20, 20, 4]))
-    assert found.contrary.tolist() == [False, False, True, False, False]
-    assert found.at_random.tolist() == [False, False, False, True, False]
-    assert found.told.tolist() == [True, True, True, True, False]
-    assert not check_test(np.zeros(2, np.int64), np.zeros(2, np.int64)).at_random.any()
+    right, golds = np.array([18, 17, 2, 10, 3, 1]), np.array([20, 20, 20, 20, 4, 20])
+    same, repeats = np.array([0, 0, 0, 0, 0, 19]), np.array([0, 0, 0, 0, 0, 20])
+    found = check_test(right, golds, same, repeats)
+    assert found.contrary.tolist() == [False, False, True, False, False, True]
+    assert found.at_random.tolist() == [False, False, False, True, False, False]
+    assert found.told.tolist() == [True, True, True, True, False, True]
+    assert found.right[5] == 0.5  # of both together the last one looks like a coin
+    none = np.zeros(2, np.int64)
+    assert not check_test(none, none, none, none).at_random.any()
 
 
 def test_a_fifth_of_the_median_is_too_fast():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -12,6 +13,7 @@ from scipy.special import expit
 from preftree.collect.fill import make_project
 from preftree.collect.propose import open_queue
 from preftree.collect.records import Settings, Shown, Side, Vote
+from preftree.collect.schema import connect
 from preftree.collect.store import SqliteStore
 
 Decide: TypeAlias = Callable[[Shown, np.random.Generator], Side]
@@ -19,8 +21,11 @@ Decide: TypeAlias = Callable[[Shown, np.random.Generator], Side]
 
 
 def new_project(path: Path, pairs: str, *, gold_file: str | None = None, **settings: Any) -> None:
-    """A project of a file of pairs."""
+    """A project of a file of pairs, with a secret that makes the same draws each time."""
     make_project(path, Settings(**settings), password_hash="-", pairs=pairs, golds=gold_file)
+    project = connect(path, write=True)
+    project.execute("UPDATE setting SET value = ? WHERE name = 'secret'", (json.dumps("07" * 32),))
+    project.close()
 
 
 def vote_all(path: Path, people: dict[str, Decide], *, seed: int = 0, ms: int = 4000, most: int = 10**9) -> int:

@@ -219,9 +219,9 @@ def _people(project: sqlite3.Connection, crowd: Crowd) -> tuple[PersonFigures, .
     known = crowd.known[votes.item]
     asked = crowd.is_gold[votes.item] & (known != 0.5)
     right = np.bincount(votes.annotator[asked & (known == votes.for_first)], minlength=num)
-    right = right + np.bincount(crowd.again_by[crowd.first == crowd.again], minlength=num)
-    checks = np.bincount(votes.annotator[asked], minlength=num) + np.bincount(crowd.again_by, minlength=num)
-    tested, fast = check_test(right, checks), too_fast(votes.annotator, crowd.ms, num)
+    same = np.bincount(crowd.again_by[crowd.first == crowd.again], minlength=num)
+    golds, repeats = np.bincount(votes.annotator[asked], minlength=num), np.bincount(crowd.again_by, minlength=num)
+    tested, fast = check_test(right, golds, same, repeats), too_fast(votes.annotator, crowd.ms, num)
     joined = sided & (crowd.num_votes[votes.item] > 1)
     agreed = np.where(votes.for_first == 1, fit.by_others, 1 - fit.by_others)
     annotators, found = read_annotators(project), []
@@ -249,8 +249,8 @@ def _people(project: sqlite3.Connection, crowd: Crowd) -> tuple[PersonFigures, .
                 left=float(sides.left[j]) if on_side[j] else None,
                 left_p=float(sides.p[j]),
                 with_others=float(with_others.mean()) if len(with_others) else None,
-                right=int(right[j]),
-                checks=int(checks[j]),
+                right=int(right[j] + same[j]),
+                checks=int(golds[j] + repeats[j]),
                 seconds=float(np.median(crowd.ms[mine])) / 1000 if count[j] else None,
                 flags=tuple(words for words, raised in flags.items() if raised),
             )

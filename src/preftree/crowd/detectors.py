@@ -39,9 +39,9 @@ class CheckTest(NamedTuple):
     """Known answers and hidden repeats of each annotator against random clicking.
 
     Attributes:
-      right: Share of right answers and equal repeats, [J]; nan without one.
+      right: Share of right answers and equal repeats among both, [J]; nan without one.
       at_random: Whether they look more like a coin's than like those of the others, [J].
-      contrary: Whether they are wrong more often than a coin's would be, [J].
+      contrary: Whether known answers are wrong more often than a coin's would be, [J].
       told: Whether there were enough of them, [J].
     """
 
@@ -71,23 +71,31 @@ def side_test(left: Int[np.ndarray, " J"], sides: Int[np.ndarray, " J"]) -> Side
     return SideTest(_share(left, sides), adjusted, adjusted < LEVEL)
 
 
-def check_test(right: Int[np.ndarray, " J"], checks: Int[np.ndarray, " J"]) -> CheckTest:
+def check_test(
+    right: Int[np.ndarray, " J"],
+    golds: Int[np.ndarray, " J"],
+    same: Int[np.ndarray, " J"],
+    repeats: Int[np.ndarray, " J"],
+) -> CheckTest:
     """Whether annotators click at random, by what is known of their answers.
 
     A known answer is right by chance in one of two cases, and a repeat, whose sides are turned, is equal by chance as
     often; who always presses one side contradicts himself on every repeat. An annotator clicks at random where his
-    count is likelier under a share of 1/2 than under the median share of the annotators, at least .75.
+    count of both is likelier under a share of 1/2 than under the median share of the annotators, at least .75. Who
+    votes against what is known does not click at random, and repeats it faithfully: known answers alone tell.
 
     Args:
-      right: How many known answers each got right, and repeats answered alike, [J].
-      checks: How many of both each had, [J].
+      right, golds: How many known answers each got right, of how many, [J].
+      same, repeats: How many repeats each answered alike, of how many, [J].
     """
-    share, told = _share(right, checks), checks >= FEWEST_CHECKS
-    usual = float(np.median(((right + 1) / (checks + 2))[told])) if told.any() else _LEAST_RIGHT
+    good, checks = right + same, golds + repeats
+    told = checks >= FEWEST_CHECKS
+    usual = float(np.median(((good + 1) / (checks + 2))[told])) if told.any() else _LEAST_RIGHT
     usual = min(max(usual, _LEAST_RIGHT), 0.99)
-    as_usual, as_coin = (stats.binom.logpmf(right, checks, chance) for chance in (usual, 0.5))
-    contrary = told & (stats.binom.cdf(right, checks, 0.5) < LEVEL / max(1, int(told.sum())))
-    return CheckTest(share, told & (as_coin > as_usual) & ~contrary, contrary, told)
+    as_usual, as_coin = (stats.binom.logpmf(good, checks, chance) for chance in (usual, 0.5))
+    asked = golds >= FEWEST_CHECKS
+    contrary = asked & (stats.binom.cdf(right, golds, 0.5) < LEVEL / max(1, int(asked.sum())))
+    return CheckTest(_share(good, checks), told & (as_coin > as_usual) & ~contrary, contrary, told)
 
 
 def too_fast(
