@@ -255,9 +255,9 @@ function render() {
 
 function show() {
   const status = $("status");
-  const kept = `${unsent.length} ${unsent.length === 1 ? "vote is" : "votes are"} kept here`;
+  const kept = `${unsent.length} ${unsent.length === 1 ? "vote" : "votes"} kept here`;
   if (ended) status.textContent = unsent.length ? `${ended} ${kept}.` : ended;
-  else if (away) status.textContent = unsent.length ? `${trouble}: ${kept} and sent later` : trouble;
+  else if (away) status.textContent = unsent.length ? `${trouble}: ${kept}` : trouble;
   else if (refused.length) status.textContent = `Not kept: ${refused.at(-1)}`;
   else if (!canKeep && unsent.length) status.textContent = "This browser keeps nothing: leave the page open";
   else status.textContent = unsent.length ? "Saving" : "All votes are saved";
