@@ -404,10 +404,10 @@ def test_a_server_that_others_reach_has_to_be_asked_for(tmp_path: Path) -> None:
 def test_the_command_serves_without_torch_and_writes_no_secret_to_the_log(tmp_path: Path) -> None:
     path = make_numbered(tmp_path / "P.db", 5, with_settings())
     code = (
-        "import sys, threading, time\n"
+        "import sys, threading\n"
         "from preftree.cli.main import app\n"
         "def look():\n"
-        "    time.sleep(2)\n"
+        "    sys.stdin.readline()\n"  # the test has voted
         "    print('torch', 'torch' in sys.modules, 'transformers', 'transformers' in sys.modules, flush=True)\n"
         "threading.Thread(target=look, daemon=True).start()\n"
         f"sys.argv[1:] = ['collect', 'serve', {str(path)!r}, '--port', '0', '--me', 'Ada']\n"
@@ -415,9 +415,14 @@ def test_the_command_serves_without_torch_and_writes_no_secret_to_the_log(tmp_pa
     )
     environment = os.environ | {"PYTHONPATH": str(Path(preftree.__file__).parents[1]), "PYTHONUNBUFFERED": "1"}
     server = subprocess.Popen(
-        [sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", code],
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
-    assert server.stdout is not None
+    assert server.stdout is not None and server.stdin is not None
     link = re.findall(r"http\S+", server.stdout.readline())[0]
     port, token = int(re.findall(r":(\d+)/", link)[0]), link.rpartition("/")[2]
 
@@ -434,6 +439,8 @@ def test_the_command_serves_without_torch_and_writes_no_secret_to_the_log(tmp_pa
 
     try:
         secrets = [*run(talk()).split("\n"), token, "hunter2", secret_of(path).hex(), PASSWORD]
+        server.stdin.write("\n")
+        server.stdin.flush()
         lines = [server.stdout.readline() for _ in range(3)]
         assert "torch False transformers False\n" in lines
     finally:
