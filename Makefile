@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 export PYTHONUTF8 = 1
 export HF_HUB_DISABLE_TELEMETRY = 1
 
-.PHONY: demo real test test-slow test-real test-gpu check bench-attention bench bench-adapters bench-adapters-world demo-full bench-diagnose bench-rewards bench-online bench-theory bench-work bench-hh docs-losses docs-options bench-league bench-pareto bench-sentiment bench-real-hh bench-collect clean
+.PHONY: demo real test test-slow test-real test-gpu check bench-attention bench-sharing bench bench-adapters bench-adapters-world demo-full bench-diagnose bench-rewards bench-online bench-theory bench-work bench-hh docs-losses docs-options bench-league bench-pareto bench-sentiment bench-real-hh bench-collect clean
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -50,6 +50,10 @@ check: $(VENV)/.ready
 # Forward and backward of the attention paths, a layer and a model, on the device that there is.
 bench-attention: $(VENV)/.ready
 	$(BIN)/python benchmarks/attention.py
+
+# Trees across prompts beside trees of one prompt.
+bench-sharing: $(VENV)/.ready
+	OMP_NUM_THREADS=1 $(BIN)/python -W ignore benchmarks/sharing.py
 
 bench: $(VENV)/.bench
 	$(BIN)/python benchmarks/step.py
