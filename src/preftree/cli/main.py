@@ -31,6 +31,7 @@ from preftree.cli import (
     sweep,
     train,
 )
+from preftree.cli.shared import reservations
 from preftree.errors import UserError, out_of_memory
 from preftree.runtime.logs import StderrHandler
 from preftree.storage.atomic import disk_faults
@@ -86,7 +87,7 @@ def main() -> NoReturn:
         if isinstance(stream, io.TextIOWrapper):  # names of files may be no text
             stream.reconfigure(errors="backslashreplace")
     try:
-        with disk_faults():
+        with disk_faults(), reservations():
             app()
     except MemoryError:
         print("error: this computer ran out of memory; use less data at once, or a smaller model", file=sys.stderr)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -20,6 +20,9 @@ REWARD = (
 )
 JUDGE = f"A reward model's folder, {REWARD}"
 SIDE = "A model's or a run's folder, a GGUF file, a hub id, or a file that `preftree generate` wrote"
+
+
+_reserved: ExitStack | None = None  # the folders of the running command
 
 
 def _in_64_bits(value: Any) -> Any:
@@ -83,16 +86,24 @@ def reserve(out: Path, option: str = "--out") -> None:
       TrainingError: another process works in it.
       WriteError: it cannot be made or marked.
     """
-    import click
-
     from preftree.storage.own_folder import own_folder
 
-    context = click.get_current_context(silent=True)
-    if context is not None:
-        context.with_resource(own_folder(out, option))
+    if _reserved is not None:
+        _reserved.enter_context(own_folder(out, option))
         return
     with own_folder(out, option):  # called from Python: marked, and not held
         pass
+
+
+@contextmanager
+def reservations() -> Iterator[None]:
+    """Hold what `reserve` reserves until the command within ends."""
+    global _reserved
+    try:
+        with ExitStack() as _reserved:
+            yield
+    finally:
+        _reserved = None
 
 
 @contextmanager
