@@ -4,8 +4,9 @@ The forward takes branch by branch, each with the keys of its ancestors. Autogra
 every repetition of grouped keys, and run the kernel's backward in bf16. Here one node keeps the row, its output and its
 normalisers, and adds each branch's gradients to those of the row in place.
 
-**The backward computes in fp32** (float64 for float64). The kernel's backward in bf16 is slower than in fp32 up to some
-500 queries, three to five times for short branches, and eight times less exact (`benchmarks/attention_on_cpu.py`).
+**The backward computes in fp32** (float64 for float64). The kernel's backward in bf16 takes longer than in fp32 up to
+some 500 queries, twice to four times as long for short branches, and is three to eight times less exact
+(`benchmarks/attention_on_cpu.py`).
 
 **A long beginning is read in one call.** Its keys would be copied for each branch below it. From WIDE_COPIES keys
 copied, the queries of all those branches attend to it in one call without a mask, and the softmaxes are joined by their
