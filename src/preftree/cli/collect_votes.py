@@ -42,7 +42,7 @@ def stats(project: ReadProject) -> None:
     words = "undefined: no repeats" if same is None else with_interval(*same)
     typer.echo(f"the same answer to a repeat: {words}")
     typer.echo()
-    heads = ("annotator", "votes", "right, est.", "with others", "checks", "side bias", "left", "ties", "seconds", "")
+    heads = ("who", "votes", "right, est.", "with others", "checks", "side bias", "left", "ties", "s", "")
     print_table(heads, [_person_row(person) for person in figures.people])
     flagged = sum(bool(person.flags) for person in figures.people)
     typer.echo(f"{flagged} of {len(figures.people)} annotators have a flag; a flag asks for a look and convicts nobody")

@@ -161,7 +161,7 @@ function act(kind, side = null) {
   pairs.shift();
   remember({ shown: card.shown, turn: card.turn, said, side, card });
   put(vote);
-  $("said").textContent = `${said}.`;
+  $("said").textContent = `Your last vote: ${said}.`;
   counts.mine += 1;
   begin();
 }
