@@ -58,7 +58,6 @@ def test_a_layer_is_torchs_own_up_to_the_order_of_sums(kind: str) -> None:
         assert torch.equal(fast(x), plain(x)), "without autocast nothing changes"
 
 
-@pytest.mark.usefixtures("emulating")
 @pytest.mark.parametrize(
     ("machine", "library", "avx512", "amx", "native"),
     [
@@ -74,12 +73,13 @@ def test_native_products_need_instructions_and_a_library(
     monkeypatch: pytest.MonkeyPatch, machine: str, library: bool, avx512: bool, amx: bool, native: bool
 ) -> None:
     monkeypatch.setattr(products.platform, "machine", lambda: machine)
-    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: library)
+    monkeypatch.setattr(products, "_library_takes_bf16", lambda: library)
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
     assert products._has_kernels.__wrapped__() is native
 
 
+@pytest.mark.usefixtures("emulating")
 def test_operands_are_rounded() -> None:
     x = torch.randn(100)
     assert operand(x, torch.bfloat16).dtype == torch.float32

@@ -30,11 +30,15 @@ def _has_kernels() -> bool:
     On x86 the library takes bf16 on every CPU with AVX-512 and converts number by number where it lacks AVX512_BF16 and
     AMX; elsewhere its own answer is the only one.
     """
-    if not (torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()):
+    if not _library_takes_bf16():
         return False
     if platform.machine().lower() not in ("x86_64", "amd64"):
         return True
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+def _library_takes_bf16() -> bool:
+    return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def emulating(device: torch.device) -> bool:
