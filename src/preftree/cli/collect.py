@@ -147,6 +147,24 @@ def sample(
             typer.echo(f"{name}: {drawn.added} responses; {drawn.left_out}", err=True)
 
 
+@app.command("features")
+def features(
+    project: Project,
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="The policy: a model folder, a run, or a hub id.")],
+    size: Annotated[int, whole_number(min=1, help="Most numbers for a response.")] = 24,
+) -> None:
+    """Describe each response by a model's hidden states, for the active picks of `new --pick`."""
+    from preftree.cli.shared import progress_bar
+    from preftree.collect.features import add_features
+    from preftree.collect.store import own_project
+    from preftree.runtime.logs import quiet_transformers
+
+    quiet_transformers()
+    with own_project(project) as store, progress_bar(model, None) as show:
+        number, kept = add_features(store, model, size=size, progress=show)
+    typer.echo(f"{number} responses have features, which hold {kept:.0%} of the variance of their states", err=True)
+
+
 @app.command("serve")
 def serve(
     project: Project,
