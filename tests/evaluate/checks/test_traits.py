@@ -18,6 +18,7 @@ ENDLESS = {
     *("wpo", "wpo_clipped", "aot", "aot_unpaired", "rpo", "iterative_rpo", "modpo", "odpo", "gpo", "beta_dpo", "dpop"),
     *("rao_kupper", "davidson", "discopop", "unlikelihood", "reference_free", "constrained_dpo", "slic", "bco_pair"),
     *("apo_zero", "kto_pair", "dpo_shift", "sampo", "cpo_simpo", "simper", "alpha_dpo", "token_unlikelihood"),
+    "dpo_soft",  # where a row has no win_prob
 }
 
 
