@@ -17,6 +17,7 @@ from preftree.scoring.scorer import Scorer
 from preftree.scoring.split_batch import split_by_depth
 from preftree.scoring.verify import require_finite_figures, verify_scorer
 from preftree.tree.layout import TokenSequence
+from preftree.tree.pack import plan_step
 from support.every_architecture import WINDOW, build, examine, responses
 from support.models import VOCAB, longrope, plain_all, random_sequences, tiny
 
@@ -101,6 +102,27 @@ def test_long_rows_of_longrope_models_are_batches_of_their_own() -> None:
         theirs = torch.stack([_without_its_last_input(plain, one) for group in groups for one in group])
     assert float((ours - theirs).abs().max()) < 2e-4
     verify_scorer(scorer, groups)
+
+
+def test_a_step_keeps_long_rows_of_longrope_models_apart() -> None:
+    """Two pairs of one prompt, and one of a prompt that begins alike, with rows on either side of 40 tokens."""
+    model = longrope()
+    plain = copy.deepcopy(model)
+    rng = np.random.default_rng(2)
+    prompt = rng.integers(3, VOCAB, 30)
+    other = np.concatenate([prompt, rng.integers(3, VOCAB, 4)])
+    rows = [[(prompt, 5), (prompt, 40)], [(prompt, 12), (prompt, 4)], [(other, 3), (other, 30)]]
+    pairs = []
+    for pair in rows:
+        whole = [(len(start), np.concatenate([start, rng.integers(3, VOCAB, n)])) for start, n in pair]
+        pairs.append([TokenSequence(ids.astype(np.int32), np.arange(len(ids)) >= first) for first, ids in whole])
+    scorer = Scorer(model)
+    (plan,) = plan_step(pairs, [0, 0, 1], budget=1000, sharing=scorer.sharing)
+    for micro in plan:
+        with torch.no_grad():
+            ours = sum_responses(scorer(micro.batch), micro.batch.count_R).values
+            own = [_without_its_last_input(plain, one) for index in micro.examples for one in pairs[index]]
+        assert float((ours - torch.stack(own)).abs().max()) < 2e-4
 
 
 def _without_its_last_input(model: transformers.PreTrainedModel, sequence: TokenSequence) -> torch.Tensor:
