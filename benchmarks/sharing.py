@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=15)
     parser.add_argument("--budget", type=int, default=BUDGET)
     options = parser.parse_args()
-    print("| rows | of lone rows: apart | across | branches apart | across | CPU s apart | across | across / apart |")
+    print("| rows | tokens of lone rows, apart | across | branches, apart | across | CPU s, apart | across | ratio |")
     print("|---|---|---|---|---|---|---|---|")
     for profile in [options.data.name] if options.data else options.profile:
         with tempfile.TemporaryDirectory() as folder:

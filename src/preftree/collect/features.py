@@ -101,6 +101,6 @@ def principal_components(states: Float[np.ndarray, "N D"], size: int) -> tuple[F
     """Coordinates along the directions of most variance, the largest first, and the share of variance they hold."""
     centred = states.astype(np.float64) - states.mean(0, dtype=np.float64)
     left, values, _ = np.linalg.svd(centred, full_matrices=False)
-    number = min(size, int((values > 1e-9 * max(values[0], 1e-300)).sum()))
+    number = min(size, int((values > 1e-9 * values[0]).sum()))
     total = float((values**2).sum())
     return left[:, :number] * values[:number], float((values[:number] ** 2).sum()) / total if total else 1.0

@@ -28,7 +28,7 @@ def order_groups(
 
     Args:
       prompts: The prompt of each example, as `TokenStore.prompts`, [N].
-      order: By prompt, by example, or by prefix, whose groups `data/alike.py` makes of those by prompt.
+      order: By prompt, by example, or by prefix: `data/alike.py` joins the groups of prompts that begin alike.
       batch_size: Examples of a step.
     Returns:
       A number for each example, equal for those that stay together; None where all are shuffled one by one.

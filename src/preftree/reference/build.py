@@ -76,7 +76,7 @@ def build_reference(
     Args:
       table: Destination of the log-probs, opened with the key of this scorer.
       scorer: The reference model.
-      groups: Responses to one prompt, group by group; each group is laid out as one tree.
+      groups: Responses to one prompt, group by group; a group is one tree, and groups that begin alike share theirs.
       budget: Most tokens of one forward.
       data: Digest of the groups; where the table is noted to hold these data, they are not read.
       name: Name of group i in errors: the origin of its example in the data.

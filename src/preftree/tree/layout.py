@@ -18,9 +18,9 @@ The last prompt token predicts the first token of every response, so targets can
 each prediction has a source (a token's index in T) and a target (a token id). Two responses that begin alike share a
 prediction; incidences map responses to the predictions that they sum.
 
-Responses to one prompt share every beginning. Sequences of different prompts share one of at least LEAST_SHARED tokens
-(a system prompt, tools, examples, earlier turns of a dialogue), and LEAST_SHARE of each: a short one saves less than
-another branch costs.
+Responses to one prompt share every beginning. Sequences of different prompts share one of at least LEAST_SHARED tokens,
+such as a system prompt, tools, examples, or earlier turns of a dialogue: a shorter one saves less than another branch
+costs.
 """
 
 from __future__ import annotations
@@ -36,10 +36,7 @@ from torch import Tensor
 from preftree.tree.to_device import send
 
 LEAST_SHARED = 64
-"""Fewest tokens of a beginning that sequences of different prompts share."""
-
-LEAST_SHARE = 0.05
-"""Least share of each of these sequences that their common beginning is."""
+"""Fewest tokens, after the branch before, that sequences of different prompts share."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -251,8 +248,11 @@ def _alike(inputs: Sequence[np.ndarray], prompts: Sequence[int], members: Sequen
         by_beginning: dict[bytes, list[int]] = {}
         for index in members:
             by_beginning.setdefault(beginning(inputs[index], depth), []).append(index)
-        for group in by_beginning.values():
-            groups.extend(_worth_sharing(inputs, prompts, group, depth))
+        groups = [
+            group
+            for tokens, group in by_beginning.items()
+            if len(tokens) == LEAST_SHARED * inputs[group[0]].itemsize and len({prompts[index] for index in group}) > 1
+        ]
         shared = {index for group in groups for index in group}
         alone = [index for index in members if index not in shared]
     by_next_token: dict[tuple[int, int], list[int]] = {}
@@ -264,23 +264,6 @@ def _alike(inputs: Sequence[np.ndarray], prompts: Sequence[int], members: Sequen
 def beginning(ids: Int[np.ndarray, " L"], depth: int = 0) -> bytes:
     """The tokens from `depth` on that decide whether prompts share a branch; fewer than LEAST_SHARED share none."""
     return ids[depth : depth + LEAST_SHARED].tobytes()
-
-
-def _worth_sharing(
-    inputs: Sequence[np.ndarray], prompts: Sequence[int], members: Sequence[int], depth: int
-) -> list[list[int]]:
-    """Groups of several prompts whose common beginning is long enough for each of its sequences."""
-    groups: list[list[int]] = []
-    rest = [index for index in members if len(inputs[index]) - depth >= LEAST_SHARED]
-    while len({prompts[index] for index in rest}) > 1:
-        length = common_length([inputs[index][depth:] for index in rest])
-        enough = [index for index in rest if length >= LEAST_SHARE * len(inputs[index])]
-        if len({prompts[index] for index in enough}) > 1:
-            groups.append(enough)
-        if not enough:
-            break
-        rest = [index for index in rest if index not in enough]
-    return groups
 
 
 def common_length(arrays: Sequence[np.ndarray]) -> int:

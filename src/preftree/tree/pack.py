@@ -1,4 +1,4 @@
-"""Packing of examples into micro-batches, by their lengths.
+"""Packing of examples into micro-batches, by their tokens.
 
 A micro-batch is a token budget, not a row count. Examples with the same prompt share a tree as long as it fits, and so
 do prompts that begin alike (`tree/layout.py` says from when); a beginning that several micro-batches need is computed

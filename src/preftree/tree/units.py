@@ -74,10 +74,10 @@ def units_joined(
     num_ranks: int,
     sharing: Sharing,
 ) -> list[Unit]:
-    """The units, those whose sequences begin alike joined, each within the budget.
+    """Units of the same examples, in which those whose sequences begin alike are joined, each within the budget.
 
     One large unit would leave other ranks idle. So some families are cut into parts of similar size, a multiple of the
-    number of ranks: as many families as give the rank with the most tokens the fewest.
+    number of ranks. How many are cut is tried, and the way is taken whose busiest rank has the fewest tokens.
     """
     families = _families(units, examples, sharing.switch)
     alone = [family[0] for family in families if len(family) == 1]
@@ -111,15 +111,20 @@ def _join(
     budget: int,
     sharing: Sharing,
 ) -> Sequence[Unit]:
-    """The units as one, or as they are where that saves nothing or does not fit."""
+    """The units as one; as they are where that saves nothing, and as two halves where it does not fit."""
     if len(part) == 1:
         return part
     members = tuple(index for unit in part for index in unit.examples)
     sequences = [sequence for index in members for sequence in examples[index]]
     numbers = [prompts[index] for index in members for _ in examples[index]]
     tree = grow_tree(sequences, numbers, sharing.switch)
-    saves = len(tree) < sum(unit.size for unit in part)
-    return [Unit(members, (tree,))] if saves and len(tree) <= budget else part
+    if len(tree) > budget:
+        half = len(part) // 2
+        return [
+            *_join(part[:half], examples, prompts, budget, sharing),
+            *_join(part[half:], examples, prompts, budget, sharing),
+        ]
+    return [Unit(members, (tree,))] if len(tree) < sum(unit.size for unit in part) else part
 
 
 def _families(
@@ -153,7 +158,7 @@ class _Family:
 
     Attributes:
       units: The units.
-      added: Tokens, at most, that each adds to a tree in which the unit before it is.
+      added: Tokens that each is expected to add to a tree in which the unit before it is.
     """
 
     def __init__(self, units: Sequence[Unit], examples: Sequence[Sequence[TokenSequence]]) -> None:
@@ -170,13 +175,14 @@ class _Family:
         parts: list[tuple[list[Unit], int]] = []
         for unit, added in zip(self.units, self.added, strict=True):
             if parts and parts[-1][1] + added <= limit:
-                parts[-1] = ([*parts[-1][0], unit], parts[-1][1] + added)
+                parts[-1][0].append(unit)
+                parts[-1] = (parts[-1][0], parts[-1][1] + added)
             else:
                 parts.append(([unit], unit.size))
         return parts
 
     def even_limit(self, num_ranks: int, budget: int) -> int:
-        """The least limit, at most the budget, with a multiple of `num_ranks` as the number of parts, where one is."""
+        """The least limit that needs no more parts than the budget does, rounded up to a multiple of `num_ranks`."""
         fewest = len(self.cut(budget))
         wanted = -(-fewest // num_ranks) * num_ranks
         low, high = max(unit.size for unit in self.units), budget

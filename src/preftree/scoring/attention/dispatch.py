@@ -100,7 +100,7 @@ def tree_attention(
 def _attend_by_branch(
     query: Tensor, key: Tensor, value: Tensor, tree: TreeMask, form: AttentionForm
 ) -> Float[Tensor, "1 H T E"]:
-    attend = attend_on_cpu if fits_kernel(query, value, form) else attend_by_branch
+    attend = attend_on_cpu if fits_kernel(query, key, value, form) else attend_by_branch
     return attend(query, key, value, tree, form)
 
 

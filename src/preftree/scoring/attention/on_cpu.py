@@ -31,16 +31,19 @@ from preftree.scoring.attention.types import AttentionForm, TreeMask
 from preftree.tree.layout import Branch
 
 WIDE_COPIES = 2048
-"""Tokens of a branch, times the number of branches below it, from which these read its keys in one call."""
+"""Keys that the branches below a branch would copy of it, all together, from which they read them in one call."""
 
 _flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
 
-def fits_kernel(query: Tensor, value: Tensor, form: AttentionForm) -> bool:
-    """Whether the kernel computes this attention: on a CPU, without caps and sinks, values as wide as queries."""
-    plain = form.softcap is None and form.sinks is None
-    return query.device.type == "cpu" and plain and query.shape[-1] == value.shape[-1]
+def fits_kernel(query: Tensor, key: Tensor, value: Tensor, form: AttentionForm) -> bool:
+    """Whether the kernel computes this attention: on a CPU, without caps and sinks, values as wide as queries.
+
+    It reads the numbers of a head as neighbours in memory, and does not check that they are.
+    """
+    plain = form.softcap is None and form.sinks is None and query.shape[-1] == value.shape[-1]
+    return query.device.type == "cpu" and plain and all(rows.stride(-1) == 1 for rows in (query, key, value))
 
 
 def attend_on_cpu(
@@ -51,7 +54,8 @@ def attend_on_cpu(
     form: AttentionForm,
 ) -> Float[Tensor, "1 H T D"]:
     """Attend along each branch, in the dtype of products; gradients have the dtype of their inputs."""
-    low = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else query.dtype
+    lowered = torch.is_autocast_enabled("cpu") and query.dtype != torch.float64
+    low = torch.get_autocast_dtype("cpu") if lowered else query.dtype
     if (name := ("calls", form.window)) not in tree.cache:
         tree.cache[name] = plan_calls(tree.batch.branches, form.window)
     calls: Calls = tree.cache[name]

@@ -53,8 +53,9 @@ class Learner:
 
     @property
     def sharing(self) -> Sharing:
-        """What both models allow sequences to share."""
-        return self.scorer.sharing if self.reference.scorer.shares_prefixes else Sharing(prefixes=False)
+        """What both models allow sequences to share: nothing where they differ in that."""
+        mine, other = self.scorer.sharing, self.reference.scorer.sharing
+        return mine if mine == other else Sharing(prefixes=False)
 
     def sample(self, prompts: PromptSet, rows: np.ndarray, samples: int, first_row: int) -> Rollout:
         """Responses sampled from the current policy."""

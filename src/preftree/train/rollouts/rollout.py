@@ -122,7 +122,7 @@ def roll_out(
 
 
 def lay_out(rollout: Rollout, responses: Int[np.ndarray, " N"], *, budget: int, sharing: Sharing) -> Minibatch:
-    """Some responses as micro-batches; those to equal prompts share a tree while it fits.
+    """Some responses as micro-batches; those to prompts that are equal or begin alike share a tree while it fits.
 
     Raises:
       ValueError: a response alone is larger than the budget.

@@ -48,7 +48,7 @@ class Batch:
         return sum(len(sequence.trimmed().ids) - 1 for example in self.examples for sequence in example.sequences)
 
     def plan(self, scorer: Scorer, budget: int, ranks: Ranks, *, borrowed: bool = True) -> list[list[MicroBatch]]:
-        """Micro-batches for every rank; a pure function of the lengths.
+        """Micro-batches for every rank; a pure function of the examples.
 
         Raises:
           ConfigError: an example alone is larger than the budget.
