@@ -64,12 +64,12 @@ def export(
 
     connection = connect(project, write=False)
     try:
-        told = export_project(connection, out, form)
+        tally = export_project(connection, out, form)
     finally:
         connection.close()
-    typer.echo(f"{out}: {told.rows} rows as {form}")
-    for reason, count in told.left_out.items():
-        typer.echo(f"left out: {count} {reason}; the first: {told.first[reason]}")
+    typer.echo(f"{out}: {tally.rows} rows as {form}")
+    for reason, count in tally.left_out.items():
+        typer.echo(f"left out: {count} {reason}; the first: {tally.first[reason]}")
 
 
 def _progress(figures: ProjectFigures) -> Iterator[str]:
@@ -81,11 +81,15 @@ def _progress(figures: ProjectFigures) -> Iterator[str]:
     )
 
 
-def _agreement_row(name: str, found: Agreement) -> tuple[str, str, str, str]:
-    alpha = found.undefined if found.alpha is None else with_interval(found.alpha, found.low, found.high)
-    if found.alpha is not None and found.low is None:
+def _agreement_row(name: str, agreement: Agreement) -> tuple[str, str, str, str]:
+    alpha = (
+        agreement.undefined
+        if agreement.alpha is None
+        else with_interval(agreement.alpha, agreement.low, agreement.high)
+    )
+    if agreement.alpha is not None and agreement.low is None:
         alpha += "  too few pairs for an interval"
-    return name, alpha, str(found.units), str(found.values)
+    return name, alpha, str(agreement.units), str(agreement.values)
 
 
 def _person_row(person: PersonFigures) -> tuple[str, ...]:

@@ -113,27 +113,27 @@ def _export(project: sqlite3.Connection, out: Path, form: ExportFormat) -> Expor
     crowd = read_crowd(project)
     if not len(crowd.ids):
         raise DataError("the project has no votes; there is nothing to export")
-    told = ExportTally()
+    tally = ExportTally()
     if form == "own" or form == "kto":
-        rows = (_own_rows if form == "own" else _liked_or_not)(project, crowd, told)
+        rows = (_own_rows if form == "own" else _liked_or_not)(project, crowd, tally)
     else:
-        rows = _rows(project, crowd, told, form)
+        rows = _rows(project, crowd, tally, form)
     with disk_faults("make room, or give another OUT"):
         with staged_file(out) as partial, open(partial, "w", encoding="utf-8", newline="\n") as file:
             for row in rows:
                 file.write(json_line(row))
-                told.rows += 1
-            if not told.rows:
-                reasons = "; ".join(f"{count} {reason}" for reason, count in told.left_out.items())
+                tally.rows += 1
+            if not tally.rows:
+                reasons = "; ".join(f"{count} {reason}" for reason, count in tally.left_out.items())
                 raise DataError(f"no row can be written as {form}: {reasons}")
         write_votes_behind(out, votes_sha256=project_digest(project), last_vote=last_vote(project), form=form)
-    return told
+    return tally
 
 
-def _own_rows(project: sqlite3.Connection, crowd: Crowd, told: ExportTally) -> Iterator[Row]:
+def _own_rows(project: sqlite3.Connection, crowd: Crowd, tally: ExportTally) -> Iterator[Row]:
     figures, people = figures_of_project(project, crowd), read_annotators(project)
     items = dict(project.execute("SELECT id, slice FROM item").fetchall())
-    for one in _decided(project, crowd, told):
+    for one in _decided(project, crowd, tally):
         group = items[one.pair.item]
         alpha = figures.slices[group] if group else figures.alpha
         number_of = {ballot.shown: ballot.id for ballot in one.ballots}
@@ -166,17 +166,17 @@ def _own_rows(project: sqlite3.Connection, crowd: Crowd, told: ExportTally) -> I
         }
 
 
-def _rows(project: sqlite3.Connection, crowd: Crowd, told: ExportTally, form: ExportFormat) -> Iterator[Row]:
-    for one in _decided(project, crowd, told):
+def _rows(project: sqlite3.Connection, crowd: Crowd, tally: ExportTally, form: ExportFormat) -> Iterator[Row]:
+    for one in _decided(project, crowd, tally):
         name = f"pair {one.pair.id}"
         if form in ("arena", "argilla", "label-studio") and set(one.prompt) > {"prompt"}:
-            told.leave_out(f"pairs with tools or template options, which {form} records cannot hold", name)
+            tally.leave_out(f"pairs with tools or template options, which {form} records cannot hold", name)
         elif form == "arena":
             yield _battle(one)
         elif form == "argilla":
             yield _argilla_record(one)
         elif one.tie:
-            told.leave_out(f"ties, which {form} rows cannot hold", name)
+            tally.leave_out(f"ties, which {form} rows cannot hold", name)
         elif form == "label-studio":
             yield _label_studio_task(one)
         elif form == "trl":
@@ -184,16 +184,16 @@ def _rows(project: sqlite3.Connection, crowd: Crowd, told: ExportTally, form: Ex
         elif (row := _transcripts(one)) is not None:
             yield row
         else:
-            told.leave_out("pairs with texts that HH transcripts cannot hold", name)
+            tally.leave_out("pairs with texts that HH transcripts cannot hold", name)
 
 
-def _liked_or_not(project: sqlite3.Connection, crowd: Crowd, told: ExportTally) -> Iterator[Row]:
+def _liked_or_not(project: sqlite3.Connection, crowd: Crowd, tally: ExportTally) -> Iterator[Row]:
     """A row for each response: liked where it is more probably the better one of its pairs, on average."""
     chances: dict[int, list[float]] = {}
     rows: dict[int, Row] = {}
-    for one in _decided(project, crowd, told):
+    for one in _decided(project, crowd, tally):
         if one.tie and not one.bad:
-            told.leave_out("ties, which say nothing of a single response", f"pair {one.pair.id}")
+            tally.leave_out("ties, which say nothing of a single response", f"pair {one.pair.id}")
             continue
         for response, chance in ((one.chosen, one.win_prob), (one.rejected, 1 - one.win_prob)):
             chances.setdefault(response.id, []).append(0.0 if one.bad else chance)
@@ -201,12 +201,12 @@ def _liked_or_not(project: sqlite3.Connection, crowd: Crowd, told: ExportTally) 
     for number, row in rows.items():
         mean = float(np.mean(chances[number]))
         if abs(mean - 0.5) < _NEARLY_EVEN:
-            told.leave_out("responses that are about as often better as worse", f"response {number}")
+            tally.leave_out("responses that are about as often better as worse", f"response {number}")
             continue
         yield {**row, "label": mean > 0.5}
 
 
-def _decided(project: sqlite3.Connection, crowd: Crowd, told: ExportTally) -> Iterator[_Decided]:
+def _decided(project: sqlite3.Connection, crowd: Crowd, tally: ExportTally) -> Iterator[_Decided]:
     pairs, responses, prompts = read_pairs(project), read_responses(project), read_items_raw(project)
     overlap = read_settings(project).overlap
     ballots: dict[int, list[Ballot]] = {}
@@ -220,7 +220,7 @@ def _decided(project: sqlite3.Connection, crowd: Crowd, told: ExportTally) -> It
     for i, number in enumerate(crowd.pairs.tolist()):
         pair, mine = pairs[number], ballots.get(number, [])
         if not voted[i]:
-            told.leave_out("pairs without votes", f"pair {number}")
+            tally.leave_out("pairs without votes", f"pair {number}")
             continue
         once = [ballot.choice for ballot in mine if ballot.repeat_of is None]
         is_known = not np.isnan(crowd.known[i])

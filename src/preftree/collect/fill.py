@@ -76,17 +76,17 @@ class Filling:
         """Add a pair that is not there in either order; a known answer is added to one that is there."""
         if first == second:
             return
-        found = self.project.execute(
+        stored = self.project.execute(
             "SELECT id, first FROM pair WHERE (first = ? AND second = ?) OR (first = ? AND second = ?)",
             (first, second, second, first),
         ).fetchone()
-        if found is None:
+        if stored is None:
             insert = "INSERT INTO pair (item, first, second, gold) VALUES (?, ?, ?, ?)"
             self.project.execute(insert, (item, first, second, gold))
         elif gold is not None:
             turned: dict[Choice, Choice] = {"first": "second", "second": "first"}
-            known = gold if found[1] == first else turned.get(gold, gold)
-            self.project.execute("UPDATE pair SET gold = ? WHERE id = ?", (known, found[0]))
+            known = gold if stored[1] == first else turned.get(gold, gold)
+            self.project.execute("UPDATE pair SET gold = ? WHERE id = ?", (known, stored[0]))
 
     def pair_up(self) -> None:
         """Make a pair of every two responses of an item."""

@@ -54,14 +54,14 @@ def proposer(project: sqlite3.Connection) -> Propose:
     def propose() -> list[Picked]:
         rows.extend(project.execute(_PAIRS, (rows[-1][0] if rows else 0,)).fetchall())
         ids, differences = np.array([row[0] for row in rows], np.int64), _differences(rows)
-        told = project.execute(_TOLD).fetchall()
-        voted = _places(ids, [pair for pair, _ in told])
-        taste = fit_taste(differences[voted], np.array([share for _, share in told], np.float64))
+        shares = project.execute(_TOLD).fetchall()
+        voted = _places(ids, [pair for pair, _ in shares])
+        taste = fit_taste(differences[voted], np.array([share for _, share in shares], np.float64))
         left = _places(ids, [row[0] for row in project.execute(_OPEN)])
-        found = pick_pairs(differences[left], taste, pick, BATCH, generator)
+        picks = pick_pairs(differences[left], taste, pick, BATCH, generator)
         return [
             Picked(int(ids[left[place]]), "random" if at_random else "active", float(p), None)
-            for place, at_random, p in zip(found.candidate, found.at_random, found.p_pick, strict=True)
+            for place, at_random, p in zip(picks.candidate, picks.at_random, picks.p_pick, strict=True)
         ]
 
     return propose

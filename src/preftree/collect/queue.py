@@ -222,11 +222,11 @@ class Queue:
         if golds <= roll < golds + repeats and (earlier := self._repeatable(visitor)) is not None:
             return self._show(annotator, visitor, earlier.pair, now, earlier)
         first = self._picked_pair(visitor)
-        found = [] if first is None else [first, *self._next_open(visitor)]
+        candidates = [] if first is None else [first, *self._next_open(visitor)]
         place = int(self._draw(f"open:{annotator}:{visitor.shown}") * OPEN)
-        pair = found[place] if place < len(found) else self._pick(picked)
-        if pair is None and found:  # nothing is left to be picked
-            pair = found[place % len(found)]
+        pair = candidates[place] if place < len(candidates) else self._pick(picked)
+        if pair is None and candidates:  # nothing is left to be picked
+            pair = candidates[place % len(candidates)]
         return None if pair is None else self._show(annotator, visitor, pair, now)
 
     def _show(self, annotator: int, visitor: _Visitor, pair: int, now: float, earlier: Shown | None = None) -> Shown:

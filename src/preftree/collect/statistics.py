@@ -139,10 +139,10 @@ class ProjectFigures:
 def read_crowd(project: sqlite3.Connection) -> Crowd:
     """The current votes of a project, and the model of its annotators."""
     rows = project.execute(_BALLOTS).fetchall()
-    told = project.execute("SELECT id, gold, picked_by FROM pair ORDER BY id").fetchall()
-    pairs = np.array([row[0] for row in told], np.int64)
-    known = np.array([np.nan if gold is None else _FOR_FIRST[gold] for _, gold, _ in told], np.float64)
-    is_gold = np.array([gold is not None and by in ("gold", None) for _, gold, by in told], np.bool_)
+    pair_rows = project.execute("SELECT id, gold, picked_by FROM pair ORDER BY id").fetchall()
+    pairs = np.array([row[0] for row in pair_rows], np.int64)
+    known = np.array([np.nan if gold is None else _FOR_FIRST[gold] for _, gold, _ in pair_rows], np.float64)
+    is_gold = np.array([gold is not None and by in ("gold", None) for _, gold, by in pair_rows], np.bool_)
     people = np.array([row[0] for row in project.execute("SELECT id FROM annotator ORDER BY id")], np.int64)
     ids, pair, person, choice, left, ms, is_repeat, shown, earlier = np.array(rows, np.int64).reshape(-1, 9).T
     once = is_repeat == 0
@@ -176,11 +176,11 @@ def figures_of_project(project: sqlite3.Connection, crowd: Crowd | None = None) 
     query = f"SELECT kind, count(*) FROM vote v WHERE kind IN ('skip', 'flag') AND {_IS_LAST} GROUP BY kind"
     kinds = dict(project.execute(query).fetchall())
     undone = project.execute("SELECT count(*) FROM vote WHERE kind = 'undo'").fetchone()[0]
-    told = project.execute(
+    pair_rows = project.execute(
         "SELECT i.slice, p.picked_by FROM pair p JOIN item i ON i.id = p.item ORDER BY p.id"
     ).fetchall()
-    names, group = np.unique([name or "" for name, _ in told], return_inverse=True)
-    at_random = np.array([by == "random" for _, by in told], np.bool_)
+    names, group = np.unique([name or "" for name, _ in pair_rows], return_inverse=True)
+    at_random = np.array([by == "random" for _, by in pair_rows], np.bool_)
     order = adjudication_order(crowd.fit.win_prob, np.where(np.isnan(crowd.known), count, 0))
     return ProjectFigures(
         pairs=(
@@ -224,7 +224,7 @@ def _people(project: sqlite3.Connection, crowd: Crowd) -> tuple[PersonFigures, .
     tested, fast = check_test(right, golds, same, repeats), too_fast(votes.annotator, crowd.ms, num)
     joined = sided & (crowd.num_votes[votes.item] > 1)
     agreed = np.where(votes.for_first == 1, fit.by_others, 1 - fit.by_others)
-    annotators, found = read_annotators(project), []
+    annotators, people = read_annotators(project), []
     for j, number in enumerate(crowd.people.tolist()):
         mine = votes.annotator == j
         flags = {
@@ -234,7 +234,7 @@ def _people(project: sqlite3.Connection, crowd: Crowd) -> tuple[PersonFigures, .
             "too fast to have read": bool(fast[j]),
         }
         with_others = agreed[mine & joined]
-        found.append(
+        people.append(
             PersonFigures(
                 number,
                 annotators[number].name,
@@ -255,7 +255,7 @@ def _people(project: sqlite3.Connection, crowd: Crowd) -> tuple[PersonFigures, .
                 flags=tuple(words for words, raised in flags.items() if raised),
             )
         )
-    return tuple(sorted(found, key=lambda person: (-person.votes, person.id)))
+    return tuple(sorted(people, key=lambda person: (-person.votes, person.id)))
 
 
 def _chance(skill: float, side_bias: float) -> float:

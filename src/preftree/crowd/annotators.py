@@ -75,7 +75,7 @@ class _People(NamedTuple):
     spread_side: float
 
 
-class _Told(NamedTuple):
+class _Cells(NamedTuple):
     """Votes as the estimation sees them: only annotator, side and vote matter of one, and those make few cells.
 
     Attributes:
@@ -124,25 +124,25 @@ def fit_annotators(
     _check(votes, num_items, num_annotators, known)
     known = np.full(num_items, np.nan) if known is None else known
     cell = (votes.annotator * 2 + (votes.side > 0)) * 3 + np.round(2 * votes.for_first).astype(np.int64)
-    told = _Told(votes.item, cell, known)
+    cells = _Cells(votes.item, cell, known)
     nothing = np.zeros(num_annotators)
     alike = _People(nothing + SKILL, nothing, nothing, nothing, nothing, SKILL, 1.0, 1.0)
-    found = _climb(told, alike)  # its first round counts everyone's votes alike
-    mirrored = _climb(told, found._replace(skill=-found.skill, mean=-found.mean))
-    if _log_posterior(told, mirrored) > _log_posterior(told, found):
-        found = mirrored
-    ratio = _log_odds(found).ravel()[cell]
+    people = _climb(cells, alike)  # its first round counts everyone's votes alike
+    mirrored = _climb(cells, people._replace(skill=-people.skill, mean=-people.mean))
+    if _log_posterior(cells, mirrored) > _log_posterior(cells, people):
+        people = mirrored
+    ratio = _log_odds(people).ravel()[cell]
     total = _sums(votes.item, ratio, num_items)
     return CrowdFit(
         win_prob=np.where(np.isnan(known), expit(total), known),
         by_others=expit(total[votes.item] - ratio),
-        skill=found.skill,
-        side_bias=found.side,
-        skill_error=np.sqrt(found.var_skill),
-        side_error=np.sqrt(found.var_side),
-        usual_skill=found.mean,
-        skill_spread=found.spread_skill**0.5,
-        side_spread=found.spread_side**0.5,
+        skill=people.skill,
+        side_bias=people.side,
+        skill_error=np.sqrt(people.var_skill),
+        side_error=np.sqrt(people.var_side),
+        usual_skill=people.mean,
+        skill_spread=people.spread_skill**0.5,
+        side_spread=people.spread_side**0.5,
     )
 
 
@@ -165,17 +165,17 @@ def adjudication_order(win_prob: Float[np.ndarray, " I"], num_votes: Int[np.ndar
     return order[num_votes[order] >= 2]
 
 
-def _climb(told: _Told, people: _People) -> _People:
+def _climb(cells: _Cells, people: _People) -> _People:
     """EM from a start to the nearest maximum.
 
     The first rounds leave the spread as it is: else people who look alike at first would be held to be alike for good.
     """
     num, is_free = len(people.skill), True
-    count = _per_cell(told, np.ones(len(told.cell)), num)
+    count = _per_cell(cells, np.ones(len(cells.cell)), num)
     for number in range(_MOST_ROUNDS):
-        total = _sums(told.item, _log_odds(people).ravel()[told.cell], len(told.known))
-        first = np.where(np.isnan(told.known), expit(total), told.known)[told.item]
-        better = _per_cell(told, first, num)
+        total = _sums(cells.item, _log_odds(people).ravel()[cells.cell], len(cells.known))
+        first = np.where(np.isnan(cells.known), expit(total), cells.known)[cells.item]
+        better = _per_cell(cells, first, num)
         before, people = people, _maximise(better, count - better, people)
         if not is_free:
             people = _usual(people)
@@ -234,14 +234,14 @@ def _maximise(better: Float[np.ndarray, "J 2 3"], worse: Float[np.ndarray, "J 2 
     return people._replace(skill=skill, side=side, var_skill=var_skill, var_side=var_side, covariance=covariance)
 
 
-def _log_posterior(told: _Told, people: _People) -> float:
+def _log_posterior(cells: _Cells, people: _People) -> float:
     """Log posterior of skills and side biases under the spread of people like these, up to a constant."""
     logits = []
     for z in (1, -1):
         logit = z * people.skill[:, None, None] + people.side[:, None, None] * _S
         likely = _Y * log_expit(logit) + (1 - _Y) * log_expit(-logit)
-        logits.append(_sums(told.item, likely.ravel()[told.cell], len(told.known)))
-    weight = np.where(np.isnan(told.known), 0.5, told.known)
+        logits.append(_sums(cells.item, likely.ravel()[cells.cell], len(cells.known)))
+    weight = np.where(np.isnan(cells.known), 0.5, cells.known)
     with np.errstate(divide="ignore"):
         total = np.logaddexp(logits[0] + np.log(weight), logits[1] + np.log(1 - weight)).sum()
     apart = [
@@ -253,9 +253,9 @@ def _log_posterior(told: _Told, people: _People) -> float:
     )
 
 
-def _per_cell(told: _Told, weight: Float[np.ndarray, " V"], count: int) -> Float[np.ndarray, "J 2 3"]:
+def _per_cell(cells: _Cells, weight: Float[np.ndarray, " V"], count: int) -> Float[np.ndarray, "J 2 3"]:
     """Sums of the votes' weights by annotator, side and vote."""
-    return _sums(told.cell, weight, count * 6).reshape(count, 2, 3)
+    return _sums(cells.cell, weight, count * 6).reshape(count, 2, 3)
 
 
 def _sums(group: Int[np.ndarray, " V"], values: Float[np.ndarray, " V"], count: int) -> Float[np.ndarray, " G"]:

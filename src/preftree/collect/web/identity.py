@@ -58,8 +58,8 @@ class Identity:
 
     def annotator(self, cookie: str | None) -> int | None:
         """The annotator of a cookie; None where it is none of ours, or too old."""
-        found = self._read("session", cookie, SESSION)
-        return found if isinstance(found, int) else None
+        number = self._read("session", cookie, SESSION)
+        return number if isinstance(number, int) else None
 
     def admin_session(self) -> str:
         """A cookie of the admin."""

@@ -69,13 +69,13 @@ class Site:
           HTTPException: 403, nobody who may vote.
         """
         number = self.identity.annotator(request.cookies.get(self.identity.cookie("annotator")))
-        found = None if number is None else self.store.annotator(number)
-        if found is None:
+        annotator = None if number is None else self.store.annotator(number)
+        if annotator is None:
             raise HTTPException(403, "Your session has ended. Ask for a new invitation.")
-        if found.state != "active":
+        if annotator.state != "active":
             raise HTTPException(403, "Your work here is paused. Ask the person who invited you.")
-        self.last_seen[found.id] = time.monotonic()
-        return found
+        self.last_seen[annotator.id] = time.monotonic()
+        return annotator
 
     def require_form(self, request: Request, who: Literal["annotator", "admin"]) -> None:
         """See that what is sent carries the token of the page that sent it.

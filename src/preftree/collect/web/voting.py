@@ -149,9 +149,9 @@ def _read_vote(site: Site, shown: Shown, given: dict[str, Any]) -> Vote:
             not isinstance(note, str) or len(note) > LONGEST_NOTE or "\0" in note
         ),
     }
-    found = [fault for fault, is_there in faults.items() if is_there]
-    if found:
-        raise HTTPException(400, f"{found[0]}.")
+    present = [fault for fault, is_there in faults.items() if is_there]
+    if present:
+        raise HTTPException(400, f"{present[0]}.")
     assert kind in _KINDS and isinstance(turn, int) and isinstance(ms, int) and isinstance(note, str)
     return Vote(shown.id, turn, kind, choice, strength, ms, time.time(), note)
 

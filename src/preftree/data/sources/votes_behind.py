@@ -49,11 +49,11 @@ def votes_behind(path: str) -> dict[str, str | int]:
     file = Path(path)
     if not file.is_file() or not _beside(file).is_file():
         return {}
-    found = read_json(_beside(file), VotesBehind, "export the project again")
-    if hash_file(file) != found.file_sha256:
+    votes = read_json(_beside(file), VotesBehind, "export the project again")
+    if hash_file(file) != votes.file_sha256:
         log.warning("%s is of another %s: the model card does not name the votes", _beside(file), file.name)
         return {}
-    return {"votes_sha256": found.votes_sha256, "last_vote": found.last_vote}
+    return {"votes_sha256": votes.votes_sha256, "last_vote": votes.last_vote}
 
 
 def _beside(path: Path) -> Path:
