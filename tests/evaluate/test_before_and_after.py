@@ -36,9 +36,9 @@ def most_likely(model_folder: Path, prompt: str, most: int) -> str:
         with torch.no_grad():
             token = int(model(torch.tensor([ids])).logits[0, -1].argmax())
         if token == tokenizer.eos_token_id:
-            break
+            return tokenizer.decode(ids[start:], skip_special_tokens=True)
         ids = [*ids, token]
-    return tokenizer.decode(ids[start:], skip_special_tokens=True)
+    return tokenizer.decode(ids[start:], skip_special_tokens=True) + " …"
 
 
 def answers_of(out: Path) -> tuple[Answered, ...]:

@@ -52,7 +52,7 @@ class Questions:
     out: Path
 
     def answer(self) -> list[str]:
-        """The answer to each prompt, the most likely token each time.
+        """The answer to each prompt, the most likely token each time; one that is cut ends in an ellipsis.
 
         Raises:
           UserError: the model cannot generate.
@@ -60,7 +60,7 @@ class Questions:
         sampling = Sampling(self.most_tokens, temperature=0.0)
         with evaluation_mode(self.scorer):
             answers = generate(self.scorer.model, self.tokenizer, self.prompts.ids, sampling)
-        return [answer.text for answer in answers]
+        return [answer.text if answer.finished else f"{answer.text} …" for answer in answers]
 
 
 def open_questions(steps: Steps) -> Questions | None:
