@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from preftree.errors import CacheError, CheckpointError, ConfigError, DataError, ModelError
-from preftree.evaluate import after_training
+from preftree.evaluate.in_memory import after_training
 from preftree.evaluate.in_memory.after_training import run_recipe
 from preftree.models.load import load_model, load_tokenizer
 from preftree.reference.store import ReferenceTable
