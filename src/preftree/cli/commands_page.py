@@ -13,8 +13,9 @@ from preftree.config.recipes import RECIPES
 
 _HEAD = """# Commands
 
-Every verb takes `--help`. An error that can be corrected is one sentence on standard error and the exit code 2; Ctrl-C is 130,
-SIGTERM 143. Figures go to standard output, all else to standard error. Recipes take `key=value` options: [options](options.md).
+Every verb takes `--help`. An error that can be corrected is one sentence on standard error and the exit code 2; Ctrl-C
+is 130, SIGTERM 143. Figures go to standard output, all else to standard error. Recipes take `key=value` options:
+[options](options.md).
 """
 
 
