@@ -34,8 +34,8 @@ def test_answers_before_and_after_are_escaped_and_named(tmp_path: Path) -> None:
     page = a_page(tmp_path / "run", measured={"answers": ANSWERS, "answers_held_out": True})
     assert "Answers to held-out prompts" in page
     assert "Why &lt;b&gt;?" in page and "<b>?" not in page
-    assert '<h4>Before training</h4><p class="said">no idea</p>' in page
-    assert '<h4>After training</h4><p class="said">(nothing)</p>' in page
+    assert '<h3 class="minor">Before training</h3><p class="said">no idea</p>' in page
+    assert '<h3 class="minor">After training</h3><p class="said">(nothing)</p>' in page
     assert "Answers to training prompts" in a_page(tmp_path / "other", measured={"answers": ANSWERS})
 
 
