@@ -1,4 +1,4 @@
-"""Pages in a real browser: axe finds nothing serious, at two widths and in two themes, and nothing is wider than the screen."""
+"""Pages in a real browser: axe finds nothing serious, at two widths and in two themes; nothing is wider than the screen."""
 
 from __future__ import annotations
 
