@@ -46,7 +46,7 @@ def make_place(folder: Path, page: str) -> None:
                 f"The plot of {name} was good, and the movie very fine. I was not bored.\n", "utf-8"
             )
         else:
-            make_pairs(folder / name, 12)
+            make_pairs(folder / name, 24)
 
 
 REAL = "runs/real/model"
@@ -59,13 +59,13 @@ PLACES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "like_you": (("HuggingFaceTB/SmolLM2-135M",), tuple(f"letters/{number}.txt" for number in range(12))),
     "choose_beta": (("base",), ("prefs.jsonl",)),
     "fit_memory": (("base", "meta-llama/Llama-3.1-8B-Instruct"), ("prefs.jsonl",)),
-    "serve": (("base",), ("prefs.jsonl",)),
+    "serve": (("instruct",), ("prefs.jsonl",)),
     "extend": (("base",), ("prefs.jsonl", "prompts.jsonl")),
     "dpo": ((), ()),
 }
 """Models and files that a page names and does not make; a file of this repository is taken from it, in part."""
 
-BEFORE = {"serve": ["dpo", "model=./base", "data=prefs.jsonl", "lora.r=4", "out=runs/dpo"]}
+BEFORE = {"serve": ["dpo", "model=./instruct", "data=prefs.jsonl", "lora.r=4", "out=runs/dpo"]}
 """The command that a page expects to have been given."""
 
 
@@ -137,5 +137,5 @@ def _parse(block: Block) -> None:
     if block.language == "yaml":
         yaml.safe_load(block.text)
     if block.language == "json":
-        for line in block.text.splitlines():
-            json.loads(line)
+        for row in block.text.splitlines() if block.title else [block.text]:
+            json.loads(row)
