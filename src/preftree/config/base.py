@@ -54,6 +54,7 @@ PathOrId: TypeAlias = Annotated[str, AfterValidator(_check_place), Field(json_sc
 
 OptimizerName: TypeAlias = Literal["adamw", "rmsprop", "adamw_8bit"]
 ScheduleName: TypeAlias = Literal["constant", "linear", "cosine"]
+RowOrder: TypeAlias = Literal["prompt", "example", "prefix", "file"]
 
 
 def check_path_alone(value: object) -> object:
@@ -74,21 +75,24 @@ class DataSource(Strict):
       columns: Meaning of the fields where rows are of no known format, for a held-out file too: {prompt: question,
         chosen: best, rejected: worst}, or data.columns.prompt=question on the command line (docs/data.md).
       order: `prompt` shuffles whole prompts, so that all branches of a prompt are in one step; `example` shuffles rows;
-        `prefix` also keeps prompts together that begin alike, such as the turns of a dialogue.
+        `prefix` also keeps prompts together that begin alike, such as the turns of a dialogue; `file` shuffles nothing.
       turns: Assistant turns of a conversation that `sft` imitates: the `last` one or `all`, except where a turn's
         `train` or `weight` says otherwise. For `all` the chat template must render a turn alike once others follow,
         or have {% generation %} markers.
       ranking_weight: Weight of a ranking under a loss of pairs: `pairs` gives each of its pairs the weight of the row,
         so a ranking of K weighs K (K - 1) / 2; with `row` they share it, as in InstructGPT.
+      repeats: `drop` leaves out rows that say what an earlier one says, and those that contradict one; `keep` trains
+        on every row as often as it comes.
       max_rejected: Largest share of faulty rows; above it the run stops.
     """
 
     path: PathOrId
     format: str | None = None
     columns: dict[str, str] | None = None
-    order: Literal["prompt", "example", "prefix"] = "prompt"
+    order: RowOrder = "prompt"
     turns: Literal["last", "all"] = "last"
     ranking_weight: Literal["pairs", "row"] = "pairs"
+    repeats: Literal["drop", "keep"] = "drop"
     max_rejected: float = Field(default=0.05, ge=0, le=1)
 
 
@@ -177,6 +181,7 @@ class Optimisation(Strict):
       max_grad_norm: Global norm to which gradients are clipped; null never clips.
       schedule: Course of the learning rate after the warm-up; linear and cosine end at 0.
       warmup_steps: Steps of linear warm-up, lr (s+1)/(W+1) at step s of W; below 1, a share of the run's steps.
+      warmup_from_zero: Whether the warm-up is lr s/W, as in transformers, whose first step changes nothing.
     """
 
     lr: float = Field(gt=0)
@@ -185,6 +190,9 @@ class Optimisation(Strict):
     max_grad_norm: float | None = Field(gt=0)
     schedule: ScheduleName
     warmup_steps: int | float = 0.1
+    warmup_from_zero: Annotated[bool, ReadWith("warmup_steps above 0", lambda options: options.warmup_steps > 0)] = (
+        False
+    )
 
     @field_validator("warmup_steps", mode="before")
     @classmethod

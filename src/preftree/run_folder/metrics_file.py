@@ -26,12 +26,27 @@ log = logging.getLogger("preftree")
 
 Row: TypeAlias = Mapping[str, float | int | str]
 Display: TypeAlias = Callable[[Row, str], None]
+Listener: TypeAlias = Callable[[Row], None]
+"""Function of a caller in Python, called with each row once it is written."""
 
 # Fields that measure the clock; two equal runs may differ in these alone.
 SPEEDS = frozenset(f"{unit}_per_second" for unit in ("pairs", "examples", "responses", "lists"))
 TIME_FIELDS = SPEEDS | {"seconds", "seconds_generating", "seconds_scoring", "seconds_updating"}
 
 SECONDS_BETWEEN_LINES = 20.0
+
+
+_listeners: list[Listener] = []
+
+
+@contextmanager
+def listening(listener: Listener) -> Iterator[None]:
+    """Call a function with each row that this process writes, while the context lasts."""
+    _listeners.append(listener)
+    try:
+        yield
+    finally:
+        _listeners.remove(listener)
 
 
 @dataclass(eq=False)
@@ -70,6 +85,8 @@ class Tracker:
             return  # training stopped, and its error is shown
         elif self.display is not None:
             self.display(row, row_in_words(row))
+        for listener in _listeners if self.file is not None else ():
+            listener(row)
 
     def sync(self) -> None:
         """Wait until the rows have reached the disk, so that a checkpoint may count them.

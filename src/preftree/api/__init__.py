@@ -1,4 +1,4 @@
-"""Python API: load, tokenise, score, compute losses, train, sample and measure.
+"""Python API: load, tokenise, score, compute losses, sample and measure; `api/train.py` trains.
 
 The package `preftree` exports every function of this module and imports it at the first use. Errors raise
 `preftree.errors.UserError`; nothing exits.
@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory, mkdtemp
-from typing import Any, NamedTuple, TypeAlias
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,18 +19,18 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
+from preftree.api.train import Data, dpo, ppo, reward_model, rloo, sft
 from preftree.config.dpo import DpoConfig
 from preftree.config.load import check_config
-from preftree.config.recipes import RECIPES
 from preftree.data.prompts import encode_prompts, prompts_in_memory
 from preftree.data.rows.columns import parse_columns
-from preftree.data.sources.memory import Rows, named_rows, write_rows
+from preftree.data.sources.memory import named_rows, write_rows
 from preftree.data.store.example import Examples
 from preftree.data.store.token_store import TokenStore
 from preftree.data.tokens.budgets import Budgets, Truncation
+from preftree.data.tokens.row_examples import Turns
 from preftree.data.tokens.tokenize import tokenize_file
 from preftree.errors import ConfigError
-from preftree.evaluate.after_training import run_recipe
 from preftree.generate.hf import generate
 from preftree.generate.protocol import Sampling
 from preftree.losses.quantities import pair_up, sum_responses
@@ -40,9 +40,7 @@ from preftree.models.load import load_model, load_tokenizer
 from preftree.models.write_folder import save_new
 from preftree.records import Kind
 from preftree.reference.protocol import LiveReference, NoReference
-from preftree.report.end_of_run import conclude
-from preftree.run_folder.finished_run import FinishedRun, read_finished_run
-from preftree.runtime.logs import logging_to_stderr, quiet_transformers
+from preftree.runtime.logs import quiet_transformers
 from preftree.runtime.paths import cache_root
 from preftree.runtime.ranks import open_ranks
 from preftree.scoring.scorer import Precision, Scorer, evaluation_mode
@@ -51,8 +49,22 @@ from preftree.train.preference_task import PreferenceTask
 from preftree.train.step.evaluation import measure as measure_task
 from preftree.tree.pack import plan_step
 
-Data: TypeAlias = str | Path | Rows
-"""A data file, a folder of them or a hub id; or rows in memory: a list of mappings, or a `datasets.Dataset`."""
+__all__ = [
+    "Data",
+    "LoadedModel",
+    "ResponseScores",
+    "dpo",
+    "load",
+    "loss",
+    "measure",
+    "ppo",
+    "reward_model",
+    "rloo",
+    "sample",
+    "score",
+    "sft",
+    "tokenize",
+]
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -101,6 +113,9 @@ def tokenize(
     truncation: Truncation = "drop",
     format: str | None = None,
     columns: str | Mapping[str, str] | None = None,
+    turns: Turns = "last",
+    keep_repeats: bool = False,
+    max_rejected: float = 0.05,
 ) -> TokenStore:
     """Tokenise data as a run does; the result is a sequence of examples, kept on disk.
 
@@ -114,6 +129,9 @@ def tokenize(
       truncation: `drop` a row over a budget, `trim_prompt` from its beginning, or `trim_response` at its end.
       format: The rows' format; detected by default.
       columns: What fields are, in place of a format: `{"prompt": "question", "chosen": "best", "rejected": "worst"}`.
+      turns: Assistant turns of a demonstration that are scored, `last` or `all`.
+      keep_repeats: Whether rows that repeat or contradict earlier ones are examples too.
+      max_rejected: Largest share of faulty rows; above it the data are refused.
     Raises:
       DataError: the data cannot be read, is of another kind, or holds too many faults; rows are named.
     """
@@ -131,6 +149,9 @@ def tokenize(
             truncation=truncation,
             format_name=format,
             columns=None if columns is None else parse_columns(columns),
+            turns=turns,
+            keep_repeats=keep_repeats,
+            max_rejected_share=max_rejected,
         )
     return store
 
@@ -217,42 +238,6 @@ def loss(name: str, **arguments: Any) -> LossValue:
     return value_and_gradient(bound, {key: arguments[key] for key in names})
 
 
-def sft(model: str | Path, data: Data, **options: Any) -> FinishedRun:
-    """Fine-tune on demonstrations, as `preftree sft`; see `dpo` for the arguments."""
-    return _train("sft", model, data, options)
-
-
-def dpo(model: str | Path, data: Data, **options: Any) -> FinishedRun:
-    """Optimise a policy on preferences, as `preftree dpo`.
-
-    Args:
-      model: A model folder, an adapter folder or a hub id.
-      data: A file, or rows in memory, which are written to OUT/data.jsonl.
-      options: The options of the command line (`preftree dpo --help`), inner ones as mappings: `lora={"r": 16}`.
-        Without `out` the run's folder is temporary (`run.path`), and a second call starts a new run; with it the same
-        call resumes.
-    Raises:
-      UserError: a mistake or a failure outside the program; the message names the remedy. Rows are named
-        `data[17].chosen`.
-    """
-    return _train("dpo", model, data, options)
-
-
-def reward_model(model: str | Path, data: Data, **options: Any) -> FinishedRun:
-    """Train a reward model on preferences, as `preftree reward`; see `dpo` for the arguments."""
-    return _train("reward", model, data, options)
-
-
-def ppo(model: str | Path, data: Data, **options: Any) -> FinishedRun:
-    """Optimise a policy for a reward, as `preftree ppo`; `data` holds prompts, see `dpo` for the other arguments."""
-    return _train("ppo", model, data, options)
-
-
-def rloo(model: str | Path, data: Data, **options: Any) -> FinishedRun:
-    """Optimise a policy for a reward without a critic, as `preftree rloo`; see `ppo` for the arguments."""
-    return _train("rloo", model, data, options)
-
-
 def sample(
     model: LoadedModel,
     prompts: Sequence[str | Sequence[Mapping[str, Any]] | Mapping[str, Any]],
@@ -287,7 +272,7 @@ def measure(
     data: Examples | Data,
     *,
     reference: LoadedModel | None = None,
-    loss: str = "dpo",
+    loss: str | Sequence[Mapping[str, Any]] = "dpo",
     micro_batch_tokens: int = 8192,
     **options: Any,
 ) -> dict[str, float]:
@@ -297,17 +282,18 @@ def measure(
       model: The policy.
       data: Tokenised examples of the loss's kind, or data as `tokenize` takes it.
       reference: The reference; required by losses that need one.
-      loss: Name of the loss; `options` are its options and `beta`.
+      loss: Name of the loss; `options` are its options and `beta`. Or a sum, its parts as {name, weight, ...}.
       micro_batch_tokens: Most tokens computed at once.
     Raises:
       ConfigError: the loss does not exist, or needs a reference and got none.
       TrainingError: a figure is not finite; rows are named.
     """
     beta = {"beta": options.pop("beta")} if "beta" in options else {}
-    settings = {"model": "-", "data": "-", "out": "-", "loss": {"name": loss, **options}, **beta}
+    chosen = {"name": loss, **options} if isinstance(loss, str) else [dict(part) for part in loss]
+    settings = {"model": "-", "data": "-", "out": "-", "loss": chosen, **beta}
     _, objective = bind_objective(check_config(DpoConfig, settings))
     if objective.needs_reference and reference is None:
-        raise ConfigError(f"loss {loss!r} needs a reference; give reference=preftree.load(MODEL)")
+        raise ConfigError(f"loss {objective.label!r} needs a reference; give reference=preftree.load(MODEL)")
     store = data if isinstance(data, Examples) else tokenize(data, model, kind=objective.kind)
     compared = NoReference() if reference is None else LiveReference(lambda: nullcontext(reference.scorer))
     with open_ranks() as ranks, evaluation_mode(model.scorer):
@@ -322,26 +308,3 @@ def measure(
         )
     assert figures is not None, "no signal stops it"
     return figures
-
-
-def _train(recipe: str, model: str | Path, data: Data, options: dict[str, Any]) -> FinishedRun:
-    """Check the options, write rows in memory into the run's folder, and run the recipe."""
-    settings: dict[str, Any] = {**options, "model": str(model), "data": data}
-    settings["out"] = str(options.get("out") or mkdtemp(prefix=f"preftree-{recipe}-"))
-    out = Path(settings["out"]).expanduser()
-    rows = {name: settings[name] for name in ("data", "eval_data") if _is_rows(settings.get(name))}
-    files = {name: out / f"{name}.jsonl" for name in rows}
-    settings |= {name: str(value) for name, value in (settings | files).items() if isinstance(value, Path)}
-    with logging_to_stderr(), named_rows({str(file): name for name, file in files.items()}):
-        config = check_config(RECIPES[recipe].config, settings)
-        for name, file in files.items():
-            write_rows(rows[name], file, name)
-        quiet_transformers()
-        outcome = run_recipe(config)
-        if not outcome.signum:
-            conclude(out)
-    return read_finished_run(out, outcome.signum)
-
-
-def _is_rows(value: object) -> bool:
-    return not isinstance(value, str | Path | float | int | Mapping | None)
