@@ -19,6 +19,7 @@ from preftree.cli import (
     chat,
     collect,
     completion,
+    configs,
     data,
     demo,
     eval,
@@ -57,6 +58,7 @@ app.command("report")(report.report)
 app.command("export")(export.export)
 app.command("losses")(losses.losses)
 app.command("options")(options.options)
+app.add_typer(configs.app, name="configs", help="Configurations that come with the package.")
 app.command("completion")(completion.completion)
 
 

@@ -1,4 +1,4 @@
-"""The recipes of the paper's tasks: every file is a configuration, every command of their pages runs as it stands."""
+"""The configurations that come with the package: each is whole, and every command of their pages runs as it stands."""
 
 from __future__ import annotations
 
@@ -12,21 +12,17 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from preftree.cli.configs import shipped_configs
 from preftree.cli.main import app
-from preftree.config.dpo import DpoConfig
 from preftree.config.load import load_config
-from preftree.config.online import PpoConfig
 from preftree.config.recipes import RECIPES
-from preftree.config.reward import RewardConfig
-from preftree.config.sft import SftConfig
 from preftree.evaluate.sweep import plan_sweep
 from support.small_runs import rows_of
 from support.standins import make_standins
 
 ROOT = Path(__file__).parents[2]
 TASKS = ("sentiment", "tldr", "hh")
-FILES = sorted((ROOT / "recipes").rglob("*.yaml"))
-KINDS = {"sft": SftConfig, "preferred-ft": SftConfig, "reward": RewardConfig, "ppo": PpoConfig}
+FILES = sorted((ROOT / "configs").rglob("*.yaml"))
 
 SMALL = ["max_steps=2", "batch_size=4", "micro_batch_tokens=1024"]
 SMALL_PPO = ["max_steps=1", "batch_size=4", "minibatch_size=2", "max_new_tokens=4"]
@@ -34,13 +30,14 @@ SMALL_OPTIONS = {"--best-of": "3", "--max-new-tokens": "4", "--num-rows": "9"}
 
 
 def config_of(path: Path) -> Any:
-    return load_config(KINDS.get(path.stem, DpoConfig), [str(path)])
+    (row,) = (row for row in shipped_configs() if row.path == path)
+    return load_config(RECIPES[row.recipe].config, [str(path)])
 
 
 def commands(task: str) -> list[list[str]]:
-    """The commands of a task's page, as a shell takes them apart: indented lines, and recipes run in the text."""
-    page = (ROOT / "recipes" / task / "README.md").read_text()
-    lines = re.findall(r"^    (\S.*)$|`(preftree [^`]*recipes/[^`]*\.yaml)`", page, re.MULTILINE)
+    """The commands of a task's page, as a shell takes them apart: indented lines, and those within the text."""
+    page = (ROOT / "configs" / task / "README.md").read_text()
+    lines = re.findall(r"^    (\S.*)$|`(preftree [^`]*configs/[^`]*\.yaml)`", page, re.MULTILINE)
     found = []
     for indented, within in lines:
         done = subprocess.run(["bash", "-c", f"printf '%s\\0' {indented or within}"], capture_output=True, check=True)
@@ -48,16 +45,18 @@ def commands(task: str) -> list[list[str]]:
     return found
 
 
-def test_the_recipes_are_those_of_the_three_tasks() -> None:
+def test_the_configurations_are_those_of_the_three_tasks() -> None:
     assert {path.parent.name for path in FILES} == set(TASKS)
     assert len(FILES) == 6 + 5 + 3
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}-{path.stem}")
-def test_every_recipe_is_whole_and_its_page_runs_it(path: Path) -> None:
+def test_every_configuration_is_whole_and_its_page_runs_it(path: Path) -> None:
     config = config_of(path)
     assert config.out == f"runs/{path.parent.name}/{path.stem}"
-    assert any(f"recipes/{path.parent.name}/{path.name}" in command for command in commands(path.parent.name))
+    runs = [command for command in commands(path.parent.name) if f"configs/{path.parent.name}/{path.name}" in command]
+    assert runs
+    assert {command[2] if command[1] == "sweep" else command[1] for command in runs} == {config.recipe}
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -82,19 +81,19 @@ def test_every_command_is_one(task: str, monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_the_figures_are_the_papers() -> None:
     """Rafailov et al. 2023, Appendix B and C.1: batches of 64, RMSprop at 1e-6 after 150 steps, beta .1 (TL;DR .5)."""
-    betas = {task: config_of(ROOT / "recipes" / task / "dpo.yaml") for task in TASKS}
+    betas = {task: config_of(ROOT / "configs" / task / "dpo.yaml") for task in TASKS}
     assert {task: config.beta for task, config in betas.items()} == {"sentiment": 0.1, "tldr": 0.5, "hh": 0.1}
-    for config in (*betas.values(), config_of(ROOT / "recipes/sentiment/unlikelihood.yaml")):
+    for config in (*betas.values(), config_of(ROOT / "configs/sentiment/unlikelihood.yaml")):
         assert (config.batch_size, config.optimizer, config.lr, config.warmup_steps) == (64, "rmsprop", 1e-6, 150)
         assert (config.schedule, config.max_grad_norm, config.reference) == ("constant", 10.0, "start")
-    reward = config_of(ROOT / "recipes/sentiment/reward.yaml")
+    reward = config_of(ROOT / "configs/sentiment/reward.yaml")
     assert (reward.model, reward.epochs) == ("gpt2-large", 3)
-    ppo = config_of(ROOT / "recipes/sentiment/ppo.yaml")
+    ppo = config_of(ROOT / "configs/sentiment/ppo.yaml")
     assert (ppo.batch_size, ppo.kl_target) == (1024, 6)
     starts = {task: config.model for task, config in betas.items()}
     assert starts["tldr"] == "CarperAI/openai_summarize_tldr_sft"
-    assert config_of(ROOT / "recipes/sentiment/sft.yaml").model == "gpt2-large"
-    assert config_of(ROOT / "recipes/hh/preferred-ft.yaml").model == "EleutherAI/pythia-2.8b"
+    assert config_of(ROOT / "configs/sentiment/sft.yaml").model == "gpt2-large"
+    assert config_of(ROOT / "configs/hh/preferred-ft.yaml").model == "EleutherAI/pythia-2.8b"
     sweeps = [word for command in commands("sentiment") if command[1] == "sweep" for word in command if "," in word]
     assert sweeps == ["beta=.05,.1,1,5", "loss.alpha=.05,.1,.5,1", "seed=0,1", *["kl_target=3,6,9,12"] * 3]
 
@@ -113,7 +112,7 @@ def small(words: list[str]) -> list[str]:
 @pytest.mark.parametrize("task", TASKS)
 def test_every_command_runs(task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_standins(tmp_path)
-    shutil.copytree(ROOT / "recipes", tmp_path / "recipes")
+    shutil.copytree(ROOT / "configs", tmp_path / "configs")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PREFTREE_CACHE", str(tmp_path / "cache"))
     for program, *words in commands(task):
