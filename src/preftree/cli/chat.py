@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
-from preftree.cli.shared import Model, SamplingTemperature, TopP, whole_number
+from preftree.cli.shared import Model, SamplingTemperature, Step, TopP, announce, whole_number
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -55,18 +55,21 @@ def chat(
     top_p: TopP = 1.0,
     max_new_tokens: Annotated[int, whole_number(min=1, help="Maximum tokens of an answer.")] = 512,
     seed: Annotated[int, whole_number(min=0, help="Seed of the answers, and of the sides when blind.")] = 0,
+    step: Step = None,
 ) -> None:
     """Talk to a model in the terminal; with --against, or two --adapter, compare two and collect preferences.
 
     A model without a chat template continues what you write, each line for itself.
     """
+    announce(f"chat with {model}" + (f" and {against}" if against else ""))
     from rich.console import Console
 
     from preftree.errors import ConfigError, UserError
     from preftree.generate.chat import Chat, Speaker
     from preftree.generate.hf import Sampling
-    from preftree.models.load import best_device, load_model, load_tokenizer, model_in
+    from preftree.models.load import best_device, load_model, load_tokenizer
     from preftree.runtime.logs import quiet_transformers
+    from preftree.train.step_model import model_at
 
     quiet_transformers()
     adapters = adapter or []
@@ -81,8 +84,11 @@ def chat(
     console = Console(highlight=False, markup=False, emoji=False)
     sampling = Sampling(max_new_tokens, temperature, top_p, seed)
     speakers = _with_adapters(console, model, adapters) if adapters else []
+    if adapters and step is not None:
+        raise ConfigError("--step is for a run, and --adapter for a model under adapters; give one of them")
+    model = model if step is None else f"{model}@{step}"
     for name in (*(() if adapters else (model,)), *(() if against is None else (against,))):
-        model_path = model_in(name)
+        model_path = model_at(name)
         speakers.append(Speaker(name, load_model(model_path, device=best_device()), load_tokenizer(model_path)))
     if len({speaker.has_template for speaker in speakers}) > 1:
         raise ConfigError("one of the models has a chat template and the other has none: they cannot answer the same")

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from preftree.cli.shared import Step, announce
+
 if TYPE_CHECKING:
     from preftree.evaluate.export import Exported
 
@@ -30,7 +32,12 @@ class DtypeName(StrEnum):
 
 def export(
     run: Annotated[
-        Path, typer.Argument(metavar="RUN", help="Folder of a finished run, or a GGUF file.", show_default=False)
+        Path,
+        typer.Argument(
+            metavar="RUN[@STEP]",
+            help="Folder of a finished run, a step of any run, or a GGUF file.",
+            show_default=False,
+        ),
     ],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to make.", show_default=False)],
     adapter: Annotated[bool, typer.Option("--adapter", help="The adapter alone, as peft and vLLM load it.")] = False,
@@ -47,6 +54,7 @@ def export(
             help="Most that a logit may differ. Default: .001; float16 .05, bfloat16 .5; f16 .1, bf16 .5, q8_0 2.",
         ),
     ] = None,
+    step: Step = None,
 ) -> None:
     """Write a run's model into OUT, load it again as others do, and keep it only where its logits are the run's own.
 
@@ -55,11 +63,15 @@ def export(
     OUT gets safetensors weights, tokenizer and chat template, a model card with lineage and hashes, and an Ollama
     Modelfile; the commands for vLLM, llama.cpp and Ollama are printed.
     """
+    announce(f"export of {run} into {out}")
     from preftree.errors import ConfigError
     from preftree.models.gguf.header import find_gguf
+    from preftree.run_folder.steps import split_step
     from preftree.runtime.logs import quiet_transformers
 
     quiet_transformers()
+    name, step = split_step(str(run), step)
+    run = Path(name if step is None else f"{name}@{step}")
     if file := find_gguf(run):
         from preftree.evaluate.gguf.to_folder import export_gguf
 
