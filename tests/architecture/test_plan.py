@@ -114,7 +114,12 @@ NOT_OF_THE_PACKAGE = {"bench", "dev", "real"}
 def test_every_extra_is_imported(extra: str) -> None:
     named = {re.split(r"[\s<>=;\[]", item)[0] for item in PYPROJECT["project"]["optional-dependencies"][extra]}
     wanted = {
-        {"llama-cpp-python": "llama_cpp", "argon2-cffi": "argon2", "markdown-it-py": "markdown_it"}.get(name, name)
+        {
+            "llama-cpp-python": "llama_cpp",
+            "argon2-cffi": "argon2",
+            "markdown-it-py": "markdown_it",
+            "mlflow-skinny": "mlflow",
+        }.get(name, name)
         for name in named
     }
     modules = {module.split(".")[0] for tree in TREES.values() for module in imported(tree)}

@@ -21,7 +21,7 @@ from preftree.report.end_of_run import conclude
 from preftree.run_folder.measured_file import Measured, Sample, write_measured
 from preftree.trackers import guarded
 from preftree.trackers.guarded import open_trackers
-from preftree.trackers.protocol import ExperimentTracker, RunEnd, TrackedRun
+from preftree.trackers.protocol import ExperimentTracker, TrackedEnd, TrackedRun
 from preftree.train.dpo import run_dpo
 from support.small_runs import dpo_config, make_model, make_pairs, rows_of
 
@@ -46,7 +46,7 @@ class Notebook:
     def log(self, step: int, figures: Mapping[str, float]) -> None:
         self._note("log", (step, figures))
 
-    def end(self, end: RunEnd) -> None:
+    def end(self, end: TrackedEnd) -> None:
         self._note("end", end)
 
     def close(self) -> None:
@@ -100,7 +100,7 @@ def test_a_run_tells_its_trackers_everything_and_goes_on_without_one_that_fails(
     again = opened[2]
     assert again.run.known_as == "first" and again.run.first_step == 2
     (end,) = (content for call, content in again.calls if call == "end")
-    assert end == RunEnd(
+    assert end == TrackedEnd(
         place / "run/report.html", place / "run/model", [{"prompt": "Is it?", "start": "no", "policy": "yes"}]
     )
 
@@ -112,7 +112,7 @@ def test_no_failure_gets_through(
     guarded.open_class.fails = call  # type: ignore[attr-defined]
     trackers = open_trackers(["wandb", "mlflow"], TrackedRun(tmp_path, {}))
     trackers.log({"step": 1, "loss": 2.0, "bad": float("nan"), "word": "x"})
-    trackers.end(RunEnd(None, tmp_path))
+    trackers.end(TrackedEnd(None, tmp_path))
     trackers.close()
     assert caplog.text.count(f"tracker mlflow failed (no {call} today)") == 1
     assert ("log", (1, {"train/loss": 2.0})) in opened[0].calls and opened[0].calls[-1][0] == "close"
@@ -135,7 +135,7 @@ def in_a_process(folder: Path, name: str, first: bool, **environment: str) -> No
     code = f"""
 from pathlib import Path
 from preftree.trackers.guarded import open_trackers
-from preftree.trackers.protocol import RunEnd, TrackedRun
+from preftree.trackers.protocol import TrackedEnd, TrackedRun
 run = Path({str(folder)!r})
 config = {{"beta": 0.1, "data": {{"path": "p.jsonl"}}}}
 trackers = open_trackers([{name!r}], TrackedRun(run, config, {0 if first else 2}))
@@ -143,7 +143,7 @@ for step in {[1, 2] if first else [3]!r}:
     trackers.log({{"step": step, "loss": 1.0 / step}})
     trackers.log({{"split": "eval", "step": step, "loss": 2.0 / step}})
 if not {first}:
-    trackers.end(RunEnd(run / "report.html", run / "model", {SAMPLES!r}))
+    trackers.end(TrackedEnd(run / "report.html", run / "model", {SAMPLES!r}))
 trackers.close()
 assert not trackers.open
 """

@@ -55,6 +55,12 @@ def export(
         ),
     ] = None,
     step: Step = None,
+    push: Annotated[
+        str | None,
+        typer.Option(
+            metavar="OWNER/NAME", help="Push OUT to the Hugging Face hub, as a private model.", show_default=False
+        ),
+    ] = None,
 ) -> None:
     """Write a run's model into OUT, load it again as others do, and keep it only where its logits are the run's own.
 
@@ -66,10 +72,13 @@ def export(
     announce(f"export of {run} into {out}")
     from preftree.errors import ConfigError
     from preftree.models.gguf.header import find_gguf
+    from preftree.models.on_hub import require_login
     from preftree.run_folder.steps import split_step
     from preftree.runtime.logs import quiet_transformers
 
     quiet_transformers()
+    if push is not None:
+        require_login(push)
     name, step = split_step(str(run), step)
     run = Path(name if step is None else f"{name}@{step}")
     if file := find_gguf(run):
@@ -78,7 +87,7 @@ def export(
         if adapter or gguf:
             option = "--adapter" if adapter else f"--gguf {gguf}"
             raise ConfigError(f"{option} is for a run, and {file} is a GGUF file of a whole model; leave it out")
-        _show(export_gguf(file, out, dtype=dtype.value, tolerance=tolerance), "the file's model", "texts")
+        _show(export_gguf(file, out, dtype=dtype.value, tolerance=tolerance), "the file's model", "texts", push)
         return
     if adapter + merged + (gguf is not None) != 1:
         raise ConfigError("export takes one of --adapter, --merged and --gguf f16, bf16 or q8_0")
@@ -88,18 +97,22 @@ def export(
     if gguf:
         from preftree.evaluate.gguf.to_file import export_run_gguf
 
-        _show(export_run_gguf(run, out, gguf.value, tolerance=tolerance), "the run's own", "prompts of its data")
+        _show(export_run_gguf(run, out, gguf.value, tolerance=tolerance), "the run's own", "prompts of its data", push)
         return
     from preftree.evaluate.export import export_run
 
     exported = export_run(run, out, "adapter" if adapter else "merged", dtype=dtype.value, tolerance=tolerance)
-    _show(exported, "the run's own", "prompts of its data")
+    _show(exported, "the run's own", "prompts of its data", push)
 
 
-def _show(exported: Exported, whose: str, on: str) -> None:
+def _show(exported: Exported, whose: str, on: str, push: str | None) -> None:
     typer.echo(
         f"{exported.out}: logits differ by at most {exported.difference:.3g} from {whose} (allowed: "
         f"{exported.tolerance:.3g}), on {exported.num_prompts} {on}"
     )
     for name, command in exported.commands.items():
         typer.echo(f"\n{name}:\n  {command}")
+    if push is not None:
+        from preftree.models.on_hub import push_folder
+
+        typer.echo(f"\npushed: {push_folder(exported.out, push)}")

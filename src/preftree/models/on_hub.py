@@ -1,25 +1,30 @@
-"""Models of the Hugging Face hub: a name that is no folder here is asked for once, before anything is loaded."""
+"""Models of the Hugging Face hub: asked for once before anything is loaded, and pushed with their card."""
 
 from __future__ import annotations
 
 import functools
 import logging
+import re
+from pathlib import Path
 
-from huggingface_hub import HfApi, try_to_load_from_cache
+from huggingface_hub import CommitOperationAdd, HfApi, try_to_load_from_cache
 from huggingface_hub.errors import (
     GatedRepoError,
     HFValidationError,
+    LocalTokenNotFoundError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
 )
 
-from preftree.errors import ModelError
+from preftree.errors import ConfigError, ModelError
 from preftree.models.foreign import foreign
 
 log = logging.getLogger("preftree")
 
 _FILES = ("config.json", "adapter_config.json", "tokenizer_config.json")
 _SECONDS = 10.0
+_OWNED = re.compile(r"[\w.-]+/[\w.-]+")
+_CARD = "README.md"
 
 
 @functools.cache
@@ -61,3 +66,42 @@ def _cached(name: str, file: str) -> object:
         return try_to_load_from_cache(name, file)
     except HFValidationError:
         return None
+
+
+def require_login(repo: str) -> None:
+    """See that models can be pushed, before hours are spent on one: the hub knows who asks.
+
+    The token is that of huggingface_hub: `$HF_TOKEN`, or what `hf auth login` keeps.
+
+    Raises:
+      ConfigError: the name is none of a model on the hub, or nobody is logged in.
+      ModelError: the hub does not answer.
+    """
+    if not _OWNED.fullmatch(repo):
+        raise ConfigError(f"--push names a model of the Hugging Face hub, OWNER/NAME, got {repo!r}")
+    with foreign("--push: the Hugging Face hub does not say who is logged in"):
+        try:
+            HfApi().whoami()
+        except LocalTokenNotFoundError as error:
+            raise ConfigError("--push needs a token of the Hugging Face hub: `hf auth login`, or $HF_TOKEN") from error
+
+
+def push_folder(folder: Path, repo: str) -> str:
+    """Push a model folder as one commit; a model that is new there is private. Returns the address of the commit.
+
+    On the pushed card the model is loaded by its name there, and not from the folder.
+
+    Raises:
+      ModelError: the hub does not take it; the folder is as it was.
+    """
+    api = HfApi()
+    card = (folder / _CARD).read_text(encoding="utf-8")
+    card = card.replace(f"{str(folder.resolve())!r}  # where it was written", repr(repo))
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path != folder / _CARD]
+    operations = [CommitOperationAdd(path.relative_to(folder).as_posix(), str(path)) for path in files]
+    with foreign(f"{folder} is written, and the Hugging Face hub did not take it as {repo}"):
+        api.create_repo(repo, private=True, exist_ok=True)
+        commit = api.create_commit(
+            repo, [*operations, CommitOperationAdd(_CARD, card.encode())], commit_message=f"Model of {folder.name}"
+        )
+    return str(commit.commit_url)

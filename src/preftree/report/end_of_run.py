@@ -10,7 +10,7 @@ from preftree.evaluate.checks.all_checks import diagnoses_in, examine_run, title
 from preftree.report.page import write_report
 from preftree.run_folder.reader import Run, read_run
 from preftree.trackers.guarded import open_trackers
-from preftree.trackers.protocol import RunEnd, TrackedRun
+from preftree.trackers.protocol import TrackedEnd, TrackedRun
 
 log = logging.getLogger("preftree")
 
@@ -38,5 +38,5 @@ def _tell_trackers(run: Run, page: Path) -> None:
         {"prompt": sample.prompt, "start": sample.reference, "policy": sample.policy} for sample in run.measured.samples
     ]
     trackers = open_trackers(names, TrackedRun(run.path, run.config, run.steps))
-    trackers.end(RunEnd(page, run.path / "model", samples))
+    trackers.end(TrackedEnd(page, run.path / "model", samples))
     trackers.close()

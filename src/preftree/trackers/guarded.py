@@ -16,7 +16,7 @@ from pydantic import RootModel
 
 from preftree.errors import ConfigError, UserError
 from preftree.storage.json_file import read_json, write_json
-from preftree.trackers.protocol import ExperimentTracker, RunEnd, TrackedRun
+from preftree.trackers.protocol import ExperimentTracker, TrackedEnd, TrackedRun
 
 log = logging.getLogger("preftree")
 
@@ -81,7 +81,7 @@ class Trackers:
             with self._leaving_out(name):
                 tracker.log(int(row["step"]), figures)
 
-    def end(self, end: RunEnd) -> None:
+    def end(self, end: TrackedEnd) -> None:
         """Pass what the run leaves on."""
         for name, tracker in list(self.open.items()):
             with self._leaving_out(name):

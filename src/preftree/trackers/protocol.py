@@ -31,7 +31,7 @@ class TrackedRun:
 
 
 @dataclass(frozen=True, slots=True)
-class RunEnd:
+class TrackedEnd:
     """What a finished run leaves for trackers.
 
     Attributes:
@@ -58,7 +58,7 @@ class ExperimentTracker(Protocol):
         """Take figures of a step, by names such as `train/loss`."""
         ...
 
-    def end(self, end: RunEnd) -> None:
+    def end(self, end: TrackedEnd) -> None:
         """Take the report, the samples and the place of the model."""
         ...
 

@@ -12,7 +12,7 @@ import os
 import time
 from collections.abc import Mapping
 
-from preftree.trackers.protocol import RunEnd, TrackedRun
+from preftree.trackers.protocol import TrackedEnd, TrackedRun
 
 EXPERIMENT = "preftree"
 _LONGEST = 6000
@@ -43,7 +43,7 @@ class MlflowTracker:
         now = int(time.time() * 1000)
         self._client.log_batch(self.known_as, [self._metric(name, value, now, step) for name, value in figures.items()])
 
-    def end(self, end: RunEnd) -> None:
+    def end(self, end: TrackedEnd) -> None:
         """Log the report and the samples as artefacts, and the place of the model as a tag."""
         self._client.set_tag(self.known_as, "model", str(end.model))
         if end.report is not None:

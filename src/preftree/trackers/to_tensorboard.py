@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from torch.utils.tensorboard import SummaryWriter
 
-from preftree.trackers.protocol import RunEnd, TrackedRun
+from preftree.trackers.protocol import TrackedEnd, TrackedRun
 
 
 class TensorBoardTracker:
@@ -25,7 +25,7 @@ class TensorBoardTracker:
         for name, value in figures.items():
             self._board.add_scalar(name, value, step)
 
-    def end(self, end: RunEnd) -> None:
+    def end(self, end: TrackedEnd) -> None:
         """Add the samples and the places of model and report as text."""
         places = f"model: {end.model}" + (f"\n\nreport: {end.report}" if end.report else "")
         self._board.add_text("places", places, self._step)

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Mapping
 from contextlib import redirect_stdout
 
-from preftree.trackers.protocol import RunEnd, TrackedRun
+from preftree.trackers.protocol import TrackedEnd, TrackedRun
 
 PROJECT = "preftree"
 
@@ -43,7 +43,7 @@ class TrackioTracker:
         """Log a step's figures."""
         self._run.log(dict(figures), step=step)
 
-    def end(self, end: RunEnd) -> None:
+    def end(self, end: TrackedEnd) -> None:
         """Log the samples and the place of the model as text, and copy the report to the project's files."""
         import trackio  # pyright: ignore[reportMissingImports]  # an extra
 

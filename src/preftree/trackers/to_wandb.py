@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 
-from preftree.trackers.protocol import RunEnd, TrackedRun
+from preftree.trackers.protocol import TrackedEnd, TrackedRun
 
 PROJECT = "preftree"
 
@@ -38,7 +38,7 @@ class WandbTracker:
         """Log a step's figures; the step is a figure too, since a resumed run writes some steps again."""
         self._run.log({**figures, "step": step})
 
-    def end(self, end: RunEnd) -> None:
+    def end(self, end: TrackedEnd) -> None:
         """Log the report as a page, the samples as a table, and the place of the model in the summary."""
         import wandb  # pyright: ignore[reportMissingImports]  # an extra
 
