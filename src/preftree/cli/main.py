@@ -93,6 +93,14 @@ app.add_typer(configs.app, name="configs", help="Configurations that come with t
 app.command("completion")(completion.completion)
 
 
+@app.command("commands", hidden=True)
+def commands() -> None:
+    """Print docs/commands.md."""
+    from preftree.cli.commands_page import commands_page
+
+    typer.echo(commands_page(app), nl=False)
+
+
 def _print_version(wanted: bool) -> bool:
     if wanted:
         typer.echo(f"preftree {__version__}")

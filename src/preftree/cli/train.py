@@ -40,7 +40,7 @@ def _verb(recipe: Recipe) -> Callable[..., None]:
         leads = os.environ.get("RANK", "0") == "0"
         if leads:
             announce(f"{recipe.name} of {config.model} on {config.data.path}, into {config.out}")
-        from preftree.evaluate.after_training import run_recipe
+        from preftree.evaluate.in_memory.after_training import run_recipe
         from preftree.report.end_of_run import conclude
 
         quiet_transformers()

@@ -249,7 +249,7 @@ _WITH_EVALUATIONS = ReadWith(
 
 
 class Keeping(Strict):
-    """Checkpoints and snapshots.
+    """What a run keeps on disk.
 
     Attributes:
       resume: `auto` resumes from the newest good checkpoint in `out`, `never` starts over; or the path of a checkpoint.
@@ -261,6 +261,8 @@ class Keeping(Strict):
         of losses that have one, or `reward` of ppo and rloo; null keeps none.
       stop_after: Evaluations in a row without a gain in that figure (without keep_best in the loss, or the reward of
         ppo and rloo) after which the run ends; null goes on to the last step.
+      answers: Prompts, held out where any are, that the model answers before and after training, for the report; 0 for
+        none.
     """
 
     resume: PathOrId = "auto"
@@ -269,6 +271,7 @@ class Keeping(Strict):
     snapshots: Annotated[float, Field(gt=1)] | Literal["auto"] | None = "auto"
     keep_best: Annotated[HeldOutFigure | None, _WITH_EVALUATIONS] = None
     stop_after: Annotated[PositiveInt | None, _WITH_EVALUATIONS] = None
+    answers: int = Field(default=6, ge=0)
 
 
 TrackerName: TypeAlias = Literal["tensorboard", "wandb", "mlflow", "trackio"]
