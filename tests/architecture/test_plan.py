@@ -106,15 +106,20 @@ def mentions_of_scripts() -> set[str]:
     return {name for target in PYPROJECT["project"]["scripts"].values() for name in re.findall(r"\w+", target)}
 
 
-NOT_OF_THE_PACKAGE = {"bench", "dev", "real"}
-"""Extras of tests and benchmarks."""
+NOT_OF_THE_PACKAGE = {"bench", "dev", "docs", "real"}
+"""Extras of tests, benchmarks and the documentation site."""
 
 
 @pytest.mark.parametrize("extra", sorted(set(PYPROJECT["project"]["optional-dependencies"]) - NOT_OF_THE_PACKAGE))
 def test_every_extra_is_imported(extra: str) -> None:
     named = {re.split(r"[\s<>=;\[]", item)[0] for item in PYPROJECT["project"]["optional-dependencies"][extra]}
     wanted = {
-        {"llama-cpp-python": "llama_cpp", "argon2-cffi": "argon2", "markdown-it-py": "markdown_it"}.get(name, name)
+        {
+            "llama-cpp-python": "llama_cpp",
+            "argon2-cffi": "argon2",
+            "markdown-it-py": "markdown_it",
+            "mlflow-skinny": "mlflow",
+        }.get(name, name)
         for name in named
     }
     modules = {module.split(".")[0] for tree in TREES.values() for module in imported(tree)}

@@ -246,6 +246,7 @@ def test_each_refused_field_is_named(config: type[Any], model: str) -> None:
 
 
 REFUSED: list[tuple[dict[str, Any], dict[str, Any], str]] = [
+    ({"report_to": "comet_ml"}, {}, "report_to=.comet_ml. cannot be honoured"),
     ({"optim": "adafactor"}, {}, "optim='adafactor' cannot be honoured; there are adamw_torch"),
     ({"lr_scheduler_type": "polynomial"}, {}, "lr_scheduler_type='polynomial'"),
     ({"train_sampling_strategy": "group_by_length"}, {}, "train_sampling_strategy='group_by_length'"),
@@ -287,8 +288,8 @@ def test_data_that_is_no_list_of_texts_is_refused(model: str) -> None:
     ):
         with pytest.raises(DataError, match=sentence):
             dpo(model, trainer={"train_dataset": data})
-    trainer = dpo(model, trainer={"train_dataset": rows([*PAIRS[:2], {**PAIRS[2], "chosen": None}])})
-    with pytest.raises(DataError, match=r"train_dataset\[2\]"):
+    trainer = dpo(model, trainer={"train_dataset": rows([{**row, "chosen": row["rejected"]} for row in PAIRS])})
+    with pytest.raises(DataError, match=r"train_dataset.*train_dataset\[0\]"):
         trainer.train()
 
 

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from preftree.config.load import check_config
 from preftree.config.recipes import RECIPES
 from preftree.data.sources.memory import Rows, named_rows, write_rows
-from preftree.evaluate.after_training import run_recipe
+from preftree.evaluate.in_memory.after_training import run_recipe
 from preftree.models.foreign import read_config
 from preftree.models.given import check_given, is_other_tokenizer, write_given
 from preftree.models.peft_options import lora_options_of

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from preftree.cli.shared import REWARD, Samples, print_table, reserve, whole_number
+from preftree.cli.shared import REWARD, Samples, announce, print_table, reserve, whole_number
 from preftree.config.recipes import RECIPES
 
 if TYPE_CHECKING:
@@ -39,14 +39,15 @@ def sweep(
     OUT/NAME/ holds each run, OUT/sweep.json and OUT/report.html the comparison. The reference is scored once for all
     runs. The same command resumes a sweep that was stopped.
     """
+    announce(f"sweep of {recipe}")
     from rich import box
     from rich.table import Column
 
     from preftree.cli.frontier import measure_folder
     from preftree.config.command_line import split_words
     from preftree.errors import ConfigError, TrainingError, UserError
-    from preftree.evaluate.after_training import run_recipe
     from preftree.evaluate.along_training import Measuring
+    from preftree.evaluate.in_memory.after_training import run_recipe
     from preftree.evaluate.recommend import recommend, settings_of
     from preftree.evaluate.sweep import plan_sweep, run_all
     from preftree.judges.rewards import load_rewards

@@ -18,6 +18,7 @@ from preftree.cli.shared import (
     Samples,
     Seed,
     TopP,
+    announce,
     print_table,
     reserve,
     sample_files,
@@ -61,6 +62,7 @@ def temperature(
     world whose responses can be enumerated, with itself as the judge and models on both sides, the figures are exact
     and the options on samples do not count. The page is OUT/temperature.html.
     """
+    announce(f"win rates of {', '.join(models)} over {baseline}, judged by {judge}")
     import json
     from dataclasses import replace
 

@@ -103,7 +103,7 @@ class ModelAndData(Strict):
       model: A model folder, a GGUF file, or a model id of the Hugging Face hub.
       data: Training rows: a path, or the options below.
       eval_data: Held-out rows: a path, or a share of the training prompts between 0 and 1; null holds out none.
-      eval_every: Steps between evaluations; null evaluates at the end alone.
+      eval_every: Steps between evaluations, from step 0 to the end; null makes some ten of them in a run.
       out: Folder of the run.
     """
 
@@ -250,24 +250,60 @@ class Machine(Strict):
         raise ValueError(f"must be true, false or a share of the layers between 0 and 1, got {value!r}")
 
 
+HeldOutFigure: TypeAlias = Literal["loss", "accuracy", "reward"]
+_WITH_EVALUATIONS = ReadWith(
+    "eval_data, which is what evaluations are on", lambda options: options.eval_data is not None
+)
+
+
 class Keeping(Strict):
-    """Checkpoints and snapshots.
+    """What a run keeps on disk.
 
     Attributes:
       resume: `auto` resumes from the newest good checkpoint in `out`, `never` starts over; or the path of a checkpoint.
       save_every: Steps between checkpoints; null saves at the end and when the run is stopped.
       keep_checkpoints: Number of checkpoints that stay on disk.
-      snapshots: Factor between the steps whose weights are kept for `preftree eval frontier` (2: after steps 1, 2, 4,
-        8, ...); null keeps none.
+      snapshots: Factor between the steps whose weights are kept, for `RUN@40` and `preftree eval frontier` (2: after
+        steps 1, 2, 4, 8, ...); auto is 2 where they take 1 GiB together at most, and none elsewhere; null keeps none.
+      keep_best: Held-out figure by which the weights of the best evaluation are kept, as `RUN@best`: `loss`, `accuracy`
+        of losses that have one, or `reward` of ppo and rloo; null keeps none.
+      stop_after: Evaluations in a row without a gain in that figure (without keep_best in the loss, or the reward of
+        ppo and rloo) after which the run ends; null goes on to the last step.
+      answers: Prompts, held out where any are, that the model answers before and after training, for the report; 0 for
+        none.
     """
 
     resume: PathOrId = "auto"
     save_every: PositiveInt | None = 500
     keep_checkpoints: PositiveInt = 2
-    snapshots: float | None = Field(default=None, gt=1)
+    snapshots: Annotated[float, Field(gt=1)] | Literal["auto"] | None = "auto"
+    keep_best: Annotated[HeldOutFigure | None, _WITH_EVALUATIONS] = None
+    stop_after: Annotated[PositiveInt | None, _WITH_EVALUATIONS] = None
+    answers: int = Field(default=6, ge=0)
 
 
-class RunConfig(Keeping, Machine, Pace, Optimisation, Lengths, Adaptation, ModelAndData):
+TrackerName: TypeAlias = Literal["tensorboard", "wandb", "mlflow", "trackio"]
+
+
+class Tracking(Strict):
+    """Trackers of experiments.
+
+    Attributes:
+      track: Trackers that get options, figures, report, samples and the place of the model, with commas: `tensorboard`,
+        `wandb`, `mlflow`, `trackio` (docs/trackers.md); null has none.
+    """
+
+    track: list[TrackerName] = ["tensorboard"]
+
+    @field_validator("track", mode="before")
+    @classmethod
+    def _with_commas(cls, value: object) -> object:
+        if value is None:
+            return []
+        return [word.strip() for word in value.split(",")] if isinstance(value, str) else value
+
+
+class RunConfig(Tracking, Keeping, Machine, Pace, Optimisation, Lengths, Adaptation, ModelAndData):
     """Options of every run on the examples of a file; a recipe adds to them."""
 
     recipe: ClassVar[str]

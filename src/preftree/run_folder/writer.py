@@ -1,6 +1,6 @@
 """Writing a run's folder, from its lock to its last figures.
 
-RUN/config.yaml   RUN/metrics.jsonl   RUN/tensorboard/   RUN/checkpoints/   RUN/snapshots/
+RUN/config.yaml   RUN/metrics.jsonl   RUN/tensorboard/   RUN/checkpoints/   RUN/snapshots/   RUN/steps/
 RUN/model/   RUN/summary.json
 """
 
@@ -135,7 +135,7 @@ def start_over(config: AnyConfig, ranks: Ranks) -> None:
     with disk_faults():
         for path in earlier:
             remove_dir(path)
-        for name in ("snapshots", "tensorboard"):
+        for name in ("checkpoints/best", "snapshots", "steps", "tensorboard"):
             if (out / name).is_dir():
                 number = sum(1 for _ in (out / name).iterdir())
                 log.warning("resume=never: deleting %s of an earlier run, with %d entries", out / name, number)
@@ -209,12 +209,15 @@ def is_finished(config: AnyConfig, start: LoadedCheckpoint | None, num_steps: in
     Where one of its files is damaged, which is said, the run is finished again from its last checkpoint.
     """
     out = Path(config.out)
-    if start is None or start.step < num_steps or not (out / "model").is_dir() or not (out / "summary.json").exists():
+    if start is None or not (out / "model").is_dir() or not (out / "summary.json").exists():
         return False
     try:
         summary = read_summary(out)
         assert summary is not None
-        if summary.steps != start.step:
+        has_ended = start.step >= num_steps or (
+            summary.ended_early and summary.config.get("stop_after") == config.stop_after
+        )
+        if not has_ended or summary.steps != start.step:
             return False
         check_beside(out, summary)
         for name in ("model", "base"):

@@ -24,6 +24,8 @@ _OPTIMISERS = {
 _SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant", "constant_with_warmup": "constant"}
 _ORDERS = {"random": "example", "sequential": "file"}
 
+_TRACKERS = ("tensorboard", "wandb", "mlflow", "trackio")
+
 _ALL_CHECKPOINTS = 1_000_000
 """Checkpoints that stay where TRL keeps every one."""
 
@@ -148,6 +150,7 @@ def run_options(args: TrlArguments, schedule: TrlSchedule) -> dict[str, Any]:
         "precision": "bf16" if args.bf16 else "fp32",
         "gradient_checkpointing": bool(args.activation_checkpointing),
         "compile": args.torch_compile,
+        "track": _trackers(args),
         "save_every": schedule.save_every,
         "keep_checkpoints": args.save_total_limit or _ALL_CHECKPOINTS,
     }
@@ -195,6 +198,13 @@ def check_router_loss(args: TrlArguments, config: PretrainedConfig) -> None:
             f"router_aux_loss_coef={coefficient:g} cannot be honoured: the loss is of means over the tokens that are "
             "computed together, so how a step is packed would change the training; set router_aux_loss_coef=0.0"
         )
+
+
+def _trackers(args: TrlArguments) -> list[str] | None:
+    names = [args.report_to] if isinstance(args.report_to, str) else list(args.report_to or ())
+    if unknown := [name for name in names if name not in _TRACKERS]:
+        raise ConfigError(f"report_to={unknown[0]!r} cannot be honoured; there are {', '.join(_TRACKERS)}")
+    return names or None
 
 
 def _choose(field: str, value: str, known: dict[str, str]) -> str:
