@@ -78,8 +78,9 @@ def chat(
     from preftree.generate.chat import Chat, Speaker
     from preftree.generate.hf import Sampling
     from preftree.generate.plain_templates import give_template
-    from preftree.models.load import best_device, load_model, load_tokenizer
+    from preftree.models.load import load_model, load_tokenizer
     from preftree.runtime.logs import quiet_transformers
+    from preftree.runtime.machine import sampling_device
     from preftree.runtime.paths import cache_root
     from preftree.train.step_model import model_at
 
@@ -101,7 +102,7 @@ def chat(
     model = model if step is None else f"{model}@{step}"
     for name in (*(() if adapters else (model,)), *(() if against is None else (against,))):
         model_path = model_at(name)
-        speakers.append(Speaker(name, load_model(model_path, device=best_device()), load_tokenizer(model_path)))
+        speakers.append(Speaker(name, load_model(model_path, device=sampling_device()), load_tokenizer(model_path)))
     for speaker in speakers if template is not None else ():
         sampling = replace(sampling, stop=give_template(speaker.tokenizer, str(template), speaker.name))
     if len({speaker.has_template for speaker in speakers}) > 1:
@@ -169,7 +170,8 @@ def _with_adapters(console: Console, model: str, names: list[str]) -> list[Speak
     from preftree.generate.chat import Speaker
     from preftree.models.adapter_folder import adapter_names, find_over
     from preftree.models.adapters import attach_adapters
-    from preftree.models.load import best_device, load_base, load_tokenizer, remove_dropout
+    from preftree.models.load import load_base, load_tokenizer, remove_dropout
+    from preftree.runtime.machine import sampling_device
 
     adapters = [find_over(model, name) for name in names]
     whole = (Path(model).expanduser() / "config.json").exists() or not adapter_names(Path(model).expanduser())
@@ -179,7 +181,7 @@ def _with_adapters(console: Console, model: str, names: list[str]) -> list[Speak
     for adapter in adapters if whole else ():
         if Path(adapter.base).expanduser().resolve() != Path(model).expanduser().resolve():
             console.print(f"{adapter.path} was trained over {adapter.base}, and answers over {model}.", style="dim")
-    base = load_base(model if whole else adapters[0], device=best_device())
+    base = load_base(model if whole else adapters[0], device=sampling_device())
     attach_adapters(base, adapters)
     remove_dropout(base)
     tokenizer = load_tokenizer(model if whole else adapters[0].path)

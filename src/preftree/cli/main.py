@@ -18,12 +18,14 @@ from typer.core import TyperGroup
 
 from preftree import __version__
 from preftree.cli import (
+    cache,
     chat,
     collect,
     completion,
     configs,
     data,
     demo,
+    doctor,
     eval,
     export,
     generate,
@@ -90,6 +92,8 @@ app.command("export")(export.export)
 app.command("losses")(losses.losses)
 app.command("options")(options.options)
 app.add_typer(configs.app, name="configs", help="Configurations that come with the package.")
+app.add_typer(cache.app, name="cache", help="Tokenised data and reference tables: list and prune.")
+app.command("doctor")(doctor.doctor)
 app.command("completion")(completion.completion)
 
 

@@ -181,7 +181,8 @@ def exactly(
 ) -> Curves:
     """The curves without samples; one model in memory at a time."""
     from preftree.evaluate.temperature import exact_curves, policy_table
-    from preftree.models.load import best_device, load_model, load_tokenizer
+    from preftree.models.load import load_model, load_tokenizer
+    from preftree.runtime.machine import best_device
 
     def tables(side: Side, values: Sequence[float]) -> list[Any]:
         model, tokenizer = load_model(side.place, device=best_device()), load_tokenizer(side.place)

@@ -16,7 +16,8 @@ from preftree.data.tokens.budgets import UNLIMITED
 from preftree.data.tokens.encoder import make_encoder
 from preftree.data.tokens.sampled_responses import encode_answers
 from preftree.errors import DataError
-from preftree.models.load import best_device, load_model, load_tokenizer
+from preftree.models.load import load_model, load_tokenizer
+from preftree.runtime.machine import best_device
 from preftree.scoring.scorer import Scorer, evaluation_mode
 from preftree.train.step_model import model_at
 from preftree.tree.layout import TokenSequence

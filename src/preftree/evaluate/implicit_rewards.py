@@ -27,9 +27,10 @@ from preftree.errors import ConfigError, DataError
 from preftree.evaluate.along_training import load_reference
 from preftree.judges.functions import identify
 from preftree.judges.reward_model import find_reward_model, lengths_of
-from preftree.models.load import best_device, load_tokenizer
+from preftree.models.load import load_tokenizer
 from preftree.models.reward_model import load_reward_model, padding_of
 from preftree.run_folder.reader import Run
+from preftree.runtime.machine import best_device
 from preftree.runtime.paths import cache_root
 from preftree.runtime.ranks import open_ranks
 from preftree.scoring.pair_sums import response_values

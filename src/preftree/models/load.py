@@ -28,11 +28,6 @@ from preftree.models.quantize import quantization_options
 from preftree.run_folder.summary_file import verify_model
 
 
-def best_device() -> torch.device:
-    """The first CUDA device, or the CPU where there is none."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
 def model_in(name: str) -> str:
     """RUN/model for the folder of a run; any other name unchanged."""
     path = Path(name).expanduser()

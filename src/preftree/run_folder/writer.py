@@ -9,9 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import platform
-import resource
 import secrets
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -26,6 +24,7 @@ from preftree.config.load import AnyConfig, changed_options, dump_config
 from preftree.errors import CheckpointError, ConfigError, DataError, ModelError
 from preftree.run_folder.measured_file import read_measured
 from preftree.run_folder.summary_file import MEASURED, check_beside, lacks_measured, read_summary, verify_model
+from preftree.runtime.machine import peak_resident
 from preftree.runtime.ranks import Ranks
 from preftree.runtime.reduce import lead_first, max_over_ranks
 from preftree.storage.atomic import disk_faults, remove_dir, write_atomic
@@ -250,8 +249,7 @@ def peak_memory(ranks: Ranks) -> int:
     """Peak memory of this process in bytes: on the GPU where there is one, else resident."""
     if ranks.device.type == "cuda":
         return torch.cuda.max_memory_allocated(ranks.device)
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return peak_resident()
 
 
 def _short(value: object) -> str:
