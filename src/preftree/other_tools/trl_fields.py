@@ -83,7 +83,7 @@ _CONSTANTS = "the optimisers here have PyTorch's default constants"
 _HALF = "weights stay fp32 and products are fp32 or bfloat16: use bf16=True or bf16=False"
 _METRICS = "figures are those of docs/reference.md, and logits are never kept"
 _SHARDED = "sharding is not built in: one process trains here"
-_BEST = "the last model is kept"
+_BEST = "the model at the end is kept; preftree.dpo(keep_best='loss') keeps the best one too"
 
 DEFAULT_ONLY: dict[str, str] = {
     **dict.fromkeys(("adam_beta1", "adam_beta2", "adam_epsilon", "optim_args", "optim_target_modules"), _CONSTANTS),
@@ -104,7 +104,7 @@ DEFAULT_ONLY: dict[str, str] = {
     "eval_delay": "evaluations come at regular steps",
     "save_only_model": "a checkpoint is whole, so that a stopped run resumes bit for bit",
     "enable_jit_checkpoint": "SIGTERM and Ctrl-C always save a checkpoint",
-    "push_to_hub": "train first, then upload the folder that save_model writes",
+    "push_to_hub": "train first, then `preftree export RUN FOLDER --push OWNER/NAME`",
     "ignore_data_skip": "a resumed run reads the rows that come next",
     "restore_callback_states_from_checkpoint": "callbacks are not stored",
     "full_determinism": "set CUBLAS_WORKSPACE_CONFIG and torch.use_deterministic_algorithms yourself",

@@ -255,7 +255,7 @@ class TrlTrainer:
     def push_to_hub(self, *arguments: object, **options: object) -> None:
         """Refused: what is uploaded is the folder that `save_model` writes."""
         raise ConfigError(
-            "push_to_hub cannot be honoured: call save_model(FOLDER), then huggingface_hub.upload_folder, or "
+            "push_to_hub cannot be honoured: use `preftree export OUTPUT_DIR FOLDER --push OWNER/NAME`, or "
             "trainer.model.push_to_hub(NAME)"
         )
 
