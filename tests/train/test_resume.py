@@ -98,7 +98,7 @@ def test_three_stops_in_a_row_change_no_bit(
     assert run(config_of(place, out.name)).signum == 0
     assert final_state(out) == final_state(straight)
     assert rows_of(out) == rows_of(straight)
-    assert sum(row.get("split") == "eval" for row in rows_of(out)) == 3
+    assert sum(row.get("split") == "eval" for row in rows_of(out)) == 4
 
 
 def test_sft_resumes_as_well(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,6 +19,7 @@ from preftree.cli.shared import (
     SamplingTemperature,
     Seed,
     TopP,
+    announce,
     print_table,
     reserve,
     sample_files,
@@ -55,6 +56,7 @@ def winrate(
     Responses are drawn into OUT/responses and used again; the verdicts are a preference file, OUT/verdicts.jsonl.
     After Ctrl-C, the same command continues where it stopped.
     """
+    announce(f"win rate of {a} over {b}, judged by {judge}")
     import json
 
     from preftree.evaluate.answers import collect_answers, find_sides, read_questions
