@@ -1,4 +1,4 @@
-"""`preftree cache` and `preftree doctor`: sizes, ages and owners, what is removed and what never is, figures by hand."""
+"""`preftree cache` and `preftree doctor`: sizes, ages and owners, what is removed and what stays, figures by hand."""
 
 from __future__ import annotations
 

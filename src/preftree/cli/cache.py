@@ -133,7 +133,7 @@ def held_files() -> set[Path]:
     return held
 
 
-def size_in_words(size: float) -> str:
+def size_in_words(size: int | float) -> str:
     """A number of bytes with its unit, in powers of 1,000."""
     for unit in ("B", "kB", "MB", "GB"):
         if size < 1000:
