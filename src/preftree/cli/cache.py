@@ -146,7 +146,7 @@ def _print(entries: list[CacheEntry]) -> None:
     now = time.time()
     for entry in entries:
         days, of = (now - entry.used) / DAY, entry.of
-        shown = of if len(of) <= 44 else f"...{of[-41:]}"
+        shown = of if len(of) <= 40 else f"...{of[-37:]}"
         typer.echo(f"{entry.kind:6} {size_in_words(entry.size):>9} {days:6.1f} days  {entry.path.name[:8]}  {shown}")
 
 
