@@ -216,7 +216,7 @@ def test_an_answer_is_given_again_and_both_may_be_bad(place: Path) -> None:
     assert [row["prompt"] for row in rows[1:]] == [[{"role": "user", "content": "More?"}]] * 2
     assert rows[1]["chosen"] != rows[2]["rejected"]
     single = call(["Hi", "/regenerate"], place / "chat3")
-    assert re.findall(r"answer (\d+)", single) == ["1", "2"]
+    assert single.count("model>") == 2
 
 
 def test_a_model_without_a_template_is_given_one(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -110,7 +110,7 @@ def test_a_folder_is_pushed_with_its_card_in_one_commit(tmp_path: Path, sent: di
     require_login("me/mine")
     assert push_folder(folder, "me/mine") == "https://huggingface.co/me/mine/commit/c0ffee"
     created, token = sent["/api/repos/create"]
-    assert json.loads(created)["name"] == "mine" and json.loads(created)["private"] is True
+    assert json.loads(created)["name"] == "mine" and json.loads(created)["visibility"] == "private"
     assert {authorization for _, authorization in sent.values()} == {token} == {"Bearer hf_of_the_test"}
     lines = [json.loads(line) for line in sent["/api/models/me/mine/commit/main"][0].splitlines()]
     files = {row["value"]["path"]: base64.b64decode(row["value"]["content"]) for row in lines if row["key"] == "file"}

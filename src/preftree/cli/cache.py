@@ -133,7 +133,7 @@ def held_files() -> set[Path]:
     return held
 
 
-def size_in_words(size: float) -> str:
+def size_in_words(size: int | float) -> str:
     """A number of bytes with its unit, in powers of 1,000."""
     for unit in ("B", "kB", "MB", "GB"):
         if size < 1000:
@@ -146,7 +146,7 @@ def _print(entries: list[CacheEntry]) -> None:
     now = time.time()
     for entry in entries:
         days, of = (now - entry.used) / DAY, entry.of
-        shown = of if len(of) <= 44 else f"...{of[-41:]}"
+        shown = of if len(of) <= 40 else f"...{of[-37:]}"
         typer.echo(f"{entry.kind:6} {size_in_words(entry.size):>9} {days:6.1f} days  {entry.path.name[:8]}  {shown}")
 
 
