@@ -156,6 +156,11 @@ def _described(win_rate: WinRate) -> list[tuple[str, str]]:
     if win_rate.similar is not None:
         similar = f"{with_interval(*win_rate.similar)}  among the {win_rate.similar_pairs} pairs of similar length"
     rows.append(("", similar))
+    rate, _, reason = win_rate.controlled
+    at_equal = f"not identifiable: {reason}"
+    if rate is not None:
+        at_equal = f"{with_interval(*rate)}  at equal length and with no preferred side, by regression over all pairs"
+    rows.append(("", at_equal))
     for name, share in ((win_rate.a, win_rate.finished_a), (win_rate.b, win_rate.finished_b)):
         if share is not None and share < 1:
             rows.append(("cut", f"{1 - share:.1%} of the responses of {name}, at the limit of their tokens"))

@@ -20,6 +20,7 @@ from preftree.evaluate.answers import Answers
 from preftree.judges.pairwise import VALUE, Judge, ask, turn
 from preftree.records import Comparison, Message, Preference, Text, Verdict
 from preftree.stats.intervals import Estimate, share_interval
+from preftree.stats.length_control import Controlled, control_length
 
 SIMILAR = 0.1
 """Responses are of similar length where they differ by no more than this share of the longer one."""
@@ -65,6 +66,7 @@ class WinRate:
       characters_a, characters_b: Mean length of a response.
       similar: Win rate among pairs of similar length; None where fewer than two prompts have one.
       similar_pairs: Number of these pairs.
+      controlled: Win rate at equal length and with no preferred side, from all pairs, or why there is none.
       finished_a, finished_b: Share of the responses that the model ended itself; None where not known.
     """
 
@@ -86,6 +88,7 @@ class WinRate:
     characters_b: float
     similar: Estimate | None
     similar_pairs: int
+    controlled: Controlled
     finished_a: float | None
     finished_b: float | None
 
@@ -94,7 +97,12 @@ class WinRate:
         figures = asdict(self)
         for name in ("rate", "similar"):
             figures[name] = figures[name] and Estimate(*figures[name])._asdict()
-        return figures
+        rate, effect, reason = self.controlled
+        return figures | {
+            "controlled": rate and rate._asdict(),
+            "length_effect": effect,
+            "not_controlled": reason or None,
+        }
 
 
 def judge_pairs(judge: Judge, prompts: Sequence[Text], a: Answers, b: Answers) -> list[Pair]:
@@ -158,6 +166,7 @@ def count_wins(judge: Judge, a: Answers, b: Answers, pairs: Sequence[Pair]) -> W
         characters_b=float(lengths[:, 1].mean()),
         similar=share_interval(near) if len(near) > 1 else None,
         similar_pairs=int(similar.sum()),
+        controlled=_controlled(pairs),
         finished_a=a.finished,
         finished_b=b.finished,
     )
@@ -169,6 +178,19 @@ def by_row(pairs: Sequence[Pair], keep: Bool[np.ndarray, " P"] | None = None) ->
     rows = np.array([pair.row for pair in pairs])[kept]
     counts = np.bincount(rows)
     return (np.bincount(rows, _values(pairs)[kept]) / np.maximum(counts, 1))[counts > 0]
+
+
+def _controlled(pairs: Sequence[Pair]) -> Controlled:
+    """The win rate at equal length; a prompt counts by the means over its pairs."""
+    orders = max((len(pair.verdicts) for pair in pairs), default=0) or 1
+    table = np.array(
+        [[VALUE[verdict.choice] for verdict in pair.verdicts] or [0.5] * orders for pair in pairs], np.float64
+    )
+    gaps = np.array([len(pair.left) - len(pair.right) for pair in pairs], np.float64)
+    rows = np.unique([pair.row for pair in pairs], return_inverse=True)[1]
+    counts = np.bincount(rows)
+    values = [np.bincount(rows, column) / counts for column in table.T]
+    return control_length(np.stack(values, axis=1), np.bincount(rows, gaps) / counts)
 
 
 def preference_rows(prompts: Sequence[Text], pairs: Iterable[Pair], names: tuple[str, str]) -> list[dict[str, Any]]:
