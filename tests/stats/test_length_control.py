@@ -10,7 +10,7 @@ import pytest
 from scipy.optimize import brentq
 from scipy.special import expit
 
-from preftree.stats.length_control import control_length, fit_lengths
+from preftree.stats.length_control import Controlled, control_length, fit_lengths
 
 LENGTH, LEFT, CLARITY = 1.5, 0.8, 1.0
 """What the judge adds for a much longer answer and for the left one, and how much prompts differ, in log-odds."""
@@ -29,6 +29,10 @@ def judged(seed: int, truth: float, num: int = 400) -> tuple[np.ndarray, np.ndar
     gaps = rng.normal(150, 300, num)
     better = middle(truth) + CLARITY * rng.normal(size=num) + LENGTH * np.tanh(gaps / gaps.std())
     return np.stack([rng.random(num) < expit(better + side) for side in (LEFT, -LEFT)], axis=1).astype(float), gaps
+
+
+def control(values: np.ndarray, gaps: np.ndarray, **options: int) -> Controlled:
+    return control_length(values, gaps, np.arange(len(gaps)), **options)
 
 
 def of_statsmodels(values: np.ndarray, gaps: np.ndarray) -> np.ndarray:
@@ -69,7 +73,7 @@ def test_length_and_side_are_taken_out(truth: float) -> None:
         values, gaps = judged(seed, truth)
         one.append(values[:, 0].mean())
         both.append(values.mean())
-        rate = control_length(values, gaps, resamples=50).rate
+        rate = control(values, gaps, resamples=50).rate
         assert rate is not None
         controlled.append(rate.value)
     assert np.mean(one) > truth + 0.15
@@ -80,7 +84,7 @@ def test_length_and_side_are_taken_out(truth: float) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("truth", [0.5, 0.65])
 def test_thirty_seeds_and_coverage(truth: float) -> None:
-    rates = [control_length(*judged(seed, truth), resamples=1 if seed >= 300 else 400).rate for seed in range(300)]
+    rates = [control(*judged(seed, truth), resamples=1 if seed >= 300 else 400).rate for seed in range(300)]
     assert all(rate is not None for rate in rates)
     values = np.array(rates)
     first = values[:30, 0]
@@ -96,11 +100,11 @@ def test_thirty_seeds_and_coverage(truth: float) -> None:
 
 def test_a_side_against_itself_is_even_and_sides_turn() -> None:
     values, gaps = judged(0, 0.65)
-    ahead, behind = control_length(values, gaps).rate, control_length(1 - values, -gaps).rate
+    ahead, behind = control(values, gaps).rate, control(1 - values, -gaps).rate
     assert ahead is not None and behind is not None
     assert ahead.value + behind.value == pytest.approx(1, abs=1e-9)
     assert ahead.low + behind.high == pytest.approx(1, abs=0.02)
-    mirrored = control_length(np.concatenate([values, 1 - values]), np.concatenate([gaps, -gaps]))
+    mirrored = control(np.concatenate([values, 1 - values]), np.concatenate([gaps, -gaps]))
     assert mirrored.rate is not None and mirrored.rate.value == pytest.approx(0.5, abs=1e-9)
 
 
@@ -115,11 +119,17 @@ def test_a_side_against_itself_is_even_and_sides_turn() -> None:
     ],
 )
 def test_what_cannot_be_identified_is_said(values: list, gaps: list, said: str) -> None:
-    found = control_length(np.array(values), np.array(gaps, np.float64))
+    found = control(np.array(values), np.array(gaps, np.float64))
     assert (found.rate, found.effect) == (None, None)
     assert said in found.reason
 
 
+def test_a_prompt_counts_by_the_means_of_its_pairs() -> None:
+    values, gaps = judged(0, 0.5, 60)
+    once = control(values.reshape(30, 2, 2).mean(1), gaps.reshape(30, 2).mean(1))
+    assert control_length(values, gaps, np.repeat(np.arange(30), 2)) == once
+
+
 def test_ties_everywhere_are_even() -> None:
-    found = control_length(np.full((20, 2), 0.5), np.arange(20.0))
+    found = control(np.full((20, 2), 0.5), np.arange(20.0))
     assert found.rate == pytest.approx((0.5, 0.5, 0.5)) and found.effect == pytest.approx(0)

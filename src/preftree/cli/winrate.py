@@ -89,7 +89,7 @@ def winrate(
         "max_new_tokens": limit,
         "seed": seed,
     }
-    rows = preference_rows(texts, pairs, (first.name, second.name))
+    rows = preference_rows(texts, pairs, (first.name, second.name), judged_by.name)
     verdicts = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     write_result(out / "verdicts.jsonl", verdicts, advice=ANOTHER_OUT)
     write_result(out / "winrate.json", json.dumps(figures, indent=1, ensure_ascii=False) + "\n", advice=ANOTHER_OUT)
@@ -144,23 +144,25 @@ def _described(win_rate: WinRate) -> list[tuple[str, str]]:
     if win_rate.orders > 1:
         order = f"each pair was shown in both; {_agreement(win_rate)}"
     over = f"over {win_rate.prompts} prompts"
-    rows = [
-        ("win rate", f"{with_interval(*win_rate.rate)}  95 % interval {over}, ties count half"),
-        ("pairs", counts),
-        ("order", order),
-    ]
-    if win_rate.invalid:
-        rows.append(("invalid", f"{win_rate.invalid} verdicts could not be read, and count half"))
+    rows = [("win rate", f"{with_interval(*win_rate.rate)}  95 % interval {over}, ties count half")]
+    if win_rate.refused:
+        rows = [("win rate", f"none: {win_rate.refused[0]}"), *(("", reason) for reason in win_rate.refused[1:])]
+    rows += [("pairs", counts), ("order", order)]
+    if unknown := win_rate.verdicts["invalid"] + win_rate.verdicts["failed"]:
+        share = f"{unknown} of {sum(win_rate.verdicts.values())} verdicts count half"
+        bounds = f"all lost {win_rate.rate_low:.3f}, all won {win_rate.rate_high:.3f}"
+        whats = ", ".join(f"{count} {what}" for what, count in win_rate.unread.items())
+        rows.append(("unknown", f"{share} ({whats}); {bounds}"))
     rows.append(("length", f"{win_rate.characters_a:.0f} characters, and {win_rate.characters_b:.0f} of {win_rate.b}"))
     similar = f"{win_rate.similar_pairs} pairs are of similar length, too few for a win rate"
     if win_rate.similar is not None:
         similar = f"{with_interval(*win_rate.similar)}  among the {win_rate.similar_pairs} pairs of similar length"
-    rows.append(("", similar))
     rate, _, reason = win_rate.controlled
     at_equal = f"not identifiable: {reason}"
     if rate is not None:
         at_equal = f"{with_interval(*rate)}  at equal length and with no preferred side, by regression over all pairs"
-    rows.append(("", at_equal))
+    if not win_rate.refused:
+        rows += [("", similar), ("", at_equal)]
     for name, share in ((win_rate.a, win_rate.finished_a), (win_rate.b, win_rate.finished_b)):
         if share is not None and share < 1:
             rows.append(("cut", f"{1 - share:.1%} of the responses of {name}, at the limit of their tokens"))
@@ -170,5 +172,5 @@ def _described(win_rate: WinRate) -> list[tuple[str, str]]:
 def _agreement(win_rate: WinRate) -> str:
     """Agreement of a judge's verdicts over both orders."""
     if win_rate.agreement is None or win_rate.left_rate is None:
-        return "all pairs are of identical texts"
+        return "no pair of different texts has two verdicts that can be read"
     return f"{win_rate.agreement:.1%} had one verdict in both, the left one won {win_rate.left_rate:.1%}"

@@ -6,16 +6,22 @@ responses at once, such as a language model asked for its opinion, sets `sees_or
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from preftree.errors import JudgeError
 from preftree.judges.functions import identify
 from preftree.judges.rewards import Rewards, load_rewards
-from preftree.records import Comparison, Verdict
+from preftree.records import Comparison, Verdict, VerdictChoice
 
-VALUE = {"left": 1.0, "tie": 0.5, "invalid": 0.5, "right": 0.0}
-"""Value of a verdict for the left response."""
+VALUE = {"left": 1.0, "tie": 0.5, "invalid": 0.5, "failed": 0.5, "right": 0.0}
+"""Value of a verdict for the left response; win rates bound what invalid and failed ones may be worth."""
+
+
+UNKNOWN = ("invalid", "failed")
+"""Choices that say nothing of the responses."""
+
+TURNED: Mapping[VerdictChoice, VerdictChoice] = {"left": "right", "right": "left"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,10 +82,12 @@ def ask(judge: Judge, comparisons: Sequence[Comparison]) -> list[tuple[Verdict, 
 
 def turn(verdict: Verdict) -> Verdict:
     """The verdict with the sides swapped."""
-    scores = verdict.scores and (verdict.scores[1], verdict.scores[0])
-    if verdict.choice == "left":
-        return Verdict("right", scores)
-    return Verdict("left" if verdict.choice == "right" else verdict.choice, scores)
+    return Verdict(
+        TURNED.get(verdict.choice, verdict.choice),
+        verdict.scores and (verdict.scores[1], verdict.scores[0]),
+        None if verdict.probability is None else 1 - verdict.probability,
+        verdict.reason,
+    )
 
 
 def _decide(judge: Judge, comparisons: Sequence[Comparison]) -> list[Verdict]:

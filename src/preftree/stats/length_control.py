@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from scipy.special import expit
 
 from preftree.stats.intervals import Estimate
@@ -37,7 +37,12 @@ class Controlled(NamedTuple):
 
 
 def control_length(
-    values: Float[np.ndarray, "N O"], gaps: Float[np.ndarray, " N"], *, seed: int = 0, resamples: int = 1000
+    values: Float[np.ndarray, "P O"],
+    gaps: Float[np.ndarray, " P"],
+    prompts: Int[np.ndarray, " P"],
+    *,
+    seed: int = 0,
+    resamples: int = 1000,
 ) -> Controlled:
     """Binomial regression of results on the difference in length, read at no difference.
 
@@ -48,9 +53,10 @@ def control_length(
     clear their winner is: theta is the logit of the mean over them, not the mean of their logits.
 
     Args:
-      values: Result of each prompt for A in [0, 1] with A left, and with A right where both orders were shown: the
-        means over its pairs, [N, O], O = 1 or 2.
-      gaps: Length of A's response less that of B's, any unit, the mean over the prompt's pairs, [N].
+      values: Result of each pair for A in [0, 1] with A left, and with A right where both orders were shown, [P, O],
+        O = 1 or 2.
+      gaps: Length of A's response less that of B's, any unit, [P].
+      prompts: Number of each pair's prompt, [P]; a prompt counts by the means over its pairs.
       seed: Seed of the resampling.
       resamples: Number of resamples.
     Raises:
@@ -60,6 +66,10 @@ def control_length(
     """
     if len(values) != len(gaps) or not ((values >= 0) & (values <= 1)).all():
         raise ValueError(f"values must be in [0, 1], a row for each of {len(gaps)} gaps, got {values.shape}")
+    rows = np.unique(prompts, return_inverse=True)[1]
+    counts = np.bincount(rows)
+    values = np.stack([np.bincount(rows, column) / counts for column in values.T], axis=1)
+    gaps = np.bincount(rows, gaps) / counts
     if len(values) < FEWEST_PROMPTS:
         return Controlled(None, None, f"{len(values)} prompts are too few, wanted {FEWEST_PROMPTS}")
     if np.ptp(gaps) == 0:

@@ -6,7 +6,6 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,6 +24,8 @@ _WINNERS = {
     "both_bad": 0.5,
     "bothbad": 0.5,
 }
+
+_VALUES = {"chosen": 1.0, "rejected": 0.0, "tie": 0.5, "bad": 0.5}
 
 
 class Battle(NamedTuple):
@@ -85,10 +86,10 @@ class Battles:
 def read_battles(files: Sequence[str]) -> Battles:
     """The battles of files, each in one of three forms.
 
-    - `verdicts.jsonl` of `preftree eval winrate`: `chosen_by` and `rejected_by`; the voter is the judge that
-      `winrate.json` beside it names.
-    - A row of `preftree collect export`: each of its `votes` is a battle of the `source` models; the votes of one person
-      on a pair that comes back are left out.
+    - `verdicts.jsonl` of `preftree eval winrate`: `chosen_by` and `rejected_by`; the voter is the `judge`, and pairs
+      without a verdict that can be read are left out.
+    - A row of `preftree collect export`: each of its `votes` is a battle of the `source` models; a second vote of one
+      person on one pair is left out.
     - A row of an arena: `model_a`, `model_b` and `winner`, or `winner_model_a` and `winner_model_b`; the prompt is
       `prompt`, the first turn of `conversation_a`, or `question_id`, the voter `judge`.
 
@@ -122,19 +123,18 @@ def read_battles(files: Sequence[str]) -> Battles:
 
 
 def _read_file(file: str, left_out: Counter[str]) -> Iterator[Battle]:
-    judge = _judge_beside(Path(file))
     for raw in read_rows(find_source(file)):
         try:
             if isinstance(raw.row, RowFault):
                 raise raw.row
-            yield from _battles_of(raw.row, judge, str(raw.where), left_out)
+            yield from _battles_of(raw.row, str(raw.where), left_out)
         except RowFault as fault:
             raise DataError(f"{raw.where}: {fault}; fix the row") from fault
 
 
-def _battles_of(row: Row, judge: str, where: str, left_out: Counter[str]) -> Iterator[Battle]:
+def _battles_of(row: Row, where: str, left_out: Counter[str]) -> Iterator[Battle]:
     if isinstance(row.get("chosen_by"), dict) and isinstance(row.get("rejected_by"), dict):
-        yield from _of_verdict(row, judge)
+        yield from _of_verdict(row, left_out)
     elif isinstance(row.get("votes"), list) and isinstance(row.get("source"), dict):
         yield from _of_votes(row, left_out)
     elif {"model_a", "model_b"} <= row.keys():
@@ -144,15 +144,22 @@ def _battles_of(row: Row, judge: str, where: str, left_out: Counter[str]) -> Ite
         raise RowFault("other_format", "row", f"the row is no verdict, no export with votes, and no battle ({fields})")
 
 
-def _of_verdict(row: Row, judge: str) -> Iterator[Battle]:
+def _of_verdict(row: Row, left_out: Counter[str]) -> Iterator[Battle]:
     by, against = row["chosen_by"], row["rejected_by"]
+    verdicts = row.get("verdicts") or [{"state": "tie" if row.get("tie") else "decided", "choice": "chosen"}]
+    values = [
+        _VALUES[verdict.get("choice", "tie")] for verdict in verdicts if verdict.get("state") in ("decided", "tie")
+    ]
     names = dict.fromkeys([*by, *against])
-    value = 0.5 if row.get("tie") else float(row.get("win_prob", 1.0))
     for name, count in by.items():
         others = [other for other in names if other != name] or [name]
         if len(others) != 1 or not isinstance(count, int):
             raise RowFault("bad_value", "chosen_by", f"'chosen_by' must count the responses of two sides, got {by!r}")
-        yield Battle(name, others[0], value, float(count), _key(row.get("prompt")), judge)
+        if not values:
+            left_out["comparisons without a verdict that can be read"] += count
+            continue
+        value = sum(values) / len(values)
+        yield Battle(name, others[0], value, float(count), _key(row.get("prompt")), str(row.get("judge") or ""))
 
 
 def _of_votes(row: Row, left_out: Counter[str]) -> Iterator[Battle]:
@@ -161,7 +168,7 @@ def _of_votes(row: Row, left_out: Counter[str]) -> Iterator[Battle]:
         if vote.get("repeat_of") is not None:
             left_out["repeated votes of one person on one pair"] += 1
             continue
-        value = {"chosen": 1.0, "rejected": 0.0, "tie": 0.5, "bad": 0.5}.get(str(vote.get("choice")))
+        value = _VALUES.get(str(vote.get("choice")))
         if value is None:
             raise RowFault("bad_value", "votes", f"'choice' of a vote must be a side, tie or bad, got {vote!r}")
         yield Battle(sides[0], sides[1], value, 1.0, _key(row.get("prompt")), str(vote.get("by", "")))
@@ -191,11 +198,3 @@ def _of_arena(row: Row, where: str) -> Battle:
 
 def _key(prompt: Any) -> str:
     return prompt if isinstance(prompt, str) else json.dumps(prompt, sort_keys=True)
-
-
-def _judge_beside(file: Path) -> str:
-    """The judge of a file of verdicts; the file's folder where no figures stand beside it."""
-    try:
-        return str(json.loads((file.parent / "winrate.json").read_text("utf-8"))["judge"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return ""
