@@ -194,7 +194,7 @@ def test_a_rate_at_equal_length_stands_beside_the_raw_one() -> None:
     figures = found.as_json()
     assert found.rate.value > 0.6
     assert figures["controlled"]["low"] < 0.5 < figures["controlled"]["high"]
-    assert figures["length_effect"] > 2 and figures["not_controlled"] is None
+    assert figures["length_effect"]["low"] > 2 and figures["not_controlled"] is None
     few = count_wins(LONGER, a, a, judge_pairs(LONGER, "p" * 300, a, a)).as_json()
     assert (few["controlled"], few["length_effect"]) == (None, None)
     assert few["not_controlled"] == "the difference in length is the same on every prompt"

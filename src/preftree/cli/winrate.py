@@ -157,7 +157,7 @@ def _described(win_rate: WinRate) -> list[tuple[str, str]]:
     similar = f"{win_rate.similar_pairs} pairs are of similar length, too few for a win rate"
     if win_rate.similar is not None:
         similar = f"{with_interval(*win_rate.similar)}  among the {win_rate.similar_pairs} pairs of similar length"
-    rate, _, reason = win_rate.controlled
+    rate, reason = win_rate.controlled.rate, win_rate.controlled.reason
     at_equal = f"not identifiable: {reason}"
     if rate is not None:
         at_equal = f"{with_interval(*rate)}  at equal length and with no preferred side, by regression over all pairs"

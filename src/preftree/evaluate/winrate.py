@@ -112,10 +112,10 @@ class WinRate:
         for name in ("rate", "similar"):
             shown = figures[name] is not None and not self.refused
             figures[name] = Estimate(*figures[name])._asdict() if shown else None
-        rate, effect, reason = self.controlled
+        rate, length, _, reason = self.controlled
         return figures | {
             "controlled": None if rate is None or self.refused else rate._asdict(),
-            "length_effect": effect,
+            "length_effect": length and length._asdict(),
             "not_controlled": reason or None,
         }
 

@@ -27,12 +27,14 @@ class Controlled(NamedTuple):
     Attributes:
       rate: The rate at no difference in length and no preferred side, with its 95 % interval by prompt; None where it
         is not identifiable.
-      effect: Log-odds that a side gains by being much longer (tanh = 1); None with the rate.
+      length: Log-odds that a side gains by being much longer (tanh = 1), with its interval; None with the rate.
+      left: Log-odds that a side gains by being shown left, with its interval; None with the rate, or with one order.
       reason: Why it is not identifiable; "" where it is.
     """
 
     rate: Estimate | None
-    effect: float | None
+    length: Estimate | None
+    left: Estimate | None
     reason: str = ""
 
 
@@ -71,23 +73,24 @@ def control_length(
     values = np.stack([np.bincount(rows, column) / counts for column in values.T], axis=1)
     gaps = np.bincount(rows, gaps) / counts
     if len(values) < FEWEST_PROMPTS:
-        return Controlled(None, None, f"{len(values)} prompts are too few, wanted {FEWEST_PROMPTS}")
+        return Controlled(None, None, None, f"{len(values)} prompts are too few, wanted {FEWEST_PROMPTS}")
     if np.ptp(gaps) == 0:
-        return Controlled(None, None, "the difference in length is the same on every prompt")
+        return Controlled(None, None, None, "the difference in length is the same on every prompt")
     if np.ptp(values) == 0 and values[0, 0] in (0, 1):
-        return Controlled(None, None, "every prompt has the same winner")
+        return Controlled(None, None, None, "every prompt has the same winner")
     fit = fit_lengths(values, gaps, np.ones((1, len(values))))[0]
     if np.abs(fit[:2]).max() >= BOUND:
         one_sided = ", and one side is never the shorter one" if (gaps >= 0).all() or (gaps <= 0).all() else ""
-        return Controlled(None, None, f"the difference in length alone says who wins{one_sided}")
+        return Controlled(None, None, None, f"the difference in length alone says who wins{one_sided}")
     generator, num = np.random.default_rng(seed), len(values)
     piece = max(1, 2**19 // values.size)  # so many resamples at a time that memory stays near 64 MiB
     drawn = []
     for start in range(0, resamples, piece):
         counts = generator.multinomial(num, [1 / num] * num, min(piece, resamples - start)).astype(np.float64)
-        drawn.append(expit(fit_lengths(values, gaps, counts, start=fit)[:, 0]))
-    low, high = np.quantile(np.concatenate(drawn), [0.025, 0.975]).tolist()
-    return Controlled(Estimate(float(expit(fit[0])), low, high), float(fit[1]))
+        drawn.append(fit_lengths(values, gaps, counts, start=fit))
+    ends = np.quantile(np.concatenate(drawn), [0.025, 0.975], axis=0)
+    theta, length, *left = (Estimate(*terms) for terms in np.stack([fit, *ends], axis=1).tolist())
+    return Controlled(Estimate(*expit(theta).tolist()), length, left[0] if left else None)
 
 
 def fit_lengths(

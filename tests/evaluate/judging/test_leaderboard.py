@@ -221,6 +221,6 @@ def test_the_command_and_its_page(tmp_path: Path) -> None:
 
 
 def test_a_lead_within_chance_is_said() -> None:
-    board = rank_models(simulate_battles(0, count=150, prompts=60), resamples=100)
+    board = rank_models(simulate_battles(0, count=60, prompts=40), resamples=100)
     page = leaderboard_page(board)
     assert "Too close to call" in page and "is within chance" in page

@@ -103,14 +103,16 @@ def _flags(
     skill = strengths(wins)
     results = [_results(battles, voter, skill, model) for model in range(len(battles.models))]
     leanings: tuple[Leaning, ...] = ("for", "against")
-    tests = [
+    tests: list[tuple[float, int, Leaning, _Result]] = [
         (result.many if leaning == "for" else result.few, model, leaning, result)
         for model, some in enumerate(results)
         for result in some
         for leaning in leanings
     ]
     tests.sort(key=lambda test: test[0])
-    flags, alone, worst = [], set(), 0.0
+    flags: list[Flag] = []
+    alone: set[int] = set()
+    worst = 0.0
     for rank, (p, model, leaning, result) in enumerate(tests):
         worst = max(worst, p * (len(tests) - rank))
         if worst >= LEVEL:
