@@ -18,6 +18,7 @@ from scipy.stats import binomtest
 
 from preftree.data.rows.conversion import to_row
 from preftree.evaluate.answers import Answers
+from preftree.judges.canaries import CanaryReport
 from preftree.judges.pairwise import UNKNOWN, VALUE, Judge, ask, turn
 from preftree.records import Comparison, Message, Preference, Text, Verdict, VerdictState
 from preftree.stats.intervals import Estimate, share_interval
@@ -76,6 +77,7 @@ class WinRate:
       similar_pairs: Number of these pairs.
       finished_a, finished_b: Share of the responses that the model ended itself; None where not known.
       refused: Why the win rate is no figure to quote, a sentence each; empty where it is one.
+      canaries: Results of the judge's canaries; None for a judge that is shown none.
     """
 
     a: str
@@ -102,6 +104,7 @@ class WinRate:
     finished_a: float | None
     finished_b: float | None
     refused: tuple[str, ...] = ()
+    canaries: CanaryReport | None = None
 
     def as_json(self) -> dict[str, Any]:
         """The figures as a JSON object; an interval is value, low and high, and null where the headline is refused."""
@@ -109,7 +112,7 @@ class WinRate:
         for name in ("rate", "similar"):
             shown = figures[name] is not None and not self.refused
             figures[name] = Estimate(*figures[name])._asdict() if shown else None
-        return figures
+        return figures | {"canaries": self.canaries and self.canaries.as_json()}
 
 
 def judge_pairs(judge: Judge, prompts: Sequence[Text], a: Answers, b: Answers) -> list[Pair]:
@@ -138,13 +141,16 @@ def judge_pairs(judge: Judge, prompts: Sequence[Text], a: Answers, b: Answers) -
     return pairs
 
 
-def count_wins(judge: Judge, a: Answers, b: Answers, pairs: Sequence[Pair]) -> WinRate:
+def count_wins(
+    judge: Judge, a: Answers, b: Answers, pairs: Sequence[Pair], canaries: CanaryReport | None = None
+) -> WinRate:
     """The figures of judged pairs.
 
     Args:
       judge: The judge.
       a, b: The sides.
       pairs: From `judge_pairs`.
+      canaries: Results of the judge's canaries, if it was shown any.
     """
     values, lengths = _values(pairs), np.array([[len(pair.left), len(pair.right)] for pair in pairs], np.float64)
     similar = np.abs(lengths[:, 0] - lengths[:, 1]) <= SIMILAR * lengths.max(axis=1)
@@ -179,7 +185,8 @@ def count_wins(judge: Judge, a: Answers, b: Answers, pairs: Sequence[Pair]) -> W
         similar_pairs=int(similar.sum()),
         finished_a=a.finished,
         finished_b=b.finished,
-        refused=refusals(pairs),
+        refused=((canaries.refusal,) if canaries is not None and canaries.refusal else ()) + refusals(pairs),
+        canaries=canaries,
     )
 
 
