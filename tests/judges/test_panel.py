@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +12,8 @@ from scipy.special import expit, logit
 
 from preftree.crowd.annotators import Votes, fit_annotators
 from preftree.crowd.copies import fit_once_each
-from preftree.judges.pairwise import Judge, ask
+from preftree.errors import ConfigError
+from preftree.judges.pairwise import Judge, ask, load_judge
 from preftree.judges.panel import Panel, panel_votes
 from preftree.records import Comparison, Verdict
 
@@ -69,10 +71,9 @@ def test_the_panel_beats_the_majority_and_names_the_copy(caplog: pytest.LogCaptu
         ours.append(share_right(np.array([verdict.probability for verdict in verdicts]), asked))
         theirs.append(share_right(majority, asked))
         double.append(share_right(fit_annotators(votes, len(asked), 5).win_prob, asked))
-    print(
-        f"panel {np.mean(ours):.3f}, majority {np.mean(theirs):.3f}, with the copy counted twice {np.mean(double):.3f}"
-    )
-    assert np.mean(ours) >= np.mean(theirs) + 0.02
+    figures = f"panel {np.mean(ours):.3f}, majority {np.mean(theirs):.3f}"
+    print(f"{figures}, with the copy counted twice {np.mean(double):.3f}")
+    assert np.mean(ours) >= max(np.mean(theirs), np.mean(double)) + 0.02
 
 
 def test_a_copy_changes_nothing() -> None:
@@ -116,6 +117,17 @@ def test_judges_and_people_are_weighed_together() -> None:
     panel = fit_once_each(Votes(item, annotator, (right == better[item]).astype(float), side), 600, 6)
     np.testing.assert_allclose(expit(panel.fit.skill), accuracy, atol=0.06)
     assert panel.copies == ()
+
+
+def test_the_name_of_a_panel(tmp_path: Path) -> None:
+    rules = tmp_path / "rules.py"
+    rules.write_text("def longer(prompt, response):\n    return len(response)\n")
+    judge = load_judge(f"panel:{rules}:longer, world:tiny")
+    assert not judge.sees_order
+    assert judge.name.startswith(f"panel:{rules}:longer ") and judge.name.endswith(", world:tiny")
+    for spec in ("panel:world:tiny", "panel:", "panel:world:tiny,panel:world:tiny"):
+        with pytest.raises(ConfigError, match="must name two judges or more, with commas between"):
+            load_judge(spec)
 
 
 def test_what_nobody_can_read_is_invalid() -> None:

@@ -54,6 +54,11 @@ def judges(
     write_result(out / "judges.json", text, advice="give another --out")
     title = f"{compared.items} items, {compared.pairs} pairs, {compared.data}"
     print_table(["", *several], _rows(compared), title=title, soft_wrap=True)
+    if compared.weighed:
+        title = "probability of being right, by the votes of judges and people together"
+        print_table(["", "right"], [[name, with_interval(*one)] for name, one in compared.weighed.items()], title=title)
+    for kept, copy, correlation in compared.copies:
+        typer.echo(f"{kept} and {copy} err together (correlation {correlation:.2f}): they are one opinion", err=True)
     typer.echo(f"{out / 'judges.json'} has the figures", err=True)
 
 

@@ -11,6 +11,7 @@ from preftree.cli.shared import (
     SIDE,
     BatchSize,
     Judge,
+    MaxCost,
     MaxNewTokens,
     NumPrompts,
     Precision,
@@ -19,6 +20,7 @@ from preftree.cli.shared import (
     SamplingTemperature,
     Seed,
     TopP,
+    judging,
     print_table,
     reserve,
     sample_files,
@@ -48,23 +50,29 @@ def winrate(
     seed: Seed = 0,
     batch_size: BatchSize = 32,
     precision: Precision = "fp32",
+    max_cost: MaxCost = None,
     out: Annotated[Path, typer.Option(help="Folder for responses, verdicts and figures.")] = Path("winrate"),
 ) -> None:
     """Win rate of A's responses over B's: ties count half, with a 95 % interval by prompt.
 
     Responses are drawn into OUT/responses and used again; the verdicts are a preference file, OUT/verdicts.jsonl.
-    After Ctrl-C, the same command continues where it stopped.
+    After Ctrl-C, the same command continues where it stopped. A language model as judge is shown canaries first, and
+    its answers are kept in the cache.
     """
     import json
 
     from preftree.evaluate.answers import collect_answers, find_sides, read_questions
+    from preftree.evaluate.kinship import warnings_of
     from preftree.evaluate.winrate import count_wins, judge_pairs, preference_rows
     from preftree.generate.protocol import Sampling
+    from preftree.judges.canaries import show_canaries
+    from preftree.judges.llm.bill import Asking
     from preftree.judges.pairwise import load_judge
     from preftree.runtime.logs import quiet_transformers
     from preftree.storage.atomic import write_result
 
-    judged_by = load_judge(judge)
+    asking = Asking(max_cost)
+    judged_by = load_judge(judge, asking)
     sides = find_sides([a, b])
     questions = read_questions(prompts, most=num_prompts, seed=seed)
     limit = check_world(judge, prompts, questions, max_new_tokens)
@@ -72,15 +80,20 @@ def winrate(
     ways = [Sampling(limit, temperature, top_p, seed + index) for index in range(2)]
     warn_of_equal_draws(sides, ways, len(questions), samples)
 
+    for warning in warnings_of(judge, sides):
+        typer.echo(f"warning: {warning}", err=True)
     reserve(out)
     quiet_transformers()
+    with judging(asking):
+        canaries = show_canaries(judged_by)
     with sample_files(out, samples, batch_size, precision) as how:
         first, second = (
             collect_answers(side, prompts, questions, [way], how)[0] for side, way in zip(sides, ways, strict=True)
         )
     texts = [prompt.text for prompt in questions]
-    pairs = judge_pairs(judged_by, texts, first, second)
-    win_rate = count_wins(judged_by, first, second, pairs)
+    with judging(asking):
+        pairs = judge_pairs(judged_by, texts, first, second)
+    win_rate = count_wins(judged_by, first, second, pairs, canaries)
     figures = win_rate.as_json() | {
         "prompts_file": prompts,
         "samples": samples,
@@ -88,6 +101,7 @@ def winrate(
         "top_p": top_p,
         "max_new_tokens": limit,
         "seed": seed,
+        "bill": asking.bill.as_json() if canaries is not None else None,
     }
     rows = preference_rows(texts, pairs, (first.name, second.name), judged_by.name)
     verdicts = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
@@ -153,6 +167,8 @@ def _described(win_rate: WinRate) -> list[tuple[str, str]]:
         bounds = f"all lost {win_rate.rate_low:.3f}, all won {win_rate.rate_high:.3f}"
         whats = ", ".join(f"{count} {what}" for what, count in win_rate.unread.items())
         rows.append(("unknown", f"{share} ({whats}); {bounds}"))
+    if win_rate.canaries is not None:
+        rows += [("canaries" if not place else "", line) for place, line in enumerate(win_rate.canaries.lines())]
     rows.append(("length", f"{win_rate.characters_a:.0f} characters, and {win_rate.characters_b:.0f} of {win_rate.b}"))
     similar = f"{win_rate.similar_pairs} pairs are of similar length, too few for a win rate"
     if win_rate.similar is not None:

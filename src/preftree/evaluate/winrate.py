@@ -18,6 +18,7 @@ from scipy.stats import binomtest
 
 from preftree.data.rows.conversion import to_row
 from preftree.evaluate.answers import Answers
+from preftree.judges.canaries import CanaryReport
 from preftree.judges.pairwise import UNKNOWN, VALUE, Judge, ask, turn
 from preftree.records import Comparison, Message, Preference, Text, Verdict, VerdictState
 from preftree.stats.intervals import Estimate, share_interval
@@ -78,6 +79,7 @@ class WinRate:
       controlled: Win rate at equal length and with no preferred side, from all pairs, or why there is none.
       finished_a, finished_b: Share of the responses that the model ended itself; None where not known.
       refused: Why the win rate is no figure to quote, a sentence each; empty where it is one.
+      canaries: Results of the judge's canaries; None for a judge that is shown none.
     """
 
     a: str
@@ -105,6 +107,7 @@ class WinRate:
     finished_a: float | None
     finished_b: float | None
     refused: tuple[str, ...] = ()
+    canaries: CanaryReport | None = None
 
     def as_json(self) -> dict[str, Any]:
         """The figures as a JSON object; an interval is value, low and high, and null where the headline is refused."""
@@ -112,12 +115,8 @@ class WinRate:
         for name in ("rate", "similar"):
             shown = figures[name] is not None and not self.refused
             figures[name] = Estimate(*figures[name])._asdict() if shown else None
-        rate, length, _, reason = self.controlled
-        return figures | {
-            "controlled": None if rate is None or self.refused else rate._asdict(),
-            "length_effect": length and length._asdict(),
-            "not_controlled": reason or None,
-        }
+        figures |= self.controlled.as_json(shown=not self.refused)
+        return figures | {"canaries": self.canaries and self.canaries.as_json()}
 
 
 def judge_pairs(judge: Judge, prompts: Sequence[Text], a: Answers, b: Answers) -> list[Pair]:
@@ -146,13 +145,16 @@ def judge_pairs(judge: Judge, prompts: Sequence[Text], a: Answers, b: Answers) -
     return pairs
 
 
-def count_wins(judge: Judge, a: Answers, b: Answers, pairs: Sequence[Pair]) -> WinRate:
+def count_wins(
+    judge: Judge, a: Answers, b: Answers, pairs: Sequence[Pair], canaries: CanaryReport | None = None
+) -> WinRate:
     """The figures of judged pairs.
 
     Args:
       judge: The judge.
       a, b: The sides.
       pairs: From `judge_pairs`.
+      canaries: Results of the judge's canaries, if it was shown any.
     """
     values, lengths = _values(pairs), np.array([[len(pair.left), len(pair.right)] for pair in pairs], np.float64)
     similar = np.abs(lengths[:, 0] - lengths[:, 1]) <= SIMILAR * lengths.max(axis=1)
@@ -190,7 +192,8 @@ def count_wins(judge: Judge, a: Answers, b: Answers, pairs: Sequence[Pair]) -> W
         ),
         finished_a=a.finished,
         finished_b=b.finished,
-        refused=refusals(pairs),
+        refused=((canaries.refusal,) if canaries is not None and canaries.refusal else ()) + refusals(pairs),
+        canaries=canaries,
     )
 
 

@@ -18,8 +18,6 @@ from preftree.records import Comparison, Verdict
 
 log = logging.getLogger("preftree")
 
-PANEL = "panel:"
-
 _EVEN = 1e-9
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -36,6 +36,14 @@ class Controlled(NamedTuple):
     length: Estimate | None
     left: Estimate | None
     reason: str = ""
+
+    def as_json(self, *, shown: bool = True) -> dict[str, Any]:
+        """The rate, the effect of length and the reason as JSON values; no rate where it is not to be shown."""
+        return {
+            "controlled": self.rate._asdict() if self.rate is not None and shown else None,
+            "length_effect": self.length and self.length._asdict(),
+            "not_controlled": self.reason or None,
+        }
 
 
 def control_length(

@@ -172,12 +172,14 @@ def test_people_stand_beside_the_judge(tmp_path: Path) -> None:
     path = tmp_path / "votes.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     items = read_items(str(path))
-    assert (len(items), items[0].votes, items[1].subset) == (20, (1.0, 0.0), "odd")
+    assert (len(items), items[0].votes[1].value, items[1].subset) == (20, 0.0, "odd")
     longer = judge_by_rewards(lambda prompts, texts: np.array([float(len(text)) for text in texts]), "longer")
     compared = compare_judges([longer], ["longer"], items, "here")
     assert compared.people is not None and compared.people.value == pytest.approx(0.5)
     (found,) = compared.judges
     assert found.with_people is not None and found.with_people.value == pytest.approx(0.75)
+    assert compared.weighed.keys() == {"longer", "a", "b"}
+    assert compared.weighed["longer"].value > compared.weighed["b"].value  # the judge is with a, who is never alone
 
 
 def test_other_files_are_read_as_pairs(tmp_path: Path) -> None:

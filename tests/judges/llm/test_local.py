@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,11 +13,13 @@ import torch
 import transformers
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from preftree.errors import ModelError
+from preftree.errors import ConfigError, JudgeError, ModelError
 from preftree.judges.llm import local
 from preftree.judges.llm.local import LocalJudge
 from preftree.judges.llm.prompt import Question
 from preftree.judges.llm.rubric import Criterion, JudgeFile
+from preftree.judges.pairwise import ask, load_judge
+from preftree.judges.rewards import load_rewards
 from preftree.records import Comparison
 from support.tokenizers import chat_tokenizer, plain_tokenizer
 
@@ -187,3 +190,21 @@ def test_a_model_without_letters_cannot_judge() -> None:
     judge._encoder = replace(judge._encoder, later=lambda texts: [np.array([1, 2], np.int32) for _ in texts])
     with pytest.raises(ModelError, match="no two letters of one token each"):
         judge._choose_options()
+
+
+def test_judges_are_loaded_by_name(model: PreTrainedModel, chat: PreTrainedTokenizerBase, tmp_path: Path) -> None:
+    """`hf:PATH` and a YAML file that names it; a pointwise rubric is a reward too, once it passes its canaries."""
+    folder = tmp_path / "model"
+    model.save_pretrained(folder)
+    chat.save_pretrained(folder)
+    judge = load_judge(f"hf:{folder}")
+    assert judge.sees_order and judge.known_pairs
+    ask(judge, COMPARISONS)
+    (tmp_path / "judge.yaml").write_text(f"model: hf:{folder}\nmode: pointwise\nscale: [0, 9]\n")
+    scorer = load_judge(f"llm:{tmp_path / 'judge.yaml'}")
+    assert not scorer.sees_order and scorer.decide(COMPARISONS)[0].scores is not None
+    with pytest.raises(JudgeError, match="so it orders nothing"):
+        load_rewards(f"llm:{tmp_path / 'judge.yaml'}")
+    (tmp_path / "judge.yaml").write_text(f"model: hf:{folder}\nmode: ranking\n")
+    with pytest.raises(ConfigError, match="ranking"):
+        load_judge(f"llm:{tmp_path / 'judge.yaml'}")

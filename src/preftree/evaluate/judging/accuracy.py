@@ -10,10 +10,13 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy.special import expit
 
+from preftree.crowd.annotators import Votes
+from preftree.crowd.copies import fit_once_each
 from preftree.errors import DataError
 from preftree.evaluate.judging.benchmark_scores import AnswerScores, best_of, ties_score
 from preftree.evaluate.judging.labelled import Item
 from preftree.judges.pairwise import UNKNOWN, VALUE, Judge, ask
+from preftree.judges.panel import panel_votes
 from preftree.records import Comparison, Verdict
 from preftree.stats.calibration import Calibration, calibration
 from preftree.stats.intervals import Estimate, clustered_mean, clustered_share
@@ -86,6 +89,9 @@ class JudgesCompared:
       judges: Their figures, in the order given.
       differences: Accuracy of the first judge minus that of each other one, on the same pairs, by name.
       people: How often two people agree on a pair, which no judge can be asked to exceed; None without votes.
+      weighed: Probability that each judge and each person is right, by the model of annotators from the votes of all
+        alone, whatever is called right; empty without votes of people.
+      copies: Judges and people who err together, and the correlation of their errors.
     """
 
     data: str
@@ -94,6 +100,8 @@ class JudgesCompared:
     judges: tuple[JudgeFigures, ...]
     differences: dict[str, Estimate]
     people: Estimate | None
+    weighed: dict[str, Estimate]
+    copies: list[tuple[str, str, float]]
 
     def as_json(self) -> dict[str, Any]:
         """These figures as a JSON object; an interval is value, low and high."""
@@ -124,8 +132,8 @@ def compare_judges(judges: Sequence[Judge], names: Sequence[str], items: Sequenc
         name: clustered_mean(answered[0].value - other.value, pairs.weight, pairs.prompt)
         for name, other in zip(names[1:], answered[1:], strict=True)
     }
-    people = _people(items)
-    return JudgesCompared(data, len(items), len(pairs.prompt), tuple(figures), differences, people)
+    people, (weighed, copies) = _people(items), _weigh(names, answered, pairs, items)
+    return JudgesCompared(data, len(items), len(pairs.prompt), tuple(figures), differences, people, weighed, copies)
 
 
 class _Pairs(NamedTuple):
@@ -226,6 +234,29 @@ def _figures(name: str, answered: _Answered, pairs: _Pairs, items: Sequence[Item
     )
 
 
+def _weigh(
+    names: Sequence[str], answered: Sequence[_Answered], pairs: _Pairs, items: Sequence[Item]
+) -> tuple[dict[str, Estimate], list[tuple[str, str, float]]]:
+    """Judges and people in one model of annotators: who is right how often, and who errs together."""
+    by_people = [(place, vote) for place, number in enumerate(pairs.item.tolist()) for vote in items[number].votes]
+    if not by_people:
+        return {}, []
+    of_judges = panel_votes([one.verdicts for one in answered])
+    everyone = [*names, *sorted({vote.by for _, vote in by_people})]
+    number_of = {name: place for place, name in enumerate(everyone)}
+    of_people = Votes(
+        np.array([place for place, _ in by_people]),
+        np.array([number_of[vote.by] for _, vote in by_people]),
+        np.array([vote.value for _, vote in by_people]),
+        np.array([vote.side for _, vote in by_people]),
+    )
+    votes = Votes(*(np.concatenate(both) for both in zip(of_judges, of_people, strict=True)))
+    panel = fit_once_each(votes, len(pairs.item), len(everyone))
+    ends = [panel.fit.skill + step * panel.fit.skill_error for step in (0, -1.96, 1.96)]
+    weighed = {name: Estimate(*expit([end[place] for end in ends]).tolist()) for name, place in number_of.items()}
+    return weighed, [(everyone[pair.kept], everyone[pair.copy], pair.correlation) for pair in panel.copies]
+
+
 def _share(values: Float[np.ndarray, " P"], pairs: _Pairs, kept: Bool[np.ndarray, " P"]) -> Estimate:
     return clustered_share(values[kept], pairs.weight[kept], pairs.prompt[kept])
 
@@ -281,19 +312,25 @@ def _people(items: Sequence[Item]) -> Estimate | None:
     for one in items:
         count = len(one.votes)
         if count > 1:
-            votes = np.array(one.votes)
+            votes = _values(one)
             same = np.outer(votes, votes) + np.outer(1 - votes, 1 - votes)
             values.append(float((same.sum() - np.trace(same)) / (count * (count - 1))))
             keys.append(one.key)
     return clustered_share(np.array(values), np.ones(len(values)), np.array(keys)) if len(set(keys)) > 1 else None
 
 
+def _values(one: Item) -> Float[np.ndarray, " V"]:
+    return np.array([vote.value for vote in one.votes])
+
+
 def _with_people(value: Float[np.ndarray, " P"], pairs: _Pairs, items: Sequence[Item]) -> Estimate | None:
     mine = [(place, items[number]) for place, number in enumerate(pairs.item.tolist()) if items[number].votes]
     if len({one.key for _, one in mine}) < 2:
         return None
-    agree = [value[place] * np.mean(one.votes) + (1 - value[place]) * (1 - np.mean(one.votes)) for place, one in mine]
-    return clustered_share(np.array(agree), np.ones(len(mine)), np.array([one.key for _, one in mine]))
+    means = [float(_values(one).mean()) for _, one in mine]
+    own, theirs = value[[place for place, _ in mine]], np.array(means)
+    agree = own * theirs + (1 - own) * (1 - theirs)
+    return clustered_share(agree, np.ones(len(mine)), np.array([one.key for _, one in mine]))
 
 
 def _plain(value: Any) -> Any:

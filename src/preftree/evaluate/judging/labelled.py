@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from preftree.data.prompts import prompt_key
 from preftree.data.rows.conversion import split_record
@@ -16,6 +16,20 @@ from preftree.errors import DataError
 from preftree.records import Preference, Text
 
 
+class PersonVote(NamedTuple):
+    """A person's vote on a pair of a right and a wrong answer.
+
+    Attributes:
+      by: The person's pseudonym.
+      value: 1 for the right answer, 0 for the wrong one, .5 for neither.
+      side: +1 where the right answer was shown left, -1 where it was shown right; +1 where that is not known.
+    """
+
+    by: str
+    value: float
+    side: float
+
+
 @dataclass(frozen=True, slots=True)
 class Item:
     """A prompt with answers of which it is known which are right.
@@ -25,7 +39,7 @@ class Item:
       right, wrong: Its right and its wrong answers, one of each or more; of a tie two answers, none right.
       subset: What it tests; "" where nothing is said.
       name: Name within its file. `ref:N` and `tied:N` belong together: one right answer, and several, to like prompts.
-      votes: People's votes on a pair: 1 for the right answer, 0 for the wrong one, .5 for neither.
+      votes: People's votes on a pair.
     """
 
     prompt: Text
@@ -33,7 +47,7 @@ class Item:
     wrong: tuple[str, ...]
     subset: str = ""
     name: str = ""
-    votes: tuple[float, ...] = ()
+    votes: tuple[PersonVote, ...] = ()
 
     @property
     def is_tie(self) -> bool:
@@ -95,7 +109,7 @@ def _of_pairs(source: Source) -> list[Item]:
     items = []
     for where, record in read_records(source, form, tally):
         row = rows.get(str(where), {})
-        votes = tuple(_value(vote) for vote in row.get("votes", ()) if vote.get("repeat_of") is None)
+        votes = tuple(_vote(vote) for vote in row.get("votes", ()) if vote.get("repeat_of") is None)
         for _, pair in split_record(record, "pair") if form.kind != "pair" else [((), record)]:
             if not isinstance(pair, Preference):
                 raise DataError(f"{source.path} holds {form.title}; give pairs, rankings, or rows with right answers")
@@ -112,8 +126,11 @@ def _rows_by_line(source: Source) -> dict[str, Row]:
     return {str(raw.where): raw.row for raw in read_rows(source) if isinstance(raw.row, dict)}
 
 
-def _value(vote: Row) -> float:
-    return {"chosen": 1.0, "rejected": 0.0}.get(str(vote.get("choice")), 0.5)
+def _vote(vote: Row) -> PersonVote:
+    value = {"chosen": 1.0, "rejected": 0.0}.get(str(vote.get("choice")), 0.5)
+    # Who chose the right answer on the right, or the wrong one on the left, had the right answer on the right.
+    stood_right = value != 0.5 and vote.get("side") == ("right" if value == 1 else "left")
+    return PersonVote(str(vote.get("by")), value, -1.0 if stood_right else 1.0)
 
 
 def _text(response: Text, where: str) -> str:

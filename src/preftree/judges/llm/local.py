@@ -20,7 +20,8 @@ from preftree.data.prompts import prompt_key
 from preftree.data.rows.faults import RowFault
 from preftree.data.tokens.encoder import Ids, make_encoder
 from preftree.data.tokens.template import render
-from preftree.errors import JudgeError, ModelError
+from preftree.errors import ConfigError, JudgeError, ModelError
+from preftree.judges.llm.judge import read_references
 from preftree.judges.llm.prompt import TIE, Question
 from preftree.judges.llm.rubric import JudgeFile
 from preftree.losses.quantities import sum_responses
@@ -44,18 +45,21 @@ class LocalJudge:
     judge, such as the first name, is taken off the log-probs (Zhao et al. 2021, arXiv:2102.09690).
     """
 
-    def __init__(self, file: JudgeFile, references: Mapping[str, str] | None = None) -> None:
+    def __init__(self, file: JudgeFile) -> None:
         """Load the model that `file.model` names as `hf:PATH`.
 
         Args:
           file: Rubric and model; what it says of endpoints, sampling and reasons does not count.
-          references: Good answers by the key of their prompt.
         Raises:
+          ConfigError: the rubric orders lists.
+          DataError: its references cannot be read.
           ModelError: the model cannot be loaded, or has no different tokens for the options.
         """
+        if file.mode == "ranking":
+            raise ConfigError(f"{file.model} on this computer compares or scores; give mode: pairwise or pointwise")
         name = model_in(file.model.removeprefix("hf:"))
         device = best_device()
-        self._start(file, load_model(name, device=device), load_tokenizer(name), references or {})
+        self._start(file, load_model(name, device=device), load_tokenizer(name), read_references(file) or {})
 
     @classmethod
     def of(cls, file: JudgeFile, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> LocalJudge:
