@@ -14,7 +14,7 @@ from preftree.crowd.annotators import Votes, fit_annotators
 from preftree.crowd.copies import fit_once_each
 from preftree.errors import ConfigError
 from preftree.judges.pairwise import Judge, ask, load_judge
-from preftree.judges.panel import Panel, panel_votes
+from preftree.judges.panel import JudgePanel, panel_votes
 from preftree.records import Comparison, Verdict
 
 SKILLS = {"good": (0.85, 0.0), "plain": (0.72, 0.0), "left one": (0.65, 2.5), "left two": (0.65, 2.5)}
@@ -65,7 +65,7 @@ def test_the_panel_beats_the_majority_and_names_the_copy(caplog: pytest.LogCaptu
         count = np.bincount(votes.item, minlength=len(asked))
         majority = np.bincount(votes.item, votes.for_first, len(asked)) / count
         caplog.clear()
-        verdicts = Panel(judges, names).decide(asked)
+        verdicts = JudgePanel(judges, names).decide(asked)
         assert caplog.text.count("err together") == 1
         assert "plain and copy err together" in caplog.text
         ours.append(share_right(np.array([verdict.probability for verdict in verdicts]), asked))
@@ -132,9 +132,9 @@ def test_the_name_of_a_panel(tmp_path: Path) -> None:
 
 def test_what_nobody_can_read_is_invalid() -> None:
     mute = Judge("mute", lambda asked: [Verdict("failed")] * len(asked))
-    (verdict,) = Panel([mute, mute], ["a", "b"]).decide([Comparison("p", "x", "y")])
+    (verdict,) = JudgePanel([mute, mute], ["a", "b"]).decide([Comparison("p", "x", "y")])
     assert verdict.choice == "invalid" and verdict.reason == "no judge of the panel can be read"
     left = Judge("left", lambda asked: [Verdict("left")] * len(asked))
-    (verdict,) = Panel([mute, left], ["a", "b"]).decide([Comparison("p", "x", "y")])
+    (verdict,) = JudgePanel([mute, left], ["a", "b"]).decide([Comparison("p", "x", "y")])
     assert (verdict.choice, verdict.probability) == ("tie", 0.5)
-    assert Panel([mute], ["a"]).decide([]) == []
+    assert JudgePanel([mute], ["a"]).decide([]) == []

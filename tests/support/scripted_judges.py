@@ -7,21 +7,22 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.special import expit, logit
 
-from preftree.evaluate.judging.labelled import Item
+from preftree.evaluate.judging.labelled import LabelledItem
 from preftree.judges.pairwise import Judge
 from preftree.records import Comparison, Verdict
 
 
-def plain_items(seed: int, count: int = 400) -> list[Item]:
+def plain_items(seed: int, count: int = 400) -> list[LabelledItem]:
     """Prompts with a right answer that begins with R and a wrong one with W, of random lengths."""
     rng = np.random.default_rng(seed)
     lengths = rng.integers(20, 400, (count, 2))
     return [
-        Item(f"prompt {number}", ("R" * long,), ("W" * short,)) for number, (long, short) in enumerate(lengths.tolist())
+        LabelledItem(f"prompt {number}", ("R" * long,), ("W" * short,))
+        for number, (long, short) in enumerate(lengths.tolist())
     ]
 
 
-def scripted_judge(items: Sequence[Item], accuracy: float, *, left: float, length: float, seed: int) -> Judge:
+def scripted_judge(items: Sequence[LabelledItem], accuracy: float, *, left: float, length: float, seed: int) -> Judge:
     """A judge that is right with probability `accuracy`, and says so, were it not for what it adds, in log-odds.
 
     Args:

@@ -99,7 +99,7 @@ def load_judge(spec: str, how: Asking | None = None) -> Judge:
 
 def _load_panel(spec: str, how: Asking | None) -> Judge:
     """Several judges as one: `panel:A,B,C`."""
-    from preftree.judges.panel import Panel
+    from preftree.judges.panel import JudgePanel
 
     names = [name.strip() for name in spec.removeprefix(PANEL).split(",")]
     if len(names) < 2 or not all(names) or any(name.startswith(PANEL) for name in names):
@@ -107,7 +107,7 @@ def _load_panel(spec: str, how: Asking | None) -> Judge:
     judges = [load_judge(name, how) for name in names]
     known = next((judge.known_pairs for judge in judges if judge.known_pairs), ())
     name = PANEL + ", ".join(judge.name for judge in judges)
-    return Judge(name, Panel(judges, names).decide, sees_order=False, known_pairs=known)
+    return Judge(name, JudgePanel(judges, names).decide, sees_order=False, known_pairs=known)
 
 
 def ask(judge: Judge, comparisons: Sequence[Comparison]) -> list[tuple[Verdict, ...]]:

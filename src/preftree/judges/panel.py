@@ -21,7 +21,7 @@ log = logging.getLogger("preftree")
 _EVEN = 1e-9
 
 
-class Panel:
+class JudgePanel:
     """Judges whose verdicts on a batch of comparisons are weighed together."""
 
     def __init__(self, judges: Sequence[Judge], names: Sequence[str]) -> None:

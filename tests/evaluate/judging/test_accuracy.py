@@ -14,11 +14,24 @@ from preftree.cli.main import app
 from preftree.errors import DataError
 from preftree.evaluate.judging.accuracy import compare_judges
 from preftree.evaluate.judging.benchmark_scores import AnswerScores, best_of, ties_score
-from preftree.evaluate.judging.labelled import Item, item_line, read_items
+from preftree.evaluate.judging.labelled import LabelledItem, read_items
 from preftree.judges.pairwise import Judge, judge_by_rewards
 from preftree.records import Verdict
 from preftree.stats.intervals import wilson
 from support.scripted_judges import plain_items, scripted_judge
+
+
+def item_line(item: LabelledItem) -> str:
+    """The item as RewardBench 2 writes it."""
+    row = {
+        "prompt": item.prompt,
+        "chosen": list(item.right),
+        "rejected": list(item.wrong),
+        "subset": item.subset,
+        "id": item.name,
+        "num_correct": len(item.right),
+    }
+    return json.dumps(row, ensure_ascii=False) + "\n"
 
 
 def described_ties(rows: list[dict[str, Any]]) -> float:
@@ -82,11 +95,11 @@ def test_the_best_of_four_shares_a_first_place() -> None:
 def test_figures_by_hand() -> None:
     """Two prompts whose right answer is longer, one where it is shorter, one tie of equal length."""
     items = [
-        Item("p", ("xxxx",), ("x",), "s"),
-        Item("q", ("xxxx",), ("x", "xxx", "xx"), "s"),
-        Item("r", ("x",), ("xxxx",), "t"),
-        Item("t", ("yy",), ("xx",), "t"),
-        Item("u", (), ("aa", "bb")),
+        LabelledItem("p", ("xxxx",), ("x",), "s"),
+        LabelledItem("q", ("xxxx",), ("x", "xxx", "xx"), "s"),
+        LabelledItem("r", ("x",), ("xxxx",), "t"),
+        LabelledItem("t", ("yy",), ("xx",), "t"),
+        LabelledItem("u", (), ("aa", "bb")),
     ]
     longer = judge_by_rewards(lambda prompts, texts: np.array([float(len(text)) for text in texts]), "longer")
     (found,) = compare_judges([longer], ["longer"], items, "here").judges
@@ -192,7 +205,7 @@ def test_other_files_are_read_as_pairs(tmp_path: Path) -> None:
     (tmp_path / "ranks.jsonl").write_text('{"prompt": "p", "responses": ["a", "b", "c"]}\n')
     ranked = read_items(str(tmp_path / "ranks.jsonl"))
     assert [one.right + one.wrong for one in ranked] == [("a", "b"), ("a", "c"), ("b", "c")]
-    item = Item("p", ("r", "s"), ("w",), "sub", "tied:1")
+    item = LabelledItem("p", ("r", "s"), ("w",), "sub", "tied:1")
     (tmp_path / "lists.jsonl").write_text(item_line(item) * 2)
     assert read_items(str(tmp_path / "lists.jsonl")) == [item, item]
     (tmp_path / "odd.jsonl").write_text(item_line(item) + '{"prompt": "p", "chosen": ["a"], "rejected": []}\n')

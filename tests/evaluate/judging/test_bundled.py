@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from preftree.evaluate.judging.bundled import bundled_items
-from preftree.evaluate.judging.labelled import Item
+from preftree.evaluate.judging.labelled import LabelledItem
 
 FACTORS = {
     ("metres", "kilometres"): 1000,
@@ -74,11 +74,11 @@ def is_right(prompt: str, answer: str) -> bool:
 
 
 @pytest.fixture(scope="module")
-def items() -> list[Item]:
+def items() -> list[LabelledItem]:
     return bundled_items()
 
 
-def test_what_is_called_right_is_right(items: list[Item]) -> None:
+def test_what_is_called_right_is_right(items: list[LabelledItem]) -> None:
     odd = [
         (item.prompt, answer, expected)
         for item in items
@@ -90,7 +90,7 @@ def test_what_is_called_right_is_right(items: list[Item]) -> None:
     assert all(len(set(item.right + item.wrong)) == len(item.right + item.wrong) for item in items)
 
 
-def test_there_are_enough_of_each_kind_and_always_the_same(items: list[Item]) -> None:
+def test_there_are_enough_of_each_kind_and_always_the_same(items: list[LabelledItem]) -> None:
     assert len(items) == len({item.key for item in items}) == 420
     counts = Counter(item.subset for item in items)
     assert set(counts) == {"arithmetic", "counting", "format", "constraints", "units", "negation", "ties"}
@@ -100,6 +100,6 @@ def test_there_are_enough_of_each_kind_and_always_the_same(items: list[Item]) ->
     assert items == bundled_items()
 
 
-def test_the_length_of_an_answer_says_nothing(items: list[Item]) -> None:
+def test_the_length_of_an_answer_says_nothing(items: list[LabelledItem]) -> None:
     longer = [np.sign(len(right) - len(wrong)) for item in items for right in item.right for wrong in item.wrong]
     assert abs(np.mean(longer)) < 0.08

@@ -14,7 +14,7 @@ from preftree.crowd.annotators import Votes
 from preftree.crowd.copies import fit_once_each
 from preftree.errors import DataError
 from preftree.evaluate.judging.benchmark_scores import AnswerScores, best_of, ties_score
-from preftree.evaluate.judging.labelled import Item
+from preftree.evaluate.judging.labelled import LabelledItem
 from preftree.judges.pairwise import UNKNOWN, VALUE, Judge, ask
 from preftree.judges.panel import panel_votes
 from preftree.records import Comparison, Verdict
@@ -108,7 +108,9 @@ class JudgesCompared:
         return _plain(asdict(self)) | {"judges": [_plain(asdict(one)) for one in self.judges]}
 
 
-def compare_judges(judges: Sequence[Judge], names: Sequence[str], items: Sequence[Item], data: str) -> JudgesCompared:
+def compare_judges(
+    judges: Sequence[Judge], names: Sequence[str], items: Sequence[LabelledItem], data: str
+) -> JudgesCompared:
     """Judge all pairs of right and wrong answers, with every judge.
 
     Args:
@@ -164,7 +166,7 @@ class _Answered(NamedTuple):
     value: Float[np.ndarray, " P"]
 
 
-def _pairs_of(items: Sequence[Item]) -> _Pairs:
+def _pairs_of(items: Sequence[LabelledItem]) -> _Pairs:
     comparisons, item, place, weight = [], [], [], []
     for number, one in enumerate(items):
         for r, right in enumerate(one.right):
@@ -184,7 +186,7 @@ def _pairs_of(items: Sequence[Item]) -> _Pairs:
     )
 
 
-def _answer(judge: Judge, pairs: _Pairs, items: Sequence[Item]) -> _Answered:
+def _answer(judge: Judge, pairs: _Pairs, items: Sequence[LabelledItem]) -> _Answered:
     even = [Comparison(one.prompt, *one.wrong[:2]) for one in items if one.is_tie and len(one.wrong) > 1]
     verdicts = ask(judge, [*pairs.comparisons, *even])
     real, ties = verdicts[: len(pairs.comparisons)], verdicts[len(pairs.comparisons) :]
@@ -192,7 +194,7 @@ def _answer(judge: Judge, pairs: _Pairs, items: Sequence[Item]) -> _Answered:
     return _Answered(2 if judge.sees_order else 1, real, ties, value)
 
 
-def _figures(name: str, answered: _Answered, pairs: _Pairs, items: Sequence[Item]) -> JudgeFigures:
+def _figures(name: str, answered: _Answered, pairs: _Pairs, items: Sequence[LabelledItem]) -> JudgeFigures:
     value = answered.value
     right = np.array([all(verdict.choice == "left" for verdict in both) for both in answered.verdicts], np.float64)
     every = np.ones(len(value), bool)
@@ -235,7 +237,7 @@ def _figures(name: str, answered: _Answered, pairs: _Pairs, items: Sequence[Item
 
 
 def _weigh(
-    names: Sequence[str], answered: Sequence[_Answered], pairs: _Pairs, items: Sequence[Item]
+    names: Sequence[str], answered: Sequence[_Answered], pairs: _Pairs, items: Sequence[LabelledItem]
 ) -> tuple[dict[str, Estimate], list[tuple[str, str, float]]]:
     """Judges and people in one model of annotators: who is right how often, and who errs together."""
     by_people = [(place, vote) for place, number in enumerate(pairs.item.tolist()) for vote in items[number].votes]
@@ -289,7 +291,7 @@ def _chance(verdict: Verdict) -> float | None:
     return float(expit(verdict.scores[0] - verdict.scores[1]))
 
 
-def _ties_score(answered: _Answered, pairs: _Pairs, items: Sequence[Item]) -> float | None:
+def _ties_score(answered: _Answered, pairs: _Pairs, items: Sequence[LabelledItem]) -> float | None:
     if answered.orders > 1 or any(both[0].scores is None for both in answered.verdicts):
         return None
     groups: dict[str, dict[str, AnswerScores]] = {"ref": {}, "tied": {}}
@@ -306,7 +308,7 @@ def _ties_score(answered: _Answered, pairs: _Pairs, items: Sequence[Item]) -> fl
     return ties_score(groups["ref"], groups["tied"]) if groups["ref"].keys() & groups["tied"].keys() else None
 
 
-def _people(items: Sequence[Item]) -> Estimate | None:
+def _people(items: Sequence[LabelledItem]) -> Estimate | None:
     """How often two people agree on a pair; a tie agrees with anything by half."""
     values, keys = [], []
     for one in items:
@@ -319,11 +321,11 @@ def _people(items: Sequence[Item]) -> Estimate | None:
     return clustered_share(np.array(values), np.ones(len(values)), np.array(keys)) if len(set(keys)) > 1 else None
 
 
-def _values(one: Item) -> Float[np.ndarray, " V"]:
+def _values(one: LabelledItem) -> Float[np.ndarray, " V"]:
     return np.array([vote.value for vote in one.votes])
 
 
-def _with_people(value: Float[np.ndarray, " P"], pairs: _Pairs, items: Sequence[Item]) -> Estimate | None:
+def _with_people(value: Float[np.ndarray, " P"], pairs: _Pairs, items: Sequence[LabelledItem]) -> Estimate | None:
     mine = [(place, items[number]) for place, number in enumerate(pairs.item.tolist()) if items[number].votes]
     if len({one.key for _, one in mine}) < 2:
         return None

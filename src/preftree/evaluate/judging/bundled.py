@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from preftree.evaluate.judging.labelled import Item
+from preftree.evaluate.judging.labelled import LabelledItem
 
 SEED = 20261130
 
@@ -59,7 +59,7 @@ _STYLES = (
 )
 
 
-def bundled_items() -> list[Item]:
+def bundled_items() -> list[LabelledItem]:
     """420 items: 380 of six subsets, a third of them with three wrong answers, and 20 pairs of `ref` and `tied`."""
     rng = np.random.default_rng(SEED)
     makers: Sequence[tuple[str, int, Callable[[np.random.Generator], tuple[str, str, list[str]]]]] = (
@@ -70,7 +70,7 @@ def bundled_items() -> list[Item]:
         ("units", 60, _units),
         ("negation", 70, _negation),
     )
-    items: list[Item] = []
+    items: list[LabelledItem] = []
     for subset, count, make in makers:
         prompts: set[str] = set()
         while len(prompts) < count:
@@ -80,7 +80,7 @@ def bundled_items() -> list[Item]:
             number = len(prompts)
             prompts.add(prompt)
             kept = wrong if number % 3 == 0 else wrong[:1]
-            items.append(Item(prompt, (right,), tuple(kept), subset, f"{subset}:{number}"))
+            items.append(LabelledItem(prompt, (right,), tuple(kept), subset, f"{subset}:{number}"))
     return [*items, *_ties(rng)]
 
 
@@ -166,9 +166,9 @@ def _sentence(words: Sequence[str]) -> str:
     return " ".join(words).capitalize() + "."
 
 
-def _ties(rng: np.random.Generator) -> list[Item]:
+def _ties(rng: np.random.Generator) -> list[LabelledItem]:
     """Prompts with several right answers, beside a like prompt with one."""
-    items: list[Item] = []
+    items: list[LabelledItem] = []
     asked: set[str] = set()
     while len(asked) < 20:
         kinds = [list(KINDS)[place] for place in rng.permutation(len(KINDS))]
@@ -180,7 +180,9 @@ def _ties(rng: np.random.Generator) -> list[Item]:
             continue
         asked.add(one)
         wrong = tuple(_styled(rng, word) for word in others)
-        items.append(Item(one, (_styled(rng, initial),), wrong, "ties", f"ref:{len(asked)}"))
+        items.append(LabelledItem(one, (_styled(rng, initial),), wrong, "ties", f"ref:{len(asked)}"))
         answers = tuple(_styled(rng, word) for word in members)
-        items.append(Item(f"Name {kind}. Any will do ({len(asked)}).", answers, wrong, "ties", f"tied:{len(asked)}"))
+        items.append(
+            LabelledItem(f"Name {kind}. Any will do ({len(asked)}).", answers, wrong, "ties", f"tied:{len(asked)}")
+        )
     return items

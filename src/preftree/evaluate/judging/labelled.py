@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -31,7 +30,7 @@ class PersonVote(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Item:
+class LabelledItem:
     """A prompt with answers of which it is known which are right.
 
     Attributes:
@@ -60,7 +59,7 @@ class Item:
         return prompt_key(self.prompt)
 
 
-def read_items(path: str) -> list[Item]:
+def read_items(path: str) -> list[LabelledItem]:
     """The items of a file.
 
     Rows with lists as `chosen` and `rejected` are several right and several wrong answers, as RewardBench 2 has them,
@@ -83,7 +82,7 @@ def _texts(values: Any) -> bool:
     return isinstance(values, list) and bool(values) and all(isinstance(value, str) for value in values)
 
 
-def _of_lists(source: Source) -> list[Item]:
+def _of_lists(source: Source) -> list[LabelledItem]:
     items = []
     for raw in read_rows(source):
         row = raw.row
@@ -99,11 +98,11 @@ def _of_lists(source: Source) -> list[Item]:
         if not asked or not isinstance(asked, str | tuple):
             raise DataError(f"{raw.where}: 'prompt' must be text or a list of messages, got {prompt!r}")
         subset, name = str(row.get("subset") or ""), str(row.get("id") or "")
-        items.append(Item(asked, tuple(row["chosen"]), tuple(row["rejected"]), subset, name))
+        items.append(LabelledItem(asked, tuple(row["chosen"]), tuple(row["rejected"]), subset, name))
     return items
 
 
-def _of_pairs(source: Source) -> list[Item]:
+def _of_pairs(source: Source) -> list[LabelledItem]:
     form, tally = find_format(source), Tally()
     rows = _rows_by_line(source) if form.name == "collected" else {}
     items = []
@@ -115,7 +114,7 @@ def _of_pairs(source: Source) -> list[Item]:
                 raise DataError(f"{source.path} holds {form.title}; give pairs, rankings, or rows with right answers")
             chosen, rejected = (_text(side, str(where)) for side in (pair.chosen, pair.rejected))
             right, wrong = ((), (chosen, rejected)) if pair.tie else ((chosen,), (rejected,))
-            items.append(Item(pair.prompt, right, wrong, str(row.get("slice") or ""), str(where), votes))
+            items.append(LabelledItem(pair.prompt, right, wrong, str(row.get("slice") or ""), str(where), votes))
     if tally.num_rejected:
         first = tally.rejected[0]
         raise DataError(f"{source.path}: {tally.num_rejected} rows cannot be read, the first: {first}; fix them")
@@ -140,16 +139,3 @@ def _text(response: Text, where: str) -> str:
     if more:
         raise DataError(f"{where}: a response of {len(response)} turns cannot be judged as one answer; drop the row")
     return first.content
-
-
-def item_line(item: Item) -> str:
-    """The item as a line of a .jsonl file that `read_items` reads."""
-    row = {
-        "prompt": item.prompt,
-        "chosen": list(item.right),
-        "rejected": list(item.wrong),
-        "subset": item.subset,
-        "id": item.name,
-        "num_correct": len(item.right),
-    }
-    return json.dumps(row, ensure_ascii=False) + "\n"
