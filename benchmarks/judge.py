@@ -3,8 +3,9 @@
     PYTHONPATH=tests python benchmarks/judge.py --out runs/judge [--seeds 3]
 
 In the world `small` a scripted judge knows the reward, errs, and leans to the left and to the longer answer. It sees
-every pair in both orders. Arms: its verdicts as they are written; with the `win_prob` that its agreement with itself
-implies; as many clean labels as have the same information; and clean labels on all pairs. Prints a line an arm.
+every pair in both orders. Arms are compared at equal KL, on a line over several betas: its verdicts as they are written;
+with the `win_prob` that its agreement with itself implies; as many clean labels as have the same information; and clean
+labels on all pairs. Prints a line an arm.
 """
 
 from __future__ import annotations
@@ -31,6 +32,13 @@ from support.datafiles import write_rows
 from support.world_labels import Row, drawn_pairs, fine_tuned, labelled, reward_of
 
 ACCURACY = 0.8
+NATS = 2.0
+"""KL at which arms are compared: labels that are less certain ask for less of it at one beta."""
+
+BETAS_OF_VERDICTS = (1.0, 0.5, 0.35, 0.25)
+BETAS_OF_CLEAN_LABELS = (3.0, 2.0, 1.0)
+"""Values on both sides of that KL."""
+
 LEFT = 0.4
 LONGER = 0.4
 """Log-odds that the judge adds for the left answer, and for the longer one."""
@@ -95,6 +103,12 @@ def label_arms(pairs: Sequence[Row], judged: Sequence[Pair], world: World, agree
     }
 
 
+def at_equal_kl(points: Sequence[tuple[float, float]]) -> float | None:
+    """Reward at `NATS`, on the line between the neighbouring points; None where none is beyond, or none before."""
+    kls, rewards = zip(*sorted(points), strict=True)
+    return float(np.interp(NATS, kls, rewards)) if kls[0] <= NATS <= kls[-1] else None
+
+
 def run_seed(home: Path, seed: int, sizes: dict[str, int]) -> dict[str, Any]:
     """Figures of one seed."""
     home.mkdir(parents=True, exist_ok=True)
@@ -120,10 +134,12 @@ def run_seed(home: Path, seed: int, sizes: dict[str, int]) -> dict[str, Any]:
     }
     for name, rows in label_arms(pairs, judged, world, counted.agreement).items():
         path = write_rows(home / f"{name.replace(' ', '-')}.jsonl", rows)
-        found = reward_of(
-            home, world, start, path, f"run-{name.replace(' ', '-')}", seed, beta=1.0, steps=sizes["steps"]
-        )
-        figures[name] = {"rows": len(rows), "reward": round(found["reward"], 4), "kl": round(found["kl"], 3)}
+        points = []
+        for beta in BETAS_OF_CLEAN_LABELS if name.startswith("clean") else BETAS_OF_VERDICTS:
+            out = f"run-{name.replace(' ', '-')}-{beta:g}"
+            found = reward_of(home, world, start, path, out, seed, beta=beta, steps=sizes["steps"])
+            points.append((found["kl"], found["reward"]))
+        figures[name] = {"rows": len(rows), "reward": at_equal_kl(points), "kl_and_reward_by_beta": points}
         print(json.dumps({"seed": seed, "arm": name, **figures[name]}), flush=True)
     return figures
 

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from preftree.evaluate import kinship
-from preftree.evaluate.answers import Side
-from preftree.evaluate.kinship import families_in, warnings_of
+from preftree.judges import kinship
 from preftree.judges.functions import identify
+from preftree.judges.kinship import families_in, warnings_of
 
 
 @pytest.mark.parametrize(
@@ -31,12 +30,11 @@ def test_families_stand_as_words(name: str, families: set[str]) -> None:
 def test_a_judge_of_the_family_is_warned_of(tmp_path: Path) -> None:
     (tmp_path / "policy").mkdir()
     (tmp_path / "policy" / "config.json").write_text(json.dumps({"model_type": "qwen3"}))
-    side = Side("policy", "model", str(tmp_path / "policy"))
+    side = ("policy", str(tmp_path / "policy"))
     (said,) = warnings_of("openai:Qwen3-32B@http://127.0.0.1:1/v1", [side])
     assert "policy and the judge Qwen3-32B are of one family (qwen)" in said
     assert warnings_of("openai:gemma-3@http://127.0.0.1:1/v1", [side]) == []
     assert warnings_of("world:tiny", [side]) == []
-    assert warnings_of("openai:Qwen3-32B@http://127.0.0.1:1/v1", [Side("f", "file", "f.jsonl")]) == []
 
 
 def test_a_judge_that_labelled_the_training_data_is_warned_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -50,7 +48,7 @@ def test_a_judge_that_labelled_the_training_data_is_warned_of(tmp_path: Path, mo
         config = {"model": "start", "data": {"path": str(verdicts)}}  # noqa: RUF012
 
     monkeypatch.setattr(kinship, "read_summary", lambda folder: Done if folder == run.resolve() else None)
-    side = Side("run", "model", str(run / "model"))
+    side = ("run", str(run / "model"))
     (said,) = warnings_of(judge, [side])
     assert "run was trained on verdicts of the judge itself" in said
     assert warnings_of("openai:gemma-2@http://127.0.0.1:1/v1", [side]) == []
