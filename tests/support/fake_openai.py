@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import re
 import socket
 import struct
 import threading
@@ -68,8 +69,8 @@ def quality(text: str) -> float:
     """The number that a scripted response holds; the planted right answer is worth most."""
     if text == "harbour":
         return 1e9
-    _, mark, rest = text.partition("quality ")
-    return float(rest.split()[0]) if mark else -float(len(text) % 97) / 1000
+    written = re.search(r"quality (\d+)", text)
+    return float(written[1]) if written else -float(len(text) % 97) / 1000
 
 
 def always_left(prompt: str, responses: Sequence[str]) -> int | None:

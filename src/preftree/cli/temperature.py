@@ -71,10 +71,10 @@ def temperature(
 
     from preftree.errors import ConfigError
     from preftree.evaluate.answers import collect_answers, find_sides, read_questions
-    from preftree.evaluate.kinship import warnings_of
     from preftree.evaluate.temperature import sampled_curves
     from preftree.generate.protocol import Sampling
     from preftree.judges.canaries import require_canaries
+    from preftree.judges.kinship import warnings_of
     from preftree.judges.llm.bill import Asking
     from preftree.judges.pairwise import load_judge
     from preftree.report.page import write_page
@@ -96,7 +96,7 @@ def temperature(
     limit = check_world(judge, prompts, questions, max_new_tokens)
     world = countable_world(judge, other, limit, top_p)
     texts = [prompt.text for prompt in questions]
-    for warning in warnings_of(judge, [*policies, other]):
+    for warning in warnings_of(judge, [(side.name, side.place) for side in (*policies, other) if side.kind == "model"]):
         typer.echo(f"warning: {warning}", err=True)
     reserve(out)
     quiet_transformers()

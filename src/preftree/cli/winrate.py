@@ -62,10 +62,10 @@ def winrate(
     import json
 
     from preftree.evaluate.answers import collect_answers, find_sides, read_questions
-    from preftree.evaluate.kinship import warnings_of
     from preftree.evaluate.winrate import count_wins, judge_pairs, preference_rows
     from preftree.generate.protocol import Sampling
     from preftree.judges.canaries import show_canaries
+    from preftree.judges.kinship import warnings_of
     from preftree.judges.llm.bill import Asking
     from preftree.judges.pairwise import load_judge
     from preftree.runtime.logs import quiet_transformers
@@ -80,7 +80,7 @@ def winrate(
     ways = [Sampling(limit, temperature, top_p, seed + index) for index in range(2)]
     warn_of_equal_draws(sides, ways, len(questions), samples)
 
-    for warning in warnings_of(judge, sides):
+    for warning in warnings_of(judge, [(side.name, side.place) for side in sides if side.kind == "model"]):
         typer.echo(f"warning: {warning}", err=True)
     reserve(out)
     quiet_transformers()

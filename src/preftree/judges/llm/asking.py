@@ -37,7 +37,7 @@ _PLANTED = Question(
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class AskedFor:
     """What came of a question.
 
     Attributes:
@@ -88,7 +88,7 @@ class Asker:
         self._in_a_row = 0
         self._lock = threading.Lock()
 
-    def ask(self, questions: Sequence[Question], *, repeat: int = 0, name: str = "verdicts") -> list[Answer]:
+    def ask(self, questions: Sequence[Question], *, repeat: int = 0, name: str = "verdicts") -> list[AskedFor]:
         """The answers to questions, in their order; equal questions are asked once.
 
         Args:
@@ -212,12 +212,12 @@ class Asker:
         self._cache.add(request.key, self._endpoint.place, reply, request.characters)
         return reply
 
-    def _answer(self, question: Question, request: _Request, reply: Reply | str) -> Answer:
+    def _answer(self, question: Question, request: _Request, reply: Reply | str) -> AskedFor:
         if isinstance(reply, str):
-            return Answer(request.names, None, reply)
+            return AskedFor(request.names, None, reply)
         reading = read_answer(reply.text, question, request.names)
         if reply.refusal is not None:
             reading = Reading(None, None, REFUSED)
         elif reply.finish == "length" and reading.rung != "schema":
             reading = Reading(None, None, CUT)
-        return Answer(request.names, reading)
+        return AskedFor(request.names, reading)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from preftree.errors import JudgeError
+from preftree.errors import ConfigError, JudgeError
 from preftree.judges.llm.cache import Reply, Usage
 from preftree.judges.llm.rubric import Price
 
@@ -76,8 +76,17 @@ class Account:
     """The bill of a run under its limit; safe to use from several threads."""
 
     def __init__(self, bill: Bill, price: Price | None, limit: float | None) -> None:
+        """Open an account.
+
+        Raises:
+          ConfigError: there is a limit and no price.
+        """
         self._bill, self._price, self._limit = bill, price, limit
         self._lock = threading.Lock()
+        if limit is not None and price is None:
+            raise ConfigError(
+                "--max-cost needs a price: give llm:FILE.yaml with price: {input: ..., output: ...} of a million tokens"
+            )
         if price is not None and bill.cost is None:
             bill.cost = 0.0
 
@@ -141,6 +150,6 @@ class Account:
         """Count answers that were there."""
         self._bill.cached += num
 
-    def _cost(self, read: float, written: float) -> float:
+    def _cost(self, read: int | float, written: int | float) -> float:
         assert self._price is not None
         return (read * self._price.input + written * self._price.output) / 1e6

@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 from preftree.data.prompts import prompt_key, read_demonstrations
 from preftree.errors import JudgeError
-from preftree.judges.llm.asking import Answer, Asker
+from preftree.judges.llm.asking import AskedFor, Asker
 from preftree.judges.llm.bill import Asking
 from preftree.judges.llm.prompt import Question
 from preftree.judges.llm.rubric import JudgeFile, Rubric
@@ -81,7 +81,7 @@ class LanguageModelJudge:
         self._warn_of_gaps([None if np.isnan(value) else value for value in values.tolist()])
         return values
 
-    def _score(self, prompts: Sequence[Text], responses: Sequence[str]) -> list[Answer]:
+    def _score(self, prompts: Sequence[Text], responses: Sequence[str]) -> list[AskedFor]:
         """Answers of a pointwise rubric; one that cannot be read is asked for again, as another draw."""
         questions = [self._question(*pair) for pair in zip(prompts, ((text,) for text in responses), strict=True)]
         answers = self._asker.ask(questions, name="scores")
@@ -103,7 +103,7 @@ class LanguageModelJudge:
                 )
         return Question(self._judge, prompt, responses, reference)
 
-    def _verdict(self, answer: Answer) -> Verdict:
+    def _verdict(self, answer: AskedFor) -> Verdict:
         if answer.reading is None:
             return Verdict("failed", reason=answer.fault)
         judgement, reason = answer.reading.judgement, answer.reading.reason
@@ -114,14 +114,14 @@ class LanguageModelJudge:
         gap = first - second
         return Verdict("tie" if abs(gap) < 1e-9 else "left" if gap > 0 else "right", scores, reason=reason)
 
-    def _by_score(self, left: Answer, right: Answer) -> Verdict:
+    def _by_score(self, left: AskedFor, right: AskedFor) -> Verdict:
         values = (self._value(left), self._value(right))
         if values[0] is None or values[1] is None:
             return self._verdict(left if values[0] is None else right)
         gap = values[0] - values[1]
         return Verdict("tie" if abs(gap) < 1e-9 else "left" if gap > 0 else "right", (values[0], values[1]))
 
-    def _value(self, answer: Answer) -> float | None:
+    def _value(self, answer: AskedFor) -> float | None:
         """Weighted mean of a pointwise answer's scores."""
         if answer.reading is None or answer.reading.judgement is None:
             return None
@@ -130,7 +130,7 @@ class LanguageModelJudge:
         total = sum(weights.get(name, 1.0) for name in judgement)
         return sum(weights.get(name, 1.0) * score for name, score in judgement.items()) / total
 
-    def _places(self, answer: Answer) -> list[float]:
+    def _places(self, answer: AskedFor) -> list[float]:
         """Weighted mean place of each response as shown, 1 for the best and 0 for the last."""
         assert answer.reading is not None and answer.reading.judgement is not None
         weights = {criterion.name: criterion.weight for criterion in self._judge.criteria}

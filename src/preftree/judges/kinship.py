@@ -7,7 +7,6 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from preftree.evaluate.answers import Side
 from preftree.judges.functions import identify
 from preftree.judges.llm.specs import find_llm
 from preftree.run_folder.reader import read_summary
@@ -46,12 +45,12 @@ FAMILIES = (
 """Names by which models of one maker are known; one counts where it stands as a word, with or without a number."""
 
 
-def warnings_of(judge: str, sides: Sequence[Side]) -> list[str]:
-    """Sentences about sides that the judge may favour; none for a judge that is no language model.
+def warnings_of(judge: str, models: Sequence[tuple[str, str]]) -> list[str]:
+    """Sentences about models that the judge may favour; none for a judge that is no language model.
 
     Args:
       judge: Name of the judge.
-      sides: Sides of a comparison.
+      models: Name and folder of each model that it judges.
     """
     found = find_llm(judge)
     if found is None:
@@ -59,17 +58,15 @@ def warnings_of(judge: str, sides: Sequence[Side]) -> list[str]:
     own = families_in(Path(found.model.removeprefix("hf:")).name)
     name = identify(judge)
     warnings = []
-    for side in sides:
-        if side.kind != "model":
-            continue
-        if same := sorted(own & families_of(side.place)):
+    for model, place in models:
+        if same := sorted(own & families_of(place)):
             warnings.append(
-                f"{side.name} and the judge {found.model} are of one family ({', '.join(same)}), and judges favour "
+                f"{model} and the judge {found.model} are of one family ({', '.join(same)}), and judges favour "
                 "their own; compare with a judge of another family"
             )
-        if labels := sorted(set(_labels_of(side.place)) & {judge, name}):
+        if labels := sorted(set(_labels_of(place)) & {judge, name}):
             warnings.append(
-                f"{side.name} was trained on verdicts of the judge itself ({labels[0]}), so a win shows obedience; "
+                f"{model} was trained on verdicts of the judge itself ({labels[0]}), so a win shows obedience; "
                 "compare with another judge"
             )
     return warnings
