@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 export PYTHONUTF8 = 1
 export HF_HUB_DISABLE_TELEMETRY = 1
 
-.PHONY: demo real test test-slow test-real test-gpu check bench-attention bench-sharing bench bench-adapters bench-adapters-world demo-full bench-diagnose bench-rewards bench-online bench-theory bench-work bench-hh docs-losses docs-options bench-league bench-pareto bench-sentiment bench-real-hh bench-collect bench-judge clean
+.PHONY: demo real test test-slow test-real test-gpu check bench-attention bench-sharing bench bench-adapters bench-adapters-world demo-full bench-diagnose bench-rewards bench-online bench-theory bench-work bench-hh docs docs-commands docs-losses docs-options bench-league bench-pareto bench-sentiment bench-real-hh bench-collect bench-judge clean
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -97,6 +97,14 @@ bench-hh: $(VENV)/.ready
 # The table of docs/losses.md, from the docstrings.
 docs-losses: $(VENV)/.ready
 	$(BIN)/preftree losses --into docs/losses.md
+
+# The documentation site, in site/; a warning is an error.
+docs: $(VENV)/.ready
+	$(BIN)/mkdocs build --strict
+
+# docs/commands.md, from the command line.
+docs-commands: $(VENV)/.ready
+	$(BIN)/preftree commands > docs/commands.md
 
 # docs/options.md, from the descriptions of the options.
 docs-options: $(VENV)/.ready

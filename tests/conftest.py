@@ -16,3 +16,8 @@ torch.set_num_threads(1)
 # A slow machine is no failure; the same examples every time.
 hypothesis.settings.register_profile("preftree", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("preftree")
+
+# Every run answers prompts before and after training: a few tokens are enough where no test reads them.
+from preftree.evaluate.in_memory import before_and_after  # noqa: E402
+
+before_and_after.LONGEST_ANSWER = 4

@@ -30,7 +30,7 @@ from preftree.data.store.token_store import TokenStore
 from preftree.data.tokens.budgets import Budgets, Truncation
 from preftree.data.tokens.tokenize import tokenize_file
 from preftree.errors import ConfigError
-from preftree.evaluate.after_training import run_recipe
+from preftree.evaluate.in_memory.after_training import run_recipe
 from preftree.generate.hf import generate
 from preftree.generate.protocol import Sampling
 from preftree.losses.quantities import pair_up, sum_responses

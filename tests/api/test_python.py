@@ -17,7 +17,7 @@ from preftree.config.load import load_config
 from preftree.config.recipes import RECIPES
 from preftree.data.prompts import prompts_in_memory
 from preftree.errors import ConfigError, DataError
-from preftree.evaluate.after_training import run_recipe
+from preftree.evaluate.in_memory.after_training import run_recipe
 from preftree.losses import PairSums, bind
 from preftree.records import tools_of
 from preftree.run_folder.finished_run import FinishedRun

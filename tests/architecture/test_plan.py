@@ -106,8 +106,8 @@ def mentions_of_scripts() -> set[str]:
     return {name for target in PYPROJECT["project"]["scripts"].values() for name in re.findall(r"\w+", target)}
 
 
-NOT_OF_THE_PACKAGE = {"bench", "dev", "real"}
-"""Extras of tests and benchmarks."""
+NOT_OF_THE_PACKAGE = {"bench", "dev", "docs", "real"}
+"""Extras of tests, benchmarks and the documentation site."""
 
 
 @pytest.mark.parametrize("extra", sorted(set(PYPROJECT["project"]["optional-dependencies"]) - NOT_OF_THE_PACKAGE))

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from preftree.evaluate.after_training import run_recipe
+from preftree.evaluate.in_memory.after_training import run_recipe
 from preftree.models.load import load_model, load_tokenizer
 from preftree.run_folder.measured_file import read_measured
 from support.small_runs import dpo_config, make_model, make_pairs

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from preftree.losses import LOSSES, bind, mean_part
-from preftree.losses.describe import full_text
+from preftree.losses.words.describe import full_text
 from support.loss_facts import FACTS
 from support.loss_laws import ALL_INPUTS, LAWS, Case, draw, leaves, take, value_and_slopes, with_leaves
 

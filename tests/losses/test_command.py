@@ -10,7 +10,7 @@ from preftree.cli.losses import losses
 from preftree.errors import ConfigError, DataError
 from preftree.losses import LOSSES, bind
 from preftree.losses.curve import loss_curve
-from preftree.losses.describe import needs_of
+from preftree.losses.words.describe import needs_of
 from preftree.report.braille import draw_curve
 
 app = typer.Typer()

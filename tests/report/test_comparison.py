@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from preftree.errors import DataError
-from preftree.report.comparison import (
+from preftree.report.demo.comparison import (
     best_chart,
     comparison_page,
     compute_chart,
@@ -18,7 +18,7 @@ from preftree.report.comparison import (
     rewards_table,
     summary,
 )
-from preftree.report.demo_results import Cost, InAndOut
+from preftree.report.demo.results import Cost, InAndOut
 from preftree.report.frontier import BudgetRow
 from preftree.run_folder.measured_file import Point
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from preftree.report.demo_page import conclude_world, run_ends
+from preftree.report.demo.page import conclude_world, run_ends
 from preftree.run_folder.measured_file import Point
 
 OPTIMUM = [Point(kl=0, reward=0.4), Point(kl=2, reward=0.8), Point(kl=6, reward=1.0)]

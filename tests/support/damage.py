@@ -31,9 +31,9 @@ from preftree.config.load import load_config
 from preftree.config.reward import RewardConfig
 from preftree.data.prompts import encode_prompts, read_prompts
 from preftree.errors import UserError
-from preftree.evaluate.after_training import run_recipe
 from preftree.evaluate.answers import Side, read_answers
 from preftree.evaluate.export import export_run
+from preftree.evaluate.in_memory.after_training import run_recipe
 from preftree.generate.hf import load_sampler
 from preftree.generate.job import describe_job, sample_file
 from preftree.generate.protocol import Sampling

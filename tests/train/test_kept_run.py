@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from preftree.errors import CacheError, CheckpointError, ConfigError, DataError, ModelError
-from preftree.evaluate import after_training
-from preftree.evaluate.after_training import run_recipe
+from preftree.evaluate.in_memory import after_training
+from preftree.evaluate.in_memory.after_training import run_recipe
 from preftree.models.load import load_model, load_tokenizer
 from preftree.reference.store import ReferenceTable
 from preftree.run_folder.reader import read_run

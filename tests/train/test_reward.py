@@ -17,9 +17,9 @@ from transformers import AutoTokenizer
 from preftree.config.load import load_config
 from preftree.config.reward import RewardConfig
 from preftree.errors import CheckpointError, ConfigError, DataError, ModelError
-from preftree.evaluate.after_training import run_recipe
 from preftree.evaluate.along_training import Measuring, measure_run
 from preftree.evaluate.export import export_run
+from preftree.evaluate.in_memory.after_training import run_recipe
 from preftree.judges.functions import identify
 from preftree.judges.rewards import load_rewards
 from preftree.report.curves import learning_curves

@@ -41,8 +41,8 @@ def demo(
     from preftree.demo.plan import PLANS
     from preftree.demo.runs import DemoRun, run_demo
     from preftree.demo.stages import AGAIN, claim, prepare_seed, quiet
-    from preftree.report.comparison import comparison_page
-    from preftree.report.demo_page import budget_lines, demo_page
+    from preftree.report.demo.comparison import comparison_page
+    from preftree.report.demo.page import budget_lines, demo_page
     from preftree.report.page import write_page
     from preftree.runtime.logs import quiet_transformers
     from preftree.runtime.process_pool import run_in_pool

@@ -14,11 +14,11 @@ START, END = "<!-- from the docstrings: make docs-losses -->", "<!-- end -->"
 
 def losses(
     name: Annotated[str | None, typer.Argument(help="A loss to show in full.", show_default=False)] = None,
-    into: Annotated[Path | None, typer.Option(help="Write the table into this page.", hidden=True)] = None,
+    into: Annotated[Path | None, typer.Option(help="Write what docstrings say into this page.", hidden=True)] = None,
 ) -> None:
     """List every loss with its options and source, or show one in full."""
     if into is not None:
-        _write_table(into)
+        _write_page(into)
     elif name is not None:
         typer.echo(_in_full(name))
     else:
@@ -29,8 +29,8 @@ def _entries() -> list[str]:
     import shutil
     import textwrap
 
-    from preftree.losses.describe import describe
     from preftree.losses.registry import LOSSES
+    from preftree.losses.words.describe import describe
 
     width = min(WIDTH, shutil.get_terminal_size().columns)
     entries = []
@@ -54,7 +54,7 @@ def _in_full(name: str) -> str:
     import torch
 
     from preftree.losses.curve import loss_curve
-    from preftree.losses.describe import full_text
+    from preftree.losses.words.describe import full_text
     from preftree.report.braille import draw_curve
     from preftree.train.objective import bind_loss
 
@@ -73,14 +73,16 @@ def _in_full(name: str) -> str:
     return "\n\n".join([text, *plots])
 
 
-def _write_table(page: Path) -> None:
+def _write_page(page: Path) -> None:
     from preftree.errors import DataError
-    from preftree.losses.describe import markdown_table
     from preftree.losses.registry import LOSSES
+    from preftree.losses.words.page import markdown_page
 
     text = page.read_text("utf-8")
     before, start, rest = text.partition(START)
     _, end, after = rest.partition(END)
     if not start or not end:
-        raise DataError(f"{page}: wanted the lines {START!r} and {END!r} around the table, got none; put them in")
-    page.write_text(f"{before}{START}\n\n{markdown_table(LOSSES)}\n\n{END}{after}", "utf-8")
+        raise DataError(
+            f"{page}: wanted the lines {START!r} and {END!r} around what the docstrings say, got none; put them in"
+        )
+    page.write_text(f"{before}{START}\n\n{markdown_page(LOSSES)}\n\n{END}{after}", "utf-8")

@@ -60,6 +60,14 @@ app.command("options")(options.options)
 app.command("completion")(completion.completion)
 
 
+@app.command("commands", hidden=True)
+def commands() -> None:
+    """Print docs/commands.md."""
+    from preftree.cli.commands_page import commands_page
+
+    typer.echo(commands_page(app), nl=False)
+
+
 def _print_version(wanted: bool) -> bool:
     if wanted:
         typer.echo(f"preftree {__version__}")

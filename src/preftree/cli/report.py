@@ -9,13 +9,20 @@ import typer
 
 
 def report(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN [RUN ...]", help="Folders of runs.")],
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN [RUN ...]", help="Folders of runs, or one that holds runs.")
+    ],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE.html", help="The page to write.")],
 ) -> None:
-    """Write one self-contained page on a run, or on several compared."""
+    """Write one self-contained page: on a run, on several compared, or over all runs of a folder."""
     from preftree.report.page import write_report
+    from preftree.report.runs_page import write_runs_page
     from preftree.run_folder.summary_file import verify_model
 
+    if len(runs) == 1 and not (runs[0] / "metrics.jsonl").is_file():
+        number = write_runs_page(runs[0], out)
+        typer.echo(f"{out}: {number} run{'' if number == 1 else 's'} of {runs[0]}", err=True)
+        return
     for run in runs:
         verify_model(run / "model", card=True)
     write_report(runs, out)

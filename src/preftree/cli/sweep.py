@@ -45,8 +45,8 @@ def sweep(
     from preftree.cli.frontier import measure_folder
     from preftree.config.command_line import split_words
     from preftree.errors import ConfigError, TrainingError, UserError
-    from preftree.evaluate.after_training import run_recipe
     from preftree.evaluate.along_training import Measuring
+    from preftree.evaluate.in_memory.after_training import run_recipe
     from preftree.evaluate.recommend import recommend, settings_of
     from preftree.evaluate.sweep import plan_sweep, run_all
     from preftree.judges.rewards import load_rewards

@@ -36,7 +36,7 @@ def _verb(recipe: Recipe) -> Callable[..., None]:
         from preftree.config.load import load_config
 
         config = load_config(recipe.config, words or [])
-        from preftree.evaluate.after_training import run_recipe
+        from preftree.evaluate.in_memory.after_training import run_recipe
         from preftree.report.end_of_run import conclude
 
         quiet_transformers()

@@ -243,7 +243,7 @@ class Machine(Strict):
 
 
 class Keeping(Strict):
-    """Checkpoints and snapshots.
+    """What a run keeps on disk.
 
     Attributes:
       resume: `auto` resumes from the newest good checkpoint in `out`, `never` starts over; or the path of a checkpoint.
@@ -251,12 +251,15 @@ class Keeping(Strict):
       keep_checkpoints: Number of checkpoints that stay on disk.
       snapshots: Factor between the steps whose weights are kept for `preftree eval frontier` (2: after steps 1, 2, 4,
         8, ...); null keeps none.
+      answers: Prompts, held out where any are, that the model answers before and after training, for the report; 0 for
+        none.
     """
 
     resume: PathOrId = "auto"
     save_every: PositiveInt | None = 500
     keep_checkpoints: PositiveInt = 2
     snapshots: float | None = Field(default=None, gt=1)
+    answers: int = Field(default=6, ge=0)
 
 
 class RunConfig(Keeping, Machine, Pace, Optimisation, Lengths, Adaptation, ModelAndData):

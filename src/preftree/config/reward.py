@@ -24,6 +24,7 @@ class RewardConfig(RunConfig):
     recipe: ClassVar[str] = "reward"
     loss: LossChoice = LossChoice(name="bradley_terry")
     head: Literal["random", "zero"] = "random"
+    answers: int = 0
     lr: float = Field(default=1e-5, gt=0)
     optimizer: OptimizerName = "adamw"
     max_grad_norm: float | None = Field(default=1.0, gt=0)
@@ -39,3 +40,10 @@ class RewardConfig(RunConfig):
     def _all_weights(cls, value: LoraOptions | None) -> None:
         if value is not None:
             raise ValueError("a reward model is trained whole; leave lora out")
+
+    @field_validator("answers")
+    @classmethod
+    def _nothing_to_say(cls, value: int) -> int:
+        if value:
+            raise ValueError("a reward model answers no prompts; leave answers out")
+        return value

@@ -17,8 +17,8 @@ from preftree.evaluate.implicit_rewards import compare_rewards
 from preftree.evaluate.reward_by_cost import seconds_to_reach
 from preftree.evaluate.temperature import exact_curves, policy_table
 from preftree.models.load import load_model, load_tokenizer
-from preftree.report.comparison import WITHIN
-from preftree.report.demo_page import REACHED
+from preftree.report.demo.comparison import WITHIN
+from preftree.report.demo.page import REACHED
 from preftree.report.frontier import BUDGETS
 from preftree.run_folder.measured_file import Point
 from preftree.run_folder.reader import read_run

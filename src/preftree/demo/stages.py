@@ -22,7 +22,7 @@ from preftree.config.recipes import RECIPES
 from preftree.data.rows.conversion import to_row
 from preftree.demo.plan import HELD_OUT_PROMPTS, LABELLER, RESPONSES_PER_PROMPT, DemoPlan
 from preftree.errors import ConfigError
-from preftree.evaluate.after_training import run_recipe
+from preftree.evaluate.in_memory.after_training import run_recipe
 from preftree.generate.hf import Generation, Sampling, generate
 from preftree.models.load import load_model, load_tokenizer
 from preftree.models.write_folder import save_model

@@ -11,9 +11,9 @@ from transformers import PreTrainedTokenizerBase
 
 from preftree.config.load import AnyConfig
 from preftree.config.online import OnlineConfig
-from preftree.data.prompts import open_prompts
+from preftree.data.prompts import PromptSet, open_prompts
 from preftree.runtime.ranks import Ranks
-from preftree.train.dataset import open_data
+from preftree.train.dataset import Subset, open_data
 from preftree.train.objective import objective_of
 
 
@@ -35,18 +35,26 @@ def run_prompts(
     """
     if isinstance(config, OnlineConfig):
         prompts = open_prompts(config.eval_data or config.data.path, tokenizer)
-        _, rows = np.unique(prompts.same, return_index=True)
-        rows = _some(rows, most, seed)
-        return _decoded(tokenizer, [list(prompts.ids[row]) for row in rows.tolist()]), config.eval_data is not None
+        return some_of_a_set(prompts, tokenizer, most=most, seed=seed), config.eval_data is not None
     data = open_data(config, tokenizer, ranks, objective_of(config))
     part = data.train if data.held_out is None else data.held_out
+    return some_of_a_part(part, tokenizer, most=most, seed=seed), data.held_out is not None
+
+
+def some_of_a_set(prompts: PromptSet, tokenizer: PreTrainedTokenizerBase, *, most: int, seed: int) -> Prompts:
+    """Some of the different prompts of a set; arguments as in `run_prompts`."""
+    _, rows = np.unique(prompts.same, return_index=True)
+    return _decoded(tokenizer, [list(prompts.ids[row]) for row in _some(rows, most, seed).tolist()])
+
+
+def some_of_a_part(part: Subset, tokenizer: PreTrainedTokenizerBase, *, most: int, seed: int) -> Prompts:
+    """Some of the different prompts of tokenised rows, each as far as its first scored token."""
     _, first = np.unique(part.store.prompts[part.rows], return_index=True)
-    rows = _some(part.rows[np.sort(first)], most, seed)
     ids = []
-    for row in rows.tolist():
+    for row in _some(part.rows[np.sort(first)], most, seed).tolist():
         sequence = part.store[row].sequences[0]
         ids.append(sequence.ids[: int(np.argmax(sequence.scored))].tolist())
-    return _decoded(tokenizer, ids), data.held_out is not None
+    return _decoded(tokenizer, ids)
 
 
 def _some(rows: Int[np.ndarray, " N"], most: int, seed: int) -> Int[np.ndarray, " M"]:

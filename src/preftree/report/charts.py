@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
-from preftree.report.numbers import Kind, Tick, fit_axis, show
+from preftree.report.numbers import Axis, Kind, Tick, fit_axis, show
 
 MAX_POINTS = 60
 """Number of points above which means over equal stretches are drawn; the band keeps the extremes."""
@@ -38,6 +38,7 @@ class Line:
       band: (low, high) of each point, or empty.
       about: Text for hovering over each point; empty for its name and values.
       listed: Whether the legend names it.
+      bars: (lowest x, highest x, lowest y, highest y) of each point: its intervals; or empty.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Line:
     band: Sequence[tuple[float, float]] = ()
     about: Sequence[str] = ()
     listed: bool = True
+    bars: Sequence[tuple[float, float, float, float]] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +92,7 @@ class Chart:
 
 @dataclass(frozen=True, slots=True)
 class Stroke:
-    """A line as SVG paths; `dots` is a path of points of no length, which round caps make visible."""
+    """A line as SVG paths: `dots` of points without length, which round caps make visible, `bars` of crosses."""
 
     name: str
     tone: str
@@ -98,6 +100,7 @@ class Stroke:
     path: str
     dots: str
     band: str
+    bars: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +134,8 @@ def draw_chart(chart: Chart) -> Drawing | None:
     xs = [*chart.include_x, *(line.points[index][0] for line, keep in shown for index in keep)]
     ys = [line.points[index][1] for line, keep in shown for index in keep]
     ys += [edge for line, keep in shown if line.band for index in keep for edge in line.band[index]]
+    xs += [edge for line, keep in shown if line.bars for index in keep for edge in line.bars[index][:2]]
+    ys += [edge for line, keep in shown if line.bars for index in keep for edge in line.bars[index][2:]]
     x = fit_axis(xs, chart.x_kind)
     if chart.x_kind == "linear" and min(xs) < max(xs):
         x = type(x)(min(xs), max(xs))
@@ -149,7 +154,8 @@ def draw_chart(chart: Chart) -> Drawing | None:
             band = f"{_path([*upper, *reversed(lower)])}Z"
         path = _path(places) if line.form != "dots" else ""
         dots = "".join(f"M{_units(a)} {_units(b)}h0" for a, b in places) if line.form != "line" else ""
-        strokes.append(Stroke(line.name, line.tone, line.form, path, dots, band))
+        bars = "".join(_cross(line.points[index], line.bars[index], x, y) for index in keep) if line.bars else ""
+        strokes.append(Stroke(line.name, line.tone, line.form, path, dots, band, bars))
         series.append(_hover_data(line, keep, places))
     legend = list(dict.fromkeys((line.name, line.tone, line.form) for line, _ in shown if line.listed))
     inside = [level for level in chart.levels if y.low <= level.value <= y.high]
@@ -204,6 +210,14 @@ def _hover_data(line: Line, keep: Sequence[int], places: Sequence[tuple[float, f
             text += f"  ({show(float(line.band[index][0]))} to {show(float(line.band[index][1]))})"
         points.append([round(a, 4), round(b, 4), show(round(x, 2) if x != int(x) else int(x)), text])
     return {"name": line.name, "tone": line.tone, "points": points}
+
+
+def _cross(point: tuple[float, float], ends: tuple[float, float, float, float], x: Axis, y: Axis) -> str:
+    """Both intervals of a point, as lines through it."""
+    across, up = _units(x.place(point[0])), _units(1 - y.place(point[1]))
+    left, right = (_units(x.place(end)) for end in ends[:2])
+    low, high = (_units(1 - y.place(end)) for end in ends[2:])
+    return f"M{left} {up}H{right}M{across} {low}V{high}"
 
 
 def _path(places: Sequence[tuple[float, float]]) -> str:

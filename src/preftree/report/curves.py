@@ -228,6 +228,18 @@ def compared_curves(groups: Mapping[str, Sequence[Run]]) -> list[Chart]:
     return charts
 
 
+def without_constants(charts: Sequence[Chart]) -> tuple[list[Chart], list[str]]:
+    """The charts of figures that change, and the others in words: a name with its value."""
+    changing, constant = [], []
+    for chart in charts:
+        values = [y for line in chart.lines for _, y in line.points]
+        if len(values) > 1 and min(values) == max(values):
+            constant.append(f"{chart.title[:1].lower()}{chart.title[1:]} {show(values[0])}")
+        else:
+            changing.append(chart)
+    return changing, constant
+
+
 def _over_seeds(curves: Sequence[Points]) -> tuple[Points, Points]:
     """Means of several curves at each x, and the extremes; no extremes for one curve."""
     values: dict[float, list[float]] = {}

@@ -44,12 +44,16 @@ def frontier_chart(methods: Mapping[str, Sequence[Point]], optimum: Sequence[Poi
         for path in paths(points):
             about = [_about(name, point) for point in path]
             form = "both" if len(path) > 1 else "dots"
-            lines.append(Line(name, [(p.kl, p.reward) for p in path], tone_of(index), form, about=about))
+            ends = [_intervals(point) for point in path]
+            bars = [end for end in ends if end is not None]
+            places = [(point.kl, point.reward) for point in path]
+            whole = bars if len(bars) == len(path) else ()
+            lines.append(Line(name, places, tone_of(index), form, about=about, bars=whole))
     return Chart(
         "Reward against KL to the reference",
         lines,
         "Every point is a policy: higher is better, further left is closer to the reference. The horizontal scale is a "
-        "square root.",
+        "square root." + (" Crosses are 95 % intervals." if any(line.bars for line in lines) else ""),
         x_name="KL(policy || reference), nats",
         y_name="expected reward",
         x_kind="sqrt",
@@ -181,6 +185,15 @@ def temperature_chart(points: Sequence[Temperature], figure: str) -> Chart:
         y_name=figure,
         large=True,
     )
+
+
+def _intervals(point: Point) -> tuple[float, float, float, float] | None:
+    """The ends of a point's intervals of KL and reward; None where it has none."""
+    ends = [(point.model_extra or {}).get(name) for name in ("kl_low", "kl_high", "reward_low", "reward_high")]
+    if not all(isinstance(end, float | int) for end in ends):
+        return None
+    low, high, least, most = (float(end) for end in ends if end is not None)
+    return max(low, 0.0), high, least, most
 
 
 def _about(name: str, point: Point) -> str:

@@ -18,9 +18,11 @@ from preftree.evaluate.checks.all_checks import CHECKS, SEVERITIES, CheckResult,
 from preftree.evaluate.checks.evidence import Diagnosis
 from preftree.report import first_screen, numbers, tables
 from preftree.report.charts import Chart, Drawing, draw_chart
-from preftree.report.curves import compared_curves, learning_curves, mean_stretch, tone_of
+from preftree.report.curves import compared_curves, learning_curves, mean_stretch, tone_of, without_constants
 from preftree.report.frontier import budget_table, frontier_chart, temperature_chart
-from preftree.run_folder.measured_file import Measured, PairRewards, Point, Sample
+from preftree.report.next_commands import next_commands
+from preftree.report.terms import TERMS, explained
+from preftree.run_folder.measured_file import Answered, Measured, PairRewards, Point, Sample
 from preftree.run_folder.reader import Run, read_runs
 from preftree.storage.atomic import write_result
 
@@ -72,6 +74,10 @@ class Page:
       legend: Names and tones of the lines in the curves of several runs.
       seeded: Whether lines are means over seeds.
       stretch: Steps that a point of the curves is the mean of.
+      constants: Figures that did not change, in words.
+      answers: Answers to a few prompts before and after training.
+      answers_held_out: Whether these prompts were held out.
+      commands: What can be done next: a phrase, and the command.
       frontier: Reward over KL.
       budgets: Heads and rows of the table below it.
       temperature: A figure over sampling temperatures.
@@ -95,6 +101,10 @@ class Page:
     legend: Sequence[tuple[str, str]] = ()
     seeded: bool = False
     stretch: int = 1
+    constants: Sequence[str] = ()
+    answers: Sequence[Answered] = ()
+    answers_held_out: bool = False
+    commands: Sequence[tuple[str, str]] = ()
     frontier: Drawing | None = None
     budgets: tuple[Sequence[str], Sequence[tuple[str, Sequence[tuple[str, str]]]]] = ((), ())
     temperature: Drawing | None = None
@@ -127,6 +137,7 @@ def run_page(runs: Sequence[Run]) -> str:
     examined = examine_all(runs)
     if len(runs) == 1:
         run = runs[0]
+        charts, constants = without_constants(learning_curves(run))
         return render_page(
             Page(
                 title=run.name,
@@ -135,12 +146,17 @@ def run_page(runs: Sequence[Run]) -> str:
                 outcome=first_screen.conclude_run(run),
                 figures=first_screen.headline(run),
                 runs=examined,
-                curves=drawn(learning_curves(run)),
+                curves=drawn(charts),
                 stretch=mean_stretch(runs),
+                constants=constants,
+                answers=run.measured.answers,
+                answers_held_out=run.measured.answers_held_out,
+                commands=next_commands(run),
                 **measured_parts(run.measured, {run.name: run.measured.frontier} if run.measured.frontier else {}),
             )
         )
     fronts = {run.name: run.measured.frontier for run in runs if run.measured.frontier}
+    charts, constants = without_constants(compared_curves({run.name: [run] for run in runs}))
     return render_page(
         Page(
             title=f"{len(runs)} runs compared",
@@ -148,7 +164,8 @@ def run_page(runs: Sequence[Run]) -> str:
             lede=first_screen.describe_runs(runs, [name for name, _ in tables.differing(runs)]),
             outcome=first_screen.conclude_runs(runs),
             runs=examined,
-            curves=drawn(compared_curves({run.name: [run] for run in runs})),
+            curves=drawn(charts),
+            constants=constants,
             legend=[(run.name, tone_of(index)) for index, run in enumerate(runs)],
             stretch=mean_stretch(runs),
             differing=tables.differing(runs),
@@ -212,7 +229,8 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    templates.globals |= {"version": __version__, "style": (_TEMPLATES / "page.css").read_text("utf-8")}
+    templates.filters["explained"] = explained
+    templates.globals |= {"terms": TERMS, "version": __version__, "style": (_TEMPLATES / "page.css").read_text("utf-8")}
     return templates
 
 

@@ -65,6 +65,14 @@ class Sample(_Part):
     policy_reward: float | None = None
 
 
+class Answered(_Part):
+    """Answers to one prompt before and after training; the most likely token each time."""
+
+    prompt: str
+    before: str
+    after: str
+
+
 class TokenReward(_Part):
     """A token's text and beta x (policy - reference logp); no reward where the token is not scored."""
 
@@ -111,6 +119,8 @@ class Measured(_Part):
       optimum: The best reward of any policy at some KLs, where a world gives it.
       temperature: Figures over sampling temperatures, all of one kind.
       temperature_figure: Name of that kind.
+      answers: Answers to a few prompts before and after training.
+      answers_held_out: Whether these prompts were held out.
       samples: Texts side by side.
       token_rewards: Pairs with a reward for each token.
       reliability: Reliability of a reward model's predictions on held-out pairs, by confidence.
@@ -127,6 +137,8 @@ class Measured(_Part):
     optimum: tuple[Point, ...] = ()
     temperature: tuple[Temperature, ...] = ()
     temperature_figure: str = "win rate"
+    answers: tuple[Answered, ...] = ()
+    answers_held_out: bool = False
     samples: tuple[Sample, ...] = ()
     token_rewards: tuple[PairRewards, ...] = ()
     reliability: tuple[Reliability, ...] = ()

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from torch.optim import Optimizer
 
@@ -87,8 +87,17 @@ class Outcome:
     signum: int = 0
 
 
-Measure: TypeAlias = Callable[[Steps], None]
-"""Writes figures that the models in memory give after training, into the run's folder."""
+@runtime_checkable
+class Measure(Protocol):
+    """Writes figures that the models in memory give into the run's folder, on the rank that leads."""
+
+    def before(self, steps: Steps) -> None:
+        """Look at the models as training finds them; a resumed run has its first weights here, too."""
+        ...
+
+    def after(self, steps: Steps) -> None:
+        """Write the figures, after training and before the summary marks the run as finished."""
+        ...
 
 
 def train(
@@ -106,7 +115,7 @@ def train(
       run: The open run.
       steps: Its steps and evaluations.
       trajectory: Everything that determines the sequence of weights; stored with each checkpoint.
-      measure: Called after training on the rank that leads, before the summary marks the run as finished.
+      measure: Called before and after training on the rank that leads.
       about: Further plain JSON for checkpoints and summary, such as the name of the reference.
     Raises:
       TrainingError: a loss, a gradient or a weight is not finite; the last good state is the newest checkpoint.
@@ -117,6 +126,8 @@ def train(
     about = run.about(trajectory, **about)
     figures: dict[str, float] = {}
     evaluated = -1
+    if measure and ranks.leads:
+        measure.before(steps)
     with stop_on_signals() as request, _open_keeper(run, steps, about) as keeper:
 
         def stop() -> int:
@@ -147,9 +158,8 @@ def train(
             if config.save_every is not None and keeper.progress.step % config.save_every == 0:
                 keeper.save()
     if not signum:
-        finish(
-            run, keeper.progress, figures, about, keeper.tracker.hashed.hexdigest(), lambda: measure and measure(steps)
-        )
+        rows_sha256 = keeper.tracker.hashed.hexdigest()
+        finish(run, keeper.progress, figures, about, rows_sha256, lambda: measure and measure.after(steps))
     return Outcome(keeper.progress, figures, signum)
 
 

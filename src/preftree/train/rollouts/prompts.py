@@ -25,7 +25,7 @@ NOT_IN_TRAJECTORY = frozenset(
     {
         *("model", "data", "eval_data", "eval_every", "out", "reward", "reference", "lora", "resume", "save_every"),
         *("keep_checkpoints", "snapshots", "micro_batch_tokens", "generation_batch", "gradient_checkpointing"),
-        *("threads", "cache", "epochs", "max_steps", "warmup_steps", "critic_start", "ptx_data"),
+        *("answers", "threads", "cache", "epochs", "max_steps", "warmup_steps", "critic_start", "ptx_data"),
     }
 )
 """Options that do not determine the sequence of weights, or that a trajectory holds as digests."""

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from preftree.config.load import AnyConfig
 from preftree.config.recipes import RECIPES
+from preftree.evaluate.in_memory.before_and_after import BeforeAndAfter
 from preftree.evaluate.token_rewards import token_rewards
 from preftree.reference.protocol import TableReference
 from preftree.run_folder.measured_file import Reliability, read_measured, write_measured
@@ -30,14 +31,27 @@ def run_recipe(config: AnyConfig) -> Outcome:
       UserError: something outside the program is wrong; the sentence says what to do.
     """
     with disk_faults("make room, and repeat the command with resume=auto"):
-        return RECIPES[config.recipe].load()(config, _measure)
+        return RECIPES[config.recipe].load()(config, _RunFigures())
 
 
-def _measure(steps: Steps) -> None:
-    if isinstance(steps, SupervisedSteps) and isinstance(steps.task, PreferenceTask):
-        _keep_token_rewards(steps, steps.task)
-    if isinstance(steps, SupervisedSteps) and isinstance(steps.task, RewardTask):
-        _keep_reliability(steps, steps.task)
+class _RunFigures:
+    """Figures of a run that its models give while they are in memory."""
+
+    def __init__(self) -> None:
+        self._answers: BeforeAndAfter | None = None
+
+    def before(self, steps: Steps) -> None:
+        """Answer a few prompts."""
+        self._answers = BeforeAndAfter(steps)
+
+    def after(self, steps: Steps) -> None:
+        """Answer them again, and keep what else this kind of run gives."""
+        if self._answers is not None:
+            self._answers.keep()
+        if isinstance(steps, SupervisedSteps) and isinstance(steps.task, PreferenceTask):
+            _keep_token_rewards(steps, steps.task)
+        if isinstance(steps, SupervisedSteps) and isinstance(steps.task, RewardTask):
+            _keep_reliability(steps, steps.task)
 
 
 def _keep_token_rewards(steps: SupervisedSteps, task: PreferenceTask) -> None:

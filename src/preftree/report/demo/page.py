@@ -10,7 +10,7 @@ from typing import Any
 from preftree.config.yaml import flatten
 from preftree.report import numbers, tables
 from preftree.report.curves import compared_curves, learning_curves, mean_stretch, tone_of
-from preftree.report.demo_results import NAMES, ResponsesOf, TextAndReward, parse_results, shown_name
+from preftree.report.demo.results import NAMES, ResponsesOf, TextAndReward, parse_results, shown_name
 from preftree.report.first_screen import Answer, Conclusion, Figure, conclusion, in_words, plain
 from preftree.report.frontier import exact_budgets, optimum_at, paths
 from preftree.report.numbers import percent, show
@@ -39,7 +39,7 @@ def demo_page(results: Mapping[str, Any], runs: Sequence[Run] = ()) -> str:
     """The page of a world, as HTML.
 
     Args:
-      results: Content of results.json (report/demo_results.py); its budgets take the place of the table made from the
+      results: Content of results.json (report/demo/results.py); its budgets take the place of the table made from the
         points.
       runs: Training runs behind it, whose curves and checks the page shows.
     Raises:

@@ -14,8 +14,8 @@ from preftree.evaluate.reward_by_cost import best_so_far, reward_by
 from preftree.report import numbers
 from preftree.report.charts import Chart, Level, Line, draw_chart
 from preftree.report.curves import tone_of
-from preftree.report.demo_page import REACHED, text_table
-from preftree.report.demo_results import NAMES, Cost, InAndOut, parse_results, shown_name
+from preftree.report.demo.page import REACHED, text_table
+from preftree.report.demo.results import NAMES, Cost, InAndOut, parse_results, shown_name
 from preftree.report.first_screen import Conclusion, in_words, plain
 from preftree.report.frontier import BudgetRow, exact_budgets, optimum_at, temperature_chart
 from preftree.report.numbers import percent

@@ -38,6 +38,7 @@ class Description:
     Attributes:
       summary: First line of its docstring.
       formula: Lines of its formula.
+      remarks: Paragraphs after the formula.
       options: Name, default and range of each option.
       needs: Data that it needs in addition to pairs.
       at_reference: Its value where policy == reference.
@@ -46,6 +47,7 @@ class Description:
 
     summary: str
     formula: tuple[str, ...]
+    remarks: tuple[str, ...]
     options: tuple[str, ...]
     needs: tuple[str, ...]
     at_reference: str
@@ -66,6 +68,7 @@ def describe(spec: LossSpec) -> Description:
     return Description(
         summary=spec.summary,
         formula=tuple(lines),
+        remarks=tuple(" ".join(part.split()) for part in _before_sections(text).split("\n\n")[2:]),
         options=tuple(f"{name} {option}" for name, option in spec.options.items()),
         needs=needs_of(spec),
         at_reference=" ".join(value[1].split()) if value else "",
@@ -88,9 +91,14 @@ def full_text(spec: LossSpec) -> str:
         "Raises": [lines for section in sections for lines in section["Raises"].values()],
     }
     described = [line for name, entries in parts.items() if entries for line in (f"{name}:", *chain(*entries))]
-    before = re.split(r"^(?:Args|Returns|Raises|At |Source: )", text, maxsplit=1, flags=re.MULTILINE)[0].rstrip()
+    before = _before_sections(text)
     after = re.search(r"^(?:At |Source: ).*", text, re.DOTALL | re.MULTILINE)
     return "\n".join([before, "", *described, *([after[0]] if after else [])])
+
+
+def _before_sections(text: str) -> str:
+    """A docstring's summary, formula and remarks."""
+    return re.split(r"^(?:Args|Returns|Raises|At |Source: )", text, maxsplit=1, flags=re.MULTILINE)[0].rstrip()
 
 
 def _sections(text: str) -> dict[str, dict[str, list[str]]]:
@@ -116,21 +124,3 @@ def needs_of(spec: LossSpec) -> tuple[str, ...]:
     if "ref" not in spec.inputs and any(name.startswith("ref") for name in spec.inputs):
         needs.append("reference")
     return (*needs, "the whole step") if spec.scope == "step" else tuple(needs)
-
-
-def markdown_table(losses: dict[str, LossSpec]) -> str:
-    """The table of docs/losses.md."""
-    rows = ["| name | formula | options | needs | at policy == reference | source | TRL |", "|" + "---|" * 7]
-    for name, spec in losses.items():
-        words = describe(spec)
-        cells = (
-            f"`{name}`",
-            f"{words.summary}<br>" + "<br>".join(f"`{line}`" for line in words.formula),
-            "<br>".join(words.options) or "none",
-            ", ".join(words.needs) or "pairs alone",
-            words.at_reference.rstrip("."),
-            re.sub(r"arXiv:(\d+\.\d+)", r"[arXiv:\1](https://arxiv.org/abs/\1)", words.source.rstrip(".")),
-            ", ".join(f"`{alias}`" for alias in spec.trl),
-        )
-        rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
-    return "\n".join(rows)

@@ -1,0 +1,1 @@
+"""Figures that a run's models give while they are in memory."""

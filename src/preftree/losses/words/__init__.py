@@ -1,0 +1,1 @@
+"""Losses in words and in mathematics, from their docstrings."""
