@@ -3,9 +3,9 @@
     PYTHONPATH=tests python benchmarks/judge.py --out runs/judge [--seeds 3]
 
 In the world `small` a scripted judge knows the reward, errs, and leans to the left and to the longer answer. It sees
-every pair in both orders. Arms are compared at equal KL, on a line over several betas: its verdicts as they are written;
-with the `win_prob` that its agreement with itself implies; as many clean labels as have the same information; and clean
-labels on all pairs. Prints a line an arm.
+every pair in both orders. Arms are compared at equal KL, on a line over several betas: its verdicts as they are
+written; with the `win_prob` that its agreement with itself implies; as many clean labels as have the same information;
+and clean labels on all pairs. Prints a line an arm.
 """
 
 from __future__ import annotations

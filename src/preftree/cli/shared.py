@@ -19,7 +19,7 @@ REWARD = (
     "world:NAME, rm:FOLDER of a reward model, rm:FOLDER:LABEL of a classifier, llm:FILE.yaml, openai:MODEL@URL or "
     "hf:PATH of a language model, FILE.py:FUNCTION or MODULE:FUNCTION of (prompt, response)."
 )
-JUDGE = f"A reward model's folder, {REWARD} Several as one: panel:A,B,C."
+JUDGE = f"A reward model's folder, {REWARD} Where pairs are compared, several as one: panel:A,B,C."
 SIDE = "A model's or a run's folder, a GGUF file, a hub id, or a file that `preftree generate` wrote"
 
 
