@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 export PYTHONUTF8 = 1
 export HF_HUB_DISABLE_TELEMETRY = 1
 
-.PHONY: demo real test test-slow test-real test-gpu check bench-attention bench-sharing bench bench-adapters bench-adapters-world demo-full bench-diagnose bench-rewards bench-online bench-theory bench-work bench-hh docs docs-commands docs-losses docs-options bench-league bench-pareto bench-sentiment bench-real-hh bench-collect clean
+.PHONY: demo real test test-slow test-real test-gpu check bench-attention bench-sharing bench bench-adapters bench-adapters-world demo-full bench-diagnose bench-rewards bench-online bench-theory bench-work bench-hh docs docs-commands docs-losses docs-options bench-league bench-pareto bench-sentiment bench-real-hh bench-collect bench-judge clean
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -129,6 +129,10 @@ bench-real-hh: $(VENV)/.real
 # Votes a second and waits against the disk's fsync, a project of a million votes, and kills; about five minutes.
 bench-collect: $(VENV)/.ready
 	PYTHONPATH=tests $(BIN)/python benchmarks/collect.py --out runs/collect
+
+# What a judge of accuracy .8 is worth as a source of labels; about ten minutes on one core, and resumable by seed.
+bench-judge: $(VENV)/.ready
+	OMP_NUM_THREADS=1 PYTHONPATH=tests $(BIN)/python -W ignore benchmarks/judge.py --out runs/judge
 
 clean:
 	rm -rf $(VENV) build dist

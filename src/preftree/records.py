@@ -263,17 +263,35 @@ class Comparison:
     right: str
 
 
+VerdictChoice: TypeAlias = Literal["left", "right", "tie", "invalid", "failed"]
+"""What a judge says of a comparison; `invalid` is an answer that cannot be read, `failed` that none came."""
+
+VerdictState: TypeAlias = Literal["decided", "tie", "invalid", "failed"]
+"""State of a verdict; every comparison ends in one of them."""
+
+
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """Result of a comparison by a judge.
 
     Attributes:
-      choice: The better response, or neither; `invalid` where the judge's answer cannot be read.
+      choice: The better response, or neither; `invalid` where the judge's answer cannot be read, `failed` where there
+        is none.
       scores: The judge's scores of the left and the right response, if any.
+      probability: The judge's probability that the left response is the better one, in [0, 1], if it has one.
+      reason: The judge's reason in its own words, in which answer 1 is the one that it was shown first; of an invalid
+        or failed verdict what is wrong with it.
     """
 
-    choice: Literal["left", "right", "tie", "invalid"]
+    choice: VerdictChoice
     scores: tuple[float, float] | None = None
+    probability: float | None = None
+    reason: str | None = None
+
+    @property
+    def state(self) -> VerdictState:
+        """Whether it is decided, a tie, invalid or failed."""
+        return "decided" if self.choice in ("left", "right") else self.choice
 
 
 Record: TypeAlias = Demonstration | Preference | Ranking | Label

@@ -21,7 +21,7 @@ from preftree.evaluate.answers import Answers, find_sides
 from preftree.evaluate.winrate import Pair, count_wins, judge_pairs, preference_rows
 from preftree.judges.pairwise import Judge, ask, judge_by_rewards, turn
 from preftree.judges.rewards import load_rewards
-from preftree.records import Comparison, Message, Preference, Record, Text, Verdict
+from preftree.records import Comparison, Message, Preference, Record, Text, Verdict, VerdictChoice
 from preftree.stats.intervals import wilson
 from preftree.worlds.grammar import reward
 from preftree.worlds.sentiment import WORLDS, build_model, build_tokenizer
@@ -54,7 +54,9 @@ def test_figures_by_hand() -> None:
     found = count_wins(LONGER, a, b, pairs)
     assert found.rate.value == pytest.approx((0.5 + 0.75 + 0.5) / 3)
     assert (found.wins, found.ties, found.losses, found.pairs, found.prompts) == (3, 1, 2, 6, 3)
-    assert (found.orders, found.identical, found.invalid, found.agreement, found.left_rate) == (1, 0, 0, None, None)
+    assert (found.orders, found.identical, found.agreement, found.left_rate) == (1, 0, None, None)
+    assert found.verdicts == {"decided": 5, "tie": 1, "invalid": 0, "failed": 0}
+    assert found.rate_low == found.rate_high == pytest.approx(found.rate.value)
     assert (found.characters_a, found.characters_b) == (13 / 6, 16 / 6)
     assert (found.similar, found.similar_pairs) == (None, 1)
 
@@ -77,6 +79,8 @@ def test_a_judge_of_the_left_gives_one_half_after_both_orders() -> None:
     found = count_wins(LEFT, a, b, pairs)
     assert found.rate.value == 0.5
     assert (found.orders, found.agreement, found.left_rate, found.ties) == (2, 0, 1, 20)
+    assert "gave 20 to the side" in found.refused[0]
+    assert found.as_json()["rate"] is None and found.as_json()["refused"] == found.refused
 
 
 def test_both_orders_average_a_bias_away() -> None:
@@ -113,17 +117,42 @@ def test_a_pair_that_comes_the_other_way_round_is_asked_about_once() -> None:
     ]
 
 
-def test_verdicts_that_could_not_be_read_are_counted_and_count_half() -> None:
-    judge = Judge("mute", lambda asked: [Verdict("invalid")] * len(asked))
-    a, b = answers("a", "x", "y"), answers("b", "z", "z")
-    found = count_wins(judge, a, b, judge_pairs(judge, "pq", a, b))
-    assert (found.rate.value, found.invalid, found.ties) == (0.5, 4, 2)
+def test_verdicts_that_could_not_be_read_are_counted_and_bounded() -> None:
+    """Four prompts, eight verdicts: one pair half known, one unknown, two known; the bounds by hand."""
+    said: list[VerdictChoice] = ["left", "tie", "invalid", "left", "right", "right", "failed", "right"]
+    judge = Judge("mute", lambda asked: [Verdict(said.pop(0), reason="cut") for _ in asked])
+    a, b = answers("a", "x", "y", "v", "w"), answers("b", "z", "z", "z", "z")
+    found = count_wins(judge, a, b, judge_pairs(judge, "pqrs", a, b))
+    # Straight left tie invalid left; swapped, in terms of the first sides: left left failed left.
+    assert found.rate.value == pytest.approx((1 + 0.75 + 0.5 + 1) / 4)
+    assert (found.rate_low, found.rate_high) == (pytest.approx(2.75 / 4), pytest.approx(3.75 / 4))
+    assert found.verdicts == {"decided": 5, "tie": 1, "invalid": 1, "failed": 1}
+    assert found.unread == {"cut": 2}
+    assert found.agreement == pytest.approx(2 / 3)
+    assert found.refused == ("2 of 8 verdicts are invalid or failed; more than 5% are too many",)
+
+
+@pytest.mark.parametrize(("unknown", "refused"), [(2, False), (3, True)])
+def test_no_headline_above_five_percent_unknown(unknown: int, refused: bool) -> None:
+    pairs = [Pair(row, "a", "b", (Verdict("invalid" if row < unknown else "left"),)) for row in range(40)]
+    found = count_wins(LONGER, answers("a", *["a"] * 40), answers("b", *["b"] * 40), pairs)
+    assert bool(found.refused) == refused
+
+
+def test_a_judge_that_errs_in_both_directions_keeps_its_headline() -> None:
+    """A coin agrees with itself on half of the pairs: canaries find it, the side does not explain it."""
+    rng = np.random.default_rng(3)
+    sides: tuple[VerdictChoice, VerdictChoice] = ("left", "right")
+    thrown = rng.integers(2, size=(400, 2)).tolist()
+    pairs = [Pair(row, "a", "b", (Verdict(sides[one]), Verdict(sides[two]))) for row, (one, two) in enumerate(thrown)]
+    assert count_wins(LEFT, answers("a", "a"), answers("b", "b"), pairs).refused == ()
 
 
 def test_a_judge_must_answer_every_comparison() -> None:
     with pytest.raises(UserError, match="judge 'lazy' gave 0 verdicts on 1 comparisons"):
         ask(Judge("lazy", lambda asked: []), [Comparison("p", "a", "b")])
-    assert turn(Verdict("left", (2.0, 1.0))) == Verdict("right", (1.0, 2.0))
+    turned = turn(Verdict("left", (2.0, 1.0), 0.75, "answer 1 is right"))
+    assert turned == Verdict("right", (1.0, 2.0), 0.25, "answer 1 is right")
     assert turn(turn(Verdict("right"))) == Verdict("right")
     assert turn(Verdict("tie")).choice == "tie"
 
@@ -151,12 +180,32 @@ def test_prompts_that_all_agree_make_nothing_certain() -> None:
     assert tied.identical == 12
 
 
+def test_a_rate_at_equal_length_stands_beside_the_raw_one() -> None:
+    """The longer answer wins 19 times of 20, whoever wrote it, and A writes longer ones in two of three prompts."""
+    rng = np.random.default_rng(0)
+    lengths = [(5 + 2 * (row % 3 > 0), 6) for row in range(300)]
+    a, b = answers("a", *["x" * ours for ours, _ in lengths]), answers("b", *["y" * theirs for _, theirs in lengths])
+
+    def decide(asked: Sequence[Comparison]) -> list[Verdict]:
+        longer = np.array([len(one.left) > len(one.right) for one in asked]) ^ (rng.random(len(asked)) < 0.05)
+        return [Verdict("left" if is_left else "right") for is_left in longer]
+
+    found = count_wins(Judge("longer", decide), a, b, judge_pairs(Judge("longer", decide), ["p"] * 300, a, b))
+    figures = found.as_json()
+    assert found.rate.value > 0.6
+    assert figures["controlled"]["low"] < 0.5 < figures["controlled"]["high"]
+    assert figures["length_effect"]["low"] > 2 and figures["not_controlled"] is None
+    few = count_wins(LONGER, a, a, judge_pairs(LONGER, "p" * 300, a, a)).as_json()
+    assert (few["controlled"], few["length_effect"]) == (None, None)
+    assert few["not_controlled"] == "the difference in length is the same on every prompt"
+
+
 def test_verdicts_read_back_as_preferences(tmp_path: Path) -> None:
     chat = (Message("user", "r"),)
     a, b = answers("a", "xx|y|xx|y", "xx|z", "x"), answers("b", "y|xx|y|z", "x|x", "xxx")
     prompts = ("p", "q", chat)
     pairs = judge_pairs(LONGER, prompts, a, b)
-    rows = preference_rows(prompts, pairs, ("a", "b"))
+    rows = preference_rows(prompts, pairs, ("a", "b"), "longer")
     read: list[Record] = []
     for name, some in (("plain", rows[:4]), ("chat", rows[4:])):
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in some))
@@ -173,6 +222,26 @@ def test_verdicts_read_back_as_preferences(tmp_path: Path) -> None:
     ]
     assert rows[0]["chosen_by"] == {"a": 2, "b": 1} and rows[0]["rejected_by"] == {"b": 2, "a": 1}
     assert rows[4]["chosen_by"] == {"b": 1}
+    assert [row["judge"] for row in rows] == ["longer"] * 5
+    assert rows[0]["verdicts"] == [{"state": "decided", "shown_first": "chosen", "choice": "chosen"}]
+
+
+def test_rows_say_what_each_order_said() -> None:
+    verdicts = (Verdict("right", None, 0.25, "answer 2 adds up"), Verdict("invalid", None, None, "cut"))
+    sure = (Verdict("right", None, 0.25, "x"), Verdict("right", None, 0.05, "y"))
+    pairs = [Pair(0, "bad", "good", verdicts), Pair(1, "bad", "good", sure)]
+    row, other = preference_rows(["p", "q"], pairs, ("a", "b"), "j")
+    assert (row["chosen"], row["win_prob"], other["win_prob"]) == ("good", 0.75, pytest.approx(0.85))
+    assert row["verdicts"] == [
+        {
+            "state": "decided",
+            "shown_first": "rejected",
+            "choice": "chosen",
+            "probability": 0.75,
+            "reason": "answer 2 adds up",
+        },
+        {"state": "invalid", "shown_first": "chosen", "reason": "cut"},
+    ]
 
 
 # --- the command --------------------------------------------------------------------------------------------------
@@ -218,6 +287,7 @@ def test_two_models_against_a_slow_loop(place: Path) -> None:
     assert (found["prompts"], found["pairs"], found["orders"]) == (3, 120, 1)
     assert (found["a"], found["b"], found["judge"]) == ("m0", "m1", "world:tiny")
     assert "win rate" in found["printed"] and "judged once" in found["printed"]
+    assert "not identifiable: 3 prompts are too few, wanted 10" in found["printed"]
 
 
 def test_a_model_against_itself_is_even(place: Path) -> None:

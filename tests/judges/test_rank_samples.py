@@ -71,7 +71,7 @@ def test_blocks_and_conversations(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     turns = [said("user", "hi?")]
     path = write_rows(tmp_path / "samples.jsonl", rows(turns, "b", "aaa") + rows("p", " x", " yyy", " zz"))
     rank_file(path, tmp_path / "out.jsonl", lambda p, r: (asked.append(len(r)), longest(p, r))[1])
-    assert asked == [2, 2, 1]
+    assert asked == [2, 3]  # whole prompts, also where one has more than a block
     first, second = read_all(str(tmp_path / "out.jsonl"))[0]
     assert second == Ranking("p", (" yyy", " zz", " x"), figures={"scores": (4.0, 3.0, 2.0)})
     answers = ((Message("assistant", "aaa"),), (Message("assistant", "b"),))

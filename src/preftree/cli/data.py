@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from preftree.cli.shared import AsJson, Judge, progress_bar, whole_number
+from preftree.cli.shared import AsJson, Judge, MaxCost, judging, progress_bar, whole_number
 from preftree.errors import DataError
 
 if TYPE_CHECKING:
@@ -198,20 +198,26 @@ def rank(
     ],
     out: Annotated[Path, typer.Argument(metavar="OUT.jsonl", help="The file to write: prompt, responses, scores.")],
     reward: Judge,
+    max_cost: MaxCost = None,
 ) -> None:
     """Rank the responses to each prompt by a reward, best first: preferences for dpo, reward and the others."""
+    from preftree.judges.llm.bill import Asking
     from preftree.judges.rank_samples import rank_file
     from preftree.judges.rewards import load_rewards
 
-    rewards = load_rewards(reward)
+    asking = Asking(max_cost)
+    with judging(asking):
+        rewards = load_rewards(reward, how=asking, in_groups=True)
     with progress_bar("responses judged", None) as show:
         counts = rank_file(samples, out, rewards, progress=show)
     typer.echo(
         f"{out}: {counts.rankings} rankings of {counts.kept} responses, from {counts.rows}; left out {counts.faulty} "
-        f"empty or broken responses, {counts.repeated} repeated ones, {counts.undecided} prompts whose responses "
-        "have equal rewards",
+        f"empty or broken responses, {counts.repeated} repeated ones, {counts.unjudged} that the judge gave no "
+        f"value, {counts.undecided} prompts whose responses have equal rewards",
         err=True,
     )
+    if asking.bill.asked or asking.bill.cached:
+        typer.echo(f"judge: {asking.bill}", err=True)
 
 
 def _print_tally(out: Path, tally: Tally, written: int) -> None:

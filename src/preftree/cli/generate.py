@@ -11,6 +11,7 @@ import typer
 from preftree.cli.shared import (
     JUDGE,
     STOPPING,
+    MaxCost,
     Model,
     Precision,
     Samples,
@@ -57,6 +58,7 @@ def generate(
     chat: Annotated[bool, typer.Option("--chat", help="Put plain prompts through the chat template.")] = False,
     system: Annotated[str | None, typer.Option(help="System message of those; implies --chat.")] = None,
     precision: Precision = "fp32",
+    max_cost: MaxCost = None,
     engine: Annotated[Literal["hf", "vllm"], typer.Option(help="Engine that samples; vllm is an extra.")] = "hf",
     step: Step = None,
 ) -> None:
@@ -83,7 +85,7 @@ def generate(
     quiet_transformers()
     model = model_at(model, step)
     stops = tuple(stop or ())
-    best = best_of_many(best_of, reward, temperature)
+    best = best_of_many(best_of, reward, temperature, max_cost)
     tokenizer = load_tokenizer(model)
     rows = questions = read_prompts(prompts)
     if chat or system is not None:
@@ -126,7 +128,9 @@ def generate(
         typer.echo(describe_best_of(out), err=True)
 
 
-def best_of_many(num: int | None, reward: str | None, temperature: float) -> BestOf | None:
+def best_of_many(
+    num: int | None, reward: str | None, temperature: float, max_cost: float | None = None
+) -> BestOf | None:
     """Best-of-N from the options.
 
     Raises:
@@ -135,6 +139,7 @@ def best_of_many(num: int | None, reward: str | None, temperature: float) -> Bes
     from preftree.errors import ConfigError
     from preftree.generate.job import BestOf
     from preftree.judges.functions import identify
+    from preftree.judges.llm.bill import Asking
     from preftree.judges.rewards import load_rewards
 
     if num is None and reward is None:
@@ -143,7 +148,8 @@ def best_of_many(num: int | None, reward: str | None, temperature: float) -> Bes
         raise ConfigError("--best-of and --reward go together: how many are drawn, and what says which is the best")
     if temperature == 0 and num > 1:
         raise ConfigError(f"--best-of {num} needs a temperature > 0: at 0 all {num} responses are the same text")
-    return BestOf(num, load_rewards(reward), identify(reward))
+    rewards = load_rewards(reward, how=Asking(max_cost), in_groups=True)
+    return BestOf(num, rewards, identify(reward))
 
 
 def describe_best_of(out: Path) -> str:
@@ -157,7 +163,13 @@ def describe_best_of(out: Path) -> str:
 
     with out.open(encoding="utf-8") as file:
         rewards = [json.loads(line)["rewards"] for line in file]
-    table = expected_best(np.array(rewards)).mean(axis=0)
+    whole = [values for values in rewards if None not in values]
+    if not whole:
+        return f"no response has rewards for all of its {len(rewards[0])} draws, so nothing is said of fewer"
+    table = expected_best(np.array(whole)).mean(axis=0)
     sizes = [2**power for power in range(len(table).bit_length()) if 2**power < len(table)] + [len(table)]
     figures = [f"{n}: {table[n - 1]:.4g} (KL at most {math.log(n) - (n - 1) / n:.2f})" for n in sizes]
-    return f"mean reward of the best of {', '.join(figures)}"
+    gaps = f", without {len(rewards) - len(whole)} of {len(rewards)} rows that lack a reward" * (
+        len(whole) < len(rewards)
+    )
+    return f"mean reward of the best of {', '.join(figures)}{gaps}"

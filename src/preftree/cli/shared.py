@@ -16,12 +16,13 @@ if TYPE_CHECKING:
     from rich.table import Column
 
     from preftree.evaluate.answers import SampleFiles
+    from preftree.judges.llm.bill import Asking
 
 REWARD = (
-    "world:NAME, rm:FOLDER of a reward model, rm:FOLDER:LABEL of a classifier, FILE.py:FUNCTION or MODULE:FUNCTION of "
-    "(prompt, response)."
+    "world:NAME, rm:FOLDER of a reward model, rm:FOLDER:LABEL of a classifier, llm:FILE.yaml, openai:MODEL@URL or "
+    "hf:PATH of a language model, FILE.py:FUNCTION or MODULE:FUNCTION of (prompt, response)."
 )
-JUDGE = f"A reward model's folder, {REWARD}"
+JUDGE = f"A reward model's folder, {REWARD} Where pairs are compared, several as one: panel:A,B,C."
 SIDE = "A model's or a run's folder, RUN@STEP, a GGUF file, a hub id, or a file that `preftree generate` wrote"
 
 
@@ -55,6 +56,10 @@ Step = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 Judge = Annotated[str, typer.Option(help=JUDGE)]
 Prompts = Annotated[str, typer.Option(help="A data file with a `prompt` in each row, or a .txt file.")]
+MaxCost = Annotated[
+    float | None,
+    typer.Option(min=0, help="Most that a language model may cost as judge, in the currency of its price."),
+]
 NumPrompts = Annotated[
     int | None,
     whole_number(min=2, help="Maximum number of prompts, chosen by seed.  [default: all]", show_default=False),
@@ -143,6 +148,20 @@ def sample_files(out: Path, samples: int, batch_size: int, precision: Literal["f
         except Interrupted:
             log.info("stopped; what was drawn is in %s: the same command goes on from there", out / "responses")
             raise typer.Exit(128 + request.signum) from None
+
+
+@contextmanager
+def judging(how: Asking) -> Iterator[None]:
+    """Show the progress of a language model that judges, and its bill so far at the end, also after an error."""
+    from preftree.judges.llm.bill import no_progress
+
+    with _bars() as how.progress:
+        try:
+            yield
+        finally:
+            how.progress = no_progress
+            if how.bill.asked or how.bill.cached:
+                typer.echo(f"judge: {how.bill}", err=True)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from preftree.cli.shared import (
     SIDE,
     BatchSize,
     Judge,
+    MaxCost,
     MaxNewTokens,
     NumPrompts,
     Precision,
@@ -19,6 +20,7 @@ from preftree.cli.shared import (
     Seed,
     TopP,
     announce,
+    judging,
     print_table,
     reserve,
     sample_files,
@@ -54,6 +56,7 @@ def temperature(
     seed: Seed = 0,
     batch_size: BatchSize = 32,
     precision: Precision = "fp32",
+    max_cost: MaxCost = None,
     out: Annotated[Path, typer.Option(help="Folder for responses, figures and the page.")] = Path("temperature"),
 ) -> None:
     """Win rate of each model's responses over the baseline's, at each sampling temperature.
@@ -72,13 +75,17 @@ def temperature(
     from preftree.evaluate.answers import collect_answers, find_sides, read_questions
     from preftree.evaluate.temperature import sampled_curves
     from preftree.generate.protocol import Sampling
+    from preftree.judges.canaries import require_canaries
+    from preftree.judges.kinship import warnings_of
+    from preftree.judges.llm.bill import Asking
     from preftree.judges.pairwise import load_judge
     from preftree.report.page import write_page
     from preftree.report.temperature import figures_table, temperature_page
     from preftree.runtime.logs import quiet_transformers
     from preftree.storage.atomic import write_result
 
-    judged_by = load_judge(judge)
+    asking = Asking(max_cost)
+    judged_by = load_judge(judge, asking)
     values = read_temperatures(temperatures)
     policies = find_sides(models)
     for side in policies:
@@ -91,8 +98,12 @@ def temperature(
     limit = check_world(judge, prompts, questions, max_new_tokens)
     world = countable_world(judge, other, limit, top_p)
     texts = [prompt.text for prompt in questions]
+    for warning in warnings_of(judge, [(side.name, side.place) for side in (*policies, other) if side.kind == "model"]):
+        typer.echo(f"warning: {warning}", err=True)
     reserve(out)
     quiet_transformers()
+    with judging(asking):
+        require_canaries(judged_by)
     if world is not None:
         curves = exactly(world, [str(text) for text in texts], values, policies, other, baseline_temperature, judge)
     else:
@@ -103,7 +114,8 @@ def temperature(
             (base,) = collect_answers(other, prompts, questions, [base_way], how)
             drawn = [collect_answers(side, prompts, questions, ways, how) for side in policies]
         answers_of = {side.name: answers for side, answers in zip(policies, drawn, strict=True)}
-        curves = sampled_curves(judged_by, texts, values, answers_of, base, seed=seed)
+        with judging(asking):
+            curves = sampled_curves(judged_by, texts, values, answers_of, base, seed=seed)
     figures = {
         "baseline": curves.baseline,
         "baseline_temperature": baseline_temperature if other.kind == "model" else None,

@@ -11,6 +11,7 @@ from preftree.cli.shared import (
     SIDE,
     BatchSize,
     Judge,
+    MaxCost,
     MaxNewTokens,
     NumPrompts,
     Precision,
@@ -20,6 +21,7 @@ from preftree.cli.shared import (
     Seed,
     TopP,
     announce,
+    judging,
     print_table,
     reserve,
     sample_files,
@@ -49,12 +51,14 @@ def winrate(
     seed: Seed = 0,
     batch_size: BatchSize = 32,
     precision: Precision = "fp32",
+    max_cost: MaxCost = None,
     out: Annotated[Path, typer.Option(help="Folder for responses, verdicts and figures.")] = Path("winrate"),
 ) -> None:
     """Win rate of A's responses over B's: ties count half, with a 95 % interval by prompt.
 
     Responses are drawn into OUT/responses and used again; the verdicts are a preference file, OUT/verdicts.jsonl.
-    After Ctrl-C, the same command continues where it stopped.
+    After Ctrl-C, the same command continues where it stopped. A language model as judge is shown canaries first, and
+    its answers are kept in the cache.
     """
     announce(f"win rate of {a} over {b}, judged by {judge}")
     import json
@@ -62,11 +66,15 @@ def winrate(
     from preftree.evaluate.answers import collect_answers, find_sides, read_questions
     from preftree.evaluate.winrate import count_wins, judge_pairs, preference_rows
     from preftree.generate.protocol import Sampling
+    from preftree.judges.canaries import show_canaries
+    from preftree.judges.kinship import warnings_of
+    from preftree.judges.llm.bill import Asking
     from preftree.judges.pairwise import load_judge
     from preftree.runtime.logs import quiet_transformers
     from preftree.storage.atomic import write_result
 
-    judged_by = load_judge(judge)
+    asking = Asking(max_cost)
+    judged_by = load_judge(judge, asking)
     sides = find_sides([a, b])
     questions = read_questions(prompts, most=num_prompts, seed=seed)
     limit = check_world(judge, prompts, questions, max_new_tokens)
@@ -74,15 +82,20 @@ def winrate(
     ways = [Sampling(limit, temperature, top_p, seed + index) for index in range(2)]
     warn_of_equal_draws(sides, ways, len(questions), samples)
 
+    for warning in warnings_of(judge, [(side.name, side.place) for side in sides if side.kind == "model"]):
+        typer.echo(f"warning: {warning}", err=True)
     reserve(out)
     quiet_transformers()
+    with judging(asking):
+        canaries = show_canaries(judged_by)
     with sample_files(out, samples, batch_size, precision) as how:
         first, second = (
             collect_answers(side, prompts, questions, [way], how)[0] for side, way in zip(sides, ways, strict=True)
         )
     texts = [prompt.text for prompt in questions]
-    pairs = judge_pairs(judged_by, texts, first, second)
-    win_rate = count_wins(judged_by, first, second, pairs)
+    with judging(asking):
+        pairs = judge_pairs(judged_by, texts, first, second)
+    win_rate = count_wins(judged_by, first, second, pairs, canaries)
     figures = win_rate.as_json() | {
         "prompts_file": prompts,
         "samples": samples,
@@ -90,8 +103,9 @@ def winrate(
         "top_p": top_p,
         "max_new_tokens": limit,
         "seed": seed,
+        "bill": asking.bill.as_json() if canaries is not None else None,
     }
-    rows = preference_rows(texts, pairs, (first.name, second.name))
+    rows = preference_rows(texts, pairs, (first.name, second.name), judged_by.name)
     verdicts = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     write_result(out / "verdicts.jsonl", verdicts, advice=ANOTHER_OUT)
     write_result(out / "winrate.json", json.dumps(figures, indent=1, ensure_ascii=False) + "\n", advice=ANOTHER_OUT)
@@ -146,18 +160,27 @@ def _described(win_rate: WinRate) -> list[tuple[str, str]]:
     if win_rate.orders > 1:
         order = f"each pair was shown in both; {_agreement(win_rate)}"
     over = f"over {win_rate.prompts} prompts"
-    rows = [
-        ("win rate", f"{with_interval(*win_rate.rate)}  95 % interval {over}, ties count half"),
-        ("pairs", counts),
-        ("order", order),
-    ]
-    if win_rate.invalid:
-        rows.append(("invalid", f"{win_rate.invalid} verdicts could not be read, and count half"))
+    rows = [("win rate", f"{with_interval(*win_rate.rate)}  95 % interval {over}, ties count half")]
+    if win_rate.refused:
+        rows = [("win rate", f"none: {win_rate.refused[0]}"), *(("", reason) for reason in win_rate.refused[1:])]
+    rows += [("pairs", counts), ("order", order)]
+    if unknown := win_rate.verdicts["invalid"] + win_rate.verdicts["failed"]:
+        share = f"{unknown} of {sum(win_rate.verdicts.values())} verdicts count half"
+        bounds = f"all lost {win_rate.rate_low:.3f}, all won {win_rate.rate_high:.3f}"
+        whats = ", ".join(f"{count} {what}" for what, count in win_rate.unread.items())
+        rows.append(("unknown", f"{share} ({whats}); {bounds}"))
+    if win_rate.canaries is not None:
+        rows += [("canaries" if not place else "", line) for place, line in enumerate(win_rate.canaries.lines())]
     rows.append(("length", f"{win_rate.characters_a:.0f} characters, and {win_rate.characters_b:.0f} of {win_rate.b}"))
     similar = f"{win_rate.similar_pairs} pairs are of similar length, too few for a win rate"
     if win_rate.similar is not None:
         similar = f"{with_interval(*win_rate.similar)}  among the {win_rate.similar_pairs} pairs of similar length"
-    rows.append(("", similar))
+    rate, reason = win_rate.controlled.rate, win_rate.controlled.reason
+    at_equal = f"not identifiable: {reason}"
+    if rate is not None:
+        at_equal = f"{with_interval(*rate)}  at equal length and with no preferred side, by regression over all pairs"
+    if not win_rate.refused:
+        rows += [("", similar), ("", at_equal)]
     for name, share in ((win_rate.a, win_rate.finished_a), (win_rate.b, win_rate.finished_b)):
         if share is not None and share < 1:
             rows.append(("cut", f"{1 - share:.1%} of the responses of {name}, at the limit of their tokens"))
@@ -167,5 +190,5 @@ def _described(win_rate: WinRate) -> list[tuple[str, str]]:
 def _agreement(win_rate: WinRate) -> str:
     """Agreement of a judge's verdicts over both orders."""
     if win_rate.agreement is None or win_rate.left_rate is None:
-        return "all pairs are of identical texts"
+        return "no pair of different texts has two verdicts that can be read"
     return f"{win_rate.agreement:.1%} had one verdict in both, the left one won {win_rate.left_rate:.1%}"

@@ -17,9 +17,9 @@ from typing import Any, Protocol, runtime_checkable
 from preftree.collect.read import read_settings
 from preftree.collect.records import Annotator, Choice, Kept, Picked, Settings, Shown, ShownNow, Vote
 from preftree.collect.schema import connect
-from preftree.collect.writer import Writer
 from preftree.errors import DataError
 from preftree.storage.lock import release_lock, take_lock
+from preftree.storage.sqlite_writer import Writer
 
 
 class OutOfTurn(Exception):
@@ -74,7 +74,7 @@ class SqliteStore:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.reading = connect(path, write=False)
-        self.writer = Writer(path, connect(path, write=True))
+        self.writer = Writer(path, connect(path, write=True), advice="vote again")
         self._settings = read_settings(self.reading)
         self.secret = bytes.fromhex(self._setting("secret"))
 

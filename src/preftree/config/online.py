@@ -42,7 +42,8 @@ class ModelAndPrompts(Strict):
       eval_data: Held-out prompts: a path; null holds out none.
       eval_every: Iterations between evaluations, from the start to the end; null makes some ten of them in a run.
       out: Folder of the run.
-      reward: `world:NAME`, `FILE.py:FUNCTION`, `MODULE:FUNCTION`, the folder of a reward model, or `rm:PATH:LABEL`.
+      reward: `world:NAME`, `FILE.py:FUNCTION`, `MODULE:FUNCTION`, the folder of a reward model, `rm:PATH:LABEL`, or a
+        language model with a pointwise rubric: `llm:FILE.yaml`, `openai:MODEL@URL`.
       reference: Reference of the KL penalty: `start` is the model that the run starts from; a path or hub id is
         another.
     """

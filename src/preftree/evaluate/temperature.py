@@ -10,8 +10,9 @@ from jaxtyping import Float
 from scipy.integrate import trapezoid
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from preftree.errors import JudgeError
 from preftree.evaluate.answers import Answers
-from preftree.evaluate.winrate import by_row, judge_pairs
+from preftree.evaluate.winrate import by_row, judge_pairs, refusals
 from preftree.generate.hf import generate
 from preftree.generate.protocol import Sampling
 from preftree.judges.pairwise import Judge
@@ -82,6 +83,8 @@ def sampled_curves(
       policies: Responses of each at each temperature.
       baseline: Responses that all of them are compared with.
       seed: Seed of the bootstrap of the drops' intervals.
+    Raises:
+      JudgeError: the judge failed, or its verdicts bear no headline.
     """
     points: list[Temperature] = []
     robustness = []
@@ -90,6 +93,8 @@ def sampled_curves(
         columns = []
         for temperature, responses in zip(temperatures, answers, strict=True):
             pairs = judge_pairs(judge, prompts, responses, baseline)
+            if refused := refusals(pairs):
+                raise JudgeError(f"judge {judge.name!r} bears no win rate of {name} at {temperature:g}: {refused[0]}")
             num_pairs = len(pairs)
             columns.append(by_row(pairs))
             rate = share_interval(columns[-1])

@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict
 
 from preftree.data.prompts import Prompt, prompts_digest
 from preftree.data.rows.conversion import plain_text
-from preftree.errors import DataError
+from preftree.errors import DataError, JudgeError
 from preftree.generate.protocol import Sampler, Sampling
 from preftree.records import Text
 from preftree.storage.atomic import append_durably, make_folder
@@ -41,7 +41,7 @@ class BestOf:
 
     Attributes:
       num: Number of responses that are sampled for each that is kept.
-      rewards: (prompts, responses) -> rewards; the first of the highest wins.
+      rewards: (prompts, responses) -> rewards; the first of the highest wins, and nan is no reward.
       name: Name of the rewards, with a digest where there is one.
     """
 
@@ -138,8 +138,9 @@ def sample_file(
             best, more = 0, {}
             if best_of:
                 rewards = best_of.rewards([prompt] * each, [response.text for response in candidates])
-                best = int(rewards.argmax())
-                more = {"best_of": each, "reward": float(rewards[best]), "rewards": rewards.tolist()}
+                best = _best(rewards, best_of.name)
+                known = [None if math.isnan(value) else value for value in rewards.tolist()]
+                more = {"best_of": each, "reward": float(rewards[best]), "rewards": known}
                 more["kl_bound"] = best_of.kl_bound
             chosen = candidates[best]
             line = {"prompt": plain_text(prompt), "response": chosen.text, "sample": row % samples}
@@ -156,6 +157,13 @@ def sample_file(
         done = rows.stop
         progress(done)
     return done
+
+
+def _best(rewards: Float[np.ndarray, " N"], name: str) -> int:
+    """The first of the highest rewards; a response without one (nan) is never the best."""
+    if np.isnan(rewards).all():
+        raise JudgeError(f"reward {name!r} gave no value to any of {len(rewards)} responses; see the judge's answers")
+    return int(np.nanargmax(rewards))
 
 
 @dataclass(slots=True)

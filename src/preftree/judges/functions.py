@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any, TypeAlias
 
 from preftree.errors import ConfigError, JudgeError
+from preftree.judges.llm.specs import find_llm, identify_llm
 from preftree.judges.reward_model import find_reward_model, model_digest
 from preftree.runtime.user_code import boundary, file_hash, is_place, load_function
 from preftree.worlds.grammar import World, reward
@@ -42,6 +43,9 @@ def identify(spec: str) -> str:
         return f"{spec} {model_digest(model)}"
     if find_world(spec) is not None:
         return spec
+    judge = find_llm(spec, "pointwise")
+    if judge is not None:
+        return identify_llm(spec, judge)
     digest = file_hash(spec)
     return f"{spec} {digest[:16]}" if digest else spec
 
@@ -59,7 +63,10 @@ def load_reward(spec: str) -> Reward:
     if world is not None:
         return lambda prompt, response: reward(world, prompt, response)
     if not is_place(spec):
-        raise ConfigError(f"reward must be world:NAME, rm:FOLDER, FILE.py:FUNCTION or MODULE:FUNCTION, got {spec!r}")
+        raise ConfigError(
+            "reward must be world:NAME, rm:FOLDER, llm:FILE.yaml, openai:MODEL@URL, FILE.py:FUNCTION or "
+            f"MODULE:FUNCTION, got {spec!r}"
+        )
     function, _ = load_function(spec, f"reward {spec!r}")
 
     def checked(prompt: Any, response: str) -> float:

@@ -6,16 +6,28 @@ responses at once, such as a language model asked for its opinion, sets `sees_or
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
-from preftree.errors import JudgeError
+from preftree.errors import ConfigError, JudgeError
 from preftree.judges.functions import identify
+from preftree.judges.known_pairs import KnownPair, read_known_pairs
+from preftree.judges.llm.bill import Asking
+from preftree.judges.llm.specs import find_llm, identify_llm
 from preftree.judges.rewards import Rewards, load_rewards
-from preftree.records import Comparison, Verdict
+from preftree.records import Comparison, Verdict, VerdictChoice
 
-VALUE = {"left": 1.0, "tie": 0.5, "invalid": 0.5, "right": 0.0}
-"""Value of a verdict for the left response."""
+VALUE = {"left": 1.0, "tie": 0.5, "invalid": 0.5, "failed": 0.5, "right": 0.0}
+"""Value of a verdict for the left response; win rates bound what invalid and failed ones may be worth."""
+
+
+UNKNOWN = ("invalid", "failed")
+"""Choices that say nothing of the responses."""
+
+PANEL = "panel:"
+"""What the name of several judges in one begins with."""
+
+TURNED: Mapping[VerdictChoice, VerdictChoice] = {"left": "right", "right": "left"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,11 +38,13 @@ class Judge:
       name: Name, with a digest where there is one.
       decide: The verdicts on a batch of comparisons, in their order.
       sees_order: Whether the side on which a response is shown can change the verdict.
+      known_pairs: Pairs of which its canaries are made (judges/canaries.py); a judge without them is shown none.
     """
 
     name: str
     decide: Callable[[Sequence[Comparison]], Sequence[Verdict]]
     sees_order: bool = True
+    known_pairs: tuple[KnownPair, ...] = ()
 
 
 def judge_by_rewards(rewards: Rewards, name: str) -> Judge:
@@ -50,13 +64,50 @@ def judge_by_rewards(rewards: Rewards, name: str) -> Judge:
     return Judge(name, decide, sees_order=False)
 
 
-def load_judge(spec: str) -> Judge:
-    """A judge by its name, as `--judge` takes it: any reward (judges/rewards.py).
+def load_judge(spec: str, how: Asking | None = None) -> Judge:
+    """A judge by its name, as `--judge` takes it: a language model (judges/llm/specs.py), or any reward.
 
+    Args:
+      spec: The name.
+      how: Limit of the cost, progress and bill of a language model.
     Raises:
-      ConfigError: there is no such reward.
+      ConfigError: there is no such judge or reward, or its rubric does not compare.
+      DataError: its references or canaries cannot be read.
     """
-    return judge_by_rewards(load_rewards(spec), identify(spec))
+    if spec.startswith(PANEL):
+        return _load_panel(spec, how)
+    found = find_llm(spec)
+    if found is None:
+        return judge_by_rewards(load_rewards(spec), identify(spec))
+    if found.mode == "ranking":
+        raise ConfigError(f"judge {spec!r} orders lists (mode: ranking); to compare two responses give mode: pairwise")
+    known = read_known_pairs(found.canaries)
+    if found.endpoint is None:
+        from preftree.judges.llm.local import LocalJudge
+
+        local = LocalJudge(found)
+        if found.mode == "pointwise":
+            return replace(judge_by_rewards(local.score, identify_llm(spec, found)), known_pairs=known)
+        return Judge(identify_llm(spec, found), local.compare, known_pairs=known)
+    from preftree.judges.llm.judge import LanguageModelJudge
+
+    model = LanguageModelJudge(found, how or Asking())
+    if found.mode == "pointwise":
+        return Judge(identify_llm(spec, found), model.compare_scores, sees_order=False, known_pairs=known)
+    return Judge(identify_llm(spec, found), model.compare, known_pairs=known)
+
+
+def _load_panel(spec: str, how: Asking | None) -> Judge:
+    """Several judges as one: `panel:A,B,C`."""
+    from preftree.judges.panel import JudgePanel
+
+    names = [name.strip() for name in spec.removeprefix(PANEL).split(",")]
+    if len(names) < 2 or not all(names) or any(name.startswith(PANEL) for name in names):
+        raise ConfigError(f"judge {spec!r} must name two judges or more, with commas between them, and no panel in it")
+    judges = [load_judge(name, how) for name in names]
+    known = next((judge.known_pairs for judge in judges if judge.known_pairs), ())
+    name = PANEL + ", ".join(judge.name for judge in judges)
+    return Judge(name, JudgePanel(judges, names).decide, sees_order=False, known_pairs=known)
 
 
 def ask(judge: Judge, comparisons: Sequence[Comparison]) -> list[tuple[Verdict, ...]]:
@@ -76,10 +127,12 @@ def ask(judge: Judge, comparisons: Sequence[Comparison]) -> list[tuple[Verdict, 
 
 def turn(verdict: Verdict) -> Verdict:
     """The verdict with the sides swapped."""
-    scores = verdict.scores and (verdict.scores[1], verdict.scores[0])
-    if verdict.choice == "left":
-        return Verdict("right", scores)
-    return Verdict("left" if verdict.choice == "right" else verdict.choice, scores)
+    return Verdict(
+        TURNED.get(verdict.choice, verdict.choice),
+        verdict.scores and (verdict.scores[1], verdict.scores[0]),
+        None if verdict.probability is None else 1 - verdict.probability,
+        verdict.reason,
+    )
 
 
 def _decide(judge: Judge, comparisons: Sequence[Comparison]) -> list[Verdict]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Float
 
 from preftree.data.rows.conversion import to_row
 from preftree.data.rows.faults import RowFault
@@ -30,7 +31,7 @@ from preftree.records import Message, Ranking, Text
 from preftree.storage.atomic import write_result
 
 BLOCK = 1024
-"""Responses that are judged at a time."""
+"""Most responses that are judged at a time, but for a prompt that has more."""
 
 
 @dataclass(slots=True)
@@ -43,6 +44,7 @@ class Counts:
       kept: Responses in them.
       faulty: Responses that are no text that can be trained on, left out: empty, or cut within a character.
       repeated: Responses that equal an earlier one to the same prompt but for white space around them, left out.
+      unjudged: Responses that the judge gave no value that can be read, left out.
       undecided: Prompts left out, since no two responses to them differ in reward.
     """
 
@@ -51,6 +53,7 @@ class Counts:
     kept: int = 0
     faulty: int = 0
     repeated: int = 0
+    unjudged: int = 0
     undecided: int = 0
 
 
@@ -81,16 +84,14 @@ def rank_file(path: str, out: Path, rewards: Rewards, *, progress: Callable[[int
     read_job(Path(path))
     counts = Counts()
     groups = _grouped(read_rows(source), counts)
-    pairs = [(group.prompt, response) for group in groups for response in group.responses]
-    values = np.zeros(len(pairs))
-    for start in range(0, len(pairs), BLOCK):
-        part = pairs[start : start + BLOCK]
-        values[start : start + BLOCK] = rewards([item for item, _ in part], [item for _, item in part])
-        progress(start + len(part))
+    values = _judged(groups, rewards, progress)
     lines, start = [], 0
     for group in groups:
         group_values = values[start : start + len(group.responses)]
         start += len(group.responses)
+        known = np.flatnonzero(np.isfinite(group_values))
+        counts.unjudged += len(group_values) - len(known)
+        group, group_values = _Group(group.prompt, [group.responses[row] for row in known]), group_values[known]
         if len(set(group_values.tolist())) < 2:
             counts.undecided += 1
             continue
@@ -107,6 +108,22 @@ def rank_file(path: str, out: Path, rewards: Rewards, *, progress: Callable[[int
         raise DataError(f"{path}: no prompt has two responses that differ in reward; draw more with --samples")
     write_result(out, "".join(lines), advice="make room, or give another OUT")
     return counts
+
+
+def _judged(groups: Sequence[_Group], rewards: Rewards, progress: Callable[[int], None]) -> Float[np.ndarray, " R"]:
+    """Rewards of all responses, whole groups at a time."""
+    values: list[Float[np.ndarray, " N"]] = []
+    done = start = 0
+    while start < len(groups):
+        end, size = start, 0
+        while end < len(groups) and (end == start or size + len(groups[end].responses) <= BLOCK):
+            size += len(groups[end].responses)
+            end += 1
+        block = [(group.prompt, response) for group in groups[start:end] for response in group.responses]
+        values.append(np.asarray(rewards([prompt for prompt, _ in block], [response for _, response in block])))
+        start, done = end, done + size
+        progress(done)
+    return np.concatenate([np.zeros(0), *values])
 
 
 def _grouped(rows: Iterator[RawRow], counts: Counts) -> list[_Group]:

@@ -1,4 +1,4 @@
-"""The one thread that writes a project: it commits what has come in meanwhile as one transaction, then answers."""
+"""The one thread that writes an SQLite file: it commits what has come in meanwhile as one transaction, then answers."""
 
 from __future__ import annotations
 
@@ -26,17 +26,24 @@ class _Job:
 
 
 class Writer:
-    """A thread with the only connection that writes.
+    """A thread with the only connection of this process that writes.
 
     A job's future has its result after the COMMIT that holds it, which returns when the disk has the bytes
     (`PRAGMA synchronous = FULL`). A job that raises is undone by itself; the others of its transaction are kept.
     """
 
-    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
-        self._path = path
+    def __init__(self, path: Path, connection: sqlite3.Connection, *, advice: str) -> None:
+        """Begin to write.
+
+        Args:
+          path: The file, for errors.
+          connection: A connection that nothing else uses.
+          advice: What to do once the disk takes bytes again, for errors.
+        """
+        self._path, self._advice = path, advice
         self._connection = connection
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._work, name="project writer", daemon=True)
+        self._thread = threading.Thread(target=self._work, name="SQLite writer", daemon=True)
         self._thread.start()
 
     def submit(self, deed: Callable[[sqlite3.Connection], T]) -> Future[T]:
@@ -87,7 +94,7 @@ class Writer:
                 self._connection.execute("ROLLBACK")
             refusal: BaseException = error
             if isinstance(error, sqlite3.Error):
-                refusal = WriteError(f"{self._path} cannot be written ({error}); see to the disk, then vote again")
+                refusal = WriteError(f"{self._path} cannot be written ({error}); see to the disk, then {self._advice}")
                 refusal.__cause__ = error
             for job in jobs:
                 if not job.answer.done():
