@@ -94,7 +94,7 @@ def imports_of(path: Path) -> Iterator[tuple[str, str]]:
             yield from ((str(node.module), alias.name) for alias in node.names)
 
 
-@pytest.mark.parametrize("folder", ["benchmarks", "tests", "docs", "recipes"])
+@pytest.mark.parametrize("folder", ["benchmarks", "tests", "docs", "configs"])
 def test_what_is_imported_from_the_package_is_there(folder: str) -> None:
     """Benchmarks and slow tests import inside functions, which nothing else runs here."""
     lacking = []

@@ -12,10 +12,10 @@ import pytest
 
 import preftree
 
-MOST_FILES = 34
+MOST_FILES = 36
 """What it is today; scoring, trees and the loss alone are 18."""
 
-MOST_CLASSES = 37
+MOST_CLASSES = 39
 """What it is today."""
 
 MOST_CALLS = 5

@@ -7,10 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+from prompt_toolkit.input import create_pipe_input
+from prompt_toolkit.output import DummyOutput
 from rich.console import Console
 from typer.testing import CliRunner
 
 from preftree.cli.chat import _with_adapters
+from preftree.cli.chat_lines import ChatLines
 from preftree.cli.main import app
 from preftree.config.lora import LoraOptions
 from preftree.data.rows.conversion import as_kind
@@ -193,3 +196,63 @@ def test_adapters_that_are_not_there(place: Path, adapters: Path, model: str, wo
 def test_options_of_two_models_are_refused_with_one(place: Path, words: list[str]) -> None:
     done = CliRunner().invoke(app, ["chat", str(place / "one"), *words])
     assert "are for two models" in str(done.exception)
+
+
+@pytest.mark.usefixtures("numbered")
+def test_an_answer_is_given_again_and_both_may_be_bad(place: Path) -> None:
+    prefs = place / "bad.jsonl"
+    told = call(
+        ["/regenerate", "Hi", "b", "More?", "1", "/regenerate", "2"],
+        place / "chat3",
+        "--against",
+        place / "chat4",
+        "--record",
+        prefs,
+    )
+    assert "There is no question yet." in told and "Neither is the answer" in told
+    rows = [json.loads(line) for line in prefs.read_text().splitlines()]
+    assert [(row.get("tie"), row.get("both_bad")) for row in rows] == [(True, True), (None, None), (None, None)]
+    # The question with bad answers is gone, and the repeated one stands alone, with other answers.
+    assert [row["prompt"] for row in rows[1:]] == [[{"role": "user", "content": "More?"}]] * 2
+    assert rows[1]["chosen"] != rows[2]["rejected"]
+    single = call(["Hi", "/regenerate"], place / "chat3")
+    assert single.count("model>") == 2
+
+
+def test_a_model_without_a_template_is_given_one(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, tuple[str, ...]]] = []
+
+    def said(model: Any, tokenizer: Any, ids: Any, sampling: Any, *, first_row: int, show: Any) -> list[Generation]:
+        asked.append((tokenizer.decode(ids[0]), sampling.stop))
+        return [Generation(" Hello", (5,), 0)]
+
+    monkeypatch.setattr(chat, "generate", said)
+    call(["Hi ", "And?"], place / "one", "--template", "hh")
+    assert asked[1] == ("\n\nHuman: Hi\n\nAssistant: Hello\n\nHuman: And?\n\nAssistant:", ("\n\nHuman:",))
+    call(["Hi"], place / "one", "--template", "chatml", "--system", "Be kind.")
+    assert asked[2] == (
+        "<|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n",
+        ("<|im_end|>",),
+    )
+    (place / "mine.jinja").write_text("{% for m in messages %}[{{ m.content }}]{% endfor %}")
+    call(["Hi"], place / "one", "--template", place / "mine.jinja")
+    assert asked[3] == ("[Hi]", ())
+    with pytest.raises(UserError, match="--template is hh, chatml or a file of a Jinja template, got 'hhh'"):
+        call(["Hi"], place / "one", "--template", "hhh")
+    with pytest.raises(UserError, match="has a chat template of its own"):
+        call(["Hi"], place / "chat3", "--template", "hh")
+
+
+def test_a_terminal_has_history_editing_and_several_lines(tmp_path: Path) -> None:
+    """Keys as a terminal sends them: Esc Enter, the left arrow, the up arrow, Ctrl-D."""
+    for keys, wanted in (
+        ("one\x1b\rtwo\r", "one\ntwo"),
+        ("ac\x1b[Db\r", "abc"),
+        ("\x1b[A\r", "abc"),
+        ("\x04", None),
+    ):
+        with create_pipe_input() as typed:
+            typed.send_text(keys)
+            lines = ChatLines(Console(), tmp_path / "kept/history", input=typed, output=DummyOutput())
+            assert lines.message("you> ") == wanted
+    assert "+one" in (tmp_path / "kept/history").read_text()

@@ -17,7 +17,7 @@ from preftree.errors import ConfigError
 NEEDED = ["model=m", "data=d.jsonl", "out=o"]
 DPO, SFT = {"name": "dpo", "weight": 1.0}, {"name": "sft"}
 DATA = {"format": None, "columns": None, "order": "prompt", "turns": "last"}
-DATA |= {"ranking_weight": "pairs", "max_rejected": 0.05}
+DATA |= {"ranking_weight": "pairs", "repeats": "drop", "max_rejected": 0.05}
 MOVING = {"from": "x", "sync_every": 5, "mixup": 0.6}
 LORA = LoraOptions().model_dump()
 

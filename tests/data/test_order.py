@@ -119,6 +119,12 @@ def test_no_group_is_larger_than_a_step_and_rows_without_a_prompt_are_alone(valu
     assert len(pairs) == len({number for number, _ in pairs})  # no number stands for two prompts
 
 
+def test_file_keeps_the_order_of_the_file() -> None:
+    steps = iterate_steps(0, 4, num_examples=5, batch_size=3, seed=3, shuffle=False)
+    assert [step.tolist() for step in steps] == [[0, 1, 2], [3, 4], [0, 1, 2], [3, 4]]
+    assert order_groups(np.array([1, 2, 1]), "file", 2) is None
+
+
 def test_plain_text_beside_prompts_is_shuffled() -> None:
     prompts = np.array([NO_PROMPT] * 90 + [1, 1, 2, 2, 3])
     order = epoch_order(95, seed=0, epoch=0, groups=order_groups(prompts, "prompt", 8))

@@ -12,10 +12,14 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from preftree.cli.judges import open_judge
 from preftree.cli.main import main
 from preftree.cli.rewards import rewards
 from preftree.errors import ConfigError, DataError, ModelError, WriteError
 from preftree.evaluate.implicit_rewards import compare_rewards
+from preftree.evaluate.judging.accuracy import compare_judges
+from preftree.evaluate.judging.implicit import ImplicitRewards
+from preftree.evaluate.judging.labelled import read_items
 from preftree.run_folder.reader import read_run
 from preftree.stats.intervals import clustered_share
 from preftree.train.dpo import run_dpo
@@ -83,6 +87,27 @@ def test_accuracy_and_calibration_are_those_by_hand(place: Path) -> None:
         right, prompts = (margins > 0).astype(float), np.arange(len(margins)) // 2  # every prompt has two pairs
         assert one.num_prompts == len(margins) // 2
         assert one.implicit.accuracy == pytest.approx(clustered_share(right, np.ones(len(right)), prompts))
+
+
+def test_implicit_rewards_judge_any_texts(place: Path) -> None:
+    """As a judge beside a reward model: margins as by hand, and the accuracy of `eval rewards`."""
+    rewards_of = ImplicitRewards(read_run(place / "dpo"))
+    rows = [json.loads(line) for line in (place / "pairs.jsonl").read_text().splitlines()]
+    values = [
+        rewards_of([row["prompt"] for row in rows], [row[side] for row in rows]) for side in ("chosen", "rejected")
+    ]
+    np.testing.assert_allclose(values[0] - values[1], margins_by_hand(place, "pairs.jsonl"), atol=1e-5)
+    names = [f"implicit:{place / 'dpo'}", f"rm:{place / 'rm'}"]
+    items = read_items(str(place / "pairs.jsonl"))
+    compared = compare_judges([open_judge(name) for name in names], ["policy", "model"], items, "pairs.jsonl")
+    (known,) = compare_rewards(read_run(place / "dpo"), [str(place / "pairs.jsonl")], against=names[1])
+    assert known.explicit is not None
+    for one, other in zip(compared.judges, (known.implicit, known.explicit)):
+        assert one.accuracy.value == pytest.approx(other.accuracy.value)
+        assert one.calibration is not None
+        assert one.calibration.brier == pytest.approx(other.calibration.brier, abs=1e-5)
+    with pytest.raises(DataError, match="holds no finished run of `preftree dpo`"):
+        open_judge(f"implicit:{place / 'rm'}")
 
 
 def test_the_command_writes_a_table_and_a_file(

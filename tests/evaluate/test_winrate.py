@@ -180,6 +180,26 @@ def test_prompts_that_all_agree_make_nothing_certain() -> None:
     assert tied.identical == 12
 
 
+def test_a_rate_at_equal_length_stands_beside_the_raw_one() -> None:
+    """The longer answer wins 19 times of 20, whoever wrote it, and A writes longer ones in two of three prompts."""
+    rng = np.random.default_rng(0)
+    lengths = [(5 + 2 * (row % 3 > 0), 6) for row in range(300)]
+    a, b = answers("a", *["x" * ours for ours, _ in lengths]), answers("b", *["y" * theirs for _, theirs in lengths])
+
+    def decide(asked: Sequence[Comparison]) -> list[Verdict]:
+        longer = np.array([len(one.left) > len(one.right) for one in asked]) ^ (rng.random(len(asked)) < 0.05)
+        return [Verdict("left" if is_left else "right") for is_left in longer]
+
+    found = count_wins(Judge("longer", decide), a, b, judge_pairs(Judge("longer", decide), ["p"] * 300, a, b))
+    figures = found.as_json()
+    assert found.rate.value > 0.6
+    assert figures["controlled"]["low"] < 0.5 < figures["controlled"]["high"]
+    assert figures["length_effect"]["low"] > 2 and figures["not_controlled"] is None
+    few = count_wins(LONGER, a, a, judge_pairs(LONGER, "p" * 300, a, a)).as_json()
+    assert (few["controlled"], few["length_effect"]) == (None, None)
+    assert few["not_controlled"] == "the difference in length is the same on every prompt"
+
+
 def test_verdicts_read_back_as_preferences(tmp_path: Path) -> None:
     chat = (Message("user", "r"),)
     a, b = answers("a", "xx|y|xx|y", "xx|z", "x"), answers("b", "y|xx|y|z", "x|x", "xxx")
@@ -267,6 +287,7 @@ def test_two_models_against_a_slow_loop(place: Path) -> None:
     assert (found["prompts"], found["pairs"], found["orders"]) == (3, 120, 1)
     assert (found["a"], found["b"], found["judge"]) == ("m0", "m1", "world:tiny")
     assert "win rate" in found["printed"] and "judged once" in found["printed"]
+    assert "not identifiable: 3 prompts are too few, wanted 10" in found["printed"]
 
 
 def test_a_model_against_itself_is_even(place: Path) -> None:

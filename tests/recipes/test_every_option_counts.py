@@ -40,11 +40,12 @@ RESOURCES = {
     "save_every": "train/test_resume.py::test_three_stops_in_a_row_change_no_bit",
     "keep_checkpoints": "storage/test_checkpoint.py::test_retention",
     "snapshots": "train/test_snapshots.py::test_a_run_leaves_its_weights_along_the_way",
+    "data.repeats": "trl_trainers/test_trainers.py::test_rows_come_as_often_as_in_the_data_and_in_its_order",
     "data.max_rejected": "recipes/test_every_option_counts.py::test_too_many_faults_stop_a_run",
     "lora.dropout": "config/test_load.py::test_a_wrong_option_is_one_sentence",
     "out": "recipes/test_every_option_counts.py::test_the_cache_holds_tokens_and_tables",
 }
-"""Options of time, memory, disk and patience, and the test of what each does."""
+"""Options of time, memory, disk and patience, and of rows that these files lack, and the test of what each does."""
 
 OPTIMISER: dict[str, list[str]] = {
     "seed": ["1"],
@@ -54,6 +55,7 @@ OPTIMISER: dict[str, list[str]] = {
     "max_grad_norm": ["1e-6"],
     "schedule": ["constant", "linear"],
     "warmup_steps": ["3"],
+    "warmup_from_zero": ["true"],
     "batch_size": ["8"],
     "precision": ["bf16"],
 }
@@ -73,7 +75,7 @@ ROWS: dict[str, list[str]] = {
     "max_prompt_length": ["14"],
     "max_response_length": ["9"],
     "truncation": ["trim_prompt", "trim_response"],
-    "data.order": ["example"],
+    "data.order": ["example", "file"],
     "data.ranking_weight": ["row"],
     "data.turns": ["all"],
 }

@@ -1,4 +1,4 @@
-"""Pages in a real browser: axe finds nothing serious, at two widths and in two themes; nothing is wider than the screen."""
+"""Pages in a real browser: axe finds nothing serious, at two widths and in two themes; none overflows its screen."""
 
 from __future__ import annotations
 

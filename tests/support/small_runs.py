@@ -55,6 +55,7 @@ def dpo_config(folder: Path, out: str, *words: str) -> DpoConfig:
         "micro_batch_tokens=128",
         "lr=1e-3",
         "warmup_steps=2",
+        "snapshots=null",
     ]
     return load_config(DpoConfig, [word for word in base if word.partition("=")[0] not in given] + list(words))
 

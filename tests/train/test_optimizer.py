@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from transformers import get_linear_schedule_with_warmup
 
 from preftree.config.base import Optimisation
 from preftree.errors import CheckpointError
@@ -55,6 +56,12 @@ def test_a_share_of_the_run_as_warm_up() -> None:
     assert warmup_length(options(warmup_steps=0.0), 95) == 0
     assert warmup_length(options(warmup_steps=7), 95) == 7
     assert learning_rate(3, options(lr=1.0, warmup_steps=9), 5) == 0.4  # a warm-up longer than the run just never ends
+    from_zero = options(lr=8.0, schedule="linear", warmup_steps=2, warmup_from_zero=True)
+    theirs = get_linear_schedule_with_warmup(torch.optim.SGD([torch.zeros(1)], lr=8.0), 2, 10)
+    for step in range(10):
+        assert learning_rate(step, from_zero, 10) == pytest.approx(theirs.get_last_lr()[0])
+        theirs.optimizer.step()
+        theirs.step()
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.1])

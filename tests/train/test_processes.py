@@ -47,7 +47,7 @@ def test_two_processes_train_as_one(place: Path) -> None:
 
     run_processes(2, work)
     assert_same_course(place / "two", place / "one")
-    assert len([row for row in rows_of(place / "two") if row.get("split") == "eval"]) == 2
+    assert len([row for row in rows_of(place / "two") if row.get("split") == "eval"]) == 3
 
 
 def test_two_processes_train_an_adapter_as_one(place: Path) -> None:

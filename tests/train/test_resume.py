@@ -98,7 +98,7 @@ def test_three_stops_in_a_row_change_no_bit(
     assert run(config_of(place, out.name)).signum == 0
     assert final_state(out) == final_state(straight)
     assert rows_of(out) == rows_of(straight)
-    assert sum(row.get("split") == "eval" for row in rows_of(out)) == 3
+    assert sum(row.get("split") == "eval" for row in rows_of(out)) == 4
 
 
 def test_sft_resumes_as_well(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,7 +147,7 @@ def test_rows_after_the_checkpoint_are_cut_off(place: Path, straight: Path, monk
     monkeypatch.setattr(supervised, "take_step", real)
     with (place / "killed" / "metrics.jsonl").open("a") as file:
         file.write('{"step": 6, "lo')  # a torn line
-    assert len(rows_of_torn(place / "killed")) == 6
+    assert len(rows_of_torn(place / "killed")) == 7
     run(config_of(place, "killed", "save_every=2"))
     assert rows_of(place / "killed") == rows_of(straight)
 
@@ -332,9 +332,9 @@ def test_an_evaluation_that_fails_leaves_the_state_before_it(place: Path, monkey
         raise TrainingError(f"{options['name']}: loss is inf for pairs.jsonl:1")
 
     monkeypatch.setattr(supervised, "measure", fail)
-    with pytest.raises(TrainingError, match="evaluation after step 3: loss is inf"):
+    with pytest.raises(TrainingError, match="evaluation after step 0: loss is inf"):
         run(config_of(place, "unmeasured"))
-    assert [path.name for path in list_checkpoints(place / "unmeasured" / "checkpoints")] == ["step-000003"]
+    assert [path.name for path in list_checkpoints(place / "unmeasured" / "checkpoints")] == ["step-000000"]
 
 
 @pytest.mark.parametrize("held_out", [True, False])

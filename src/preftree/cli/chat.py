@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
-from preftree.cli.shared import Model, SamplingTemperature, TopP, whole_number
+from preftree.cli.chat_lines import ChatLines
+from preftree.cli.shared import Model, SamplingTemperature, Step, TopP, announce, whole_number
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -22,8 +23,11 @@ if TYPE_CHECKING:
 Keep: TypeAlias = "Callable[[Chat, list[Answer], str], None]"
 """Keeps a choice: the chat, both answers from left to right, and the key."""
 
-COMMANDS = "/new starts over · /system TEXT sets the system message · /undo takes a turn back · /quit or Ctrl-D ends"
-KEYS = "1 or 2: that one is better · t: a tie · s: skip, nothing is recorded"
+COMMANDS = (
+    "/new starts over · /system TEXT sets the system message · /undo takes a turn back\n"
+    "/regenerate answers the last question again · /quit or Ctrl-D ends · Esc Enter begins another line"
+)
+KEYS = "1 or 2: that one is better · t: a tie · b: both are bad · s: skip, nothing is recorded"
 
 
 def chat(
@@ -55,18 +59,30 @@ def chat(
     top_p: TopP = 1.0,
     max_new_tokens: Annotated[int, whole_number(min=1, help="Maximum tokens of an answer.")] = 512,
     seed: Annotated[int, whole_number(min=0, help="Seed of the answers, and of the sides when blind.")] = 0,
+    step: Step = None,
+    template: Annotated[
+        str | None,
+        typer.Option(metavar="hh|chatml|FILE", help="For a model without a chat template.", show_default=False),
+    ] = None,
 ) -> None:
     """Talk to a model in the terminal; with --against, or two --adapter, compare two and collect preferences.
 
-    A model without a chat template continues what you write, each line for itself.
+    A model without a chat template continues what you write, each line for itself; --template makes it a conversation.
     """
+    announce(f"chat with {model}" + (f" and {against}" if against else ""))
+    from dataclasses import replace
+
     from rich.console import Console
 
     from preftree.errors import ConfigError, UserError
     from preftree.generate.chat import Chat, Speaker
     from preftree.generate.hf import Sampling
-    from preftree.models.load import best_device, load_model, load_tokenizer, model_in
+    from preftree.generate.plain_templates import give_template
+    from preftree.models.load import load_model, load_tokenizer
     from preftree.runtime.logs import quiet_transformers
+    from preftree.runtime.machine import sampling_device
+    from preftree.runtime.paths import cache_root
+    from preftree.train.step_model import model_at
 
     quiet_transformers()
     adapters = adapter or []
@@ -81,14 +97,20 @@ def chat(
     console = Console(highlight=False, markup=False, emoji=False)
     sampling = Sampling(max_new_tokens, temperature, top_p, seed)
     speakers = _with_adapters(console, model, adapters) if adapters else []
+    if adapters and step is not None:
+        raise ConfigError("--step is for a run, and --adapter for a model under adapters; give one of them")
+    model = model if step is None else f"{model}@{step}"
     for name in (*(() if adapters else (model,)), *(() if against is None else (against,))):
-        model_path = model_in(name)
-        speakers.append(Speaker(name, load_model(model_path, device=best_device()), load_tokenizer(model_path)))
+        model_path = model_at(name)
+        speakers.append(Speaker(name, load_model(model_path, device=sampling_device()), load_tokenizer(model_path)))
+    for speaker in speakers if template is not None else ():
+        sampling = replace(sampling, stop=give_template(speaker.tokenizer, str(template), speaker.name))
     if len({speaker.has_template for speaker in speakers}) > 1:
         raise ConfigError("one of the models has a chat template and the other has none: they cannot answer the same")
     if system is not None and not speakers[0].has_template:
         raise ConfigError(f"{model} has no chat template, so --system has no place; leave it out")
     talk = Chat(speakers[0].has_template, system)
+    lines = ChatLines(console, cache_root() / "chat-history")
     # Numbers of the questions: one that comes up again, here or in another session, gets other draws and sides.
     with ExitStack() as project:
         keep, count = (None, 0) if single else _recorder(choices, seed, project)
@@ -96,14 +118,21 @@ def chat(
         console.print(COMMANDS, style="dim")
         if not talk.templated:
             console.print("No chat template: the model continues what you write, each line for itself.", style="dim")
-        while (line := _read(console, "\nyou> ")) is not None and line not in ("/quit", "/exit"):
+        while (line := lines.message("\nyou> ")) is not None and line not in ("/quit", "/exit"):
             try:
+                if line == "/regenerate":
+                    if not talk.turns:
+                        console.print("There is no question yet.", style="dim")
+                        continue
+                    talk, line = talk.undo(), talk.question
                 if line.startswith("/"):
                     talk = _obey(console, talk, line)
                 elif line and keep is None:
                     talk = _converse(console, speakers[0], talk.ask(line), sampling, next(numbers))
                 elif line and keep is not None:
-                    talk = _compare(console, speakers, talk.ask(line), sampling, next(numbers), blind, choices, keep)
+                    talk = _compare(
+                        console, speakers, talk.ask(line), sampling, next(numbers), blind, choices, keep, lines
+                    )
             except UserError as error:
                 console.print(f"error: {error}", style="red")
     console.print()
@@ -116,7 +145,7 @@ def _recorder(record: Path, seed: int, project: ExitStack) -> tuple[Keep, int]:
 
         def append(talk: Chat, sides: list[Answer], key: str) -> None:
             better = 1 if key == "2" else 0
-            add_choice(record, talk, sides[better], sides[1 - better], tie=key == "t")
+            add_choice(record, talk, sides[better], sides[1 - better], tie=key in ("t", "b"), both_bad=key == "b")
 
         return append, count_rows(record)
     import getpass
@@ -126,7 +155,7 @@ def _recorder(record: Path, seed: int, project: ExitStack) -> tuple[Keep, int]:
 
     store = project.enter_context(own_project(record))  # nobody serves it meanwhile
     person = store.join(getpass.getuser())
-    named: dict[str, Side] = {"1": "left", "2": "right", "t": "tie"}
+    named: dict[str, Side] = {"1": "left", "2": "right", "t": "tie", "b": "bad"}
 
     def add(talk: Chat, sides: list[Answer], key: str) -> None:
         answers = [(side.speaker, side.text) for side in sides]
@@ -141,7 +170,8 @@ def _with_adapters(console: Console, model: str, names: list[str]) -> list[Speak
     from preftree.generate.chat import Speaker
     from preftree.models.adapter_folder import adapter_names, find_over
     from preftree.models.adapters import attach_adapters
-    from preftree.models.load import best_device, load_base, load_tokenizer, remove_dropout
+    from preftree.models.load import load_base, load_tokenizer, remove_dropout
+    from preftree.runtime.machine import sampling_device
 
     adapters = [find_over(model, name) for name in names]
     whole = (Path(model).expanduser() / "config.json").exists() or not adapter_names(Path(model).expanduser())
@@ -151,7 +181,7 @@ def _with_adapters(console: Console, model: str, names: list[str]) -> list[Speak
     for adapter in adapters if whole else ():
         if Path(adapter.base).expanduser().resolve() != Path(model).expanduser().resolve():
             console.print(f"{adapter.path} was trained over {adapter.base}, and answers over {model}.", style="dim")
-    base = load_base(model if whole else adapters[0], device=best_device())
+    base = load_base(model if whole else adapters[0], device=sampling_device())
     attach_adapters(base, adapters)
     remove_dropout(base)
     tokenizer = load_tokenizer(model if whole else adapters[0].path)
@@ -176,6 +206,7 @@ def _compare(
     blind: bool,
     record: Path,
     keep: Keep,
+    lines: ChatLines,
 ) -> Chat:
     """Show both answers, ask which is better, record it; the conversation continues with the better one."""
     from preftree.generate.chat import answer, require_text, shuffle_sides
@@ -191,8 +222,8 @@ def _compare(
         console.print("Both answers are the same; there is nothing to choose.", style="dim")
         return talk.hear(sides[0].text)
     key = None
-    while key not in ("1", "2", "t", "s"):
-        key = _read(console, f"{KEYS}\nbetter> ")
+    while key not in ("1", "2", "t", "b", "s"):
+        key = lines.key(f"{KEYS}\nbetter> ")
         if key is None:
             return talk
     better = 1 if key == "2" else 0
@@ -200,6 +231,9 @@ def _compare(
         keep(talk, sides, key)
     who = f"1 was {sides[0].speaker}, 2 was {sides[1].speaker}. " if blind else ""
     console.print(f"{who}{'Nothing recorded.' if key == 's' else f'Recorded in {record}.'}", style="dim")
+    if key == "b":
+        console.print("Neither is the answer: ask again, or otherwise.", style="dim")
+        return talk.unasked()
     return talk.hear(sides[better].text)
 
 
@@ -229,11 +263,3 @@ def _obey(console: Console, talk: Chat, line: str) -> Chat:
         return replace(talk, system=rest.strip() or None)
     console.print(COMMANDS, style="dim")
     return talk
-
-
-def _read(console: Console, prompt: str) -> str | None:
-    """A line without white space around it; None at the end of the input."""
-    try:
-        return console.input(prompt).strip()
-    except (EOFError, KeyboardInterrupt):
-        return None

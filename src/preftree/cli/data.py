@@ -115,11 +115,12 @@ def _near_repeats() -> NearRepeats:
 
 def _token_view(model: str, file: str, max_lengths: list[int], turns: Literal["last", "all"]) -> TokenView:
     from preftree.data.tools.token_view import TokenView
-    from preftree.models.load import load_tokenizer, model_in
+    from preftree.models.load import load_tokenizer
     from preftree.runtime.logs import quiet_transformers
+    from preftree.train.step_model import model_at
 
     quiet_transformers()
-    return TokenView(load_tokenizer(model_in(model)), file, sorted(set(max_lengths)), turns)
+    return TokenView(load_tokenizer(model_at(model)), file, sorted(set(max_lengths)), turns)
 
 
 @app.command("convert")

@@ -8,6 +8,8 @@ from typing import Annotated
 import typer
 
 from preftree.cli.frontier import frontier
+from preftree.cli.judges import judges
+from preftree.cli.leaderboard import leaderboard
 from preftree.cli.rewards import rewards
 from preftree.cli.shared import AsJson
 from preftree.cli.temperature import temperature
@@ -25,6 +27,8 @@ app.command("frontier")(frontier)
 app.command("rewards")(rewards)
 app.command("winrate")(winrate)
 app.command("temperature")(temperature)
+app.command("judges")(judges)
+app.command("leaderboard")(leaderboard)
 
 
 @app.command("diagnose")

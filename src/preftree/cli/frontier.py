@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from preftree.cli.shared import REWARD, Samples, print_table, whole_number, with_interval
+from preftree.cli.shared import REWARD, Samples, announce, print_table, whole_number, with_interval
 
 if TYPE_CHECKING:
     from preftree.evaluate.along_training import Measuring
@@ -29,6 +29,7 @@ def frontier(
     Exact in a world whose responses can be enumerated; elsewhere from samples, with 95 % intervals over prompts; the
     options on samples then count. The figures go to RUN/measured.json and into RUN/report.html.
     """
+    announce(f"reward and KL along {', '.join(map(str, runs))}")
     from preftree.evaluate.along_training import Measuring
     from preftree.report.page import write_report
     from preftree.runtime.logs import quiet_transformers

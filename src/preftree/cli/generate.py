@@ -10,12 +10,15 @@ import typer
 
 from preftree.cli.shared import (
     JUDGE,
+    STOPPING,
     MaxCost,
     Model,
     Precision,
     Samples,
     SamplingTemperature,
+    Step,
     TopP,
+    announce,
     progress_bar,
     whole_number,
 )
@@ -57,27 +60,30 @@ def generate(
     precision: Precision = "fp32",
     max_cost: MaxCost = None,
     engine: Annotated[Literal["hf", "vllm"], typer.Option(help="Engine that samples; vllm is an extra.")] = "hf",
+    step: Step = None,
 ) -> None:
     """Draw responses to prompts, in batches; random numbers belong to the seed and the row, not to the batch.
 
     After Ctrl-C, the same command continues where it stopped.
     """
+    announce(f"responses of {model} to {prompts}, into {out}")
     from preftree.config.read_with import require_read
     from preftree.data.prompts import as_conversation, encode_prompts, read_demonstrations, read_prompts
     from preftree.generate.few_shot import STOP, demonstrations_as_conversation, with_shots
     from preftree.generate.hf import load_sampler
     from preftree.generate.job import describe_job, sample_file
     from preftree.generate.protocol import Sampling
-    from preftree.models.load import load_tokenizer, model_in
+    from preftree.models.load import load_tokenizer
     from preftree.runtime.logs import quiet_transformers
     from preftree.runtime.signals import stop_on_signals
+    from preftree.train.step_model import model_at
 
     samples_freely, has_shots = temperature > 0, shots is not None
     require_read("--num-shots", num_shots != NUM_SHOTS, has_shots, "--shots")
     require_read("--seed", seed != 0, samples_freely or has_shots, "a temperature above 0, or --shots")
     require_read("--top-p", top_p != 1, samples_freely, "a temperature above 0")
     quiet_transformers()
-    model = model_in(model)
+    model = model_at(model, step)
     stops = tuple(stop or ())
     best = best_of_many(best_of, reward, temperature, max_cost)
     tokenizer = load_tokenizer(model)
@@ -100,7 +106,7 @@ def generate(
         sampler, weights = load_sampler(model, tokenizer, precision=precision, batch_size=batch_size)
     job = describe_job(weights, precision, ids, sampling, samples, best_of=best, engine=engine)
     total = samples * len(rows)
-    with progress_bar("responses", total) as show, stop_on_signals() as request:
+    with progress_bar("responses", total) as show, stop_on_signals(STOPPING) as request:
         done = sample_file(
             sampler,
             rows,
@@ -114,7 +120,8 @@ def generate(
             stop=lambda: request.signum,
             progress=show,
         )
-    typer.echo(f"{out}: {done} of {total} responses", err=True)
+    more = "" if done == total else "; the same command goes on from there"
+    typer.echo(f"{out}: {done} of {total} responses{more}", err=True)
     if done < total:
         raise typer.Exit(128 + request.signum)
     if best is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from preftree.cli.shared import announce
 from preftree.cli.train import OPEN, Words
 from preftree.runtime.logs import quiet_transformers
 
@@ -22,6 +23,7 @@ def build(words: Words = None) -> None:
     from preftree.config.load import load_config
 
     config = load_config(DpoConfig, words or [])
+    announce(f"reference log-probs of {config.model} on {config.data.path}")
     from preftree.train.dpo import build_reference_table
 
     quiet_transformers()

@@ -15,10 +15,14 @@ def report(
     out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE.html", help="The page to write.")],
 ) -> None:
     """Write one self-contained page: on a run, on several compared, or over all runs of a folder."""
+    from preftree.errors import ConfigError
     from preftree.report.page import write_report
     from preftree.report.runs_page import write_runs_page
+    from preftree.run_folder.steps import split_step
     from preftree.run_folder.summary_file import verify_model
 
+    if named := [run for run in runs if split_step(str(run))[1] is not None]:
+        raise ConfigError(f"{named[0]} names a step, and a report is on a whole run; leave the @ and the step out")
     if len(runs) == 1 and not (runs[0] / "metrics.jsonl").is_file():
         number = write_runs_page(runs[0], out)
         typer.echo(f"{out}: {number} run{'' if number == 1 else 's'} of {runs[0]}", err=True)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+
+from preftree import __version__
 
 if TYPE_CHECKING:
     from rich.table import Column
@@ -16,12 +19,16 @@ if TYPE_CHECKING:
     from preftree.judges.llm.bill import Asking
 
 REWARD = (
-    "world:NAME, rm:FOLDER of a reward model, rm:FOLDER:LABEL of a classifier, llm:FILE.yaml or openai:MODEL@URL of a "
-    "language model, FILE.py:FUNCTION or MODULE:FUNCTION of (prompt, response)."
+    "world:NAME, rm:FOLDER of a reward model, rm:FOLDER:LABEL of a classifier, llm:FILE.yaml, openai:MODEL@URL or "
+    "hf:PATH of a language model, FILE.py:FUNCTION or MODULE:FUNCTION of (prompt, response)."
 )
-JUDGE = f"A reward model's folder, {REWARD}"
-SIDE = "A model's or a run's folder, a GGUF file, a hub id, or a file that `preftree generate` wrote"
+JUDGE = f"A reward model's folder, {REWARD} Where pairs are compared, several as one: panel:A,B,C."
+SIDE = "A model's or a run's folder, RUN@STEP, a GGUF file, a hub id, or a file that `preftree generate` wrote"
 
+
+STOPPING = "the responses under way end and are kept, and the command stops"
+
+log = logging.getLogger("preftree")
 
 _reserved: ExitStack | None = None  # the folders of the running command
 
@@ -39,7 +46,12 @@ def whole_number(**settings: Any) -> Any:
 
 
 Model = Annotated[
-    str, typer.Argument(metavar="MODEL", help="A model folder, the folder of a run, a GGUF file, or a hub id.")
+    str,
+    typer.Argument(metavar="MODEL", help="A model folder, the folder of a run or RUN@STEP, a GGUF file, or a hub id."),
+]
+Step = Annotated[
+    str | None,
+    typer.Option(metavar="N|best", help="Step of a run whose weights are on disk, as RUN@N.", show_default=False),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 Judge = Annotated[str, typer.Option(help=JUDGE)]
@@ -62,6 +74,11 @@ TopP = Annotated[float, typer.Option(help="Sample from the fewest tokens with th
 Seed = Annotated[int, whole_number(min=0, help="Seed of the samples.")]
 BatchSize = Annotated[int, whole_number(min=1, help="Number of responses generated at once.")]
 Precision = Annotated[Literal["fp32", "bf16"], typer.Option(help="Precision of the weights.")]
+
+
+def announce(text: str) -> None:
+    """Say what a command begins with, before torch and transformers are imported, which takes seconds."""
+    log.info("preftree %s: %s", __version__, text)
 
 
 def print_table(
@@ -125,10 +142,11 @@ def sample_files(out: Path, samples: int, batch_size: int, precision: Literal["f
     from preftree.evaluate.answers import Interrupted, SampleFiles
     from preftree.runtime.signals import stop_on_signals
 
-    with _bars() as show, stop_on_signals() as request:
+    with _bars() as show, stop_on_signals(STOPPING) as request:
         try:
             yield SampleFiles(out / "responses", samples, batch_size, precision, lambda: request.signum, show)
         except Interrupted:
+            log.info("stopped; what was drawn is in %s: the same command goes on from there", out / "responses")
             raise typer.Exit(128 + request.signum) from None
 
 
@@ -151,7 +169,7 @@ def _bars() -> Iterator[Callable[[str, int, int | None], None]]:
     from rich.console import Console
     from rich.progress import Progress
 
-    with Progress(console=Console(stderr=True)) as bar:
+    with Progress(console=Console(stderr=True), disable=log.level > logging.INFO) as bar:
         tasks: dict[str, Any] = {}
 
         def show(name: str, done: int, total: int | None) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from preftree.cli.shared import REWARD, Samples, print_table, reserve, whole_number
+from preftree.cli.shared import REWARD, Samples, announce, print_table, reserve, whole_number
 from preftree.config.recipes import RECIPES
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ def sweep(
     OUT/NAME/ holds each run, OUT/sweep.json and OUT/report.html the comparison. The reference is scored once for all
     runs. The same command resumes a sweep that was stopped.
     """
+    announce(f"sweep of {recipe}")
     from rich import box
     from rich.table import Column
 

@@ -19,6 +19,7 @@ from preftree.cli.shared import (
     Samples,
     Seed,
     TopP,
+    announce,
     judging,
     print_table,
     reserve,
@@ -64,6 +65,7 @@ def temperature(
     world whose responses can be enumerated, with itself as the judge and models on both sides, the figures are exact
     and the options on samples do not count. The page is OUT/temperature.html.
     """
+    announce(f"win rates of {', '.join(models)} over {baseline}, judged by {judge}")
     import json
     from dataclasses import replace
 
@@ -191,7 +193,8 @@ def exactly(
 ) -> Curves:
     """The curves without samples; one model in memory at a time."""
     from preftree.evaluate.temperature import exact_curves, policy_table
-    from preftree.models.load import best_device, load_model, load_tokenizer
+    from preftree.models.load import load_model, load_tokenizer
+    from preftree.runtime.machine import best_device
 
     def tables(side: Side, values: Sequence[float]) -> list[Any]:
         model, tokenizer = load_model(side.place, device=best_device()), load_tokenizer(side.place)

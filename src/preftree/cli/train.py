@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from preftree.cli.options import RecipeCommand
+from preftree.cli.shared import announce
 from preftree.config.recipes import RECIPES, Recipe
 from preftree.runtime.logs import quiet_transformers
 
@@ -36,6 +37,9 @@ def _verb(recipe: Recipe) -> Callable[..., None]:
         from preftree.config.load import load_config
 
         config = load_config(recipe.config, words or [])
+        leads = os.environ.get("RANK", "0") == "0"
+        if leads:
+            announce(f"{recipe.name} of {config.model} on {config.data.path}, into {config.out}")
         from preftree.evaluate.in_memory.after_training import run_recipe
         from preftree.report.end_of_run import conclude
 
@@ -43,7 +47,7 @@ def _verb(recipe: Recipe) -> Callable[..., None]:
         signum = run_recipe(config).signum
         if signum:
             raise typer.Exit(128 + signum)
-        if os.environ.get("RANK", "0") == "0":
+        if leads:
             conclude(Path(config.out))
 
     return train

@@ -20,6 +20,7 @@ from preftree.cli.shared import (
     SamplingTemperature,
     Seed,
     TopP,
+    announce,
     judging,
     print_table,
     reserve,
@@ -59,6 +60,7 @@ def winrate(
     After Ctrl-C, the same command continues where it stopped. A language model as judge is shown canaries first, and
     its answers are kept in the cache.
     """
+    announce(f"win rate of {a} over {b}, judged by {judge}")
     import json
 
     from preftree.evaluate.answers import collect_answers, find_sides, read_questions
@@ -173,8 +175,12 @@ def _described(win_rate: WinRate) -> list[tuple[str, str]]:
     similar = f"{win_rate.similar_pairs} pairs are of similar length, too few for a win rate"
     if win_rate.similar is not None:
         similar = f"{with_interval(*win_rate.similar)}  among the {win_rate.similar_pairs} pairs of similar length"
+    rate, reason = win_rate.controlled.rate, win_rate.controlled.reason
+    at_equal = f"not identifiable: {reason}"
+    if rate is not None:
+        at_equal = f"{with_interval(*rate)}  at equal length and with no preferred side, by regression over all pairs"
     if not win_rate.refused:
-        rows.append(("", similar))
+        rows += [("", similar), ("", at_equal)]
     for name, share in ((win_rate.a, win_rate.finished_a), (win_rate.b, win_rate.finished_b)):
         if share is not None and share < 1:
             rows.append(("cut", f"{1 - share:.1%} of the responses of {name}, at the limit of their tokens"))

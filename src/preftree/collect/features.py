@@ -16,8 +16,10 @@ from preftree.data.tokens.budgets import UNLIMITED
 from preftree.data.tokens.encoder import make_encoder
 from preftree.data.tokens.sampled_responses import encode_answers
 from preftree.errors import DataError
-from preftree.models.load import best_device, load_model, load_tokenizer, model_in
+from preftree.models.load import load_model, load_tokenizer
+from preftree.runtime.machine import best_device
 from preftree.scoring.scorer import Scorer, evaluation_mode
+from preftree.train.step_model import model_at
 from preftree.tree.layout import TokenSequence
 from preftree.tree.pack import plan_step
 
@@ -47,7 +49,7 @@ def add_features(
     responses, items = read_responses(store.reading), read_items(store.reading)
     if len(responses) < 2:
         raise DataError(f"{store.path} has {len(responses)} responses; sample some, or add some, before their features")
-    folder = model_in(name)
+    folder = model_at(name)
     tokenizer = load_tokenizer(folder)
     scorer = Scorer(load_model(folder, device=best_device()))
     prompts = [items[response.item].prompt for response in responses.values()]

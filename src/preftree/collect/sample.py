@@ -14,8 +14,9 @@ from preftree.collect.store import SqliteStore
 from preftree.data.prompts import Prompt, encode_prompts
 from preftree.errors import DataError
 from preftree.generate.hf import Sampling, load_sampler
-from preftree.models.load import load_tokenizer, model_in
+from preftree.models.load import load_tokenizer
 from preftree.records import Provenance
+from preftree.train.step_model import model_at
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +68,7 @@ def add_samples(
     items = read_items(store.reading)
     if not items:
         raise DataError(f"{store.path} has no prompts; make a project with --prompts")
-    folder = model_in(name)
+    folder = model_at(name)
     tokenizer = load_tokenizer(folder)
     sampler, weights = load_sampler(folder, tokenizer, precision=precision, batch_size=batch_size)
     numbers = list(items)

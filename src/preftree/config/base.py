@@ -54,6 +54,7 @@ PathOrId: TypeAlias = Annotated[str, AfterValidator(_check_place), Field(json_sc
 
 OptimizerName: TypeAlias = Literal["adamw", "rmsprop", "adamw_8bit"]
 ScheduleName: TypeAlias = Literal["constant", "linear", "cosine"]
+RowOrder: TypeAlias = Literal["prompt", "example", "prefix", "file"]
 
 
 def check_path_alone(value: object) -> object:
@@ -74,21 +75,24 @@ class DataSource(Strict):
       columns: Meaning of the fields where rows are of no known format, for a held-out file too: {prompt: question,
         chosen: best, rejected: worst}, or data.columns.prompt=question on the command line (docs/data.md).
       order: `prompt` shuffles whole prompts, so that all branches of a prompt are in one step; `example` shuffles rows;
-        `prefix` also keeps prompts together that begin alike, such as the turns of a dialogue.
+        `prefix` also keeps prompts together that begin alike, such as the turns of a dialogue; `file` shuffles nothing.
       turns: Assistant turns of a conversation that `sft` imitates: the `last` one or `all`, except where a turn's
         `train` or `weight` says otherwise. For `all` the chat template must render a turn alike once others follow,
         or have {% generation %} markers.
       ranking_weight: Weight of a ranking under a loss of pairs: `pairs` gives each of its pairs the weight of the row,
         so a ranking of K weighs K (K - 1) / 2; with `row` they share it, as in InstructGPT.
+      repeats: `drop` leaves out rows that say what an earlier one says, and those that contradict one; `keep` trains
+        on every row as often as it comes.
       max_rejected: Largest share of faulty rows; above it the run stops.
     """
 
     path: PathOrId
     format: str | None = None
     columns: dict[str, str] | None = None
-    order: Literal["prompt", "example", "prefix"] = "prompt"
+    order: RowOrder = "prompt"
     turns: Literal["last", "all"] = "last"
     ranking_weight: Literal["pairs", "row"] = "pairs"
+    repeats: Literal["drop", "keep"] = "drop"
     max_rejected: float = Field(default=0.05, ge=0, le=1)
 
 
@@ -99,7 +103,7 @@ class ModelAndData(Strict):
       model: A model folder, a GGUF file, or a model id of the Hugging Face hub.
       data: Training rows: a path, or the options below.
       eval_data: Held-out rows: a path, or a share of the training prompts between 0 and 1; null holds out none.
-      eval_every: Steps between evaluations; null evaluates at the end alone.
+      eval_every: Steps between evaluations, from step 0 to the end; null makes some ten of them in a run.
       out: Folder of the run.
     """
 
@@ -177,6 +181,7 @@ class Optimisation(Strict):
       max_grad_norm: Global norm to which gradients are clipped; null never clips.
       schedule: Course of the learning rate after the warm-up; linear and cosine end at 0.
       warmup_steps: Steps of linear warm-up, lr (s+1)/(W+1) at step s of W; below 1, a share of the run's steps.
+      warmup_from_zero: Whether the warm-up is lr s/W, as in transformers, whose first step changes nothing.
     """
 
     lr: float = Field(gt=0)
@@ -185,6 +190,9 @@ class Optimisation(Strict):
     max_grad_norm: float | None = Field(gt=0)
     schedule: ScheduleName
     warmup_steps: int | float = 0.1
+    warmup_from_zero: Annotated[bool, ReadWith("warmup_steps above 0", lambda options: options.warmup_steps > 0)] = (
+        False
+    )
 
     @field_validator("warmup_steps", mode="before")
     @classmethod
@@ -242,6 +250,12 @@ class Machine(Strict):
         raise ValueError(f"must be true, false or a share of the layers between 0 and 1, got {value!r}")
 
 
+HeldOutFigure: TypeAlias = Literal["loss", "accuracy", "reward"]
+_WITH_EVALUATIONS = ReadWith(
+    "eval_data, which is what evaluations are on", lambda options: options.eval_data is not None
+)
+
+
 class Keeping(Strict):
     """What a run keeps on disk.
 
@@ -249,8 +263,12 @@ class Keeping(Strict):
       resume: `auto` resumes from the newest good checkpoint in `out`, `never` starts over; or the path of a checkpoint.
       save_every: Steps between checkpoints; null saves at the end and when the run is stopped.
       keep_checkpoints: Number of checkpoints that stay on disk.
-      snapshots: Factor between the steps whose weights are kept for `preftree eval frontier` (2: after steps 1, 2, 4,
-        8, ...); null keeps none.
+      snapshots: Factor between the steps whose weights are kept, for `RUN@40` and `preftree eval frontier` (2: after
+        steps 1, 2, 4, 8, ...); auto is 2 where they take 1 GiB together at most, and none elsewhere; null keeps none.
+      keep_best: Held-out figure by which the weights of the best evaluation are kept, as `RUN@best`: `loss`, `accuracy`
+        of losses that have one, or `reward` of ppo and rloo; null keeps none.
+      stop_after: Evaluations in a row without a gain in that figure (without keep_best in the loss, or the reward of
+        ppo and rloo) after which the run ends; null goes on to the last step.
       answers: Prompts, held out where any are, that the model answers before and after training, for the report; 0 for
         none.
     """
@@ -258,11 +276,34 @@ class Keeping(Strict):
     resume: PathOrId = "auto"
     save_every: PositiveInt | None = 500
     keep_checkpoints: PositiveInt = 2
-    snapshots: float | None = Field(default=None, gt=1)
+    snapshots: Annotated[float, Field(gt=1)] | Literal["auto"] | None = "auto"
+    keep_best: Annotated[HeldOutFigure | None, _WITH_EVALUATIONS] = None
+    stop_after: Annotated[PositiveInt | None, _WITH_EVALUATIONS] = None
     answers: int = Field(default=6, ge=0)
 
 
-class RunConfig(Keeping, Machine, Pace, Optimisation, Lengths, Adaptation, ModelAndData):
+TrackerName: TypeAlias = Literal["tensorboard", "wandb", "mlflow", "trackio"]
+
+
+class Tracking(Strict):
+    """Trackers of experiments.
+
+    Attributes:
+      track: Trackers that get options, figures, report, samples and the place of the model, with commas: `tensorboard`,
+        `wandb`, `mlflow`, `trackio` (docs/trackers.md); null has none.
+    """
+
+    track: list[TrackerName] = ["tensorboard"]
+
+    @field_validator("track", mode="before")
+    @classmethod
+    def _with_commas(cls, value: object) -> object:
+        if value is None:
+            return []
+        return [word.strip() for word in value.split(",")] if isinstance(value, str) else value
+
+
+class RunConfig(Tracking, Keeping, Machine, Pace, Optimisation, Lengths, Adaptation, ModelAndData):
     """Options of every run on the examples of a file; a recipe adds to them."""
 
     recipe: ClassVar[str]

@@ -17,6 +17,7 @@ from preftree.config.base import (
     PathOrId,
     ScheduleName,
     Strict,
+    Tracking,
     check_path_alone,
 )
 from preftree.config.read_with import ReadWith
@@ -39,7 +40,7 @@ class ModelAndPrompts(Strict):
       model: A model folder, or a model id of the Hugging Face hub; usually a fine-tuned one.
       data: Prompts to answer: a path.
       eval_data: Held-out prompts: a path; null holds out none.
-      eval_every: Iterations between evaluations; null evaluates at the end alone.
+      eval_every: Iterations between evaluations, from the start to the end; null makes some ten of them in a run.
       out: Folder of the run.
       reward: `world:NAME`, `FILE.py:FUNCTION`, `MODULE:FUNCTION`, the folder of a reward model, `rm:PATH:LABEL`, or a
         language model with a pointwise rubric: `llm:FILE.yaml`, `openai:MODEL@URL`.
@@ -144,7 +145,9 @@ class Surrogate(Strict):
     max_approx_kl: Annotated[float | None, _SEVERAL] = Field(default=None, gt=0)
 
 
-class _Online(Keeping, Machine, Pace, Optimisation, Adaptation, Surrogate, RewardShaping, Rollouts, ModelAndPrompts):
+class _Online(
+    Tracking, Keeping, Machine, Pace, Optimisation, Adaptation, Surrogate, RewardShaping, Rollouts, ModelAndPrompts
+):
     lr: float = Field(default=1e-6, gt=0)
     optimizer: OptimizerName = "adamw"
     max_grad_norm: float | None = Field(default=1.0, gt=0)

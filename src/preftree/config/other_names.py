@@ -36,6 +36,7 @@ _OTHER = {
     "truncation": "truncation_mode",
     "save_every": "save_steps",
     "eval_every": "eval_steps",
+    "track": "report_to",
     "keep_checkpoints": "save_total_limit",
     "resume": "resume_from_checkpoint",
     "precision=bf16": "bf16",
@@ -95,7 +96,6 @@ OTHER_NAMES, ONLINE_NAMES = (
 # Options of other programs that have no counterpart here, and what to do.
 NOT_YET: dict[str, str] = {
     "logging_steps": "every optimiser step is written to metrics.jsonl; leave it out",
-    "report_to": "every run writes metrics.jsonl and TensorBoard; leave it out",
     "precompute_ref_log_probs": "the reference is always a table, computed once and reused; leave it out",
     "kl_estimator": "the log-ratio in a reward and k3 times the ratio in a loss alone have the gradient of the KL; "
     "leave it out",

@@ -8,18 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from hashlib import blake2b
-from typing import Literal
 
 import numpy as np
 from jaxtyping import Int, UInt
 
+from preftree.config.base import RowOrder
 from preftree.data.store.example import NO_PROMPT
 from preftree.errors import DataError
 
 
-def order_groups(
-    prompts: Int[np.ndarray, " N"], order: Literal["prompt", "example", "prefix"], batch_size: int
-) -> Int[np.ndarray, " N"] | None:
+def order_groups(prompts: Int[np.ndarray, " N"], order: RowOrder, batch_size: int) -> Int[np.ndarray, " N"] | None:
     """Groups of examples that stay together in the shuffle: those of one prompt, none if the order is by example.
 
     A prompt with more examples than a step holds is split, in file order, into groups of a step's size and a
@@ -28,13 +26,14 @@ def order_groups(
 
     Args:
       prompts: The prompt of each example, as `TokenStore.prompts`, [N].
-      order: By prompt, by example, or by prefix: `data/alike.py` joins the groups of prompts that begin alike.
+      order: By prompt, by example, by prefix (`data/alike.py` joins the groups of prompts that begin alike), or as in
+        the file.
       batch_size: Examples of a step.
     Returns:
       A number for each example, equal for those that stay together; None where all are shuffled one by one.
     """
     names, group, counts = np.unique(prompts, return_inverse=True, return_counts=True)
-    if order == "example" or len(names) in (1, len(prompts)):
+    if order in ("example", "file") or len(names) in (1, len(prompts)):
         return None
     group = group.reshape(-1)
     by_group = np.argsort(group, kind="stable")
@@ -87,6 +86,7 @@ def iterate_steps(
     batch_size: int,
     seed: int,
     groups: Int[np.ndarray, " N"] | None = None,
+    shuffle: bool = True,
 ) -> Iterator[Int[np.ndarray, " B"]]:
     """The examples of steps `start` to `stop - 1`; each step depends on its number alone."""
     length = steps_per_epoch(num_examples, batch_size)
@@ -94,7 +94,9 @@ def iterate_steps(
     for step in range(start, stop):
         epoch, within = divmod(step, length)
         if epoch != known:
-            known, order = epoch, epoch_order(num_examples, seed=seed, epoch=epoch, groups=groups)
+            known, order = epoch, np.arange(num_examples)
+            if shuffle:
+                order = epoch_order(num_examples, seed=seed, epoch=epoch, groups=groups)
         yield order[within * batch_size : (within + 1) * batch_size]
 
 

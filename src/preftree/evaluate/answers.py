@@ -23,8 +23,9 @@ from preftree.errors import ConfigError, DataError
 from preftree.generate.hf import load_sampler
 from preftree.generate.job import describe_job, read_job, sample_file
 from preftree.generate.protocol import Sampling
-from preftree.models.load import load_tokenizer, model_in
+from preftree.models.load import load_tokenizer
 from preftree.records import Text
+from preftree.train.step_model import model_at
 
 log = logging.getLogger("preftree")
 
@@ -109,7 +110,7 @@ def _find_side(word: str) -> Side:
         if not path.is_file():
             raise DataError(f"{word} does not exist; give a file as `preftree generate` writes it")
         return Side(path.name.partition(".")[0], "file", word)
-    if (model := model_in(word)) != word:
+    if (model := model_at(word)) != word:
         return Side(path.resolve().name, "model", model)
     name = path.resolve().parent.name if path.name == "model" and path.is_dir() else Path(word).name
     return Side(name or word, "model", word)

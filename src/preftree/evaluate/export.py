@@ -25,11 +25,13 @@ from preftree.models.serving import adapter_commands, merged_commands, modelfile
 from preftree.models.write_folder import write_model
 from preftree.run_folder.card import code_span, model_card
 from preftree.run_folder.reader import Run, read_run
+from preftree.run_folder.steps import find_step, split_step
 from preftree.run_folder.summary_file import digest_row, read_summary
 from preftree.runtime.ranks import open_ranks
 from preftree.scoring.architecture import position_limit
 from preftree.storage.atomic import staged_dir
 from preftree.storage.manifest import write_manifest
+from preftree.train.step_model import step_folder, summary_at
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 
@@ -63,10 +65,12 @@ class Exported:
 
 @dataclass(slots=True)
 class Subject:
-    """What is exported: the model of a finished run, and what it computes on prompts of the run's data.
+    """What is exported: the model of a run, at its end or at a step, and what it computes on prompts of the run's data.
 
     Attributes:
       run: The run.
+      folder: Its model's folder.
+      summary: What is known of the run at this step.
       config: Its options.
       adapter: Its adapter, if it trained one.
       tokenizer: Its tokenizer.
@@ -80,6 +84,8 @@ class Subject:
     """
 
     run: Run
+    folder: Path
+    summary: Mapping[str, Any]
     config: AnyConfig
     adapter: AdapterFolder | None
     tokenizer: PreTrainedTokenizerBase
@@ -127,20 +133,25 @@ class Subject:
 
 
 def open_subject(path: Path) -> Subject:
-    """The model of a finished run, loaded.
+    """The model of a finished run, or of any run at a step on disk (RUN@40), loaded.
 
     Raises:
-      DataError: the run is not finished, or is that of a reward model.
+      DataError: the run is not finished, has no such step, or is that of a reward model.
       ModelError: its model cannot be loaded.
     """
-    run = read_run(path)
-    run.require_finished()
+    name, step = split_step(str(path))
+    run = read_run(Path(name))
+    if step is None:
+        run.require_finished()
+    folder, summary = run.path / "model", run.summary
+    if step is not None:
+        folder, summary = step_folder(run.path, step), summary_at(run, find_step(run.path, step)[0])
     if run.recipe.trains == "reward_model":
-        raise DataError(f"{path} is the run of a reward model, whose folder needs no export: {path / 'model'}")
+        raise DataError(f"{path} is the run of a reward model, whose folder needs no export: {folder}")
     config = check_config(run.recipe.config, run.config)
-    tokenizer, model = load_tokenizer(path / "model"), load_model(path / "model")
+    tokenizer, model = load_tokenizer(folder), load_model(folder)
     ends = end_tokens(model.generation_config, tokenizer)
-    return Subject(run, config, find_adapter(path / "model"), tokenizer, model, ends)
+    return Subject(run, folder, summary, config, find_adapter(folder), tokenizer, model, ends)
 
 
 def export_run(
@@ -154,7 +165,7 @@ def export_run(
     """Write a finished run's adapter, or its whole model with the adapter merged, into a new folder.
 
     Args:
-      path: The run's folder.
+      path: The run's folder, or RUN@40 for a step on disk.
       out: The folder to make, new or empty.
       kind: Content of the folder. `merged` works for a run of all weights as well.
       dtype: Type of the stored weights; an adapter stays as it was trained.
@@ -179,7 +190,7 @@ def export_run(
             write_tokenizer(tokenizer, folder)
             commands = adapter_commands(out, adapter.base, adapter.config)
         else:
-            source = str(path / "model") if adapter is None else adapter.base
+            source = str(subject.folder) if adapter is None else adapter.base
             write_model(subject.whole(), tokenizer, folder, source=source, dtype=getattr(torch, dtype))
             commands = merged_commands(out, dtype)
         base = adapter.base if adapter is not None and kind == "adapter" else None
@@ -199,7 +210,7 @@ def export_run(
         result = Exported(out, difference, allowed, len(subject.prompts), commands)
         card = model_card(
             subject.config,
-            subject.run.summary,
+            subject.summary,
             place=str(out),
             adapter=kind == "adapter",
             dtype=dtype,

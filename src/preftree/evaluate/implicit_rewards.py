@@ -27,9 +27,10 @@ from preftree.errors import ConfigError, DataError
 from preftree.evaluate.along_training import load_reference
 from preftree.judges.functions import identify
 from preftree.judges.reward_model import find_reward_model, lengths_of
-from preftree.models.load import best_device, load_tokenizer
+from preftree.models.load import load_tokenizer
 from preftree.models.reward_model import load_reward_model, padding_of
 from preftree.run_folder.reader import Run
+from preftree.runtime.machine import best_device
 from preftree.runtime.paths import cache_root
 from preftree.runtime.ranks import open_ranks
 from preftree.scoring.pair_sums import response_values
@@ -37,6 +38,7 @@ from preftree.scoring.reward_scorer import RewardScorer
 from preftree.stats.calibration import Calibration, calibration
 from preftree.stats.intervals import Estimate, clustered_mean, clustered_share
 from preftree.train.policy import load_frozen
+from preftree.train.step_model import step_folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,15 +95,18 @@ class Compared:
         return fields | {"difference": self.difference and self.difference._asdict()}
 
 
-def compare_rewards(run: Run, files: list[str], *, against: str | None = None) -> list[Compared]:
+def compare_rewards(
+    run: Run, files: list[str], *, against: str | None = None, step: str | None = None
+) -> list[Compared]:
     """Accuracy and calibration of a run's implicit rewards, and of a reward model's, on the pairs of files.
 
     Args:
       run: A finished `preftree dpo` run.
       files: Pairs; each is read by both with their own tokenizers and lengths.
       against: A reward model: `rm:PATH`, or a path.
+      step: A step of the run whose weights are on disk; None is its end.
     Raises:
-      DataError: the run is not finished or not of pairs, or a file holds no pair that all can read.
+      DataError: the run is not finished, not of pairs or has no such step, or a file holds no pair that all can read.
       ConfigError: `against` is no reward model, or the run's loss has no beta.
     """
     if not run.summary or run.recipe.name != "dpo":
@@ -116,7 +121,8 @@ def compare_rewards(run: Run, files: list[str], *, against: str | None = None) -
     budget, source = config.micro_batch_tokens, config.data
     implicit: list[_Margins] = []
     with open_ranks() as ranks:
-        policy, _ = load_frozen(str(run.path / "model"), config.model_copy(update={"compile": False}), ranks)
+        model = str(run.path / "model") if step is None else str(step_folder(run.path, step))
+        policy, _ = load_frozen(model, config.model_copy(update={"compile": False}), ranks)
         reference = load_reference(run, config, ranks)
         lengths = Budgets(config.max_length, config.max_prompt_length, config.max_response_length)
         tokenizer = load_tokenizer(run.path / "model")

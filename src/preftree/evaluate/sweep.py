@@ -62,7 +62,8 @@ def plan_sweep(kind: type[C], words: Sequence[str]) -> tuple[str, list[Variant[C
         single = load_config(kind, [*fixed, *(f"{key}={value}" for key, value in combination)])
         out = single.out
         name = "-".join(f"{key.rpartition('.')[2]}{_as_name(value)}" for key, value in combination)
-        config = single.model_copy(update={"out": f"{out}/{name}", "snapshots": single.snapshots or SNAPSHOTS})
+        factor = single.snapshots if isinstance(single.snapshots, float) else SNAPSHOTS
+        config = single.model_copy(update={"out": f"{out}/{name}", "snapshots": factor})
         variants.append(Variant(name, {key: _as_name(value) for key, value in combination}, config))
     return out, variants
 

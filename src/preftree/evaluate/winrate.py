@@ -22,6 +22,7 @@ from preftree.judges.canaries import CanaryReport
 from preftree.judges.pairwise import UNKNOWN, VALUE, Judge, ask, turn
 from preftree.records import Comparison, Message, Preference, Text, Verdict, VerdictState
 from preftree.stats.intervals import Estimate, share_interval
+from preftree.stats.length_control import Controlled, control_length
 
 MOST_UNKNOWN = 0.05
 """Share of verdicts that may be invalid or failed; above it there is no headline."""
@@ -75,6 +76,7 @@ class WinRate:
       characters_a, characters_b: Mean length of a response.
       similar: Win rate among pairs of similar length; None where fewer than two prompts have one.
       similar_pairs: Number of these pairs.
+      controlled: Win rate at equal length and with no preferred side, from all pairs, or why there is none.
       finished_a, finished_b: Share of the responses that the model ended itself; None where not known.
       refused: Why the win rate is no figure to quote, a sentence each; empty where it is one.
       canaries: Results of the judge's canaries; None for a judge that is shown none.
@@ -101,6 +103,7 @@ class WinRate:
     characters_b: float
     similar: Estimate | None
     similar_pairs: int
+    controlled: Controlled
     finished_a: float | None
     finished_b: float | None
     refused: tuple[str, ...] = ()
@@ -112,6 +115,7 @@ class WinRate:
         for name in ("rate", "similar"):
             shown = figures[name] is not None and not self.refused
             figures[name] = Estimate(*figures[name])._asdict() if shown else None
+        figures |= self.controlled.as_json(shown=not self.refused)
         return figures | {"canaries": self.canaries and self.canaries.as_json()}
 
 
@@ -183,6 +187,9 @@ def count_wins(
         characters_b=float(lengths[:, 1].mean()),
         similar=share_interval(near) if len(near) > 1 else None,
         similar_pairs=int(similar.sum()),
+        controlled=control_length(
+            _by_order(pairs), lengths[:, 0] - lengths[:, 1], np.array([pair.row for pair in pairs])
+        ),
         finished_a=a.finished,
         finished_b=b.finished,
         refused=((canaries.refusal,) if canaries is not None and canaries.refusal else ()) + refusals(pairs),
@@ -333,3 +340,9 @@ def _bounds(pairs: Sequence[Pair], unknown: float) -> Float[np.ndarray, " P"]:
 
 def _values(pairs: Sequence[Pair]) -> Float[np.ndarray, " P"]:
     return np.array([pair.value for pair in pairs], np.float64)
+
+
+def _by_order(pairs: Sequence[Pair]) -> Float[np.ndarray, "P O"]:
+    """Values of pairs for side A in each order, A on the left first."""
+    orders = max((len(pair.verdicts) for pair in pairs), default=0) or 1
+    return np.array([[VALUE[verdict.choice] for verdict in pair.verdicts] or [0.5] * orders for pair in pairs])

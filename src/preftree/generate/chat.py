@@ -75,6 +75,15 @@ class Chat:
         """The chat with another message of the assistant."""
         return replace(self, turns=(*self.turns, Message("assistant", text)))
 
+    @property
+    def question(self) -> str:
+        """The last message of the user."""
+        return next((str(turn.content) for turn in reversed(self.turns) if turn.role == "user"), "")
+
+    def unasked(self) -> Chat:
+        """The chat without a last question that nothing has answered."""
+        return replace(self, turns=self.turns[:-1])
+
     def undo(self) -> Chat:
         """The chat without its last question and answer."""
         return replace(self, turns=self.turns[:-2])
@@ -150,8 +159,10 @@ def count_rows(path: Path) -> int:
     return content.count(b"\n")
 
 
-def add_choice(path: Path, chat: Chat, better: Answer, other: Answer, *, tie: bool) -> None:
+def add_choice(path: Path, chat: Chat, better: Answer, other: Answer, *, tie: bool, both_bad: bool = False) -> None:
     """Append a choice to a preference file, with the names of the models; it is on the disk on return.
+
+    Two bad answers are a tie with `both_bad` beside it.
 
     Raises:
       DataError: the file cannot be written.
@@ -162,6 +173,8 @@ def add_choice(path: Path, chat: Chat, better: Answer, other: Answer, *, tie: bo
         row |= {side: plain_text(text), f"{side}_model": answer.speaker}
     if tie:
         row["tie"] = True
+    if both_bad:
+        row["both_bad"] = True
     try:
         append_durably(path, (json.dumps(row, ensure_ascii=False) + "\n").encode())
     except OSError as error:

@@ -29,8 +29,9 @@ from transformers import (
 from preftree.errors import ConfigError, ModelError
 from preftree.generate.protocol import Generation, Sampler, Sampling, cut_response, decode, first_stop
 from preftree.models.beside_weights import end_tokens
-from preftree.models.load import best_device, load_model
+from preftree.models.load import load_model
 from preftree.reference.key import weights_digest_of_model
+from preftree.runtime.machine import sampling_device
 from preftree.scoring.architecture import long_angles_from, position_limit
 from preftree.scoring.attention.dispatch import plain_attention
 
@@ -110,7 +111,7 @@ def load_sampler(
 ) -> tuple[Sampler, str]:
     """The sampler of a model's folder or hub id, on the first GPU or the CPU, and a digest of the weights."""
     dtype = torch.float32 if precision == "fp32" else torch.bfloat16
-    model = load_model(name, dtype=dtype, device=best_device())
+    model = load_model(name, dtype=dtype, device=sampling_device())
     return hf_sampler(model, tokenizer, batch_size=batch_size), weights_digest_of_model(model)
 
 
@@ -194,8 +195,9 @@ class _Draw(LogitsProcessor):
         if self.sampling.temperature == 0:
             return scores
         u = uniforms(self.sampling.seed, self.rows, input_ids.shape[1] - self.width)
-        chosen = draw(scores, torch.from_numpy(u).to(scores.device), self.sampling.temperature, self.sampling.top_p)
-        return torch.full_like(scores, -torch.inf).scatter_(1, chosen[:, None], 0.0)
+        logits = scores.cpu() if scores.device.type == "mps" else scores  # Apple GPUs have no float64
+        chosen = draw(logits, torch.from_numpy(u).to(logits.device), self.sampling.temperature, self.sampling.top_p)
+        return torch.full_like(scores, -torch.inf).scatter_(1, chosen[:, None].to(scores.device), 0.0)
 
 
 def draw(logits: Float[Tensor, "B V"], u: Float[Tensor, " B"], temperature: float, top_p: float) -> Int[Tensor, " B"]:

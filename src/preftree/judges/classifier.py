@@ -12,8 +12,9 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreT
 
 from preftree.errors import ConfigError, JudgeError, ModelError
 from preftree.models.foreign import foreign, without_load_warnings
-from preftree.models.load import best_device, check_name
+from preftree.models.load import check_name
 from preftree.records import Text
+from preftree.runtime.machine import best_device
 
 
 class Classifier:

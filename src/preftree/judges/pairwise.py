@@ -7,7 +7,7 @@ responses at once, such as a language model asked for its opinion, sets `sees_or
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from preftree.errors import ConfigError, JudgeError
 from preftree.judges.functions import identify
@@ -23,6 +23,9 @@ VALUE = {"left": 1.0, "tie": 0.5, "invalid": 0.5, "failed": 0.5, "right": 0.0}
 
 UNKNOWN = ("invalid", "failed")
 """Choices that say nothing of the responses."""
+
+PANEL = "panel:"
+"""What the name of several judges in one begins with."""
 
 TURNED: Mapping[VerdictChoice, VerdictChoice] = {"left": "right", "right": "left"}
 
@@ -71,20 +74,40 @@ def load_judge(spec: str, how: Asking | None = None) -> Judge:
       ConfigError: there is no such judge or reward, or its rubric does not compare.
       DataError: its references or canaries cannot be read.
     """
+    if spec.startswith(PANEL):
+        return _load_panel(spec, how)
     found = find_llm(spec)
     if found is None:
         return judge_by_rewards(load_rewards(spec), identify(spec))
     if found.mode == "ranking":
         raise ConfigError(f"judge {spec!r} orders lists (mode: ranking); to compare two responses give mode: pairwise")
+    known = read_known_pairs(found.canaries)
     if found.endpoint is None:
-        raise ConfigError(f"judge {spec!r} is a model on this computer; serve it, and give its URL")
+        from preftree.judges.llm.local import LocalJudge
+
+        local = LocalJudge(found)
+        if found.mode == "pointwise":
+            return replace(judge_by_rewards(local.score, identify_llm(spec, found)), known_pairs=known)
+        return Judge(identify_llm(spec, found), local.compare, known_pairs=known)
     from preftree.judges.llm.judge import LanguageModelJudge
 
     model = LanguageModelJudge(found, how or Asking())
-    known = read_known_pairs(found.canaries)
     if found.mode == "pointwise":
         return Judge(identify_llm(spec, found), model.compare_scores, sees_order=False, known_pairs=known)
     return Judge(identify_llm(spec, found), model.compare, known_pairs=known)
+
+
+def _load_panel(spec: str, how: Asking | None) -> Judge:
+    """Several judges as one: `panel:A,B,C`."""
+    from preftree.judges.panel import JudgePanel
+
+    names = [name.strip() for name in spec.removeprefix(PANEL).split(",")]
+    if len(names) < 2 or not all(names) or any(name.startswith(PANEL) for name in names):
+        raise ConfigError(f"judge {spec!r} must name two judges or more, with commas between them, and no panel in it")
+    judges = [load_judge(name, how) for name in names]
+    known = next((judge.known_pairs for judge in judges if judge.known_pairs), ())
+    name = PANEL + ", ".join(judge.name for judge in judges)
+    return Judge(name, JudgePanel(judges, names).decide, sees_order=False, known_pairs=known)
 
 
 def ask(judge: Judge, comparisons: Sequence[Comparison]) -> list[tuple[Verdict, ...]]:

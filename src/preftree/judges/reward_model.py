@@ -22,10 +22,11 @@ from preftree.data.tokens.sampled_responses import encode_answers
 from preftree.errors import ConfigError, JudgeError
 from preftree.judges.classifier import Classifier
 from preftree.models.foreign import reason
-from preftree.models.load import best_device, load_tokenizer
+from preftree.models.load import load_tokenizer
 from preftree.models.reward_model import load_reward_model, padding_of
 from preftree.records import Text
 from preftree.reference.key import weights_digest
+from preftree.runtime.machine import best_device
 from preftree.runtime.paths import cache_root
 from preftree.scoring.reward_scorer import RewardScorer
 from preftree.tree.pack import plan_step

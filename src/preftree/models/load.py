@@ -23,13 +23,9 @@ from preftree.models.check_folder import check_folder, read_header
 from preftree.models.foreign import foreign, read_config, without_load_warnings
 from preftree.models.gguf.header import SUFFIX, find_gguf, gguf_header
 from preftree.models.gguf.read import gguf_config, load_gguf, load_gguf_tokenizer
+from preftree.models.on_hub import ask_hub
 from preftree.models.quantize import quantization_options
 from preftree.run_folder.summary_file import verify_model
-
-
-def best_device() -> torch.device:
-    """The first CUDA device, or the CPU where there is none."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def model_in(name: str) -> str:
@@ -241,3 +237,5 @@ def check_name(name: str | Path, *, weights: bool = True) -> None:
         raise ModelError(f"model {what} '{name}' does not exist")
     if path.is_dir():
         verify_model(path, weights=weights)
+    else:
+        ask_hub(str(name))

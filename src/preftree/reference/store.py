@@ -2,6 +2,7 @@
 
     ROOT/tables/<digest of the table's key>/
         key.json                        the key, for people
+        model.txt                       the model in words, where a run made the table
         part-<digest of its entries>/   never changed
             part.safetensors            the entries; the header holds the digest of the table's key
             MANIFEST.json               size and SHA-256 of it

@@ -11,7 +11,11 @@ from typing import Literal
 
 Kind = Literal["linear", "sqrt", "log"]
 
-_BEND: Mapping[Kind, Callable[[float], float]] = {"linear": float, "sqrt": math.sqrt, "log": math.log10}
+_BEND: Mapping[Kind, Callable[[float], float]] = {
+    "linear": float,
+    "sqrt": lambda value: math.sqrt(max(value, 0.0)),
+    "log": math.log10,
+}
 _STEPS = (1.0, 2.0, 2.5, 5.0, 10.0)
 _SQRT_TICKS = (0, 0.05, 0.1, 0.25, 0.5, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 

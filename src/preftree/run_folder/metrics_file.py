@@ -1,4 +1,4 @@
-"""Figures of a run while it trains: metrics.jsonl (the source of truth), TensorBoard, and a bar or a line at times."""
+"""Figures of a run while it trains: metrics.jsonl (the source of truth), trackers, and a bar or a line at times."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from io import FileIO
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 from preftree.errors import CheckpointError, TrainingError
 from preftree.storage.atomic import disk_faults, fsync_folder
-
-if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
+from preftree.trackers.guarded import Trackers
 
 log = logging.getLogger("preftree")
 
 Row: TypeAlias = Mapping[str, float | int | str]
 Display: TypeAlias = Callable[[Row, str], None]
+Listener: TypeAlias = Callable[[Row], None]
+"""Function of a caller in Python, called with each row once it is written."""
 
 # Fields that measure the clock; two equal runs may differ in these alone.
 SPEEDS = frozenset(f"{unit}_per_second" for unit in ("pairs", "examples", "responses", "lists"))
@@ -34,20 +34,33 @@ TIME_FIELDS = SPEEDS | {"seconds", "seconds_generating", "seconds_scoring", "sec
 SECONDS_BETWEEN_LINES = 20.0
 
 
+_listeners: list[Listener] = []
+
+
+@contextmanager
+def listening(listener: Listener) -> Iterator[None]:
+    """Call a function with each row that this process writes, while the context lasts."""
+    _listeners.append(listener)
+    try:
+        yield
+    finally:
+        _listeners.remove(listener)
+
+
 @dataclass(eq=False)
 class Tracker:
     """Writes rows.
 
     Attributes:
       file: metrics.jsonl; None on a rank that does not lead, and once it cannot be written.
-      board: TensorBoard's writer.
+      trackers: Trackers of experiments, which are views of the rows.
       display: Shows a row on the terminal.
       num_rows: Rows in metrics.jsonl, those of earlier sittings included.
       hashed: SHA-256 of those rows so far.
     """
 
     file: FileIO | None = None
-    board: SummaryWriter | None = None
+    trackers: Trackers = field(default_factory=Trackers)
     display: Display | None = None
     num_rows: int = 0
     hashed: hashlib._Hash = field(default_factory=hashlib.sha256)
@@ -63,13 +76,15 @@ class Tracker:
             except OSError as error:
                 raise self._unwritable(error) from error
             self.hashed.update(line)
-        self._show_on_board(row)
+        self.trackers.log(row)
         if row.get("split") == "eval":
             log.info("step %d, held out: %s", row["step"], row_in_words(row))
         elif "split" in row:
             return  # training stopped, and its error is shown
         elif self.display is not None:
             self.display(row, row_in_words(row))
+        for listener in _listeners if self.file is not None else ():
+            listener(row)
 
     def sync(self) -> None:
         """Wait until the rows have reached the disk, so that a checkpoint may count them.
@@ -85,39 +100,23 @@ class Tracker:
         except OSError as error:
             raise self._unwritable(error) from error
 
-    def close_board(self) -> None:
-        """Close TensorBoard's file, whether the disk takes its last figures or not."""
-        board, self.board = self.board, None
-        if board is None:
-            return
-        try:
-            board.close()
-        except OSError as error:
-            log.warning("TensorBoard's file cannot be written (%s)", error.strerror)
-
     def _unwritable(self, error: OSError) -> TrainingError:
         """The error to raise; nothing more is written, not even that the run has stopped."""
         assert self.file is not None
         name, self.file = self.file.name, None
         return TrainingError(f"{name} cannot be written ({error.strerror}); fix that and start again with resume=auto")
 
-    def _show_on_board(self, row: Row) -> None:
-        """TensorBoard is a view of the rows: a run continues without it."""
-        if self.board is None:
-            return
-        part = row.get("split", "train")
-        try:
-            for name, value in row.items():
-                if isinstance(value, int | float) and name != "step":
-                    self.board.add_scalar(f"{part}/{name}", value, int(row["step"]))
-        except OSError as error:
-            self.board = None
-            log.warning("TensorBoard's file cannot be written (%s); continuing without it", error.strerror)
-
 
 @contextmanager
 def open_tracker(
-    folder: Path, *, leads: bool, num_steps: int, first_step: int, keep_rows: int | None, sha256: str = ""
+    folder: Path,
+    *,
+    leads: bool,
+    num_steps: int,
+    first_step: int,
+    keep_rows: int | None,
+    sha256: str = "",
+    trackers: Callable[[], Trackers] = Trackers,
 ) -> Iterator[Tracker]:
     """Open the run's records; rows past the first `keep_rows` of an earlier sitting are cut off.
 
@@ -128,6 +127,7 @@ def open_tracker(
       first_step: Steps done before.
       keep_rows: Rows that the checkpoint knows of; None starts a new file.
       sha256: Their digest; empty where the checkpoint does not hold it.
+      trackers: Opens the trackers, once the records are open.
     Raises:
       CheckpointError: the rows are not those that the checkpoint knows of.
       WriteError: the records cannot be written.
@@ -140,12 +140,11 @@ def open_tracker(
             kept, hashed = cut_rows(folder / "metrics.jsonl", keep_rows or 0, sha256)
             # Without a buffer: a row is the system's once it is written, and nothing is left to fail at the close.
             file = stack.enter_context(FileIO(folder / "metrics.jsonl", "a"))
-        board = _open_board(folder / "tensorboard", first_step)
-        terminal = sys.stderr.isatty()
+        terminal = sys.stderr.isatty() and log.level <= logging.INFO  # with -q there is no bar
         display = stack.enter_context(_open_bar(num_steps, first_step)) if terminal else _Lines(num_steps).show
-        tracker = Tracker(file, board, display, kept, hashed)
+        tracker = Tracker(file, trackers(), display, kept, hashed)
         stack.callback(tracker.sync)
-        stack.callback(tracker.close_board)
+        stack.callback(tracker.trackers.close)
         yield tracker
 
 
@@ -186,17 +185,6 @@ def cut_rows(path: Path, keep: int, sha256: str = "") -> tuple[int, hashlib._Has
         log.log(level, "%s: dropping %d rows after %s", path, beyond, "the checkpoint" if keep else "no checkpoint")
     os.truncate(path, size)
     return rows, hashed
-
-
-def _open_board(folder: Path, first_step: int) -> SummaryWriter | None:
-    """TensorBoard's writer; None where its folder cannot be written."""
-    from torch.utils.tensorboard import SummaryWriter
-
-    try:
-        return SummaryWriter(str(folder), purge_step=first_step + 1 if first_step else None)
-    except OSError as error:
-        log.warning("TensorBoard's file cannot be written (%s); continuing without it", error.strerror)
-        return None
 
 
 def row_in_words(row: Row) -> str:

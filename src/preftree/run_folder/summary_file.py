@@ -30,6 +30,7 @@ class Summary(BaseModel):
 
     Attributes:
       steps: Updates of the run.
+      ended_early: Whether stop_after ended it before its last step.
       recipe: Name of the recipe.
       config: The options.
       trajectory: Everything that determines the sequence of weights.
@@ -44,6 +45,7 @@ class Summary(BaseModel):
     model_config = ConfigDict(extra="allow", frozen=True)
 
     steps: int
+    ended_early: bool = False
     recipe: str | None = None
     config: dict[str, Any] = {}
     trajectory: dict[str, Any] = {}

@@ -1,6 +1,6 @@
 """Writing a run's folder, from its lock to its last figures.
 
-RUN/config.yaml   RUN/metrics.jsonl   RUN/tensorboard/   RUN/checkpoints/   RUN/snapshots/
+RUN/config.yaml   RUN/metrics.jsonl   RUN/tensorboard/   RUN/checkpoints/   RUN/snapshots/   RUN/steps/
 RUN/model/   RUN/summary.json
 """
 
@@ -9,9 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import platform
-import resource
 import secrets
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -26,6 +24,7 @@ from preftree.config.load import AnyConfig, changed_options, dump_config
 from preftree.errors import CheckpointError, ConfigError, DataError, ModelError
 from preftree.run_folder.measured_file import read_measured
 from preftree.run_folder.summary_file import MEASURED, check_beside, lacks_measured, read_summary, verify_model
+from preftree.runtime.machine import peak_resident
 from preftree.runtime.ranks import Ranks
 from preftree.runtime.reduce import lead_first, max_over_ranks
 from preftree.storage.atomic import disk_faults, remove_dir, write_atomic
@@ -135,7 +134,7 @@ def start_over(config: AnyConfig, ranks: Ranks) -> None:
     with disk_faults():
         for path in earlier:
             remove_dir(path)
-        for name in ("snapshots", "tensorboard"):
+        for name in ("checkpoints/best", "snapshots", "steps", "tensorboard"):
             if (out / name).is_dir():
                 number = sum(1 for _ in (out / name).iterdir())
                 log.warning("resume=never: deleting %s of an earlier run, with %d entries", out / name, number)
@@ -209,12 +208,15 @@ def is_finished(config: AnyConfig, start: LoadedCheckpoint | None, num_steps: in
     Where one of its files is damaged, which is said, the run is finished again from its last checkpoint.
     """
     out = Path(config.out)
-    if start is None or start.step < num_steps or not (out / "model").is_dir() or not (out / "summary.json").exists():
+    if start is None or not (out / "model").is_dir() or not (out / "summary.json").exists():
         return False
     try:
         summary = read_summary(out)
         assert summary is not None
-        if summary.steps != start.step:
+        has_ended = start.step >= num_steps or (
+            summary.ended_early and summary.config.get("stop_after") == config.stop_after
+        )
+        if not has_ended or summary.steps != start.step:
             return False
         check_beside(out, summary)
         for name in ("model", "base"):
@@ -247,8 +249,7 @@ def peak_memory(ranks: Ranks) -> int:
     """Peak memory of this process in bytes: on the GPU where there is one, else resident."""
     if ranks.device.type == "cuda":
         return torch.cuda.max_memory_allocated(ranks.device)
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return peak_resident()
 
 
 def _short(value: object) -> str:

@@ -12,16 +12,20 @@ class StderrHandler(logging.Handler):
     """Handler that prints to the current stderr, which a progress bar may have replaced."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Print a record."""
+        """Print a record; where details are asked for, with the seconds since the program started."""
         text = self.format(record)
+        if logging.getLogger("preftree").isEnabledFor(logging.DEBUG):
+            text = f"{record.relativeCreated / 1000:8.2f} s  {text}"
         print(f"warning: {text}" if record.levelno >= logging.WARNING else text, file=sys.stderr)
 
 
 def quiet_transformers() -> None:
-    """Turn off the progress bars of transformers for loading and saving weights."""
-    from transformers.utils import logging
+    """Turn off the progress bars of transformers for loading and saving weights, and with -v show its messages."""
+    from transformers.utils import logging as hf_logging
 
-    logging.disable_progress_bar()
+    hf_logging.disable_progress_bar()
+    if logging.getLogger("preftree").isEnabledFor(logging.DEBUG):
+        hf_logging.set_verbosity_info()
 
 
 @contextmanager

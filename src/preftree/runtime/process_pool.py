@@ -55,7 +55,7 @@ def run_in_pool(
     waiting = deque(jobs)
     running: dict[Connection, _Running[J]] = {}
     is_forwarded = False
-    with stop_on_signals() as request:
+    with stop_on_signals("the runs under way end their step and save, and the command stops") as request:
         try:
             while True:
                 while waiting and len(running) < at_once and not request.signum:

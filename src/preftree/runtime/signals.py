@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import FrameType
 
@@ -33,14 +33,20 @@ class StopRequest:
 
 
 @contextmanager
-def stop_on_signals() -> Iterator[StopRequest]:
-    """Record Ctrl-C and SIGTERM while the context lasts; afterwards restore the earlier handlers."""
+def stop_on_signals(words: str = "") -> Iterator[StopRequest]:
+    """Record Ctrl-C and SIGTERM while the context lasts; afterwards restore the earlier handlers.
+
+    Args:
+      words: What happens next, printed on stderr at the first signal; empty prints nothing.
+    """
     request = StopRequest()
 
     def record(signum: int, _frame: FrameType | None) -> None:
         if request.signum:
             os._exit(128 + signum)
         request.signum = signum
+        if words:
+            _say(f"\n{signal.Signals(signum).name}: {words}; a second one ends it at once\n")
 
     if threading.current_thread() is not threading.main_thread():
         yield request  # only the main thread may set handlers
@@ -51,3 +57,9 @@ def stop_on_signals() -> Iterator[StopRequest]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _say(text: str) -> None:
+    """Write on stderr from a handler: no buffer, and no lock that the interrupted code may hold."""
+    with suppress(OSError):
+        os.write(2, text.encode())

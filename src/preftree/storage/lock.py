@@ -6,14 +6,18 @@ are no stale locks.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from preftree.errors import TrainingError
+from preftree.errors import ConfigError, TrainingError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 MARK = ".lock"
 _HOLDER = "process "
@@ -28,7 +32,8 @@ def _release_in_child() -> None:
     _held.clear()
 
 
-os.register_at_fork(after_in_child=_release_in_child)
+if hasattr(os, "register_at_fork"):  # Windows does not fork
+    os.register_at_fork(after_in_child=_release_in_child)
 
 
 def take_lock(path: Path, *, wait: bool, create: bool = False) -> int | None:
@@ -42,7 +47,13 @@ def take_lock(path: Path, *, wait: bool, create: bool = False) -> int | None:
       A descriptor of the file or folder; None where another process holds the lock and `wait` is false.
     Raises:
       FileNotFoundError: nothing is at `path`, and `create` is false.
+      ConfigError: the system has no such locks.
     """
+    if fcntl is None:
+        raise ConfigError(
+            "this system has no locks that end with a process, and without them two runs could write one folder; on "
+            "Windows run Preftree in WSL (docs/platforms.md)"
+        )
     flags = os.O_RDWR | os.O_CREAT if create else os.O_RDONLY
     while True:
         descriptor = os.open(path, flags, 0o666)

@@ -138,7 +138,13 @@ def steps_from(part: Subset, config: RunConfig, first: int, last: int) -> Iterat
         beginnings = [part.store[int(row)].sequences[0].ids for row in part.rows]
         groups = groups_by_beginning(beginnings, groups, config.batch_size)
     steps = iterate_steps(
-        first, last, num_examples=len(part.rows), batch_size=config.batch_size, seed=config.seed, groups=groups
+        first,
+        last,
+        num_examples=len(part.rows),
+        batch_size=config.batch_size,
+        seed=config.seed,
+        groups=groups,
+        shuffle=config.data.order != "file",
     )
     for indices in steps:
         yield part.rows[indices]
@@ -233,6 +239,7 @@ def _tokenize(
         columns=parse_columns(config.data.columns) if config.data.columns else None,
         chosen_side=getattr(config, "side", None) == "chosen",
         turns=config.data.turns,
+        keep_repeats=config.data.repeats == "keep",
         max_rejected_share=config.data.max_rejected,
     )
     for line in report.lines():

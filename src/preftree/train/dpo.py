@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import astuple
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from preftree.run_folder.metrics_file import SECONDS_BETWEEN_LINES
 from preftree.runtime.paths import cache_root
 from preftree.runtime.ranks import open_ranks
 from preftree.runtime.reduce import lead_first
+from preftree.storage.atomic import write_atomic
 from preftree.train.dataset import PromptGroups
 from preftree.train.loop import Measure, Outcome, train
 from preftree.train.objective import Objective, bind_objective
@@ -138,6 +140,10 @@ def _open_table(run: OpenRun[DpoConfig], model: ReferenceModel) -> ReferenceTabl
     table = ReferenceTable.open(Path(run.config.cache or cache_root()), key)
     for sentence in table.set_aside:
         log.warning("%s", sentence)
+    named = table.folder / "model.txt"  # for people, and for `preftree cache list`
+    if run.ranks.leads and not named.exists():
+        with suppress(OSError):
+            write_atomic(named, f"{model.words}\n")
     return table
 
 

@@ -6,6 +6,9 @@ the evaluation, and writes the row that an uninterrupted run would have written.
 
 from __future__ import annotations
 
+import itertools
+import json
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -19,9 +22,16 @@ from preftree.run_folder.metrics_file import Row, Tracker, open_tracker
 from preftree.runtime.reduce import lead_first, max_over_ranks
 from preftree.runtime.signals import stop_on_signals
 from preftree.storage.checkpoint import save_checkpoint
+from preftree.trackers.guarded import open_trackers
+from preftree.trackers.protocol import TrackedRun
 from preftree.train.open_run import OpenRun, finish
-from preftree.train.snapshots import is_snapshot_step, save_snapshot
+from preftree.train.snapshots import BEST_FOLDER, FOLDER, BestSoFar, is_snapshot_step, save_snapshot, snapshot_factor
 from preftree.train.state import Companion, Progress, capture, require_finite, restore
+
+log = logging.getLogger("preftree")
+
+EVALUATIONS = 10
+"""Evaluations of a run where the options say nothing, beside the one before its first step."""
 
 
 @runtime_checkable
@@ -128,11 +138,13 @@ def train(
     evaluated = -1
     if measure and ranks.leads:
         measure.before(steps)
-    with stop_on_signals() as request, _open_keeper(run, steps, about) as keeper:
+    words = "the step under way ends, its state is saved, and the run stops" if ranks.leads else ""
+    with stop_on_signals(words) as request, _open_keeper(run, steps, about) as keeper:
 
         def stop() -> int:
             return max_over_ranks(request.signum, ranks)
 
+        every = config.eval_every or max(1, steps.num_steps // EVALUATIONS)
         while True:
             step = keeper.progress.step
             last = step >= steps.num_steps
@@ -140,15 +152,24 @@ def train(
             if last or signum:
                 keeper.save()
             if signum:
+                if ranks.leads:
+                    _say_what_is_saved(config.out, step, steps.num_steps)
                 break
-            due = last or (config.eval_every is not None and step > 0 and step % config.eval_every == 0)
+            due = last or step % every == 0
             if steps.has_evaluation and due and evaluated != step:
                 with keeper.saving_on_failure():
                     measured = steps.evaluate(keeper.progress, stop)
                 if measured is None:
                     continue
                 figures, evaluated = dict(measured), step
-                keeper.tracker.write({"split": "eval", "step": step, "epoch": step / steps.steps_per_epoch, **figures})
+                with keeper.saving_on_failure():
+                    is_over = keeper.weigh(figures)
+                row = {"split": "eval", "step": step, "epoch": step / steps.steps_per_epoch, **figures}
+                if is_over and not last:
+                    keeper.save()  # before the row, so that a resumed run writes it again
+                    about["ended_early"] = True
+                keeper.tracker.write(row)
+                last = last or is_over
             if last:
                 break
             with keeper.saving_on_failure():
@@ -163,6 +184,11 @@ def train(
     return Outcome(keeper.progress, figures, signum)
 
 
+def _say_what_is_saved(out: str, step: int, num_steps: int) -> None:
+    place = Path(out) / "checkpoints" / f"step-{step:06d}"
+    log.info("stopped at step %d of %d; saved in %s: the same command goes on from there", step, num_steps, place)
+
+
 @dataclass(eq=False)
 class _Keeper:
     """State of a loop, and the writer of its checkpoints, snapshots and metrics.
@@ -174,6 +200,8 @@ class _Keeper:
       tracker: Writes the rows of metrics.
       progress: Position of the loop.
       saved: Step of the newest checkpoint; -1 before the first.
+      best: The best evaluation.
+      factor: Factor between the steps of snapshots; None where none are kept.
     """
 
     run: OpenRun[Any]
@@ -182,6 +210,8 @@ class _Keeper:
     tracker: Tracker
     progress: Progress
     saved: int
+    best: BestSoFar
+    factor: float | None
 
     def save(self) -> None:
         """Write a checkpoint of this step, unless there is one."""
@@ -194,9 +224,22 @@ class _Keeper:
 
     def snapshot(self) -> None:
         """Write the weights alone, if a snapshot is due at this step."""
-        factor = self.run.config.snapshots
-        if factor is not None and is_snapshot_step(self.progress.step, factor):
-            lead_first(self.run.ranks, self._write_snapshot)
+        if self.factor is not None and is_snapshot_step(self.progress.step, self.factor):
+            lead_first(self.run.ranks, lambda: self._write_weights(FOLDER, keep=None))
+
+    def weigh(self, figures: Mapping[str, float]) -> bool:
+        """Keep the weights if this evaluation is the best so far; returns whether too many brought no gain.
+
+        Raises:
+          ConfigError: `keep_best` names a figure that evaluations do not have.
+        """
+        config, step = self.run.config, self.progress.step
+        if self.best.add(step, figures) and config.keep_best is not None:
+            lead_first(self.run.ranks, lambda: self._write_weights(BEST_FOLDER, keep=1))
+        if config.stop_after is None or self.best.without_gain < config.stop_after:
+            return False
+        log.info("stop_after=%d: no evaluation has been better than that of step %d", config.stop_after, self.best.step)
+        return True
 
     @contextmanager
     def saving_on_failure(self) -> Iterator[None]:
@@ -220,10 +263,10 @@ class _Keeper:
         folder, keep = Path(self.run.config.out) / "checkpoints", self.run.config.keep_checkpoints
         save_checkpoint(folder, self.progress.step, state, keep=keep)
 
-    def _write_snapshot(self) -> None:
+    def _write_weights(self, folder: str, *, keep: int | None) -> None:
         if self.run.ranks.leads:
-            out, trajectory = Path(self.run.config.out), self.about["trajectory"]
-            save_snapshot(out, self.run.scorer.model, self.progress.step, trajectory)
+            place, trajectory = Path(self.run.config.out) / folder, self.about["trajectory"]
+            save_snapshot(place, self.run.scorer.model, self.progress.step, trajectory, keep=keep)
 
 
 @contextmanager
@@ -242,11 +285,29 @@ def _open_keeper(run: OpenRun[Any], steps: Steps, about: Mapping[str, object]) -
         first_step=progress.step,
         keep_rows=progress.rows if run.start else None,
         sha256=progress.rows_sha256,
+        trackers=lambda: open_trackers(
+            run.config.track, TrackedRun(Path(run.config.out), run.config.model_dump(), progress.step)
+        ),
     )
     with tracking as tracker:
-        keeper = _Keeper(run, steps, about, tracker, progress, progress.step if run.start else -1)
+        best = _best_before(run, progress.rows if run.start else 0)
+        factor = snapshot_factor(run.config.snapshots, run.scorer.model, steps.num_steps)
+        keeper = _Keeper(run, steps, about, tracker, progress, progress.step if run.start else -1, best, factor)
         try:
             yield keeper
         except TrainingError as error:
             tracker.write({"split": "stop", "step": keeper.progress.step, "error": str(error)})
             raise
+
+
+def _best_before(run: OpenRun[Any], num_rows: int) -> BestSoFar:
+    """The best evaluation among the rows that a checkpoint knows of; its figures decide as those of the run did."""
+    best = BestSoFar(run.config.keep_best)
+    path = Path(run.config.out) / "metrics.jsonl"
+    if num_rows == 0 or not path.is_file():
+        return best
+    with path.open(encoding="utf-8") as file:
+        for row in map(json.loads, itertools.islice(file, num_rows)):
+            if row.get("split") == "eval":
+                best.add(row["step"], row)
+    return best

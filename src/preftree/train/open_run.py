@@ -28,6 +28,7 @@ from preftree.runtime.ranks import Ranks, open_ranks
 from preftree.scoring.scorer import Scorer
 from preftree.scoring.verify import ProbeReport, require_finite_figures, verify_scorer
 from preftree.storage.checkpoint import LoadedCheckpoint
+from preftree.trackers.guarded import require_trackers
 from preftree.train.policy import Policy, load_policy
 from preftree.train.state import Progress, require_finite
 from preftree.train.step.optimizer import check_optimizer, warmup_length
@@ -105,6 +106,7 @@ def open_run(config: C, load: Callable[[C, Ranks], Policy] | None = None) -> Ite
     Raises:
       UserError: one of these fails; the message names the remedy.
     """
+    require_trackers(config.track)
     with open_ranks() as ranks, writer.claim_folder(config, ranks):
         start = writer.find_start(config, ranks)
         yield load_run(config, ranks, start, load)
@@ -222,7 +224,7 @@ def finish(
         **about,
     }
     try:
-        _write_model(run, summary)
+        write_model_of(run, summary, out / "model")
         measure()
         write_summary(out, {**summary, "metrics_sha256": rows_sha256})
     except OSError as error:
@@ -233,18 +235,23 @@ def finish(
     log.info("model in %s", out / "model")
 
 
-def _write_model(run: OpenRun[AnyConfig], summary: Mapping[str, object]) -> None:
-    """Write RUN/model: the model, or its adapter; also RUN/base where the adapter's base is in no model folder."""
+def write_model_of(run: OpenRun[AnyConfig], summary: Mapping[str, object], folder: Path) -> None:
+    """Write the model, or its adapter, into a folder; also RUN/base where the adapter's base is in no model folder.
+
+    Raises:
+      OSError: it cannot be written.
+    """
     policy, model, out = run.policy, run.scorer.model, Path(run.config.out)
     dtype, base_dtype = str(model.dtype).removeprefix("torch."), stored_dtype(policy.base)
-    card = model_card(run.config, summary, dtype=dtype, base_dtype=base_dtype)
+    place = None if folder == out / "model" else str(folder)
+    card = model_card(run.config, summary, place=place, dtype=dtype, base_dtype=base_dtype)
     if policy.lora is None:
         if base_dtype not in (None, dtype):
             hint = "" if find_gguf(policy.base) else " (preftree export --dtype rounds them)"
             log.info(
                 "weights are written in %s, as they were trained; %s is %s%s", dtype, policy.base, base_dtype, hint
             )
-        save_model(model, run.tokenizer, out / "model", card=card, source=policy.base)
+        save_model(model, run.tokenizer, folder, card=card, source=policy.base)
         return
     base = policy.base
     if policy.merged or find_gguf(policy.base):
@@ -254,9 +261,10 @@ def _write_model(run: OpenRun[AnyConfig], summary: Mapping[str, object]) -> None
         if base_dtype not in (None, dtype):
             start += f" ({base_dtype})"
         about = f"# Base of an adapter\n\n{start}.\n"
-        save_model(model, run.tokenizer, out / "base", card=about, source=policy.base, tensors=base_tensors(model))
+        if folder == out / "model" or not (out / "base").is_dir():
+            save_model(model, run.tokenizer, out / "base", card=about, source=policy.base, tensors=base_tensors(model))
     others = policy.others(run.config.model)
-    save_adapter(model, run.tokenizer, out / "model", base=base, card=card, beside=others)
+    save_adapter(model, run.tokenizer, folder, base=base, card=card, beside=others)
 
 
 def _describe_model(run: OpenRun[AnyConfig]) -> None:

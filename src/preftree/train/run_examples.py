@@ -107,6 +107,7 @@ def trajectory_of(run: OpenRun[RunConfig], data: RunExamples, **recipe: object) 
         "max_grad_norm": config.max_grad_norm,
         "schedule": config.schedule,
         "steps of warm-up": data.warmup,
+        **({"warmup_from_zero": True} if config.warmup_from_zero else {}),
         # Under a constant rate a longer run only adds steps; under a falling rate every step would differ.
         "steps of the schedule": None if config.schedule == "constant" else data.num_steps,
     }

@@ -103,7 +103,7 @@ def restore(
     Raises:
       CheckpointError: the checkpoint is of another model.
     """
-    _copy_into(trained_parameters(model), checkpoint, "model")
+    copy_weights(model, checkpoint)
     for name, companion in companions.items():
         _copy_into(_parameters(companion), checkpoint, name)
         if companion.optimizer is not None:
@@ -117,6 +117,15 @@ def restore(
             torch.cuda.set_rng_state(state, int(name.removeprefix("cuda-")))
     checkpoint.state.tensors.clear()
     return Progress(**checkpoint.state.meta["progress"])
+
+
+def copy_weights(model: nn.Module, checkpoint: LoadedCheckpoint) -> None:
+    """Copy the trained weights of a checkpoint or a snapshot into a model.
+
+    Raises:
+      CheckpointError: they are of another model.
+    """
+    _copy_into(trained_parameters(model), checkpoint, "model")
 
 
 def _parameters(companion: Companion) -> dict[str, nn.Parameter]:

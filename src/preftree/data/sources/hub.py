@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from preftree.data.rows.fields import Row
 from preftree.errors import DataError
+
+log = logging.getLogger("preftree")
 
 _ID = re.compile(
     r"(?P<name>[\w-][\w.-]*/[\w-][\w.-]*)(#(?P<folder>[\w-][\w./-]*))?"
@@ -48,6 +51,7 @@ def find_on_hub(path: str) -> HubData:
 
     match = _ID.fullmatch(path)
     assert match is not None
+    log.info("there is no file %r here; asking the Hugging Face hub for a data set of this name", path)
     try:
         commit = HfApi().dataset_info(match["name"], revision=match["revision"]).sha
     except (HfHubHTTPError, HFValidationError, OfflineModeIsEnabled, OSError) as error:

@@ -153,10 +153,13 @@ def _any_row(row: Row) -> bool:
     return True
 
 
-def read_records(source: Source, form: Format, tally: Tally) -> Iterator[tuple[Provenance, Record]]:
+def read_records(
+    source: Source, form: Format, tally: Tally, *, keep_repeats: bool = False
+) -> Iterator[tuple[Provenance, Record]]:
     """The rows without a fault, as records; the others go to the tally, and so do fields that are not read.
 
-    Repetitions are found by digests of what was read before: about 100 bytes a row, whatever a row holds.
+    Repetitions are found by digests of what was read before: about 100 bytes a row, whatever a row holds. With
+    `keep_repeats` they are rows like others.
     """
     seen = Seen()
     rows = read_rows(source) if form.group is None else form.group(read_rows(source), tally)
@@ -169,7 +172,8 @@ def read_records(source: Source, form: Format, tally: Tally) -> Iterator[tuple[P
                 _refuse_other(raw.row, form, raw.where)
             unread = form.unread(raw.row)
             record = form.read(raw.row)
-            seen.check(record, raw.where)
+            if not keep_repeats:
+                seen.check(record, raw.where)
         except Repeated:
             tally.repeat(raw.where)
         except RowFault as fault:

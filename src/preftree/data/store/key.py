@@ -72,12 +72,13 @@ def store_key(
     kind: Kind,
     chosen_side: bool,
     turns: str,
+    keep_repeats: bool,
     budgets: Budgets,
     truncation: Truncation,
 ) -> str:
     """Name of the store: hash of the rows, the tokenizer, the options, and the code of tokenisation."""
     hub = None if source.hub is None else asdict(source.hub)
-    options = [form.name, form.columns, kind, chosen_side, turns, asdict(budgets), truncation]
+    options = [form.name, form.columns, kind, chosen_side, turns, keep_repeats, asdict(budgets), truncation]
     parts = [source.path, source.files, contents, hub, options, encoder.digest, code_digest(TOKEN_CODE)]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 

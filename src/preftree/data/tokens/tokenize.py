@@ -49,6 +49,7 @@ def tokenize_file(
     columns: Columns | None = None,
     chosen_side: bool = False,
     turns: Turns = "last",
+    keep_repeats: bool = False,
     max_rejected_share: float = 0.05,
     on_rows: Callable[[int], None] | None = None,
 ) -> tuple[TokenStore, TokenReport]:
@@ -66,6 +67,7 @@ def tokenize_file(
       columns: A mapping of columns, which takes the place of a format.
       chosen_side: Imitate the chosen responses of a preference file.
       turns: Assistant turns of a demonstration that are imitated: the last, or all.
+      keep_repeats: Whether rows that repeat or contradict earlier ones are examples too.
       max_rejected_share: More than this share of rejected rows stops the run.
       on_rows: Called now and then with the number of rows read so far.
     Raises:
@@ -95,6 +97,7 @@ def tokenize_file(
         kind=kind,
         chosen_side=chosen_side,
         turns=turns,
+        keep_repeats=keep_repeats,
         budgets=budgets,
         truncation=truncation,
     )
@@ -110,8 +113,18 @@ def tokenize_file(
             return store, report
 
     tally, lengths, num_templated, num_examples = Tally(), {}, 0, 0
-    records = read_records(source, form, tally)
-    rows = _render_rows(records, tokenizer, encoder, tally, path=path, kind=kind, chosen_side=chosen_side, turns=turns)
+    records = read_records(source, form, tally, keep_repeats=keep_repeats)
+    rows = _render_rows(
+        records,
+        tokenizer,
+        encoder,
+        tally,
+        path=path,
+        kind=kind,
+        chosen_side=chosen_side,
+        turns=turns,
+        keep_repeats=keep_repeats,
+    )
     try:
         with staged_dir(folder) as staging, closing(StoreWriter(staging, key)) as writer:
             for batch in _batches(rows):
@@ -162,6 +175,7 @@ def _render_rows(
     kind: Kind,
     chosen_side: bool,
     turns: Turns,
+    keep_repeats: bool,
 ) -> Iterator[tuple[RenderedRow, int]]:
     """Rows ready to encode, each with its size in characters; faulty ones go to the tally."""
     imitated = Seen()
@@ -169,7 +183,8 @@ def _render_rows(
         if chosen_side:
             (record,) = as_kind(record, kind, chosen_side=True)
             try:
-                imitated.check(record, where)
+                if not keep_repeats:
+                    imitated.check(record, where)
             except Repeated:  # many pairs of a prompt may share their chosen response
                 tally.note("repeated_response", where)
                 continue

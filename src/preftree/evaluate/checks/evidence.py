@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, TypeGuard
 
 import numpy as np
@@ -60,6 +61,7 @@ class Evidence:
     """A run's rows by kind.
 
     Attributes:
+      policy_run: The run's folder; None where it trained a reward model, of which no step is exported.
       rows: All rows.
       train: Rows of optimiser steps.
       held_out: Rows of evaluations.
@@ -69,6 +71,7 @@ class Evidence:
       measured: Figures measured after training.
     """
 
+    policy_run: Path | None
     rows: Sequence[Row]
     train: Sequence[Row]
     held_out: Sequence[Row]
@@ -124,7 +127,8 @@ def gather(run: Run) -> Evidence:
     train, held_out = split_rows(run)
     starts_at_reference = run.config.get("reference", "start") == "start"
     traits = traits_of(run.config)
-    return Evidence(run.rows, train, held_out, run.loss, traits, starts_at_reference, run.measured)
+    policy_run = run.path if run.recipe.trains == "policy" else None
+    return Evidence(policy_run, run.rows, train, held_out, run.loss, traits, starts_at_reference, run.measured)
 
 
 def ends_of(row: Row, name: str) -> Estimate | None:

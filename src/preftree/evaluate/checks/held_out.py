@@ -24,12 +24,13 @@ def held_out_losses(evidence: Evidence) -> list[tuple[int, float]]:
 def carries_over(evidence: Evidence) -> bool:
     """Whether an evaluation was better than a coin: by its loss or, where margins are too large for it, by accuracy.
 
-    By the whole interval.
+    By the whole interval; the evaluation before the first step does not count.
     """
     coin = evidence.traits.untrained
     most = math.inf if coin is None else coin - scaled_nats(coin, LEARNED_NATS)
-    by_loss = any(row.get("loss_high", math.inf) < most for row in evidence.held_out if is_number(row.get("loss")))
-    return by_loss or any(row.get("accuracy_low", 0.0) > WEAK_ACCURACY for row in evidence.held_out)
+    rows = [row for row in evidence.held_out if row["step"] > 0]
+    by_loss = any(row.get("loss_high", math.inf) < most for row in rows if is_number(row.get("loss")))
+    return by_loss or any(row.get("accuracy_low", 0.0) > WEAK_ACCURACY for row in rows)
 
 
 def scaled_nats(coin: float, nats: float) -> float:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
+
 from preftree.evaluate.checks.evidence import Diagnosis, Evidence, Missing, ends_of, is_number
 from preftree.evaluate.checks.held_out import carries_over, held_out_losses
 from preftree.run_folder.measured_file import Point
+from preftree.run_folder.steps import nearest_step
 
 REWARD_DROP = 0.2
 """Share of the gain in reward that may be lost again while the policy stays at the same KL.
@@ -45,7 +48,7 @@ def over_optimisation(evidence: Evidence) -> Diagnosis | Missing | None:
             "their intervals apart where there are any",
             f"Reward was highest at step {best.step} ({best.reward:.3g} at KL {best.kl:.2g}) and fell to "
             f"{last.reward:.3g} by the end, at KL {last.kl:.2g}.",
-            f"Use a checkpoint near step {best.step}; save more often; raise beta; train fewer steps.",
+            f"{_use_step(evidence, best.step or 0)}; raise beta; train fewer steps.",
         )
     return _overfit(evidence, losses)
 
@@ -74,6 +77,17 @@ def _frontier(evidence: Evidence) -> list[Point]:
     return sorted((p for p in evidence.measured.frontier if p.step is not None), key=lambda p: p.step or 0)
 
 
+def _use_step(evidence: Evidence, step: int) -> str:
+    """Advice to use the weights on disk that are nearest to a step, by a command that works."""
+    if step == 0:
+        return "No step was better than the start: a lower lr"
+    run = evidence.policy_run
+    near = None if run is None else nearest_step(run, step)
+    if near is None:
+        return f"Train again with keep_best=loss, or max_steps={step}"
+    return f"Use step {near}: preftree export {shlex.quote(f'{run}@{near}')} OUT --merged"
+
+
 def _overfit(evidence: Evidence, losses: list[tuple[int, float]]) -> Diagnosis | None:
     if len(losses) < 2:
         return None
@@ -88,7 +102,7 @@ def _overfit(evidence: Evidence, losses: list[tuple[int, float]]) -> Diagnosis |
         if is_number(row.get("accuracy"))
     ]
     last = evidence.held_out[-1]
-    advice = f"Use a checkpoint near step {step}; stop earlier; raise beta; more data rather than more epochs."
+    advice = f"{_use_step(evidence, step)}; stop_after=3; raise beta; more data rather than more epochs."
     # Where nothing was learned that generalises, label_noise or memorising reports it.
     if risen and loss > lowest + LOSS_RISE * abs(lowest) and carries_over(evidence):
         return Diagnosis(
@@ -110,6 +124,6 @@ def _overfit(evidence: Evidence, losses: list[tuple[int, float]]) -> Diagnosis |
             {"best_accuracy": best, "accuracy": last["accuracy"]},
             f"held-out accuracy more than {ACCURACY_DROP:.0%} below its best, and their intervals apart",
             f"Held-out accuracy was best at step {at} ({best:.1%}) and has fallen to {last['accuracy']:.1%}.",
-            advice,
+            f"{_use_step(evidence, at)}; stop_after=3; raise beta; more data rather than more epochs.",
         )
     return None

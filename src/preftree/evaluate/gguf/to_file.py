@@ -43,7 +43,7 @@ def export_run_gguf(path: Path, out: Path, kind: GgufType, *, tolerance: float |
     """Write a finished run's whole model, its adapter merged, as one GGUF file in a new folder.
 
     Args:
-      path: The run's folder.
+      path: The run's folder, or RUN@40 for a step on disk.
       out: The folder to make, new or empty.
       kind: Type of the matrices.
       tolerance: Largest difference of a logit to the run's own; None is TOLERANCES.
@@ -90,7 +90,7 @@ def export_run_gguf(path: Path, out: Path, kind: GgufType, *, tolerance: float |
         result = Exported(out, difference, allowed, len(subject.prompts), _commands(out, file))
         card = model_card(
             subject.config,
-            subject.run.summary,
+            subject.summary,
             place=str(out),
             adapter=False,
             dtype=kind,

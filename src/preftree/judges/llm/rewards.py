@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TypeAlias
 
 import numpy as np
@@ -14,8 +15,9 @@ from preftree.judges.canaries import make_canaries, show_canaries, weigh_canarie
 from preftree.judges.known_pairs import read_known_pairs
 from preftree.judges.llm.bill import Asking
 from preftree.judges.llm.judge import LanguageModelJudge
+from preftree.judges.llm.local import LocalJudge
 from preftree.judges.llm.rubric import JudgeFile
-from preftree.judges.pairwise import Judge
+from preftree.judges.pairwise import Judge, judge_by_rewards
 from preftree.records import Comparison, Text, Verdict
 
 log = logging.getLogger("preftree")
@@ -42,14 +44,17 @@ def rewards_of_model(spec: str, judge: JudgeFile, how: Asking, *, in_groups: boo
             f"reward {spec!r} orders lists (mode: ranking), and here each response needs its own score; "
             "give mode: pointwise"
         )
-    if judge.endpoint is None:
-        raise ConfigError(f"reward {spec!r} is a model on this computer; serve it and give its URL, or take rm:PATH")
-    model = LanguageModelJudge(judge, how)
     known = read_known_pairs(judge.canaries)
-    if judge.mode == "pointwise":
+    values: Values
+    if judge.endpoint is None:
+        values = LocalJudge(judge).score
+        report = show_canaries(replace(judge_by_rewards(values, spec), known_pairs=known))
+    elif judge.mode == "pointwise":
+        model = LanguageModelJudge(judge, how)
         report = show_canaries(Judge(spec, model.compare_scores, sees_order=False, known_pairs=known))
         values = model.rewards
     else:
+        model = LanguageModelJudge(judge, how)
         verdicts = {
             kind: [(verdict,) for verdict in _ranked(model, canaries)]
             for kind, canaries in make_canaries(known).items()

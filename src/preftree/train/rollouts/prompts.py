@@ -24,8 +24,9 @@ log = logging.getLogger("preftree")
 NOT_IN_TRAJECTORY = frozenset(
     {
         *("model", "data", "eval_data", "eval_every", "out", "reward", "reference", "lora", "resume", "save_every"),
-        *("keep_checkpoints", "snapshots", "micro_batch_tokens", "generation_batch", "gradient_checkpointing"),
-        *("answers", "threads", "cache", "epochs", "max_steps", "warmup_steps", "critic_start", "ptx_data"),
+        *("keep_checkpoints", "snapshots", "keep_best", "stop_after", "track", "answers"),
+        *("micro_batch_tokens", "generation_batch", "gradient_checkpointing"),
+        *("threads", "cache", "epochs", "max_steps", "warmup_steps", "critic_start", "ptx_data"),
     }
 )
 """Options that do not determine the sequence of weights, or that a trajectory holds as digests."""

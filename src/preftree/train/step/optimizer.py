@@ -66,10 +66,12 @@ def warmup_length(options: Optimisation, num_steps: int) -> int:
 def learning_rate(step: int, options: Optimisation, num_steps: int) -> float:
     """Learning rate of update number `step` (from 0): a pure function, so a resumed run cannot differ.
 
-    During a warm-up of W steps it is lr (s+1)/(W+1). After it, it is constant, or falls to 0 at `num_steps`, along a
-    line or half a cosine.
+    During a warm-up of W steps it is lr (s+1)/(W+1), or lr s/W from zero. After it, it is constant, or falls to 0 at
+    `num_steps`, along a line or half a cosine.
     """
     warmup = warmup_length(options, num_steps)
+    if step < warmup and options.warmup_from_zero:
+        return options.lr * step / warmup
     if step < warmup:
         return options.lr * (step + 1) / (warmup + 1)
     done = (step - warmup) / max(1, num_steps - warmup)

@@ -1,0 +1,1 @@
+"""Configurations of other tools, read as ours: TRL, LLaMA-Factory and axolotl."""
