@@ -25,8 +25,9 @@ from preftree.judges.llm.judge import read_references
 from preftree.judges.llm.prompt import TIE, Question
 from preftree.judges.llm.rubric import JudgeFile
 from preftree.losses.quantities import sum_responses
-from preftree.models.load import best_device, load_model, load_tokenizer, model_in
+from preftree.models.load import load_model, load_tokenizer, model_in
 from preftree.records import Comparison, Message, Text, Verdict
+from preftree.runtime.machine import best_device
 from preftree.scoring.scorer import Scorer
 from preftree.tree.layout import TokenSequence
 from preftree.tree.pack import plan_step
