@@ -18,7 +18,7 @@ from preftree.config.dpo import DpoConfig
 from preftree.config.load import load_config
 from preftree.errors import ConfigError
 from preftree.report.end_of_run import conclude
-from preftree.run_folder.measured_file import Measured, Sample, write_measured
+from preftree.run_folder.measured_file import Answered, Measured, write_measured
 from preftree.trackers import guarded
 from preftree.trackers.guarded import open_trackers
 from preftree.trackers.protocol import ExperimentTracker, TrackedEnd, TrackedRun
@@ -94,8 +94,8 @@ def test_a_run_tells_its_trackers_everything_and_goes_on_without_one_that_fails(
         assert step == row["step"]
         assert figures[f"{row.get('split', 'train')}/loss"] == row["loss"]
     assert works.calls[-1] == ("close", None)
-    sample = Sample(prompt="Is it?", reference="no", policy="yes", reference_reward=0.0, policy_reward=1.0)
-    write_measured(place / "run/measured.json", Measured(samples=(sample,)))
+    answer = Answered(prompt="Is it?", before="no", after="yes")
+    write_measured(place / "run/measured.json", Measured(answers=(answer,)))
     conclude(place / "run")
     again = opened[2]
     assert again.run.known_as == "first" and again.run.first_step == 2

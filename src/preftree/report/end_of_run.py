@@ -35,7 +35,7 @@ def _tell_trackers(run: Run, page: Path) -> None:
     if not names:
         return
     samples = [
-        {"prompt": sample.prompt, "start": sample.reference, "policy": sample.policy} for sample in run.measured.samples
+        {"prompt": answer.prompt, "start": answer.before, "policy": answer.after} for answer in run.measured.answers
     ]
     trackers = open_trackers(names, TrackedRun(run.path, run.config, run.steps))
     trackers.end(TrackedEnd(page, run.path / "model", samples))
