@@ -78,7 +78,8 @@ Precision = Annotated[Literal["fp32", "bf16"], typer.Option(help="Precision of t
 
 def announce(text: str) -> None:
     """Say what a command begins with, before torch and transformers are imported, which takes seconds."""
-    log.info("preftree %s: %s", __version__, text)
+    sayable = text.encode("utf-8", "backslashreplace").decode()  # names of files may be no UTF-8
+    log.info("preftree %s: %s", __version__, sayable)
 
 
 def print_table(
