@@ -40,7 +40,7 @@ def complete(scripts: Path, line: str, breaks: str = " \t\n\"'><=;|&(:") -> list
         ("preftree sweep ", [row.name for row in RECIPES.values() if row.trains == "policy"]),
         ("preftree options r", ["reward", "rloo"]),
         ("preftree completion ", ["bash", "zsh"]),
-        ("preftree configs ", ["list", "show", "copy"]),
+        ("preftree configs ", ["list", "show", "copy", "from"]),
         ("preftree losses simp", ["simper", "simpo"]),
         ("preftree generate --best", ["--best-of"]),
         ("preftree dpo optim", ["optimizer="]),
