@@ -140,7 +140,10 @@ def test_snapshots_are_the_policies_of_their_steps(place: Path) -> None:
     ("spec", "said"),
     [
         ("world:huge", "names no world; worlds are tiny"),
-        ("rules.py", "must be world:NAME, rm:FOLDER, FILE.py:FUNCTION or MODULE:FUNCTION"),
+        (
+            "rules.py",
+            "must be world:NAME, rm:FOLDER, llm:FILE.yaml, openai:MODEL@URL, FILE.py:FUNCTION or MODULE:FUNCTION",
+        ),
         ("{}/none.py:brevity", "none.py does not exist"),
         ("{}/rules.py:length", "has no function 'length'"),
         ("no_such_module:f", "cannot be imported"),

@@ -131,7 +131,7 @@ def test_a_full_disk_is_a_sentence(place: Path, monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr("preftree.storage.atomic.write_atomic", full)
     with pytest.raises(WriteError, match=r"rewards.json cannot be written \(No space left on device\); fix that"):
-        rewards(place / "dpo", data=str(place / "other.jsonl"))
+        rewards(str(place / "dpo"), data=str(place / "other.jsonl"))
 
 
 def test_without_a_reward_model(place: Path) -> None:

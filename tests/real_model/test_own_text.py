@@ -70,4 +70,5 @@ def test_the_tutorial_shows_the_command_that_runs() -> None:
 def test_the_length_of_the_texts_is_what_the_tutorial_says() -> None:
     rows = list(pairs())
     longer = sum(len(row["chosen"]) > len(row["rejected"]) for row in rows)
-    assert longer == 18 and "longer one in 9.0% of" in (HERE.parents[1] / "docs" / "tutorial.md").read_text(encoding="utf-8")
+    page = (HERE.parents[1] / "docs" / "tutorial.md").read_text(encoding="utf-8")
+    assert longer == 18 and "longer one in 9.0% of" in page
