@@ -146,7 +146,7 @@ def _print(entries: list[CacheEntry]) -> None:
     now = time.time()
     for entry in entries:
         days, of = (now - entry.used) / DAY, entry.of
-        shown = of if len(of) <= 40 else f"...{of[-37:]}"
+        shown = end_of(of, 40)
         typer.echo(f"{entry.kind:6} {size_in_words(entry.size):>9} {days:6.1f} days  {entry.path.name[:8]}  {shown}")
 
 
@@ -176,3 +176,8 @@ def _bytes(text: str) -> float:
     if match is None:
         raise ConfigError(f"--keep must be a size with kB, MB, GB or TB, such as 20GB, got {text!r}")
     return float(match[1]) * {"k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}[match[2]]
+
+
+def end_of(path: str, most: int) -> str:
+    """A path as it is, or its end after dots where it is longer than `most` characters."""
+    return path if len(path) <= most else f"...{path[3 - most :]}"

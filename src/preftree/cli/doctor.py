@@ -8,7 +8,7 @@ from typing import Any
 
 import typer
 
-from preftree.cli.cache import entries_of, size_in_words
+from preftree.cli.cache import end_of, entries_of, size_in_words
 from preftree.cli.shared import AsJson, announce
 from preftree.runtime.paths import cache_root
 
@@ -61,7 +61,7 @@ def _lines(facts: dict[str, Any]) -> list[str]:
         "memory and disk",
         f"  memory  {size_in_words(facts['memory_bytes'])}, free {size_in_words(facts['memory_free_bytes'])}",
         f"  disk    free here {size_in_words(facts['disk_free_bytes'])}",
-        f"  cache   {size_in_words(facts['cache']['bytes'])} in {facts['cache']['path']}",
+        f"  cache   {size_in_words(facts['cache']['bytes'])} in {end_of(facts['cache']['path'], 54)}",
         f"parameters that {facts['devices'][0]['name']} can train; a third is for activations",
     ]
     lines += [f"  {way:36} {_parameters(number)}" for way, number in facts["largest_parameters"].items()]
