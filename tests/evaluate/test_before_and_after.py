@@ -102,3 +102,23 @@ def test_a_reward_model_answers_nothing(folder: Path) -> None:
     assert load_config(RewardConfig, words).answers == 0
     with pytest.raises(ConfigError, match="a reward model answers no prompts"):
         load_config(RewardConfig, [*words, "answers=2"])
+
+
+@pytest.mark.parametrize("when", [1, 2])
+def test_answers_that_fail_fail_no_run(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, when: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    calls: list[object] = []
+    answer = before_and_after.Questions.answer
+
+    def full(questions: before_and_after.Questions) -> list[str]:
+        calls.append(questions)
+        if len(calls) == when:
+            raise torch.OutOfMemoryError("no room")
+        return answer(questions)
+
+    monkeypatch.setattr(before_and_after.Questions, "answer", full)
+    with caplog.at_level("WARNING", "preftree"):
+        run_recipe(dpo_config(folder, "run", "max_steps=1"))
+    assert "no answers in the report: no room" in caplog.text
+    assert (folder / "run" / "summary.json").exists() and not answers_of(folder / "run")

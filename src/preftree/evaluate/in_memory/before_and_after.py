@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from transformers import PreTrainedTokenizerBase
 
 from preftree.errors import UserError
@@ -29,6 +30,9 @@ LONGEST_PROMPT = 1024
 
 LONGEST_ANSWER = 128
 """Most tokens of an answer."""
+
+_NO_REASON_TO_FAIL = (UserError, torch.OutOfMemoryError)
+"""What leaves the answers out and lets the run go on, or end well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,22 +107,23 @@ class BeforeAndAfter:
         began = time.perf_counter()
         try:
             self._before = self._questions.answer()
-        except UserError as error:
+        except _NO_REASON_TO_FAIL as error:
             log.warning("no answers in the report: %s", error)
             self._questions = None
         else:
             log.info("answered %d prompts before training (%.1f s)", len(self._before), time.perf_counter() - began)
 
     def keep(self) -> None:
-        """Answer again, and write both answers into RUN/measured.json.
-
-        Raises:
-          UserError: the model cannot generate any more.
-        """
+        """Answer again, and write both answers into RUN/measured.json."""
         questions = self._questions
         if questions is None:
             return
-        rows = zip(questions.prompts.texts, self._before, questions.answer(), strict=True)
+        try:
+            after = questions.answer()
+        except _NO_REASON_TO_FAIL as error:
+            log.warning("no answers in the report: %s", error)
+            return
+        rows = zip(questions.prompts.texts, self._before, after, strict=True)
         answers = tuple(Answered(prompt=prompt, before=before, after=after) for prompt, before, after in rows)
         update = {"answers": answers, "answers_held_out": questions.held_out}
         path = questions.out / "measured.json"
