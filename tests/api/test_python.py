@@ -61,6 +61,18 @@ def test_the_same_call_with_out_resumes(capsys: pytest.CaptureFixture[str]) -> N
     assert again.metrics == longer.metrics
 
 
+def test_a_model_in_memory_does_not_replace_the_start_of_an_earlier_run(place: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained("model")
+    preftree.dpo(model, ROWS, out="held", **OPTIONS)
+    kept = (place / "held/start/model.safetensors").read_bytes()
+    preftree.dpo(model, ROWS, out="held", **OPTIONS)  # it is finished
+    with torch.no_grad():
+        next(model.parameters()).add_(1)
+    with pytest.raises(ConfigError, match=r"held/start holds other weights.*give another out"):
+        preftree.dpo(model, ROWS, out="held", **OPTIONS)
+    assert (place / "held/start/model.safetensors").read_bytes() == kept
+
+
 def test_without_out_every_call_is_a_run_of_its_own() -> None:
     first, second = (preftree.dpo("model", ROWS, **OPTIONS | {"max_steps": 1}) for _ in range(2))
     assert first.path != second.path and first.model.is_dir()

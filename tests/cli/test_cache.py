@@ -77,6 +77,20 @@ def test_what_a_process_has_mapped_stays(cache: Path) -> None:
     assert left(cache) == "d"
 
 
+def test_what_a_process_has_mapped_stays_under_a_link_too(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = cache / "tokens" / ("a" * 32) / "examples.arrow"
+    link = cache.parent / "link"
+    link.symlink_to(cache, target_is_directory=True)
+    monkeypatch.chdir(cache.parent)
+    for name in (str(link), cache.name):
+        with file.open("r+b") as opened:
+            mapped = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
+        os.utime(file, (0, 0))
+        call("prune", "--older-than", "1d", "--cache", name)
+        assert "a" in left(cache)
+        mapped.close()
+
+
 def test_entries_are_listed_with_size_age_and_owner(tmp_path: Path) -> None:
     make_model(tmp_path / "model")
     make_pairs(tmp_path / "pairs.jsonl", 8)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -112,3 +113,39 @@ def test_what_cannot_be_run_is_one_sentence(place: Path) -> None:
         Path("odd.yaml").write_text(text)
         with pytest.raises(ConfigError, match=sentence):
             convert_config(Path("odd.yaml"))
+
+
+def converted(place: Path, **keys: object) -> dict[str, Any]:
+    """Our options of a TRL file with a few keys more."""
+    base: dict[str, Any] = {"model_name_or_path": str(place / "model"), "dataset_name": "pairs.jsonl"}
+    Path("theirs.yaml").write_text("".join(f"{name}: {value}\n" for name, value in (base | keys).items()))
+    Path("ours.yaml").write_text(convert_config(Path("theirs.yaml")))
+    options, _ = read_yaml_file(Path("ours.yaml"))
+    return dict(options)
+
+
+def test_no_and_off_are_false_as_in_the_tools(place: Path) -> None:
+    options = converted(place, load_in_4bit="no", gradient_checkpointing="off", use_peft="no")
+    assert "quantize" not in options and options["gradient_checkpointing"] is False and "lora" not in options
+    assert converted(place, gradient_checkpointing="yes")["gradient_checkpointing"] is True
+
+
+def test_no_limit_stays_no_limit_and_evaluations_of_nothing_are_named(place: Path) -> None:
+    assert converted(place, max_length="null")["max_length"] is None
+    assert converted(place)["max_length"] == 1024
+    assert "eval_every" not in converted(place, eval_steps=100)
+    assert "#   eval_steps: 100 - nothing is held out" in Path("ours.yaml").read_text()
+
+
+def test_axolotl_trains_one_epoch_under_a_cosine_where_nothing_is_said(place: Path) -> None:
+    lines = [line for line in Path("axolotl-dpo.yaml").read_text().splitlines() if "epochs" not in line]
+    Path("axolotl-dpo.yaml").write_text("\n".join(x for x in lines if "scheduler" not in x and "max_steps" not in x))
+    text = convert_config(Path("axolotl-dpo.yaml"))
+    assert "\nepochs: 1\n" in text and "\nschedule: cosine\n" in text
+
+
+def test_other_widths_of_stored_weights_are_refused(place: Path) -> None:
+    path = Path("llama-factory-dpo.yaml")
+    path.write_text(path.read_text() + "\nquantization_bit: 2\n")
+    with pytest.raises(ConfigError, match=r"quantization_bit=2; there are 4 \(nf4\) and 8 \(int8\)"):
+        convert_config(path)

@@ -21,7 +21,7 @@ from preftree.train import loop
 from preftree.train.dpo import run_dpo
 from preftree.train.reward import run_reward
 from preftree.train.sft import run_sft
-from preftree.train.snapshots import snapshot_factor
+from preftree.train.snapshots import BestSoFar, snapshot_factor
 from preftree.train.step.supervised import SupervisedSteps
 from preftree.train.step_model import model_at
 from support.small_runs import dpo_config, make_model, make_pairs, rows_of, sft_config
@@ -181,6 +181,31 @@ def test_a_run_ends_after_evaluations_without_gain_and_resumes_exactly(
     assert equal(weights(place / "killed/model"), weights(place / "early/model"))
     run_dpo(dpo_config(place, "killed", *(word.replace("after=3", "after=4") for word in words)))
     assert json.loads((place / "killed/summary.json").read_text())["steps"] == 7
+
+
+def test_an_evaluation_that_is_repeated_counts_once() -> None:
+    best = BestSoFar("loss")
+    assert best.add(0, {"loss": 2.0}) and not best.add(0, {"loss": 2.0}) and best.without_gain == 0
+    assert not best.add(1, {"loss": 3.0}) and not best.add(1, {"loss": 3.0}) and best.without_gain == 1
+
+
+def test_another_figure_on_resume_keeps_the_best_by_that_figure(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    figures = [{"loss": 1 - n / 10, "accuracy": value} for n, value in enumerate((0.9, 0.5, 0.6, 0.7, 0.65))]
+    monkeypatch.setattr(SupervisedSteps, "evaluate", lambda self, progress, stop: figures[progress.step])
+    words = ("eval_data=.3", "eval_every=1", "schedule=constant")
+    run_dpo(dpo_config(place, "figure", *words, "max_steps=2", "keep_best=loss"))
+    assert best_step(place / "figure") == 2
+    run_dpo(dpo_config(place, "figure", *words, "max_steps=4", "keep_best=accuracy"))
+    assert best_step(place / "figure") == 3, "the best of the evaluations whose weights could be kept"
+
+
+def test_a_run_from_step_0_is_not_taken_for_an_earlier_one(place: Path) -> None:
+    out = place / "again"
+    (out / "steps" / "step-000002").mkdir(parents=True)
+    (out / ".lock").write_text("process 1 on here\n")
+    (out / "trackers.json").write_text("{}")
+    run_dpo(dpo_config(place, "again", "max_steps=1"))
+    assert not (out / "steps").exists() and not (out / "trackers.json").exists()
 
 
 def test_snapshots_are_kept_by_default_where_they_are_small() -> None:

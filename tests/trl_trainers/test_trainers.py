@@ -333,3 +333,21 @@ def test_other_names_of_trl_are_refused_with_what_to_do(model: str) -> None:
         trainer.push_to_hub()
     with pytest.raises(ConfigError, match="nothing has been trained"):
         trainer.save_model("x")
+
+
+def test_turns_of_a_prompt_are_trained_on_with_assistant_only_loss_alone(model: str) -> None:
+    def turn(role: str, content: str) -> dict[str, str]:
+        return {"role": role, "content": content}
+
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    tokenizer.chat_template = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
+    prompt = [turn("user", "a"), turn("assistant", "b"), turn("user", "c")]
+    talk = {"prompt": prompt, "completion": [turn("assistant", "d")]}
+    for assistant_only, turns in ((False, {}), (True, {"turns": "all"})):
+        args = SFTConfig(**COMMON | {"output_dir": "run", "assistant_only_loss": assistant_only})
+        trainer = SFTTrainer(model, args=args, train_dataset=rows([talk] * 4), processing_class=tokenizer)
+        assert trainer.data_options() == turns
+    args = SFTConfig(**COMMON | {"output_dir": "run"})
+    two = {"prompt": prompt, "completion": [turn("assistant", "d"), turn("user", "e"), turn("assistant", "f")]}
+    with pytest.raises(ConfigError, match="a completion of 3 messages would be trained on in its last one alone"):
+        SFTTrainer(model, args=args, train_dataset=rows([two] * 4), processing_class=tokenizer)

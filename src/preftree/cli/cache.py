@@ -82,7 +82,7 @@ def prune(
     """Remove entries by age, by size, or both; never one that a process holds, or that was used within the hour."""
     if older_than is None and keep is None:
         raise ConfigError("cache prune removes by age or by size: give --older-than 30d, --keep 20GB, or both")
-    folder, now = cache or cache_root(), time.time()
+    folder, now = (cache or cache_root()).resolve(), time.time()  # as the files that processes hold are named
     entries = sorted(entries_of(folder), key=lambda entry: entry.used)
     doomed = [] if older_than is None else [one for one in entries if now - one.used > _days(older_than) * DAY]
     if keep is not None:

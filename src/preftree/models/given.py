@@ -52,12 +52,12 @@ def write_given(
     Args:
       model: The model; it stays as it is.
       tokenizer: Its tokenizer; None loads that of the folder or hub id that the model was loaded from.
-      folder: RUN/NAME; replaced where it exists.
+      folder: RUN/NAME; where it exists it must hold these weights.
     Returns:
       The tokenizer that was written.
     Raises:
       ModelError: the model has an adapter or quantised weights in it, or comes without a tokenizer.
-      ConfigError: RUN holds files of something else.
+      ConfigError: RUN holds files of something else, or the folder other weights.
       WriteError: the folder cannot be written.
     """
     if not isinstance(model, PreTrainedModel):
@@ -72,6 +72,10 @@ def write_given(
             "the model in memory is %s: its weights are trained in fp32, since small updates vanish in half precision",
             str(model.dtype).removeprefix("torch."),
         )
+    if folder.is_dir() and not _holds(folder, model):
+        raise ConfigError(
+            f"{folder} holds other weights, of an earlier call that began with them and may need them; give another out"
+        )
     place = getattr(model.config, "_name_or_path", "")
     if tokenizer is None and not place:
         raise ModelError("a model in memory needs its tokenizer; give tokenizer=")
@@ -79,3 +83,10 @@ def write_given(
     with own_folder(folder.parent), disk_faults():
         save_model(model, tokenizer, folder, card=f"# {folder.name}\n\nA model that was given in memory.\n")
     return tokenizer
+
+
+def _holds(folder: Path, model: PreTrainedModel) -> bool:
+    """Whether a model folder holds the weights of a model in memory."""
+    saved, ours = load_model(folder).state_dict(), model.state_dict()
+    same = (torch.equal(saved[name].cpu().float(), ours[name].cpu().float()) for name in ours if name in saved)
+    return saved.keys() == ours.keys() and all(same)

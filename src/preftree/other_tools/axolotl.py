@@ -90,6 +90,8 @@ def from_axolotl(keys: PlainMap, source: Path) -> tuple[str, Conversion]:
     for theirs, common in _RENAMED.items():
         if (value := take(theirs)) is not None:
             conversion.keys[common] = value
+    conversion.keys.setdefault("num_train_epochs", 1)
+    conversion.keys.setdefault("lr_scheduler_type", "cosine")
     take_optimisation(conversion, learning_rate=2e-4, batch=1)
     options |= {"max_length": int(take("sequence_len", 512)), "truncation": "drop"}
     if recipe == "dpo":

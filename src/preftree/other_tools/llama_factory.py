@@ -77,7 +77,10 @@ def from_llama_factory(keys: PlainMap, source: Path) -> tuple[str, Conversion]:
     elif tuning != "full":
         raise conversion.refuse(f"finetuning_type={tuning}; there are full and lora")
     if (bits := take("quantization_bit")) is not None:
-        options["quantize"] = {4: "nf4", 8: "int8"}.get(int(bits), "nf4")
+        storage = {4: "nf4", 8: "int8"}.get(int(bits))
+        if storage is None:
+            raise conversion.refuse(f"quantization_bit={bits}; there are 4 (nf4) and 8 (int8)")
+        options["quantize"] = storage
     conversion.leave_out(_LEFT_OUT)
     return _STAGES[stage], conversion
 

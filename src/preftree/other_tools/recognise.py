@@ -12,6 +12,9 @@ from preftree.other_tools.axolotl import from_axolotl
 from preftree.other_tools.llama_factory import from_llama_factory
 from preftree.other_tools.trl import from_trl
 
+_YAML_1_1 = {"yes": True, "Yes": True, "on": True, "On": True, "no": False, "No": False, "off": False, "Off": False}
+"""Words that these tools read as true and false, and YAML 1.2 reads as words."""
+
 
 def convert_config(path: Path) -> str:
     """A configuration of TRL, LLaMA-Factory or axolotl as our YAML, with comments on what has no counterpart.
@@ -19,7 +22,8 @@ def convert_config(path: Path) -> str:
     Raises:
       ConfigError: the file cannot be read, is of none of these tools, or is for a training that there is not here.
     """
-    keys, _ = read_yaml_file(path)
+    read, _ = read_yaml_file(path)
+    keys = {name: _YAML_1_1.get(value, value) if isinstance(value, str) else value for name, value in read.items()}
     if "base_model" in keys:
         convert = from_axolotl
     elif "stage" in keys or "dataset_dir" in keys or "finetuning_type" in keys:
@@ -34,5 +38,8 @@ def convert_config(path: Path) -> str:
         recipe, conversion = convert(keys, path)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{path}: a value cannot be read ({error})") from error
+    if "eval_every" in conversion.options and "eval_data" not in conversion.options:
+        reason = "nothing is held out: set eval_data to a file or a share of the prompts"
+        conversion.remark("eval_steps", conversion.options.pop("eval_every"), reason)
     check_config(RECIPES[recipe].config, conversion.options)
     return conversion.text(path.name, recipe)

@@ -75,8 +75,10 @@ def from_trl(keys: PlainMap, source: Path) -> tuple[str, Conversion]:
     conversion.keys.setdefault("gradient_checkpointing", True)
     conversion.keys.setdefault("bf16", not conversion.keys.get("fp16"))
     take_optimisation(conversion, learning_rate=_RATES[verb])
-    if (length := take("max_length", 1024)) is not None:
-        options |= {"max_length": length, "truncation": "drop" if verb == "reward" else "trim_response"}
+    length = conversion.keys.pop("max_length", 1024)
+    options["max_length"] = length  # null sets no limit there, too
+    if length is not None:
+        options["truncation"] = "drop" if verb == "reward" else "trim_response"
     if (mode := take("truncation_mode", "keep_start")) != "keep_start":
         conversion.remark("truncation_mode", mode, "the end of a response is cut; or set truncation: trim_prompt")
     _take_objective(conversion, verb)

@@ -31,6 +31,7 @@ from preftree.storage.atomic import disk_faults, remove_dir, write_atomic
 from preftree.storage.checkpoint import LoadedCheckpoint, list_checkpoints, load_checkpoint, step_of
 from preftree.storage.json_file import first_fault
 from preftree.storage.own_folder import own_folder
+from preftree.trackers.guarded import KNOWN_AS
 
 log = logging.getLogger("preftree")
 
@@ -120,21 +121,30 @@ def _described(start: LoadedCheckpoint | None) -> LoadedCheckpoint | None:
 
 
 def start_over(config: AnyConfig, ranks: Ranks) -> None:
-    """With resume=never, delete the files of an unfinished run from the folder, with a warning that names them.
+    """Leave nothing of an earlier run that a run from step 0 would be taken for.
+
+    Models made of its steps, and the names under which trackers know it, are deleted. With resume=never so are the
+    files of an unfinished run, with a warning that names them.
 
     Raises:
       WriteError: one of them cannot be deleted.
     """
-    if config.resume != "never" or not ranks.leads:
+    if not ranks.leads:
         return
     out = Path(config.out)
+    with disk_faults():
+        (out / KNOWN_AS).unlink(missing_ok=True)
+        if (out / "steps").is_dir():
+            remove_dir(out / "steps")
+    if config.resume != "never":
+        return
     earlier = list_checkpoints(out / "checkpoints")
     if earlier:
         log.warning("resume=never: deleting %d checkpoints of an earlier run, up to %s", len(earlier), earlier[-1])
     with disk_faults():
         for path in earlier:
             remove_dir(path)
-        for name in ("checkpoints/best", "snapshots", "steps", "tensorboard"):
+        for name in ("checkpoints/best", "snapshots", "tensorboard"):
             if (out / name).is_dir():
                 number = sum(1 for _ in (out / name).iterdir())
                 log.warning("resume=never: deleting %s of an earlier run, with %d entries", out / name, number)

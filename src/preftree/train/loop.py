@@ -301,10 +301,15 @@ def _open_keeper(run: OpenRun[Any], steps: Steps, about: Mapping[str, object]) -
 
 
 def _best_before(run: OpenRun[Any], num_rows: int) -> BestSoFar:
-    """The best evaluation among the rows that a checkpoint knows of; its figures decide as those of the run did."""
+    """The best evaluation among the rows that a checkpoint knows of; its figures decide as those of the run did.
+
+    Where keep_best was another figure before, no evaluation counts: the weights of the best by this one are not kept.
+    """
     best = BestSoFar(run.config.keep_best)
     path = Path(run.config.out) / "metrics.jsonl"
     if num_rows == 0 or not path.is_file():
+        return best
+    if run.start and run.config.keep_best != run.start.state.meta["config"].get("keep_best"):
         return best
     with path.open(encoding="utf-8") as file:
         for row in map(json.loads, itertools.islice(file, num_rows)):

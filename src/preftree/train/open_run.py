@@ -174,7 +174,8 @@ def admit(
         log.info("%s is finished at step %d; nothing to do", config.out, start.step)
         return Progress(**start.state.meta["progress"])
     data.check_budget(run.scorer)
-    writer.start_over(config, run.ranks)
+    if start is None:
+        writer.start_over(config, run.ranks)
     writer.write_config(config, run.ranks)
     writer.set_aside_earlier_end(config, run.ranks)
     _describe_model(run)

@@ -87,12 +87,14 @@ class BestSoFar:
       value: The best value.
       step: Its step; -1 before the first evaluation.
       without_gain: Evaluations since then.
+      last: Step of the last evaluation; one that a resumed run repeats counts once.
     """
 
     wanted: HeldOutFigure | None
     value: float = math.inf
     step: int = -1
     without_gain: int = 0
+    last: int = -1
 
     def add(self, step: int, figures: Mapping[str, Any]) -> bool:
         """Add an evaluation; returns whether it is the best so far.
@@ -104,6 +106,9 @@ class BestSoFar:
         if figure not in figures:
             has = ", ".join(name for name in ("loss", "accuracy", "reward") if name in figures)
             raise ConfigError(f"keep_best={figure}: evaluations of this run have no {figure}; they have {has}")
+        if step == self.last:
+            return False
+        self.last = step
         value = figures[figure] if figure == "loss" else -figures[figure]
         if value < self.value:
             self.value, self.step, self.without_gain = value, step, 0

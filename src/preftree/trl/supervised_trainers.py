@@ -65,6 +65,9 @@ class SFTTrainer(TrlTrainer):
         )
         first = self.rows_of(self.train_dataset).first()
         self._talks = is_conversation(first)
+        self._all_turns = self._talks and (
+            "prompt" not in first or bool(getattr(self.args, "assistant_only_loss", False))
+        )
         self._check_tokens(first)
         if "text" in first and self.processing_class.bos_token_id is None:
             log.warning(
@@ -82,12 +85,12 @@ class SFTTrainer(TrlTrainer):
         return {}
 
     def token_options(self) -> dict[str, Any]:
-        """Every turn of the assistant is imitated in a conversation."""
-        return super().token_options() | ({"turns": "all"} if self._talks else {})
+        """Every turn of the assistant is imitated in a conversation; of a prompt's only with assistant_only_loss."""
+        return super().token_options() | ({"turns": "all"} if self._all_turns else {})
 
     def data_options(self) -> dict[str, Any]:
-        """Every turn of the assistant is imitated in a conversation."""
-        return {"turns": "all"} if self._talks else {}
+        """As `token_options`."""
+        return {"turns": "all"} if self._all_turns else {}
 
     def _check_tokens(self, first: Mapping[str, Any]) -> None:
         """Refuse what would train on other tokens than responses.
@@ -102,6 +105,12 @@ class SFTTrainer(TrlTrainer):
             raise ConfigError(
                 "completion_only_loss=False trains on prompts too, and responses alone are trained on here; leave it "
                 "out, or give whole texts in the column 'text'"
+            )
+        turns = first["completion"] if self._talks and "prompt" in first else []
+        if len(turns) > 1 and not self._all_turns:
+            raise ConfigError(
+                f"a completion of {len(turns)} messages would be trained on in its last one alone; give the messages "
+                "before it in the prompt, or set assistant_only_loss=True"
             )
         if self._talks and not args.assistant_only_loss and "prompt" not in first:
             raise ConfigError(

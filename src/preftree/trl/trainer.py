@@ -187,7 +187,7 @@ class TrlTrainer:
         self.state.train_batch_size = self.args.per_device_train_batch_size
         self._send("on_train_begin")
         largest = 2 * int(store.num_tokens.max())  # models without trees compute the prompt twice
-        with named_rows({data: "train_dataset", str(evaluation): "eval_dataset"}):
+        with named_rows({data: "train_dataset"} | ({} if evaluation is None else {str(evaluation): "eval_dataset"})):
             self.run = _RECIPES[self.recipe](
                 self.start,
                 {"path": data, **row_options(self.args), **self.data_options()},
